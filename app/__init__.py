@@ -1,0 +1,1 @@
+"""The gateway: HTTP, state and the live recommender."""

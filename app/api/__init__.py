@@ -1,0 +1,1 @@
+"""HTTP: routes, schemas, dependencies and problems. What is decided is decided in the services."""

@@ -1,0 +1,116 @@
+"""Prometheus metrics of one gateway: what it counts itself, and what it reads when scraped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from app.domain.errors import DatabaseUnavailableError
+from app.domain.requests import OPEN_STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from app.api.state import Gateway
+
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """A registry of its own, so that several applications can live in one process."""
+
+    def __init__(self) -> None:
+        """Register what the gateway counts itself."""
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "lethe_http_requests",
+            "Requests by route template and status.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "lethe_http_request_seconds",
+            "Time from request to end of response.",
+            ["method", "route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        # Any word can be a method; only the usual ones become labels.
+        known = method if method in {"GET", "HEAD", "POST", "DELETE", "OPTIONS"} else "other"
+        self._requests.labels(known, route, str(status)).inc()
+        self._seconds.labels(known, route).observe(seconds)
+
+    def watch(self, gateway: Gateway) -> None:
+        """Add what is read at the time of a scrape."""
+        self.registry.register(_State(gateway))
+
+    def render(self) -> bytes:
+        """Return all of it as text."""
+        return generate_latest(self.registry)
+
+
+class _State:
+    """Reads replica, candidates, requests and job; without the database only what is at hand."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def describe(self) -> list[Metric]:
+        """Name nothing in advance: registering must not touch the database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        gateway = self._gateway
+        yield CounterMetricFamily(
+            "lethe_swaps", "Releases switched to.", value=gateway.replica.swaps
+        )
+        yield GaugeMetricFamily(
+            "lethe_replica_lease_valid",
+            "1 while this replica may answer.",
+            value=gateway.replica.right.valid,
+        )
+        yield GaugeMetricFamily(
+            "lethe_replica_ready",
+            "1 while this replica should get traffic.",
+            value=not gateway.replica.reasons_not_ready(),
+        )
+        yield GaugeMetricFamily(
+            "lethe_candidate_people",
+            "People in the candidates' statistics.",
+            value=len(gateway.candidates),
+        )
+        yield from self._from_database()
+
+    def _from_database(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("lethe_database_up", "1 while the database answers.")
+        try:
+            with self._gateway.uow(write=False) as uow:
+                counts = uow.requests.count_by_status()
+                job = uow.jobs.open_job()
+                version = uow.state.data_version()
+        except DatabaseUnavailableError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield GaugeMetricFamily("lethe_data_version", "Version of the data.", value=version)
+        requests = GaugeMetricFamily(
+            "lethe_open_deletion_requests", "Open deletion requests.", labels=["status"]
+        )
+        for status in sorted(OPEN_STATUSES):
+            requests.add_metric([status.value], counts.get(status, 0))
+        yield requests
+        jobs = GaugeMetricFamily(
+            "lethe_job_progress", "Progress of the open job.", labels=["kind", "status", "stage"]
+        )
+        if job is not None:
+            jobs.add_metric([job.kind.value, job.status.value, job.stage.value], job.progress)
+        yield jobs

@@ -1,0 +1,116 @@
+"""What happens around every request: a limit on bodies, times, one log line, safe headers.
+
+The log and the metrics carry route templates, never paths: a path holds a person's id.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+
+from app.api.problems import HTTP_PROBLEMS, problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from app.api.metrics import Metrics
+
+_log = structlog.get_logger("lethe.access")
+_TOO_LARGE: Final = 413
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class BodyLimit:
+    """Answers 413 for a body beyond the limit, announced or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        """Take the limit in bytes."""
+        self._app = app
+        self._max = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > self._max:
+            status = _TOO_LARGE if announced.isdecimal() else 400
+            await problem(HTTP_PROBLEMS[status])(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max:
+                # The framework passes this one on to the handler of problems.
+                raise HTTPException(_TOO_LARGE)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class Observer:
+    """Times and logs every request, and answers 500 for what nobody else has caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Take where to count."""
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except Exception as error:  # noqa: BLE001 - the last resort; logged, and answered as a 500
+            _log.error("request.failed", route=_template(scope), **_whereabouts(error))
+            if status == 0:
+                await problem(HTTP_PROBLEMS[500])(scope, receive, observed)
+        finally:
+            seconds = time.perf_counter() - started
+            route = _template(scope)
+            self._metrics.request(scope["method"], route, status, seconds)
+            _log.info(
+                "request",
+                method=scope["method"],
+                route=route,
+                status=status,
+                milliseconds=round(seconds * 1000, 2),
+            )
+
+
+def _template(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", "unmatched"))
+
+
+def _whereabouts(error: Exception) -> dict[str, Any]:
+    """Say where it failed without the message, which may quote what was asked."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return {
+        "error": type(error).__name__,
+        "where": [f"{frame.filename}:{frame.lineno}" for frame in frames],
+    }

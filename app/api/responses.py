@@ -1,0 +1,28 @@
+"""The problem responses that routes document in the OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from app.api.problems import KINDS, MEDIA_TYPE, ProblemKind
+from app.api.schemas import ProblemDocument
+
+#: What any call can be answered with.
+_ALWAYS: Final = ("unauthorised", "forbidden", "misdirected", "internal", "database-unavailable")
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that can fail with these problem codes."""
+    by_status: dict[int, list[ProblemKind]] = {}
+    for code in (*codes, *_ALWAYS):
+        by_status.setdefault(KINDS[code].status, []).append(KINDS[code])
+    return {
+        status: {
+            "model": ProblemDocument,
+            "description": ", ".join(f"{kind.title} (`{kind.type}`)" for kind in kinds),
+            "content": {
+                MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}},
+            },
+        }
+        for status, kinds in by_status.items()
+    }

@@ -1,0 +1,15 @@
+"""One module per resource; `ROUTERS` is all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from app.api.routes import consents, forget, health, interactions, jobs, recommend, releases, web
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
+    module.router
+    for module in (forget, recommend, interactions, consents, jobs, releases, health, web)
+)

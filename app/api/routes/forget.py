@@ -1,0 +1,117 @@
+"""Deletion requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response, status
+
+from app.api.dependencies import (
+    DEFAULT_PAGE,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    Reading,
+    RequestPath,
+    TheGateway,
+    Writing,
+)
+from app.api.responses import problems
+from app.api.schemas import ForgetAnswer, ForgetBody, ForgetPage
+from app.services.cancel_forget import cancel_forget
+from app.services.forget_status import certificate_of, forget_status
+from app.services.hold_forget import hold_forget, release_forget
+from app.services.listing import list_requests
+from app.services.policies import ForgetPolicy
+from app.services.request_forget import request_forget
+
+router = APIRouter(prefix="/forget", tags=["deletion requests"])
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=problems(
+        "unknown-user",
+        "unknown-item",
+        "unknown-interaction",
+        "idempotency-conflict",
+        "invalid-input",
+        "body-too-large",
+        "unsupported-media-type",
+    )
+    | {status.HTTP_200_OK: {"model": ForgetAnswer, "description": "An earlier request covers it"}},
+)
+def forget(
+    body: ForgetBody,
+    gateway: TheGateway,
+    uow: Writing,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> ForgetAnswer:
+    """Ask to forget a user, some of a user's interactions, or an item.
+
+    A `202` means that the request is committed and its subject suppressed. A `200` gives the
+    earlier request that covers this one.
+    """
+    request, created = request_forget(
+        uow,
+        gateway.pseudonyms,
+        ForgetPolicy.of(gateway.settings),
+        body.command(),
+        idempotency_key,
+    )
+    response.headers["Location"] = f"/forget/{request.id}"
+    if not created:
+        response.status_code = status.HTTP_200_OK
+    return ForgetAnswer.of(request)
+
+
+@router.get("", responses=problems("invalid-input"))
+def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -> ForgetPage:
+    """List deletion requests, newest first."""
+    page = list_requests(uow, limit, cursor)
+    return ForgetPage(
+        items=[ForgetAnswer.of(request) for request in page.items], next_cursor=page.next_cursor
+    )
+
+
+@router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))
+def read(request_id: RequestPath, uow: Reading) -> ForgetAnswer:
+    """Say where a deletion request stands."""
+    return ForgetAnswer.of(forget_status(uow, request_id))
+
+
+@router.delete(
+    "/{request_id}", responses=problems("unknown-request", "not-cancellable", "invalid-input")
+)
+def cancel(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
+    """Cancel a request while it is scheduled; its subject is then suppressed no longer."""
+    return ForgetAnswer.of(cancel_forget(uow, request_id))
+
+
+@router.post(
+    "/{request_id}/hold",
+    responses=problems("unknown-request", "illegal-transition", "conflict", "invalid-input"),
+)
+def hold(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
+    """Hold a scheduled request back, so that no batch takes it; suppression stays."""
+    return ForgetAnswer.of(hold_forget(uow, request_id))
+
+
+@router.post(
+    "/{request_id}/release",
+    responses=problems("unknown-request", "illegal-transition", "conflict", "invalid-input"),
+)
+def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
+    """Let a held or a dead request go on."""
+    return ForgetAnswer.of(release_forget(uow, request_id))
+
+
+@router.get(
+    "/{request_id}/certificate",
+    responses=problems("unknown-request", "certificate-not-ready", "invalid-input"),
+)
+def certificate(request_id: RequestPath, uow: Reading) -> dict[str, Any]:
+    """Return the signed certificate of a completed deletion; `lethe verify` checks it."""
+    return certificate_of(uow, request_id)

@@ -1,0 +1,30 @@
+"""New ratings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+
+from app.api.dependencies import TheGateway, Writing
+from app.api.responses import problems
+from app.api.schemas import InteractionBody, InteractionsAnswer
+from app.services.add_interactions import add_interactions
+
+router = APIRouter(tags=["interactions"])
+
+
+@router.post(
+    "/interactions",
+    responses=problems(
+        "unknown-item", "forgotten", "invalid-input", "body-too-large", "unsupported-media-type"
+    ),
+)
+def add(
+    body: Annotated[list[InteractionBody], Body(min_length=1, max_length=10_000)],
+    gateway: TheGateway,
+    uow: Writing,
+) -> InteractionsAnswer:
+    """Add or replace interactions, all of them or none."""
+    stored = add_interactions(uow, gateway.pseudonyms, [one.interaction() for one in body])
+    return InteractionsAnswer(stored=stored)

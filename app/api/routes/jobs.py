@@ -1,0 +1,25 @@
+"""Jobs: what training and unlearning are doing."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.api.dependencies import DEFAULT_PAGE, Cursor, JobPath, Limit, Reading
+from app.api.responses import problems
+from app.api.schemas import JobAnswer, JobPage
+from app.services.listing import list_jobs
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("", responses=problems("invalid-input"))
+def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -> JobPage:
+    """List jobs, newest first."""
+    page = list_jobs(uow, limit, cursor)
+    return JobPage(items=[JobAnswer.of(job) for job in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{job_id}", responses=problems("unknown-job", "invalid-input"))
+def read(job_id: JobPath, uow: Reading) -> JobAnswer:
+    """Say where a job stands, with all figures of its audit."""
+    return JobAnswer.of(uow.jobs.get(job_id))

@@ -1,0 +1,28 @@
+"""What a gateway is made of: everything that routes share, wired once per application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.api.metrics import Metrics
+    from app.services.ports import UnitOfWorkFactory
+    from app.services.pseudonyms import Pseudonyms
+    from app.serving.candidates import Candidates
+    from app.serving.recommend import RecommendService
+    from app.serving.replica import Replica
+    from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The parts of one running gateway."""
+
+    settings: Settings
+    uow: UnitOfWorkFactory
+    pseudonyms: Pseudonyms
+    candidates: Candidates
+    replica: Replica
+    recommender: RecommendService
+    metrics: Metrics

@@ -1,0 +1,108 @@
+"""The running service, over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from app.api.auth import is_loopback
+from app.cli.failures import BadInputError, CommandError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from app.settings import Settings
+
+_TIMEOUT_SECONDS: Final = 30.0
+_UNPROCESSABLE: Final = 422
+
+
+class ServiceError(CommandError):
+    """The service answered with a problem; `status` is its HTTP status."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+
+
+class Service:
+    """Calls of the REST interface; a problem document becomes a ServiceError."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        parsed = httpx.URL(url)
+        if parsed.scheme not in {"http", "https"} or not parsed.host:
+            raise BadInputError(f"{url} is no address of a service. Give one like http://host:8000")
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=_TIMEOUT_SECONDS,
+            # No proxy of the environment knows the way to this machine itself.
+            trust_env=not is_loopback(parsed.host),
+        )
+
+    @classmethod
+    def of(cls, settings: Settings, url: str | None = None) -> Self:
+        """Return the service at `url`, or the one that these settings would start."""
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        keys = settings.api_keys
+        return cls(
+            url or f"http://{host}:{settings.port}", keys[0].get_secret_value() if keys else None
+        )
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """Return the JSON answer."""
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.ConnectError as error:
+            raise CommandError(
+                f"No service answers at {self.url}. Start it with: lethe up"
+            ) from error
+        except httpx.HTTPError as error:
+            raise CommandError(f"{self.url} does not answer properly: {error}") from error
+        if answer.is_error:
+            raise _problem(answer)
+        return answer.json()
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        return self.call("GET", path, params=parameters)
+
+    def recommend(self, user_id: str, n: int) -> Any:
+        """Return what GET /recommend answers; the id may hold any character."""
+        return self.get(f"/recommend/{quote(user_id, safe='')}", n=n)
+
+    def is_up(self) -> bool:
+        """Say whether the gateway's process answers."""
+        try:
+            return self._http.get("/healthz", timeout=2.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+
+def _problem(answer: httpx.Response) -> ServiceError | BadInputError:
+    try:
+        document = answer.json()
+        detail = str(document["detail"])
+        code = str(document["type"]).rsplit(":", 1)[-1].rsplit("/", 1)[-1]
+    except (ValueError, KeyError, TypeError):
+        return ServiceError(
+            answer.status_code, "http", f"The service answered {answer.status_code}."
+        )
+    if answer.status_code == _UNPROCESSABLE:
+        return BadInputError(detail)
+    return ServiceError(answer.status_code, code, detail)

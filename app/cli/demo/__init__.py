@@ -1,0 +1,1 @@
+"""`lethe demo`: a real person is forgotten, end to end, told step by step."""

@@ -1,0 +1,77 @@
+"""Expected errors become one clear line and an exit status: 2 for bad input, 1 for failures."""
+
+from __future__ import annotations
+
+import functools
+import signal
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec
+
+import typer
+from pydantic import ValidationError
+from rich.text import Text
+
+from app.cli.screen import Screen
+from app.domain.errors import InvalidInputError, LetheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+P = ParamSpec("P")
+
+FAILURE: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+
+
+class CommandError(LetheError):
+    """The command failed."""
+
+    code = "failed"
+
+
+class BadInputError(InvalidInputError):
+    """What was given to the command cannot be used."""
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command so that no expected error ends in a trace."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        screen = Screen.make(as_json=bool(kwargs.get("as_json")))
+        # A supervisor's SIGTERM ends a command in the same orderly way as Ctrl-C.
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            function(*args, **kwargs)
+        except LetheError as error:
+            status = BAD_INPUT if isinstance(error, InvalidInputError) else FAILURE
+            _end(screen, error.code, str(error), status)
+        except ValidationError as error:
+            _end(screen, "invalid-settings", _settings_message(error), BAD_INPUT)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _end(screen, "system", f"{where}{error.strerror or error}", FAILURE)
+        except KeyboardInterrupt:
+            _end(screen, "interrupted", "Stopped.", INTERRUPTED)
+
+    return guarded
+
+
+def _end(screen: Screen, code: str, message: str, status: int) -> NoReturn:
+    # A Text, so that brackets in a message are not read as markup.
+    screen.say(Text(message, style="red" if status != INTERRUPTED else "yellow"))
+    screen.document({"error": {"code": code, "message": message}})
+    raise typer.Exit(status)
+
+
+def _settings_message(error: ValidationError) -> str:
+    def one(problem: Any) -> str:
+        name = "".join(f"LETHE_{str(part).upper()}: " for part in problem["loc"][:1])
+        return name + str(problem["msg"]).removeprefix("Value error, ")
+
+    return "The settings are not valid. " + "; ".join(one(each) for each in error.errors())
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,47 @@
+"""The installation on this machine: its database, brought to the newest schema, and its keys."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.cli.failures import BadInputError
+from app.services.secrets import check_hash_key, load_pseudonyms
+from app.storage.engine import make_database
+from app.storage.migrate import migrate
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.services.ports import UnitOfWorkFactory
+    from app.services.pseudonyms import Pseudonyms
+    from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What a command needs to use the same use cases as the gateway."""
+
+    settings: Settings
+    uow: UnitOfWorkFactory
+    pseudonyms: Pseudonyms
+
+
+@contextmanager
+def open_installation(settings: Settings) -> Iterator[Installation]:
+    """Connect; tables come to be where there are none, and a foreign hash key is refused."""
+    try:
+        database = make_database(settings.sqlalchemy_url)
+    except ValueError as error:
+        raise BadInputError(f"LETHE_DATABASE_URL cannot be used: {error}") from error
+    try:
+        migrate(database)
+        factory = SqlUnitOfWorkFactory(database)
+        pseudonyms = load_pseudonyms(settings)
+        with factory() as uow:
+            check_hash_key(uow, pseudonyms)
+        yield Installation(settings=settings, uow=factory, pseudonyms=pseudonyms)
+    finally:
+        database.dispose()

@@ -1,0 +1,139 @@
+"""Child processes that never outlive the command that started them.
+
+Each child is a session of its own, so that Ctrl-C reaches only the command, which then stops them
+in order. Its standard input is a pipe that the command holds open: when the command dies, even by
+kill -9, the pipe ends, and the child with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+#: The checkout or the image's working directory: where `worker` and `models` are found.
+ROOT: Final = Path(__file__).parents[2]
+#: How long children together may take to end in good order, in seconds.
+GRACE: Final = 8.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One Python module run as a process, which may be started again after it has ended."""
+
+    name: str
+    module: str
+    arguments: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Where its log goes; None: to the command's own standard error.
+    log: Path | None = None
+    pass_fds: tuple[int, ...] = ()
+    pipe_stdout: bool = False
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it with the environment of the command plus its own."""
+        if self._process is not None:
+            self._close_pipes()
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        with contextlib.ExitStack() as stack:
+            log: IO[bytes] | None = None
+            if self.log is not None:
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                log = stack.enter_context(self.log.open("ab"))
+            self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter and modules
+                [sys.executable, "-m", self.module, *self.arguments],
+                env={**os.environ, **self.environment, "PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                # Standard output is the command's own, for its one JSON document.
+                stdout=subprocess.PIPE if self.pipe_stdout else log or sys.stderr.fileno(),
+                stderr=log,
+                start_new_session=True,
+                pass_fds=self.pass_fds,
+            )
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"the {self.name} has not been started")
+        return self._process
+
+    def ended(self) -> int | None:
+        """Return the exit status once it has ended."""
+        return self.process.poll()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def kill(self) -> None:
+        """End it and all that it started, now."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Children:
+    """The children of one command: leaving the block stops them all and waits for them."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    def start(self, child: Child) -> Child:
+        """Start a child and take it on."""
+        self._children.append(child)
+        child.start()
+        return child
+
+    def stop(self, *children: Child) -> None:
+        """Stop these, side by side; whoever does not end in time is killed."""
+        for child in children:
+            child.terminate()
+        deadline = time.monotonic() + GRACE
+        for child in children:
+            if child._process is not None:  # noqa: SLF001 -- the same module
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+            child.kill()
+            self._children.remove(child)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A second Ctrl-C must not leave anybody behind.
+        handlers: dict[int, Any] = {
+            number: signal.signal(number, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            self.stop(*self._children)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

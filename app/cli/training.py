@@ -1,0 +1,73 @@
+"""Records a train job and follows it; where no worker is up, starts one for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.api.schemas import JobAnswer
+from app.cli.failures import CommandError
+from app.cli.following import follow_job, must_have_succeeded
+from app.cli.processes import Child, Children
+from app.cli.serving import worker
+from app.domain.jobs import JobKind
+from app.services.start_training import start_training
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from app.cli.installation import Installation
+    from app.cli.screen import Screen
+
+
+def run_training(
+    screen: Screen,
+    installation: Installation,
+    backbone: str,
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the job once it has succeeded, as the API would tell it."""
+    with installation.uow() as uow:
+        # With a release already live this is an exact renewal: the same training, audited.
+        kind = JobKind.RENEW if uow.releases.alias().live else JobKind.TRAIN
+        job_id = start_training(uow, kind, {"backbone": backbone}).id
+    with Children() as children:
+        helper = ensure_worker(installation, children, log=log, environment=environment)
+        job = follow_job(
+            screen,
+            lambda: read_job(installation, job_id),
+            check=lambda: must_be_at_work(helper),
+        )
+    return must_have_succeeded(job)
+
+
+def ensure_worker(
+    installation: Installation,
+    children: Children,
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Child | None:
+    """Start a worker that ends when it is idle, unless one is up."""
+    with installation.uow(write=False) as uow:
+        if uow.workers.live_count() > 0:
+            return None
+    return children.start(worker(until_idle=True, environment=environment, log=log))
+
+
+def must_be_at_work(helper: Child | None) -> None:
+    """Raise CommandError where the worker that was started for this has given up."""
+    status = helper.ended() if helper is not None else None
+    if helper is not None and status:
+        raise CommandError(
+            f"The worker ended with status {status}; its log is {helper.log}. "
+            "The job stays recorded, and the next worker takes it up."
+        )
+
+
+def read_job(installation: Installation, job_id: str) -> dict[str, Any]:
+    """Return the job as the API would tell it."""
+    with installation.uow(write=False) as uow:
+        return JobAnswer.of(uow.jobs.get(job_id)).model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""What Lethe is about: requests, jobs, releases and their legal transitions; no HTTP or SQL."""

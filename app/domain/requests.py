@@ -1,0 +1,103 @@
+"""A deletion request: what is to be forgotten and how far that has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.transitions import check_transition
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class Scope(StrEnum):
+    """What a request asks to forget."""
+
+    USER = "user"
+    USER_ITEMS = "user_items"
+    ITEM = "item"
+
+
+class RequestStatus(StrEnum):
+    """Where a request stands."""
+
+    SCHEDULED = "scheduled"
+    BATCHED = "batched"
+    UNLEARNING = "unlearning"
+    AUDITING = "auditing"
+    ROLLING_OUT = "rolling_out"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    ON_HOLD = "on_hold"
+    DEAD = "dead"
+
+
+_R = RequestStatus
+_AT_WORK = frozenset({_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT})
+
+#: A failed job returns its requests to `batched`, never to a state that can be cancelled.
+REQUEST_TRANSITIONS: Final = {
+    _R.SCHEDULED: frozenset({_R.BATCHED, _R.CANCELLED, _R.ON_HOLD}),
+    _R.ON_HOLD: frozenset({_R.SCHEDULED}),
+    _R.BATCHED: frozenset({_R.BATCHED, _R.UNLEARNING, _R.COMPLETED, _R.DEAD}),
+    _R.UNLEARNING: frozenset({_R.UNLEARNING, _R.AUDITING, _R.BATCHED, _R.DEAD}),
+    _R.AUDITING: frozenset({_R.UNLEARNING, _R.ROLLING_OUT, _R.BATCHED, _R.DEAD}),
+    _R.ROLLING_OUT: frozenset({_R.COMPLETED, _R.BATCHED, _R.DEAD}),
+    _R.DEAD: frozenset({_R.BATCHED}),
+}
+
+OPEN_STATUSES: Final = _AT_WORK | {_R.SCHEDULED, _R.ON_HOLD, _R.DEAD}
+
+
+class Outcome(StrEnum):
+    """What the audit said of the release that a request ended in."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    NOT_APPLICABLE = "not_applicable"
+    #: The release was retrained without the data: exempt from gates relative to the old release.
+    EXACT = "exact"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Who or what is to be forgotten, in plain ids. Gone from the request once completed."""
+
+    scope: Scope
+    user_id: str | None = None
+    item_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetRequest:
+    """One deletion request. `subject` is None after completion; `subject_hashes` stay.
+
+    `subject_hashes` are keyed hashes, one per suppressed thing: the user, each (user, item) pair,
+    or the item.
+    """
+
+    id: str
+    scope: Scope
+    subject: Subject | None
+    subject_hashes: tuple[str, ...]
+    status: RequestStatus
+    created_at: datetime
+    due_at: datetime
+    cancellable_until: datetime
+    job_id: str | None = None
+    failures: int = 0
+    progress: float = 0.0
+    outcome: Outcome | None = None
+    release: str | None = None
+    completed_at: datetime | None = None
+    certificate: dict[str, Any] | None = None
+
+    def evolve(self, **changes: Any) -> ForgetRequest:
+        """Return a copy with `changes`; a change of status must be a legal one."""
+        new_status = changes.get("status", self.status)
+        if new_status != self.status:
+            check_transition("request", REQUEST_TRANSITIONS, self.status, new_status)
+        return replace(self, **changes)

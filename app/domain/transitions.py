@@ -1,0 +1,19 @@
+"""Checks a change of state against a table of legal ones."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from app.domain.errors import IllegalTransitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+S = TypeVar("S", bound=StrEnum)
+
+
+def check_transition(kind: str, legal: Mapping[S, frozenset[S]], old: S, new: S) -> None:
+    """Raise IllegalTransitionError unless `legal` allows going from `old` to `new`."""
+    if new not in legal.get(old, frozenset()):
+        raise IllegalTransitionError(kind=kind, old=old, new=new)

@@ -1,0 +1,90 @@
+"""Puts the gateway together: wiring only."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from app.api import problems
+from app.api.auth import AccessGuard
+from app.api.metrics import Metrics
+from app.api.middleware import BodyLimit, Observer
+from app.api.routes import ROUTERS
+from app.api.state import Gateway
+from app.services.secrets import load_pseudonyms
+from app.serving.candidates import Candidates
+from app.serving.loading import ReleaseLoader
+from app.serving.recommend import RecommendService
+from app.serving.replica import Replica
+from app.settings import Settings, get_settings
+from app.storage.artifacts import ArtifactStore
+from app.storage.engine import make_database
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.storage.engine import Database
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make the application; its threads run from startup to shutdown."""
+    settings = settings or get_settings()
+    database = make_database(settings.sqlalchemy_url)
+    gateway = _gateway(settings, database)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        gateway.replica.start()
+        try:
+            yield
+        finally:
+            # Answers end before the replica says goodbye: none may be sent afterwards.
+            await asyncio.to_thread(_stop, gateway, database)
+
+    app = FastAPI(
+        title="Lethe",
+        summary="Unlearning as a service for recommenders that are language models.",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,  # Its page loads scripts from elsewhere.
+        redoc_url=None,
+    )
+    app.state.gateway = gateway
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(AccessGuard, settings=settings)
+    app.add_middleware(Observer, metrics=gateway.metrics)
+    return app
+
+
+def _gateway(settings: Settings, database: Database) -> Gateway:
+    uow = SqlUnitOfWorkFactory(database)
+    pseudonyms = load_pseudonyms(settings)
+    candidates = Candidates(uow, pseudonyms)
+    artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
+    replica = Replica(settings, uow, ReleaseLoader(artifacts), candidates, pseudonyms)
+    metrics = Metrics()
+    gateway = Gateway(
+        settings=settings,
+        uow=uow,
+        pseudonyms=pseudonyms,
+        candidates=candidates,
+        replica=replica,
+        recommender=RecommendService(settings, uow, pseudonyms, replica, candidates),
+        metrics=metrics,
+    )
+    metrics.watch(gateway)
+    return gateway
+
+
+def _stop(gateway: Gateway, database: Database) -> None:
+    gateway.recommender.close()
+    gateway.replica.stop()
+    database.dispose()

@@ -1,0 +1,1 @@
+"""One module per use case. The unit of work is the only way to data."""

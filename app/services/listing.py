@@ -1,0 +1,70 @@
+"""Lists, newest first, in pages. A cursor is the id of the last entry of the page before."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+from app.domain.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.domain.jobs import Job
+    from app.domain.releases import Release
+    from app.domain.requests import ForgetRequest
+    from app.services.ports import UnitOfWork
+
+MAX_LIMIT: Final = 200
+DEFAULT_LIMIT: Final = 50
+_CURSOR: Final = re.compile(r"(req|job|rel)_[0-9a-f]{24,32}")
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Identified)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page; `next_cursor` is None on the last."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+def list_requests(
+    uow: UnitOfWork, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[ForgetRequest]:
+    """Return one page of deletion requests."""
+    return _page(uow.requests.page, "req", limit, cursor)
+
+
+def list_jobs(uow: UnitOfWork, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Job]:
+    """Return one page of jobs."""
+    return _page(uow.jobs.page, "job", limit, cursor)
+
+
+def list_releases(
+    uow: UnitOfWork, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[Release]:
+    """Return one page of releases."""
+    return _page(uow.releases.page, "rel", limit, cursor)
+
+
+def _page(
+    fetch: Callable[[int, str | None], list[T]], prefix: str, limit: int, cursor: str | None
+) -> Page[T]:
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit must be 1 to {MAX_LIMIT}.")
+    if cursor is not None:
+        match = _CURSOR.fullmatch(cursor)
+        if match is None or match.group(1) != prefix:
+            raise InvalidInputError("cursor must be the next_cursor of an earlier page.")
+    found = fetch(limit + 1, cursor)
+    items = found[:limit]
+    return Page(items=items, next_cursor=items[-1].id if len(found) > limit else None)

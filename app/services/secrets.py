@@ -1,0 +1,100 @@
+"""The two secrets of an installation: the hash key and the signing key.
+
+They come from the settings, or are made once under the keys directory, never beside artefacts.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.domain.errors import InvalidInputError, KeyMismatchError
+from app.services.certificates import Signer
+from app.services.pseudonyms import Pseudonyms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from app.services.ports import UnitOfWork
+    from app.settings import Settings
+
+HASH_KEY_FILE: Final = "hash.key"
+SIGNING_KEY_FILE: Final = "signing.pem"
+_MIN_KEY_LENGTH: Final = 16
+
+
+def load_pseudonyms(settings: Settings) -> Pseudonyms:
+    """Return the keyed hashes of this installation, making its key at the first call."""
+    if settings.hash_key is not None:
+        key = settings.hash_key.get_secret_value().encode()
+    else:
+        key = load_or_create(
+            settings.keys_directory / HASH_KEY_FILE,
+            lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)),
+        )
+    if len(key) < _MIN_KEY_LENGTH:
+        raise InvalidInputError(f"The hash key needs at least {_MIN_KEY_LENGTH} characters.")
+    return Pseudonyms(key)
+
+
+def load_signer(settings: Settings) -> Signer:
+    """Return what signs certificates here, making its key at the first call."""
+    if settings.signing_key is not None:
+        pem = settings.signing_key.get_secret_value().encode()
+    else:
+        pem = load_or_create(settings.keys_directory / SIGNING_KEY_FILE, _new_signing_key)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except ValueError as error:
+        raise InvalidInputError("The signing key is not a PEM private key.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidInputError("The signing key is not an Ed25519 key.")
+    return Signer(key)
+
+
+def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
+    """Raise KeyMismatchError under another key than the database's first one.
+
+    A lost key would silently make every tombstone and suppression unrecognisable.
+    """
+    fingerprint = pseudonyms.opaque("fingerprint", "hash-key")
+    if uow.state.key_fingerprint(fingerprint) != fingerprint:
+        raise KeyMismatchError
+
+
+def load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the secret in `path`; the first of several processes to get there makes it.
+
+    The file appears complete or not at all: a link to a finished temporary file fails when
+    somebody else was faster, and then theirs is read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(make())
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    return path.read_bytes()
+
+
+def _new_signing_key() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

@@ -1,0 +1,1 @@
+"""The live recommender: watch releases, load beside, switch, confirm, answer."""

@@ -1,0 +1,118 @@
+"""A loaded release, and the one reference to the release that answers.
+
+A twin is never changed: a new release is a new twin, built beside, and the reference flips. Readers
+capture the reference once and keep it to their end, so that no answer mixes two releases.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from app.domain.errors import NoReleaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from models.recommender import Recommender
+
+
+class Twin:
+    """An immutable release in memory, counting its readers."""
+
+    def __init__(self, release_id: str, recommender: Recommender) -> None:
+        """Take over the only reference to the recommender."""
+        self.release_id = release_id
+        self._recommender: Recommender | None = recommender
+        self._readers = 0
+        self._idle = threading.Condition()
+        self._on_idle: Callable[[], None] | None = None
+
+    @property
+    def recommender(self) -> Recommender:
+        """Return the recommender; raises NoReleaseError once the twin is freed."""
+        if self._recommender is None:
+            raise NoReleaseError
+        return self._recommender
+
+    def enter(self) -> None:
+        """Count one more reader. Only LiveTwin calls this, under the lock of its reference."""
+        with self._idle:
+            self._readers += 1
+
+    def leave(self) -> None:
+        """Count one reader less, and tell who waits for the last one."""
+        with self._idle:
+            self._readers -= 1
+            notify = self._on_idle if self._readers == 0 else None
+            self._idle.notify_all()
+        if notify is not None:
+            notify()
+
+    def when_idle(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called when the last reader leaves, at once if there is none."""
+        with self._idle:
+            self._on_idle = notify
+            idle = self._readers == 0
+        if idle:
+            notify()
+
+    @property
+    def idle(self) -> bool:
+        """Say whether nobody reads at the moment."""
+        with self._idle:
+            return self._readers == 0
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until the last reader has left, no longer than `timeout` seconds."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._readers == 0, timeout)
+
+    def free(self) -> None:
+        """Drop the weights. Modules refer to each other in circles, hence the collection."""
+        self._recommender = None
+        gc.collect()
+
+
+class LiveTwin:
+    """The one reference that every answer goes through."""
+
+    def __init__(self) -> None:
+        """Start without a release."""
+        self._lock = threading.Condition()
+        self._twin: Twin | None = None
+
+    @property
+    def release_id(self) -> str | None:
+        """Return the release that answers at the moment."""
+        twin = self._twin
+        return None if twin is None else twin.release_id
+
+    @contextmanager
+    def capture(self) -> Iterator[Twin]:
+        """Hold the present twin until the block ends; raises NoReleaseError without one."""
+        # The lock closes the gap between reading the reference and counting the reader: without
+        # it a switch in between would find the old twin idle and free it.
+        with self._lock:
+            twin = self._twin
+            if twin is None:
+                raise NoReleaseError
+            twin.enter()
+        try:
+            yield twin
+        finally:
+            twin.leave()
+
+    def switch(self, twin: Twin | None) -> Twin | None:
+        """Make `twin` the one that answers from now on, and return the one before for draining."""
+        with self._lock:
+            before, self._twin = self._twin, twin
+            self._lock.notify_all()
+        return before
+
+    def await_release(self, release_id: str, timeout: float) -> bool:
+        """Wait until this release answers, no longer than `timeout` seconds."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self.release_id == release_id, timeout)

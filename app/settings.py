@@ -1,0 +1,132 @@
+"""One Settings, read from LETHE_* environment variables; refuses default secrets in production."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Positive = Annotated[float, Field(gt=0)]
+
+#: Where Docker and Kubernetes mount secrets: a file `lethe_hash_key` sets `hash_key`, and so on.
+_SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LETHE_",
+        extra="ignore",
+        secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
+    )
+
+    home: Path = Field(
+        default_factory=lambda: user_data_path("lethe", appauthor=False),
+        description="Data directory: database, artefacts, keys.",
+    )
+    database_url: str = Field(
+        default="", description="SQLAlchemy URL; unset: SQLite under LETHE_HOME."
+    )
+    broker_url: str | None = Field(default=None, description="Redis for Celery; unset: embedded.")
+    artifacts_url: str = Field(
+        default="", description="fsspec URL of the artefacts; unset: LETHE_HOME/artifacts."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="Comma-separated bearer keys; unset: loopback only."
+    )
+    environment: Literal["development", "production"] = "development"
+    hash_key: SecretStr | None = Field(
+        default=None, description="Secret of the keyed hashes; unset: made once under LETHE_HOME."
+    )
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Ed25519 private key (PEM) that signs certificates; unset: made once.",
+    )
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Extra Host headers to accept, comma-separated."
+    )
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+
+    batch_size: Annotated[int, Field(gt=0)] = Field(
+        default=32, description="A batch closes at this many requests…"
+    )
+    batch_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=30.0, description="…or when its oldest request has waited this long."
+    )
+    cancel_window: Annotated[float, Field(ge=0)] = Field(
+        default=60.0, description="For how long a request can be cancelled."
+    )
+    due_days: Positive = Field(default=30.0, description="By when a deletion is promised.")
+
+    backbone: str = "compact"
+    method: str = Field(default="e2urec-fast", description="How forget jobs unlearn.")
+    cohort_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
+        default=0.03, description="Share of users never trained on: the audit's cohort."
+    )
+    error_budget: Annotated[int, Field(ge=0)] = Field(
+        default=20, description="Inconclusive audits per lineage before an exact retraining."
+    )
+    seed: int = 0
+    torch_threads: Annotated[int, Field(gt=0)] = 1
+
+    job_lease: Positive = 30.0
+    job_attempts: Annotated[int, Field(gt=0)] = 5
+    request_failures: Annotated[int, Field(gt=0)] = 3
+    retry_delay: Annotated[float, Field(ge=0)] = 10.0
+    poll_seconds: Positive = Field(default=0.5, description="How often the embedded loop looks.")
+    replica_ttl: Positive = 10.0
+    replica_margin: Positive = 2.0
+    rollout_timeout: Positive = Field(
+        default=60.0, description="How long a replica may take to prepare or confirm."
+    )
+    drain_timeout: Positive = 10.0
+    scoring_threads: Annotated[int, Field(gt=0)] = 2
+    scoring_queue: Annotated[int, Field(gt=0)] = Field(
+        default=64, description="Recommendations under way or waiting; beyond it 503."
+    )
+    candidates: Annotated[int, Field(gt=0)] = 200
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(p for p in map(str.strip, value.split(",")) if p)
+            if isinstance(value, str)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _production_needs_secrets(self) -> Settings:
+        missing = [n for n in ("hash_key", "signing_key") if getattr(self, n) is None]
+        if self.environment == "production" and (missing or not self.api_keys):
+            wanted = [f"LETHE_{n.upper()}" for n in missing]
+            wanted += [] if self.api_keys else ["LETHE_API_KEYS"]
+            raise ValueError(f"production needs {', '.join(wanted)} to be set")
+        return self
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'lethe.db'}"
+
+    @property
+    def artifacts_root(self) -> str:
+        return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def keys_directory(self) -> Path:
+        return self.home / "keys"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return the process's settings, read once."""
+    return Settings()

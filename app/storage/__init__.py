@@ -1,0 +1,1 @@
+"""Where data lives: tables, queries, units of work, migrations and artefacts."""

@@ -1,0 +1,99 @@
+"""Makes the engine: SQLite tuned for durability and erasure, or PostgreSQL through psycopg 3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+#: Execution option that tells the SQLite hooks which kind of transaction to begin.
+_READ_ONLY: Final = "lethe_read_only"
+_BUSY_TIMEOUT_SECONDS: Final = 15.0
+_PRAGMAS: Final = (
+    "journal_mode=WAL",  # Readers never wait for the writer.
+    "foreign_keys=ON",
+    "secure_delete=ON",  # Deleted content is overwritten with zeros, not just unlinked.
+    "synchronous=FULL",  # A 202 survives a power cut.
+    f"busy_timeout={int(_BUSY_TIMEOUT_SECONDS * 1000)}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One pool, and two views of it: for units of work that write and for ones that only read."""
+
+    write: Engine
+    read: Engine
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.write.dialect.name == "sqlite"
+
+    def dispose(self) -> None:
+        """Close all idle connections."""
+        self.write.dispose()
+
+
+def make_database(url: str) -> Database:
+    """Connect lazily to the database behind a SQLAlchemy URL."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(parsed)
+    if parsed.get_backend_name() == "postgresql":
+        return _postgresql(parsed)
+    raise ValueError(f"unsupported database {parsed.get_backend_name()!r}: SQLite or PostgreSQL")
+
+
+def _sqlite(url: URL) -> Database:
+    if not url.database or url.database == ":memory:":
+        raise ValueError("an SQLite database needs a file: several connections share it")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        pool_size=16,
+        max_overflow=16,
+        pool_timeout=_BUSY_TIMEOUT_SECONDS,
+        connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "begin", _on_sqlite_begin)
+    return Database(write=engine, read=engine.execution_options(**{_READ_ONLY: True}))
+
+
+def _on_sqlite_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver's own BEGIN comes late and is never IMMEDIATE, so it is switched off.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    read_only = bool(connection.get_execution_options().get(_READ_ONLY, False))
+    connection.exec_driver_sql(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
+    # A writer that began deferred could not upgrade its snapshot once another had written.
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _postgresql(url: URL) -> Database:
+    options: dict[str, Any] = {"connect_timeout": 5, "application_name": "lethe"}
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=_BUSY_TIMEOUT_SECONDS,
+        pool_pre_ping=True,
+        connect_args=options,
+    )
+    return Database(
+        write=engine.execution_options(isolation_level="READ COMMITTED"),
+        read=engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
+    )

@@ -1,0 +1,44 @@
+"""Brings the database to the newest schema; several processes may try at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import exc, text
+
+from app.domain.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from app.storage.engine import Database
+
+_MIGRATIONS: Final = Path(__file__).parents[2] / "migrations"
+#: Any number that nobody else uses for advisory locks in this database.
+_ADVISORY_LOCK: Final = 0x1E74E
+
+
+def alembic_config() -> Config:
+    """Return Alembic's configuration, independent of the working directory."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def migrate(database: Database) -> None:
+    """Upgrade to the newest schema in one transaction.
+
+    Whoever comes second waits, for the advisory lock of PostgreSQL or the write lock of SQLite,
+    and then finds nothing left to do.
+    """
+    config = alembic_config()
+    try:
+        with database.write.begin() as connection:
+            if not database.is_sqlite:
+                lock = text("SELECT pg_advisory_xact_lock(:key)")
+                connection.execute(lock, {"key": _ADVISORY_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except (exc.OperationalError, exc.InterfaceError) as error:
+        raise DatabaseUnavailableError from error

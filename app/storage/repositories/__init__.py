@@ -1,0 +1,1 @@
+"""Every query of Lethe, one module per aggregate. Nothing here commits."""

@@ -1,0 +1,55 @@
+"""What all repositories share: the connection, upserts, and lists in portions."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from sqlalchemy.dialects import postgresql, sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy import Connection, CursorResult, Executable, Table
+
+    from app.storage.tables import Base
+
+T = TypeVar("T")
+
+#: Both databases take more, but plans and statement caches stay small with this.
+_PORTION: Final = 500
+
+
+class Repository:
+    """Queries on one connection, inside the transaction of its unit of work."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def _is_postgresql(self) -> bool:
+        return self._connection.dialect.name == "postgresql"
+
+    def _changed(self, statement: Executable) -> int:
+        """Execute an update or delete and return how many rows it touched."""
+        result = cast("CursorResult[Any]", self._connection.execute(statement))
+        return result.rowcount
+
+    def _insert(self, row: type[Base]) -> sqlite.Insert:
+        """Return an insert that knows ON CONFLICT; both dialects spell it alike."""
+        if self._is_postgresql:
+            # The two classes share no base that has ON CONFLICT, but they do have one interface.
+            return cast("sqlite.Insert", postgresql.insert(table_of(row)))
+        return sqlite.insert(table_of(row))
+
+
+def table_of(row: type[Base]) -> Table:
+    """Return the table of a declarative class."""
+    return cast("Table", row.__table__)
+
+
+def portions(values: Iterable[T], size: int = _PORTION) -> Iterator[list[T]]:
+    """Cut the values into lists that fit a statement."""
+    iterator = iter(values)
+    while portion := list(islice(iterator, size)):
+        yield portion

@@ -1,0 +1,123 @@
+"""Releases, and the alias that says which one is live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import insert, select, tuple_, update
+
+from app.domain.errors import NotFoundError, ReleaseExistsError
+from app.domain.releases import Alias, Release, ReleaseStatus
+from app.domain.requests import Outcome
+from app.storage.repositories.base import Repository
+from app.storage.tables import AliasRow, ReleaseRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row, Select
+
+_LIVE: Final = "live"
+#: Fields of the domain object that are columns of the same name and type.
+_PLAIN: Final = (
+    "digest",
+    "parent",
+    "job_id",
+    "method",
+    "path",
+    "metrics",
+    "error_budget_spent",
+    "created_at",
+    "live_at",
+    "shredded_at",
+)
+
+
+class SqlReleases(Repository):
+    """Implements `ports.ReleaseRepository`."""
+
+    def add(self, release: Release) -> None:
+        """Record a release; one that never served may be recorded anew by a later job."""
+        values = {name: getattr(release, name) for name in _PLAIN} | _enums(release)
+        known = self.get(release.id)
+        if known is None:
+            self._connection.execute(insert(ReleaseRow).values(id=release.id, **values))
+        elif known.live_at is None:
+            self._write(release.id, values)
+        else:
+            raise ReleaseExistsError(release_id=release.id)
+
+    def get(self, release_id: str) -> Release | None:
+        row = self._connection.execute(_releases().where(ReleaseRow.id == release_id)).first()
+        return None if row is None else _to_domain(row)
+
+    def update(self, release_id: str, **changes: Any) -> None:
+        release = self.get(release_id)
+        if release is None:
+            raise NotFoundError(f"There is no release {release_id}.")
+        changed = release.evolve(**changes)  # Raises where the step is not a legal one.
+        plain = {name: getattr(changed, name) for name in changes if name in _PLAIN}
+        self._write(release_id, plain | _enums(changed))
+
+    def page(self, limit: int, cursor: str | None) -> list[Release]:
+        query = _releases().order_by(ReleaseRow.created_at.desc(), ReleaseRow.id.desc())
+        if cursor is not None:
+            # Release ids do not sort by time, so the cursor stands for its row's place.
+            place = select(ReleaseRow.created_at, ReleaseRow.id).where(ReleaseRow.id == cursor)
+            before = tuple_(ReleaseRow.created_at, ReleaseRow.id) < place.scalar_subquery()
+            query = query.where(before)
+        return [_to_domain(row) for row in self._connection.execute(query.limit(limit))]
+
+    def unshredded(self) -> list[Release]:
+        query = (
+            _releases()
+            .where(ReleaseRow.status != ReleaseStatus.SHREDDED.value)
+            .order_by(ReleaseRow.created_at, ReleaseRow.id)
+        )
+        return [_to_domain(row) for row in self._connection.execute(query)]
+
+    def alias(self) -> Alias:
+        row = self._connection.execute(
+            select(AliasRow.live, AliasRow.target, AliasRow.generation).where(
+                AliasRow.name == _LIVE
+            )
+        ).one()
+        return Alias(live=row.live, target=row.target, generation=row.generation)
+
+    def set_target(self, release_id: str | None) -> None:
+        self._connection.execute(
+            update(AliasRow).where(AliasRow.name == _LIVE).values(target=release_id)
+        )
+
+    def flip(self, expected: Alias, release_id: str) -> bool:
+        changed = self._changed(
+            update(AliasRow)
+            .where(
+                AliasRow.name == _LIVE,
+                AliasRow.generation == expected.generation,
+                AliasRow.live.is_not_distinct_from(expected.live),
+            )
+            .values(live=release_id, target=None, generation=expected.generation + 1)
+        )
+        return changed == 1
+
+    def _write(self, release_id: str, values: dict[str, Any]) -> None:
+        self._connection.execute(
+            update(ReleaseRow).where(ReleaseRow.id == release_id).values(**values)
+        )
+
+
+def _releases() -> Select[Any]:
+    return select(ReleaseRow.__table__)
+
+
+def _enums(release: Release) -> dict[str, Any]:
+    outcome = release.outcome
+    return {"status": release.status.value, "outcome": None if outcome is None else outcome.value}
+
+
+def _to_domain(row: Row[Any]) -> Release:
+    return Release(
+        id=row.id,
+        status=ReleaseStatus(row.status),
+        outcome=None if row.outcome is None else Outcome(row.outcome),
+        **{name: getattr(row, name) for name in _PLAIN},
+    )

@@ -1,0 +1,258 @@
+"""Deletion requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import and_, case, func, insert, or_, select, update
+
+from app.domain.errors import UnknownRequestError
+from app.domain.requests import (
+    OPEN_STATUSES,
+    ForgetRequest,
+    Outcome,
+    RequestStatus,
+    Scope,
+    Subject,
+)
+from app.storage.clock import db_now
+from app.storage.repositories.base import Repository, portions
+from app.storage.repositories.leases import check_lease
+from app.storage.tables import RequestRow, SuppressionRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Row, Select, Update
+
+    from app.domain.jobs import Lease
+
+_R: Final = RequestStatus
+_OPEN: Final = sorted(status.value for status in OPEN_STATUSES)
+_AT_WORK: Final = [s.value for s in (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT)]
+#: What a job's requests may come from: the steps before, and `auditing` again on an escalation.
+_BEFORE: Final = {
+    _R.UNLEARNING: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING),
+    _R.AUDITING: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING),
+    _R.ROLLING_OUT: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT),
+}
+_JOBLESS: Final = and_(RequestRow.status == _R.BATCHED.value, RequestRow.job_id.is_(None))
+#: Fields of the domain object that are columns of the same name and type.
+_PLAIN: Final = frozenset(
+    {
+        "created_at",
+        "due_at",
+        "cancellable_until",
+        "job_id",
+        "failures",
+        "progress",
+        "release",
+        "completed_at",
+        "completed_version",
+        "certificate",
+    }
+)
+
+
+class SqlRequests(Repository):
+    """Implements `ports.RequestRepository`."""
+
+    def add(self, request: ForgetRequest) -> None:
+        subject = request.subject
+        self._connection.execute(
+            insert(RequestRow).values(
+                id=request.id,
+                scope=request.scope.value,
+                user_id=subject.user_id if subject else None,
+                item_ids=list(subject.item_ids) if subject else None,
+                subject_hashes=list(request.subject_hashes),
+                status=request.status.value,
+                outcome=request.outcome,
+                **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
+            )
+        )
+
+    def get(self, request_id: str) -> ForgetRequest:
+        found = self._all(_requests().where(RequestRow.id == request_id))
+        if not found:
+            raise UnknownRequestError(request_id=request_id)
+        return found[0]
+
+    def by_subject_hash(self, subject_hash: str) -> ForgetRequest | None:
+        found = self.suppressing([subject_hash])
+        return found[0] if found else None
+
+    def suppressing(self, subject_hashes: Iterable[str]) -> list[ForgetRequest]:
+        found: dict[str, ForgetRequest] = {}
+        for portion in portions(dict.fromkeys(subject_hashes)):
+            suppressed_by = select(SuppressionRow.request_id).where(
+                SuppressionRow.subject_hash.in_(portion), SuppressionRow.lifted_at.is_(None)
+            )
+            for request in self._all(_requests().where(RequestRow.id.in_(suppressed_by))):
+                found[request.id] = request
+        return sorted(found.values(), key=lambda request: request.id)
+
+    def latest_completed(self, subject_hash: str) -> ForgetRequest | None:
+        found = self._all(
+            _requests()
+            .join(SuppressionRow, SuppressionRow.request_id == RequestRow.id)
+            .where(
+                SuppressionRow.subject_hash == subject_hash,
+                RequestRow.status == _R.COMPLETED.value,
+            )
+            .order_by(RequestRow.id.desc())
+            .limit(1)
+        )
+        return found[0] if found else None
+
+    def open_of_user(self, user_id: str) -> list[ForgetRequest]:
+        return self._all(
+            _requests()
+            .where(RequestRow.user_id == user_id, RequestRow.status.in_(_OPEN))
+            .order_by(RequestRow.id)
+        )
+
+    def count_by_status(self) -> dict[RequestStatus, int]:
+        rows = self._connection.execute(
+            select(RequestRow.status, func.count()).group_by(RequestRow.status)
+        )
+        return {RequestStatus(status): count for status, count in rows.tuples()}
+
+    def open_item_ids(self) -> set[str]:
+        rows = self._connection.execute(
+            select(RequestRow.item_ids).where(
+                RequestRow.status.in_(_OPEN), RequestRow.scope == Scope.ITEM.value
+            )
+        )
+        return {item_id for (item_ids,) in rows for item_id in item_ids or ()}
+
+    def of_job(self, job_id: str) -> list[ForgetRequest]:
+        return self._all(_requests().where(RequestRow.job_id == job_id).order_by(RequestRow.id))
+
+    def page(self, limit: int, cursor: str | None) -> list[ForgetRequest]:
+        query = _requests().order_by(RequestRow.id.desc()).limit(limit)
+        if cursor is not None:
+            query = query.where(RequestRow.id < cursor)
+        return self._all(query)
+
+    def change_status(
+        self, request: ForgetRequest, expected: Iterable[RequestStatus], **changes: Any
+    ) -> bool:
+        columns = _columns(changes)
+        version = changes.pop("completed_version", None)
+        request.evolve(**changes)  # Raises where the step is not a legal one.
+        if version is not None:
+            columns["completed_version"] = version
+        return self._changed(_update(_is(request.id), _in(expected), **columns)) == 1
+
+    def ready_for_batch(self, limit: int) -> list[ForgetRequest]:
+        scheduled = and_(
+            RequestRow.status == _R.SCHEDULED.value, RequestRow.cancellable_until <= db_now()
+        )
+        # The rows stay locked, so that the batch that is made of them finds them as they were.
+        return self._all(
+            _requests()
+            .where(or_(_JOBLESS, scheduled))
+            .order_by(case((_JOBLESS, 0), else_=1), RequestRow.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+
+    def freeze_batch(self, request_ids: Sequence[str], job_id: str) -> int:
+        free = or_(RequestRow.status == _R.SCHEDULED.value, _JOBLESS)
+        return sum(
+            self._changed(
+                _update(
+                    RequestRow.id.in_(portion),
+                    free,
+                    status=_R.BATCHED.value,
+                    job_id=job_id,
+                    progress=0.0,
+                )
+            )
+            for portion in portions(request_ids)
+        )
+
+    def advance_of_job(self, lease: Lease, status: RequestStatus, progress: float) -> None:
+        check_lease(self._connection, lease)
+        self._connection.execute(
+            _update(
+                RequestRow.job_id == lease.job_id,
+                _in(_BEFORE[status]),
+                status=status.value,
+                progress=progress,
+            )
+        )
+
+    def release_of_job(self, lease: Lease, *, max_failures: int) -> list[str]:
+        check_lease(self._connection, lease)
+        failures = RequestRow.failures + 1
+        dies = failures >= max_failures
+        rows = self._connection.execute(
+            _update(
+                RequestRow.job_id == lease.job_id,
+                RequestRow.status.in_(_AT_WORK),
+                status=case((dies, _R.DEAD.value), else_=_R.BATCHED.value),
+                failures=failures,
+                job_id=None,
+                progress=0.0,
+            ).returning(RequestRow.id, RequestRow.status)
+        )
+        return sorted(row.id for row in rows if row.status == _R.DEAD.value)
+
+    def completed_since(self, data_version: int) -> int:
+        return self._connection.execute(
+            select(func.count())
+            .select_from(RequestRow)
+            .where(RequestRow.completed_version > data_version)
+        ).scalar_one()
+
+    def _all(self, query: Select[Any]) -> list[ForgetRequest]:
+        return [_to_domain(row) for row in self._connection.execute(query)]
+
+
+def _requests() -> Select[Any]:
+    return select(RequestRow.__table__)
+
+
+def _is(request_id: str) -> ColumnElement[bool]:
+    return RequestRow.id == request_id
+
+
+def _in(statuses: Iterable[RequestStatus]) -> ColumnElement[bool]:
+    return RequestRow.status.in_([status.value for status in statuses])
+
+
+def _update(*conditions: ColumnElement[bool], **values: Any) -> Update:
+    return update(RequestRow).where(*conditions).values(**values)
+
+
+def _columns(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns that these changes of the domain object are stored in."""
+    columns: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name in _PLAIN:
+            columns[name] = value
+        elif name in {"status", "outcome"}:
+            columns[name] = None if value is None else value.value
+        elif name == "subject":
+            columns["user_id"] = value.user_id if value else None
+            columns["item_ids"] = list(value.item_ids) if value else None
+        else:
+            raise TypeError(f"{name} of a request cannot be changed")
+    return columns
+
+
+def _to_domain(row: Row[Any]) -> ForgetRequest:
+    scope = Scope(row.scope)
+    held = row.user_id is not None or row.item_ids is not None
+    subject = Subject(scope=scope, user_id=row.user_id, item_ids=tuple(row.item_ids or ()))
+    return ForgetRequest(
+        id=row.id,
+        scope=scope,
+        subject=subject if held else None,
+        subject_hashes=tuple(row.subject_hashes),
+        status=RequestStatus(row.status),
+        outcome=None if row.outcome is None else Outcome(row.outcome),
+        **{name: getattr(row, name) for name in _PLAIN - {"completed_version"}},
+    )

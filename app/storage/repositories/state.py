@@ -1,0 +1,71 @@
+"""The global data version, its change log, and the database's clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, insert, select, update
+
+from app.domain.catalogue import DataChange
+from app.storage.clock import db_now
+from app.storage.repositories.base import Repository
+from app.storage.tables import DataChangeRow, StateRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class SqlState(Repository):
+    """Implements `ports.StateRepository`. The one row of `state` is made by the migration."""
+
+    def lock(self) -> None:
+        # SQLite has one writer at a time from BEGIN IMMEDIATE on, and ignores FOR UPDATE.
+        self._connection.execute(select(StateRow.id).with_for_update()).all()
+
+    def data_version(self) -> int:
+        return self._connection.execute(select(StateRow.data_version)).scalar_one()
+
+    def bump(self, kind: str, user_ids: Iterable[str | None] = (None,)) -> int:
+        users = list(user_ids)
+        version = self._connection.execute(
+            update(StateRow)
+            .values(data_version=StateRow.data_version + len(users))
+            .returning(StateRow.data_version)
+        ).scalar_one()
+        first = version - len(users) + 1
+        entries = [
+            {"version": first + place, "kind": kind, "user_id": user_id}
+            for place, user_id in enumerate(users)
+        ]
+        if entries:
+            self._connection.execute(insert(DataChangeRow), entries)
+        return version
+
+    def changes_since(self, version: int) -> list[DataChange]:
+        rows = self._connection.execute(
+            select(DataChangeRow.version, DataChangeRow.kind, DataChangeRow.user_id)
+            .where(DataChangeRow.version > version)
+            .order_by(DataChangeRow.version)
+        )
+        return [DataChange(version=r.version, kind=r.kind, user_id=r.user_id) for r in rows]
+
+    def forget_user_in_log(self, user_id: str) -> None:
+        self._connection.execute(
+            update(DataChangeRow).where(DataChangeRow.user_id == user_id).values(user_id=None)
+        )
+
+    def key_fingerprint(self, candidate: str) -> str:
+        self._connection.execute(
+            update(StateRow)
+            .where(StateRow.key_fingerprint.is_(None))
+            .values(key_fingerprint=candidate)
+        )
+        found = self._connection.execute(
+            select(func.coalesce(StateRow.key_fingerprint, candidate))
+        ).scalar_one()
+        return str(found)
+
+    def now(self) -> datetime:
+        seconds = self._connection.execute(select(db_now())).scalar_one()
+        return datetime.fromtimestamp(seconds, UTC)

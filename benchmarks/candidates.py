@@ -1,0 +1,115 @@
+"""How well and how fast the first stage proposes: `python -m benchmarks.candidates [--data PATH]`.
+
+For every person with at least ten likes the last liked item is left out of the counts, and counts
+as found where it is among the proposals made from the likes before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from statistics import mean, quantiles
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.candidates import LIKED_ABOVE, CandidateIndex
+from models.datasets.detect import read
+
+if TYPE_CHECKING:
+    from models.datasets.interactions import Interactions
+
+MIN_LIKES = 10
+LIMITS = (50, 200, 500)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One person: what was rated and liked before, and the liked item that came last."""
+
+    user_id: str
+    rated: list[int]
+    liked: list[int]
+    answer: int
+
+
+def leave_last_out(data: Interactions) -> tuple[Interactions, list[Question]]:
+    """Return the table without every person's last like, and what is to be found."""
+    rows = data.sorted_rows()
+    bounds = np.flatnonzero(np.diff(data.user[rows], prepend=-1))
+    questions, held_out = [], []
+    for own in np.split(rows, bounds[1:]):
+        liked = own[data.rating[own] > LIKED_ABOVE]
+        if len(liked) < MIN_LIKES:
+            continue
+        last = liked[-1]
+        held_out.append(last)
+        questions.append(
+            Question(
+                user_id=data.users[data.user[last]].id,
+                rated=data.item[own[own != last]].tolist(),
+                liked=data.item[liked[:-1]].tolist(),
+                answer=int(data.item[last]),
+            )
+        )
+    return data.take(np.setdiff1d(np.arange(len(data)), held_out)), questions
+
+
+def recalls(index: CandidateIndex, questions: list[Question], *, history: bool) -> list[float]:
+    """Return the share of answers found within each of LIMITS."""
+    ranks = []
+    for question in questions:
+        told = question.liked if history else []
+        found = index.propose(told, max(LIMITS), frozenset(question.rated))
+        ranks.append(found.index(question.answer) if question.answer in found else max(LIMITS))
+    return [mean(rank < limit for rank in ranks) for limit in LIMITS]
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Return the median and the 99th percentile for the table."""
+    cuts = quantiles(seconds, n=100)
+    return f"median {1e3 * cuts[49]:.2f} ms, p99 {1e3 * cuts[98]:.2f} ms"
+
+
+def time_queries(index: CandidateIndex, questions: list[Question]) -> list[float]:
+    """Return the seconds of one `propose` per person."""
+    taken = []
+    for question in questions:
+        begun = time.perf_counter()
+        index.propose(question.liked, 200, frozenset(question.rated))
+        taken.append(time.perf_counter() - begun)
+    return taken
+
+
+def time_removals(index: CandidateIndex, questions: list[Question]) -> list[float]:
+    """Take one person after the other out and return the seconds of each."""
+    taken = []
+    for question in questions:
+        begun = time.perf_counter()
+        index.replace_user(question.user_id, [])
+        taken.append(time.perf_counter() - begun)
+    return taken
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="data/ml-latest-small")
+    data, report = read(parser.parse_args().data)
+    known, questions = leave_last_out(data)
+    begun = time.perf_counter()
+    index = CandidateIndex.build(known)
+    built = time.perf_counter() - begun
+    print(f"{report.accepted:,} ratings, {len(data.items):,} items, {len(questions)} questions")
+    print(f"{'recall at':<12}" + "".join(f"{limit:>8}" for limit in LIMITS))
+    for name, history in (("popularity", False), ("proposals", True)):
+        figures = recalls(index, questions, history=history)
+        print(f"{name:<12}" + "".join(f"{figure:>8.3f}" for figure in figures))
+    print(f"build   {built:.2f} s, state {len(index.state()) / 1e6:.1f} MB")
+    print(f"propose {milliseconds(time_queries(index, questions))}")
+    print(f"remove  {milliseconds(time_removals(index, questions))}")
+
+
+if __name__ == "__main__":
+    main()

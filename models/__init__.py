@@ -1,0 +1,1 @@
+"""The machine learning. Knows nothing of HTTP, SQL or Celery."""

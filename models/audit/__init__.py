@@ -1,0 +1,1 @@
+"""Tells forgetting from doing nothing, and from overdoing it."""

@@ -1,0 +1,163 @@
+"""Runs the audit of one candidate release and gathers every figure with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.audit.divergence import euclidean, jensen_shannon, symmetrised_kl
+from models.audit.gate import (
+    PASSED,
+    Decision,
+    Expectation,
+    GateConfig,
+    contrast,
+    decide,
+    paired_difference,
+)
+from models.audit.membership import membership_auc
+from models.audit.utility import log_losses, utility
+from models.preparation import KINDS
+from models.training import margins
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from models.preparation import Prepared
+    from models.recommender import Recommender
+    from models.samples import Samples
+    from models.training import ExpectedRise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """`outcome` is one of the gate's three or `exact`; figures are JSON values."""
+
+    outcome: str
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Compared:
+    """Labels and both models' margins on the same rows."""
+
+    labels: NDArray[np.float64]
+    old: NDArray[np.float64]
+    new: NDArray[np.float64]
+
+    def losses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return (
+            log_losses(self.labels, self.old).astype(np.float64),
+            log_losses(self.labels, self.new).astype(np.float64),
+        )
+
+
+def _compare(old: Recommender, new: Recommender, samples: Samples, prepared: Prepared) -> _Compared:
+    prompts = old.prompt.samples(samples, prepared.retained)
+    return _Compared(
+        labels=samples.label.astype(np.float64),
+        old=margins(old, prompts).numpy().astype(np.float64),
+        new=margins(new, prompts).numpy().astype(np.float64),
+    )
+
+
+def expectation(prepared: Prepared, expected: Mapping[str, ExpectedRise]) -> Expectation:
+    """Return what this batch's mix of rows should show."""
+    shares = [(kind, float((prepared.forget_kind == i).mean())) for i, kind in enumerate(KINDS)]
+    known = [(share, expected[kind]) for kind, share in shares if kind in expected]
+    return Expectation(
+        mean=sum(share * rise.mean for share, rise in known),
+        error=sum(share * rise.error for share, rise in known),
+        spread=sum(share * rise.spread for share, rise in known),
+        units=len(np.unique(prepared.forget.user)),
+    )
+
+
+def audit(
+    old: Recommender,
+    new: Recommender,
+    prepared: Prepared,
+    expected: Mapping[str, ExpectedRise],
+    config: GateConfig | None = None,
+) -> AuditReport:
+    """Compare a candidate with its parent on the forget rows, the cohort and the test rows.
+
+    The cohort and the test rows neither trained nor chose anything; rows of the forgotten are on
+    neither side, because `prepared.parts` holds retained rows only.
+    """
+    config = config or GateConfig()
+    forget = _compare(old, new, prepared.forget, prepared)
+    cohort = _compare(old, new, prepared.parts.cohort, prepared)
+    test = _compare(old, new, prepared.parts.test, prepared)
+    moved = paired_difference(*forget.losses(), config.confidence)
+    stayed = paired_difference(*cohort.losses(), config.confidence)
+    tested = paired_difference(*test.losses(), config.confidence)
+    movement = contrast(moved, stayed)
+    wanted = expectation(prepared, expected)
+    decision = decide(
+        movement,
+        stayed,
+        tested,
+        wanted,
+        config,
+        unchanged=bool(np.array_equal(forget.old, forget.new)),
+    )
+    figures = {
+        **_decision_figures(decision, wanted),
+        "forget": moved.figures(),
+        "cohort": stayed.figures(),
+        "movement": movement.figures(),
+        "test": tested.figures(),
+        "utility": {
+            "before": utility(test.labels, test.old),
+            "after": utility(test.labels, test.new),
+        },
+        "forget_utility": {
+            "before": utility(forget.labels, forget.old),
+            "after": utility(forget.labels, forget.new),
+        },
+        "membership": {
+            "before": membership_auc(forget.losses()[0], cohort.losses()[0]),
+            "after": membership_auc(forget.losses()[1], cohort.losses()[1]),
+        },
+        "divergence": {
+            name: _distances(part) for name, part in (("forget", forget), ("cohort", cohort))
+        },
+        "config": asdict(config),
+    }
+    return AuditReport(outcome=decision.outcome, figures=figures)
+
+
+def audit_exact(old: Recommender, new: Recommender, prepared: Prepared) -> AuditReport:
+    """Report on an exact retraining, which is exempt from gates relative to the old release."""
+    test = _compare(old, new, prepared.parts.test, prepared)
+    figures = {
+        "reason": "retrained from scratch without the data",
+        "utility": {
+            "before": utility(test.labels, test.old),
+            "after": utility(test.labels, test.new),
+        },
+    }
+    return AuditReport(outcome="exact", figures=figures)
+
+
+def _decision_figures(decision: Decision, wanted: Expectation) -> dict[str, Any]:
+    return {
+        "reason": decision.reason,
+        "passed": decision.outcome == PASSED,
+        "expected": asdict(wanted),
+        "floor": decision.floor,
+        "ceiling": decision.ceiling,
+    }
+
+
+def _distances(part: _Compared) -> dict[str, float]:
+    return {
+        "jsd": jensen_shannon(part.old, part.new),
+        "symmetrised_kl": symmetrised_kl(part.old, part.new),
+        "l2": euclidean(part.old, part.new),
+    }

@@ -1,0 +1,201 @@
+"""The first stage: proposes a few hundred items for the language model to rank.
+
+It is exactly unlearnable. All that it knows are integer sums over users (how often an item was
+rated and liked, how often two items were liked close to each other in one person's sequence), and
+what one person adds depends on nobody else. So taking a person out subtracts exactly what the
+person added, and leaves byte for byte the state that was built without the person.
+
+Knows slots and users' ids; knows nothing of models, files or suppression. Not thread-safe: the
+caller keeps `replace_user`, `retire` and `grow` apart from `propose` and from each other.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from models.cooccurrence import Cooccurrence, pairs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from models.datasets.interactions import Interactions
+
+#: Ratings above this are likes.
+LIKED_ABOVE: Final = 3.0
+#: How many of the last items of a history speak.
+HISTORY: Final = 20
+#: Added to every item's likes before dividing by them, so that two likes are no certainty.
+SHRINKAGE: Final = 10.0
+#: What an item's popularity weighs beside what the history says of it.
+POPULARITY: Final = 0.1
+#: Ratings added to every item's before its share of likes is taken, half of them likes.
+PRIOR: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Contribution:
+    """All that one person adds: the slots rated, ascending, and those liked, in order of time."""
+
+    rated: NDArray[np.int64]
+    liked: NDArray[np.int64]
+
+    def without(self, slot: int) -> _Contribution:
+        return _Contribution(self.rated[self.rated != slot], self.liked[self.liked != slot])
+
+
+_NOTHING: Final = _Contribution(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+class CandidateIndex:
+    """Counts over users, and the proposals that follow from them.
+
+    `catalogue_size` is the number of slots that may be proposed although nobody has rated them.
+    """
+
+    def __init__(self, catalogue_size: int = 0) -> None:
+        self._catalogue_size = catalogue_size
+        self._people: dict[str, _Contribution] = {}
+        self._retired: set[int] = set()
+        #: Ratings and likes by slot. The length is capacity only and no part of the state.
+        self._rated = np.zeros(catalogue_size, np.int64)
+        self._liked = np.zeros(catalogue_size, np.int64)
+        self._pairs = Cooccurrence()
+
+    @classmethod
+    def build(
+        cls, interactions: Interactions, exclude_users: Collection[str] = ()
+    ) -> CandidateIndex:
+        """Count a whole table at once: the same state as one `replace_user` per person, sooner."""
+        index = cls(len(interactions.items))
+        excluded = frozenset(exclude_users)
+        rows = interactions.sorted_rows()
+        user, item = interactions.user[rows], interactions.item[rows].astype(np.int64)
+        liked = interactions.rating[rows] > LIKED_ABOVE
+        starts = np.flatnonzero(np.diff(user, prepend=-1))
+        ends = np.append(starts, len(user))[1:]
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            user_id = interactions.users[user[start]].id
+            if user_id in excluded:
+                continue
+            slots = item[start:end]
+            added = _Contribution(np.sort(slots), slots[liked[start:end]])
+            index._people[user_id] = added
+            index._count(added, 1)
+        index._pairs = Cooccurrence.build([one.liked for one in index._people.values()])
+        return index
+
+    def __len__(self) -> int:
+        """Return the number of people who add anything."""
+        return len(self._people)
+
+    def grow(self, catalogue_size: int) -> None:
+        """Let the slots below `catalogue_size` be proposed although nobody has rated them."""
+        self._catalogue_size = max(self._catalogue_size, catalogue_size)
+        self._reserve(catalogue_size)
+
+    def replace_user(self, user_id: str, history: Sequence[tuple[int, float, int]]) -> None:
+        """Put (slot, rating, timestamp) rows in the place of all that the person added before.
+
+        An empty history takes the person out. A slot may come only once (ValueError).
+        """
+        new = self._contribution(history)
+        old = self._people.pop(user_id, _NOTHING)
+        self._exchange(old, new)
+        if len(new.rated):
+            self._people[user_id] = new
+
+    def retire(self, slot: int) -> None:
+        """Forget the item: never propose it again, and count as though nobody had rated it."""
+        self._retired.add(slot)
+        for user_id, old in list(self._people.items()):
+            at = int(np.searchsorted(old.rated, slot))
+            if at == len(old.rated) or old.rated[at] != slot:
+                continue
+            new = old.without(slot)
+            self._exchange(old, new)
+            if len(new.rated):
+                self._people[user_id] = new
+            else:
+                del self._people[user_id]
+
+    def propose(
+        self, history_slots: Sequence[int], limit: int, exclude: Collection[int]
+    ) -> list[int]:
+        """Return up to `limit` slots, best first; `history_slots` are liked items, oldest first.
+
+        A history of nothing gives what is popular. Equal scores go by slot.
+        """
+        score = self._popularity()
+        for slot in history_slots[-HISTORY:]:
+            neighbours, counts = self._pairs.neighbours(slot)
+            likes = np.sqrt(
+                (self._liked[neighbours] + SHRINKAGE) * (self._likes_of(slot) + SHRINKAGE)
+            )
+            score[neighbours] += counts / likes
+        allowed = self._rated > 0
+        allowed[: self._catalogue_size] = True
+        barred = np.fromiter((*self._retired, *exclude), np.int64)
+        allowed[barred[(barred >= 0) & (barred < len(allowed))]] = False
+        slots = np.flatnonzero(allowed)
+        # The sort is stable and the slots ascend, so the smaller slot wins a tie.
+        best = np.argsort(-score[slots], kind="stable")[: max(limit, 0)]
+        return [int(slot) for slot in slots[best]]
+
+    def state(self) -> bytes:
+        """Return all that is known in one canonical form: equal data gives equal bytes."""
+        parts = [struct.pack("<q", self._catalogue_size), _packed(sorted(self._retired))]
+        for user_id, added in sorted(self._people.items()):
+            name = user_id.encode()
+            parts += [struct.pack("<q", len(name)), name]
+            parts += [_packed(added.rated), _packed(added.liked)]
+        known = np.flatnonzero(self._rated)
+        parts += [_packed(known), _packed(self._rated[known]), _packed(self._liked[known])]
+        return b"".join([*parts, self._pairs.state()])
+
+    def _contribution(self, history: Sequence[tuple[int, float, int]]) -> _Contribution:
+        events = [event for event in history if event[0] not in self._retired]
+        rated = np.array(sorted(slot for slot, _, _ in events), np.int64)
+        if np.any(rated[1:] == rated[:-1]) or (len(rated) and rated[0] < 0):
+            raise ValueError("a history must hold every slot once, and none below zero")
+        likes = sorted((when, slot) for slot, rating, when in events if rating > LIKED_ABOVE)
+        return _Contribution(rated, np.array([slot for _, slot in likes], np.int64))
+
+    def _exchange(self, old: _Contribution, new: _Contribution) -> None:
+        self._count(old, -1)
+        self._count(new, 1)
+        self._pairs.exchange(pairs_of(old.liked), pairs_of(new.liked))
+
+    def _count(self, added: _Contribution, sign: int) -> None:
+        if len(added.rated):
+            self._reserve(int(added.rated[-1]) + 1)
+            self._rated[added.rated] += sign
+            self._liked[added.liked] += sign
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self._rated):
+            grown = max(size, 2 * len(self._rated)) - len(self._rated)
+            self._rated = np.pad(self._rated, (0, grown))
+            self._liked = np.pad(self._liked, (0, grown))
+
+    def _likes_of(self, slot: int) -> int:
+        return int(self._liked[slot]) if 0 <= slot < len(self._liked) else 0
+
+    def _popularity(self) -> NDArray[np.float64]:
+        """Return at most POPULARITY by slot: likes on a logarithmic scale, times their share."""
+        share = (self._liked + PRIOR / 2) / (self._rated + PRIOR)
+        weight = np.log1p(self._liked) * share
+        top = weight.max(initial=0.0)
+        scale = POPULARITY / top if top > 0 else 0.0
+        return np.asarray(scale * weight, np.float64)
+
+
+def _packed(values: Sequence[int] | NDArray[np.int64]) -> bytes:
+    """Return the number of values and the values, little-endian."""
+    array = np.asarray(values, dtype="<i8")
+    return struct.pack("<q", len(array)) + array.tobytes()

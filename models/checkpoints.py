@@ -1,0 +1,183 @@
+"""Weights and their manifest, side by side: safetensors and JSON, named by their content.
+
+A directory holds `weights.safetensors` and `manifest.json`. The digest covers both: it is the
+SHA-256 of the manifest, which contains the SHA-256 of the weights. Loading checks both, and that
+the model answers its golden prompts as it did when it was saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.backbones import compact_from_manifest
+from models.prompts import Encoded
+from models.recommender import Recommender
+from models.vocabulary import ANSWER, BOS, CANDIDATE, FIRST_RATING, RATINGS, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+WEIGHTS: Final = "weights.safetensors"
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = 1
+GOLDEN_PROMPTS: Final = 8
+#: fp32 on another processor may differ in the last bits; a wrong tensor differs in the first.
+GOLDEN_TOLERANCE: Final = 1e-3
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or not what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a directory of weights is. `digest` names it; `content` is all of manifest.json."""
+
+    digest: str
+    weights_digest: str
+    method: str
+    parent: str | None
+    extra: Mapping[str, Any]
+    content: Mapping[str, Any]
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(
+    recommender: Recommender,
+    directory: Path,
+    *,
+    method: str,
+    parent: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Write weights and manifest into `directory`, which is made; return the manifest.
+
+    `parent` is the digest of the release that this one came from.
+    """
+    state = {
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in recommender.model.state_dict().items()
+        if name != "lm_head.weight"  # Tied to the embeddings.
+    }
+    golden = _golden_prompts(recommender.vocabulary)
+    return write(
+        directory,
+        state,
+        {
+            "kind": "release",
+            "method": method,
+            "parent": parent,
+            "backbone": recommender.config.manifest(),
+            "vocabulary": recommender.vocabulary.manifest(),
+            "golden": {
+                "tokens": golden.tokens.tolist(),
+                "logits": recommender.logits(golden).tolist(),
+            },
+            "extra": dict(extra or {}),
+        },
+    )
+
+
+def write(
+    directory: Path, state: Mapping[str, torch.Tensor], content: Mapping[str, Any]
+) -> Manifest:
+    """Write tensors and a manifest that names them; the manifest comes last."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = directory / WEIGHTS
+    save_file(dict(state), weights)
+    full = {**content, "format": FORMAT, "weights_sha256": sha256_file(weights)}
+    (directory / MANIFEST).write_text(json.dumps({**full, "digest": _digest(full)}, indent=1))
+    return read_manifest(directory)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest alone; raises CheckpointError."""
+    try:
+        content = json.loads((directory / MANIFEST).read_text())
+        digest = content.pop("digest")
+        manifest = Manifest(
+            digest=digest,
+            weights_digest=content["weights_sha256"],
+            method=content["method"],
+            parent=content["parent"],
+            extra=content["extra"],
+            content=content,
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint in {directory}") from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"the manifest in {directory} cannot be read") from error
+    if digest != _digest(content):
+        raise CheckpointError(f"the manifest in {directory} does not match its digest")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"the checkpoint in {directory} has format {content.get('format')}, not {FORMAT}"
+        )
+    return manifest
+
+
+def read_weights(directory: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors into memory (no file stays mapped); raises CheckpointError if damaged."""
+    manifest = read_manifest(directory)
+    path = directory / WEIGHTS
+    if not path.exists() or sha256_file(path) != manifest.weights_digest:
+        raise CheckpointError(f"the weights in {directory} are missing or damaged")
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def load(directory: Path) -> Recommender:
+    """Load a release's recommender, checked against its digest and golden prompts.
+
+    Raises CheckpointError.
+    """
+    content = read_manifest(directory).content
+    state = read_weights(directory)
+    try:
+        recommender = Recommender(
+            Vocabulary.from_manifest(content["vocabulary"]),
+            compact_from_manifest(content["backbone"]),
+        )
+        missing, unexpected = recommender.model.load_state_dict(state, strict=False)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint in {directory} does not fit its manifest") from error
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise CheckpointError(f"the checkpoint in {directory} lacks or adds tensors")
+    recommender.model.eval().requires_grad_(requires_grad=False)
+    golden = content["golden"]
+    found = recommender.logits(Encoded(tokens=torch.tensor(golden["tokens"])))
+    if not torch.allclose(found, torch.tensor(golden["logits"]), atol=GOLDEN_TOLERANCE, rtol=0):
+        raise CheckpointError(f"the model in {directory} does not answer its golden prompts")
+    return recommender
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _golden_prompts(vocabulary: Vocabulary) -> Encoded:
+    """Make prompts of random items and ratings, which are nobody's."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (GOLDEN_PROMPTS, 5)
+    items = torch.randint(vocabulary.slots, shape, generator=generator) + vocabulary.first_item
+    ratings = torch.randint(RATINGS, shape, generator=generator) + FIRST_RATING
+    history = torch.stack([items, ratings], dim=2).flatten(1)
+    candidate = torch.randint(vocabulary.slots, (GOLDEN_PROMPTS, 1), generator=generator)
+    ends = [torch.full((GOLDEN_PROMPTS, 1), token) for token in (BOS, CANDIDATE, ANSWER)]
+    return Encoded(
+        tokens=torch.cat(
+            [ends[0], history, ends[1], candidate + vocabulary.first_item, ends[2]], dim=1
+        )
+    )

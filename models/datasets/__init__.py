@@ -1,0 +1,1 @@
+"""One file per format, all giving the same Interactions table."""

@@ -1,0 +1,164 @@
+"""Tables of one's own: CSV (any usual delimiter and encoding) and, with pyarrow, Parquet.
+
+One row is one rating: the columns user, item, rating and timestamp under their usual names and,
+where there are such, title, genres ("Comedy|Drama"), attributes ("author:Le Guin|language:en"),
+gender, age and occupation.
+"""
+
+from __future__ import annotations
+
+import importlib
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from models.datasets.columns import RowReader, find_columns, missing
+from models.datasets.delimited import records, split_line
+from models.datasets.errors import DataSetError, RejectedLineError
+from models.datasets.formats import Format
+from models.datasets.table import TableBuilder
+from models.datasets.text import numbered_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from models.datasets.interactions import Interactions
+    from models.datasets.report import ReadReport
+    from models.datasets.text import Progress
+
+_DELIMITERS: Final = (",", ";", "\t", "|")
+_CSV_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".tab"})
+_PARQUET_SUFFIXES: Final = frozenset({".parquet", ".pq"})
+_PARQUET_MAGIC: Final = b"PAR1"
+_BATCH_ROWS: Final = 20_000
+
+
+def _recognises_csv(path: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return path.is_file() and bool(suffixes) and suffixes[-1] in _CSV_SUFFIXES
+
+
+def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
+    """Read one CSV file with a header; items are in the order of their ids."""
+    table = TableBuilder(report, open_catalogue=True)
+    lines = numbered_lines(path, report, progress)
+    _, first = next(lines, (0, ""))
+    delimiter, header = _sniff(path, first)
+    reader = RowReader(find_columns(header), table)
+    for number, fields in records(lines, delimiter, len(header)):
+        report.lines += 1
+        try:
+            if isinstance(fields, RejectedLineError):
+                raise fields
+            reader.take(fields)
+        except RejectedLineError as error:
+            report.reject(path.name, number, error.reason)
+    return table.finish(path)
+
+
+def _sniff(path: Path, header: str) -> tuple[str, list[str]]:
+    """Return the delimiter under which the header names what is needed; raises DataSetError."""
+    readings: list[tuple[str, list[str]]] = []
+    for delimiter in _DELIMITERS:
+        try:
+            readings.append((delimiter, split_line(header, delimiter)))
+        except RejectedLineError:
+            continue
+    for delimiter, names in readings:
+        if not missing(find_columns(names)):
+            return delimiter, names
+    names = max((names for _, names in readings), key=len, default=[])
+    raise _lacks_columns(path, names)
+
+
+def _lacks_columns(path: Path, names: Sequence[str]) -> DataSetError:
+    lacking = ", ".join(missing(find_columns(names)))
+    found = ", ".join(name.strip()[:40] for name in names[:12]) or "nothing"
+    return DataSetError(
+        f"{path} has no column for: {lacking}. Its first line must name the columns, for example "
+        f"user_id,item_id,rating,timestamp; found: {found}."
+    )
+
+
+def _recognises_parquet(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix.lower() in _PARQUET_SUFFIXES or file.read(4) == _PARQUET_MAGIC
+
+
+def _read_parquet(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
+    """Read one Parquet file; "line numbers" are row numbers from 1."""
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+        arrow: Any = importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise DataSetError(
+            f"{path} is a Parquet file, and reading one needs pyarrow: "
+            "run `pip install pyarrow`, or save the table as CSV."
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            columns = find_columns(names)
+            if missing(columns):
+                raise _lacks_columns(path, names)
+            wanted = sorted(columns, key=columns.__getitem__)
+            batches = file.iter_batches(
+                batch_size=_BATCH_ROWS, columns=[names[columns[meaning]] for meaning in wanted]
+            )
+            reader = RowReader(
+                {meaning: position for position, meaning in enumerate(wanted)},
+                TableBuilder(report, open_catalogue=True),
+            )
+            total = file.metadata.num_rows
+            for batch in batches:
+                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                _take_rows(path, rows, reader, report)
+                if progress is not None:
+                    progress(report.lines, total)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataSetError(f"{path} is not a Parquet file that can be read: {error}") from error
+    return reader.table.finish(path)
+
+
+def _take_rows(
+    path: Path, rows: Iterable[Sequence[object]], reader: RowReader, report: ReadReport
+) -> None:
+    for row in rows:
+        report.lines += 1
+        try:
+            reader.take([_text(value) for value in row])
+        except RejectedLineError as error:
+            report.reject(path.name, report.lines, error.reason)
+
+
+def _text(value: object) -> str:
+    """Return a cell as it would stand in a CSV file."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # An id column with gaps is floating point.
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        return "|".join(map(_text, value))
+    return str(value)
+
+
+CSV = Format(
+    name="csv",
+    layout="a CSV file whose header names user, item, rating and timestamp",
+    recognises=_recognises_csv,
+    read=_read_csv,
+)
+PARQUET = Format(
+    name="parquet",
+    layout="a Parquet file with the columns user, item, rating and timestamp (needs pyarrow)",
+    recognises=_recognises_parquet,
+    read=_read_parquet,
+)

@@ -1,0 +1,102 @@
+"""MovieLens `ml-100k`: u.data, u.item and, where they are there, u.genre and u.user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from models.datasets.errors import RejectedLineError
+from models.datasets.formats import Format
+from models.datasets.movielens import (
+    demographics,
+    directory_with,
+    fields_of,
+    genre_attribute,
+    require_directory,
+)
+from models.datasets.table import TableBuilder
+from models.datasets.text import consume
+from models.datasets.values import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from models.datasets.interactions import Interactions
+    from models.datasets.report import ReadReport
+    from models.datasets.text import Progress
+
+_FILES = ("u.data", "u.item")
+#: The fields of u.item between the title and the flags: two dates and an address.
+_DATES: Final = 3
+#: The genres in the order of the flags of u.item, for where u.genre is not there.
+_GENRES: Final = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+
+
+def _recognises(path: Path) -> bool:
+    return directory_with(path, *_FILES) is not None
+
+
+def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
+    """Read the directory; items are in the order of u.item, rated or not."""
+    directory = require_directory(path, *_FILES)
+    table = TableBuilder(report, open_catalogue=False)
+    genres = _read_genres(directory, report)
+
+    def movie(line: str) -> None:
+        # Read from both ends: a title may hold the separator, the other fields cannot.
+        item_id, _, rest = line.partition("|")
+        parts = fields_of(rest.rsplit("|", len(genres) + _DATES), len(genres) + _DATES + 1)
+        flags = parts[-len(genres) :]
+        if any(flag not in {"0", "1"} for flag in flags):
+            raise RejectedLineError("a genre's flag is neither 0 nor 1")
+        names = [name for name, flag in zip(genres, flags, strict=True) if flag == "1"]
+        table.add_item(item_id, one_line(parts[0]), genre_attribute(names))
+
+    def person(line: str) -> None:
+        # The last field is the zip code, which nothing here needs to know.
+        user_id, age, gender, occupation, _ = fields_of(line.split("|"), 5)
+        table.add_user(user_id, demographics(gender, age, occupation))
+
+    def rating(line: str) -> None:
+        table.add_rating(*fields_of(line.split("\t"), 4))
+
+    consume(directory / "u.item", report, movie)
+    if (directory / "u.user").is_file():
+        consume(directory / "u.user", report, person)
+    else:
+        report.notes.append("u.user is not there: nothing is known of the people")
+    consume(directory / "u.data", report, rating, progress)
+    return table.finish(directory)
+
+
+def _read_genres(directory: Path, report: ReadReport) -> Sequence[str]:
+    """Return the genres in the order of their flags."""
+    path = directory / "u.genre"
+    if not path.is_file():
+        return _GENRES
+    names: dict[int, str] = {}
+
+    def genre(line: str) -> None:
+        name, _, number = line.partition("|")
+        if not (number.strip().isascii() and number.strip().isdigit()):
+            raise RejectedLineError("the genre has no number")
+        names[int(number)] = name
+        report.described += 1
+
+    consume(path, report, genre)
+    if sorted(names) != list(range(len(names))):
+        report.notes.append("u.genre does not number the genres from 0; the usual ones are taken")
+        return _GENRES
+    return tuple(names[number] for number in range(len(names)))
+
+
+FORMAT = Format(
+    name="movielens-100k",
+    layout="a directory with u.data and u.item (MovieLens ml-100k)",
+    recognises=_recognises,
+    read=_read,
+)

@@ -1,0 +1,99 @@
+"""MovieLens `ml-1m` and `ml-10m`: ratings.dat, movies.dat and, of people, users.dat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from models.datasets.errors import RejectedLineError
+from models.datasets.formats import Format
+from models.datasets.movielens import (
+    demographics,
+    directory_with,
+    fields_of,
+    genre_attribute,
+    require_directory,
+)
+from models.datasets.table import TableBuilder
+from models.datasets.text import consume
+from models.datasets.values import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.datasets.interactions import Interactions
+    from models.datasets.report import ReadReport
+    from models.datasets.text import Progress
+
+_FILES = ("ratings.dat", "movies.dat")
+_USERS = "users.dat"
+_SEPARATOR = "::"
+
+#: The codes of users.dat, from the README of the data set. Code 0, "other or not specified",
+#: says nothing and is left out.
+_OCCUPATIONS: Final = {
+    "0": "",
+    "1": "academic/educator",
+    "2": "artist",
+    "3": "clerical/admin",
+    "4": "college/grad student",
+    "5": "customer service",
+    "6": "doctor/health care",
+    "7": "executive/managerial",
+    "8": "farmer",
+    "9": "homemaker",
+    "10": "K-12 student",
+    "11": "lawyer",
+    "12": "programmer",
+    "13": "retired",
+    "14": "sales/marketing",
+    "15": "scientist",
+    "16": "self-employed",
+    "17": "technician/engineer",
+    "18": "tradesman/craftsman",
+    "19": "unemployed",
+    "20": "writer",
+}
+
+
+def _recognises(path: Path) -> bool:
+    return directory_with(path, *_FILES) is not None
+
+
+def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
+    """Read the directory; items are in the order of movies.dat, rated or not."""
+    directory = require_directory(path, *_FILES)
+    table = TableBuilder(report, open_catalogue=False)
+
+    def movie(line: str) -> None:
+        # A title may hold the separator; the id and the genres cannot.
+        item_id, _, rest = line.partition(_SEPARATOR)
+        title, separator, genres = rest.rpartition(_SEPARATOR)
+        if not separator:
+            raise RejectedLineError("the line does not have 3 fields")
+        table.add_item(item_id, one_line(title), genre_attribute(genres.split("|")))
+
+    def person(line: str) -> None:
+        # The last field is the zip code, which nothing here needs to know.
+        user_id, gender, age, occupation, _ = fields_of(line.split(_SEPARATOR), 5)
+        # The codes of ages are the first years of their brackets, "1" included.
+        words = _OCCUPATIONS.get(occupation.strip(), "")
+        table.add_user(user_id, demographics(gender, age, words))
+
+    def rating(line: str) -> None:
+        table.add_rating(*fields_of(line.split(_SEPARATOR), 4))
+
+    consume(directory / "movies.dat", report, movie)
+    if (directory / _USERS).is_file():
+        consume(directory / _USERS, report, person)
+    else:
+        report.notes.append(f"{_USERS} is not there: nothing is known of the people")
+    consume(directory / "ratings.dat", report, rating, progress)
+    return table.finish(directory)
+
+
+FORMAT = Format(
+    name="movielens-1m",
+    layout="a directory with ratings.dat, movies.dat and users.dat (MovieLens ml-1m, ml-10m)",
+    recognises=_recognises,
+    read=_read,
+)

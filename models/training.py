@@ -1,0 +1,219 @@
+"""Trains a recommender from scratch, and measures what leaving someone out changes.
+
+Knows samples, prompts and optimisers; nothing of files or of requests.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from models.audit.utility import log_losses
+from models.backbones import CompactConfig
+from models.preparation import KINDS, ForgetIndices, prepare
+from models.recommender import Recommender
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.datasets.interactions import Interactions
+    from models.preparation import Prepared
+    from models.prompts import Encoded
+    from models.samples import Samples
+    from models.vocabulary import Vocabulary
+
+
+class DivergedError(RuntimeError):
+    """The loss became NaN or infinite. Lower the learning rate and train again."""
+
+
+class Progress(Protocol):
+    """Called with a fraction in 0…1; may raise to interrupt."""
+
+    def __call__(self, fraction: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The recipe of a release. One epoch: a second one overfits on validation (docs/methods.md)."""
+
+    backbone: CompactConfig = field(default_factory=CompactConfig)
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    batch_size: int = 256
+    epochs: int = 1
+    warmup_steps: int = 50
+    #: How often per epoch validation is looked at; the best state is kept.
+    validations: int = 4
+    seed: int = 0
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the recipe as JSON values."""
+        return {**asdict(self), "backbone": self.backbone.manifest()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """What a shadow model leaves out, so that the effect of leaving out is measured."""
+
+    users: float = 0.06
+    items: float = 0.01
+    pairs: float = 0.01
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedRise:
+    """How much the loss of rows rises (nats) when a model never saw them.
+
+    Measured between a model and its shadow: `mean` over `rows` rows, its standard error, and the
+    spread (standard deviation) of the means of single users, `units` of them.
+    """
+
+    mean: float
+    error: float
+    spread: float
+    rows: int
+    units: int
+
+
+def margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
+    """Return [B] logit of Yes minus logit of No, without gradients."""
+    logits = recommender.logits(prompts)
+    return logits[:, 0] - logits[:, 1]
+
+
+def live_margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
+    """Return [B] logit of Yes minus logit of No, with gradients."""
+    logits = recommender.answer_logits(prompts)
+    return logits[:, 0] - logits[:, 1]
+
+
+def row_losses(recommender: Recommender, samples: Samples, data: Interactions) -> NDArray[Any]:
+    """Return [M] log losses (nats) of the samples, as float64."""
+    found = margins(recommender, recommender.prompt.samples(samples, data)).numpy()
+    return log_losses(samples.label.astype(np.float64), found.astype(np.float64))
+
+
+def fit(
+    vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
+) -> Recommender:
+    """Train on the retained training rows and return the state that validated best.
+
+    Item rows that never occur keep their initial values exactly: embeddings have no weight decay.
+    Raises DivergedError.
+    """
+    recommender = Recommender(vocabulary, config.backbone)
+    data, parts = prepared.retained, prepared.parts
+    prompts = recommender.prompt.samples(parts.train, data)
+    labels = torch.from_numpy(parts.train.label)
+    valid = recommender.prompt.samples(parts.valid, data)
+    valid_labels = torch.from_numpy(parts.valid.label)
+    optimiser = _optimiser(recommender, config)
+    per_epoch = -(-len(labels) // config.batch_size)
+    total = config.epochs * per_epoch
+    look_every = max(1, per_epoch // config.validations)
+    best_loss, best_state = float("inf"), None
+    generator = torch.Generator().manual_seed(config.seed)
+    recommender.model.train()
+    step = 0
+    for _ in range(config.epochs):
+        for rows in torch.split(
+            torch.randperm(len(labels), generator=generator), config.batch_size
+        ):
+            scale = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / total)
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * scale
+            loss = functional.binary_cross_entropy_with_logits(
+                live_margins(recommender, prompts.take(rows)), labels[rows]
+            )
+            if not torch.isfinite(loss):
+                raise DivergedError(DivergedError.__doc__)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+            optimiser.step()
+            step += 1
+            if step % look_every == 0 or step == total:
+                found = functional.binary_cross_entropy_with_logits(
+                    margins(recommender, valid), valid_labels
+                ).item()
+                if found < best_loss:
+                    best_loss = found
+                    best_state = copy.deepcopy(recommender.model.state_dict())
+            if step % 10 == 0:
+                progress(step / total)
+    if best_state is not None:
+        recommender.model.load_state_dict(best_state)
+    recommender.model.eval()
+    return recommender
+
+
+def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Optimizer:
+    embeddings: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in recommender.model.named_parameters():
+        (embeddings if "embed_tokens" in name else others).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": embeddings, "weight_decay": 0.0},
+            {"params": others, "weight_decay": config.weight_decay},
+        ],
+        lr=config.learning_rate,
+    )
+
+
+def calibrate(
+    data: Interactions,
+    recommender: Recommender,
+    prepared: Prepared,
+    cohort: frozenset[int],
+    train_config: TrainConfig,
+    config: CalibrationConfig,
+    progress: Progress,
+) -> dict[str, ExpectedRise]:
+    """Train a shadow without some users, items and pairs; return the expected rise per kind.
+
+    This is what the forgetting teacher is calibrated with, and what the audit compares with. A
+    comparison of trained rows with the cohort's rows would measure how hard the two are instead:
+    the shadow's differences are paired, row by row. The shadow's weights are never written.
+    """
+    left_out = _leave_out(prepared.retained, cohort, config)
+    shadow_data = prepare(data, left_out, cohort, prepared.bounds)
+    shadow = fit(recommender.vocabulary, shadow_data, train_config, progress)
+    rise = row_losses(shadow, shadow_data.forget, data) - row_losses(
+        recommender, shadow_data.forget, data
+    )
+    expected = {}
+    for index, kind in enumerate(KINDS):
+        rows = shadow_data.forget_kind == index
+        unit = shadow_data.forget.user[rows]
+        means = [float(rise[rows][unit == user].mean()) for user in np.unique(unit)]
+        if len(means) > 1:
+            expected[kind] = ExpectedRise(
+                mean=float(rise[rows].mean()),
+                error=float(np.std(means, ddof=1) / np.sqrt(len(means))),
+                spread=float(np.std(means, ddof=1)),
+                rows=int(rows.sum()),
+                units=len(means),
+            )
+    return expected
+
+
+def _leave_out(
+    data: Interactions, cohort: frozenset[int], config: CalibrationConfig
+) -> ForgetIndices:
+    generator = np.random.default_rng(config.seed)
+    users = np.setdiff1d(np.unique(data.user), np.fromiter(cohort, np.int32))
+    chosen = generator.choice(users, max(2, round(len(users) * config.users)), replace=False)
+    rated = np.unique(data.item)
+    items = generator.choice(rated, round(len(rated) * config.items), replace=False)
+    rows = generator.choice(len(data), round(len(data) * config.pairs), replace=False)
+    pairs = zip(data.user[rows].tolist(), data.item[rows].tolist(), strict=True)
+    return ForgetIndices(
+        users=frozenset(chosen.tolist()), items=frozenset(items.tolist()), pairs=frozenset(pairs)
+    )

@@ -1,0 +1,51 @@
+"""What every unlearning method takes and gives. One method, one file, one config dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.adapters import AdapterConfig
+    from models.preparation import Prepared
+    from models.recommender import Recommender
+    from models.training import ExpectedRise, Progress
+
+
+class NothingToForgetError(ValueError):
+    """The batch has no training rows, so there is nothing that weights could unlearn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnlearningTask:
+    """One batch: the release it starts from, what to forget and what to keep.
+
+    `expected` says per kind of row how far the loss rises for a model that never saw the row.
+    """
+
+    recommender: Recommender
+    prepared: Prepared
+    expected: Mapping[str, ExpectedRise]
+    seed: int = 0
+    #: 0 is the first try; 1 goes on longer, in smaller steps, with a harder teacher.
+    strength: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unlearned:
+    """A recommender with a trained adapter on it, the adapter's shape, and what was measured."""
+
+    recommender: Recommender
+    adapter: AdapterConfig
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class UnlearningMethod(Protocol):
+    """A way to forget. `name` is what settings and certificates call it."""
+
+    name: str
+
+    def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
+        """Train a fresh adapter that forgets; raises NothingToForgetError or DivergedError."""

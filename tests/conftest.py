@@ -1,0 +1,121 @@
+"""Fixtures shared by all tests: real databases, a hash key, and a small catalogue."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from app.domain.catalogue import Interaction, User
+from app.services.pseudonyms import Pseudonyms
+from app.storage.engine import make_database
+from app.storage.migrate import migrate
+from app.storage.tables import Base
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from app.storage.engine import Database
+
+POSTGRES_URL = os.environ.get("LETHE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A fresh PostgreSQL database of this test session, migrated, dropped at the end."""
+    name = f"lethe_test_{uuid.uuid4().hex}"
+    try:
+        server = psycopg.connect(f"{POSTGRES_URL}/postgres", autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError as error:
+        reason = f"PostgreSQL does not answer at {POSTGRES_URL}: {error}"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with server:
+        server.execute(f'CREATE DATABASE "{name}"')
+        try:
+            url = f"{POSTGRES_URL}/{name}"
+            database = make_database(url)
+            migrate(database)
+            database.dispose()
+            yield url
+        finally:
+            server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a migrated, empty SQLite database: copying it saves a migration per test."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    database = make_database(f"sqlite:///{path}")
+    migrate(database)
+    with database.write.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    database.dispose()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[Database]:
+    path = tmp_path / "lethe.db"
+    path.write_bytes(migrated_sqlite)
+    database = make_database(f"sqlite:///{path}")
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[Database]:
+    database = make_database(postgres_url)
+    tables = ", ".join(f'"{table}"' for table in Base.metadata.tables)
+    with database.write.begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+        connection.execute(text("INSERT INTO state (id, data_version) VALUES (1, 0)"))
+        connection.execute(text("INSERT INTO aliases (name, generation) VALUES ('live', 0)"))
+    yield database
+    database.dispose()
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres])],
+)
+def database(request: pytest.FixtureRequest) -> Database:
+    """A migrated, empty database of either kind."""
+    found: Database = request.getfixturevalue(f"{request.param}_database")
+    return found
+
+
+@pytest.fixture
+def uow_factory(database: Database) -> SqlUnitOfWorkFactory:
+    return SqlUnitOfWorkFactory(database)
+
+
+@pytest.fixture(scope="session")
+def pseudonyms() -> Pseudonyms:
+    return Pseudonyms(b"a key for tests, thirty-two bytes")
+
+
+@pytest.fixture
+def catalogue(uow_factory: SqlUnitOfWorkFactory) -> SqlUnitOfWorkFactory:
+    """Three users who rated some of five items."""
+    with uow_factory() as uow:
+        uow.people.upsert_items(
+            [(f"i{n}", f"Item {n}", {"genre": ["Comedy" if n % 2 else "Drama"]}) for n in range(5)]
+        )
+        uow.people.upsert_users([User(id="ann", attributes={"gender": "F"})])
+        uow.people.ensure_users(["bob", "cid"])
+        uow.people.upsert_interactions(
+            [
+                Interaction(user_id=user_id, item_id=f"i{n}", rating=3.5, timestamp=1000 + n)
+                for user_id, held in (("ann", 4), ("bob", 3), ("cid", 1))
+                for n in range(held)
+            ]
+        )
+    return uow_factory

@@ -1,0 +1,68 @@
+"""A tiny data set in MovieLens' layout, and the command line as a real process."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.support import ROOT, Lethe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 users with 30 ratings each of 60 films; half like comedies, half like dramas."""
+    directory = tmp_path_factory.mktemp("tiny")
+    chance = random.Random(7)
+    genres = ["Comedy" if item % 2 else "Drama" for item in range(60)]
+    films = [f"{item},Film {item} (19{item + 20}),{genres[item]}" for item in range(60)]
+    (directory / "movies.csv").write_text("\n".join(["movieId,title,genres", *films]))
+    rows = []
+    for user in range(120):
+        start = 1_000_000_000 + user * 10_000
+        for position, item in enumerate(chance.sample(range(60), 30)):
+            likes = (genres[item] == "Comedy") == (user % 2 == 0)
+            rating = chance.choice([4.0, 4.5, 5.0] if likes else [1.0, 2.0, 3.0])
+            rows.append(f"{user},{item},{rating},{start + position}")
+    (directory / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *rows]))
+    return directory
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A home of its own and nothing of the machine's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    return {
+        **kept,
+        "LETHE_HOME": str(tmp_path / "home"),
+        "LETHE_POLL_SECONDS": "0.1",
+        # Few people: a larger share of them is left out of training, so that there is a cohort.
+        "LETHE_COHORT_SHARE": "0.2",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@pytest.fixture
+def lethe(environment: dict[str, str], tmp_path: Path) -> Lethe:
+    """Start `lethe …` in a session of its own, its output in a file."""
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / "output.txt").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "app.cli", *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    return start

@@ -1,0 +1,82 @@
+"""`lethe demo`: the main job from end to end, and being interrupted in the middle of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.cli.demo.home import MARKER
+from tests.e2e.support import ROOT, processes_of, wait_until
+
+if TYPE_CHECKING:
+    from tests.e2e.support import Lethe
+
+
+def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", "demo", "--exit", "--port", "0", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_person_is_forgotten_while_others_are_served(
+    environment: dict[str, str], tiny: Path
+) -> None:
+    ended = _demo(environment, "--data", str(tiny), "--json")
+
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["import"]["interactions"] == 3600
+    assert told["request"]["status"] == "completed"
+    assert told["job"]["status"] == "succeeded"
+    assert told["job"]["release"] != told["train"]["release"]
+    assert told["load"]["failed"] == 0
+    assert told["load"]["answered"] > 0
+    assert told["certificate"]["request_id"] == told["request"]["id"]
+    assert told["others"]["after"]["release"] == told["job"]["release"]
+    assert processes_of(environment["LETHE_HOME"]) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_leaves_nothing_running_and_the_next_run_starts_fresh(
+    lethe: Lethe, environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    home = Path(environment["LETHE_HOME"])
+    running = lethe("demo", "--exit", "--port", "0", "--data", str(tiny))
+    wait_until((home / "logs" / "worker.log").exists, "training never began")
+
+    running.send_signal(signal.SIGINT)
+
+    assert running.wait(30) == 130
+    assert processes_of(home) == []
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+    (home / "left-over").write_text("from the run before")
+    assert _demo(environment, "--data", str(tiny)).returncode == 0
+    assert not (home / "left-over").exists()
+
+
+def test_the_demo_deletes_nothing_that_is_not_its_own(
+    environment: dict[str, str], tiny: Path
+) -> None:
+    home = Path(environment["LETHE_HOME"])
+    home.mkdir()
+    (home / "precious").write_text("somebody's")
+
+    ended = _demo(environment, "--data", str(tiny))
+
+    assert ended.returncode == 2
+    assert "LETHE_HOME" in ended.stdout
+    assert (home / "precious").read_text() == "somebody's"
+    assert not (home / MARKER).exists()

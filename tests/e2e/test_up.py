@@ -1,0 +1,133 @@
+"""`lethe up` as a user meets it: it comes up, it stops, and it never leaves anybody behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.e2e.support import ROOT, processes_of, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.support import Lethe
+
+
+class Up:
+    """A running `lethe up --port 0 --json`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path, home: str) -> None:
+        self.process = process
+        self.home = home
+        self._output = output
+        wait_until(lambda: self._document() is not None or process.poll() is not None, "no address")
+        document = self._document()
+        if document is None:
+            pytest.fail(f"lethe up ended: {output.read_text()}")
+        self.address = document["address"]
+
+    def _document(self) -> dict[str, str] | None:
+        text = self._output.read_text()
+        if "{\n" not in text:
+            return None
+        try:
+            found: dict[str, str] = json.JSONDecoder().raw_decode(text[text.index("{\n") :])[0]
+        except ValueError:
+            return None
+        return found
+
+    def child(self, module: str) -> int:
+        """Return the pid of the child that runs this module."""
+        return next(p.pid for p in processes_of(self.home) if module in p.cmdline())
+
+    def has(self, module: str) -> bool:
+        return any(module in process.cmdline() for process in processes_of(self.home))
+
+
+def _lethe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def running(lethe: Lethe, environment: dict[str, str], tmp_path: Path) -> Iterator[Up]:
+    process = lethe("up", "--port", "0", "--json")
+    try:
+        yield Up(process, tmp_path / "output.txt", environment["LETHE_HOME"])
+    finally:
+        for left in processes_of(environment["LETHE_HOME"]):
+            left.kill()
+        process.wait()
+
+
+def test_up_serves_and_ctrl_c_leaves_nothing_running(
+    running: Up, environment: dict[str, str]
+) -> None:
+    assert httpx.get(f"{running.address}/healthz", trust_env=False).json()["status"] == "ok"
+    wait_until(lambda: running.has("worker"), "no worker")
+    # The command line speaks to it over HTTP and passes on what it says.
+    asked = _lethe(environment, "recommend", "nobody", "--url", running.address, "--json")
+    assert asked.returncode == 1
+    assert json.loads(asked.stdout)["error"]["code"] in {"unknown-user", "no-release"}
+
+    running.process.send_signal(signal.SIGINT)
+
+    assert running.process.wait(30) == 0
+    assert processes_of(running.home) == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{running.address}/healthz", trust_env=False)
+
+
+def test_children_go_when_the_parent_is_killed(running: Up) -> None:
+    wait_until(lambda: running.has("worker") and running.has("app.gateway"), "no children")
+
+    running.process.kill()
+    running.process.wait()
+
+    wait_until(lambda: processes_of(running.home) == [], "children outlived their parent")
+
+
+@pytest.mark.parametrize("module", ["worker", "app.gateway"])
+def test_a_crashed_child_is_started_again(running: Up, module: str) -> None:
+    wait_until(lambda: running.has(module), "it never started")
+    crashed = running.child(module)
+
+    os.kill(crashed, signal.SIGKILL)
+
+    wait_until(lambda: running.has(module) and running.child(module) != crashed, "not restarted")
+    # The socket is the parent's, so that calls meanwhile wait rather than fail.
+    answer = httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60)
+    assert answer.status_code == 200
+
+
+def test_a_taken_port_is_told_with_what_to_do(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = _lethe(environment, "up", "--port", str(port))
+    assert ended.returncode == 1
+    assert f"Port {port} of 127.0.0.1 is taken" in ended.stdout
+    assert "--port" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert not (Path(environment["LETHE_HOME"]) / "lethe.db").exists()
+
+
+def test_without_keys_only_loopback_is_listened_on(environment: dict[str, str]) -> None:
+    ended = _lethe(environment, "up", "--host", "0.0.0.0", "--port", "0", "--json")
+    assert ended.returncode == 2
+    assert "LETHE_API_KEYS" in json.loads(ended.stdout)["error"]["message"]

@@ -1,0 +1,231 @@
+"""A small installation with a live release, worker processes to be killed, and what must hold."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from app.domain.catalogue import Interaction
+from app.domain.jobs import JobKind, JobStatus
+from app.domain.releases import ReleaseStatus
+from app.domain.requests import RequestStatus
+from app.services.certificates import verify_certificate
+from app.services.policies import ForgetPolicy
+from app.services.request_forget import ForgetCommand, request_forget
+from app.services.start_training import start_training
+from app.settings import Settings
+from app.storage.tables import Base
+from tests.faults.file_learner import FileLearner, read_weights
+from worker.context import build_context
+from worker.loop import run_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.domain.requests import ForgetRequest
+    from app.storage.engine import Database
+    from worker.context import WorkerContext
+
+SCRIPT = Path(__file__).parent / "blocking_worker.py"
+#: Seconds; short, so that a killed worker's job is soon free.
+LEASE = 1.5
+#: Unlike anything else in the files, so that its remains can be searched for byte by byte.
+PERSON = "person-8c1f0b7e"
+#: Under this key nobody here belongs to the cohort that is never trained on.
+HASH_KEY = "a key for tests, thirty-two bytes"
+
+
+@dataclass
+class Installation:
+    """A database with data, its artefacts, and the environment that its processes get."""
+
+    settings: Settings
+    environment: dict[str, str]
+    context: WorkerContext
+    #: The real learner makes weights that only torch can read.
+    real: bool = False
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def forget(self, user_id: str = PERSON, *items: str) -> str:
+        with self.context.uow_factory() as uow:
+            request, _ = request_forget(
+                uow,
+                self.context.pseudonyms,
+                ForgetPolicy.of(self.settings),
+                ForgetCommand.of(user_id, items, None),
+            )
+        return request.id
+
+    def forget_item(self, item_id: str) -> str:
+        with self.context.uow_factory() as uow:
+            request, _ = request_forget(
+                uow,
+                self.context.pseudonyms,
+                ForgetPolicy.of(self.settings),
+                ForgetCommand.of(None, (), item_id),
+            )
+        return request.id
+
+    def request(self, request_id: str) -> ForgetRequest:
+        with self.context.uow_factory(write=False) as uow:
+            return uow.requests.get(request_id)
+
+    def train(self, kind: JobKind = JobKind.TRAIN) -> None:
+        with self.context.uow_factory() as uow:
+            start_training(uow, kind)
+        assert run_once(self.context)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments, *(["--model"] if self.real else [])],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_and_stop_at(self, point: str) -> subprocess.Popen[bytes]:
+        """Start a worker and return once it has stopped itself at this point."""
+        process = self.start("--stop-at", point)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.stderr is not None
+            pytest.fail(f"the worker ended before {point}: {process.stderr.read().decode()}")
+        return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def finish_elsewhere(self) -> None:
+        """Let another worker process do what is left to do."""
+        process = self.start()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+
+    def state(self) -> dict[str, list[Any]]:
+        """Return all rows that a worker's writing could change."""
+        names = ("jobs", "requests", "releases", "aliases", "interactions", "users", "suppressions")
+        with self.context.database.read.connect() as connection:
+            return {
+                name: sorted(map(repr, connection.execute(text(f"SELECT * FROM {name}"))))
+                for name in names
+            }
+
+    def staged(self) -> list[Path]:
+        staging = Path(self.settings.artifacts_root) / "staging"
+        return [path for path in staging.rglob("*") if path.is_file()]
+
+    def check_forgotten(self, request_id: str, user_id: str = PERSON) -> None:
+        """Assert all that `completed` promises of one person's deletion."""
+        request = self.request(request_id)
+        assert request.status is RequestStatus.COMPLETED
+        assert request.subject is None
+        with self.context.uow_factory(write=False) as uow:
+            alias = uow.releases.alias()
+            releases = uow.releases.page(100, None)
+            job = uow.jobs.get(request.job_id or "")
+            completions = [r for r in uow.requests.page(100, None) if r.completed_at]
+        assert job.status is JobStatus.SUCCEEDED
+        assert len(completions) == 1
+        live = [release.id for release in releases if release.status is ReleaseStatus.LIVE]
+        assert live == ([alias.live] if alias.live else [])
+        assert {r.status for r in releases if r.id != alias.live} <= {ReleaseStatus.SHREDDED}
+        assert alias.live == job.release == request.release
+        self._check_files(alias.live, user_id)
+        self._check_rows(user_id)
+        assert request.certificate is not None
+        payload = verify_certificate(request.certificate, self.context.signer.public_pem())
+        assert payload["release"] == alias.live
+        assert all(r.digest in payload["shredded"].values() for r in releases if r.id != alias.live)
+
+    def _check_files(self, live: str | None, user_id: str) -> None:
+        artifacts = self.context.artifacts
+        expected = [] if live is None else [artifacts.release_path(live)]
+        assert artifacts.published() == expected
+        assert self.staged() == []
+        for path in () if self.real else expected:
+            users = {user for user, _ in read_weights(artifacts.local_path(path))}
+            assert users
+            assert user_id not in users
+
+    def _check_rows(self, user_id: str) -> None:
+        with self.context.database.read.connect() as connection:
+            for table in Base.metadata.tables:
+                rows = map(repr, connection.execute(text(f'SELECT * FROM "{table}"')))
+                assert not [row for row in rows if user_id in row], table
+        if self.context.database.is_sqlite:
+            for path in self.settings.home.glob("lethe.db*"):
+                assert user_id.encode() not in path.read_bytes(), path.name
+
+
+def make_installation(
+    database: Database, home: Path, *, real: bool = False, **changes: str
+) -> Installation:
+    url = database.write.url.render_as_string(hide_password=False)
+    values = {
+        "LETHE_HOME": str(home),
+        "LETHE_DATABASE_URL": url,
+        "LETHE_BATCH_SECONDS": "0",
+        "LETHE_CANCEL_WINDOW": "0",
+        "LETHE_JOB_LEASE": str(LEASE),
+        "LETHE_JOB_ATTEMPTS": "20",
+        "LETHE_POLL_SECONDS": "0.1",
+        "LETHE_RETRY_DELAY": "0",
+        "LETHE_REPLICA_TTL": "1",
+        "LETHE_REPLICA_MARGIN": "0.2",
+        "LETHE_ROLLOUT_TIMEOUT": "1",
+        "LETHE_HASH_KEY": HASH_KEY,
+    } | changes
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")} | values
+    settings = Settings(
+        **{name.removeprefix("LETHE_").lower(): value for name, value in values.items()}  # type: ignore[arg-type] # parsed from strings, as in the environment
+    )
+    context = build_context(settings, None if real else FileLearner)
+    return Installation(settings, environment, context, real)
+
+
+def fill(context: WorkerContext) -> None:
+    """Store seven people who rated some of six items."""
+    people = [f"u{n}" for n in range(6)] + [PERSON]
+    with context.uow_factory() as uow:
+        uow.people.upsert_items([(f"i{n}", f"Item {n}", {"genre": ["Drama"]}) for n in range(6)])
+        uow.people.ensure_users(people)
+        uow.people.upsert_interactions(
+            [
+                Interaction(user_id=user, item_id=f"i{n}", rating=4.0, timestamp=1000 + n)
+                for place, user in enumerate(people)
+                for n in range(6)
+                if (n + place) % 3
+            ]
+        )
+
+
+@pytest.fixture
+def empty_installation(database: Database, tmp_path: Path) -> Iterator[Installation]:
+    """Data is imported; nothing has been trained."""
+    made = make_installation(database, tmp_path)
+    fill(made.context)
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            made.kill(process)
+        if process.stderr is not None:
+            process.stderr.close()
+    made.context.close()
+
+
+@pytest.fixture
+def installation(empty_installation: Installation) -> Installation:
+    """A first release is live."""
+    empty_installation.train()
+    return empty_installation

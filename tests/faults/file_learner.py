@@ -1,0 +1,104 @@
+"""A learner whose weights are a list of the rows they were trained on, so that tests can read it.
+
+It does with plain files what the real one does with tensors: what was learned from a row is in
+the weights until the row is unlearned or left out of a training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from app.domain.requests import Outcome
+from worker.learner import Artefact, FrozenData, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from app.settings import Settings
+    from worker.learner import ForgetSet, Report
+
+WEIGHTS = "weights.json"
+MANIFEST = "manifest.json"
+
+
+class FileLearner:
+    """Implements `worker.learner.Learner`; `verdicts` are the audit's next words, then passed."""
+
+    def __init__(self, _settings: Settings, verdicts: Sequence[Outcome] = ()) -> None:
+        self._verdicts = list(verdicts)
+
+    def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
+        report(0.5)
+        kept = [
+            row
+            for row in _rows(frozen)
+            if row[0] not in frozen.cohort and not _forgotten(row, frozen.forget)
+        ]
+        report(1.0)
+        return _save(into, kept, {"method": "retrain", "job": frozen.job_id})
+
+    def unlearn(
+        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artefact:
+        report(0.1)
+        delta = [row for row in read_weights(parent) if _forgotten(row, frozen.forget)]
+        manifest = {"method": "e2urec", "job": frozen.job_id, "strength": strength}
+        artefact = _save(into, delta, manifest)
+        report(1.0)
+        return artefact
+
+    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+        delta = read_weights(adapter)
+        kept = [row for row in read_weights(parent) if row not in delta]
+        manifest = json.loads((adapter / MANIFEST).read_text())
+        return _save(into, kept, {"method": "e2urec", "job": manifest["job"]})
+
+    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
+        return _save(into, read_weights(parent), {"method": "carry_over", "job": job_id})
+
+    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
+        return any(_forgotten(row, frozen.forget) for row in read_weights(parent))
+
+    def audit(
+        self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
+    ) -> Verdict:
+        report(1.0)
+        left = [row for row in read_weights(candidate) if _forgotten(row, frozen.forget)]
+        figures = {"left": len(left), "before": len(read_weights(parent)), "exact": exact}
+        if left:
+            return Verdict(outcome=Outcome.FAILED, figures=figures)
+        outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
+        return Verdict(outcome=outcome, figures=figures)
+
+
+def read_weights(directory: Path) -> list[list[str]]:
+    found: list[list[str]] = json.loads((directory / WEIGHTS).read_text())
+    return found
+
+
+def _rows(frozen: FrozenData) -> list[list[str]]:
+    data = frozen.data
+    return [
+        [data.users[user].id, data.items[item].id]
+        for user, item in zip(data.user.tolist(), data.item.tolist(), strict=True)
+    ]
+
+
+def _forgotten(row: Sequence[str], forget: ForgetSet) -> bool:
+    user, item = row
+    return user in forget.users or item in forget.items or (user, item) in forget.pairs
+
+
+def _save(into: Path, rows: list[list[str]], manifest: dict[str, Any]) -> Artefact:
+    into.mkdir(parents=True)
+    weights = json.dumps(rows).encode()
+    described = json.dumps(manifest | {"weights": hashlib.sha256(weights).hexdigest()})
+    (into / WEIGHTS).write_bytes(weights)
+    (into / MANIFEST).write_text(described)
+    digest = hashlib.sha256(described.encode()).hexdigest()
+    return Artefact(
+        directory=into, digest=digest, method=manifest["method"], metrics={"rows": len(rows)}
+    )

@@ -1,0 +1,110 @@
+"""Celery, Redis, PostgreSQL and the relay, each a real process: a lost message only delays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from tests.faults.conftest import fill, make_installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.storage.engine import Database
+    from tests.faults.conftest import Installation
+
+BROKER = os.environ.get("LETHE_TEST_REDIS_URL", "redis://127.0.0.1:6379/13")
+WORKER = Path(__file__).parent / "celery_worker.py"
+
+pytestmark = [pytest.mark.redis, pytest.mark.postgres]
+
+
+@pytest.fixture
+def broker() -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(BROKER)
+    try:
+        client.flushdb()
+    except redis.ConnectionError as error:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"Redis does not answer: {error}")
+        pytest.skip(f"Redis does not answer: {error}")
+    yield client
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def installation(
+    postgres_database: Database, broker: redis.Redis, tmp_path: Path
+) -> Iterator[Installation]:
+    """A live release, on PostgreSQL, with Redis for a broker."""
+    made = make_installation(postgres_database, tmp_path, LETHE_BROKER_URL=BROKER)
+    fill(made.context)
+    made.train()
+    broker.flushdb()
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            made.kill(process)
+    made.context.close()
+
+
+def start(installation: Installation, *command: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, *command], env=installation.environment)
+    installation.processes.append(process)
+    return process
+
+
+def start_relay(installation: Installation) -> subprocess.Popen[bytes]:
+    return start(installation, "-m", "worker", "relay")
+
+
+def start_worker(installation: Installation) -> subprocess.Popen[bytes]:
+    return start(installation, str(WORKER))
+
+
+def wait_for_completion(installation: Installation, request_id: str) -> None:
+    """Other processes do the work; only the database can tell when it is done."""
+    deadline = time.monotonic() + 60
+    while installation.request(request_id).completed_at is None:
+        assert time.monotonic() < deadline, installation.request(request_id)
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout=15)
+
+
+def test_a_deletion_through_celery_and_the_relay(installation: Installation) -> None:
+    worker, relay = start_worker(installation), start_relay(installation)
+    request_id = installation.forget()
+    wait_for_completion(installation, request_id)
+    installation.check_forgotten(request_id)
+    assert end(worker) == 0
+    assert end(relay) == 0
+
+
+def test_lost_messages_and_a_killed_worker_only_delay(
+    installation: Installation, broker: redis.Redis
+) -> None:
+    """All wake-ups are lost with the broker's memory before any worker is up."""
+    relay = start_relay(installation)
+    request_id = installation.forget()
+    deadline = time.monotonic() + 30
+    while not broker.llen("lethe"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    broker.flushdb()
+    start_worker(installation)
+    wait_for_completion(installation, request_id)
+    installation.check_forgotten(request_id)
+    assert end(relay) == 0

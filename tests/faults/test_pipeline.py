@@ -1,0 +1,230 @@
+"""The pipeline in one process: escalation, budgets, scopes, failures, and data of later batches."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.domain.jobs import JobKind, JobStatus, Stage
+from app.domain.releases import ReleaseStatus
+from app.domain.requests import Outcome, RequestStatus
+from tests.faults.conftest import PERSON
+from tests.faults.file_learner import FileLearner, read_weights
+from worker.frozen import freeze
+from worker.loop import run_forever, run_once
+
+if TYPE_CHECKING:
+    from app.domain.jobs import Job
+    from app.domain.releases import Release
+    from tests.faults.conftest import Installation
+    from worker.context import WorkerContext
+    from worker.learner import FrozenData
+
+FAILED, UNSURE, PASSED = Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED
+
+
+def with_verdicts(installation: Installation, *verdicts: Outcome) -> WorkerContext:
+    return replace(installation.context, learner=FileLearner(installation.settings, list(verdicts)))
+
+
+def live_release(installation: Installation) -> Release:
+    with installation.context.uow_factory(write=False) as uow:
+        release = uow.releases.get(uow.releases.alias().live or "")
+    assert release is not None
+    return release
+
+
+def job_of(installation: Installation, request_id: str) -> Job:
+    with installation.context.uow_factory(write=False) as uow:
+        return uow.jobs.get(uow.requests.get(request_id).job_id or "")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "attempts", "outcome", "spent"),
+    [
+        ([PASSED], ["try-0"], Outcome.PASSED, 0),
+        ([FAILED, PASSED], ["try-0", "try-1"], Outcome.PASSED, 0),
+        ([FAILED, UNSURE], ["try-0", "try-1"], Outcome.INCONCLUSIVE, 1),
+        ([FAILED, FAILED], ["try-0", "try-1", "exact"], Outcome.EXACT, 0),
+        ([UNSURE], ["try-0"], Outcome.INCONCLUSIVE, 1),
+    ],
+)
+def test_escalation_goes_from_stronger_to_exact(
+    installation: Installation,
+    verdicts: list[Outcome],
+    attempts: list[str],
+    outcome: Outcome,
+    spent: int,
+) -> None:
+    request_id = installation.forget()
+    assert run_once(with_verdicts(installation, *verdicts))
+    installation.check_forgotten(request_id)
+    job = job_of(installation, request_id)
+    assert [tried["attempt"] for tried in job.metrics["tries"]] == attempts
+    release = live_release(installation)
+    assert (release.outcome, release.error_budget_spent) == (outcome, spent)
+    assert installation.request(request_id).outcome is outcome
+    assert job.method == release.method
+
+
+def test_a_spent_error_budget_forces_exact_retraining(installation: Installation) -> None:
+    settings = installation.settings.model_copy(update={"error_budget": 1})
+    context = replace(with_verdicts(installation, UNSURE), settings=settings)
+    installation.forget("u0")
+    assert run_once(context)
+    assert live_release(installation).error_budget_spent == 1
+    installation.forget("u1")
+    assert run_once(context)
+    release = live_release(installation)
+    assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
+
+
+def test_before_the_first_release_forgetting_is_rows_only(
+    empty_installation: Installation,
+) -> None:
+    request_id = empty_installation.forget()
+    assert run_once(empty_installation.context)
+    empty_installation.check_forgotten(request_id)
+    request = empty_installation.request(request_id)
+    assert (request.outcome, request.release) == (Outcome.NOT_APPLICABLE, None)
+    empty_installation.train()
+    directory = empty_installation.context.artifacts.local_path(
+        live_release(empty_installation).path
+    )
+    assert PERSON not in {user for user, _ in read_weights(directory)}
+
+
+def test_without_training_rows_there_is_a_new_release_all_the_same(
+    installation: Installation,
+) -> None:
+    with installation.context.uow_factory() as uow:
+        uow.people.ensure_users(["idle", "idler"])
+    names = [live_release(installation).id]
+    for user in ("idle", "idler"):
+        request_id = installation.forget(user)
+        assert run_once(installation.context)
+        request = installation.request(request_id)
+        assert (request.status, request.outcome) == (
+            RequestStatus.COMPLETED,
+            Outcome.NOT_APPLICABLE,
+        )
+        names.append(live_release(installation).id)
+    assert len(set(names)) == 3
+
+
+def test_items_and_pairs_are_forgotten_too(installation: Installation) -> None:
+    with installation.context.uow_factory(write=False) as uow:
+        held = uow.people.history(PERSON)
+    pair_request = installation.forget(PERSON, held[0].item_id)
+    item_request = installation.forget_item(held[1].item_id)
+    assert run_once(installation.context)
+    for request_id in (pair_request, item_request):
+        assert installation.request(request_id).status is RequestStatus.COMPLETED
+    rows = read_weights(installation.context.artifacts.local_path(live_release(installation).path))
+    assert [PERSON, held[0].item_id] not in rows
+    assert held[1].item_id not in {item for _, item in rows}
+    assert [PERSON, held[2].item_id] in rows
+
+
+def test_rows_of_a_later_batch_are_left_out(installation: Installation) -> None:
+    context = installation.context
+    installation.forget("u1", "i1")
+    installation.forget("u2")
+    with context.uow_factory(write=False) as uow:
+        counts = uow.people.counts()
+        late = len(uow.people.history("u2")) + 1
+    frozen = freeze(context.uow_factory, context.pseudonyms, job_id="none", cohort_share=0.03)
+    users = [user.id for user in frozen.data.users]
+    pairs = {
+        (users[user], frozen.data.items[item].id)
+        for user, item in zip(frozen.data.user, frozen.data.item, strict=True)
+    }
+    assert "u2" not in users
+    assert ("u1", "i1") not in pairs
+    assert len(frozen.data) == counts["interactions"] - late
+
+
+def test_a_renewal_replaces_the_release_exactly(installation: Installation) -> None:
+    first = live_release(installation)
+    installation.train(JobKind.RENEW)
+    second = live_release(installation)
+    assert (second.outcome, second.parent) == (Outcome.EXACT, first.id)
+    assert installation.context.artifacts.published() == [second.path]
+
+
+class BrokenLearner(FileLearner):
+    """Fails with data in the message of its error."""
+
+    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
+        raise KeyError(*frozen.forget.users)
+
+
+def test_a_failing_job_keeps_the_release_and_names_nobody(
+    installation: Installation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = live_release(installation)
+    request_id = installation.forget()
+    broken = replace(installation.context, learner=BrokenLearner(installation.settings))
+    capfd.readouterr()
+    for _ in range(installation.settings.request_failures):
+        failed_before = installation.request(request_id).failures
+        assert run_once(broken)
+        assert installation.request(request_id).failures == failed_before + 1
+    shown = capfd.readouterr()
+    assert "job_error" in shown.out + shown.err
+    assert PERSON not in shown.out + shown.err
+    assert installation.request(request_id).status is RequestStatus.DEAD
+    with installation.context.uow_factory(write=False) as uow:
+        jobs = uow.jobs.page(10, None)
+    failed = [job for job in jobs if job.kind is JobKind.FORGET]
+    assert {job.status for job in failed} == {JobStatus.FAILED}
+    assert all(job.error == "freeze: KeyError" for job in failed)
+    assert live_release(installation) == before
+    assert installation.staged() == []
+
+
+def test_an_error_after_the_flip_leaves_the_job_to_the_next_claim(
+    installation: Installation,
+) -> None:
+    request_id = installation.forget()
+
+    def fail(stage: Stage) -> None:
+        if stage is Stage.SHRED:
+            raise OSError
+
+    assert run_once(installation.context, on_stage=fail)
+    assert job_of(installation, request_id).status is JobStatus.ROLLING_OUT
+    run_forever(installation.context, threading.Event(), until_idle=True)
+    installation.check_forgotten(request_id)
+
+
+def test_a_stop_gives_the_job_back_at_once(installation: Installation) -> None:
+    request_id = installation.forget()
+    stop = threading.Event()
+
+    def stop_at(stage: Stage) -> None:
+        if stage is Stage.AUDIT:
+            stop.set()
+
+    assert run_once(installation.context, stop=stop, on_stage=stop_at)
+    assert job_of(installation, request_id).status is JobStatus.AUDITING
+    assert run_once(installation.context)  # No wait: the lease was given back.
+    installation.check_forgotten(request_id)
+
+
+def test_candidates_that_never_served_are_shredded_as_well(installation: Installation) -> None:
+    request_id = installation.forget()
+
+    def fail(stage: Stage) -> None:
+        if stage is Stage.ROLL_OUT:
+            raise OSError
+
+    assert run_once(installation.context, on_stage=fail)
+    with installation.context.uow_factory(write=False) as uow:
+        statuses = {release.status for release in uow.releases.unshredded()}
+    assert statuses == {ReleaseStatus.CANDIDATE, ReleaseStatus.LIVE}
+    assert run_once(installation.context)
+    installation.check_forgotten(request_id)

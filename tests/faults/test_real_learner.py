@@ -1,0 +1,84 @@
+"""The same with the real machine learning: killed in its midst, the model forgets all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from app.domain.catalogue import Interaction, User
+from models import checkpoints
+from tests.faults.conftest import PERSON, make_installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from app.storage.engine import Database
+    from tests.faults.conftest import Installation
+    from worker.context import WorkerContext
+
+USERS, ITEMS, RATINGS = 120, 60, 24
+
+
+def fill(context: WorkerContext) -> None:
+    """Store people with a taste: half of them like the even items, half the odd ones."""
+    rng = np.random.default_rng(3)
+    people = [PERSON, *(f"u{n}" for n in range(1, USERS))]
+    with context.uow_factory() as uow:
+        uow.people.upsert_items(
+            [(f"i{n}", f"Item {n}", {"genre": ["Drama", "Comedy"][n % 2 :]}) for n in range(ITEMS)]
+        )
+        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in people])
+        uow.people.upsert_interactions(
+            [
+                Interaction(
+                    user_id=user,
+                    item_id=f"i{item}",
+                    rating=float(4.5 if (item + place) % 2 else 2.0),
+                    timestamp=1_000_000 + 100 * order + int(rng.integers(5000)),
+                )
+                for place, user in enumerate(people)
+                for order, item in enumerate(rng.permutation(ITEMS)[:RATINGS].tolist())
+            ]
+        )
+
+
+@pytest.fixture
+def real_installation(database: Database, tmp_path: Path) -> Iterator[Installation]:
+    made = make_installation(
+        database,
+        tmp_path,
+        real=True,
+        LETHE_JOB_LEASE="3",
+        LETHE_COHORT_SHARE="0.1",
+        LETHE_METHOD="e2urec-fast",
+    )
+    fill(made.context)
+    made.train()
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            made.kill(process)
+        if process.stderr is not None:
+            process.stderr.close()
+    made.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["audit", "shred"])
+def test_another_worker_finishes_with_real_weights(
+    real_installation: Installation, point: str
+) -> None:
+    request_id = real_installation.forget()
+    real_installation.kill(real_installation.start_and_stop_at(point))
+    real_installation.finish_elsewhere()
+    real_installation.check_forgotten(request_id)
+    with real_installation.context.uow_factory(write=False) as uow:
+        alias = uow.releases.alias()
+        release = uow.releases.get(alias.live or "")
+    assert release is not None
+    directory = real_installation.context.artifacts.local_path(release.path)
+    checkpoints.load(directory)  # Checks the digest and the golden prompts.
+    assert checkpoints.read_manifest(directory).digest == release.digest

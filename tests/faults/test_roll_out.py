@@ -1,0 +1,105 @@
+"""Replicas during a roll-out: those that confirm, those that lag, and those that cannot load."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from app.domain.jobs import JobStatus, Stage
+from app.domain.requests import RequestStatus
+from app.services.policies import ReplicaPolicy
+from app.services.replica_lease import ReplicaState, register_replica, renew_replica
+from worker.loop import run_once
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Installation
+
+
+class FakeReplica:
+    """Follows the alias as a gateway does, less the model; how far, its `behaviour` says."""
+
+    def __init__(self, installation: Installation, behaviour: str) -> None:
+        self.id = f"rep_{behaviour}"
+        self.fenced = threading.Event()
+        self._factory = installation.context.uow_factory
+        self._policy = ReplicaPolicy.of(installation.settings)
+        self._behaviour = behaviour
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+        with self._factory() as uow:
+            alias = register_replica(uow, self._policy, replica_id=self.id, host="h", pid=1)
+            renew_replica(uow, self._policy, self.id, ReplicaState(serving=alias.live))
+        self._serving = alias.live
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        state = ReplicaState(serving=self._serving)
+        while not self._stop.wait(0.02):
+            with self._factory() as uow:
+                alias = renew_replica(uow, self._policy, self.id, state)
+            if alias is None:
+                self.fenced.set()
+                return
+            if self._behaviour == "broken":
+                state = ReplicaState(serving=self._serving, problem="digest")
+            elif self._behaviour == "good":
+                state = ReplicaState(serving=alias.live, prepared=alias.target)
+            elif self._behaviour == "unconfirming":
+                state = ReplicaState(serving=self._serving, prepared=alias.target)
+
+
+def test_the_job_ends_when_every_replica_has_confirmed(installation: Installation) -> None:
+    request_id = installation.forget()
+    with FakeReplica(installation, "good") as replica:
+        assert run_once(installation.context)
+        assert not replica.fenced.is_set()
+    installation.check_forgotten(request_id)
+
+
+@pytest.mark.parametrize("behaviour", ["unconfirming", "deaf"])
+def test_a_laggard_is_fenced_before_anything_is_deleted(
+    installation: Installation, behaviour: str
+) -> None:
+    request_id = installation.forget()
+    margin = installation.settings.replica_margin
+    seen: dict[Stage, list[str]] = {}
+
+    def look(stage: Stage) -> None:
+        with installation.context.uow_factory(write=False) as uow:
+            seen[stage] = [replica.id for replica in uow.replicas.live(margin)]
+
+    with FakeReplica(installation, behaviour) as replica:
+        assert run_once(installation.context, on_stage=look)
+        assert replica.fenced.is_set()
+    assert seen[Stage.ROLL_OUT] == [replica.id]
+    assert seen[Stage.DELETE_ROWS] == []
+    installation.check_forgotten(request_id)
+
+
+def test_a_release_that_no_replica_can_load_is_not_made_live(installation: Installation) -> None:
+    request_id = installation.forget()
+    with installation.context.uow_factory(write=False) as uow:
+        before = uow.releases.alias()
+    with FakeReplica(installation, "broken") as replica:
+        assert run_once(installation.context)
+        assert not replica.fenced.is_set()
+    with installation.context.uow_factory(write=False) as uow:
+        after = uow.releases.alias()
+        (job,) = (job for job in uow.jobs.page(10, None) if job.status is JobStatus.FAILED)
+    assert (after.live, after.target) == (before.live, None)
+    assert "no replica could load it" in (job.error or "")
+    assert installation.request(request_id).status is RequestStatus.BATCHED
+    # The replica is gone with its fault; the next job succeeds, and shreds the failed candidate.
+    with installation.context.uow_factory() as uow:
+        uow.replicas.remove(replica.id)
+    assert run_once(installation.context)
+    installation.check_forgotten(request_id)

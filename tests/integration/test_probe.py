@@ -1,0 +1,48 @@
+"""The containers' health checks, against both databases."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import update
+
+from app.probe import check_gateway, check_relay, check_worker
+from app.storage.tables import OutboxRow
+
+if TYPE_CHECKING:
+    from app.storage.engine import Database
+    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+
+def test_a_worker_is_healthy_while_its_row_on_this_host_is_fresh(
+    uow_factory: SqlUnitOfWorkFactory,
+) -> None:
+    with uow_factory() as uow:
+        uow.workers.beat("elsewhere", "another-host", 1, 30.0)
+        uow.workers.beat("late", socket.gethostname(), 2, -1.0)
+        assert "no worker" in check_worker(uow)
+        uow.workers.beat("here", socket.gethostname(), 3, 30.0)
+        assert check_worker(uow) == ""
+
+
+def test_a_relay_is_unhealthy_once_wake_ups_are_overdue(
+    uow_factory: SqlUnitOfWorkFactory, database: Database
+) -> None:
+    with uow_factory() as uow:
+        uow.outbox.add("job", "job_1")
+        assert check_relay(uow) == ""
+    with database.write.begin() as connection:
+        long_ago = datetime.fromtimestamp(0, UTC)
+        connection.execute(update(OutboxRow).values(created_at=long_ago))
+    with uow_factory() as uow:
+        assert "1 wake-ups" in check_relay(uow)
+        uow.outbox.mark_sent([owed for owed, _, _ in uow.outbox.pending(10)])
+        assert check_relay(uow) == ""
+
+
+@pytest.mark.parametrize("port", [1])
+def test_a_gateway_that_does_not_answer_is_unhealthy(port: int) -> None:
+    assert check_gateway(port)

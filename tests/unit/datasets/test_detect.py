@@ -1,0 +1,109 @@
+"""What is no data set gets an error that says what to do; nothing else escapes."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.datasets.detect import (
+    FORMATS,
+    DataSetError,
+    UnknownFormatError,
+    detect_format,
+    read,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEADER = b"user_id,item_id,rating,timestamp\n"
+
+
+def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(DataSetError, match="does not exist"):
+        read(tmp_path / "nothing")
+
+
+def test_an_unknown_directory_lists_what_is_known(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("hello")
+    with pytest.raises(UnknownFormatError) as caught:
+        read(tmp_path)
+    assert all(name in str(caught.value) for name in FORMATS)
+
+
+def test_an_unknown_directory_points_at_a_known_one_inside(tmp_path: Path) -> None:
+    inner = tmp_path / "ml-1m"
+    inner.mkdir()
+    (inner / "ratings.dat").touch()
+    (inner / "movies.dat").touch()
+    with pytest.raises(UnknownFormatError, match=r"Did you mean .*ml-1m \(movielens-1m\)\?"):
+        detect_format(tmp_path)
+
+
+def test_an_unknown_name_of_a_format(tmp_path: Path) -> None:
+    with pytest.raises(UnknownFormatError, match="no format netflix"):
+        read(tmp_path, "netflix")
+
+
+def test_an_archive_must_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "ml-1m.zip").write_bytes(b"PK")
+    with pytest.raises(DataSetError, match="Unpack"):
+        read(tmp_path / "ml-1m.zip")
+
+
+def test_a_named_format_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").touch()
+    with pytest.raises(DataSetError, match=r"lacks movies\.dat"):
+        read(tmp_path, "movielens-1m")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "no column"),
+        (HEADER, "holds no ratings"),
+        (bytes(range(256)) * 40, "not a text file"),
+        (b"\0" * 1000, "not a text file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "not a text file"),
+        (b"x" * 3_000_000, "no column"),
+        (b"\xff\xfe\x41", "not valid UTF-16"),
+        (b"\x1f\x8b\x08\0rubbish", "damaged gzip"),
+        (gzip.compress(HEADER + b"a,b,4,1\n" * 900)[:-9], "damaged gzip"),
+        (HEADER + b"a,b,4,\0\n" + b"y" * 100_000, "no rating that can be used"),
+    ],
+)
+def test_rubbish_is_a_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataSetError, match=message):
+        read(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300), st.booleans(), st.sampled_from(sorted(FORMATS)))
+def test_no_bytes_raise_anything_but_a_data_set_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, with_header: bool, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "ratings.csv"
+    path.write_bytes((HEADER if with_header else b"") + content)
+    try:
+        data, report = read(path, name)
+    except DataSetError:
+        return
+    assert report.accepted == len(data) > 0
+    assert report.lines == (
+        report.accepted + report.described + report.duplicates + report.rejected
+    )
+
+
+def test_the_registry_imports_no_optional_dependency() -> None:
+    code = "import sys, models.datasets.detect; print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

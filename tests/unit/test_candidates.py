@@ -1,0 +1,153 @@
+"""The first stage: what it proposes, and that it forgets exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.candidates import CandidateIndex
+from models.cooccurrence import WINDOW, Cooccurrence, pairs_of
+from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+
+CATALOGUE = 40
+History = list[tuple[int, float, int]]
+
+events = st.tuples(
+    st.integers(0, CATALOGUE - 1), st.sampled_from([1.0, 3.0, 3.5, 5.0]), st.integers(0, 5)
+)
+histories = st.lists(events, max_size=30, unique_by=lambda event: event[0])
+people = st.sampled_from(["ada", "bob", "cyd", "Zoë"])
+changes = st.lists(st.tuples(people, histories), max_size=12)
+
+
+def table(final: dict[str, History]) -> Interactions:
+    flat = [(u, *event) for u, history in enumerate(final.values()) for event in history]
+    columns = np.array(flat, float).reshape(-1, 4).T
+    return Interactions(
+        users=tuple(UserRecord(id=user_id) for user_id in final),
+        items=tuple(ItemRecord(id=str(slot), title="") for slot in range(CATALOGUE)),
+        user=columns[0].astype(np.int32),
+        item=columns[1].astype(np.int32),
+        rating=columns[2].astype(np.float32),
+        timestamp=columns[3].astype(np.int64),
+    )
+
+
+def build(final: dict[str, History]) -> CandidateIndex:
+    return CandidateIndex.build(table(final))
+
+
+@settings(deadline=None)
+@given(changes)
+def test_any_changes_end_in_the_state_built_from_the_final_data(
+    sequence: list[tuple[str, History]],
+) -> None:
+    index = CandidateIndex(CATALOGUE)
+    final: dict[str, History] = {}
+    for user_id, history in sequence:
+        index.replace_user(user_id, history)
+        final[user_id] = history
+    expected = build(final)
+    assert index.state() == expected.state()
+    assert len(index) == len(expected) == sum(map(bool, final.values()))
+    for slots in ([], [1, 2, 3]):
+        assert index.propose(slots, CATALOGUE, ()) == expected.propose(slots, CATALOGUE, ())
+
+
+@settings(deadline=None)
+@given(st.dictionaries(people, histories, min_size=1), st.data())
+def test_removal_equals_never_having_been(final: dict[str, History], data: st.DataObject) -> None:
+    gone = data.draw(st.sampled_from(sorted(final)))
+    index = build(final)
+    index.replace_user(gone, [])
+    others = {user_id: history for user_id, history in final.items() if user_id != gone}
+    assert index.state() == build(others).state()
+    assert index.state() == CandidateIndex.build(table(final), exclude_users={gone}).state()
+
+
+@settings(deadline=None)
+@given(st.dictionaries(people, histories), st.integers(0, CATALOGUE - 1), people, histories)
+def test_a_retired_item_is_as_though_never_rated(
+    final: dict[str, History], slot: int, late: str, history: History
+) -> None:
+    index = build(final)
+    index.retire(slot)
+    index.replace_user(late, history)
+    without = {
+        user_id: [event for event in own if event[0] != slot]
+        for user_id, own in (final | {late: history}).items()
+    }
+    expected = build(without)
+    expected.retire(slot)
+    assert index.state() == expected.state()
+    assert slot not in index.propose([slot], CATALOGUE, ())
+
+
+def test_the_state_shows_every_person() -> None:
+    # Without this the equalities above could hold of a state that says nothing.
+    states = [
+        build({}).state(),
+        build({"ada": [(1, 5.0, 1), (2, 5.0, 2)]}).state(),
+        build({"bob": [(1, 5.0, 1), (2, 5.0, 2)]}).state(),
+        build({"ada": [(1, 5.0, 2), (2, 5.0, 1)]}).state(),
+        build({"ada": [(1, 5.0, 1), (2, 1.0, 2)]}).state(),
+    ]
+    assert len(set(states)) == len(states)
+
+
+def test_pairs_reach_as_far_as_the_window() -> None:
+    sequence = np.arange(WINDOW + 2, dtype=np.int64)
+    counts = Cooccurrence.build([sequence, sequence[:2]])
+    neighbours, times = counts.neighbours(0)
+    assert neighbours.tolist() == list(range(1, WINDOW + 1))
+    assert times.tolist() == [2] + [1] * (WINDOW - 1)
+    counts.exchange(pairs_of(sequence), pairs_of(sequence[:0]))
+    assert counts.state() == Cooccurrence.build([sequence[:2]]).state()
+
+
+def test_pairs_never_cross_from_one_person_to_the_next() -> None:
+    counts = Cooccurrence.build([np.array([1, 2]), np.array([3, 4])])
+    assert counts.neighbours(2)[0].tolist() == [1]
+    assert counts.neighbours(3)[0].tolist() == [4]
+
+
+def test_what_was_liked_together_comes_before_what_is_popular() -> None:
+    likes = {f"fan{n}": [(1, 5.0, 1), (2, 5.0, 2)] for n in range(3)}
+    crowd: dict[str, History] = {f"one{n}": [(7, 5.0, 1)] for n in range(50)}
+    index = build(likes | crowd)
+    assert index.propose([], 3, ())[:1] == [7]
+    assert index.propose([1], 3, exclude={1})[0] == 2
+
+
+def test_disliked_items_make_no_pairs_and_little_popularity() -> None:
+    index = build({f"u{n}": [(1, 5.0, 1), (2, 3.0, 2)] for n in range(5)})
+    assert index.propose([1], 1, ()) == [1]
+    assert index._pairs.neighbours(1)[0].tolist() == []
+
+
+def test_ties_go_by_slot_and_limits_and_exclusions_hold() -> None:
+    index = build({})
+    assert index.propose([], 4, {0, 2, 999, -1}) == [1, 3, 4, 5]
+    assert index.propose([12, 10_000], 2, ()) == [0, 1]
+    assert index.propose([], 0, ()) == []
+    assert len(index.propose([], 1000, ())) == CATALOGUE
+
+
+def test_slots_beyond_the_catalogue_are_proposed_once_rated_or_grown() -> None:
+    index = CandidateIndex()
+    assert index.propose([], 5, ()) == []
+    index.replace_user("ada", [(3, 4.0, 1)])
+    assert index.propose([], 5, ()) == [3]
+    index.grow(2)
+    assert index.propose([], 5, ()) == [3, 0, 1]
+
+
+@pytest.mark.parametrize("history", [[(1, 5.0, 1), (1, 4.0, 2)], [(-1, 5.0, 1)]])
+def test_an_impossible_history_is_refused_and_changes_nothing(history: History) -> None:
+    index = build({"ada": [(1, 5.0, 1)]})
+    before = index.state()
+    with pytest.raises(ValueError, match="every slot once"):
+        index.replace_user("ada", history)
+    assert index.state() == before

@@ -1,0 +1,54 @@
+"""The installation's secrets are made once, privately, whoever comes first."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import SecretStr
+
+from app.domain.errors import InvalidInputError
+from app.services.secrets import load_or_create, load_pseudonyms, load_signer
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_keys_are_made_once_and_are_private(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, hash_key=None, signing_key=None)
+    first, signer = load_pseudonyms(settings), load_signer(settings)
+    assert load_pseudonyms(settings) == first
+    assert load_signer(settings).key_id() == signer.key_id()
+    files = sorted(settings.keys_directory.iterdir())
+    assert [path.name for path in files] == ["hash.key", "signing.pem"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_many_starting_at_once_share_one_key(tmp_path: Path) -> None:
+    barrier = Barrier(8)
+
+    def start(number: int) -> bytes:
+        barrier.wait()
+        return load_or_create(tmp_path / "keys" / "k", lambda: str(number).encode() * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(start, range(8)))) == 1
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["k"]
+
+
+def test_keys_from_the_environment_leave_no_file(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, hash_key=SecretStr("k" * 32), signing_key=None)
+    assert load_pseudonyms(settings).key == b"k" * 32
+    assert not settings.keys_directory.exists()
+
+
+def test_a_short_or_broken_key_is_refused(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, hash_key=SecretStr("short"), signing_key=SecretStr("no"))
+    with pytest.raises(InvalidInputError):
+        load_pseudonyms(settings)
+    with pytest.raises(InvalidInputError):
+        load_signer(settings)

@@ -1,0 +1,1 @@
+"""The worker: wake-ups, leases and the pipeline from claim to certificate."""

@@ -1,0 +1,98 @@
+"""What the pipeline needs of the machine learning, and nothing more.
+
+`worker.learning` implements this with `models`. The pipeline itself never sees a tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.domain.requests import Outcome
+    from models.datasets.interactions import Interactions
+
+
+class Report(Protocol):
+    """Called with a fraction in 0…1; raises to interrupt (a lost lease, a stop)."""
+
+    def __call__(self, fraction: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetSet:
+    """What one batch forgets, in plain ids."""
+
+    users: frozenset[str] = frozenset()
+    pairs: frozenset[tuple[str, str]] = frozenset()  # (user id, item id)
+    items: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenData:
+    """All that a job may look at, read in one transaction at `version`.
+
+    `data` holds the rows to forget as well; rows of people who are suppressed but not in this
+    batch are left out altogether. `cohort` are the ids of users that are never trained on.
+    """
+
+    version: int
+    data: Interactions
+    forget: ForgetSet
+    cohort: frozenset[str]
+    #: Goes into the manifests, so that every job's release has a name of its own.
+    job_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """A directory of weights with its manifest. `digest` names weights and manifest (SHA-256)."""
+
+    directory: Path
+    digest: str
+    method: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    #: Digests of what was made on the way and must be shredded: file name → SHA-256.
+    intermediates: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The audit's word on an artefact, with every figure and interval behind it."""
+
+    outcome: Outcome
+    figures: dict[str, Any]
+
+
+class Learner(Protocol):
+    """Training, unlearning, folding and auditing. Every directory given is the caller's to own."""
+
+    def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
+        """Train from scratch on the retained rows and save the release's weights in `into`."""
+
+    def unlearn(
+        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artefact:
+        """Train a new LoRA adapter that forgets the batch and save it (unfolded) in `into`.
+
+        `strength` 0 is the first try, 1 the stronger one.
+        """
+
+    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+        """Fold the adapter into its parent's weights and save the release's weights in `into`."""
+
+    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
+        """Save the parent's weights in `into` under a new manifest that names this job.
+
+        For a batch that no weight ever saw: a release without it, and nothing pretended.
+        """
+
+    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
+        """Say whether the batch has any row that the parent was trained on."""
+
+    def audit(
+        self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
+    ) -> Verdict:
+        """Compare the candidate's weights with the parent's; `exact` skips the relative gates."""

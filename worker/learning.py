@@ -1,0 +1,245 @@
+"""The learner that the pipeline works with: `models` behind the Learner protocol.
+
+Turns frozen data into indices and releases into directories. Knows nothing of leases or rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from app.domain.requests import Outcome
+from models import adapters, checkpoints
+from models.audit.report import audit, audit_exact
+from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
+from models.preparation import ForgetIndices, Prepared, prepare
+from models.splits import TimeSplit
+from models.training import (
+    CalibrationConfig,
+    ExpectedRise,
+    TrainConfig,
+    calibrate,
+    fit,
+    margins,
+)
+from models.unlearning.base import UnlearningTask
+from models.unlearning.registry import get_method
+from models.vocabulary import Vocabulary
+from worker.learner import Artefact, Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.settings import Settings
+    from models.checkpoints import Manifest
+    from models.recommender import Recommender
+    from models.samples import Samples
+    from worker.learner import FrozenData, Report
+
+
+class ModelLearner:
+    """Trains, unlearns, folds and audits on this machine, seeded throughout."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the recipe from the settings; an unknown method is refused at once."""
+        self._method = get_method(settings.method)
+        self._recipe = TrainConfig(seed=settings.seed)
+        self._recipe = replace(
+            self._recipe, backbone=replace(self._recipe.backbone, seed=settings.seed)
+        )
+        self._calibration = CalibrationConfig(seed=settings.seed + 1)
+
+    def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
+        """Train on the retained rows, measure against the baselines, calibrate, and save."""
+        prepared = _prepare(frozen, None)
+        cohort = _cohort(frozen)
+        vocabulary = Vocabulary.from_catalogue(prepared.retained)
+        started = time.monotonic()
+        recommender = fit(
+            vocabulary, prepared, self._recipe, lambda fraction: report(fraction * 0.5)
+        )
+        fitted = time.monotonic()
+        expected = calibrate(
+            prepared.retained,
+            recommender,
+            prepared,
+            cohort,
+            self._recipe,
+            self._calibration,
+            lambda fraction: report(0.5 + fraction * 0.5),
+        )
+        metrics = {
+            **_qualities(recommender, prepared),
+            "rows": {
+                "train": len(prepared.parts.train),
+                "valid": len(prepared.parts.valid),
+                "test": len(prepared.parts.test),
+                "cohort": len(prepared.parts.cohort),
+            },
+            "expected_rise": {kind: asdict(rise) for kind, rise in expected.items()},
+            "parameters": sum(p.numel() for p in recommender.model.parameters()),
+            "fit_seconds": fitted - started,
+            "calibration_seconds": time.monotonic() - fitted,
+        }
+        manifest = checkpoints.save(
+            recommender,
+            into,
+            method="retrain",
+            extra={
+                "job": frozen.job_id,
+                "bounds": prepared.bounds.manifest(),
+                "expected": metrics["expected_rise"],
+                "recipe": self._recipe.manifest(),
+                "data_sha256": _data_hash(prepared),
+            },
+        )
+        return Artefact(
+            directory=into, digest=manifest.digest, method=manifest.method, metrics=metrics
+        )
+
+    def unlearn(
+        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artefact:
+        """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
+        manifest = checkpoints.read_manifest(parent)
+        prepared = _prepare(frozen, manifest)
+        result = self._method.unlearn(
+            UnlearningTask(
+                recommender=checkpoints.load(parent),
+                prepared=prepared,
+                expected=_expected(manifest),
+                seed=self._recipe.seed,
+                strength=strength,
+            ),
+            report,
+        )
+        saved = adapters.save(
+            result.recommender,
+            into,
+            result.adapter,
+            method=self._method.name,
+            parent=manifest.digest,
+            extra={"job": frozen.job_id, "reset_slots": prepared.unused_slots().tolist()},
+        )
+        return Artefact(
+            directory=into,
+            digest=saved.digest,
+            method=self._method.name,
+            metrics=result.metrics,
+            intermediates={
+                name: checkpoints.sha256_file(into / name)
+                for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
+            },
+        )
+
+    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+        """Fold the delta into its parent; rows that nobody rates any more become initial again."""
+        before = checkpoints.read_manifest(parent)
+        delta = checkpoints.read_manifest(adapter)
+        folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
+        adapters.reset_item_rows(folded, delta.extra["reset_slots"])
+        return self._next_release(folded, before, into, delta.method, delta.extra["job"])
+
+    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
+        """Save the parent's weights under a new manifest: no weight ever saw this batch."""
+        before = checkpoints.read_manifest(parent)
+        return self._next_release(checkpoints.load(parent), before, into, "carry-over", job_id)
+
+    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
+        """Say whether any sample that the parent was trained on contains what is forgotten."""
+        return len(_prepare(frozen, checkpoints.read_manifest(parent)).forget) > 0
+
+    def audit(
+        self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
+    ) -> Verdict:
+        """Compare the folded weights, as they will be served, with their parent's."""
+        manifest = checkpoints.read_manifest(parent)
+        old, new = checkpoints.load(parent), checkpoints.load(candidate)
+        report(0.1)
+        prepared = _prepare(frozen, manifest)
+        if exact:
+            found = audit_exact(old, new, prepared)
+        else:
+            found = audit(old, new, prepared, _expected(manifest))
+        report(1.0)
+        return Verdict(outcome=Outcome(found.outcome), figures=found.figures)
+
+    def _next_release(
+        self, recommender: Recommender, before: Manifest, into: Path, method: str, job_id: str
+    ) -> Artefact:
+        """Save a release that inherits its parent's bounds, recipe and calibration."""
+        inherited = {k: v for k, v in before.extra.items() if k != "data_sha256"}
+        manifest = checkpoints.save(
+            recommender,
+            into,
+            method=method,
+            parent=before.digest,
+            extra={**inherited, "job": job_id},
+        )
+        return Artefact(directory=into, digest=manifest.digest, method=method)
+
+
+def _prepare(frozen: FrozenData, parent: Manifest | None) -> Prepared:
+    """Split by the parent's bounds, or by new ones where there is no parent to keep to."""
+    users = {user.id: index for index, user in enumerate(frozen.data.users)}
+    items = {item.id: index for index, item in enumerate(frozen.data.items)}
+    forget = frozen.forget
+    return prepare(
+        frozen.data,
+        ForgetIndices(
+            users=frozenset(users[user] for user in forget.users if user in users),
+            items=frozenset(items[item] for item in forget.items if item in items),
+            pairs=frozenset(
+                (users[user], items[item])
+                for user, item in forget.pairs
+                if user in users and item in items
+            ),
+        ),
+        _cohort(frozen),
+        None if parent is None else TimeSplit(**parent.extra["bounds"]),
+    )
+
+
+def _cohort(frozen: FrozenData) -> frozenset[int]:
+    return frozenset(
+        index for index, user in enumerate(frozen.data.users) if user.id in frozen.cohort
+    )
+
+
+def _expected(manifest: Manifest) -> dict[str, ExpectedRise]:
+    return {kind: ExpectedRise(**rise) for kind, rise in manifest.extra["expected"].items()}
+
+
+def _data_hash(prepared: Prepared) -> str:
+    """Return a SHA-256 over the retained rows in their canonical order."""
+    data = prepared.retained
+    order = data.sorted_rows()
+    columns = (data.user, data.item, data.rating, data.timestamp)
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(np.ascontiguousarray(column[order]).tobytes())
+    return digest.hexdigest()
+
+
+def _qualities(recommender: Recommender, prepared: Prepared) -> dict[str, Any]:
+    """Measure the model on validation and test, and both baselines on the same test rows."""
+    data, parts = prepared.retained, prepared.parts
+
+    def of_model(samples: Samples) -> dict[str, float]:
+        prompts = recommender.prompt.samples(samples, data)
+        return utility(samples.label, margins(recommender, prompts).numpy())
+
+    test = parts.test
+    bias = user_item_bias_margins(parts.train, test, data, prepared.bounds.valid_from)
+    return {
+        "validation": of_model(parts.valid),
+        "test": {
+            "model": of_model(test),
+            "item_mean": utility(test.label, item_mean_margins(parts.train, test, len(data.items))),
+            "user_item_bias": utility(test.label, bias),
+        },
+    }

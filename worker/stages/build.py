@@ -1,0 +1,173 @@
+"""From frozen data to audited weights: unlearn, fold, audit, and escalate inside the job.
+
+The order of escalation is the design's: a first try, a stronger one, then exact retraining on the
+retained rows. Nothing is published here; a candidate that fails leaves only its figures behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.jobs import JobKind, Stage
+from app.domain.requests import Outcome
+from worker.errors import AuditFailedError, ReleaseMissingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.domain.releases import Release
+    from worker.learner import Artefact, FrozenData, Verdict
+    from worker.run import JobRun
+
+#: The strengths of `Learner.unlearn`, in the order in which they are tried.
+STRENGTHS: Final = (0, 1)
+#: A job whose method is this retrains exactly at once, as a policy may demand.
+EXACT_METHOD: Final = "retrain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """Weights that may be published. `outcome` is None for a first release: nothing to compare."""
+
+    artefact: Artefact
+    outcome: Outcome | None
+    figures: dict[str, Any]
+    error_budget_spent: int
+
+
+class Builder:
+    """Makes the weights of one job in its staging directory."""
+
+    def __init__(self, run: JobRun, frozen: FrozenData, parent: Release | None) -> None:
+        self._run = run
+        self._learner = run.context.learner
+        self._frozen = frozen
+        self._parent = parent
+
+    def build(self) -> Built:
+        """Return weights that passed, or raise AuditFailedError."""
+        parent = self._parent
+        if parent is None or self._wants_exact(parent):
+            return self._exact()
+        if not self._learner.has_training_rows(self._frozen, self._directory(parent)):
+            return self._carried_over(parent)
+        for strength in STRENGTHS:
+            built = self._attempt(parent, strength)
+            if built is not None:
+                return built
+        return self._exact()
+
+    def _wants_exact(self, parent: Release) -> bool:
+        job = self._run.job
+        return (
+            job.kind is not JobKind.FORGET
+            or job.method == EXACT_METHOD
+            or self._budget_is_spent(parent)
+        )
+
+    def _budget_is_spent(self, parent: Release) -> bool:
+        return parent.error_budget_spent >= self._run.context.settings.error_budget
+
+    def _carried_over(self, parent: Release) -> Built:
+        """No weight ever saw this batch: a release without it, and nothing pretended."""
+        self._run.begin(Stage.FOLD)
+        artefact = self._learner.carry_over(
+            self._directory(parent), self._run.staging / "release", job_id=self._run.job.id
+        )
+        return Built(
+            artefact=artefact,
+            outcome=Outcome.NOT_APPLICABLE,
+            figures={},
+            error_budget_spent=parent.error_budget_spent,
+        )
+
+    def _attempt(self, parent: Release, strength: int) -> Built | None:
+        """Unlearn at one strength; None where the audit says that it failed."""
+        run, source = self._run, self._directory(parent)
+        workshop = run.staging / f"try-{strength}"
+        run.begin(Stage.UNLEARN)
+        adapter = self._learner.unlearn(
+            self._frozen,
+            source,
+            workshop / "adapter",
+            strength=strength,
+            report=run.reporter(Stage.UNLEARN),
+        )
+        run.begin(Stage.FOLD)
+        artefact = self._learner.fold(source, adapter.directory, workshop / "release")
+        verdict = self._audit(source, artefact, exact=False)
+        made = {f"adapter/{name}": digest for name, digest in adapter.intermediates.items()}
+        self._note(f"try-{strength}", artefact, verdict, made | artefact.intermediates)
+        if verdict.outcome is Outcome.FAILED:
+            return None
+        inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
+        return Built(
+            artefact=artefact,
+            outcome=verdict.outcome,
+            figures=verdict.figures,
+            error_budget_spent=parent.error_budget_spent + inconclusive,
+        )
+
+    def _exact(self) -> Built:
+        """Train from scratch on the retained rows; a new lineage with a fresh error budget."""
+        run = self._run
+        run.begin(Stage.TRAIN)
+        artefact = self._learner.train(
+            self._frozen, run.staging / "exact" / "release", run.reporter(Stage.TRAIN)
+        )
+        if self._parent is None:
+            self._note("exact", artefact, None, artefact.intermediates)
+            return Built(artefact=artefact, outcome=None, figures={}, error_budget_spent=0)
+        verdict = self._audit(self._directory(self._parent), artefact, exact=True)
+        self._note("exact", artefact, verdict, artefact.intermediates)
+        if verdict.outcome is Outcome.FAILED:
+            raise AuditFailedError
+        return Built(
+            artefact=artefact,
+            outcome=Outcome.EXACT,
+            figures=verdict.figures,
+            error_budget_spent=0,
+        )
+
+    def _audit(self, parent: Path, artefact: Artefact, *, exact: bool) -> Verdict:
+        self._run.begin(Stage.AUDIT)
+        return self._learner.audit(
+            self._frozen,
+            parent,
+            artefact.directory,
+            exact=exact,
+            report=self._run.reporter(Stage.AUDIT),
+        )
+
+    def _note(
+        self,
+        attempt: str,
+        artefact: Artefact,
+        verdict: Verdict | None,
+        intermediates: dict[str, str],
+    ) -> None:
+        """Keep the figures of every try with the job, and the digests of what it made."""
+        run = self._run
+        tried = {
+            "epoch": run.lease.epoch,
+            "attempt": attempt,
+            "method": artefact.method,
+            "training": artefact.metrics,
+            "outcome": verdict.outcome.value if verdict else None,
+            "audit": verdict.figures if verdict else {},
+        }
+        prefix = f"staging/{run.job.id}/{run.lease.epoch}/{attempt}"
+        made = {f"{prefix}/{name}": digest for name, digest in intermediates.items()}
+        run.advance(
+            metrics={
+                "tries": [*run.job.metrics.get("tries", []), tried],
+                "shredded": {**run.job.metrics.get("shredded", {}), **made},
+            }
+        )
+
+    def _directory(self, release: Release) -> Path:
+        try:
+            return self._run.context.artifacts.local_path(release.path)
+        except FileNotFoundError as error:
+            raise ReleaseMissingError(release_id=release.id) from error

@@ -154,7 +154,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_domain_error(_request: Request, error: Exception) -> ProblemResponse:
-    kind = kind_of(type(error))
+    kind = kind_of(type(error) if isinstance(error, LetheError) else LetheError)
     # What went wrong inside is for the log; a caller could not act on it.
     internal = kind is DOMAIN_PROBLEMS[errors.LetheError]
     return problem(kind, None if internal else str(error))

@@ -11,16 +11,12 @@ from app.cli.failures import BadInputError, CommandError
 from app.cli.processes import Child, Children
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from app.cli.screen import Screen
 
 _STAGES: Final = {"read": "reading", "store": "storing"}
 
 
-def run_import(
-    screen: Screen, path: Path, layout: str, environment: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def run_import(screen: Screen, path: Path, layout: str) -> dict[str, Any]:
     """Return the summary of the import, or raise with the importer's own message."""
     with tempfile.TemporaryDirectory() as directory, Children() as children:
         log = Path(directory) / "import.log"
@@ -29,7 +25,6 @@ def run_import(
                 name="importer",
                 module="worker",
                 arguments=["import", str(path), "--format", layout],
-                environment=environment or {},
                 log=log,
                 pipe_stdout=True,
             )

@@ -24,7 +24,6 @@ from app.settings import get_settings
 
 if TYPE_CHECKING:
     from app.cli.installation import Installation
-    from app.cli.processes import Child
 
 _OPEN = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolling_out"})
 
@@ -89,23 +88,21 @@ def _wait(screen: Screen, installation: Installation, request_id: str) -> dict[s
     """Follow the request to its end, with a worker started where none is up."""
     log = Path(installation.settings.home) / "logs" / "worker.log"
     with Children() as children:
-        helpers: list[Child | None] = []
+        # Not one that ends when idle: nothing is due before the cancel window is over.
+        helper = ensure_worker(installation, children, log=log, until_idle=False)
 
         def read() -> dict[str, Any] | None:
             request = _answer(installation, request_id)
             if request["status"] not in _OPEN:
                 # The bar ends with the request, not with the job: both end in one transaction.
                 return {"status": request["status"], "stage": "done", "progress": 1.0}
-            # A worker that ends when idle does not wait for the cancel window: look again.
-            if not helpers or helpers[-1] is None or helpers[-1].ended() == 0:
-                helpers.append(ensure_worker(installation, children, log=log))
             job_id = request["job_id"]
             return {**read_job(installation, job_id), "status": ""} if job_id else None
 
         follow_job(
             screen,
             read,
-            check=lambda: must_be_at_work(helpers[-1]),
+            check=lambda: must_be_at_work(helper),
             until=lambda job: bool(job["status"]),
         )
     answer = _answer(installation, request_id)

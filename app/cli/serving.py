@@ -14,7 +14,7 @@ from app.cli.failures import CommandError
 from app.cli.processes import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from app.settings import Settings
@@ -43,16 +43,14 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield made
 
 
-def gateway(
-    held: socket.socket, *, environment: Mapping[str, str] | None = None, log: Path | None = None
-) -> Child:
+def gateway(held: socket.socket, *, log: Path | None = None) -> Child:
     """Return the gateway's process, which serves the socket that is held."""
     host, port = held.getsockname()[:2]
     return Child(
         name="gateway",
         module="app.gateway",
         arguments=["--exit-with-parent", "--fd", str(held.fileno())],
-        environment={**(environment or {}), "LETHE_HOST": host, "LETHE_PORT": str(port)},
+        environment={"LETHE_HOST": host, "LETHE_PORT": str(port)},
         log=log,
         pass_fds=(held.fileno(),),
     )
@@ -61,7 +59,6 @@ def gateway(
 def worker(
     *,
     until_idle: bool = False,
-    environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Child:
     """Return the embedded worker's process."""
@@ -69,7 +66,6 @@ def worker(
         name="worker",
         module="worker",
         arguments=["run", "--exit-with-parent", *(["--until-idle"] if until_idle else [])],
-        environment=environment or {},
         log=log,
     )
 

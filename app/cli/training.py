@@ -13,7 +13,6 @@ from app.domain.jobs import JobKind
 from app.services.start_training import start_training
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from app.cli.installation import Installation
@@ -26,7 +25,6 @@ def run_training(
     backbone: str,
     *,
     log: Path,
-    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the job once it has succeeded, as the API would tell it."""
     with installation.uow() as uow:
@@ -34,7 +32,7 @@ def run_training(
         kind = JobKind.RENEW if uow.releases.alias().live else JobKind.TRAIN
         job_id = start_training(uow, kind, {"backbone": backbone}).id
     with Children() as children:
-        helper = ensure_worker(installation, children, log=log, environment=environment)
+        helper = ensure_worker(installation, children, log=log)
         job = follow_job(
             screen,
             lambda: read_job(installation, job_id),
@@ -48,13 +46,13 @@ def ensure_worker(
     children: Children,
     *,
     log: Path,
-    environment: Mapping[str, str] | None = None,
+    until_idle: bool = True,
 ) -> Child | None:
-    """Start a worker that ends when it is idle, unless one is up."""
+    """Start a worker, unless one is up."""
     with installation.uow(write=False) as uow:
         if uow.workers.live_count() > 0:
             return None
-    return children.start(worker(until_idle=True, environment=environment, log=log))
+    return children.start(worker(until_idle=until_idle, log=log))
 
 
 def must_be_at_work(helper: Child | None) -> None:

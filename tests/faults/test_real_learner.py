@@ -52,7 +52,9 @@ def real_installation(database: Database, tmp_path: Path) -> Iterator[Installati
         tmp_path,
         real=True,
         LETHE_JOB_LEASE="3",
-        LETHE_COHORT_SHARE="0.1",
+        # A cohort of 25 people, and the person to be forgotten is not among them.
+        LETHE_COHORT_SHARE="0.2",
+        LETHE_HASH_KEY="another key for tests, number 0",
         LETHE_METHOD="e2urec-fast",
     )
     fill(made.context)
@@ -67,7 +69,7 @@ def real_installation(database: Database, tmp_path: Path) -> Iterator[Installati
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["audit", "shred"])
+@pytest.mark.parametrize("point", ["fold", "audit", "shred"])
 def test_another_worker_finishes_with_real_weights(
     real_installation: Installation, point: str
 ) -> None:

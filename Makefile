@@ -27,8 +27,9 @@ demo: $(STAMP) ## Forget a real person, end to end, then leave the service up
 up: $(STAMP) ## The whole service on this machine
 	@exec $(BIN)/lethe up --port $(PORT) $(ARGS)
 
+# Tests of one file share servers (a database of Redis, say), so a file stays in one process.
 test: $(STAMP) ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(STAMP) ## The gates: lint, types, import contracts, migrations, containers
 	@BIN='$(BIN)' bash scripts/check.sh

@@ -1,0 +1,1 @@
+"""Measurements of unlearning and of serving; nothing here runs in the service."""

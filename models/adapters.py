@@ -105,10 +105,14 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
     shape = dict(manifest.content["adapter"])
     config = AdapterConfig(**{**shape, "targets": tuple(shape["targets"])})
     wrapped = attach(parent, config, seed=0)
-    result: Any = set_peft_model_state_dict(wrapped.model, read_weights(directory))
-    if result.unexpected_keys:
+    state = read_weights(directory)
+    expected = get_peft_model_state_dict(wrapped.model, save_embedding_layers=False)
+    if _shapes(state) != _shapes(expected):
         raise CheckpointError(f"the adapter in {directory} does not fit its parent")
-    folded = wrapped.model.merge_and_unload()  # type: ignore[operator] # PEFT is untyped
+    set_peft_model_state_dict(wrapped.model, state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of tied embeddings again: see `attach`.
+        folded = wrapped.model.merge_and_unload()  # type: ignore[operator] # PEFT is untyped
     return Recommender(parent.vocabulary, parent.config, folded)
 
 
@@ -123,3 +127,7 @@ def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
     initial = build_compact(recommender.vocabulary, recommender.config).get_input_embeddings()
     weight = recommender.model.get_input_embeddings().weight  # type: ignore[operator]
     weight[tokens] = initial.weight[tokens]
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}

@@ -117,7 +117,7 @@ def read_manifest(directory: Path) -> Manifest:
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint in {directory}") from error
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the manifest in {directory} cannot be read") from error
     if digest != _digest(content):
         raise CheckpointError(f"the manifest in {directory} does not match its digest")

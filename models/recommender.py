@@ -76,6 +76,7 @@ class Recommender:
         parts = [
             self.answer_logits(Encoded(tokens=tokens))
             for tokens in torch.split(prompts.tokens, batch_size)
+            if len(tokens)  # No prompts split into one empty batch, which no decoder takes.
         ]
         self.model.train(training)
         return torch.cat(parts) if parts else torch.empty(0, 2)

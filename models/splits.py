@@ -46,7 +46,12 @@ class TimeSplit:
             raise TooSmallToSplitError(TooSmallToSplitError.__doc__)
         first = int(ordered[int(len(ordered) * train)])
         second = int(ordered[int(len(ordered) * (train + valid))])
-        return cls(valid_from=first, test_from=max(second, first + 1))
+        bounds = cls(valid_from=first, test_from=max(second, first + 1))
+        # Many samples of one moment fall on one side together and may leave another part empty.
+        ends = np.searchsorted(ordered, [bounds.valid_from, bounds.test_from])
+        if min(ends[0], ends[1] - ends[0], len(ordered) - ends[1]) < MINIMUM_SPLIT:
+            raise TooSmallToSplitError(TooSmallToSplitError.__doc__)
+        return bounds
 
     def manifest(self) -> dict[str, Any]:
         """Return the bounds as JSON values."""

@@ -147,6 +147,8 @@ def fit(
                     best_state = copy.deepcopy(recommender.model.state_dict())
             if step % 10 == 0:
                 progress(step / total)
+    if best_state is None and len(valid_labels):
+        raise DivergedError(DivergedError.__doc__)
     if best_state is not None:
         recommender.model.load_state_dict(best_state)
     recommender.model.eval()

@@ -17,6 +17,12 @@ class AuditFailedError(LetheError):
     code = "audit-failed"
 
 
+class UnlearningFailedError(LetheError):
+    """Unlearning diverged before there was anything to audit; something stronger must follow."""
+
+    code = "unlearning-failed"
+
+
 class RollOutError(LetheError):
     """The release {release_id} was not rolled out: {reason}."""
 

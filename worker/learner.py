@@ -77,7 +77,8 @@ class Learner(Protocol):
     ) -> Artefact:
         """Train a new LoRA adapter that forgets the batch and save it (unfolded) in `into`.
 
-        `strength` 0 is the first try, 1 the stronger one.
+        `strength` 0 is the first try, 1 the stronger one. Raises UnlearningFailedError where
+        the training diverges: it would at every repetition, so the caller escalates.
         """
 
     def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:

@@ -20,6 +20,7 @@ from models.preparation import ForgetIndices, Prepared, prepare
 from models.splits import TimeSplit
 from models.training import (
     CalibrationConfig,
+    DivergedError,
     ExpectedRise,
     TrainConfig,
     calibrate,
@@ -29,6 +30,7 @@ from models.training import (
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
 from models.vocabulary import Vocabulary
+from worker.errors import UnlearningFailedError
 from worker.learner import Artefact, Verdict
 
 if TYPE_CHECKING:
@@ -107,16 +109,17 @@ class ModelLearner:
         """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
         manifest = checkpoints.read_manifest(parent)
         prepared = _prepare(frozen, manifest)
-        result = self._method.unlearn(
-            UnlearningTask(
-                recommender=checkpoints.load(parent),
-                prepared=prepared,
-                expected=_expected(manifest),
-                seed=self._recipe.seed,
-                strength=strength,
-            ),
-            report,
+        task = UnlearningTask(
+            recommender=checkpoints.load(parent),
+            prepared=prepared,
+            expected=_expected(manifest),
+            seed=self._recipe.seed,
+            strength=strength,
         )
+        try:
+            result = self._method.unlearn(task, report)
+        except DivergedError as error:
+            raise UnlearningFailedError from error
         saved = adapters.save(
             result.recommender,
             into,

@@ -80,10 +80,10 @@ def run_forever(
 
 
 def _attempt(action: Callable[[], object]) -> object:
-    """Do it; where the database is away, say so and return None: the next turn tries again."""
+    """Do it; where the database or a disk is away, return None: the next turn tries again."""
     try:
         return action()
-    except LetheError as error:
+    except (LetheError, OSError) as error:
         log.warning("worker_waits", error=type(error).__name__)
         return None
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from app.domain.errors import LetheError, UnknownJobError
-from app.domain.jobs import OPEN_JOB_STATUSES
+from app.domain.errors import LetheError
 from app.services import job_lifecycle
 from app.services.batching import close_batch
 from app.services.policies import BatchPolicy, JobPolicy
@@ -90,7 +89,9 @@ class Relay:
         if swept.abandoned:
             log.error("jobs_abandoned", jobs=swept.abandoned)
         for job_id in self._context.artifacts.staged_jobs():
-            if self._has_ended(job_id):
+            with self._context.uow_factory(write=False) as uow:
+                ended = job_lifecycle.has_ended(uow, job_id)
+            if ended:
                 self._context.artifacts.remove_staging(job_id)
 
     def _close_batch(self) -> None:
@@ -98,14 +99,6 @@ class Relay:
             job = close_batch(uow, BatchPolicy.of(self._context.settings))
         if job is not None:
             log.info("batch_closed", job=job.id)
-
-    def _has_ended(self, job_id: str) -> bool:
-        with self._context.uow_factory(write=False) as uow:
-            try:
-                return uow.jobs.get(job_id).status not in OPEN_JOB_STATUSES
-            except UnknownJobError:
-                # Perhaps another installation's: what this database does not know is left alone.
-                return False
 
     def _keep_house(self) -> None:
         with self._context.uow_factory() as uow:

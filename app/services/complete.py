@@ -89,6 +89,9 @@ def _delete(uow: UnitOfWork, request: ForgetRequest) -> int:
     if subject is None:
         return 0
     if subject.user_id is None:
+        # One entry per rater, side by side, would go on telling who had rated the item.
+        for user_id in {user for item in subject.item_ids for user in uow.people.raters_of(item)}:
+            uow.state.forget_user_in_log(user_id)
         return sum(uow.people.retire_item(item_id) for item_id in subject.item_ids)
     uow.state.forget_user_in_log(subject.user_id)
     if subject.scope is Scope.USER:

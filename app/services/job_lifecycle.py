@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.jobs import JobStatus, Lease, Stage
+from app.domain.errors import UnknownJobError
+from app.domain.jobs import OPEN_JOB_STATUSES, JobStatus, Lease, Stage
 from app.domain.requests import RequestStatus
 from app.services.wakeups import Topic
 
@@ -102,6 +103,17 @@ def sweep(uow: UnitOfWork, policy: JobPolicy) -> Sweep:
     for job_id in woken:
         uow.outbox.add(Topic.JOB, job_id)
     return Sweep(abandoned=tuple(abandoned), woken=tuple(woken))
+
+
+def has_ended(uow: UnitOfWork, job_id: str) -> bool:
+    """Say whether this database knows the job and nobody will ever work on it again.
+
+    What it does not know is perhaps another installation's, and is left alone.
+    """
+    try:
+        return uow.jobs.get(job_id).status not in OPEN_JOB_STATUSES
+    except UnknownJobError:
+        return False
 
 
 def _let_go(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> list[str]:

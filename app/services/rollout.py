@@ -14,6 +14,7 @@ from app.services.job_lifecycle import advance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from app.domain.jobs import Lease
     from app.domain.releases import Release, Replica
@@ -69,6 +70,18 @@ def unprepared(replicas: Iterable[Replica], release_id: str) -> list[Replica]:
     return [r for r in replicas if not r.fenced and release_id not in (r.prepared, r.serving)]
 
 
-def unconfirmed(replicas: Iterable[Replica], release_id: str) -> list[Replica]:
-    """Return the replicas that may still answer from another release, fenced ones included."""
-    return [r for r in replicas if r.serving != release_id]
+def unconfirmed(
+    replicas: Iterable[Replica], release_id: str, live_at: datetime | None = None
+) -> list[Replica]:
+    """Return the replicas that may still answer from another release, fenced ones included.
+
+    A replica that registered after the flip, at `live_at`, has read the new alias in that very
+    transaction. While it serves nothing it has nothing older to answer from, so one that cannot
+    load, and comes back under a new name whenever it is fenced, holds up no deletion.
+    """
+    return [
+        r
+        for r in replicas
+        if r.serving != release_id
+        and not (r.serving is None and live_at is not None and r.registered_at > live_at)
+    ]

@@ -58,7 +58,7 @@ class Replica:
         self.policy = ReplicaPolicy.of(settings)
         self.right = AnsweringRight(self.policy)
         self._uow = uow
-        self._candidates = candidates
+        self.candidates = candidates
         self._pseudonyms = pseudonyms
         self._poll_seconds = min(settings.poll_seconds, self.policy.ttl / _RENEWALS_PER_LEASE)
         self._wake = threading.Event()
@@ -136,7 +136,7 @@ class Replica:
             reasons.append("the replica's lease is not valid")
         if self.live.release_id is None:
             reasons.append("no release is being served yet")
-        if not self._candidates.ready:
+        if not self.candidates.ready:
             reasons.append("the candidates' statistics are being built")
         if self._rollout.problem is not None:
             reasons.append(self._rollout.problem)
@@ -180,7 +180,7 @@ class Replica:
         """Keep the candidates' statistics near the data, so that requests find little to do."""
         while not self._stopping.is_set():
             try:
-                self._candidates.follow()
+                self.candidates.follow()
             except DatabaseUnavailableError:
                 self._database_up = False
             except Exception as error:  # noqa: BLE001 - as in _run

@@ -138,12 +138,15 @@ class ArtifactStore:
         return _names(self._local / _STAGING)
 
     def published(self) -> list[str]:
-        """Return the paths of all published artefacts, referred to or not."""
+        """Return the paths of all published artefacts, referred to or not.
+
+        On a remote store those whose upload was interrupted count as well: they are read by
+        nobody, and must be shredded like the others.
+        """
         if self._remote is None:
             names = _names(self._local / _RELEASES)
         else:
-            found = self._remote.glob(f"{self._base}/{_RELEASES}/*/{_COMPLETE}")
-            names = sorted(str(path).split("/")[-2] for path in found)
+            names = sorted({name.split("/", 1)[0] for name in self._remote_files(_RELEASES)})
         return [f"{_RELEASES}/{name}" for name in names]
 
     def _local_of(self, relative: str) -> Path:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
+#: The server is away, the file is locked for too long, or no connection came free in time.
+UNAVAILABLE: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 #: Execution option that tells the SQLite hooks which kind of transaction to begin.
 _READ_ONLY: Final = "lethe_read_only"
 _BUSY_TIMEOUT_SECONDS: Final = 15.0
@@ -61,6 +63,7 @@ def _sqlite(url: URL) -> Database:
         max_overflow=16,
         pool_timeout=_BUSY_TIMEOUT_SECONDS,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        hide_parameters=True,  # They hold people's ids, and messages of errors end up in logs.
     )
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
@@ -91,6 +94,7 @@ def _postgresql(url: URL) -> Database:
         max_overflow=10,
         pool_timeout=_BUSY_TIMEOUT_SECONDS,
         pool_pre_ping=True,
+        hide_parameters=True,  # As above.
         connect_args=options,
     )
     return Database(

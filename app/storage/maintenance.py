@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
 
+from app.domain.errors import DatabaseUnavailableError
+from app.storage.engine import UNAVAILABLE
 from app.storage.tables import Base
 
 if TYPE_CHECKING:
@@ -32,11 +35,15 @@ def erase_remains(
     """Erase the remains of deleted rows; False when readers were in the way for all that time.
 
     SQLite zeroes deleted content itself (secure_delete); what is left is in the write-ahead log,
-    which is checkpointed and truncated. PostgreSQL vacuums the tables.
+    which is checkpointed and truncated. PostgreSQL vacuums the tables. Raises
+    DatabaseUnavailableError where the database does not answer.
     """
-    if database.is_sqlite:
-        return _truncate_wal(database.write, wait_seconds)
-    return _vacuum(database.write, tables)
+    try:
+        if database.is_sqlite:
+            return _truncate_wal(database.write, wait_seconds)
+        return _vacuum(database.write, tables)
+    except UNAVAILABLE as error:
+        raise DatabaseUnavailableError from error
 
 
 def _truncate_wal(engine: Engine, wait_seconds: float) -> bool:
@@ -59,6 +66,9 @@ def _try_truncate(engine: Engine) -> bool:
             cursor.execute("PRAGMA busy_timeout=0")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             row = cursor.fetchone()
+        except sqlite3.OperationalError:
+            # Some locks are told as an error rather than in the row; they pass as well.
+            return False
         finally:
             cursor.close()
         return row is not None and row[0] == 0

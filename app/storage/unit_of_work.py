@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy import exc
 
 from app.domain.errors import DatabaseUnavailableError
+from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.infrastructure import (
     SqlIdempotency,
     SqlOutbox,
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
     from app.services import ports
     from app.storage.engine import Database
-
-#: The server is away, the file is locked for too long, or no connection came free in time.
-_UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
 class SqlUnitOfWork:
@@ -54,11 +52,11 @@ class SqlUnitOfWork:
         """Begin. Raises DatabaseUnavailableError where the database does not answer."""
         try:
             connection = self._engine.connect()
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             raise DatabaseUnavailableError from error
         try:
             connection.begin()
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             connection.close()
             raise DatabaseUnavailableError from error
         except BaseException:
@@ -83,11 +81,11 @@ class SqlUnitOfWork:
                 connection.commit()
             else:
                 _roll_back(connection)
-        except _UNAVAILABLE as failure:
+        except UNAVAILABLE as failure:
             raise DatabaseUnavailableError from failure
         finally:
             connection.close()
-        if isinstance(error, _UNAVAILABLE):
+        if isinstance(error, UNAVAILABLE):
             raise DatabaseUnavailableError from error
 
     def _open_repositories(self, connection: Connection) -> None:

@@ -108,8 +108,11 @@ def decide(
     reach = math.hypot(expected.error, expected.spread / math.sqrt(people))
     ceiling = max(config.most_share * expected.mean, expected.mean + config.most_spreads * reach)
 
+    # Every comparison with a NaN is false, so that broken weights would fall through to a pass.
+    measured = (movement.mean, cohort.mean, test.mean)
     # The first line that applies decides: failures come before doubts.
     lines = (
+        (any(map(math.isnan, measured)), FAILED, "the answers are not numbers: the weights broke"),
         (unchanged, FAILED, "no answer about the forgotten rows changed: nothing was unlearned"),
         (
             movement.low > ceiling,
@@ -128,7 +131,7 @@ def decide(
         ),
         (test.low > config.collateral, FAILED, "recommendations for everybody else became worse"),
         (
-            expected.mean <= 2 * expected.error,
+            not expected.mean > 2 * expected.error,  # Also where either is NaN.
             INCONCLUSIVE,
             "leaving such rows out changes too little to be measured",
         ),

@@ -102,7 +102,9 @@ class E2URecFast:
         prepared_at = time.monotonic()
         student = attach(task.recommender, config.adapter, task.seed)
         loop = _Loop(task, config, student, prompts, labels)
-        steps, reached = loop.run(teacher, original, rise, progress)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(task.seed)  # The adapter's dropout draws from the global generator.
+            steps, reached = loop.run(teacher, original, rise, progress)
         return Unlearned(
             recommender=student,
             adapter=config.adapter,

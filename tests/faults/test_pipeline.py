@@ -17,6 +17,8 @@ from worker.frozen import freeze
 from worker.loop import run_forever, run_once
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from app.domain.jobs import Job
     from app.domain.releases import Release
     from tests.faults.conftest import Installation
@@ -159,7 +161,7 @@ class BrokenLearner(FileLearner):
     """Fails with data in the message of its error."""
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
-        raise KeyError(*frozen.forget.users)
+        raise KeyError(parent, *frozen.forget.users)
 
 
 def test_a_failing_job_keeps_the_release_and_names_nobody(

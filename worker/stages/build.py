@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
-from worker.errors import AuditFailedError, ReleaseMissingError
+from worker.errors import AuditFailedError, ReleaseMissingError, UnlearningFailedError
+from worker.learner import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.releases import Release
-    from worker.learner import Artefact, FrozenData, Verdict
+    from worker.learner import Artefact, FrozenData
     from worker.run import JobRun
 
 #: The strengths of `Learner.unlearn`, in the order in which they are tried.
@@ -83,17 +84,22 @@ class Builder:
         )
 
     def _attempt(self, parent: Release, strength: int) -> Built | None:
-        """Unlearn at one strength; None where the audit says that it failed."""
+        """Unlearn at one strength; None where that diverges or the audit says that it failed."""
         run, source = self._run, self._directory(parent)
         workshop = run.staging / f"try-{strength}"
         run.begin(Stage.UNLEARN)
-        adapter = self._learner.unlearn(
-            self._frozen,
-            source,
-            workshop / "adapter",
-            strength=strength,
-            report=run.reporter(Stage.UNLEARN),
-        )
+        try:
+            adapter = self._learner.unlearn(
+                self._frozen,
+                source,
+                workshop / "adapter",
+                strength=strength,
+                report=run.reporter(Stage.UNLEARN),
+            )
+        except UnlearningFailedError:
+            diverged = Verdict(outcome=Outcome.FAILED, figures={"diverged": True})
+            self._note(f"try-{strength}", None, diverged, {})
+            return None
         run.begin(Stage.FOLD)
         artefact = self._learner.fold(source, adapter.directory, workshop / "release")
         verdict = self._audit(source, artefact, exact=False)
@@ -143,7 +149,7 @@ class Builder:
     def _note(
         self,
         attempt: str,
-        artefact: Artefact,
+        artefact: Artefact | None,
         verdict: Verdict | None,
         intermediates: dict[str, str],
     ) -> None:
@@ -152,8 +158,8 @@ class Builder:
         tried = {
             "epoch": run.lease.epoch,
             "attempt": attempt,
-            "method": artefact.method,
-            "training": artefact.metrics,
+            "method": artefact.method if artefact else run.job.method,
+            "training": artefact.metrics if artefact else {},
             "outcome": verdict.outcome.value if verdict else None,
             "audit": verdict.figures if verdict else {},
         }

@@ -76,12 +76,19 @@ def wait_until_confirmed(run: JobRun, name: str) -> None:
     After the time-out the laggards are fenced: they cannot renew, and their leases, with the
     margin, run out by the database's clock.
     """
-    lagging = _wait(run, lambda replicas: rollout.unconfirmed(replicas, name), limited=True)
+    with run.context.uow_factory(write=False) as uow:
+        release = uow.releases.get(name)
+    live_at = release.live_at if release is not None else None
+
+    def unconfirmed(replicas: list[Replica]) -> list[Replica]:
+        return rollout.unconfirmed(replicas, name, live_at)
+
+    lagging = _wait(run, unconfirmed, limited=True)
     if lagging:
         log.warning("replicas_fenced", job=run.job.id, replicas=[r.id for r in lagging])
         with run.writing() as uow:
             rollout.fence(uow, run.lease, [replica.id for replica in lagging])
-    _wait(run, lambda replicas: rollout.unconfirmed(replicas, name), limited=False)
+    _wait(run, unconfirmed, limited=False)
 
 
 def _wait(

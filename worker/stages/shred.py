@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def clear_lower_epochs(run: JobRun) -> None:
     """Note and unlink what earlier, dead claims of this job left in staging."""
-    _note(run, _staged(run))
+    _note(run, _staged(run, run.job.id))
     run.context.artifacts.remove_staging(run.job.id, run.lease.epoch)
 
 
 def shred(run: JobRun) -> None:
-    """Unlink all releases but the live one, all staging of the job, and scrub the database."""
+    """Unlink all releases but the live one and all that is staged, and scrub the database."""
     run.begin(Stage.SHRED)
     store = run.context.artifacts
     with run.context.uow_factory(write=False) as uow:
@@ -35,25 +35,41 @@ def shred(run: JobRun) -> None:
     if live is not None:
         wait_until_confirmed(run, live)
     doomed = [release for release in unshredded if release.id != live]
-    _note(run, _staged(run) | {release.path: release.digest for release in doomed})
+    _note(run, {release.path: release.digest for release in doomed})
     # A claim that died between moving its weights and writing their row left no row behind.
     kept = {release.path for release in unshredded if release.id == live}
     for path in sorted({release.path for release in doomed} | set(store.published()) - kept):
         run.check()
         _note(run, store.remove(path))
-    _note(run, store.remove_staging(run.job.id) | store.remove_incoming())
+    _clear_staging(run)
+    _note(run, store.remove_incoming())
     _mark_shredded(run, doomed)
     run.advance(metrics={"scrubbed": run.context.scrub_database()})
 
 
-def _staged(run: JobRun) -> dict[str, str]:
-    """Return path → SHA-256 of every file that any claim of this job has in staging."""
-    directory = run.staging.parent
+def _clear_staging(run: JobRun) -> None:
+    """Unlink what this job staged, and what jobs that ended without clearing up left there.
+
+    A worker that is killed right after its job has failed leaves weights that still know whom this
+    job forgets. No other job is open now, so nobody needs any of it.
+    """
+    store = run.context.artifacts
+    with run.context.uow_factory(write=False) as uow:
+        ended = [name for name in store.staged_jobs() if job_lifecycle.has_ended(uow, name)]
+    for job_id in (run.job.id, *ended):
+        run.check()
+        _note(run, _staged(run, job_id))
+        store.remove_staging(job_id)
+
+
+def _staged(run: JobRun, job_id: str) -> dict[str, str]:
+    """Return path → SHA-256 of every file that any claim of the job has in staging."""
+    directory = run.staging.parents[1] / job_id
     digests = {}
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        digests[f"staging/{run.job.id}/{file.relative_to(directory).as_posix()}"] = digest
+        digests[f"staging/{job_id}/{file.relative_to(directory).as_posix()}"] = digest
     return digests
 
 

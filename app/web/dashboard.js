@@ -1,0 +1,362 @@
+// The dashboard: reads the public API and shows it. Everything shown is set as text, never as HTML.
+"use strict";
+
+const KEY = "lethe-api-key";
+const OPEN_JOB = new Set(["queued", "running", "auditing", "publishing", "rolling_out"]);
+const DONE_REQUEST = new Set(["completed", "cancelled"]);
+const TONES = {
+  completed: "good", succeeded: "good", live: "good", valid: "good", passed: "good", exact: "good",
+  cancelled: "", queued: "info", scheduled: "info", on_hold: "warn", inconclusive: "warn",
+  not_applicable: "", retired: "", shredded: "", candidate: "info", expired: "bad", fenced: "bad",
+  failed: "bad", dead: "bad",
+};
+const byId = (id) => document.getElementById(id);
+const opened = new Set();
+const shown = new Map();
+let timer = 0;
+
+// ---- Talking to the service ----------------------------------------------------------------
+
+class Problem extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+async function call(method, path, body) {
+  const headers = {};
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers.Authorization = `Bearer ${key}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  } catch {
+    throw new Problem(0, "The service cannot be reached. This page keeps trying.");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok || (path === "/readyz" && answer.reasons)) return answer;
+  const invalid = (answer.errors || []).map((each) => `${each.location.join(".")}: ${each.detail}`);
+  throw new Problem(response.status, [answer.detail || response.statusText, ...invalid].join(" "));
+}
+
+// ---- Building elements ---------------------------------------------------------------------
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "onclick") made.addEventListener("click", value);
+    else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return made;
+}
+
+const words = (value) => String(value).replaceAll("_", " ");
+// Ids begin with the time, so that their ends tell them apart.
+const short = (id) => (id.length > 16 ? `${id.slice(0, 4)}…${id.slice(-6)}` : id);
+const name = (id) => (id ? element("span", { class: "mono", title: id }, short(id)) : "–");
+const badge = (value) =>
+  element("span", { class: `badge ${value in TONES ? TONES[value] : "info"}` }, words(value));
+const signed = (value) => (value === null ? "∞" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(4));
+const decimal = (value) => (typeof value === "number" ? value.toFixed(4) : "–");
+const empty = (text) => element("p", { class: "empty" }, text);
+const notice = (text, tone) => element("p", { class: `notice ${tone}`, role: tone === "bad" ? "alert" : "status" }, text);
+
+function when(value) {
+  if (!value) return "–";
+  const moment = new Date(value);
+  const today = moment.toDateString() === new Date().toDateString();
+  const text = today
+    ? moment.toLocaleTimeString()
+    : moment.toLocaleDateString(undefined, { year: "numeric", month: "short", day: "numeric" });
+  return element("time", { datetime: value, title: moment.toLocaleString() }, text);
+}
+
+function bar(fraction, label) {
+  const percent = Math.round(fraction * 100);
+  const meter = element("progress", { max: 1, value: fraction, "aria-label": label });
+  return element("div", { class: "progress" }, meter, `${percent}\u00a0%`);
+}
+
+function table(head, rows, numbers = []) {
+  const kind = (index) => (numbers.includes(index) ? "number" : undefined);
+  const cells = (tag, values) =>
+    values.map((value, index) => element(tag, { class: kind(index), scope: tag === "th" ? "col" : undefined }, value));
+  return element("div", { class: "scroll" },
+    element("table", {},
+      element("thead", {}, element("tr", {}, ...cells("th", head))),
+      element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells("td", row))))));
+}
+
+// Replaces a section only when its data has changed, and puts the focus back where it was.
+function show(id, data, build) {
+  const state = JSON.stringify(data);
+  if (shown.get(id) === state) return;
+  shown.set(id, state);
+  const section = byId(id);
+  const focus = section.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+  section.replaceChildren(...[build(data)].flat());
+  if (focus) section.querySelector(`[data-focus="${CSS.escape(focus)}"]`)?.focus();
+}
+
+function disclosure(key, summary, ...content) {
+  const made = element("details", { open: opened.has(key) },
+    element("summary", { "data-focus": key }, summary), ...content);
+  made.addEventListener("toggle", () => (made.open ? opened.add(key) : opened.delete(key)));
+  return made;
+}
+
+// ---- Sections ------------------------------------------------------------------------------
+
+function tile(title, value, more) {
+  return element("div", { class: "tile" },
+    element("div", { class: "name" }, title),
+    element("div", { class: "value" }, value),
+    element("div", { class: "more" }, more));
+}
+
+function tiles({ releases, requests, jobs }) {
+  const live = releases.items.find((each) => each.id === releases.live);
+  const open = requests.items.filter((each) => !DONE_REQUEST.has(each.status));
+  const job = jobs.items.find((each) => OPEN_JOB.has(each.status));
+  const confirmed = releases.replicas.filter((each) => each.lease === "valid" && each.serving === releases.live);
+  return [
+    tile("Live release", releases.live ? name(releases.live) : "none yet",
+      live ? `${words(live.method)}${live.outcome ? `, audit ${words(live.outcome)}` : ""}` : "run lethe train"),
+    tile("Replicas", `${releases.live ? confirmed.length : 0} of ${releases.replicas.length}`,
+      releases.target ? "preparing the next release" : "answer from it"),
+    tile("Open deletions", `${open.length}${requests.next_cursor ? "+" : ""}`, open.length ? "suppressed in every answer" : "nobody is waiting"),
+    tile("Job", job ? `${Math.round(job.progress * 100)} %` : "idle",
+      job ? `${words(job.kind)}: ${words(job.stage)}` : "no job is open"),
+  ];
+}
+
+function requestActions(request) {
+  const action = (label, tone, run) =>
+    element("button", {
+      type: "button", class: `small ${tone}`, "data-focus": `${label}-${request.id}`,
+      "aria-label": `${label} deletion ${request.id}`, onclick: run,
+    }, label);
+  const post = (verb) => () => act(() => call("POST", `/forget/${request.id}/${verb}`));
+  const all = [];
+  if (request.status === "scheduled") {
+    all.push(action("Cancel", "quiet", () => cancel(request)), action("Hold", "quiet", post("hold")));
+  }
+  if (request.status === "on_hold" || request.status === "dead") all.push(action("Release", "quiet", post("release")));
+  if (request.status === "completed") all.push(action("Certificate", "quiet", () => act(() => download(request.id))));
+  return element("div", { class: "actions" }, ...all);
+}
+
+function requestRows({ items }) {
+  if (!items.length) return empty("No deletion has been asked for.");
+  return table(
+    ["Request", "Scope", "Status", "Progress", "Asked", "Due", "Audit", ""],
+    items.map((each) => [
+      name(each.id), words(each.scope), badge(each.status),
+      each.status === "cancelled" ? "–" : bar(each.progress, `Progress of ${each.id}`),
+      when(each.created_at), when(each.due_at), each.outcome ? badge(each.outcome) : "–", requestActions(each),
+    ]));
+}
+
+function auditTables(audit) {
+  const parts = [];
+  const paired = [
+    ["forget", "Forgotten rows"], ["cohort", "Never-trained cohort"],
+    ["movement", "Forgotten less cohort"], ["test", "Test rows"],
+  ].filter(([key]) => audit[key]);
+  if (paired.length) {
+    parts.push(table(["Change in loss (nats)", "Mean", "95 % interval", "Rows"],
+      paired.map(([key, label]) => {
+        const one = audit[key];
+        return [label, signed(one.mean), one.interval.map(signed).join(" … "), String(one.rows)];
+      }), [1, 2, 3]));
+  }
+  const measures = [["utility", "Test"], ["forget_utility", "Forgotten"]].flatMap(([key, label]) =>
+    audit[key] ? ["auc", "log_loss"].filter((each) => each in (audit[key].before || {})).map((each) =>
+      [`${label} ${each === "auc" ? "AUC" : "log loss"}`, decimal(audit[key].before[each]), decimal(audit[key].after[each])]) : []);
+  if (audit.membership) measures.push(["Membership AUC", decimal(audit.membership.before), decimal(audit.membership.after)]);
+  if (measures.length) parts.push(table(["Measure", "Before", "After"], measures, [1, 2]));
+  return element("div", { class: "figures" }, ...parts);
+}
+
+function jobCard(job) {
+  const head = element("div", { class: "job-head" },
+    badge(job.status), element("strong", {}, words(job.kind)),
+    job.method === job.kind ? "" : element("span", {}, words(job.method)), name(job.id),
+    element("span", { class: "when" }, when(job.created_at)));
+  const running = OPEN_JOB.has(job.status);
+  const parts = [head];
+  if (running) parts.push(bar(job.progress, `Progress of job ${job.id}`), element("small", {}, `stage: ${words(job.stage)}`));
+  if (job.error) parts.push(notice(job.error, "bad"));
+  const tries = (job.metrics.tries || []).filter((each) => each.audit && Object.keys(each.audit).length);
+  tries.forEach((each, index) => {
+    const reason = each.audit.reason ? `: ${each.audit.reason}` : "";
+    const summary = `Audit ${tries.length > 1 ? `${index + 1} (${words(each.attempt)}) ` : ""}${words(each.outcome || "")}${reason}`;
+    parts.push(disclosure(`${job.id}-${index}`, summary, auditTables(each.audit)));
+  });
+  return element("article", { class: "job", "aria-label": `Job ${job.id}` }, ...parts);
+}
+
+function releaseRows({ items, live }) {
+  if (!items.length) return empty("Nothing has been trained yet. Import data, then run lethe train.");
+  return table(["Release", "Status", "Method", "Audit", "Since"], items.map((each) => [
+    name(each.id), badge(each.id === live ? "live" : each.status), words(each.method),
+    each.outcome ? badge(each.outcome) : "–", when(each.live_at || each.created_at),
+  ]));
+}
+
+function replicaRows({ replicas, live }) {
+  if (!replicas.length) return empty("No replica is registered.");
+  return table(["Replica", "Host", "Serves", "Prepared", "Lease"], replicas.map((each) => [
+    name(each.id), each.host, name(each.serving), name(each.prepared),
+    element("span", {}, badge(each.lease),
+      each.problem ? element("div", { class: "notice bad" }, each.problem)
+        : each.serving && each.serving !== live ? element("small", {}, " behind") : ""),
+  ]));
+}
+
+// ---- Actions -------------------------------------------------------------------------------
+
+function ask(dialog) {
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
+function confirmed(title, text, yes) {
+  byId("confirm-title").textContent = title;
+  byId("confirm-text").textContent = text;
+  byId("confirm-yes").textContent = yes;
+  return ask(byId("confirm"));
+}
+
+async function act(run) {
+  try {
+    await run();
+    tell("");
+  } catch (problem) {
+    tell(problem.message);
+  }
+  await refresh();
+}
+
+async function cancel(request) {
+  const sure = await confirmed("Cancel this deletion?",
+    "The data is used again in recommendations, as though nothing had been asked.", "Cancel the deletion");
+  if (sure) await act(() => call("DELETE", `/forget/${request.id}`));
+}
+
+async function download(id) {
+  const certificate = await call("GET", `/forget/${id}/certificate`);
+  const url = URL.createObjectURL(new Blob([JSON.stringify(certificate, null, 2)], { type: "application/json" }));
+  element("a", { href: url, download: `certificate-${id}.json` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+async function recommend(event) {
+  event.preventDefault();
+  const form = event.target.elements;
+  const output = byId("recommendations");
+  const path = `/recommend/${encodeURIComponent(form.user.value)}`;
+  try {
+    const answer = await call("GET", `${path}?n=${Number(form.n.value)}&exclude_seen=${form.unseen.checked}`);
+    const items = answer.items.map((item) => element("li", {},
+      element("span", { class: "rank" }, String(item.rank)), element("span", {}, item.title || item.item_id),
+      element("progress", { max: 1, value: item.score, "aria-hidden": "true" }),
+      element("span", { class: "score" }, `${(item.score * 100).toFixed(1)}\u00a0%`)));
+    output.replaceChildren(
+      element("ol", { class: "items" }, ...items),
+      items.length ? element("small", {}, "from release ", name(answer.release)) : empty("Nothing is left to recommend."));
+  } catch (problem) {
+    output.replaceChildren(notice(problem.message, problem.status === 410 ? "good" : "bad"));
+  }
+}
+
+async function forget(event) {
+  event.preventDefault();
+  const form = event.target;
+  const user = form.elements.user.value;
+  const items = form.elements.items.value.split(",").map((each) => each.trim()).filter(Boolean);
+  const what = items.length ? `${items.length} item(s) of user ${user}` : `user ${user}`;
+  const sure = await confirmed(`Forget ${what}?`,
+    "It takes effect in every answer at once. It can be cancelled only while the request is scheduled; then the data is deleted for good.",
+    "Forget");
+  if (!sure) return;
+  const output = byId("forget-result");
+  try {
+    const request = await call("POST", "/forget", items.length ? { user_id: user, item_ids: items } : { user_id: user });
+    output.replaceChildren(notice(`Recorded as ${request.id}: ${words(request.status)}.`, "good"));
+    form.reset();
+  } catch (problem) {
+    output.replaceChildren(notice(problem.message, "bad"));
+  }
+  await refresh();
+}
+
+async function enterKey() {
+  const input = byId("key-input");
+  input.value = "";
+  if (await ask(byId("key-dialog"))) {
+    if (input.value) sessionStorage.setItem(KEY, input.value);
+    else sessionStorage.removeItem(KEY);
+    await refresh();
+  }
+  input.value = "";
+}
+
+// ---- Staying up to date --------------------------------------------------------------------
+
+function tell(message) {
+  byId("notice").textContent = message;
+  byId("notice").hidden = !message;
+}
+
+function service(text, tone, title = "") {
+  const pill = byId("service");
+  if (pill.textContent !== text) pill.textContent = text;
+  pill.className = `badge ${tone}`;
+  pill.title = title;
+}
+
+let failing = false;
+
+async function load() {
+  const health = await call("GET", "/readyz");
+  service(health.status === "ok" ? "ready" : "not ready", health.status === "ok" ? "good" : "warn",
+    (health.reasons || []).join("; "));
+  const [jobs, requests, releases] = await Promise.all(
+    ["/jobs?limit=20", "/forget?limit=50", "/releases?limit=20"].map((path) => call("GET", path)));
+  // The instant at which a lease ends changes with every look, and is not shown.
+  releases.replicas.forEach((each) => delete each.lease_expires_at);
+  show("tiles", { releases, requests, jobs }, tiles);
+  show("requests", requests, requestRows);
+  show("jobs", jobs, ({ items }) => (items.length ? items.map(jobCard) : empty("No job has run yet.")));
+  show("releases", releases, releaseRows);
+  show("replicas", releases, replicaRows);
+  return jobs.items.some((each) => OPEN_JOB.has(each.status));
+}
+
+async function refresh() {
+  clearTimeout(timer);
+  let busy = false;
+  try {
+    busy = await load();
+    if (failing) tell("");
+    failing = false;
+  } catch (problem) {
+    failing = true;
+    if (problem.status === 0) service("unreachable", "bad");
+    tell(problem.status === 401 ? "An API key is needed: press “API key” and enter it." : problem.message);
+  }
+  clearTimeout(timer);
+  timer = setTimeout(() => (document.hidden ? undefined : refresh()), busy ? 1000 : 3000);
+}
+
+byId("recommend-form").addEventListener("submit", recommend);
+byId("forget-form").addEventListener("submit", forget);
+byId("key-button").addEventListener("click", enterKey);
+document.addEventListener("visibilitychange", () => (document.hidden ? undefined : refresh()));
+refresh();

@@ -1,0 +1,224 @@
+"""A gateway's world on SQLite: people, items, and real (untrained) releases to roll out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app.domain.catalogue import Interaction, User
+from app.domain.releases import Release, ReleaseStatus
+from app.main import create_app
+from app.services import rollout
+from app.services.identifiers import release_id
+from app.services.job_lifecycle import advance, claim, succeed
+from app.services.policies import ForgetPolicy, JobPolicy
+from app.services.request_forget import ForgetCommand, request_forget
+from app.services.secrets import load_pseudonyms
+from app.services.start_training import start_training
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
+from app.storage.engine import make_database
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from models import checkpoints
+from models.backbones import CompactConfig
+from models.datasets.interactions import Interactions, ItemRecord
+from models.recommender import Candidate, HistoryEvent, Recommender
+from models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from fastapi import FastAPI
+
+    from app.domain.jobs import Lease
+    from app.services.pseudonyms import Pseudonyms
+
+ITEMS = 30
+USERS = [f"u{number}" for number in range(8)]
+_POLICY = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
+_TIMEOUT_SECONDS = 30.0
+
+
+def wait_until(condition: Callable[[], bool], why: str) -> None:
+    """Wait for another thread; fail with `why` when it does not come about."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"timed out: {why}")
+        time.sleep(0.01)
+
+
+@dataclass
+class World:
+    """An installation with data in it, and what a worker would do to it."""
+
+    settings: Settings
+    uow: SqlUnitOfWorkFactory
+    pseudonyms: Pseudonyms
+    artifacts: ArtifactStore
+    recommenders: dict[str, Recommender] = field(default_factory=dict)
+
+    def publish(self, seed: int) -> tuple[Lease, str]:
+        """Save a release of its own weights and record it as a candidate that rolls out."""
+        table = Interactions(
+            users=(),
+            items=tuple(
+                ItemRecord(id=f"i{n}", title="", attributes={"genre": (_genre(n),)})
+                for n in range(ITEMS)
+            ),
+            user=np.empty(0, np.int32),
+            item=np.empty(0, np.int32),
+            rating=np.empty(0, np.float32),
+            timestamp=np.empty(0, np.int64),
+        )
+        config = CompactConfig(
+            hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5, seed=seed
+        )
+        recommender = Recommender(Vocabulary.from_catalogue(table), config)
+        with self.uow() as uow:
+            start_training(uow)
+        with self.uow() as uow:
+            claimed = claim(uow, "test", _POLICY)
+        if claimed is None:
+            raise RuntimeError("another job is open")
+        lease = claimed[1]
+        staging = self.artifacts.staging(lease.job_id, lease.epoch) / "weights"
+        manifest = checkpoints.save(recommender, staging, method="train")
+        name = release_id(manifest.digest)
+        path = self.artifacts.release_path(name)
+        self.artifacts.publish(staging, path)
+        with self.uow() as uow:
+            advance(uow, lease, frozen_version=uow.state.data_version())
+            release = Release(
+                id=name,
+                digest=manifest.digest,
+                parent=uow.releases.alias().live,
+                job_id=lease.job_id,
+                status=ReleaseStatus.CANDIDATE,
+                method="train",
+                outcome=None,
+                path=path,
+                created_at=uow.state.now(),
+            )
+            rollout.publish(uow, lease, release)
+            rollout.start_rollout(uow, lease, name)
+        self.recommenders[name] = recommender
+        return lease, name
+
+    def flip(self, lease: Lease, name: str) -> None:
+        """Make the release live, and end its job."""
+        with self.uow() as uow:
+            if not rollout.flip(uow, lease, name):
+                raise RuntimeError("somebody else has flipped")
+        with self.uow() as uow:
+            succeed(uow, lease)
+
+    def roll_out(self, seed: int) -> str:
+        """Publish, wait until all live replicas have prepared, flip, wait until all confirm."""
+        lease, name = self.publish(seed)
+        wait_until(lambda: not rollout.unprepared(self.live_replicas(), name), "nobody prepared")
+        self.flip(lease, name)
+        wait_until(lambda: not rollout.unconfirmed(self.live_replicas(), name), "unconfirmed")
+        return name
+
+    def live_replicas(self) -> list[Any]:
+        """Return the replicas that may answer, by the database."""
+        with self.uow(write=False) as uow:
+            return uow.replicas.live(self.settings.replica_margin)
+
+    def forget(self, user_id: str | None = None, *items: str, item_id: str | None = None) -> str:
+        """Ask to forget, as another replica would."""
+        with self.uow() as uow:
+            command = ForgetCommand.of(user_id, items, item_id)
+            policy = ForgetPolicy.of(self.settings)
+            return request_forget(uow, self.pseudonyms, policy, command)[0].id
+
+    def scores(self, release: str, user_id: str, item_ids: list[str]) -> list[float]:
+        """Score the items for the user with this release's own weights, from what is stored."""
+        with self.uow(write=False) as uow:
+            items = {item.id: item for item in uow.people.items()}
+            history = uow.people.history(user_id)
+            user = uow.people.user(user_id)
+        found = self.recommenders[release].score(
+            user.attributes if user else {},
+            [HistoryEvent(items[one.item_id].slot, one.rating) for one in history],
+            [Candidate(items[each].slot, items[each].attributes) for each in item_ids],
+        )
+        return [float(score) for score in found]
+
+    def app(self, **changes: Any) -> FastAPI:
+        """Make an application on this installation."""
+        return create_app(self.settings.model_copy(update=changes))
+
+
+def _genre(number: int) -> str:
+    return "Comedy" if number % 2 else "Drama"
+
+
+def _fill(uow_factory: SqlUnitOfWorkFactory) -> None:
+    with uow_factory() as uow:
+        uow.people.upsert_items(
+            [(f"i{n}", f"Item {n}", {"genre": [_genre(n)]}) for n in range(ITEMS)]
+        )
+        uow.people.upsert_users([User(id=user_id) for user_id in USERS])
+        uow.people.upsert_interactions(
+            [
+                Interaction(
+                    user_id=user_id,
+                    item_id=f"i{(place * 7 + step * 3) % ITEMS}",
+                    rating=1.0 + (place + step) % 5,
+                    timestamp=1000 + step,
+                )
+                for place, user_id in enumerate(USERS)
+                for step in range(6)
+            ]
+        )
+        uow.state.bump("interactions")
+
+
+@pytest.fixture
+def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
+    """A migrated SQLite installation with eight people, thirty items, and no release."""
+    (tmp_path / "lethe.db").write_bytes(migrated_sqlite)
+    settings = Settings(
+        home=tmp_path, poll_seconds=0.05, cancel_window=60.0, drain_timeout=5.0, candidates=20
+    )
+    database = make_database(settings.sqlalchemy_url)
+    uow = SqlUnitOfWorkFactory(database)
+    _fill(uow)
+    yield World(
+        settings=settings,
+        uow=uow,
+        pseudonyms=load_pseudonyms(settings),
+        artifacts=ArtifactStore(settings.artifacts_root, tmp_path / "cache"),
+    )
+    database.dispose()
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the application's startup and shutdown around a client of it."""
+    async with app.router.lifespan_context(app), client_of(app, **options) as client:
+        yield client
+
+
+def client_of(app: FastAPI, *, client: str = "127.0.0.1", **options: Any) -> httpx.AsyncClient:
+    """Return a client that calls the application from this address."""
+    transport = httpx.ASGITransport(app, client=(client, 4711))
+    options.setdefault("base_url", "http://localhost")
+    return httpx.AsyncClient(transport=transport, **options)
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Wait until the replica says that it is ready."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while (await client.get("/readyz")).status_code != 200:
+        if time.monotonic() > deadline:
+            pytest.fail("the replica does not become ready")

@@ -1,0 +1,98 @@
+"""The losses against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from models.unlearning.losses import answer_kl, forgetting_margins, solve_alpha
+
+#: The margins of P(Yes) = 3/4 and 1/4.
+LIKELY, UNLIKELY = math.log(3), -math.log(3)
+
+
+def test_kl_of_three_quarters_against_one_half() -> None:
+    # 3/4 ln(3/4 / 1/2) + 1/4 ln(1/4 / 1/2)
+    by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    found = answer_kl(torch.tensor([LIKELY]), torch.tensor([0.0]))
+    assert found.item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_kl_is_directed_from_teacher_to_student() -> None:
+    # 1/2 ln(1/2 / 3/4) + 1/2 ln(1/2 / 1/4), which differs from the other direction.
+    by_hand = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    found = answer_kl(torch.tensor([0.0]), torch.tensor([LIKELY]))
+    assert found.item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_kl_is_the_mean_over_rows() -> None:
+    # One row agrees; the other has 3/4 against 1/4: ln 3 · (3/4 − 1/4).
+    found = answer_kl(torch.tensor([LIKELY, LIKELY]), torch.tensor([LIKELY, UNLIKELY]))
+    assert found.item() == pytest.approx(math.log(3) / 4, abs=1e-6)
+
+
+def test_kl_is_zero_with_zero_gradient_where_they_agree() -> None:
+    student = torch.tensor([LIKELY, -2.0, 0.0], requires_grad=True)
+    loss = answer_kl(student.detach().clone(), student)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert student.grad is not None
+    assert student.grad.abs().max().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_kls_gradient_is_the_difference_of_the_probabilities() -> None:
+    student = torch.tensor([0.0], requires_grad=True)
+    answer_kl(torch.tensor([LIKELY]), student).backward()
+    assert student.grad is not None
+    assert student.grad.item() == pytest.approx(0.5 - 0.75, abs=1e-6)
+
+
+def test_kl_stays_finite_where_both_are_certain() -> None:
+    found = answer_kl(torch.tensor([80.0, -80.0]), torch.tensor([-80.0, -80.0]))
+    assert found.item() == pytest.approx((80 + 0) / 2, rel=1e-5)
+
+
+def test_forgetting_moves_against_what_learning_more_did() -> None:
+    original, augmented = torch.tensor([1.0, -1.0, 0.5]), torch.tensor([3.0, -1.5, 0.5])
+    found = forgetting_margins(original, augmented, 0.5)
+    assert found.tolist() == pytest.approx([0.0, -0.75, 0.5])
+    assert torch.equal(forgetting_margins(original, augmented, 0.0), original)
+
+
+def loss(margins: torch.Tensor, labels: torch.Tensor) -> float:
+    return functional.binary_cross_entropy_with_logits(margins, labels).item()
+
+
+def test_alpha_by_hand() -> None:
+    # The loss of "liked" is ln(1 + e^−m): from m = ln 3, ln(4/3), it is to rise to m = 0, ln 2.
+    # The augmented margin is one higher, so the teacher is one lower per unit of α: α = ln 3.
+    original, labels = torch.tensor([LIKELY]), torch.ones(1)
+    alpha = solve_alpha(original, original + 1, labels, math.log(2) - math.log(4 / 3))
+    assert alpha == pytest.approx(LIKELY, abs=1e-4)
+
+
+@pytest.mark.parametrize("rise", [0.01, 0.1, 1.0])
+def test_alpha_hits_the_rise(rise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(200, generator=generator)
+    labels = (torch.rand(200, generator=generator) < torch.sigmoid(original)).float()
+    augmented = original + (2 * labels - 1) * torch.rand(200, generator=generator)
+    alpha = solve_alpha(original, augmented, labels, rise)
+    reached = loss(forgetting_margins(original, augmented, alpha), labels)
+    assert 0 < alpha < 16
+    assert reached - loss(original, labels) == pytest.approx(rise, abs=1e-4)
+
+
+def test_alpha_is_capped() -> None:
+    original, labels = torch.tensor([1.0]), torch.ones(1)
+    barely_moved = original + 1e-4
+    assert solve_alpha(original, barely_moved, labels, 5.0) == pytest.approx(16, abs=1e-6)
+    assert solve_alpha(original, barely_moved, labels, 5.0, most=2.0) == pytest.approx(2, abs=1e-6)
+
+
+def test_no_rise_needs_no_alpha() -> None:
+    original, labels = torch.tensor([1.0, -0.5]), torch.tensor([1.0, 0.0])
+    assert solve_alpha(original, original * 2, labels, 0.0) == pytest.approx(0, abs=1e-6)

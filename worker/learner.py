@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.requests import Outcome
     from models.datasets.interactions import Interactions
+
+
+#: The `method` of jobs that always retrain from scratch.
+EXACT_METHOD: Final = "retrain"
 
 
 class Report(Protocol):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models import adapters, checkpoints
 from models.audit.report import audit, audit_exact
@@ -28,10 +29,11 @@ from models.training import (
     margins,
 )
 from models.unlearning.base import UnlearningTask
-from models.unlearning.registry import get_method
+from models.unlearning.e2urec_fast import E2URecFast
+from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from worker.errors import UnlearningFailedError
-from worker.learner import Artefact, Verdict
+from worker.learner import EXACT_METHOD, Artefact, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +50,12 @@ class ModelLearner:
 
     def __init__(self, settings: Settings) -> None:
         """Take the recipe from the settings; an unknown method is refused at once."""
-        self._method = get_method(settings.method)
+        try:
+            # Jobs that always retrain use a method only where they never come to.
+            exact = settings.method == EXACT_METHOD
+            self._method = get_method(E2URecFast.name if exact else settings.method)
+        except UnknownMethodError as error:
+            raise InvalidInputError(f"LETHE_METHOD: {error}, {EXACT_METHOD}") from error
         self._recipe = TrainConfig(seed=settings.seed)
         self._recipe = replace(
             self._recipe, backbone=replace(self._recipe.backbone, seed=settings.seed)
@@ -57,7 +64,7 @@ class ModelLearner:
 
     def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
         """Train on the retained rows, measure against the baselines, calibrate, and save."""
-        prepared = _prepare(frozen, None)
+        prepared = prepare_frozen(frozen, None)
         cohort = _cohort(frozen)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
         started = time.monotonic()
@@ -90,7 +97,7 @@ class ModelLearner:
         manifest = checkpoints.save(
             recommender,
             into,
-            method="retrain",
+            method=EXACT_METHOD,
             extra={
                 "job": frozen.job_id,
                 "bounds": prepared.bounds.manifest(),
@@ -108,7 +115,7 @@ class ModelLearner:
     ) -> Artefact:
         """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
         manifest = checkpoints.read_manifest(parent)
-        prepared = _prepare(frozen, manifest)
+        prepared = prepare_frozen(frozen, manifest)
         task = UnlearningTask(
             recommender=checkpoints.load(parent),
             prepared=prepared,
@@ -154,7 +161,7 @@ class ModelLearner:
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
         """Say whether any sample that the parent was trained on contains what is forgotten."""
-        return len(_prepare(frozen, checkpoints.read_manifest(parent)).forget) > 0
+        return len(prepare_frozen(frozen, checkpoints.read_manifest(parent)).forget) > 0
 
     def audit(
         self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
@@ -163,7 +170,7 @@ class ModelLearner:
         manifest = checkpoints.read_manifest(parent)
         old, new = checkpoints.load(parent), checkpoints.load(candidate)
         report(0.1)
-        prepared = _prepare(frozen, manifest)
+        prepared = prepare_frozen(frozen, manifest)
         if exact:
             found = audit_exact(old, new, prepared)
         else:
@@ -186,7 +193,7 @@ class ModelLearner:
         return Artefact(directory=into, digest=manifest.digest, method=method)
 
 
-def _prepare(frozen: FrozenData, parent: Manifest | None) -> Prepared:
+def prepare_frozen(frozen: FrozenData, parent: Manifest | None) -> Prepared:
     """Split by the parent's bounds, or by new ones where there is no parent to keep to."""
     users = {user.id: index for index, user in enumerate(frozen.data.users)}
     items = {item.id: index for index, item in enumerate(frozen.data.items)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +13,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from app.domain.errors import InvalidCertificateError
+from app.domain.plain import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from app.domain.jobs import Job
@@ -60,7 +60,7 @@ class Signer:
 
     def sign(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Return the certificate: the payload, its signature and the algorithm's name."""
-        clean = _finite(payload)
+        clean = plain(payload)
         signature = base64.b64encode(self.key.sign(canonical_json(clean))).decode()
         return {"payload": clean, "signature": signature, "algorithm": ALGORITHM}
 
@@ -125,14 +125,3 @@ def load_public_key(pem: bytes) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidCertificateError(reason=f"the public key is not an {ALGORITHM} key")
     return key
-
-
-def _finite(value: Any) -> Any:
-    """Return plain JSON data; a figure that is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -47,7 +47,11 @@ def renew(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> None:
 
 
 def give_back(uow: UnitOfWork, lease: Lease) -> None:
-    """End the lease at once, so that another worker need not wait for it to expire."""
+    """End the lease at once, so that another worker need not wait for it to expire.
+
+    The attempt does not count: being asked to stop is no failure of the job.
+    """
+    uow.jobs.update(lease, attempts=max(0, uow.jobs.get(lease.job_id).attempts - 1))
     uow.jobs.renew(lease, 0.0)
     uow.outbox.add(Topic.JOB, lease.job_id)
 

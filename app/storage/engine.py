@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+
+from app.domain.plain import plain
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -63,6 +66,7 @@ def _sqlite(url: URL) -> Database:
         max_overflow=16,
         pool_timeout=_BUSY_TIMEOUT_SECONDS,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        json_serializer=_json,
         hide_parameters=True,  # They hold people's ids, and messages of errors end up in logs.
     )
     event.listen(engine, "connect", _on_sqlite_connect)
@@ -86,6 +90,11 @@ def _on_sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+def _json(value: Any) -> str:
+    """Serialise a JSON column; PostgreSQL would refuse the NaN that a figure may be."""
+    return json.dumps(plain(value), allow_nan=False)
+
+
 def _postgresql(url: URL) -> Database:
     options: dict[str, Any] = {"connect_timeout": 5, "application_name": "lethe"}
     engine = create_engine(
@@ -94,6 +103,7 @@ def _postgresql(url: URL) -> Database:
         max_overflow=10,
         pool_timeout=_BUSY_TIMEOUT_SECONDS,
         pool_pre_ping=True,
+        json_serializer=_json,
         hide_parameters=True,  # As above.
         connect_args=options,
     )

@@ -18,10 +18,8 @@ from worker.errors import UnlearningFailedError
 from worker.loop import run_once
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.faults.conftest import Installation
-    from worker.learner import Artefact, FrozenData, Report
+    from worker.learner import Artefact
 
 
 def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installation) -> None:
@@ -48,9 +46,7 @@ def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installat
 class DivergingLearner(FileLearner):
     """Fails in the same way at every try, as seeded training does."""
 
-    def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
+    def unlearn(self, *_inputs: object, **_options: object) -> Artefact:
         raise UnlearningFailedError
 
 

@@ -260,3 +260,22 @@ def test_lists_are_pages_newest_first(catalogue: SqlUnitOfWorkFactory, forget: F
         for limit, cursor in ((0, None), (201, None), (5, "rel_x"), (5, "job_" + "0" * 32)):
             with pytest.raises(InvalidInputError):
                 list_requests(uow, limit=limit, cursor=cursor)
+
+
+@pytest.mark.usefixtures("training")
+def test_being_asked_to_stop_is_no_attempt(catalogue: SqlUnitOfWorkFactory) -> None:
+    for _ in range(JOB.attempts + 2):
+        job, lease = take(catalogue)
+        assert job.attempts == 1
+        with catalogue() as uow:
+            give_back(uow, lease)
+
+
+@pytest.mark.usefixtures("training")
+def test_a_figure_that_is_not_finite_is_stored_as_null(catalogue: SqlUnitOfWorkFactory) -> None:
+    _, lease = take(catalogue)
+    with catalogue() as uow:
+        advance(uow, lease, metrics={"test": {"auc": float("nan"), "loss": [float("inf"), 0.5]}})
+    with catalogue(write=False) as uow:
+        metrics = uow.jobs.get(lease.job_id).metrics
+    assert metrics == {"test": {"auc": None, "loss": [None, 0.5]}}

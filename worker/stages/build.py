@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
 from worker.errors import AuditFailedError, ReleaseMissingError, UnlearningFailedError
-from worker.learner import Verdict
+from worker.learner import EXACT_METHOD, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 #: The strengths of `Learner.unlearn`, in the order in which they are tried.
 STRENGTHS: Final = (0, 1)
 #: A job whose method is this retrains exactly at once, as a policy may demand.
-EXACT_METHOD: Final = "retrain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ _WRITABLE: Final = frozenset(
         "status",
         "stage",
         "progress",
+        "attempts",
         "method",
         "parent_release",
         "release",

@@ -116,7 +116,7 @@ class SqlRequests(Repository):
         rows = self._connection.execute(
             select(RequestRow.status, func.count()).group_by(RequestRow.status)
         )
-        return {RequestStatus(status): count for status, count in rows.tuples()}
+        return {RequestStatus(status): count for status, count in rows}
 
     def open_item_ids(self) -> set[str]:
         rows = self._connection.execute(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from app.api.problems import DOMAIN_PROBLEMS, KINDS, kind_of
@@ -14,6 +14,8 @@ from app.domain import errors
 from tests.integration.gateway_world import client_of
 
 if TYPE_CHECKING:
+    import httpx
+
     from tests.integration.gateway_world import World
 
 LOCKED = {
@@ -132,8 +134,7 @@ def test_shapes(world: World, method: str, path: str, options: dict[str, Any], c
     ],
 )
 def test_malformed_deletions_are_422_and_echo_nothing(world: World, body: Any) -> None:
-    import json  # noqa: PLC0415 - httpx's own encoder refuses lone surrogates
-
+    # httpx's own encoder refuses lone surrogates.
     content = json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     response = call(world, "POST", "/forget", content=content, headers=headers)

@@ -1,0 +1,115 @@
+"""Unlearning against exact retraining of the same model, in one run, through the job's own learner.
+
+    python -m benchmarks.forget_job [--data data/ml-latest-small] [--users 1,4,40]
+
+Prints a table: seconds to unlearn (teacher, student and fold), to audit, to retrain exactly, their
+ratio, and the test AUC, forget AUC and movement in loss of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from app.services.pseudonyms import Pseudonyms
+from app.settings import Settings
+from models import checkpoints
+from models.audit.utility import utility
+from models.datasets.detect import read
+from models.training import margins
+from worker.learner import ForgetSet, FrozenData
+from worker.learning import ModelLearner, prepare_frozen
+
+if TYPE_CHECKING:
+    from models.recommender import Recommender
+
+
+def _nothing(fraction: float) -> None:
+    """Report to nobody."""
+    del fraction
+
+
+def _frozen(path: Path, settings: Settings) -> FrozenData:
+    data, _ = read(path)
+    pseudonyms = Pseudonyms(b"benchmark")
+    cohort = frozenset(
+        user.id for user in data.users if pseudonyms.never_trained(user.id, settings.cohort_share)
+    )
+    return FrozenData(version=1, data=data, forget=ForgetSet(), cohort=cohort, job_id="benchmark")
+
+
+def _victims(frozen: FrozenData, parent: Path, count: int) -> frozenset[str]:
+    """Return this many users with training rows, drawn by a fixed seed."""
+    train = prepare_frozen(frozen, checkpoints.read_manifest(parent)).parts.train
+    chosen = np.random.default_rng(0).choice(np.unique(train.user), count, replace=False)
+    return frozenset(frozen.data.users[index].id for index in chosen.tolist())
+
+
+def _forget_figures(model: Recommender, frozen: FrozenData, parent: Path) -> dict[str, float]:
+    prepared = prepare_frozen(frozen, checkpoints.read_manifest(parent))
+
+    def of(samples: Any) -> dict[str, float]:
+        prompts = model.prompt.samples(samples, prepared.retained)
+        return utility(samples.label, margins(model, prompts).numpy())
+
+    forget, test = of(prepared.forget), of(prepared.parts.test)
+    return {"forget_auc": forget["auc"], "forget_loss": forget["log_loss"], "test_auc": test["auc"]}
+
+
+def measure(frozen: FrozenData, learner: ModelLearner, parent: Path, work: Path) -> None:
+    """Unlearn and retrain one batch and print a row for each."""
+    began = time.perf_counter()
+    adapter = learner.unlearn(frozen, parent, work / "adapter", strength=0, report=_nothing)
+    learner.fold(parent, adapter.directory, work / "folded")
+    unlearned = time.perf_counter()
+    verdict = learner.audit(frozen, parent, work / "folded", exact=False, report=_nothing)
+    audited = time.perf_counter()
+    retrained = learner.train(frozen, work / "exact", _nothing)
+    fit_seconds = float(retrained.metrics["fit_seconds"])
+    rows = (
+        ("before", parent, 0.0),
+        ("unlearned", work / "folded", unlearned - began),
+        ("retrained", work / "exact", fit_seconds),
+    )
+    print(
+        f"\n{len(frozen.forget.users)} user(s), {adapter.metrics['forget_rows']} rows: "
+        f"{verdict.outcome}, {verdict.figures['reason']}; audit {audited - unlearned:.1f} s; "
+        f"retraining takes {fit_seconds / (unlearned - began):.1f} times as long as unlearning"
+    )
+    print(f"{'release':>10} {'seconds':>8} {'test AUC':>9} {'forget AUC':>11} {'forget loss':>12}")
+    for name, directory, seconds in rows:
+        found = _forget_figures(checkpoints.load(directory), frozen, parent)
+        print(
+            f"{name:>10} {seconds:8.1f} {found['test_auc']:9.4f} {found['forget_auc']:11.4f} "
+            f"{found['forget_loss']:12.4f}"
+        )
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--data", type=Path, default=Path("data/ml-latest-small"))
+    parser.add_argument("--users", default="1,4,40")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = Settings()
+    frozen = _frozen(arguments.data, settings)
+    learner = ModelLearner(settings)
+    with tempfile.TemporaryDirectory() as directory:
+        parent = Path(directory) / "parent"
+        learner.train(frozen, parent, _nothing)
+        for count in map(int, arguments.users.split(",")):
+            victims = _victims(frozen, parent, count)
+            batch = replace(frozen, forget=ForgetSet(users=victims))
+            measure(batch, learner, parent, Path(directory) / f"batch-{count}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The dashboard in a real browser, against a real server, with a real release behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import uvicorn
+from playwright.sync_api import Page, expect, sync_playwright
+from pydantic import SecretStr
+
+from app.domain.jobs import JobStatus, Stage
+from app.domain.requests import Outcome
+from app.services.batching import close_batch
+from app.services.certificates import Evidence
+from app.services.complete import finish
+from app.services.job_lifecycle import advance, claim
+from app.services.policies import BatchPolicy, JobPolicy
+from app.services.secrets import load_signer
+from tests.integration.gateway_world import World, wait_until, world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fastapi import FastAPI
+
+__all__ = ["world"]
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser_path() -> str:
+    found = os.environ.get("LETHE_TEST_CHROMIUM") or shutil.which("chromium")
+    if found is None:
+        reason = "there is no Chromium: install it or set LETHE_TEST_CHROMIUM"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def page(browser_path: str) -> Iterator[Page]:
+    """A page that fails the test on any error of its own, a violated policy included."""
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        context = browser.new_context(accept_downloads=True)
+        made = context.new_page()
+        made.set_default_timeout(20_000)
+        made.on("pageerror", lambda error: complaints.append(str(error)))
+        made.on(
+            "console",
+            # A browser reports every 4xx and 5xx answer as an error; those are expected here.
+            lambda message: (
+                complaints.append(message.text)
+                if message.type == "error" and "Failed to load resource" not in message.text
+                else None
+            ),
+        )
+        yield made
+        context.close()
+        browser.close()
+    assert complaints == []
+
+
+class Server:
+    """uvicorn in a thread, on a port of its own."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2)
+        )
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        wait_until(lambda: self._server.started, "the server does not start")
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture
+def address(world: World) -> Iterator[str]:
+    lease, name = world.publish(1)
+    world.flip(lease, name)
+    with Server(world.app()) as found:
+        wait_until(lambda: any(each.serving for each in world.live_replicas()), "not serving")
+        yield found
+
+
+def complete(world: World) -> None:
+    """Do a worker's part of a deletion, without new weights."""
+    with world.uow() as uow:
+        close_batch(uow, BatchPolicy(size=1, seconds=0.0, method="e2urec", retry_delay=0.0))
+    with world.uow() as uow:
+        claimed = claim(uow, "t", JobPolicy(lease_seconds=60, attempts=3, request_failures=2))
+        if claimed is None:
+            raise RuntimeError("no batch was closed")
+        lease = claimed[1]
+        advance(uow, lease, status=JobStatus.PUBLISHING)
+        advance(uow, lease, status=JobStatus.ROLLING_OUT, stage=Stage.ROLL_OUT)
+        finish(uow, lease, load_signer(world.settings), Evidence(outcome=Outcome.PASSED))
+
+
+def test_recommend_forget_cancel_and_download(
+    world: World, address: str, page: Page, tmp_path: Path
+) -> None:
+    page.goto(address)
+    expect(page.locator("#service")).to_have_text("ready")
+    expect(page.locator("#requests")).to_contain_text("No deletion has been asked for.")
+
+    page.locator("#recommend-form input[name=user]").fill("u1")
+    page.locator("#recommend-form button").click()
+    expect(page.locator("#recommendations li")).to_have_count(10)
+
+    forget = page.locator("#forget-form")
+    forget.locator("input[name=user]").fill("u1")
+    forget.locator("button").click()
+    expect(page.locator("#confirm-title")).to_have_text("Forget user u1?")
+    page.locator("#confirm button[value=no]").click()
+    expect(page.locator("#confirm")).to_be_hidden()
+    with world.uow(write=False) as uow:
+        assert uow.requests.page(1, None) == []
+    forget.locator("button").click()
+    page.locator("#confirm-yes").click()
+    expect(page.locator("#forget-result")).to_contain_text("scheduled")
+    expect(page.locator("#requests tbody tr")).to_have_count(1)
+
+    page.locator("#recommend-form button").click()
+    expect(page.locator("#recommendations")).to_contain_text("asked to be forgotten")
+
+    page.get_by_role("button", name="Hold").click()
+    expect(page.locator("#requests")).to_contain_text("on hold")
+    page.get_by_role("button", name="Release").click()
+    expect(page.locator("#requests")).to_contain_text("scheduled")
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("#confirm-yes").click()
+    expect(page.locator("#requests")).to_contain_text("cancelled")
+
+    world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
+    request = world.forget("u2")
+    complete(world)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Certificate").click()
+    saved = tmp_path / "certificate.json"
+    download.value.save_as(saved)
+    assert json.loads(saved.read_text())["payload"]["request_id"] == request
+
+
+def test_titles_are_text_and_never_code(world: World, address: str, page: Page) -> None:
+    evil = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
+    with world.uow() as uow:
+        uow.people.upsert_items([(f"i{n}", evil, {"genre": ["Drama"]}) for n in range(30)])
+        uow.state.bump("items")
+    page.goto(address)
+    page.locator("#recommend-form input[name=user]").fill("u1")
+    page.locator("#recommend-form button").click()
+    expect(page.locator("#recommendations li").first).to_contain_text("<b>bold</b>")
+    assert page.locator("#recommendations img, #recommendations b").count() == 0
+    assert page.title() == "Lethe"
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_only(world: World, page: Page) -> None:
+    with Server(world.app(api_keys=(SecretStr("the-key"),))) as address:
+        page.goto(address)
+        expect(page.locator("#notice")).to_contain_text("An API key is needed")
+        page.locator("#key-button").click()
+        page.locator("#key-input").fill("the-key")
+        page.locator("#key-dialog button[value=yes]").click()
+        expect(page.locator("#notice")).to_be_hidden()
+        expect(page.locator("#jobs")).to_contain_text("No job has run yet.")
+        page.reload()
+        expect(page.locator("#jobs")).to_contain_text("No job has run yet.")
+        assert page.evaluate("localStorage.length") == 0
+        assert page.context.cookies() == []
+
+
+def test_a_server_that_goes_away_is_said_so_and_recovers(world: World, page: Page) -> None:
+    with Server(world.app()) as address:
+        page.goto(address)
+        expect(page.locator("#releases")).to_contain_text("Nothing has been trained yet.")
+        page.context.set_offline(offline=True)
+        expect(page.locator("#notice")).to_contain_text("cannot be reached")
+        page.context.set_offline(offline=False)
+        expect(page.locator("#notice")).to_be_hidden()

@@ -15,7 +15,7 @@ from app.services.start_training import start_training
 from tests.faults.file_learner import FileLearner
 from tests.faults.test_roll_out import FakeReplica
 from worker.errors import UnlearningFailedError
-from worker.loop import run_once
+from worker.loop import run_forever, run_once
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Installation
@@ -116,7 +116,7 @@ def test_a_replica_that_can_serve_nothing_holds_up_no_deletion(installation: Ins
 def test_who_rated_a_forgotten_item_is_told_by_nothing(installation: Installation) -> None:
     """The change log named the item's raters one after the other; none of that stays."""
     request_id = installation.forget_item("i1")
-    assert run_once(installation.context)
+    run_forever(installation.context, threading.Event(), until_idle=True)
     assert installation.request(request_id).status is RequestStatus.COMPLETED
     with installation.context.uow_factory(write=False) as uow:
         assert {one.user_id for one in uow.state.changes_since(0) if one.kind == "forget"} == {None}

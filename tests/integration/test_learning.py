@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from app.settings import Settings
 from models import checkpoints
 from models.unlearning.base import NothingToForgetError
-from models.unlearning.registry import UnknownMethodError
 from tests.unit.unlearning.planted import CALIBRATION, RECIPE, planted
 from worker.learner import Artefact, ForgetSet, FrozenData
 from worker.learning import ModelLearner
@@ -91,7 +91,7 @@ def weights(artefact: Artefact) -> dict[str, torch.Tensor]:
 
 
 def test_an_unknown_method_is_refused_at_once() -> None:
-    with pytest.raises(UnknownMethodError):
+    with pytest.raises(InvalidInputError, match="e2urec-fast"):
         ModelLearner(Settings(method="hope"))
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 #: The strengths of `Learner.unlearn`, in the order in which they are tried.
 STRENGTHS: Final = (0, 1)
-#: A job whose method is this retrains exactly at once, as a policy may demand.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.datasets.interactions import Interactions
 from models.samples import HISTORY_LENGTH, MINIMUM_HISTORY, Samples, build_samples
 from tests.unit.models.planted import table
+
+if TYPE_CHECKING:
+    from models.datasets.interactions import Interactions
 
 USERS, ITEMS = 4, 16
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The `method` of jobs that always retrain from scratch.
 EXACT_METHOD: Final = "retrain"
+#: What a release is called whose data was too little to train on after a deletion.
+UNTRAINED_METHOD: Final = "untrained"
 
 
 class Report(Protocol):

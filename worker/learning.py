@@ -18,7 +18,8 @@ from models import adapters, checkpoints
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
 from models.preparation import ForgetIndices, Prepared, prepare
-from models.splits import TimeSplit
+from models.recommender import Recommender
+from models.splits import TimeSplit, TooSmallToSplitError
 from models.training import (
     CalibrationConfig,
     DivergedError,
@@ -33,14 +34,13 @@ from models.unlearning.e2urec_fast import E2URecFast
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from worker.errors import UnlearningFailedError
-from worker.learner import EXACT_METHOD, Artefact, Verdict
+from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artefact, ForgetSet, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
     from models.checkpoints import Manifest
-    from models.recommender import Recommender
     from models.samples import Samples
     from worker.learner import FrozenData, Report
 
@@ -63,8 +63,17 @@ class ModelLearner:
         self._calibration = CalibrationConfig(seed=settings.seed + 1)
 
     def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
-        """Train on the retained rows, measure against the baselines, calibrate, and save."""
-        prepared = prepare_frozen(frozen, None)
+        """Train on the retained rows, measure against the baselines, calibrate, and save.
+
+        Where deletions have left too little to train on, the exact result is a model that was
+        trained on nobody. Raises InvalidInputError where nothing was to be forgotten.
+        """
+        try:
+            prepared = prepare_frozen(frozen, None)
+        except TooSmallToSplitError as error:
+            if frozen.forget == ForgetSet():
+                raise InvalidInputError(str(error)) from error
+            return self._untrained(frozen, into)
         cohort = _cohort(frozen)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
         started = time.monotonic()
@@ -110,12 +119,33 @@ class ModelLearner:
             directory=into, digest=manifest.digest, method=manifest.method, metrics=metrics
         )
 
+    def _untrained(self, frozen: FrozenData, into: Path) -> Artefact:
+        """Save the initial weights: nobody's, and no row counts as one they were trained on."""
+        bounds = TimeSplit(valid_from=0, test_from=1)
+        prepared = _prepare(frozen, bounds)
+        manifest = checkpoints.save(
+            Recommender(Vocabulary.from_catalogue(prepared.retained), self._recipe.backbone),
+            into,
+            method=UNTRAINED_METHOD,
+            extra={
+                "job": frozen.job_id,
+                "bounds": bounds.manifest(),
+                "expected": {},
+                "recipe": self._recipe.manifest(),
+                "data_sha256": _data_hash(prepared),
+            },
+        )
+        return Artefact(directory=into, digest=manifest.digest, method=manifest.method)
+
     def unlearn(
         self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artefact:
         """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
         manifest = checkpoints.read_manifest(parent)
         prepared = prepare_frozen(frozen, manifest)
+        if not len(prepared.parts.train):
+            # Nobody is left to remember: only the exact way is open.
+            raise UnlearningFailedError
         task = UnlearningTask(
             recommender=checkpoints.load(parent),
             prepared=prepared,
@@ -195,6 +225,10 @@ class ModelLearner:
 
 def prepare_frozen(frozen: FrozenData, parent: Manifest | None) -> Prepared:
     """Split by the parent's bounds, or by new ones where there is no parent to keep to."""
+    return _prepare(frozen, None if parent is None else TimeSplit(**parent.extra["bounds"]))
+
+
+def _prepare(frozen: FrozenData, bounds: TimeSplit | None) -> Prepared:
     users = {user.id: index for index, user in enumerate(frozen.data.users)}
     items = {item.id: index for index, item in enumerate(frozen.data.items)}
     forget = frozen.forget
@@ -210,7 +244,7 @@ def prepare_frozen(frozen: FrozenData, parent: Manifest | None) -> Prepared:
             ),
         ),
         _cohort(frozen),
-        None if parent is None else TimeSplit(**parent.extra["bounds"]),
+        bounds,
     )
 
 

@@ -40,6 +40,7 @@ _NOT_COVERED: Final = (
     "the source files that data was imported from",
     "backups of the database and of the artefacts",
     "free space of file systems and of storage devices",
+    "copies in the local caches of other machines, where artefacts are in a remote store",
     "memory of processes until it is used again",
 )
 _NOT_COVERED_POSTGRESQL: Final = (

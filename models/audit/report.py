@@ -57,12 +57,12 @@ class _Compared:
 
 
 def _compare(old: Recommender, new: Recommender, samples: Samples, prepared: Prepared) -> _Compared:
-    prompts = old.prompt.samples(samples, prepared.retained)
-    return _Compared(
-        labels=samples.label.astype(np.float64),
-        old=margins(old, prompts).numpy().astype(np.float64),
-        new=margins(new, prompts).numpy().astype(np.float64),
-    )
+    def answers(recommender: Recommender) -> NDArray[np.float64]:
+        # Each in its own tokens: a retrained model's vocabulary comes from today's catalogue.
+        prompts = recommender.prompt.samples(samples, prepared.retained)
+        return margins(recommender, prompts).numpy().astype(np.float64)
+
+    return _Compared(labels=samples.label.astype(np.float64), old=answers(old), new=answers(new))
 
 
 def expectation(prepared: Prepared, expected: Mapping[str, ExpectedRise]) -> Expectation:

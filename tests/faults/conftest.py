@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parent / "blocking_worker.py"
 #: Seconds; short, so that a killed worker's job is soon free.
-LEASE = 1.5
+LEASE = 3.0
 #: Unlike anything else in the files, so that its remains can be searched for byte by byte.
 PERSON = "person-8c1f0b7e"
 #: Under this key nobody here belongs to the cohort that is never trained on.

@@ -12,6 +12,7 @@ from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from app.settings import Settings
 from models import checkpoints
+from models.recommender import Recommender
 from models.unlearning.base import NothingToForgetError
 from tests.unit.unlearning.planted import CALIBRATION, RECIPE, planted
 from worker.learner import Artefact, ForgetSet, FrozenData
@@ -221,3 +222,27 @@ def test_retraining_never_sees_the_forgotten(lineage: Lineage, tmp_path: Path) -
         frozen, lineage.trained.directory, renewed.directory, exact=True, report=nothing
     )
     assert verdict.outcome == Outcome.EXACT
+
+
+def test_forgetting_everybody_ends_in_weights_trained_on_nobody(tmp_path: Path) -> None:
+    learner = ModelLearner(Settings(hash_key=None))
+    everybody = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
+    artefact = learner.train(everybody, tmp_path / "release", nothing)
+    assert artefact.method == "untrained"
+    assert not learner.has_training_rows(freeze(FIRST), tmp_path / "release")
+    release = checkpoints.load(tmp_path / "release")
+    initial = Recommender(release.vocabulary, release.config).model.state_dict()
+    assert all(
+        torch.equal(found, initial[name]) for name, found in release.model.state_dict().items()
+    )
+    verdict = learner.audit(
+        everybody, tmp_path / "release", tmp_path / "release", exact=True, report=nothing
+    )
+    assert verdict.outcome is Outcome.EXACT
+
+
+def test_too_little_to_train_on_is_said_so(tmp_path: Path) -> None:
+    few = freeze(ForgetSet())
+    few = replace(few, data=few.data.take(few.data.user < 1))
+    with pytest.raises(InvalidInputError, match="too few"):
+        ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", nothing)

@@ -1,4 +1,4 @@
-"""One planted world and one recommender trained on it, shared by all tests of this folder."""
+"""Tests of the models run on one thread."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-
-from tests.unit.models.planted import World, make_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +18,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def world(one_thread: None) -> World:  # noqa: ARG001 -- training must come after it
-    return make_world()

@@ -1,40 +1,20 @@
-"""A small world with a planted structure that a model can learn, and one model trained on it."""
+"""Small tables for tests: one with a planted structure, and one of given rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from models.backbones import CompactConfig
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
-from models.preparation import ForgetIndices, Prepared, prepare
-from models.training import CalibrationConfig, ExpectedRise, TrainConfig, calibrate, fit
-from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from models.recommender import Recommender
 
 USERS: Final = 240
 ITEMS: Final = 60
 RATINGS_EACH: Final = 30
 COHORT: Final = frozenset(range(0, USERS, 8))
-
-#: Small enough to train in seconds, and long enough to remember single people: where leaving
-#: somebody out changed nothing, no test of forgetting could fail.
-TINY: Final = TrainConfig(
-    backbone=CompactConfig(hidden_size=16, intermediate_size=32),
-    epochs=4,
-    learning_rate=5e-3,
-    batch_size=64,
-)
-
-
-def ignore(fraction: float) -> None:
-    """Report progress to nobody."""
 
 
 def planted_interactions(
@@ -83,44 +63,3 @@ def table(rows: Iterable[tuple[int, int, float, int]], users: int, items: int) -
         rating=columns[2].astype(np.float32),
         timestamp=columns[3].astype(np.int64),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """The planted data, a recommender that was trained on it, and what leaving out changes."""
-
-    data: Interactions
-    prepared: Prepared
-    recommender: Recommender
-    expected: dict[str, ExpectedRise]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self.recommender.vocabulary
-
-    def forgetting(
-        self,
-        users: Iterable[int] = (),
-        items: Iterable[int] = (),
-        pairs: Iterable[tuple[int, int]] = (),
-    ) -> Prepared:
-        """Return the world prepared for forgetting these, with the bounds it was trained with."""
-        forget = ForgetIndices(
-            users=frozenset(users), items=frozenset(items), pairs=frozenset(pairs)
-        )
-        return prepare(self.data, forget, COHORT, self.prepared.bounds)
-
-
-def make_world() -> World:
-    """Train the tiny recommender and its shadow; takes seconds, so share it."""
-    data = planted_interactions()
-    prepared = prepare(data, ForgetIndices(), COHORT)
-    recommender = fit(Vocabulary.from_catalogue(data), prepared, TINY, ignore)
-    leave_out = CalibrationConfig(users=0.15)
-    expected = calibrate(data, recommender, prepared, COHORT, TINY, leave_out, ignore)
-    return World(data=data, prepared=prepared, recommender=recommender, expected=expected)
-
-
-def short(config: TrainConfig = TINY) -> TrainConfig:
-    """Return a recipe of one epoch."""
-    return replace(config, epochs=1)

@@ -48,10 +48,9 @@ def test_the_same_seed_gives_the_same_adapter(
     name: str, world: World, unlearned: dict[str, Unlearned]
 ) -> None:
     torch.rand(7)  # Whoever drew from the global generator must not matter.
-    first, again = (
-        adapter(unlearned[name]),
-        adapter(get_method(name).unlearn(world.task(), nothing)),
-    )
+    before = torch.get_rng_state()
+    first = adapter(unlearned[name])
+    again = adapter(get_method(name).unlearn(world.task(), nothing))
     assert first.keys() == again.keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert torch.equal(before, torch.get_rng_state())

@@ -48,7 +48,7 @@ def rows_of(samples: Samples) -> list[tuple[object, ...]]:
 
 def slow_samples(data: Interactions) -> list[tuple[object, ...]]:
     """Say the same again with loops: the definition of E2URec, read literally."""
-    found = []
+    found: list[tuple[object, ...]] = []
     for user in range(len(data.users)):
         rows = sorted(
             (int(data.timestamp[n]), int(data.item[n]), float(data.rating[n]))

@@ -152,7 +152,7 @@ class Story:
         before: dict[str, Any],
         after: dict[str, Any],
     ) -> None:
-        self._title(9, "Nothing has changed for others")
+        self._title(9, "Everybody else, before and after")
         for tried in job["metrics"].get("tries", [])[-1:]:
             utility = tried["audit"].get("utility")
             if utility:

@@ -103,18 +103,8 @@ class ModelLearner:
             "fit_seconds": fitted - started,
             "calibration_seconds": time.monotonic() - fitted,
         }
-        manifest = checkpoints.save(
-            recommender,
-            into,
-            method=EXACT_METHOD,
-            extra={
-                "job": frozen.job_id,
-                "bounds": prepared.bounds.manifest(),
-                "expected": metrics["expected_rise"],
-                "recipe": self._recipe.manifest(),
-                "data_sha256": _data_hash(prepared),
-            },
-        )
+        rises = metrics["expected_rise"]
+        manifest = self._save_root(recommender, prepared, into, EXACT_METHOD, frozen, rises)
         return Artefact(
             directory=into, digest=manifest.digest, method=manifest.method, metrics=metrics
         )
@@ -123,19 +113,33 @@ class ModelLearner:
         """Save the initial weights: nobody's, and no row counts as one they were trained on."""
         bounds = TimeSplit(valid_from=0, test_from=1)
         prepared = _prepare(frozen, bounds)
-        manifest = checkpoints.save(
-            Recommender(Vocabulary.from_catalogue(prepared.retained), self._recipe.backbone),
+        vocabulary = Vocabulary.from_catalogue(prepared.retained)
+        recommender = Recommender(vocabulary, self._recipe.backbone)
+        manifest = self._save_root(recommender, prepared, into, UNTRAINED_METHOD, frozen, {})
+        return Artefact(directory=into, digest=manifest.digest, method=manifest.method)
+
+    def _save_root(
+        self,
+        recommender: Recommender,
+        prepared: Prepared,
+        into: Path,
+        method: str,
+        frozen: FrozenData,
+        expected: dict[str, Any],
+    ) -> Manifest:
+        """Save a release without a parent: the root of a lineage, which later ones inherit from."""
+        return checkpoints.save(
+            recommender,
             into,
-            method=UNTRAINED_METHOD,
+            method=method,
             extra={
                 "job": frozen.job_id,
-                "bounds": bounds.manifest(),
-                "expected": {},
+                "bounds": prepared.bounds.manifest(),
+                "expected": expected,
                 "recipe": self._recipe.manifest(),
                 "data_sha256": _data_hash(prepared),
             },
         )
-        return Artefact(directory=into, digest=manifest.digest, method=manifest.method)
 
     def unlearn(
         self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report

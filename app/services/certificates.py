@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from app.domain.requests import ForgetRequest, Outcome
 
 ALGORITHM: Final = "Ed25519"
-#: What no software above the file system can promise.
-NOT_COVERED: Final = (
-    "backups of the database and of the artefacts",
-    "write-ahead logs of PostgreSQL and archives of them",
-    "free space of file systems and of storage devices",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +33,8 @@ class Evidence:
     figures: dict[str, Any] = field(default_factory=dict)
     #: File name → SHA-256 of what was unlinked.
     shredded: dict[str, str] = field(default_factory=dict)
-    not_covered: tuple[str, ...] = NOT_COVERED
+    #: What no software above the file system can promise here; the gatherer knows the place.
+    not_covered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,7 +14,16 @@ import pytest
 from tests.e2e.support import ROOT, Lethe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Undo an ignored SIGINT, which a shell hands down to whatever it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +60,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def lethe(environment: dict[str, str], tmp_path: Path) -> Lethe:
+def lethe(environment: dict[str, str], tmp_path: Path, ctrl_c_is_heard: None) -> Lethe:
     """Start `lethe …` in a session of its own, its output in a file."""
+
+    del ctrl_c_is_heard
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "output.txt").open("ab") as output:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+#: A release may be served; unfolded weights are what a method left, before they become one.
+RELEASE: Final = "release"
+UNFOLDED: Final = "unfolded"
 WEIGHTS: Final = "weights.safetensors"
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
@@ -61,10 +64,11 @@ def save(
     method: str,
     parent: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    kind: str = RELEASE,
 ) -> Manifest:
     """Write weights and manifest into `directory`, which is made; return the manifest.
 
-    `parent` is the digest of the release that this one came from.
+    `parent` is the digest of the release that this one came from; `kind` is RELEASE or UNFOLDED.
     """
     state = {
         name: tensor.detach().clone().contiguous()
@@ -76,7 +80,7 @@ def save(
         directory,
         state,
         {
-            "kind": "release",
+            "kind": kind,
             "method": method,
             "parent": parent,
             "backbone": recommender.config.manifest(),
@@ -137,12 +141,14 @@ def read_weights(directory: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
-def load(directory: Path) -> Recommender:
-    """Load a release's recommender, checked against its digest and golden prompts.
+def load(directory: Path, kind: str = RELEASE) -> Recommender:
+    """Load a recommender, checked against its kind, its digest and its golden prompts.
 
     Raises CheckpointError.
     """
     content = read_manifest(directory).content
+    if content.get("kind") != kind:
+        raise CheckpointError(f"{directory} holds no {kind} weights")
     state = read_weights(directory)
     try:
         recommender = Recommender(

@@ -48,7 +48,7 @@ class TrainConfig:
     batch_size: int = 256
     epochs: int = 1
     warmup_steps: int = 50
-    #: How often per epoch validation is looked at; the best state is kept.
+    #: How often per epoch validation is looked at; the best state is kept. 0: the last one is.
     validations: int = 4
     seed: int = 0
 
@@ -117,7 +117,7 @@ def fit(
     optimiser = _optimiser(recommender, config)
     per_epoch = -(-len(labels) // config.batch_size)
     total = config.epochs * per_epoch
-    look_every = max(1, per_epoch // config.validations)
+    look_every = max(1, per_epoch // config.validations) if config.validations else 0
     best_loss, best_state = float("inf"), None
     generator = torch.Generator().manual_seed(config.seed)
     recommender.model.train()
@@ -138,7 +138,7 @@ def fit(
             loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
             optimiser.step()
             step += 1
-            if step % look_every == 0 or step == total:
+            if look_every and (step % look_every == 0 or step == total):
                 found = functional.binary_cross_entropy_with_logits(
                     margins(recommender, valid), valid_labels
                 ).item()
@@ -147,7 +147,7 @@ def fit(
                     best_state = copy.deepcopy(recommender.model.state_dict())
             if step % 10 == 0:
                 progress(step / total)
-    if best_state is None and len(valid_labels):
+    if best_state is None and look_every and len(valid_labels):
         raise DivergedError(DivergedError.__doc__)
     if best_state is not None:
         recommender.model.load_state_dict(best_state)

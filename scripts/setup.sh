@@ -42,5 +42,5 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
 fi
 
 echo "Installing the other pinned packages …"
-"$python" -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[dev]'
+"$python" -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[benchmark,dev]'
 "$python" -m pip check

@@ -30,7 +30,6 @@ from models.training import (
     margins,
 )
 from models.unlearning.base import UnlearningTask
-from models.unlearning.e2urec_fast import E2URecFast
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from worker.errors import UnlearningFailedError
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from models.checkpoints import Manifest
     from models.samples import Samples
+    from models.unlearning.base import Unlearned
     from worker.learner import FrozenData, Report
 
 
@@ -51,11 +51,9 @@ class ModelLearner:
     def __init__(self, settings: Settings) -> None:
         """Take the recipe from the settings; an unknown method is refused at once."""
         try:
-            # Jobs that always retrain use a method only where they never come to.
-            exact = settings.method == EXACT_METHOD
-            self._method = get_method(E2URecFast.name if exact else settings.method)
+            self._method = get_method(settings.method)
         except UnknownMethodError as error:
-            raise InvalidInputError(f"LETHE_METHOD: {error}, {EXACT_METHOD}") from error
+            raise InvalidInputError(f"LETHE_METHOD: {error}") from error
         self._recipe = TrainConfig(seed=settings.seed)
         self._recipe = replace(
             self._recipe, backbone=replace(self._recipe.backbone, seed=settings.seed)
@@ -154,6 +152,7 @@ class ModelLearner:
             recommender=checkpoints.load(parent),
             prepared=prepared,
             expected=_expected(manifest),
+            recipe=self._recipe,
             seed=self._recipe.seed,
             strength=strength,
         )
@@ -161,14 +160,7 @@ class ModelLearner:
             result = self._method.unlearn(task, report)
         except DivergedError as error:
             raise UnlearningFailedError from error
-        saved = adapters.save(
-            result.recommender,
-            into,
-            result.adapter,
-            method=self._method.name,
-            parent=manifest.digest,
-            extra={"job": frozen.job_id, "reset_slots": prepared.unused_slots().tolist()},
-        )
+        saved = self._save_unfolded(result, into, manifest.digest, frozen, prepared)
         return Artefact(
             directory=into,
             digest=saved.digest,
@@ -180,11 +172,29 @@ class ModelLearner:
             },
         )
 
+    def _save_unfolded(
+        self, result: Unlearned, into: Path, parent: str, frozen: FrozenData, prepared: Prepared
+    ) -> Manifest:
+        """Save what the method left: an adapter still to be folded, or weights of their own."""
+        extra = {"job": frozen.job_id, "reset_slots": prepared.unused_slots().tolist()}
+        name, model = self._method.name, result.recommender
+        if result.adapter is None:
+            return checkpoints.save(
+                model, into, method=name, parent=parent, extra=extra, kind=checkpoints.UNFOLDED
+            )
+        return adapters.save(model, into, result.adapter, method=name, parent=parent, extra=extra)
+
     def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
-        """Fold the delta into its parent; rows that nobody rates any more become initial again."""
+        """Fold the delta into its parent; rows that nobody rates any more become initial again.
+
+        Weights of their own, which a method without an adapter leaves, need only the latter.
+        """
         before = checkpoints.read_manifest(parent)
         delta = checkpoints.read_manifest(adapter)
-        folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
+        if delta.content["kind"] == checkpoints.UNFOLDED:
+            folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
+        else:
+            folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
         adapters.reset_item_rows(folded, delta.extra["reset_slots"])
         return self._next_release(folded, before, into, delta.method, delta.extra["job"])
 

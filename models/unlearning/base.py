@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from models.adapters import AdapterConfig
     from models.preparation import Prepared
     from models.recommender import Recommender
-    from models.training import ExpectedRise, Progress
+    from models.training import ExpectedRise, Progress, TrainConfig
 
 
 class NothingToForgetError(ValueError):
@@ -23,11 +23,13 @@ class UnlearningTask:
     """One batch: the release it starts from, what to forget and what to keep.
 
     `expected` says per kind of row how far the loss rises for a model that never saw the row.
+    `recipe` is how the release was trained, for methods that train parts of it again.
     """
 
     recommender: Recommender
     prepared: Prepared
     expected: Mapping[str, ExpectedRise]
+    recipe: TrainConfig
     seed: int = 0
     #: 0 is the first try; 1 goes on longer, in smaller steps, with a harder teacher.
     strength: int = 0
@@ -35,10 +37,14 @@ class UnlearningTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unlearned:
-    """A recommender with a trained adapter on it, the adapter's shape, and what was measured."""
+    """What came out, and what was measured.
+
+    With `adapter`, the recommender carries a trained adapter of that shape, still to be folded;
+    without one, its own weights are the result.
+    """
 
     recommender: Recommender
-    adapter: AdapterConfig
+    adapter: AdapterConfig | None
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,4 +54,7 @@ class UnlearningMethod(Protocol):
     name: str
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Train a fresh adapter that forgets; raises NothingToForgetError or DivergedError."""
+        """Return what forgot the batch; the task's recommender stays as it is.
+
+        Raises NothingToForgetError or DivergedError.
+        """

@@ -168,7 +168,7 @@ class _Loop:
         trainable = [p for p in self.student.model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trainable, lr=self.config.learning_rate, weight_decay=0.0)
         before = self._loss(original[self.looked_at])
-        reached, step = 0.0, 0
+        reached, step, far = 0.0, 0, 0.0
         batches = itertools.cycle(torch.split(self.retained.tokens, self.config.retain_batch))
         self.student.model.train()
         for step in range(1, self.config.most_steps + 1):
@@ -180,7 +180,9 @@ class _Loop:
                 seen = margins(self.student, self.prompts.take(self.looked_at))
                 reached = self._loss(seen) - before
                 done = reached / rise if rise else 1.0
-                progress(0.2 + 0.8 * min(1.0, max(step / self.config.most_steps, done)))
+                # A student may lose ground again; its progress bar may not.
+                far = max(far, min(1.0, max(step / self.config.most_steps, done)))
+                progress(0.2 + 0.8 * far)
                 if reached >= rise:
                     break
         self.student.model.eval()

@@ -54,3 +54,41 @@ def solve_alpha(
         middle = (low + high) / 2
         low, high = (middle, high) if loss(middle) < target else (low, middle)
     return low
+
+
+def answer_log_probability(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the [B] log probabilities (nats) of the answers that the [B] labels (0/1) name."""
+    return functional.logsigmoid(margins * (2 * labels - 1))
+
+
+def negative_preference(
+    found: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """Return the mean of −2/β · log σ(−β · log(π / π_ref)) over [B] rows, π of the row's answer.
+
+    Where β goes to 0 this is gradient ascent; larger β stop pushing what is already forgotten.
+    Source: NPO (arXiv 2404.05868).
+    """
+    ratio = answer_log_probability(found, labels) - answer_log_probability(reference, labels)
+    return -2 / beta * functional.logsigmoid(-beta * ratio).mean()
+
+
+def simple_negative_preference(
+    found: torch.Tensor, labels: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """Return the mean of −2/β · log σ(−β · log π) over [B] rows: NPO without a reference.
+
+    The answer is one token, so its length is 1; the margin γ is 0, as published for unlearning.
+    Source: SimNPO (arXiv 2410.07163).
+    """
+    return -2 / beta * functional.logsigmoid(-beta * answer_log_probability(found, labels)).mean()
+
+
+def published_forgetting_logits(
+    original: torch.Tensor, augmented: torch.Tensor, alpha: float
+) -> torch.Tensor:
+    """Return E2URec's [B, 2] teacher: original − α · ReLU(augmented − original), on raw logits.
+
+    Source: arXiv 2403.03536. `forgetting_margins` says what is wrong with it.
+    """
+    return original - alpha * functional.relu(augmented - original)

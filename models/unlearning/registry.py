@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from models.unlearning.badt import BadTeacher
+from models.unlearning.e2urec import E2URec
 from models.unlearning.e2urec_fast import E2URecFast
+from models.unlearning.neggrad import NegGrad
+from models.unlearning.npo import Npo
+from models.unlearning.original import Original
+from models.unlearning.retrain import Retrain
+from models.unlearning.simnpo import SimNpo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,7 +19,8 @@ if TYPE_CHECKING:
     from models.unlearning.base import UnlearningMethod
 
 METHODS: Final[dict[str, Callable[[], UnlearningMethod]]] = {
-    E2URecFast.name: E2URecFast,
+    method.name: method
+    for method in (Original, Retrain, NegGrad, BadTeacher, E2URec, E2URecFast, Npo, SimNpo)
 }
 
 

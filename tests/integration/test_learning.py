@@ -14,6 +14,9 @@ from app.settings import Settings
 from models import checkpoints
 from models.recommender import Recommender
 from models.unlearning.base import NothingToForgetError
+from models.unlearning.loops import LoopConfig
+from models.unlearning.neggrad import NegGrad, NegGradConfig
+from models.unlearning.registry import get_method
 from tests.unit.unlearning.planted import CALIBRATION, RECIPE, planted
 from worker.learner import Artefact, ForgetSet, FrozenData
 from worker.learning import ModelLearner
@@ -246,3 +249,34 @@ def test_too_little_to_train_on_is_said_so(tmp_path: Path) -> None:
     few = replace(few, data=few.data.take(few.data.user < 1))
     with pytest.raises(InvalidInputError, match="too few"):
         ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", nothing)
+
+
+def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
+    lineage: Lineage, tmp_path: Path
+) -> None:
+    learner = make_learner()
+    learner._method = NegGrad(NegGradConfig(loop=LoopConfig(learning_rate=1e-3, steps=5)))
+    parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="whole")
+    left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
+    # What is left knows the person still to be audited: nothing may serve it.
+    with pytest.raises(checkpoints.CheckpointError, match="release"):
+        checkpoints.load(left.directory)
+    release = learner.fold(parent, left.directory, tmp_path / "release")
+    before = checkpoints.read_manifest(parent)
+    after = checkpoints.read_manifest(release.directory)
+    assert (after.method, after.parent, after.extra["job"]) == ("neggrad", before.digest, "whole")
+    assert after.extra["expected"] == before.extra["expected"]
+    old, new = weights(lineage.trained), weights(release)
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+    assert checkpoints.load(release.directory).config == checkpoints.load(parent).config
+    assert set(left.intermediates) == {path.name for path in left.directory.iterdir()}
+
+
+def test_doing_nothing_never_passes_the_audit(lineage: Lineage, tmp_path: Path) -> None:
+    learner = make_learner()
+    learner._method = get_method("original")
+    parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="noop")
+    left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
+    release = learner.fold(parent, left.directory, tmp_path / "release")
+    verdict = learner.audit(frozen, parent, release.directory, exact=False, report=nothing)
+    assert verdict.outcome is Outcome.FAILED

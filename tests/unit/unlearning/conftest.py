@@ -34,7 +34,11 @@ class World:
 
     def task(self, seed: int = 0) -> UnlearningTask:
         return UnlearningTask(
-            recommender=self.recommender, prepared=self.batch, expected=self.expected, seed=seed
+            recommender=self.recommender,
+            prepared=self.batch,
+            expected=self.expected,
+            recipe=RECIPE,
+            seed=seed,
         )
 
 

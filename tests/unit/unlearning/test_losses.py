@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.unlearning.losses import answer_kl, forgetting_margins, solve_alpha
+from models.unlearning.losses import (
+    answer_kl,
+    answer_log_probability,
+    forgetting_margins,
+    negative_preference,
+    published_forgetting_logits,
+    simple_negative_preference,
+    solve_alpha,
+)
 
 #: The margins of P(Yes) = 3/4 and 1/4.
 LIKELY, UNLIKELY = math.log(3), -math.log(3)
@@ -96,3 +104,49 @@ def test_alpha_is_capped() -> None:
 def test_no_rise_needs_no_alpha() -> None:
     original, labels = torch.tensor([1.0, -0.5]), torch.tensor([1.0, 0.0])
     assert solve_alpha(original, original * 2, labels, 0.0) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_answers_log_probability_is_that_of_the_label() -> None:
+    margins = torch.tensor([math.log(3), math.log(3), 50.0, -50.0])
+    found = answer_log_probability(margins, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    assert found.tolist() == pytest.approx([math.log(0.75), math.log(0.25), -50.0, 0.0], abs=1e-6)
+
+
+def test_npo_by_hand() -> None:
+    """π = 3/4 against π_ref = 1/2: ratio 3/2, and σ(−β log r) = 1 / (1 + r^β)."""
+    found = negative_preference(
+        torch.tensor([math.log(3)]), torch.zeros(1), torch.ones(1), beta=2.0
+    )
+    assert found.item() == pytest.approx(math.log(1 + 1.5**2))
+
+
+def test_npo_without_a_difference_is_two_over_beta_times_log_two() -> None:
+    margins = torch.tensor([0.3, -2.0])
+    found = negative_preference(margins, margins, torch.tensor([1.0, 0.0]), beta=0.1)
+    assert found.item() == pytest.approx(20 * math.log(2), rel=1e-5)
+
+
+def test_npo_tends_to_gradient_ascent_and_stops_where_it_is_forgotten() -> None:
+    def slope(margin: float, beta: float) -> float:
+        found = torch.tensor([margin], requires_grad=True)
+        negative_preference(found, torch.zeros(1), torch.ones(1), beta).backward()
+        assert found.grad is not None
+        return found.grad.item()
+
+    # d/dm log π = 1 − σ(m): ascent has this slope at any margin.
+    assert slope(0.0, 1e-4) == pytest.approx(0.5, rel=1e-3)
+    assert slope(-8.0, 1e-4) == pytest.approx(1.0, rel=1e-2)
+    assert slope(-8.0, 2.0) < 1e-5
+
+
+def test_simnpo_by_hand() -> None:
+    """π = 3/4, β = 2: −log σ(−2 log π) = log(1 + π²)."""
+    found = simple_negative_preference(torch.tensor([math.log(3)]), torch.ones(1), beta=2.0)
+    assert found.item() == pytest.approx(math.log(1 + 0.75**2))
+
+
+def test_the_published_teacher_pushes_down_only_what_rose() -> None:
+    original = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    augmented = torch.tensor([[2.0, 1.0], [1.0, 1.0]])
+    found = published_forgetting_logits(original, augmented, 2.0)
+    assert found.tolist() == [[-1.0, 2.0], [-2.0, -2.0]]

@@ -1,0 +1,1 @@
+"""Compares unlearning methods: utility, distance to retraining, attacks, time."""

@@ -1,0 +1,151 @@
+"""The loop of methods that tune all weights on batches of forget and of retained rows.
+
+Knows batches and one optimiser; what is minimised is the method's.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from models.prompts import Encoded
+from models.recommender import Recommender
+from models.training import DivergedError, live_margins, margins
+from models.unlearning.base import NothingToForgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models.samples import Samples
+    from models.training import Progress
+    from models.unlearning.base import UnlearningTask
+
+#: How often a loop says how far it is.
+REPORT_EVERY: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Steps of AdamW on batches of `batch_size` forget rows and as many retained rows."""
+
+    learning_rate: float = 5e-5
+    batch_size: int = 128
+    steps: int = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """One step: [B] live margins of both kinds of row, their labels (0/1), the original's margins.
+
+    `forget_rows` [B] index the task's forget rows.
+    """
+
+    forget: torch.Tensor
+    forget_labels: torch.Tensor
+    forget_original: torch.Tensor
+    forget_rows: torch.Tensor
+    retain: torch.Tensor
+    retain_labels: torch.Tensor
+    retain_original: torch.Tensor
+
+
+class Rows:
+    """Encoded rows with their labels, drawn in batches: every row once before any comes again."""
+
+    def __init__(self, prompts: Encoded, labels: torch.Tensor, seed: int) -> None:
+        self.prompts, self.labels = prompts, labels
+        self._generator = torch.Generator().manual_seed(seed)
+        self._waiting = torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def draw(self, size: int) -> torch.Tensor:
+        """Return the indices of the next rows, `size` or as many as there are."""
+        size = min(size, len(self))
+        if len(self._waiting) < size:
+            fresh = torch.randperm(len(self), generator=self._generator)
+            self._waiting = torch.cat([self._waiting, fresh])
+        chosen, self._waiting = self._waiting[:size], self._waiting[size:]
+        return chosen
+
+
+def forget_rows(task: UnlearningTask) -> Rows:
+    """Return what is to be forgotten; raises NothingToForgetError where there is nothing."""
+    if not len(task.prepared.forget):
+        raise NothingToForgetError(NothingToForgetError.__doc__)
+    return _rows(task, task.prepared.forget, task.seed)
+
+
+def retained_rows(task: UnlearningTask) -> Rows:
+    """Return the training rows that are kept."""
+    return _rows(task, task.prepared.parts.train, task.seed + 1)
+
+
+def trainable_copy(recommender: Recommender) -> Recommender:
+    """Return a copy, all of whose weights train."""
+    model = copy.deepcopy(recommender.model).requires_grad_(requires_grad=True)
+    return Recommender(recommender.vocabulary, recommender.config, model)
+
+
+def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
+    """Take one step; raises DivergedError where the loss is not a finite number."""
+    if not torch.isfinite(loss):
+        raise DivergedError(DivergedError.__doc__)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
+    optimiser.step()
+
+
+def tune(
+    task: UnlearningTask,
+    config: LoopConfig,
+    loss: Callable[[Batch], torch.Tensor],
+    progress: Progress,
+) -> tuple[Recommender, dict[str, Any]]:
+    """Return a tuned copy of the task's recommender, and what to report of it.
+
+    Raises NothingToForgetError and DivergedError.
+    """
+    forget, retain = forget_rows(task), retained_rows(task)
+    student = trainable_copy(task.recommender)
+    optimiser = torch.optim.AdamW(
+        student.model.parameters(), lr=config.learning_rate, weight_decay=0.0
+    )
+    student.model.train()
+    for step in range(1, config.steps + 1):
+        descend(loss(_batch(task.recommender, student, forget, retain, config)), optimiser)
+        if step % REPORT_EVERY == 0 or step == config.steps:
+            progress(step / config.steps)
+    student.model.eval().requires_grad_(requires_grad=False)
+    return student, {
+        "forget_rows": len(forget),
+        "steps": config.steps,
+        "trainable_parameters": sum(p.numel() for p in student.model.parameters()),
+    }
+
+
+def _batch(
+    original: Recommender, student: Recommender, forget: Rows, retain: Rows, config: LoopConfig
+) -> Batch:
+    gone, kept = forget.draw(config.batch_size), retain.draw(config.batch_size)
+    both = Encoded(tokens=torch.cat([forget.prompts.tokens[gone], retain.prompts.tokens[kept]]))
+    found, before = live_margins(student, both), margins(original, both)
+    count = len(gone)
+    return Batch(
+        forget=found[:count],
+        forget_labels=forget.labels[gone],
+        forget_original=before[:count],
+        forget_rows=gone,
+        retain=found[count:],
+        retain_labels=retain.labels[kept],
+        retain_original=before[count:],
+    )
+
+
+def _rows(task: UnlearningTask, samples: Samples, seed: int) -> Rows:
+    prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
+    return Rows(prompts, torch.from_numpy(samples.label), seed)

@@ -1,0 +1,54 @@
+"""NPO: negative preference optimisation (arXiv 2404.05868), with the original on retained rows.
+
+β is the published one; learning rate and number of steps are those of the other baselines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from models.unlearning.base import Unlearned
+from models.unlearning.loops import LoopConfig, tune
+from models.unlearning.losses import answer_kl, negative_preference
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.training import Progress
+    from models.unlearning.base import UnlearningTask
+    from models.unlearning.loops import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpoConfig:
+    """NPO on forget rows plus `retain_weight` times KL(original ‖ student) on retained rows."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    beta: float = 0.1
+    retain_weight: float = 1.0
+
+
+class Npo:
+    """Tunes all weights; nothing is left to fold."""
+
+    name = "npo"
+
+    def __init__(self, config: NpoConfig | None = None) -> None:
+        """Use `config`, or the published settings."""
+        self.config = config or NpoConfig()
+
+    def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
+        """Tune a copy; raises NothingToForgetError or DivergedError."""
+        config = self.config
+
+        def loss(batch: Batch) -> torch.Tensor:
+            gone = negative_preference(
+                batch.forget, batch.forget_original, batch.forget_labels, config.beta
+            )
+            return gone + config.retain_weight * answer_kl(batch.retain_original, batch.retain)
+
+        found, metrics = tune(task, config.loop, loss, progress)
+        return Unlearned(
+            recommender=found, adapter=None, metrics={**metrics, "config": asdict(config)}
+        )

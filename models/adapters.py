@@ -19,13 +19,14 @@ from peft import (
     set_peft_model_state_dict,
 )
 
-from models.backbones import build_compact
 from models.checkpoints import CheckpointError, Manifest, read_manifest, read_weights, write
-from models.recommender import Recommender
+from models.item_rows import ItemRows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from models.recommender import Recommender
 
 #: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
 ALL_LAYERS: Final = (
@@ -38,6 +39,11 @@ ALL_LAYERS: Final = (
     "down_proj",
     "embed_tokens",
 )
+
+
+#: Names of the item rows among a delta's tensors.
+ROW_SLOTS: Final = "item_rows.slots"
+ROW_VALUES: Final = "item_rows.values"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recomm
                 target_modules=list(config.targets),
             ),
         )
-    return Recommender(recommender.vocabulary, recommender.config, model)
+    return recommender.with_model(model)
 
 
 def trainable_parameters(recommender: Recommender) -> int:
@@ -82,20 +88,26 @@ def save(
     method: str,
     parent: str,
     extra: Mapping[str, Any],
+    rows: ItemRows | None = None,
 ) -> Manifest:
-    """Write the adapter of a recommender made by `attach`; `parent` is its release's digest."""
+    """Write the adapter of a recommender made by `attach`; `parent` is its release's digest.
+
+    `rows` are those that its base differs in from that release.
+    """
     state = {
         name: tensor.detach().clone().contiguous()
         for name, tensor in get_peft_model_state_dict(
             recommender.model, save_embedding_layers=False
         ).items()
     }
+    if rows is not None:
+        state |= {ROW_SLOTS: rows.slots, ROW_VALUES: rows.values}
     content = {"kind": "adapter", "method": method, "parent": parent, "adapter": asdict(config)}
     return write(directory, state, {**content, "extra": dict(extra)})
 
 
 def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommender:
-    """Fold the adapter in `directory` into a copy of its parent's weights.
+    """Fold the adapter in `directory`, and its item rows, into a copy of its parent's weights.
 
     Raises CheckpointError where the adapter belongs to another parent or does not fit.
     """
@@ -104,8 +116,9 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
         raise CheckpointError(f"{directory} holds no adapter of release {parent_digest[:12]}")
     shape = dict(manifest.content["adapter"])
     config = AdapterConfig(**{**shape, "targets": tuple(shape["targets"])})
-    wrapped = attach(parent, config, seed=0)
     state = read_weights(directory)
+    base = with_rows(parent, _rows(state, directory))
+    wrapped = attach(base, config, seed=0)
     expected = get_peft_model_state_dict(wrapped.model, save_embedding_layers=False)
     if _shapes(state) != _shapes(expected):
         raise CheckpointError(f"the adapter in {directory} does not fit its parent")
@@ -113,20 +126,24 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of tied embeddings again: see `attach`.
         folded = wrapped.model.merge_and_unload()  # type: ignore[operator] # PEFT is untyped
-    return Recommender(parent.vocabulary, parent.config, folded)
+    return parent.with_model(folded)
 
 
-@torch.no_grad()
-def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
-    """Give the embedding rows of these item slots their initial values back, in place.
+def with_rows(recommender: Recommender, rows: ItemRows) -> Recommender:
+    """Return a copy of the recommender with these item rows."""
+    copied = recommender.with_model(copy.deepcopy(recommender.model))
+    rows.put(copied)
+    return copied
 
-    Rows whose item no retained sample contains must not show that anybody ever rated it.
-    """
-    known = [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots]
-    tokens = torch.tensor([recommender.vocabulary.item(slot) for slot in known], dtype=torch.long)
-    initial = build_compact(recommender.vocabulary, recommender.config).get_input_embeddings()
-    weight = recommender.model.get_input_embeddings().weight  # type: ignore[operator]
-    weight[tokens] = initial.weight[tokens]
+
+def _rows(state: dict[str, torch.Tensor], directory: Path) -> ItemRows:
+    """Take the item rows out of a delta's tensors; raises CheckpointError for half of them."""
+    found = {name: state.pop(name) for name in (ROW_SLOTS, ROW_VALUES) if name in state}
+    if not found:
+        return ItemRows(slots=torch.empty(0, dtype=torch.long), values=torch.empty(0))
+    if len(found) != 2 or len(found[ROW_SLOTS]) != len(found[ROW_VALUES]):  # noqa: PLR2004
+        raise CheckpointError(f"the adapter in {directory} has item rows that do not match")
+    return ItemRows(slots=found[ROW_SLOTS], values=found[ROW_VALUES])
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -18,6 +18,20 @@ class UnknownBackboneError(ValueError):
     """There is no such backbone. Known: compact."""
 
 
+class BackboneConfig(Protocol):
+    """What every kind of backbone says of itself; `seed` is that of its initial weights."""
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the initial weights."""
+
+    def seeded(self, seed: int) -> Self:
+        """Return the same backbone with other initial weights."""
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the settings as JSON values, `kind` among them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactConfig:
     """A small Llama-type causal LM whose vocabulary is the catalogue."""
@@ -28,6 +42,10 @@ class CompactConfig:
     intermediate_size: int = 128
     init_std: float = 0.02
     seed: int = 0
+
+    def seeded(self, seed: int) -> Self:
+        """Return the same backbone with other initial weights."""
+        return replace(self, seed=seed)
 
     def manifest(self) -> dict[str, Any]:
         """Return the settings as JSON values."""

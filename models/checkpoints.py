@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.backbones import compact_from_manifest
+from models.assembly import backbone_from_manifest, build
 from models.prompts import Encoded
-from models.recommender import Recommender
 from models.vocabulary import ANSWER, BOS, CANDIDATE, FIRST_RATING, RATINGS, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from models.recommender import Recommender
 
 #: A release may be served; unfolded weights are what a method left, before they become one.
 RELEASE: Final = "release"
@@ -151,9 +152,9 @@ def load(directory: Path, kind: str = RELEASE) -> Recommender:
         raise CheckpointError(f"{directory} holds no {kind} weights")
     state = read_weights(directory)
     try:
-        recommender = Recommender(
+        recommender = build(
             Vocabulary.from_manifest(content["vocabulary"]),
-            compact_from_manifest(content["backbone"]),
+            backbone_from_manifest(content["backbone"]),
         )
         missing, unexpected = recommender.model.load_state_dict(state, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

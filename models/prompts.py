@@ -67,16 +67,20 @@ class CompactPrompt:
 
     def samples(self, samples: Samples, data: Interactions) -> Encoded:
         """Encode M samples of `data` as [M, T] tokens."""
+        # Only who and what occurs is looked up: a catalogue is much larger than one person's rows.
+        present, user = np.unique(samples.user, return_inverse=True)
         users = np.array(
-            [self.vocabulary.user(user.attributes) for user in data.users], dtype=np.int64
-        ).reshape(len(data.users), len(self.vocabulary.user_attributes))
+            [self.vocabulary.user(data.users[index].attributes) for index in present.tolist()],
+            dtype=np.int64,
+        ).reshape(len(present), len(self.vocabulary.user_attributes))
+        rated, item = np.unique(samples.candidate, return_inverse=True)
         attributes = np.array(
             [
-                self.vocabulary.item_attributes(item.attributes, ATTRIBUTE_PLACES)
-                for item in data.items
+                self.vocabulary.item_attributes(data.items[index].attributes, ATTRIBUTE_PLACES)
+                for index in rated.tolist()
             ],
             dtype=np.int64,
-        ).reshape(len(data.items), ATTRIBUTE_PLACES)
+        ).reshape(len(rated), ATTRIBUTE_PLACES)
         count = len(samples)
         history = np.empty((count, 2 * HISTORY_LENGTH), dtype=np.int64)
         absent = samples.history < 0
@@ -84,11 +88,11 @@ class CompactPrompt:
         history[:, 1::2] = np.where(absent, PAD, FIRST_RATING - 1 + samples.history_rating)
         columns = (
             np.full((count, 1), BOS),
-            users[samples.user],
+            users[user],
             history,
             np.full((count, 1), CANDIDATE),
             self._items(samples.candidate)[:, None],
-            attributes[samples.candidate],
+            attributes[item],
             np.full((count, 1), ANSWER),
         )
         return Encoded(tokens=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int64)))

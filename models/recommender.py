@@ -6,7 +6,7 @@ One forward interface over the backbone. Training, unlearning, auditing and serv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ class Recommender:
         self.config = config
         self.prompt = CompactPrompt(vocabulary)
         self.model = build_compact(vocabulary, config) if model is None else model
+
+    def with_model(self, model: nn.Module) -> Self:
+        """Return a recommender of the same kind around another model."""
+        return type(self)(self.vocabulary, self.config, model)
 
     def answer_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled.

@@ -6,24 +6,26 @@ Knows samples, prompts and optimisers; nothing of files or of requests.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from models.assembly import build
 from models.audit.utility import log_losses
 from models.backbones import CompactConfig
 from models.preparation import KINDS, ForgetIndices, prepare
-from models.recommender import Recommender
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from models.backbones import BackboneConfig
     from models.datasets.interactions import Interactions
     from models.preparation import Prepared
     from models.prompts import Encoded
+    from models.recommender import Recommender
     from models.samples import Samples
     from models.vocabulary import Vocabulary
 
@@ -42,7 +44,7 @@ class Progress(Protocol):
 class TrainConfig:
     """The recipe of a release. One epoch: a second one overfits on validation (docs/methods.md)."""
 
-    backbone: CompactConfig = field(default_factory=CompactConfig)
+    backbone: BackboneConfig = field(default_factory=CompactConfig)
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     batch_size: int = 256
@@ -51,6 +53,10 @@ class TrainConfig:
     #: How often per epoch validation is looked at; the best state is kept. 0: the last one is.
     validations: int = 4
     seed: int = 0
+
+    def seeded(self, seed: int) -> Self:
+        """Return the recipe with a seed for the weights and the order of rows."""
+        return replace(self, seed=seed, backbone=self.backbone.seeded(seed))
 
     def manifest(self) -> dict[str, Any]:
         """Return the recipe as JSON values."""
@@ -108,7 +114,7 @@ def fit(
     Item rows that never occur keep their initial values exactly: embeddings have no weight decay.
     Raises DivergedError.
     """
-    recommender = Recommender(vocabulary, config.backbone)
+    recommender = build(vocabulary, config.backbone)
     data, parts = prepared.retained, prepared.parts
     prompts = recommender.prompt.samples(parts.train, data)
     labels = torch.from_numpy(parts.train.label)

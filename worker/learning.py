@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import numpy as np
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models import adapters, checkpoints
+from models.assembly import build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
+from models.item_rows import reset_item_rows
 from models.preparation import ForgetIndices, Prepared, prepare
-from models.recommender import Recommender
 from models.splits import TimeSplit, TooSmallToSplitError
 from models.training import (
     CalibrationConfig,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from models.checkpoints import Manifest
+    from models.recommender import Recommender
     from models.samples import Samples
     from models.unlearning.base import Unlearned
     from worker.learner import FrozenData, Report
@@ -54,10 +56,7 @@ class ModelLearner:
             self._method = get_method(settings.method)
         except UnknownMethodError as error:
             raise InvalidInputError(f"LETHE_METHOD: {error}") from error
-        self._recipe = TrainConfig(seed=settings.seed)
-        self._recipe = replace(
-            self._recipe, backbone=replace(self._recipe.backbone, seed=settings.seed)
-        )
+        self._recipe = TrainConfig().seeded(settings.seed)
         self._calibration = CalibrationConfig(seed=settings.seed + 1)
 
     def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
@@ -112,7 +111,7 @@ class ModelLearner:
         bounds = TimeSplit(valid_from=0, test_from=1)
         prepared = _prepare(frozen, bounds)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
-        recommender = Recommender(vocabulary, self._recipe.backbone)
+        recommender = build(vocabulary, self._recipe.backbone)
         manifest = self._save_root(recommender, prepared, into, UNTRAINED_METHOD, frozen, {})
         return Artefact(directory=into, digest=manifest.digest, method=manifest.method)
 
@@ -182,7 +181,15 @@ class ModelLearner:
             return checkpoints.save(
                 model, into, method=name, parent=parent, extra=extra, kind=checkpoints.UNFOLDED
             )
-        return adapters.save(model, into, result.adapter, method=name, parent=parent, extra=extra)
+        return adapters.save(
+            model,
+            into,
+            result.adapter,
+            method=name,
+            parent=parent,
+            extra=extra,
+            rows=result.rows,
+        )
 
     def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
         """Fold the delta into its parent; rows that nobody rates any more become initial again.
@@ -195,7 +202,7 @@ class ModelLearner:
             folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
         else:
             folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
-        adapters.reset_item_rows(folded, delta.extra["reset_slots"])
+        reset_item_rows(folded, delta.extra["reset_slots"])
         return self._next_release(folded, before, into, delta.method, delta.extra["job"])
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from models import adapters, checkpoints
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.utility import log_losses, utility
+from models.item_rows import reset_item_rows
 from models.training import CalibrationConfig, TrainConfig, calibrate, fit, margins
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
@@ -53,16 +54,12 @@ class Setting:
     recipe: TrainConfig
     out: Path
 
-    def seeded(self, seed: int) -> TrainConfig:
-        """Return the recipe with a seed for the weights and the order of rows."""
-        return replace(self.recipe, seed=seed, backbone=replace(self.recipe.backbone, seed=seed))
-
     def original(self, seed: int) -> tuple[Recommender, float]:
         """Return the release that knows everybody, and the seconds that its training took."""
         place = self.out / "work" / f"original-{seed}"
         if not (place / checkpoints.MANIFEST).exists():
             started = time.monotonic()
-            trained = fit(self.vocabulary, self.whole, self.seeded(seed), nothing)
+            trained = fit(self.vocabulary, self.whole, self.recipe.seeded(seed), nothing)
             extra = {"seconds": time.monotonic() - started}
             checkpoints.save(trained, place, method="original", extra=extra)
         return checkpoints.load(place), checkpoints.read_manifest(place).extra["seconds"]
@@ -95,7 +92,7 @@ def _make(
         recommender=original,
         prepared=setting.batch,
         expected=expected,
-        recipe=setting.seeded(seed),
+        recipe=setting.recipe.seeded(seed),
         seed=seed,
     )
     started = time.monotonic()
@@ -135,7 +132,7 @@ def _expected(
         original,
         setting.whole,
         frozenset(),
-        setting.seeded(seed),
+        setting.recipe.seeded(seed),
         CalibrationConfig(seed=seed + 1),
         nothing,
     )
@@ -149,11 +146,17 @@ def _release(original: Recommender, unlearned: Unlearned, batch: Prepared) -> Re
         with tempfile.TemporaryDirectory() as directory:
             delta = Path(directory)
             adapters.save(
-                released, delta, unlearned.adapter, method="benchmark", parent="", extra={}
+                released,
+                delta,
+                unlearned.adapter,
+                method="benchmark",
+                parent="",
+                extra={},
+                rows=unlearned.rows,
             )
             released = adapters.fold(original, "", delta)
     if released is not original:
-        adapters.reset_item_rows(released, batch.unused_slots().tolist())
+        reset_item_rows(released, batch.unused_slots().tolist())
     return released
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from models.unlearning.base import Unlearned
+from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.loops import LoopConfig, tune
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class BadTeacherConfig:
     forget_weight: float = 0.2
 
 
-class BadTeacher:
+class BadTeacher(UnlearningMethod):
     """Tunes all weights; nothing is left to fold."""
 
     name = "badt"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from models.training import fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from models.adapters import AdapterConfig
+    from models.item_rows import ItemRows
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.training import ExpectedRise, Progress, TrainConfig
+    from models.vocabulary import Vocabulary
 
 
 class NothingToForgetError(ValueError):
@@ -39,20 +44,35 @@ class UnlearningTask:
 class Unlearned:
     """What came out, and what was measured.
 
-    With `adapter`, the recommender carries a trained adapter of that shape, still to be folded;
-    without one, its own weights are the result.
+    With `adapter`, the recommender carries a trained adapter of that shape, still to be folded, on
+    a base that differs from its parent in `rows` alone; without one, its own weights are the
+    result.
     """
 
     recommender: Recommender
     adapter: AdapterConfig | None
+    rows: ItemRows | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-class UnlearningMethod(Protocol):
-    """A way to forget. `name` is what settings and certificates call it."""
+class UnlearningMethod(ABC):
+    """A way to forget. `name` is what settings and certificates call it.
 
-    name: str
+    `root` names the kind of release that it starts from: methods with the same root can start from
+    the same one. `calibrated` methods need `expected` in their task.
+    """
 
+    name: ClassVar[str]
+    root: ClassVar[str] = "plain"
+    calibrated: ClassVar[bool] = False
+
+    def train(
+        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig, progress: Progress
+    ) -> Recommender:
+        """Train the first release, which knows everybody; raises DivergedError."""
+        return fit(vocabulary, prepared, recipe, progress)
+
+    @abstractmethod
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
         """Return what forgot the batch; the task's recommender stays as it is.
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from models.adapters import AdapterConfig, attach, trainable_parameters
 from models.prompts import Encoded
 from models.training import live_margins, margins
-from models.unlearning.base import Unlearned
+from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.loops import descend, forget_rows, retained_rows, trainable_copy
 from models.unlearning.losses import answer_kl, published_forgetting_logits
 
@@ -47,7 +47,7 @@ class E2URecConfig:
     joint_steps: int = 2000
 
 
-class E2URec:
+class E2URec(UnlearningMethod):
     """The paper's method."""
 
     name = "e2urec"

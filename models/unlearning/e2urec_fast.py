@@ -1,17 +1,19 @@
-"""E2URec with a calibrated teacher and a closed loop: a LoRA student of two teachers.
+"""E2URec with a closed-form first step and a calibrated teacher: item rows, then a LoRA student.
 
-From E2URec (arXiv 2403.03536): the augmented model, the forgetting and the remembering teacher,
-logits of the teachers computed once, and a LoRA student. What differs, each measured in
-docs/methods.md: the teacher has no ReLU and its α is found from the rise in loss that a shadow
-model showed for people it never saw; the student has adapters on all layers and the embeddings; it
-follows a teacher that is driven further than that rise, and stops when its own loss has risen so
-far, because a student generalises about half of the way back.
+From E2URec (arXiv 2403.03536): a forgetting and a remembering teacher, computed once, and a LoRA
+student of both. What differs, each measured in docs/methods.md:
+
+- item rows first go where the retained data alone would have them, in closed form;
+- no augmented model is trained: to first order, learning more of a row moves its margin along
+  y − σ(margin), so the forgetting teacher goes the other way. Its α is solved from the rise in loss
+  that a shadow model showed for people it never saw;
+- the remembering teacher is what the first step left, with the offset that makes its mean answer
+  right on the retained rows;
+- the student is small (low rank has less noise), and stops when its own loss has risen far enough.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -20,53 +22,65 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn import functional
 
-from models.adapters import AdapterConfig, attach, trainable_parameters
+from models.adapters import AdapterConfig, attach, trainable_parameters, with_rows
+from models.item_rows import FirstStep
 from models.preparation import KINDS
 from models.prompts import Encoded
-from models.recommender import Recommender
-from models.training import DivergedError, live_margins, margins
-from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningTask
-from models.unlearning.losses import answer_kl, forgetting_margins, solve_alpha
+from models.training import live_margins, margins
+from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod, UnlearningTask
+from models.unlearning.loops import Order, descend
+from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from models.recommender import Recommender
+    from models.samples import Samples
     from models.training import ExpectedRise, Progress
 
-#: More forget rows than this are sampled when the loop looks at how far the student has come.
-LOOK_AT: Final = 2048
+#: At most so many forget rows are looked at to see how far the loss has risen.
+LOOK_AT: Final = 768
+#: Item rows that come so near their share (relatively) are left where they are.
+NEAR: Final = 0.15
+#: How much the mean margins of models differ that only their seed sets apart.
+OFFSET_SPREAD: Final = 0.08
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class E2URecFastConfig:
     """Everything that can be set; the defaults were chosen on ml-latest-small."""
 
-    augment_rate: float = 5e-4
-    augment_passes: int = 2
-    augment_least_steps: int = 12
-    augment_batch: int = 64
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    learning_rate: float = 1e-3
-    warmup_steps: int = 20
-    most_steps: int = 300
-    forget_batch: int = 128
-    retain_batch: int = 128
-    #: Weight of the forgetting teacher; the remembering teacher has one minus it.
-    forget_weight: float = 0.5
+    #: An item's mean counts as if it had this many more ratings, all as expected.
+    damping: float = 5.0
+    #: How far item rows go along their way at first, and at most; about a quarter of it arrives.
+    reach: float = 7.5
+    most_reach: float = 15.0
+    #: The share of the expected rise that the item rows should bring about.
+    first_share: float = 0.75
+    adapter: AdapterConfig = field(
+        default_factory=lambda: AdapterConfig(
+            rank=4, alpha=8, dropout=0.0, targets=("v_proj", "o_proj", "embed_tokens")
+        )
+    )
+    learning_rate: float = 3e-3
+    warmup_steps: int = 3
+    #: A round has at most so many steps, and no more than show each row `passes` times.
+    steps: int = 20
+    passes: float = 3.0
+    rounds: int = 6
+    forget_batch: int = 80
+    retain_batch: int = 48
     #: How much further than the expected rise the teacher is driven.
-    drive: float = 2.5
+    drive: float = 2.0
+    #: The share of the expected rise at which the student stops.
+    enough: float = 0.75
 
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second try."""
-        return replace(
-            self,
-            learning_rate=self.learning_rate / 2,
-            most_steps=self.most_steps * 3,
-            drive=self.drive * 1.5,
-        )
+        return replace(self, rounds=self.rounds * 2, drive=self.drive * 1.5, enough=0.9)
 
 
 def expected_rise(kinds: NDArray[np.int64], expected: Mapping[str, ExpectedRise]) -> float:
@@ -75,143 +89,186 @@ def expected_rise(kinds: NDArray[np.int64], expected: Mapping[str, ExpectedRise]
     return float(sum(value * float((kinds == i).mean()) for i, value in enumerate(values)))
 
 
-class E2URecFast:
+class E2URecFast(UnlearningMethod):
     """The product's default method."""
 
     name = "e2urec-fast"
+    calibrated = True
 
     def __init__(self, config: E2URecFastConfig | None = None) -> None:
         """Use `config`, or the measured defaults."""
         self.config = config or E2URecFastConfig()
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Train a fresh adapter until the forget rows' loss has risen as far as expected."""
+        """Move the item rows, then train a fresh adapter until the loss has risen far enough.
+
+        Raises NothingToForgetError and DivergedError.
+        """
         started = time.monotonic()
         config = self.config.stronger() if task.strength else self.config
-        samples = task.prepared.forget
-        if not len(samples):
-            raise NothingToForgetError(NothingToForgetError.__doc__)
-        prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
-        labels = torch.from_numpy(samples.label)
-        rise = max(expected_rise(task.prepared.forget_kind, task.expected), 0.0)
-        original = margins(task.recommender, prompts)
-        augmented = margins(_augment(task, prompts, labels, config), prompts)
-        alpha = solve_alpha(original, augmented, labels, rise)
-        progress(0.2)
-        teacher = forgetting_margins(original, augmented, alpha * config.drive)
-        prepared_at = time.monotonic()
-        student = attach(task.recommender, config.adapter, task.seed)
-        loop = _Loop(task, config, student, prompts, labels)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(task.seed)  # The adapter's dropout draws from the global generator.
-            steps, reached = loop.run(teacher, original, rise, progress)
+        first = _First(task, config)
+        progress(0.1)
+        stepped_at = time.monotonic()
+        student = attach(first.base, config.adapter, task.seed)
+        rounds = _train(_Lesson(task, config, first), student, first, progress)
         return Unlearned(
             recommender=student,
             adapter=config.adapter,
+            rows=first.rows,
             metrics={
-                "forget_rows": len(samples),
-                "expected_rise": rise,
-                "reached_rise": reached,
-                "alpha": alpha,
-                "steps": steps,
+                "forget_rows": len(task.prepared.forget),
+                "item_rows": len(first.rows.slots),
+                "expected_rise": first.rise,
+                "first_rise": first.first,
+                "reached_rise": first.reached,
+                "reach": first.reach,
+                "alpha": first.alpha,
+                "rounds": rounds,
                 "trainable_parameters": trainable_parameters(student),
-                "teacher_seconds": prepared_at - started,
-                "student_seconds": time.monotonic() - prepared_at,
+                "teacher_seconds": stepped_at - started,
+                "student_seconds": time.monotonic() - stepped_at,
                 "config": asdict(config),
             },
         )
 
-
-def _augment(
-    task: UnlearningTask, prompts: Encoded, labels: torch.Tensor, config: E2URecFastConfig
-) -> Recommender:
-    """Return the augmented model: the original, tuned further on what is to be forgotten."""
-    model = copy.deepcopy(task.recommender.model).requires_grad_(requires_grad=True)
-    augmented = Recommender(task.recommender.vocabulary, task.recommender.config, model)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.augment_rate, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(task.seed)
-    passes = math.ceil(len(labels) * config.augment_passes / config.augment_batch)
-    for _ in range(max(config.augment_least_steps, passes)):
-        rows = _draw(len(labels), config.augment_batch, generator)
-        loss = functional.binary_cross_entropy_with_logits(
-            live_margins(augmented, prompts.take(rows)), labels[rows]
-        )
-        _step(loss, optimiser)
-    return augmented
+    def teacher_margins(self, task: UnlearningTask, progress: Progress) -> dict[str, torch.Tensor]:
+        """Return what is taught, before any student: [F] margins on the forget rows, by name."""
+        first = _First(task, self.config)
+        prompts, labels = _encode(task, task.prepared.forget)
+        found = margins(first.base, prompts)
+        progress(1.0)
+        ahead = one_step_ahead(found, labels)
+        return {"item rows": found} | {
+            f"item rows, α × {drive:g}": forgetting_margins(found, ahead, first.alpha * drive)
+            for drive in sorted({1.0, self.config.drive})
+        }
 
 
-class _Loop:
-    """The student's training loop, which looks at itself and stops when it has gone far enough."""
+def _encode(task: UnlearningTask, samples: Samples) -> tuple[Encoded, torch.Tensor]:
+    prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
+    return prompts, torch.from_numpy(samples.label)
 
-    def __init__(
-        self,
-        task: UnlearningTask,
-        config: E2URecFastConfig,
-        student: Recommender,
-        prompts: Encoded,
-        labels: torch.Tensor,
-    ) -> None:
-        self.task, self.config, self.student = task, config, student
-        self.prompts, self.labels = prompts, labels
-        self.generator = torch.Generator().manual_seed(task.seed)
-        train = task.prepared.parts.train
-        pool = _draw(len(train), config.most_steps * config.retain_batch, self.generator)
-        self.retained = student.prompt.samples(train.take(pool.numpy()), task.prepared.retained)
-        self.look_every = max(1, len(labels) // 400)
-        stride = max(1, len(labels) // LOOK_AT)
-        self.looked_at = torch.arange(0, len(labels), stride)
 
-    def run(
-        self, teacher: torch.Tensor, original: torch.Tensor, rise: float, progress: Progress
-    ) -> tuple[int, float]:
-        """Return the steps taken and the rise in loss reached (nats)."""
-        trainable = [p for p in self.student.model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trainable, lr=self.config.learning_rate, weight_decay=0.0)
-        before = self._loss(original[self.looked_at])
-        reached, step, far = 0.0, 0, 0.0
-        batches = itertools.cycle(torch.split(self.retained.tokens, self.config.retain_batch))
-        self.student.model.train()
-        for step in range(1, self.config.most_steps + 1):
-            for group in optimiser.param_groups:
-                warm = min(1.0, step / self.config.warmup_steps)
-                group["lr"] = self.config.learning_rate * warm
-            _step(self._batch_loss(teacher, next(batches)), optimiser)
-            if step % min(self.look_every, 10) == 0 or step == self.config.most_steps:
-                seen = margins(self.student, self.prompts.take(self.looked_at))
-                reached = self._loss(seen) - before
-                done = reached / rise if rise else 1.0
-                # A student may lose ground again; its progress bar may not.
-                far = max(far, min(1.0, max(step / self.config.most_steps, done)))
-                progress(0.2 + 0.8 * far)
-                if reached >= rise:
-                    break
-        self.student.model.eval()
-        return step, reached
+class _First:
+    """The first step: the base with its item rows moved, and how far forgetting still has to go.
 
-    def _batch_loss(self, teacher: torch.Tensor, retained: torch.Tensor) -> torch.Tensor:
-        """Return β · KL(forgetting ‖ student) + (1 − β) · KL(remembering ‖ student)."""
-        config = self.config
-        forget = _draw(len(self.labels), config.forget_batch, self.generator)
-        remembering = margins(self.task.recommender, Encoded(tokens=retained))
-        both = Encoded(tokens=torch.cat([self.prompts.tokens[forget], retained]))
-        found = live_margins(self.student, both)
-        forget_loss = answer_kl(teacher[forget], found[: len(forget)])
-        retain_loss = answer_kl(remembering, found[len(forget) :])
-        return config.forget_weight * forget_loss + (1 - config.forget_weight) * retain_loss
+    Looks at all forget rows or, where there are many, at evenly spaced ones.
+    """
+
+    def __init__(self, task: UnlearningTask, config: E2URecFastConfig) -> None:
+        """Move the item rows until they bring about their share, and solve α for the rest."""
+        prepared = task.prepared
+        if not len(prepared.forget):
+            raise NothingToForgetError(NothingToForgetError.__doc__)
+        self.rise = max(expected_rise(prepared.forget_kind, task.expected), 0.0)
+        stride = math.ceil(len(prepared.forget) / LOOK_AT)
+        self.looked_at = torch.arange(0, len(prepared.forget), stride)
+        looked_at = prepared.forget.take(self.looked_at.numpy())
+        self._prompts, self._labels = _encode(task, looked_at)
+        self._before = self._loss(margins(task.recommender, self._prompts))
+        step = FirstStep.of(task.recommender, prepared, config.damping)
+        self.reach = config.reach
+        self._move(task, step)
+        wanted = config.first_share * self.rise
+        if self.first > 0 and abs(self.first - wanted) > NEAR * wanted:
+            # The rise is nearly proportional to the reach.
+            self.reach = min(config.reach * wanted / self.first, config.most_reach)
+            self._move(task, step)
+        self.reached = self.first
+        ahead = one_step_ahead(self.found, self._labels)
+        rest = max(self.rise - self.first, 0.0)
+        self.alpha = solve_alpha(self.found, ahead, self._labels, rest)
+
+    def _move(self, task: UnlearningTask, step: FirstStep) -> None:
+        self.rows = step.rows(self.reach)
+        self.base = with_rows(task.recommender, self.rows)
+        self.found = margins(self.base, self._prompts)
+        self.first = self._loss(self.found) - self._before
+
+    def look(self, student: Recommender) -> float:
+        """Return the rise (nats) that a student has reached."""
+        self.reached = self._loss(margins(student, self._prompts)) - self._before
+        return self.reached
 
     def _loss(self, found: torch.Tensor) -> float:
-        return functional.binary_cross_entropy_with_logits(
-            found, self.labels[self.looked_at]
-        ).item()
+        return functional.binary_cross_entropy_with_logits(found, self._labels).item()
 
 
-def _draw(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.randperm(count, generator=generator)[:size]
+class _Lesson:
+    """What one round teaches: rows of both kinds, with the teachers' answers to them."""
+
+    def __init__(self, task: UnlearningTask, config: E2URecFastConfig, first: _First) -> None:
+        self.config, self._task, self._first = config, task, first
+        forget, retain = task.prepared.forget, task.prepared.parts.train
+        most = math.ceil(len(forget) * config.passes / config.forget_batch)
+        self.steps = max(1, min(config.steps, most))
+        self._forget = Order(len(forget), task.seed)
+        self._retain = Order(len(retain), task.seed + 1)
+        #: The base's [F] margins on the forget rows; NaN where they have not been computed.
+        self._found = torch.full((len(forget),), torch.nan)
+        self._found[first.looked_at] = first.found
+
+    def rows(self) -> tuple[Encoded, torch.Tensor, Encoded, torch.Tensor]:
+        """Return prompts and teachers' margins of the forget rows and of the retained rows."""
+        config, prepared = self.config, self._task.prepared
+        lost = self._forget.draw(self.steps * config.forget_batch)
+        held = self._retain.draw(self.steps * config.retain_batch)
+        retain, liked = _encode(self._task, prepared.parts.train.take(held.numpy()))
+        remembering = margins(self._first.base, retain)
+        offset = _offset(remembering, liked)
+        seen, back = torch.unique(lost, return_inverse=True)
+        forget, labels = _encode(self._task, prepared.forget.take(seen.numpy()))
+        new = self._found[seen].isnan()
+        self._found[seen[new]] = margins(self._first.base, forget.take(new))
+        now = self._found[seen]
+        ahead = one_step_ahead(now, labels)
+        forgetting = forgetting_margins(now, ahead, self._first.alpha * config.drive)
+        return forget.take(back), forgetting[back] + offset, retain, remembering + offset
 
 
-def _step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
-    if not torch.isfinite(loss):
-        raise DivergedError(DivergedError.__doc__)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-    optimiser.step()
+def _offset(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the constant that makes the mean answer right, added to [B] margins.
+
+    The most probable one where such constants have a standard deviation of OFFSET_SPREAD: a few
+    rows know little of it.
+    """
+    offset = torch.zeros(())
+    for _ in range(4):
+        probability = torch.sigmoid(found + offset)
+        slope = (labels - probability).sum() - offset / OFFSET_SPREAD**2
+        curvature = (probability * (1 - probability)).sum() + 1 / OFFSET_SPREAD**2
+        offset = offset + slope / curvature
+    return offset
+
+
+def _train(lesson: _Lesson, student: Recommender, first: _First, progress: Progress) -> int:
+    """Teach until enough is forgotten; return the rounds it took."""
+    config = lesson.config
+    rate = config.learning_rate * lesson.steps / config.steps  # A short round goes in small steps.
+    trainable = [p for p in student.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
+    student.model.train()
+    done = 0
+    for done in range(1, config.rounds + 1):
+        for step, loss in enumerate(_losses(lesson, student)):
+            warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / lesson.steps)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * warm
+            descend(loss, optimiser)
+        progress(0.1 + 0.9 * done / config.rounds)
+        if first.look(student) >= config.enough * first.rise:
+            break
+    student.model.eval()
+    return done
+
+
+def _losses(lesson: _Lesson, student: Recommender) -> Iterator[torch.Tensor]:
+    """Yield the loss of each step: KL to both teachers, every row with the same weight."""
+    forget, forgetting, retain, remembering = lesson.rows()
+    size = lesson.config.forget_batch, lesson.config.retain_batch
+    for step in range(lesson.steps):
+        lost = slice(step * size[0], (step + 1) * size[0])
+        held = slice(step * size[1], (step + 1) * size[1])
+        both = Encoded(tokens=torch.cat([forget.tokens[lost], retain.tokens[held]]))
+        teachers = torch.cat([forgetting[lost], remembering[held]])
+        yield answer_kl(teachers, live_margins(student, both))

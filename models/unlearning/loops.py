@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from models.prompts import Encoded
-from models.recommender import Recommender
 from models.training import DivergedError, live_margins, margins
 from models.unlearning.base import NothingToForgetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from models.recommender import Recommender
     from models.samples import Samples
     from models.training import Progress
     from models.unlearning.base import UnlearningTask
@@ -52,25 +52,36 @@ class Batch:
     retain_original: torch.Tensor
 
 
+class Order:
+    """Indices of rows in batches: every row once before any comes again."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count = count
+        self._generator = torch.Generator().manual_seed(seed)
+        self._waiting = torch.empty(0, dtype=torch.long)
+
+    def draw(self, size: int) -> torch.Tensor:
+        """Return [size] indices of the next rows; none where there are no rows."""
+        while len(self._waiting) < size and self._count:
+            fresh = torch.randperm(self._count, generator=self._generator)
+            self._waiting = torch.cat([self._waiting, fresh])
+        chosen, self._waiting = self._waiting[:size], self._waiting[size:]
+        return chosen
+
+
 class Rows:
-    """Encoded rows with their labels, drawn in batches: every row once before any comes again."""
+    """Encoded rows with their labels, drawn in batches."""
 
     def __init__(self, prompts: Encoded, labels: torch.Tensor, seed: int) -> None:
         self.prompts, self.labels = prompts, labels
-        self._generator = torch.Generator().manual_seed(seed)
-        self._waiting = torch.empty(0, dtype=torch.long)
+        self._order = Order(len(labels), seed)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def draw(self, size: int) -> torch.Tensor:
         """Return the indices of the next rows, `size` or as many as there are."""
-        size = min(size, len(self))
-        if len(self._waiting) < size:
-            fresh = torch.randperm(len(self), generator=self._generator)
-            self._waiting = torch.cat([self._waiting, fresh])
-        chosen, self._waiting = self._waiting[:size], self._waiting[size:]
-        return chosen
+        return self._order.draw(min(size, len(self)))
 
 
 def forget_rows(task: UnlearningTask) -> Rows:
@@ -88,7 +99,7 @@ def retained_rows(task: UnlearningTask) -> Rows:
 def trainable_copy(recommender: Recommender) -> Recommender:
     """Return a copy, all of whose weights train."""
     model = copy.deepcopy(recommender.model).requires_grad_(requires_grad=True)
-    return Recommender(recommender.vocabulary, recommender.config, model)
+    return recommender.with_model(model)
 
 
 def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:

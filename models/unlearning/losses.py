@@ -31,6 +31,14 @@ def forgetting_margins(
     return original - alpha * (augmented - original)
 
 
+def one_step_ahead(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the [B] margins of a model that has learned a bit more about the [B] labels (0/1).
+
+    The log loss falls along y − σ(margin): to first order this is the augmented model, untrained.
+    """
+    return margins + (labels - torch.sigmoid(margins))
+
+
 def solve_alpha(
     original: torch.Tensor,
     augmented: torch.Tensor,

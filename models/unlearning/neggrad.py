@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from models.unlearning.base import Unlearned
+from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.loops import LoopConfig, tune
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class NegGradConfig:
     forget_weight: float = 0.2
 
 
-class NegGrad:
+class NegGrad(UnlearningMethod):
     """Tunes all weights; nothing is left to fold."""
 
     name = "neggrad"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from models.unlearning.base import Unlearned
+from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.loops import LoopConfig, tune
 from models.unlearning.losses import answer_kl, negative_preference
 
@@ -29,7 +29,7 @@ class NpoConfig:
     retain_weight: float = 1.0
 
 
-class Npo:
+class Npo(UnlearningMethod):
     """Tunes all weights; nothing is left to fold."""
 
     name = "npo"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.unlearning.base import NothingToForgetError, Unlearned
+from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 
 if TYPE_CHECKING:
     from models.training import Progress
     from models.unlearning.base import UnlearningTask
 
 
-class Original:
+class Original(UnlearningMethod):
     """Returns the parent. In a job the audit must refuse it."""
 
     name = "original"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.training import fit
-from models.unlearning.base import NothingToForgetError, Unlearned
+from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 
 if TYPE_CHECKING:
     from models.training import Progress
     from models.unlearning.base import UnlearningTask
 
 
-class Retrain:
+class Retrain(UnlearningMethod):
     """Trains by the recipe that the release was trained by."""
 
     name = "retrain"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from models.adapters import with_rows
 from models.preparation import ForgetIndices, prepare
 from models.recommender import Recommender
 from models.training import DivergedError, row_losses
@@ -112,8 +113,10 @@ def test_an_adapter_is_all_that_trains(
         for key, tensor in weights(result).items()
         if "lora" not in key
     }
-    assert base.keys() == parents.keys()
-    assert all(torch.equal(base[key], parents[key]) for key in parents)
+    parent = world.recommender if result.rows is None else with_rows(world.recommender, result.rows)
+    under = parent.model.state_dict()
+    assert base.keys() == under.keys()
+    assert all(torch.equal(base[key], under[key]) for key in under)
 
 
 def test_what_comes_out_answers_and_drops_out_nothing(

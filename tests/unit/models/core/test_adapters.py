@@ -13,13 +13,13 @@ from models.adapters import (
     AdapterConfig,
     attach,
     fold,
-    reset_item_rows,
     save,
     trainable_parameters,
 )
 from models.backbones import build_compact
 from models.checkpoints import CheckpointError, load, read_manifest, read_weights, write
 from models.checkpoints import save as save_release
+from models.item_rows import reset_item_rows
 from models.recommender import Candidate, HistoryEvent, Recommender
 from models.training import live_margins
 

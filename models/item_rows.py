@@ -1,0 +1,195 @@
+"""Item rows: the embedding rows that belong to single items, and what a deletion owes them.
+
+An item's row is where a small model keeps most of what few ratings taught it. Two changes follow
+from counts and labels alone, without training: a row goes back toward its initial value by the
+share of its samples that leave, and it moves so far that the item's own mean counts without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from models.assembly import build
+from models.prompts import Encoded
+from models.training import live_margins
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from models.preparation import Prepared
+    from models.recommender import Recommender
+    from models.samples import Samples
+
+#: What a history without stars counts as, and for how many ratings that opinion stands.
+PRIOR_HALF_STARS: Final = 7.0
+PRIOR_RATINGS: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ItemRows:
+    """R rows of the embedding: `slots` [R] int64 and their new `values` [R, D] float32."""
+
+    slots: torch.Tensor
+    values: torch.Tensor
+
+    @torch.no_grad()
+    def put(self, recommender: Recommender) -> None:
+        """Overwrite these rows of a recommender, in place."""
+        if len(self.slots):
+            _embedding(recommender)[recommender.vocabulary.first_item + self.slots] = self.values
+
+
+@torch.no_grad()
+def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
+    """Give the embedding rows of these item slots their initial values back, in place.
+
+    Rows whose item no retained sample contains must not show that anybody ever rated it.
+    """
+    known = torch.tensor(
+        [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots], dtype=torch.long
+    )
+    ItemRows(slots=known, values=_initial(recommender, known)).put(recommender)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ItemChange:
+    """What a deletion does to I items, in rising order of `slots` [I] int64.
+
+    `kept` [I] float64 is the share of an item's training samples that stay; `effect` [I] float64
+    the change of its mean residual (in probability), shrunk toward 0 by `damping` samples.
+    """
+
+    slots: NDArray[np.int64]
+    kept: NDArray[np.float64]
+    effect: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, prepared: Prepared, slots: int, damping: float) -> ItemChange:
+        """Count and average the retained training samples with and without those that leave."""
+        stay = prepared.parts.train
+        leave = _leaving(prepared, slots)
+        expect = _expected_like(stay)
+        left = stay.candidate < slots
+        count = np.bincount(stay.candidate[left], minlength=slots)
+        gone = np.bincount(leave.candidate, minlength=slots)
+        residual = (stay.label - expect(stay))[left]
+        total = np.bincount(stay.candidate[left], weights=residual, minlength=slots)
+        lost = np.bincount(leave.candidate, weights=leave.label - expect(leave), minlength=slots)
+        after = total / (count + damping)
+        before = (total + lost) / (count + gone + damping)
+        touched = np.flatnonzero(gone)
+        return cls(
+            slots=touched,
+            kept=(count / np.maximum(count + gone, 1))[touched],
+            effect=np.where(count > 0, after - before, 0.0)[touched],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FirstStep:
+    """Where the rows of the items that are rated less go, as the rest of the data would have them.
+
+    `kept` [R, D] is each row gone back toward its initial value by the share that leaves; `way`
+    [R, D] is the way along its own gradient of the margin that the item's mean asks for. An item's
+    row is only one of the places where its mean is known, so that margins move by a part of `way`;
+    how often it is gone is the caller's to measure. Figures: docs/methods.md.
+    """
+
+    slots: torch.Tensor
+    kept: torch.Tensor
+    way: torch.Tensor
+
+    @classmethod
+    def of(cls, recommender: Recommender, prepared: Prepared, damping: float) -> FirstStep:
+        """Compute it from counts, labels and one gradient per item."""
+        change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
+        slots = torch.from_numpy(change.slots)
+        with torch.no_grad():
+            now = _embedding(recommender)[recommender.vocabulary.first_item + slots]
+            initial = _initial(recommender, slots)
+            share = torch.from_numpy(change.kept).float()[:, None]
+            kept = initial + share * (now - initial)
+        if not len(slots):
+            return cls(slots=slots, kept=kept, way=torch.zeros_like(kept))
+        gradient = _gradients(recommender, prepared, change.slots, kept)
+        wanted = torch.from_numpy(change.effect).float()[:, None]
+        length = gradient.square().sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).eps)
+        return cls(slots=slots, kept=kept, way=wanted * gradient / length)
+
+    def rows(self, reach: float) -> ItemRows:
+        """Return the rows that have gone `reach` times along their way."""
+        return ItemRows(slots=self.slots, values=self.kept + reach * self.way)
+
+
+def _leaving(prepared: Prepared, slots: int) -> Samples:
+    """Return the forget samples that are gone, not only shortened in their history."""
+    stay, forget = prepared.parts.train, prepared.forget
+    items = max(len(prepared.retained.items), 1)
+    kept = stay.user.astype(np.int64) * items + stay.candidate
+    asked = forget.user.astype(np.int64) * items + forget.candidate
+    return forget.take(~np.isin(asked, kept) & (forget.candidate < slots))
+
+
+class _expected_like:  # noqa: N801 -- a function that remembers its fit
+    """P(liked) of samples from the mean stars in their history: a parabola through `samples`."""
+
+    def __init__(self, samples: Samples) -> None:
+        if len(samples):
+            self._fit = np.polyfit(self._stars(samples), samples.label, 2)
+        else:
+            self._fit = np.array([0.5])
+
+    def __call__(self, samples: Samples) -> NDArray[np.float64]:
+        return np.clip(np.polyval(self._fit, self._stars(samples)), 0.03, 0.97)
+
+    @staticmethod
+    def _stars(samples: Samples) -> NDArray[np.float64]:
+        count = (samples.history >= 0).sum(1)
+        total = samples.history_rating.sum(1)
+        smoothed: NDArray[np.float64] = (total + PRIOR_HALF_STARS * PRIOR_RATINGS) / (
+            count + PRIOR_RATINGS
+        )
+        return smoothed / 2
+
+
+def _gradients(
+    recommender: Recommender, prepared: Prepared, slots: NDArray[np.int64], values: torch.Tensor
+) -> torch.Tensor:
+    """Return [R, D] gradients of the margin with respect to `values`, for an empty history."""
+    prompt, items = recommender.prompt, prepared.retained.items
+    suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots.tolist()])
+    prefix = prompt.prefix({}, []).expand(len(suffixes), -1)
+    tokens = torch.cat([prefix, suffixes], dim=1)
+    seen: list[torch.Tensor] = []
+
+    def replace(_module: torch.nn.Module, _inputs: object, found: torch.Tensor) -> torch.Tensor:
+        rows = found.detach().clone()
+        rows[:, prefix.shape[1] + 1] = values
+        seen.append(rows.requires_grad_())
+        return seen[0]
+
+    embedding = recommender.model.get_input_embeddings()  # type: ignore[operator]
+    handle = embedding.register_forward_hook(replace)
+    try:
+        with torch.enable_grad():
+            margin = live_margins(recommender, Encoded(tokens=tokens)).sum()
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(margin, seen[0])
+    return gradient[:, prefix.shape[1] + 1]
+
+
+def _initial(recommender: Recommender, slots: torch.Tensor) -> torch.Tensor:
+    initial = build(recommender.vocabulary, recommender.config)
+    return _embedding(initial).detach()[recommender.vocabulary.first_item + slots]
+
+
+def _embedding(recommender: Recommender) -> torch.Tensor:
+    weight: torch.Tensor = recommender.model.get_input_embeddings().weight  # type: ignore[operator]
+    return weight

@@ -41,10 +41,15 @@ GREY: Final = "#666666"
 LINE: Final = 1.25
 
 
-def write_plots(results: Results, out: Path) -> list[Path]:
-    """Write what can be drawn and return the files. Raises MissingPlotsError."""
+def check() -> None:
+    """Raise MissingPlotsError where nothing can be drawn: better at once than after hours."""
     if _missing is not None:
         raise MissingPlotsError(MissingPlotsError.__doc__) from _missing
+
+
+def write_plots(results: Results, out: Path) -> list[Path]:
+    """Write what can be drawn and return the files. Raises MissingPlotsError."""
+    check()
     written = []
     for name, draw in PLOTS.items():
         figure = Figure(figsize=(9, 5.5), layout="constrained")

@@ -111,7 +111,7 @@ def test_to_forget_everybody_is_refused(tmp_path: Path) -> None:
 def test_a_data_set_without_dislikes_is_refused(data: Path, tmp_path: Path) -> None:
     ratings = data / "ratings.csv"
     rows = [line.split(",") for line in ratings.read_text().splitlines()]
-    happy = [",".join([user, item, "5.0", when]) for user, item, _, when in rows[1:]]
+    happy = [f"{user},{item},5.0,{when}" for user, item, _, when in rows[1:]]
     ratings.write_text("\n".join([",".join(rows[0]), *happy]) + "\n")
     assert "ratings of both kinds" in refusal(data, tmp_path / "out")
 
@@ -156,8 +156,6 @@ def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Ctrl-C is to be heard even where the shell that runs the tests ignores it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

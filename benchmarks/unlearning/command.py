@@ -213,6 +213,11 @@ class Benchmark:
             "protocol": self.options.protocol,
             "backbone": self.setting.recipe.backbone.manifest(),
             "plan": self.plan,
+            "options": {
+                "methods": list(self.options.methods),
+                "seeds": self.options.seeds,
+                "shadows": self.options.shadows,
+            },
         }
 
     def write(self, name: str, results: dict[str, Any]) -> None:
@@ -261,7 +266,7 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
         held = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
     except ValueError:
         held = {}
-    if held is None and (out / "runs").exists():
+    if (held is None and (out / "runs").exists()) or not isinstance(held, dict | None):
         held = {}
     if held is not None and held != json.loads(json.dumps(plan)):
         differs = ", ".join(sorted(key for key in plan if held.get(key) != plan[key]))

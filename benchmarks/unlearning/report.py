@@ -6,7 +6,8 @@ Knows the shape of the results and nothing of models; a key that is missing beco
      "noise_floor": {"jsd": float, "jsd_interval": [low, high],
                      "forget_loss_interval": [low, high]},
      "runs": [RUN, …], "summary": {method: {measure: {"mean": float, "std": float}}},
-     "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …]}
+     "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …],
+     "plan": what runs in one folder share, "options": {"methods", "seeds", "shadows"}}
 
 A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_acc`, `test_logloss`,
 `forget_auc`, `jsd`, `symmetrised_kl`, `l2`, `forget_loss`, `mia_auc`, `seconds`, `prepare_seconds`

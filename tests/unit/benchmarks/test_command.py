@@ -202,29 +202,29 @@ def stop_after_a_run(process: subprocess.Popen[str], out: Path, number: int, how
 
 @pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_stopped_benchmark_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    stopped = start(data, out, "--json")
+    out, two = tmp_path / "out", ("--seeds", "2")
+    stopped = start(data, out, *two, "--json")
     stop_after_a_run(stopped, out, 1, signal.SIGINT)
     stdout, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert "The same command goes on" in json.loads(stdout)["error"]["message"]
     before = runs_in(out)
-    assert 1 <= len(before) < 6
+    assert 1 <= len(before) < 8
 
-    killed = start(data, out)
+    killed = start(data, out, *two)
     stop_after_a_run(killed, out, len(before) + 1, signal.SIGKILL)
     killed.communicate(timeout=60)
     after = runs_in(out)
     assert after.items() > before.items()
     assert not (out / "results.json").exists()
 
-    whole = benchmark(data, out, "--json")
+    whole = benchmark(data, out, *two, "--json")
     assert whole.exit_code == 0
     # The runs say how many seconds they took: the same to the last digit is the same run.
     assert after.items() <= runs_in(out).items()
-    assert len(json.loads(whole.stdout)["runs"]) == 6
+    assert len(json.loads(whole.stdout)["runs"]) == 8
     assert all(f"{name.rpartition('-')[0]} seed {name[-1]}" not in whole.stderr for name in after)
-    assert "6 of 6 runs" in whole.stderr
+    assert "8 of 8 runs" in whole.stderr
 
 
 def test_a_whole_benchmark_and_then_a_look_at_its_teachers(data: Path, tmp_path: Path) -> None:

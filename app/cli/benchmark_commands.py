@@ -38,7 +38,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
         Path, typer.Option(metavar="DIR", help="Where the results go.", show_default=False)
     ],
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Methods, with commas. [default: all]")
+        str | None, typer.Option(metavar="A,B", help="Methods, with commas; without it, all.")
     ] = None,
     protocol: Annotated[
         str,

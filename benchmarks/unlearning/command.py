@@ -192,6 +192,11 @@ class Benchmark:
             "protocol": self.options.protocol,
             "backbone": self.setting.recipe.backbone.manifest(),
             "plan": self.plan,
+            "options": {
+                "methods": list(self.options.methods),
+                "seeds": self.options.seeds,
+                "shadows": self.options.shadows,
+            },
         }
 
 

@@ -6,7 +6,8 @@ Knows the shape of the results and nothing of models; a key that is missing beco
      "noise_floor": {"jsd": float, "jsd_interval": [low, high],
                      "forget_loss_interval": [low, high]},
      "runs": [RUN, …], "summary": {method: {measure: {"mean": float, "std": float}}},
-     "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …]}
+     "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …],
+     "plan": what runs in one folder share, "options": {"methods", "seeds", "shadows"}}
 
 A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_acc`, `test_logloss`,
 `forget_auc`, `jsd`, `symmetrised_kl`, `l2`, `forget_loss`, `mia_auc`, `seconds`, `prepare_seconds`
@@ -67,19 +68,19 @@ class Column:
 
 
 COLUMNS: Final = (
-    Column(heading="test AUC", measure="test_auc", terminal="test AUC"),
+    Column(heading="test AUC", measure="test_auc", terminal="test\nAUC"),
     Column(heading="test ACC", measure="test_acc"),
     Column(heading="test LogLoss", measure="test_logloss"),
-    Column(heading="forget AUC", measure="forget_auc", terminal="forget AUC"),
-    Column(heading="JSD × 1000", measure="jsd", scale=1e3, digits=2, terminal="JSD×1000"),
+    Column(heading="forget AUC", measure="forget_auc", terminal="forget\nAUC"),
+    Column(heading="JSD × 1000", measure="jsd", scale=1e3, digits=2, terminal="JSD\n×1000"),
     Column(heading="sym. KL × 1000", measure="symmetrised_kl", scale=1e3, digits=2),
     Column(heading="L2", measure="l2"),
-    Column(heading="forget loss", measure="forget_loss", terminal="forget loss"),
+    Column(heading="forget loss", measure="forget_loss", terminal="forget\nloss"),
     Column(heading="MIA AUC", measure="mia_auc", digits=3, terminal="MIA"),
     Column(heading="relearn steps ÷ Retrain", measure="relearn_ratio", digits=2),
     Column(heading="worst user, JSD × 1000", measure="user_jsd_worst", scale=1e3, digits=1),
     Column(heading="seconds", measure="seconds", digits=1, terminal="seconds"),
-    Column(heading="÷ Retrain", measure="seconds_ratio", digits=3, terminal="÷ Retrain"),
+    Column(heading="÷ Retrain", measure="seconds_ratio", digits=3, terminal="÷\nRetrain"),
     Column(heading="prepare seconds", measure="prepare_seconds", digits=1),
     Column(heading="audit seconds", measure="audit_seconds", digits=1),
     Column(heading="trainable parameters", measure="trainable_parameters", digits=0),
@@ -239,13 +240,20 @@ def goal_lines(results: Results) -> list[str]:
 
 
 def terminal_table(results: Results) -> Table:
-    """Return the most telling columns; fits 120 characters."""
-    table = Table(caption=caption(results), caption_justify="left", pad_edge=False)
+    """Return the most telling columns; fits 80 characters, better 120."""
+    table = Table(
+        caption=caption(results),
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1),
+        header_style="bold",
+    )
     table.add_column("method", no_wrap=True)
     shown = [column for column in COLUMNS if column.terminal]
     for column in shown:
         table.add_column(column.terminal, justify="right", no_wrap=True)
-    table.add_column("as good")
+    table.add_column("as good as\nretraining", min_width=10)
     for method in methods(results):
         table.add_row(
             method,

@@ -16,9 +16,18 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.root import application
-from benchmarks.unlearning.command import finite, parse_methods
+from benchmarks.unlearning.command import (
+    Benchmark,
+    BenchmarkFailedError,
+    Options,
+    finite,
+    parse_methods,
+)
+from models.training import TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from click.testing import Result
 
 ROOT = Path(__file__).parents[3]
@@ -130,9 +139,20 @@ def test_the_folder_of_another_benchmark_is_left_alone(data: Path, tmp_path: Pat
     assert message in refusal(data, other)
     (other / "plan.json").write_text('{"protocol": "single-user"}')
     assert message in refusal(data, other)
+    (other / "plan.json").write_text("[]")
+    assert message in refusal(data, other)
     (other / "plan.json").write_text("no JSON")
     assert message in refusal(data, other)
     assert (other / "plan.json").read_text() == "no JSON"
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(data: Path, tmp_path: Path) -> None:
+    options = Options(data=data, out=tmp_path / "out", methods=("original",), seeds=1)
+    runs: list[dict[str, Any]] = []
+    wild = TrainConfig(learning_rate=1e30, warmup_steps=1, batch_size=16, epochs=3, validations=0)
+    with pytest.raises(BenchmarkFailedError, match=r"Lower the learning rate.*Finished runs are"):
+        Benchmark.prepare(options, wild).run(runs.append)
+    assert runs == []
 
 
 def test_no_number_becomes_null() -> None:
@@ -145,6 +165,14 @@ def test_no_number_becomes_null() -> None:
 
 def test_methods_count_once_and_blanks_do_not() -> None:
     assert parse_methods(" a, b,,a ") == ("a", "b")
+
+
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Undo an ignored SIGINT, which a shell hands down to whatever it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -172,50 +200,52 @@ def stop_after_a_run(process: subprocess.Popen[str], out: Path, number: int, how
     process.send_signal(how)
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_stopped_benchmark_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    stopped = start(data, out, "--json")
+    out, two = tmp_path / "out", ("--seeds", "2")
+    stopped = start(data, out, *two, "--json")
     stop_after_a_run(stopped, out, 1, signal.SIGINT)
     stdout, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert "The same command goes on" in json.loads(stdout)["error"]["message"]
     before = runs_in(out)
-    assert 1 <= len(before) < 6
+    assert 1 <= len(before) < 8
 
-    killed = start(data, out)
+    killed = start(data, out, *two)
     stop_after_a_run(killed, out, len(before) + 1, signal.SIGKILL)
     killed.communicate(timeout=60)
     after = runs_in(out)
     assert after.items() > before.items()
     assert not (out / "results.json").exists()
 
-    whole = start(data, out, "--json")
-    stdout, stderr = whole.communicate(timeout=120)
-    assert whole.returncode == 0, stderr
-    results: dict[str, Any] = json.loads(stdout)
+    whole = benchmark(data, out, *two, "--json")
+    assert whole.exit_code == 0
     # The runs say how many seconds they took: the same to the last digit is the same run.
     assert after.items() <= runs_in(out).items()
-    assert len(results["runs"]) == 6
-    assert all(f"{name.rpartition('-')[0]} seed {name[-1]}" not in stderr for name in after)
-    assert "6 of 6 runs" in stderr
-    assert json.loads((out / "results.json").read_text()) == results
+    assert len(json.loads(whole.stdout)["runs"]) == 8
+    assert all(f"{name.rpartition('-')[0]} seed {name[-1]}" not in whole.stderr for name in after)
+    assert "8 of 8 runs" in whole.stderr
 
 
 def test_a_whole_benchmark_and_then_a_look_at_its_teachers(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    whole = start(data, out)
+    whole = start(data, out, "--json")
     stdout, stderr = whole.communicate(timeout=120)
     assert whole.returncode == 0, stderr
-    assert "e2urec-fast, as good as retraining: " in stdout
-    results = json.loads((out / "results.json").read_text())
+    assert "6 of 6 runs: e2urec-fast seed 0" in stderr
+    results: dict[str, Any] = json.loads(stdout)
+    assert json.loads((out / "results.json").read_text()) == results
     goals = [goal["goal"] for goal in results["goals"]]
     assert len(goals) == 3
     table = (out / "table.md").read_text()
     assert all(f"- e2urec-fast, {goal}: " in table for goal in goals)
     assert list(out.glob("*.png"))
 
-    # In the same folder: Retrain and Original are there already.
+    # In the same folder: Retrain and Original are there already, and so is the table.
     before = runs_in(out)
+    again = benchmark(data, out)
+    assert "e2urec-fast, as good as retraining: " in again.stdout
+    assert "6 of 6 runs: " not in again.stdout
     found = benchmark(data, out, "--teacher-only", "--json")
     assert found.exit_code == 0, found.stderr
     teachers = json.loads(found.stdout)

@@ -70,6 +70,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             backbone=backbone,
             shadows=shadows,
             forget_seed=forget_seed,
+            teacher_only=teacher_only,
         )
         with table.Benchmark.claim(options) as made:
             if teacher_only:

@@ -53,12 +53,12 @@ def make_apart(unit: Unit, setting: Setting, look: Callable[[float], None]) -> N
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with _ctrl_c_ignored():
-        forkserver.ensure_running()
+    _start_server()
     mine, its = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(unit, setting.bare(), its), name=unit.title())
     try:
-        process.start()
+        with _undisturbed():
+            process.start()
         its.close()
         _follow(process, mine, look)
         process.join(_TO_END)
@@ -145,14 +145,31 @@ def _end_with_the_command() -> None:
         os._exit(1)
 
 
+def _start_server() -> None:
+    """Start the server with SIGINT ignored, which it and all its processes inherit."""
+    with _handled(signal.SIG_IGN, signal.SIGINT):
+        forkserver.ensure_running()
+
+
 @contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Hand SIGINT down as ignored, so that processes never hear it, not even while they start."""
-    if threading.current_thread() is not threading.main_thread():  # Others hear no signals.
+def _undisturbed() -> Iterator[None]:
+    """Act on a signal only afterwards: a process that gets half of what to do leaves a trace."""
+    heard: list[int] = []
+    with _handled(lambda number, _frame: heard.append(number), signal.SIGINT, signal.SIGTERM):
+        yield
+    for number in heard:
+        signal.raise_signal(number)
+
+
+@contextmanager
+def _handled(handler: Any, *numbers: int) -> Iterator[None]:
+    """Handle these signals otherwise for a while; threads other than the main one hear none."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, usual in before.items():
+            signal.signal(number, usual)

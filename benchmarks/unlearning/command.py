@@ -20,12 +20,13 @@ from benchmarks.unlearning.goals import goals
 from benchmarks.unlearning.measures import RETRAIN
 from benchmarks.unlearning.numbers import finite
 from benchmarks.unlearning.plan import RESULTS, claimed, make_plan
-from benchmarks.unlearning.protocols import PROTOCOLS
+from benchmarks.unlearning.protocols import PROTOCOLS, SEQUENTIAL
 from benchmarks.unlearning.report import write_report
 from benchmarks.unlearning.results import Margins, compare
 from benchmarks.unlearning.runs import SHADOW
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import Setting, read_json, write_json
+from benchmarks.unlearning.teaching import teaching
 from benchmarks.unlearning.units import comparison
 from models.backbones import CompactConfig, UnknownBackboneError
 from models.datasets.detect import DataSetError, read
@@ -68,6 +69,7 @@ class Options:
     backbone: str = "compact"
     shadows: int = 0
     forget_seed: int = 0
+    teacher_only: bool = False
 
     def check(self) -> None:
         """Raise BenchmarkInputError for anything that can be told without reading the data."""
@@ -87,7 +89,15 @@ class Options:
             raise BenchmarkInputError(f"--shadows must be 0 to {MOST_SHADOWS}, not {self.shadows}.")
         if self.out.exists() and not self.out.is_dir():
             raise BenchmarkInputError(f"{self.out} is a file. Choose a directory for --out.")
-        plots.check()
+        if not self.teacher_only:
+            plots.check()
+            return
+        teaching(self.methods)
+        if self.protocol == SEQUENTIAL:
+            raise BenchmarkInputError(
+                f"Under --protocol {SEQUENTIAL} each batch has teachers of its own. Look at those "
+                "of --protocol paper, which forgets the same people at once."
+            )
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

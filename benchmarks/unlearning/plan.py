@@ -81,7 +81,8 @@ def claimed(out: Path, plan: dict[str, Any]) -> Iterator[None]:
 
 def _check(out: Path, plan: dict[str, Any]) -> None:
     place = out / PLAN
-    held: Any = None
+    if not any((out / made).exists() for made in ("runs", "work", RESULTS)):
+        return  # Whatever was planned here, nothing came of it.
     if place.exists():
         try:
             held = json.loads(place.read_text(encoding="utf-8"))
@@ -89,9 +90,9 @@ def _check(out: Path, plan: dict[str, Any]) -> None:
             held = {}
         if not isinstance(held, dict):
             held = {}
-    elif (out / "runs").exists() or (out / RESULTS).exists():
+    else:
         held = {}
-    if held is not None and held != json.loads(json.dumps(plan)):
+    if held != json.loads(json.dumps(plan)):
         differs = ", ".join(sorted(key for key in plan if held.get(key) != plan[key]))
         raise BenchmarkInputError(
             f"{out} holds runs of another benchmark (other {differs}). Choose another --out."

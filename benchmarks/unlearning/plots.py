@@ -78,11 +78,9 @@ def _style(results: Results, method: str) -> dict[str, Any]:
 
 def _log_axis(axis: XAxis, low: float, high: float) -> None:
     """Scale an axis in decades from low to high, labelled as plainly as there is room for."""
-    axes = axis.axes
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    decades = np.log10(high / low)
-    subs = next(subs for most, subs in TICKS if decades <= most)
+    axis.axes.set_xscale("log")
+    axis.axes.set_xlim(low, high)
+    subs = next(subs for most, subs in TICKS if np.log10(high / low) <= most)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(LogLocator(subs="all"))
@@ -284,8 +282,7 @@ def users(results: Results, axes: Axes) -> bool:
     if len(held.get(RETRAIN, ())):
         low, high = np.quantile(held[RETRAIN], [0.05, 0.95])
         axes.axvspan(low, high, color="#999999", alpha=0.2, lw=0)
-    shown = np.concatenate([held[method] for method in known])
-    _log_axis(axes.xaxis, *_span([float(shown.min()), float(shown.max())], room=0.03))
+    _log_axis(axes.xaxis, *_span(np.concatenate(list(held.values())).tolist(), room=0.03))
     axes.set_title("Distance to retraining, user by user", loc="left")
     axes.set_yticks(range(len(known)), known)
     axes.set_xlabel(

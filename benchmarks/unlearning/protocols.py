@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 #: How many batches come one after the other under `sequential`.
 BATCHES: Final = 20
+SEQUENTIAL: Final = "sequential"
 
 
 class ProtocolError(BenchmarkInputError):
@@ -127,7 +128,7 @@ PROTOCOLS: Final[Mapping[str, Draw]] = {
     "paper": _users(0.2),
     "one-percent": _users(0.01),
     "single-user": _median_user,
-    "sequential": _one_after_another,
+    SEQUENTIAL: _one_after_another,
     "interactions": _interactions,
     "items": _items,
 }

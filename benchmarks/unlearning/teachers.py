@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from rich.table import Table
 
-from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.numbers import finite
 from benchmarks.unlearning.report import DASH, caption
 from benchmarks.unlearning.results import summary
@@ -26,25 +25,15 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.command import Benchmark
     from benchmarks.unlearning.schedule import Screen
-    from benchmarks.unlearning.units import Unit
 
 TEACHERS: Final = "teachers.json"
 MEASURES: Final = ("jsd", "forget_loss", "forget_auc")
 
 
-def units(benchmark: Benchmark) -> list[Unit]:
-    """Return all that the look takes; raises BenchmarkInputError where no method has teachers."""
-    if len(benchmark.setting.case.batches) > 1:
-        raise BenchmarkInputError(
-            "Under --protocol sequential each batch has teachers of its own. Look at those of "
-            "--protocol paper, which forgets the same people at once."
-        )
-    return look_at_teachers(teaching(benchmark.options.methods), benchmark.options.seeds)
-
-
 def look(benchmark: Benchmark, screen: Screen) -> dict[str, Any]:
     """Compare every teacher of every seed with all Retrain runs, and write teachers.json."""
-    wanted = units(benchmark)
+    options = benchmark.options
+    wanted = look_at_teachers(teaching(options.methods), options.seeds)
     failed = make_all(wanted, benchmark.setting, screen)
     compared = benchmark.compare(wanted)
     retrained = benchmark.retrained(wanted)
@@ -75,7 +64,7 @@ def look(benchmark: Benchmark, screen: Screen) -> dict[str, Any]:
             "summary": summary(bases + measured),
         }
     )
-    write_json(benchmark.options.out / TEACHERS, results)
+    write_json(options.out / TEACHERS, results)
     return results
 
 

@@ -1,0 +1,144 @@
+"""`lethe benchmark unlearning` as a real process: stopped, killed, and gone on with to its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.root import application
+from tests.e2e.support import ROOT, processes_of, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+VERDICTS = {"passed", "failed", "inconclusive"}
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    base = ["benchmark", "unlearning", "--data", str(data), "--out", str(out)]
+    return [*base, "--methods", "original,e2urec-fast", "--seeds", "1", *more]
+
+
+def benchmark(data: Path, out: Path, *more: str) -> Result:
+    return CliRunner().invoke(application, arguments(data, out, *more), catch_exceptions=False)
+
+
+def start(data: Path, out: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start the command; its processes can be told by their LETHE_HOME."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *arguments(data, out, "--shadows", "1"), "--json"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def runs_in(out: Path) -> dict[str, str]:
+    return {place.stem: place.read_text() for place in (out / "runs").glob("*.json")}
+
+
+def stop_after_a_run(process: subprocess.Popen[str], out: Path, number: int, how: int) -> None:
+    wait_until(
+        lambda: len(runs_in(out)) >= number or process.poll() is not None, "no run was finished"
+    )
+    assert process.poll() is None, process.communicate()
+    process.send_signal(how)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c_is_heard")
+def test_a_stopped_benchmark_goes_on_where_it_was(
+    tiny: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    stopped = start(tiny, out, environment)
+    stop_after_a_run(stopped, out, 1, signal.SIGINT)
+    stdout, stderr = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert "the same command goes on" in json.loads(stdout)["error"]["message"]
+    assert "Traceback" not in stderr, stderr
+    before = runs_in(out)
+    assert 1 <= len(before) < 7
+
+    killed = start(tiny, out, environment)
+    stop_after_a_run(killed, out, len(before) + 1, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    # Nobody is left who could write into the folder while the next one does.
+    wait_until(
+        lambda: not processes_of(environment["LETHE_HOME"]), "a process outlived the command"
+    )
+    after = runs_in(out)
+    assert after.items() > before.items()
+    assert not (out / "results.json").exists()
+
+    whole = start(tiny, out, environment)
+    stdout, stderr = whole.communicate(timeout=120)
+    assert whole.returncode == 0, stderr
+    # The runs say how many seconds they took: the same to the last digit is the same run.
+    assert after.items() <= runs_in(out).items()
+    assert all(f" {name.replace('-0', ', seed 0')}, " not in stderr for name in after)
+    assert "12 of 12: e2urec-fast, seed 0" in stderr
+    results = json.loads(stdout)
+    assert json.loads((out / "results.json").read_text()) == results
+    check_runs(results)
+    check_report(results, tiny, out)
+    check_teachers(results, tiny, out)
+
+
+def check_runs(results: dict[str, Any]) -> None:
+    """Every run has what the schema says, measured and not made up."""
+    assert results["shadows"] == 1
+    assert len(results["runs"]) == 6
+    for run in results["runs"]:
+        assert run["peak_bytes"] > run["peak_added_bytes"] >= 0
+        assert run["peak_bytes"] > 100 * 2**20  # torch alone takes more.
+        assert run["data_sha256"] == results["plan"]["data_sha256"]
+        assert run["versions"]["torch"]
+        assert run["config"]["recipe"]["seed"] == run["seed"]
+        assert run["audit_seconds"] > 0
+        expected = {"retrain": {"exact"}, "original": {None}, "e2urec-fast": VERDICTS}
+        assert run["audit"]["outcome"] in expected[run["method"]]
+    ours = results["runs"][-1]
+    assert ours["config"]["method"]["rounds"] >= 1
+    assert 0 < ours["trainable_parameters"] < ours["parameters"]
+
+
+def check_report(results: dict[str, Any], data: Path, out: Path) -> None:
+    """The goals stand under both tables; nothing is made twice."""
+    table = (out / "table.md").read_text()
+    assert len(results["goals"]) == 4
+    assert all(f"- e2urec-fast, {goal['goal']}: " in table for goal in results["goals"])
+    assert len(list(out.glob("*.png"))) == 4
+    again = benchmark(data, out)
+    assert "e2urec-fast, as good as retraining: " in again.stdout
+    assert " of 11: " not in again.stdout
+
+
+def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
+    """In the same folder Retrain and Original are there already; no student is trained."""
+    before = runs_in(out)
+    found = benchmark(data, out, "--teacher-only", "--json")
+    assert found.exit_code == 0, found.stderr
+    teachers = json.loads(found.stdout)
+    assert teachers == json.loads((out / "teachers.json").read_text())
+    assert runs_in(out) == before
+    assert teachers["noise_floor"] == results["noise_floor"]
+    assert [key for key in teachers["summary"] if not key.startswith("e2urec-fast: ")] == [
+        "retrain",
+        "original",
+    ]
+    assert len(teachers["summary"]) > 2
+    for measure in ("jsd", "forget_loss", "forget_auc"):
+        original = results["summary"]["original"][measure]["mean"]
+        assert teachers["summary"]["original"][measure]["mean"] == original
+        assert all(found[measure]["mean"] is not None for found in teachers["summary"].values())

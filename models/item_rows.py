@@ -1,4 +1,4 @@
-"""Item rows: the embedding rows that belong to single items, and what a deletion owes them.
+"""Rows of the embedding that belong to single tokens, and what a deletion owes them.
 
 An item's row is where a small model keeps most of what few ratings taught it. Two changes follow
 from counts and labels alone, without training: a row goes back toward its initial value by the
@@ -16,6 +16,7 @@ import torch
 from models.assembly import build
 from models.prompts import Encoded
 from models.training import live_margins
+from models.vocabulary import NO, YES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,17 +33,24 @@ PRIOR_RATINGS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ItemRows:
-    """R rows of the embedding: `slots` [R] int64 and their new `values` [R, D] float32."""
+class TokenRows:
+    """R rows of the embedding: `tokens` [R] int64 and their new `values` [R, D] float32."""
 
-    slots: torch.Tensor
+    tokens: torch.Tensor
     values: torch.Tensor
 
     @torch.no_grad()
     def put(self, recommender: Recommender) -> None:
         """Overwrite these rows of a recommender, in place."""
-        if len(self.slots):
-            _embedding(recommender)[recommender.vocabulary.first_item + self.slots] = self.values
+        if len(self.tokens):
+            _embedding(recommender)[self.tokens] = self.values
+
+    def __add__(self, other: TokenRows) -> TokenRows:
+        """Return both; no token may be in both."""
+        return TokenRows(
+            tokens=torch.cat([self.tokens, other.tokens]),
+            values=torch.cat([self.values, other.values]),
+        )
 
 
 @torch.no_grad()
@@ -54,7 +62,8 @@ def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
     known = torch.tensor(
         [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots], dtype=torch.long
     )
-    ItemRows(slots=known, values=_initial(recommender, known)).put(recommender)
+    tokens = recommender.vocabulary.first_item + known
+    TokenRows(tokens=tokens, values=_initial(recommender, tokens)).put(recommender)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +110,7 @@ class FirstStep:
     how often it is gone is the caller's to measure. Figures: docs/methods.md.
     """
 
-    slots: torch.Tensor
+    tokens: torch.Tensor
     kept: torch.Tensor
     way: torch.Tensor
 
@@ -109,22 +118,34 @@ class FirstStep:
     def of(cls, recommender: Recommender, prepared: Prepared, damping: float) -> FirstStep:
         """Compute it from counts, labels and one gradient per item."""
         change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
-        slots = torch.from_numpy(change.slots)
+        tokens = recommender.vocabulary.first_item + torch.from_numpy(change.slots)
         with torch.no_grad():
-            now = _embedding(recommender)[recommender.vocabulary.first_item + slots]
-            initial = _initial(recommender, slots)
+            now = _embedding(recommender)[tokens]
+            initial = _initial(recommender, tokens)
             share = torch.from_numpy(change.kept).float()[:, None]
             kept = initial + share * (now - initial)
-        if not len(slots):
-            return cls(slots=slots, kept=kept, way=torch.zeros_like(kept))
+        if not len(tokens):
+            return cls(tokens=tokens, kept=kept, way=torch.zeros_like(kept))
         gradient = _gradients(recommender, prepared, change.slots, kept)
         wanted = torch.from_numpy(change.effect).float()[:, None]
         length = gradient.square().sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).eps)
-        return cls(slots=slots, kept=kept, way=wanted * gradient / length)
+        return cls(tokens=tokens, kept=kept, way=wanted * gradient / length)
 
-    def rows(self, reach: float) -> ItemRows:
+    def rows(self, reach: float) -> TokenRows:
         """Return the rows that have gone `reach` times along their way."""
-        return ItemRows(slots=self.slots, values=self.kept + reach * self.way)
+        return TokenRows(tokens=self.tokens, values=self.kept + reach * self.way)
+
+
+@torch.no_grad()
+def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
+    """Return the rows of the two answers, drawn together so that each margin shrinks to `factor`.
+
+    No prompt contains an answer, so nothing else changes.
+    """
+    tokens = torch.tensor([YES, NO])
+    now = _embedding(recommender)[tokens]
+    middle = now.mean(0, keepdim=True)
+    return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
 
 
 def _leaving(prepared: Prepared, slots: int) -> Samples:
@@ -185,9 +206,9 @@ def _gradients(
     return gradient[:, prefix.shape[1] + 1]
 
 
-def _initial(recommender: Recommender, slots: torch.Tensor) -> torch.Tensor:
+def _initial(recommender: Recommender, tokens: torch.Tensor) -> torch.Tensor:
     initial = build(recommender.vocabulary, recommender.config)
-    return _embedding(initial).detach()[recommender.vocabulary.first_item + slots]
+    return _embedding(initial).detach()[tokens]
 
 
 def _embedding(recommender: Recommender) -> torch.Tensor:

@@ -73,7 +73,7 @@ class Recommender:
         return self._answer(hidden)
 
     @torch.inference_mode()
-    def logits(self, prompts: Encoded, batch_size: int = 1024) -> torch.Tensor:
+    def logits(self, prompts: Encoded, batch_size: int = 128) -> torch.Tensor:
         """Return [B, 2] logits without gradients, dropout off, in batches."""
         training = self.model.training
         self.model.eval()

@@ -67,7 +67,7 @@ class TrainConfig:
 class CalibrationConfig:
     """What a shadow model leaves out, so that the effect of leaving out is measured."""
 
-    users: float = 0.06
+    users: float = 0.2
     items: float = 0.01
     pairs: float = 0.01
     seed: int = 1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from models.adapters import AdapterConfig
-    from models.item_rows import ItemRows
+    from models.item_rows import TokenRows
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.training import ExpectedRise, Progress, TrainConfig
@@ -51,7 +51,7 @@ class Unlearned:
 
     recommender: Recommender
     adapter: AdapterConfig | None
-    rows: ItemRows | None = None
+    rows: TokenRows | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
 

@@ -62,7 +62,7 @@ class E2URecFastConfig:
     first_share: float = 0.75
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
-            rank=4, alpha=8, dropout=0.0, targets=("v_proj", "o_proj", "embed_tokens")
+            rank=4, alpha=8, dropout=0.0, targets=("value", "output", "embedding")
         )
     )
     learning_rate: float = 3e-3
@@ -269,6 +269,6 @@ def _losses(lesson: _Lesson, student: Recommender) -> Iterator[torch.Tensor]:
     for step in range(lesson.steps):
         lost = slice(step * size[0], (step + 1) * size[0])
         held = slice(step * size[1], (step + 1) * size[1])
-        both = Encoded(tokens=torch.cat([forget.tokens[lost], retain.tokens[held]]))
+        both = Encoded.cat([forget.take(lost), retain.take(held)])
         teachers = torch.cat([forgetting[lost], remembering[held]])
         yield answer_kl(teachers, live_margins(student, both))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -14,11 +15,14 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
 )
+from transformers.utils import logging
 
 from models.language import SequenceRecommender, TextRecommender
 from models.text_prompt import TextPrompt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from models.recommender import Recommender
@@ -107,7 +111,7 @@ def _load(
     settings = AutoConfig.from_pretrained(config.name, **place)
     tokenizer = AutoTokenizer.from_pretrained(config.name, **place)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _no_bars():
         torch.manual_seed(config.seed)
         model, report = auto.from_pretrained(
             config.name,
@@ -119,6 +123,18 @@ def _load(
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(f"it lacks weights, {lacking[0]} among them")
     return model, tokenizer
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the bar of milliseconds that transformers draws out of the bars of whoever asked."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _is_path(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What every backbone must do: padding changes nothing, scores are its logits, it comes back whole."""
+"""What every backbone must do: ignore padding, score by its logits, come back from disk whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.backbones import CompactConfig, CompactT5Config, UnknownBackboneError
-from models.checkpoints import CheckpointError, load, save
+from models.checkpoints import CheckpointError, load, read_weights, save
 from models.encoded import Encoded
 from models.preparation import ForgetIndices, prepare
 from models.pretrained import BackboneUnavailableError, HuggingFaceConfig
@@ -222,6 +222,8 @@ def test_a_release_comes_back_whole(
             )
         ]
         assert len(set(rows_of)) == 1  # All of these are tied, and stay so.
+        written = read_weights(tmp_path / "release")
+        assert len(written) == len({tensor.data_ptr() for tensor in state.values()})
     finally:
         with torch.no_grad():
             next(iter(recommender.model.parameters())).div_(1.5)

@@ -1,4 +1,4 @@
-"""Tiny language models with random weights and tokenizers of their own, saved as others save theirs.
+"""Tiny language models with random weights and tokenizers of their own, saved as anybody does.
 
 Every architecture differs in something that padding, caches or adapters can get wrong: Llama turns
 positions, GPT-2 adds them and fuses its projections, T5 counts distances, BART counts columns.

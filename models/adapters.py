@@ -21,25 +21,13 @@ from peft import (
 
 from models.checkpoints import CheckpointError, Manifest, read_manifest, read_weights, write
 from models.item_rows import TokenRows
+from models.lora_targets import ROLES, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from models.recommender import Recommender
-
-#: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
-ALL_LAYERS: Final = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "embed_tokens",
-)
-
 
 #: Names of the overwritten rows among a delta's tensors.
 ROW_TOKENS: Final = "rows.tokens"
@@ -48,19 +36,29 @@ ROW_VALUES: Final = "rows.values"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """The shape of an adapter: rank, scale (alpha / rank) and where it sits."""
+    """The shape of an adapter: rank, scale (alpha / rank) and the roles of where it sits."""
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    targets: tuple[str, ...] = ALL_LAYERS
+    #: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
+    targets: tuple[str, ...] = ROLES
 
 
 def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recommender:
-    """Return a copy of the recommender with a fresh adapter, the only part that trains."""
+    """Return a copy of the recommender with a fresh adapter, the only part that trains.
+
+    Prompts in words leave the role `embedding` out: they contain the answers' own words, whose rows
+    are the head's as well where the two are tied, and merging would move the head. Raises
+    AdapterTargetError.
+    """
+    roles = config.targets
+    if not recommender.prompt.item_tokens:
+        roles = tuple(role for role in roles if role != "embedding")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Tied embeddings are merged once and the tie holds: no input is a Yes or No token, so the
-        # head's two rows never move. transformers warns of a property that PEFT itself reads.
+        # Tied embeddings are merged once and the tie holds: no input is a Yes or No token (nor what
+        # a decoder starts from), so the head's two rows never move. transformers warns of a
+        # property that PEFT itself reads.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = get_peft_model(
@@ -69,7 +67,7 @@ def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recomm
                 r=config.rank,
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
-                target_modules=list(config.targets),
+                target_modules=resolve(recommender.model, roles),
             ),
         )
     return recommender.with_model(model)

@@ -8,7 +8,7 @@ share of its samples that leave, and it moves so far that the item's own mean co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.preparation import Prepared
+    from models.prompts import CompactPrompt
     from models.recommender import Recommender
     from models.samples import Samples
 
@@ -183,7 +184,7 @@ def _gradients(
     recommender: Recommender, prepared: Prepared, slots: NDArray[np.int64], values: torch.Tensor
 ) -> torch.Tensor:
     """Return [R, D] gradients of the margin with respect to `values`, for an empty history."""
-    prompt, items = recommender.prompt, prepared.retained.items
+    prompt, items = cast("CompactPrompt", recommender.prompt), prepared.retained.items
     suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots.tolist()])
     prefix = prompt.prefix({}, []).expand(len(suffixes), -1)
     tokens = torch.cat([prefix, suffixes], dim=1)

@@ -6,6 +6,7 @@ Knows samples, prompts and optimisers; nothing of files or of requests.
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -19,6 +20,8 @@ from models.backbones import CompactConfig
 from models.preparation import KINDS, ForgetIndices, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from models.backbones import BackboneConfig
@@ -106,6 +109,17 @@ def row_losses(recommender: Recommender, samples: Samples, data: Interactions) -
     return log_losses(samples.label.astype(np.float64), found.astype(np.float64))
 
 
+@contextmanager
+def seeded_dropout(seed: int) -> Iterator[None]:
+    """Let dropout, which draws from the global generator, follow from a seed; change nothing else.
+
+    What others draw before or after stays as it would have been.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def fit(
     vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
 ) -> Recommender:
@@ -114,6 +128,13 @@ def fit(
     Item rows that never occur keep their initial values exactly: embeddings have no weight decay.
     Raises DivergedError.
     """
+    with seeded_dropout(config.seed):
+        return _fit(vocabulary, prepared, config, progress)
+
+
+def _fit(
+    vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
+) -> Recommender:
     recommender = build(vocabulary, config.backbone)
     data, parts = prepared.retained, prepared.parts
     prompts = recommender.prompt.samples(parts.train, data)
@@ -164,8 +185,14 @@ def fit(
 def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Optimizer:
     embeddings: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
-    for name, parameter in recommender.model.named_parameters():
-        (embeddings if "embed_tokens" in name else others).append(parameter)
+    rows = {
+        id(parameter)
+        for module in recommender.model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        for parameter in module.parameters()
+    }
+    for parameter in recommender.model.parameters():
+        (embeddings if id(parameter) in rows else others).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": embeddings, "weight_decay": 0.0},

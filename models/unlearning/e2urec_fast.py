@@ -73,7 +73,7 @@ class E2URecFastConfig:
     cooling: float = 0.4
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
-            rank=4, alpha=8, dropout=0.0, targets=("v_proj", "o_proj", "embed_tokens")
+            rank=4, alpha=8, dropout=0.0, targets=("value", "output", "embedding")
         )
     )
     learning_rate: float = 3e-3
@@ -238,7 +238,7 @@ class _Lesson:
         for step in range(self.steps):
             lost = slice(step * size[0], (step + 1) * size[0])
             held = slice(step * size[1], (step + 1) * size[1])
-            both = Encoded(tokens=torch.cat([self.forget.tokens[lost], self.retain.tokens[held]]))
+            both = Encoded.cat([self.forget.take(lost), self.retain.take(held)])
             teachers = torch.cat([self.forgetting[lost], self.remembering[held]])
             yield answer_kl(teachers, live_margins(student, both))
 

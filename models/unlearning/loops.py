@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from models.prompts import Encoded
-from models.training import DivergedError, live_margins, margins
+from models.encoded import Encoded
+from models.training import DivergedError, live_margins, margins, seeded_dropout
 from models.unlearning.base import NothingToForgetError
 
 if TYPE_CHECKING:
@@ -127,10 +127,11 @@ def tune(
         student.model.parameters(), lr=config.learning_rate, weight_decay=0.0
     )
     student.model.train()
-    for step in range(1, config.steps + 1):
-        descend(loss(_batch(task.recommender, student, forget, retain, config)), optimiser)
-        if step % REPORT_EVERY == 0 or step == config.steps:
-            progress(step / config.steps)
+    with seeded_dropout(task.seed):
+        for step in range(1, config.steps + 1):
+            descend(loss(_batch(task.recommender, student, forget, retain, config)), optimiser)
+            if step % REPORT_EVERY == 0 or step == config.steps:
+                progress(step / config.steps)
     student.model.eval().requires_grad_(requires_grad=False)
     return student, {
         "forget_rows": len(forget),
@@ -143,7 +144,7 @@ def _batch(
     original: Recommender, student: Recommender, forget: Rows, retain: Rows, config: LoopConfig
 ) -> Batch:
     gone, kept = forget.draw(config.batch_size), retain.draw(config.batch_size)
-    both = Encoded(tokens=torch.cat([forget.prompts.tokens[gone], retain.prompts.tokens[kept]]))
+    both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
     found, before = live_margins(student, both), margins(original, both)
     count = len(gone)
     return Batch(

@@ -54,7 +54,10 @@ def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
     known = torch.tensor(
         [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots], dtype=torch.long
     )
-    ItemRows(slots=known, values=_initial(recommender, known)).put(recommender)
+    rows = recommender.vocabulary.first_item + known
+    initial = build(recommender.vocabulary, recommender.config)
+    for table, fresh in zip(recommender.item_tables(), initial.item_tables(), strict=True):
+        table[rows] = fresh[rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

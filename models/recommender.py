@@ -5,6 +5,7 @@ One forward interface over the backbone. Training, unlearning, auditing and serv
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from models.backbones import CompactConfig
+    from models.backbones import BackboneConfig, CompactConfig
     from models.vocabulary import Vocabulary
 
 
@@ -50,13 +51,20 @@ class Recommender:
     ) -> None:
         """Take a model (possibly wrapped by PEFT), or build one with its initial weights."""
         self.vocabulary = vocabulary
-        self.config = config
+        self.config: BackboneConfig = config
         self.prompt = CompactPrompt(vocabulary)
-        self.model = build_compact(vocabulary, config) if model is None else model
+        self.model: nn.Module = build_compact(vocabulary, config) if model is None else model
 
     def with_model(self, model: nn.Module) -> Self:
         """Return a recommender of the same kind around another model."""
-        return type(self)(self.vocabulary, self.config, model)
+        copied = copy.copy(self)
+        copied.model = model
+        return copied
+
+    def item_tables(self) -> list[torch.Tensor]:
+        """Return every weight that has one row per token, items among them, as live views."""
+        weight: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        return [weight]
 
     def answer_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled.
@@ -99,6 +107,18 @@ class Recommender:
         """
         if not candidates:
             return np.empty(0, dtype=np.float32)
+        logits = self.request_logits(user_attributes, history, candidates)
+        scores: NDArray[np.float32] = logits.softmax(1)[:, 0].numpy()
+        return scores
+
+    @torch.inference_mode()
+    def request_logits(
+        self,
+        user_attributes: Mapping[str, str],
+        history: Sequence[HistoryEvent],
+        candidates: Sequence[Candidate],
+    ) -> torch.Tensor:
+        """Return [N, 2] logits of (Yes, No) for N candidates of one user; N is not 0."""
         decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
         prefix = self.prompt.prefix(user_attributes, [(e.slot, e.rating) for e in history])
         cache = DynamicCache(config=decoder.config)
@@ -113,8 +133,7 @@ class Recommender:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        scores: NDArray[np.float32] = self._answer(hidden).softmax(1)[:, 0].numpy()
-        return scores
+        return self._answer(hidden)
 
     def _answer(self, hidden: torch.Tensor) -> torch.Tensor:
         embedding = self.model.get_output_embeddings().weight  # type: ignore[operator]

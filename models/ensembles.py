@@ -56,6 +56,13 @@ class EnsembleConfig:
     width: int = 16
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no ensemble can be."""
+        if self.aggregation not in {MEAN, ATTENTION, ADAPTERS}:
+            raise ValueError(f"there is no aggregation {self.aggregation!r}")
+        if self.shards < 1 or len(self.seals) not in {0, self.shards}:
+            raise ValueError(f"{len(self.seals)} seals do not fit {self.shards} shards")
+
     @property
     def seed(self) -> int:
         """Return the seed of the initial weights."""

@@ -45,7 +45,7 @@ class ShardedConfig:
     """How many shards, and how long their members train: `passes` times the recipe's epochs."""
 
     shards: int = 4
-    passes: int = 1
+    passes: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ class ShardedMethod(UnlearningMethod):
         if not isinstance(parent, Ensemble) or not shard.size:
             return None
         known = parent.config
-        if known.sealed(()) != ensemble.config or len(known.seals) != known.shards:
+        if known.sealed(()) != ensemble.config or not known.seals:
             return None
         fits = self._seal(shard, parent) == known.seals[shard.index]
         return parent.shard_state(shard.index) if fits else None

@@ -53,7 +53,7 @@ class MixedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the base's output and the weighted deltas'."""
-        narrow = torch.einsum("bti,kri->btkr", inputs, self.down)
+        narrow = inputs @ self.down.flatten(0, 1).T
         found: torch.Tensor = self.base(inputs) + self.scale * _widen(narrow, self.up)
         return found
 
@@ -78,17 +78,17 @@ class MixedEmbedding(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the base's rows and the weighted deltas'."""
-        narrow = self.down[:, tokens].permute(1, 2, 0, 3)
+        narrow = functional.embedding(tokens, self.down.transpose(0, 1).flatten(1))
         found: torch.Tensor = self.base(tokens) + self.scale * _widen(narrow, self.up)
         return found
 
 
 def _widen(narrow: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Return [B, T, O] from [B, T, K, R] and [K, R, O], under the weights of this forward pass."""
+    """Return [B, T, O] from [B, T, K·R] and [K, R, O], under the weights of this forward pass."""
     weights = _MIX.get()
     if weights is not None:
-        narrow = narrow * weights[:, None, :, None]
-    return narrow.flatten(2) @ up.flatten(0, 1)
+        narrow = narrow * weights.repeat_interleave(up.shape[1], dim=1)[:, None]
+    return narrow @ up.flatten(0, 1)
 
 
 def install(base: Recommender, adapters: int, config: MixtureConfig, seed: int) -> Recommender:

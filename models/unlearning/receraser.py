@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 class RecEraserConfig(ShardedConfig):
     """The attention's training: `steps` of AdamW, and how often validation is looked at."""
 
+    passes: int = 1
     steps: int = 300
     batch_size: int = 256
     learning_rate: float = 3e-3

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 #: How much better adapters may be preferred, from not at all to nearly the best one alone; in
 #: weights per nat of validation loss. Which one is chosen on validation.
-SHARPNESS: Final = (0.0, 10.0, 30.0, 100.0, 300.0)
+SHARPNESS: Final = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 #: A region's mean loss counts as if it had so many more samples with the mean of all.
 DAMPING: Final = 50.0
 

@@ -105,14 +105,13 @@ class Builder:
         self._note(f"try-{strength}", artefact, verdict, made | artefact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             return None
-        exact = verdict.outcome is Outcome.EXACT
         inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
         return Built(
             artefact=artefact,
-            outcome=verdict.outcome,
+            outcome=Outcome.EXACT if adapter.exact else verdict.outcome,
             figures=verdict.figures,
             # What is exact starts a new lineage: it owes nothing to earlier doubts.
-            error_budget_spent=0 if exact else parent.error_budget_spent + inconclusive,
+            error_budget_spent=0 if adapter.exact else parent.error_budget_spent + inconclusive,
         )
 
     def _exact(self) -> Built:

@@ -8,6 +8,7 @@ were never trained, because their shard is empty, are left out. Knows nothing of
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -112,7 +113,7 @@ def ensemble_from_manifest(manifest: Mapping[str, Any], member: BackboneConfig) 
     )
 
 
-class Ensemble(Recommender):
+class Ensemble(Recommender, ABC):
     """What all kinds share: one model that holds everything, and shards that can be exchanged."""
 
     config: EnsembleConfig
@@ -133,9 +134,9 @@ class Ensemble(Recommender):
         copied.config = self.config.sealed(seals)
         return copied
 
+    @abstractmethod
     def shard_state(self, shard: int) -> dict[str, torch.Tensor]:
         """Return the tensors that belong to one shard alone, as live views."""
-        raise NotImplementedError
 
     def put_shard(self, shard: int, state: Mapping[str, torch.Tensor]) -> None:
         """Overwrite the tensors of one shard, in place."""

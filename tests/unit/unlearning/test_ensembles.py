@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -305,6 +306,19 @@ def test_a_score_is_the_probability_of_the_whole_prompt(case: Case) -> None:
     assert np.allclose(found, whole.softmax(1)[:, 0].numpy(), atol=TOLERANCE)
     assert found.std() > 0
     assert case.root.score({}, history, []).shape == (0,)
+
+
+def test_many_threads_may_score_at_once(case: Case) -> None:
+    def score(first: int) -> list[float]:
+        history = [HistoryEvent(slot=first + n, rating=1 + n % 5) for n in range(9)]
+        wanted = [Candidate(slot, {"genre": ("even",)}) for slot in range(first, first + 12)]
+        found: list[float] = case.root.score({"taste": "even"}, history, wanted).tolist()
+        return found
+
+    alone = [score(first) for first in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(score, range(40)))
+    assert np.allclose(alone, together, atol=TOLERANCE)
 
 
 def test_rows_of_unrated_items_are_initial_in_every_member(case: Case) -> None:

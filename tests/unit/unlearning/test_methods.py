@@ -14,14 +14,17 @@ from models.adapters import with_rows
 from models.preparation import ForgetIndices, prepare
 from models.recommender import Recommender
 from models.training import DivergedError, row_losses
+from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import NothingToForgetError, Unlearned
 from models.unlearning.e2urec import E2URec, E2URecConfig
 from models.unlearning.loops import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
 from models.unlearning.npo import Npo, NpoConfig
+from models.unlearning.receraser import RecEraser, RecEraserConfig
 from models.unlearning.registry import METHODS, UnknownMethodError, get_method
 from models.unlearning.simnpo import SimNpo, SimNpoConfig
+from models.unlearning.sisa import Sisa, SisaConfig
 from tests.unit.unlearning.conftest import World, nothing
 from tests.unit.unlearning.planted import COHORT, RECIPE
 
@@ -40,6 +43,9 @@ _SHORT: dict[str, Callable[[], UnlearningMethod]] = {
     "npo": lambda: Npo(NpoConfig(loop=_LOOP)),
     "simnpo": lambda: SimNpo(SimNpoConfig(loop=_LOOP)),
     "e2urec": lambda: E2URec(E2URecConfig(augment_steps=20, joint_steps=20)),
+    "sisa": lambda: Sisa(SisaConfig(passes=1)),
+    "receraser": lambda: RecEraser(RecEraserConfig(passes=1, steps=30, most_rows=256)),
+    "apa": lambda: Apa(ApaConfig(passes=1)),
 }
 #: These make a loss rise by a measured amount; the others only in the right direction, if at all.
 _CALIBRATED = {"e2urec-fast"}

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardedConfig:
-    """How many shards, and how long their members train: `passes` times the recipe's epochs."""
+    """How many shards, and how long their members train: `passes` times the recipe's epochs.
+
+    Passes were chosen on validation loss (ml-latest-small, paper split, one seed).
+    """
 
     shards: int = 4
     passes: int = 2

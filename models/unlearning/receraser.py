@@ -46,7 +46,7 @@ class RecEraserConfig(ShardedConfig):
     learning_rate: float = 3e-3
     looks: int = 10
     #: So many retained samples, drawn at random, are enough for so few weights.
-    most_rows: int = 20_000
+    most_rows: int = 6_000
 
 
 class RecEraser(ShardedMethod):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from models.adapter_mixture import AdapterEnsemble
 from models.backbones import (
     CompactConfig,
     CompactT5Config,
     UnknownBackboneError,
     build_compact_t5,
 )
+from models.ensembles import ADAPTERS, EnsembleConfig, OutputEnsemble, ensemble_from_manifest
 from models.language import CompactSequenceRecommender
 from models.pretrained import HuggingFaceConfig, build_pretrained, parse_name
 from models.prompts import CompactPrompt
@@ -49,6 +51,8 @@ def parse_backbone(text: str) -> BackboneConfig:
 def backbone_from_manifest(manifest: Mapping[str, Any]) -> BackboneConfig:
     """Rebuild the settings of a backbone; raises UnknownBackboneError."""
     kind = str(manifest.get("kind"))
+    if kind == "ensemble":
+        return ensemble_from_manifest(manifest, backbone_from_manifest(manifest["member"]))
     if kind not in _KINDS:
         raise UnknownBackboneError(UnknownBackboneError.__doc__)
     return _KINDS[kind](**{key: value for key, value in manifest.items() if key != "kind"})
@@ -66,4 +70,9 @@ def build(vocabulary: Vocabulary, config: BackboneConfig) -> Recommender:
         return CompactSequenceRecommender(vocabulary, config, model, CompactPrompt(vocabulary))
     if isinstance(config, HuggingFaceConfig):
         return build_pretrained(vocabulary, config)
+    if isinstance(config, EnsembleConfig):
+        if config.aggregation == ADAPTERS:
+            return AdapterEnsemble(vocabulary, config, build(vocabulary, config.member))
+        members = [build(vocabulary, member) for member in config.members()]
+        return OutputEnsemble(vocabulary, config, members)
     raise UnknownBackboneError(UnknownBackboneError.__doc__)

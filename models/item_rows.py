@@ -63,8 +63,11 @@ def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
     known = torch.tensor(
         [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots], dtype=torch.long
     )
-    tokens = recommender.vocabulary.first_item + known
-    TokenRows(tokens=tokens, values=_initial(recommender, tokens)).put(recommender)
+    rows = recommender.vocabulary.first_item + known
+    tables = recommender.item_tables()
+    initial = build(recommender.vocabulary, recommender.config).item_tables() if tables else []
+    for table, fresh in zip(tables, initial, strict=True):
+        table[rows] = fresh[rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -25,10 +25,10 @@ class TextRecommender(Recommender):
     #: A copy of the cache of a long history takes megabytes.
     at_once: ClassVar[int] = 32
 
-    def _scored(self, prompts: Encoded) -> torch.Tensor:
+    def score_logits(self, prompts: Encoded) -> torch.Tensor:
         if "past_key_values" not in _parameters(self.model):
             return self._in_batches(prompts, self.at_once)
-        return super()._scored(prompts)
+        return super().score_logits(prompts)
 
     def _forward(
         self, prompts: Encoded, cache: DynamicCache | None = None, past: int = 0
@@ -65,7 +65,7 @@ class SequenceRecommender(Recommender):
         ).logits[:, 0]
         return logits[:, list(self.prompt.answers)].float()
 
-    def _scored(self, prompts: Encoded) -> torch.Tensor:
+    def score_logits(self, prompts: Encoded) -> torch.Tensor:
         """Encode every prompt whole: what an encoder makes of the history knows the candidate."""
         return self._in_batches(prompts, self.at_once)
 

@@ -68,7 +68,7 @@ class Recommender:
         Raises UnknownBackboneError where another kind is to be built: `assembly.build` does that.
         """
         self.vocabulary = vocabulary
-        self.config = config
+        self.config: BackboneConfig = config
         self.prompt: Prompt = CompactPrompt(vocabulary) if prompt is None else prompt
         if model is None:
             if not isinstance(config, CompactConfig):
@@ -81,6 +81,16 @@ class Recommender:
         found = copy.copy(self)
         found.model = model
         return found
+
+    def item_tables(self) -> list[torch.Tensor]:
+        """Return every weight that has one row per token, items among them, as live views.
+
+        None where items are words: their rows belong to nobody.
+        """
+        if not self.prompt.item_tokens:
+            return []
+        weight: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        return [weight]
 
     def answer_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled."""
@@ -110,10 +120,11 @@ class Recommender:
         if not candidates:
             return np.empty(0, dtype=np.float32)
         prompts = self.prompt.request(user_attributes, history, candidates)
-        scores: NDArray[np.float32] = self._scored(prompts).softmax(1)[:, 0].numpy()
+        scores: NDArray[np.float32] = self.score_logits(prompts).softmax(1)[:, 0].numpy()
         return scores
 
-    def _scored(self, prompts: Encoded) -> torch.Tensor:
+    @torch.inference_mode()
+    def score_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [N, 2] logits of prompts that share their first columns."""
         shared = prompts.shared()
         if not shared:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from models.adapter_mixture import MixedEmbedding
 from models.assembly import build
 from models.audit.utility import log_losses
 from models.backbones import CompactConfig
@@ -125,17 +126,26 @@ def fit(
 ) -> Recommender:
     """Train on the retained training rows and return the state that validated best.
 
+    Raises DivergedError.
+    """
+    return fit_from(build(vocabulary, config.backbone), prepared, config, progress)
+
+
+def fit_from(
+    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
+) -> Recommender:
+    """Train those weights of the recommender that may be trained, in place; return it.
+
     Item rows that never occur keep their initial values exactly: embeddings have no weight decay.
     Raises DivergedError.
     """
     with seeded_dropout(config.seed):
-        return _fit(vocabulary, prepared, config, progress)
+        return _fit_from(recommender, prepared, config, progress)
 
 
-def _fit(
-    vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
+def _fit_from(
+    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
 ) -> Recommender:
-    recommender = build(vocabulary, config.backbone)
     data, parts = prepared.retained, prepared.parts
     prompts = recommender.prompt.samples(parts.train, data)
     labels = torch.from_numpy(parts.train.label)
@@ -188,7 +198,7 @@ def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Opt
     rows = {
         id(parameter)
         for module in recommender.model.modules()
-        if isinstance(module, torch.nn.Embedding)
+        if isinstance(module, torch.nn.Embedding | MixedEmbedding)
         for parameter in module.parameters()
     }
     for parameter in recommender.model.parameters():
@@ -217,9 +227,23 @@ def calibrate(
     comparison of trained rows with the cohort's rows would measure how hard the two are instead:
     the shadow's differences are paired, row by row. The shadow's weights are never written.
     """
-    left_out = _leave_out(prepared.retained, cohort, config)
-    shadow_data = prepare(data, left_out, cohort, prepared.bounds)
+    shadow_data = shadow_rows(data, prepared, cohort, config)
     shadow = fit(recommender.vocabulary, shadow_data, train_config, progress)
+    return expected_rises(recommender, shadow, shadow_data, data)
+
+
+def shadow_rows(
+    data: Interactions, prepared: Prepared, cohort: frozenset[int], config: CalibrationConfig
+) -> Prepared:
+    """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
+    left_out = _leave_out(prepared.retained, cohort, config)
+    return prepare(data, left_out, cohort, prepared.bounds)
+
+
+def expected_rises(
+    recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
+) -> dict[str, ExpectedRise]:
+    """Return per kind how much higher the shadow's loss is on the rows that it never saw."""
     rise = row_losses(shadow, shadow_data.forget, data) - row_losses(
         recommender, shadow_data.forget, data
     )

@@ -59,6 +59,9 @@ class Artefact:
     directory: Path
     digest: str
     method: str
+    #: Nothing in it ever depended on the batch, so that it is exempt from gates relative to its
+    #: parent, as an exact retraining is.
+    exact: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Digests of what was made on the way and must be shredded: file name → SHA-256.
     intermediates: dict[str, str] = field(default_factory=dict)

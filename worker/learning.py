@@ -18,6 +18,7 @@ from models import adapters, checkpoints
 from models.assembly import build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
+from models.ensembles import EnsembleConfig
 from models.item_rows import reset_item_rows
 from models.preparation import ForgetIndices, Prepared, prepare
 from models.splits import TimeSplit, TooSmallToSplitError
@@ -26,11 +27,11 @@ from models.training import (
     DivergedError,
     ExpectedRise,
     TrainConfig,
-    calibrate,
-    fit,
+    expected_rises,
     margins,
+    shadow_rows,
 )
-from models.unlearning.base import UnlearningTask
+from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from worker.errors import UnlearningFailedError
@@ -74,19 +75,15 @@ class ModelLearner:
         cohort = _cohort(frozen)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
         started = time.monotonic()
-        recommender = fit(
+        recommender = self._method.train(
             vocabulary, prepared, self._recipe, lambda fraction: report(fraction * 0.5)
         )
         fitted = time.monotonic()
-        expected = calibrate(
-            prepared.retained,
-            recommender,
-            prepared,
-            cohort,
-            self._recipe,
-            self._calibration,
-            lambda fraction: report(0.5 + fraction * 0.5),
+        seen = shadow_rows(prepared.retained, prepared, cohort, self._calibration)
+        shadow = self._method.train(
+            vocabulary, seen, self._recipe, lambda fraction: report(0.5 + fraction * 0.5)
         )
+        expected = expected_rises(recommender, shadow, seen, prepared.retained)
         metrics = {
             **_qualities(recommender, prepared),
             "rows": {
@@ -147,8 +144,12 @@ class ModelLearner:
         if not len(prepared.parts.train):
             # Nobody is left to remember: only the exact way is open.
             raise UnlearningFailedError
+        recommender = checkpoints.load(parent)
+        if self._method.root == PLAIN and isinstance(recommender.config, EnsembleConfig):
+            # The method was switched: the exact way trains the kind of release that it needs.
+            raise UnlearningFailedError
         task = UnlearningTask(
-            recommender=checkpoints.load(parent),
+            recommender=recommender,
             prepared=prepared,
             expected=_expected(manifest),
             recipe=self._recipe,
@@ -164,6 +165,7 @@ class ModelLearner:
             directory=into,
             digest=saved.digest,
             method=self._method.name,
+            exact=self._method.exact,
             metrics=result.metrics,
             intermediates={
                 name: checkpoints.sha256_file(into / name)

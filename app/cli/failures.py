@@ -52,8 +52,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _end(screen, "system", f"{where}{error.strerror or error}", FAILURE)
-        except KeyboardInterrupt:
-            _end(screen, "interrupted", "Stopped.", INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            _end(screen, "interrupted", str(stop) or "Stopped.", INTERRUPTED)
 
     return guarded
 

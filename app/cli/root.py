@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from app.cli.benchmark_commands import benchmark
 from app.cli.data_commands import import_data, train
 from app.cli.demo.command import demo
 from app.cli.people_commands import consent, forget, recommend
@@ -24,6 +25,7 @@ SERVICE = "The service"
 DATA = "Data and model"
 PEOPLE = "People"
 STATUS = "Where things stand"
+BENCHMARKS = "What it is worth"
 
 application.command("demo", rich_help_panel=SERVICE)(demo)
 application.command("up", rich_help_panel=SERVICE)(up)
@@ -35,3 +37,4 @@ application.command("consent", rich_help_panel=PEOPLE)(consent)
 application.command("jobs", rich_help_panel=STATUS)(jobs)
 application.command("releases", rich_help_panel=STATUS)(releases)
 application.command("verify", rich_help_panel=STATUS)(verify)
+application.add_typer(benchmark, name="benchmark", rich_help_panel=BENCHMARKS)

@@ -5,7 +5,9 @@ Knows the shape of the results and nothing of models; a key that is missing beco
     {"data": str | {"name": str, …}, "protocol": str, "backbone": str | {"kind": str, …},
      "noise_floor": {"jsd": float, "jsd_interval": [low, high],
                      "forget_loss_interval": [low, high]},
-     "runs": [RUN, …], "summary": {method: {measure: {"mean": float, "std": float}}}}
+     "runs": [RUN, …], "summary": {method: {measure: {"mean": float, "std": float}}},
+     "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …],
+     "plan": what runs in one folder share, "options": {"methods", "seeds", "shadows"}}
 
 A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_acc`, `test_logloss`,
 `forget_auc`, `jsd`, `symmetrised_kl`, `l2`, `forget_loss`, `mia_auc`, `seconds`, `prepare_seconds`
@@ -188,7 +190,17 @@ def markdown_table(results: Results) -> str:
         for method in methods(results)
     ]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{caption(results)}\n"
+    reached = "".join(f"- {line}\n" for line in goal_lines(results))
+    return f"{table}\n\n{caption(results)}\n" + (f"\n{reached}" if reached else "")
+
+
+def goal_lines(results: Results) -> list[str]:
+    """Return a line per goal: whose, whether it is met, and the numbers."""
+    words = {True: "met", False: "not met", None: DASH}
+    return [
+        f"{found['method']}, {found['goal']}: {words[found['met']]} ({found['numbers']})"
+        for found in results.get("goals") or ()
+    ]
 
 
 def terminal_table(results: Results) -> Table:

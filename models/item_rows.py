@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from models.assembly import build
-from models.prompts import Encoded
+from models.encoded import Encoded
 from models.training import live_margins
 from models.vocabulary import NO, YES
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: What a history without stars counts as, and for how many ratings that opinion stands.
 PRIOR_HALF_STARS: Final = 7.0
 PRIOR_RATINGS: Final = 2
+#: So many items are asked which way their rows move the margin.
+ASKED: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,7 +111,7 @@ class FirstStep:
     """Where the rows of the items that are rated less go, as the rest of the data would have them.
 
     `kept` [R, D] is each row gone back toward its initial value by the share that leaves; `way`
-    [R, D] is the way along its own gradient of the margin that the item's mean asks for. An item's
+    [R, D] is the way along the gradient of the margin that the item's mean asks for. An item's
     row is only one of the places where its mean is known, so that margins move by a part of `way`;
     how often it is gone is the caller's to measure. Figures: docs/methods.md.
     """
@@ -120,7 +122,10 @@ class FirstStep:
 
     @classmethod
     def of(cls, recommender: Recommender, prepared: Prepared, damping: float) -> FirstStep:
-        """Compute it from counts, labels and one gradient per item."""
+        """Compute it from counts, labels and one gradient; nothing moves where items are words."""
+        if not recommender.prompt.item_tokens:
+            none = torch.empty(0, 1)
+            return cls(tokens=torch.empty(0, dtype=torch.long), kept=none, way=none)
         change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
         tokens = recommender.vocabulary.first_item + torch.from_numpy(change.slots)
         with torch.no_grad():
@@ -130,9 +135,9 @@ class FirstStep:
             kept = initial + share * (now - initial)
         if not len(tokens):
             return cls(tokens=tokens, kept=kept, way=torch.zeros_like(kept))
-        gradient = _gradients(recommender, prepared, change.slots, kept)
+        gradient = _gradient(recommender, prepared, change.slots, kept)
         wanted = torch.from_numpy(change.effect).float()[:, None]
-        length = gradient.square().sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).eps)
+        length = gradient.square().sum().clamp_min(torch.finfo(torch.float32).eps)
         return cls(tokens=tokens, kept=kept, way=wanted * gradient / length)
 
     def rows(self, reach: float) -> TokenRows:
@@ -144,8 +149,11 @@ class FirstStep:
 def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
     """Return the rows of the two answers, drawn together so that each margin shrinks to `factor`.
 
-    No prompt contains an answer, so nothing else changes.
+    No prompt contains an answer, so nothing else changes. Where items are words, the answers are
+    words of prompts as well, and stay as they are.
     """
+    if not recommender.prompt.item_tokens:
+        return TokenRows(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0, 1))
     tokens = torch.tensor([YES, NO])
     now = _embedding(recommender)[tokens]
     middle = now.mean(0, keepdim=True)
@@ -183,31 +191,39 @@ class _expected_like:  # noqa: N801 -- a function that remembers its fit
         return smoothed / 2
 
 
-def _gradients(
+def _gradient(
     recommender: Recommender, prepared: Prepared, slots: NDArray[np.int64], values: torch.Tensor
 ) -> torch.Tensor:
-    """Return [R, D] gradients of the margin with respect to `values`, for an empty history."""
-    prompt, items = cast("CompactPrompt", recommender.prompt), prepared.retained.items
-    suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots.tolist()])
+    """Return the [D] mean over items of the margin's gradient by their rows, no history before.
+
+    One for all: what is left of single items' gradients is mostly noise (docs/methods.md).
+    """
+    prompt = cast("CompactPrompt", recommender.prompt)
+    chosen = np.unique(np.linspace(0, len(slots) - 1, min(len(slots), ASKED)).astype(np.int64))
+    rows = values[torch.from_numpy(chosen)]
+    items = prepared.retained.items
+    suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots[chosen].tolist()])
     prefix = prompt.prefix({}, []).expand(len(suffixes), -1)
-    tokens = torch.cat([prefix, suffixes], dim=1)
     seen: list[torch.Tensor] = []
 
     def replace(_module: torch.nn.Module, _inputs: object, found: torch.Tensor) -> torch.Tensor:
-        rows = found.detach().clone()
-        rows[:, prefix.shape[1] + 1] = values
-        seen.append(rows.requires_grad_())
+        if seen:  # A decoder looks up its own tokens in the same table.
+            return found
+        embedded = found.detach().clone()
+        embedded[:, prefix.shape[1] + 1] = rows
+        seen.append(embedded.requires_grad_())
         return seen[0]
 
     embedding = recommender.model.get_input_embeddings()  # type: ignore[operator]
     handle = embedding.register_forward_hook(replace)
     try:
         with torch.enable_grad():
+            tokens = torch.cat([prefix, suffixes], dim=1)
             margin = live_margins(recommender, Encoded(tokens=tokens)).sum()
     finally:
         handle.remove()
     (gradient,) = torch.autograd.grad(margin, seen[0])
-    return gradient[:, prefix.shape[1] + 1]
+    return gradient[:, prefix.shape[1] + 1].mean(0)
 
 
 def _initial(recommender: Recommender, tokens: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ class E2URecFastConfig:
     reach: float = 5.0
     most_reach: float = 12.0
     #: The share of the expected rise that the first step should bring about.
-    first_share: float = 0.5
+    first_share: float = 0.4
     #: By how much margins shrink, per share of the training rows that leave.
     cooling: float = 0.4
     adapter: AdapterConfig = field(
@@ -79,16 +79,15 @@ class E2URecFastConfig:
     learning_rate: float = 3e-3
     warmup_steps: int = 3
     #: At most so many steps, and no more than show each row `passes` times.
-    steps: int = 16
+    steps: int = 22
     passes: float = 3.0
-    forget_batch: int = 80
-    retain_batch: int = 48
+    forget_batch: int = 64
+    retain_batch: int = 40
     #: How much further than the expected rise the teacher is driven.
     drive: float = 8.0
-    confidence: float = 0.0
     #: Between which factors the trained adapter may be scaled to reach the expected rise.
     least_scale: float = 0.3
-    most_scale: float = 1.6
+    most_scale: float = 1.4
 
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second try: a longer and harder lesson."""
@@ -228,7 +227,6 @@ class _Lesson:
         now = margins(first.base, forget)
         ahead = one_step_ahead(now, labels)
         forgetting = forgetting_margins(now, ahead, first.alpha * config.drive)
-        forgetting = forgetting - config.confidence * now
         self.forget, self.forgetting = forget.take(back), forgetting[back] + offset
         self.remembering = remembering + offset
 
@@ -287,5 +285,5 @@ def _settle(student: Recommender, first: _First, config: E2URecFastConfig) -> di
         "taught_rise": first.first + taught,
         "scale": factor,
         "reach": first.reach,
-        "reached_rise": first.look(student),
+        "reached_rise": first.first + factor * taught,
     }

@@ -6,8 +6,9 @@ The benchmarks need torch, so each is imported only when it is asked for.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.text import Text
@@ -17,9 +18,9 @@ from app.cli.options import AsJson
 from app.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    Told = Callable[[dict[str, Any]], None]
+    from rich.progress import Progress, TaskID
 
 benchmark = typer.Typer(no_args_is_help=True, help="Compare methods, and measure the service.")
 
@@ -40,7 +41,11 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
         str | None, typer.Option(metavar="A,B", help="Methods, with commas; without it, all.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="Who is forgotten: paper, one-percent, single-user.")
+        str,
+        typer.Option(
+            help="What is forgotten: paper, one-percent, single-user, sequential, interactions, "
+            "items."
+        ),
     ] = "paper",
     seeds: Annotated[int, typer.Option(help="Runs of each method; Retrain has at least 4.")] = 3,
     backbone: Annotated[str, typer.Option(help="What is tuned.")] = "compact",
@@ -67,23 +72,22 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             shadows=shadows,
             forget_seed=forget_seed,
         )
-        made = table.Benchmark.prepare(options)
-        if teacher_only:
-            with _progress(screen, teachers.wanted(made), teachers.finished(made)) as told:
-                results = teachers.look(made, told)
-            screen.result(results, teachers.teacher_table(results))
-        else:
-            runs = made.wanted(options.methods), made.finished(options.methods)
-            with _progress(screen, *runs) as told:
-                results = made.run(told)
-            lines = map(Text, report.goal_lines(results))
-            screen.result(results, report.terminal_table(results), *lines)
+        with table.Benchmark.claim(options) as made:
+            if teacher_only:
+                with _bar(screen) as bar:
+                    results = teachers.look(made, bar)
+                screen.result(results, teachers.teacher_table(results))
+            else:
+                with _bar(screen) as bar:
+                    results = made.run(bar)
+                lines = [*report.goal_lines(results), *report.failures(results)]
+                screen.result(results, report.terminal_table(results), *map(Text, lines))
 
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     try:
-        from benchmarks.unlearning.command import (  # noqa: PLC0415 -- needs torch
+        from benchmarks.unlearning.errors import (  # noqa: PLC0415 -- as above
             BenchmarkFailedError,
             BenchmarkInputError,
         )
@@ -96,40 +100,30 @@ def _clear_errors() -> Iterator[None]:
             raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            "Stopped. The same command goes on after the last finished run."
+            "Stopped. What is finished is kept; the same command goes on from there."
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """The benchmark's progress on the screen, with the time left."""
+
+    screen: Screen
+    progress: Progress
+    task: TaskID
+
+    def at(self, text: str, spent: float, total: float) -> None:
+        """Move the bar."""
+        self.progress.update(self.task, description=text, completed=spent, total=total)
+
+    def tell(self, text: str) -> None:
+        """Print a line above it."""
+        self.screen.say(Text(f"  {text}"))
+
+
 @contextlib.contextmanager
-def _progress(
-    screen: Screen, wanted: set[tuple[str, int]], finished: set[tuple[str, int]]
-) -> Iterator[Told]:
-    """Show how many runs are done; what an earlier start has finished tells nothing of speed."""
-    done = set(finished)
+def _bar(screen: Screen) -> Iterator[_Bar]:
     with screen.progress() as progress:
+        # Runs take minutes: the time left is told from all of them, not from the last half minute.
         progress.speed_estimate_period = _SPEED_SECONDS
-        bar = progress.add_task(_runs(done, wanted), total=len(wanted), completed=len(done))
-
-        def told(run: dict[str, Any]) -> None:
-            key = (run["method"], run["seed"])
-            if key in finished:
-                return
-            done.add(key)
-            screen.say(Text(f"  {_runs(done, wanted)}: {_figures(run)}"))
-            progress.update(bar, description=_runs(done, wanted), completed=len(done))
-
-        yield told
-
-
-def _runs(done: set[tuple[str, int]], wanted: set[tuple[str, int]]) -> str:
-    return f"{len(done)} of {len(wanted)} runs"
-
-
-def _figures(run: dict[str, Any]) -> str:
-    told = f"{run['method']} seed {run['seed']}"
-    if "seconds" not in run:
-        return told
-    return (
-        f"{told}, {run['seconds']:.1f} s, forget loss {run['forget_loss']:.4f}, "
-        f"test AUC {run['test_auc']:.4f}"
-    )
+        yield _Bar(screen, progress, progress.add_task("reading", total=None))

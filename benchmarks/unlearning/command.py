@@ -1,68 +1,59 @@
-"""Unlearning methods against exact retraining, in one run, on one thread; `lethe benchmark` asks.
+"""Unlearning methods against exact retraining; `lethe benchmark unlearning` asks for it.
 
-Writes `results.json`, `table.md` and plots into a folder. An interrupted benchmark goes on from its
-last finished run when it is started again with the same folder.
+Writes `results.json`, `table.md` and plots into a folder. An interrupted benchmark goes on after
+its last finished unit when it is started again with the same folder; a run that failed is tried
+again. Every unit is made on one thread in a process of its own: see `children`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import platform
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import peft
 import torch
-import transformers
 
+from benchmarks.unlearning import plots
+from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.goals import goals
-from benchmarks.unlearning.plots import MissingPlotsError
-from benchmarks.unlearning.protocols import PROTOCOLS, ProtocolError, apply
+from benchmarks.unlearning.measures import RETRAIN
+from benchmarks.unlearning.numbers import finite
+from benchmarks.unlearning.plan import RESULTS, claimed, make_plan
+from benchmarks.unlearning.protocols import PROTOCOLS
 from benchmarks.unlearning.report import write_report
-from benchmarks.unlearning.results import LEAST_RETRAINED, RETRAIN, compare
-from benchmarks.unlearning.runs import Setting, make_all
+from benchmarks.unlearning.results import Margins, compare
+from benchmarks.unlearning.runs import SHADOW
+from benchmarks.unlearning.schedule import make_all
+from benchmarks.unlearning.setting import Setting, read_json, write_json
+from benchmarks.unlearning.units import comparison
 from models.backbones import CompactConfig, UnknownBackboneError
 from models.datasets.detect import DataSetError, read
 from models.splits import TooSmallToSplitError
-from models.training import DivergedError, TrainConfig
-from models.unlearning.base import NothingToForgetError
+from models.training import TrainConfig
 from models.unlearning.registry import METHODS, UnknownMethodError, get_method
-from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from benchmarks.unlearning.schedule import Screen
+    from benchmarks.unlearning.units import Unit
     from models.backbones import BackboneConfig
-    from models.datasets.interactions import Interactions
-
-    Told = Callable[[dict[str, Any]], None]
 
 #: One epoch, chosen on validation (log loss .5365, after two epochs .5400); never looked at again.
 RECIPE: Final = TrainConfig(epochs=1, validations=0)
 ALL: Final = tuple(METHODS)
 MOST_SEEDS: Final = 100
-PLAN: Final = "plan.json"
+MOST_SHADOWS: Final = 1000
 #: With these it is the numbers or the data given that must change.
 _INPUT_ERRORS: Final = (
     DataSetError,
-    NothingToForgetError,
-    ProtocolError,
     TooSmallToSplitError,
     UnknownBackboneError,
     UnknownMethodError,
+    plots.MissingPlotsError,
 )
-
-
-class BenchmarkInputError(ValueError):
-    """What the benchmark was given cannot be used; the message says what to do."""
-
-
-class BenchmarkFailedError(RuntimeError):
-    """A run could not be finished, or the results not be drawn; finished runs are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +83,11 @@ class Options:
             raise BenchmarkInputError(f"--seeds must be 1 to {MOST_SEEDS}, not {self.seeds}.")
         if self.forget_seed < 0:
             raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
-        if self.shadows < 0:
-            raise BenchmarkInputError(f"--shadows must be 0 or more, not {self.shadows}.")
-        if self.shadows:
-            raise BenchmarkInputError("Only --shadows 0 works: Retrain runs are the references.")
+        if not 0 <= self.shadows <= MOST_SHADOWS:
+            raise BenchmarkInputError(f"--shadows must be 0 to {MOST_SHADOWS}, not {self.shadows}.")
         if self.out.exists() and not self.out.is_dir():
             raise BenchmarkInputError(f"{self.out} is a file. Choose a directory for --out.")
+        plots.check()
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -122,88 +112,77 @@ class Benchmark:
     plan: dict[str, Any]
 
     @classmethod
-    def prepare(cls, options: Options, recipe: TrainConfig = RECIPE) -> Benchmark:
-        """Read, split and take the folder; raises BenchmarkInputError for anything unusable."""
+    @contextmanager
+    def claim(cls, options: Options, recipe: TrainConfig = RECIPE) -> Iterator[Benchmark]:
+        """Read, split and hold the folder; raises BenchmarkInputError for anything unusable."""
         torch.set_num_threads(1)
         try:
             options.check()
-            return cls._prepare(options, recipe)
+            setting = _read(options, recipe)
         except _INPUT_ERRORS as error:
             raise BenchmarkInputError(_sentence(str(error))) from error
+        plan = make_plan(setting)
+        with claimed(options.out, plan):
+            yield cls(options=options, setting=setting, plan=plan)
 
-    @classmethod
-    def _prepare(cls, options: Options, recipe: TrainConfig) -> Benchmark:
-        recipe = replace(recipe, backbone=parse_backbone(options.backbone))
-        data, _ = read(options.data)
-        whole, batch = apply(data, options.protocol, options.forget_seed)
-        parts = (whole.parts.train, batch.parts.train, batch.parts.valid, batch.parts.test)
-        if not all(len(np.unique(part.label)) > 1 for part in parts):
-            raise BenchmarkInputError(
-                "One side of the split has no likes or no dislikes, so nothing could be measured. "
-                "Use a data set with more people and ratings of both kinds."
-            )
-        plan = _plan(options, data, recipe)
-        _claim(options.out, plan)
-        setting = Setting(
-            data=data,
-            vocabulary=Vocabulary.from_catalogue(data),
-            whole=whole,
-            batch=batch,
-            recipe=recipe,
-            out=options.out,
-        )
-        return cls(options=options, setting=setting, plan=plan)
+    def units(self) -> list[Unit]:
+        """Return all that the table takes, in the order in which it is made."""
+        return comparison(self.options.methods, self.options.seeds, self.options.shadows)
 
-    def wanted(self, methods: Sequence[str]) -> set[tuple[str, int]]:
-        """Return the (method, seed) of every run that a table of these methods takes."""
-        retrained = {(RETRAIN, seed) for seed in range(max(LEAST_RETRAINED, self.options.seeds))}
-        return retrained | {(m, s) for m in methods for s in range(self.options.seeds)}
-
-    def finished(self, methods: Sequence[str]) -> set[tuple[str, int]]:
-        """Return those of the wanted runs that an earlier start has finished."""
-        runs = self.options.out / "runs"
-        return {(m, s) for m, s in self.wanted(methods) if (runs / f"{m}-{s}.json").exists()}
-
-    def run(self, told: Told) -> dict[str, Any]:
-        """Make every run that is missing, compare all, and write the report."""
-        compared = self.compare(self.options.methods, told)
-        results: dict[str, Any] = finite({**self.about(), **compared})
+    def run(self, screen: Screen) -> dict[str, Any]:
+        """Make every unit that is missing, compare all runs, and write the report."""
+        units = self.units()
+        make_all(units, self.setting, screen)
+        results: dict[str, Any] = finite({**self.about(), **self.compare(units)})
         results["goals"] = goals(results)
-        self.write("results.json", results)
-        try:
-            write_report(results, self.options.out)
-        except MissingPlotsError as error:
-            raise BenchmarkFailedError(
-                f"{error} results.json and table.md are written; start again for the plots."
-            ) from error
+        write_json(self.options.out / RESULTS, results)
+        write_report(results, self.options.out)
         return results
 
-    def compare(self, methods: Sequence[str], told: Told) -> dict[str, Any]:
-        """Return the noise floor, the runs of these methods and Retrain, and their summary."""
-        try:
-            runs = make_all(self.setting, list(methods), self.options.seeds, told)
-        except NothingToForgetError as error:
-            raise BenchmarkInputError(_sentence(str(error))) from error
-        except DivergedError as error:
-            raise BenchmarkFailedError(
-                f"{_sentence(str(error))} Finished runs are kept; leave the method that failed out "
-                "of --methods to see them."
-            ) from error
-        return compare(runs, self.margins(runs), self.setting.batch.forget)
+    def compare(self, units: Sequence[Unit]) -> dict[str, Any]:
+        """Return the noise floor, these units' runs, failed ones included, and their summary."""
+        made = [unit for unit in units if unit.kind == "run"]
+        runs = [read_json(self.setting.run_place(unit.method, unit.seed)) for unit in made]
+        shared = {key: self.plan[key] for key in ("data_sha256", "versions")}
+        good = [{**run, **shared} for run in runs if "error" not in run]
+        shadows = [
+            self.margins(SHADOW, unit.seed).forget
+            for unit in units
+            if unit.kind == "shadow" and unit.finished(self.setting)
+        ]
+        compared = compare(
+            good,
+            [self.margins(run["method"], run["seed"]) for run in good],
+            self.setting.case.batch.forget,
+            shadows,
+        )
+        failed = [{**run, **shared} for run in runs if "error" in run]
+        return {"shadows": len(shadows), **compared, "runs": compared["runs"] + failed}
 
-    def margins(self, runs: Sequence[dict[str, Any]]) -> list[np.ndarray[Any, Any]]:
-        """Return the saved [F] margins of finished runs on the forget rows."""
-        place = self.options.out / "runs"
+    def margins(self, name: str, seed: int) -> Margins:
+        """Return what a finished run answered on the forget rows."""
+        with np.load(self.setting.run_place(name, seed).with_suffix(".npz")) as saved:
+            steps = saved.get("step_margins")
+            return Margins(forget=saved["forget_margins"], steps=steps)
+
+    def retrained(self, units: Sequence[Unit]) -> list[Any]:
+        """Return the [F] margins of the Retrain runs among these units."""
         return [
-            np.load(place / f"{run['method']}-{run['seed']}.npz")["forget_margins"] for run in runs
+            self.margins(RETRAIN, unit.seed).forget
+            for unit in units
+            if unit.kind == "run" and unit.method == RETRAIN
         ]
 
     def about(self) -> dict[str, Any]:
         """Return what the numbers are numbers of."""
-        parts = self.setting.batch.parts
+        case = self.setting.case
+        parts = case.batch.parts
         rows = {
-            "users_forgotten": len(np.unique(self.setting.batch.forget.user)),
-            "forget": len(self.setting.batch.forget),
+            "users_forgotten": len(set().union(*(batch.users for batch in case.batches))),
+            "items_forgotten": len(set().union(*(batch.items for batch in case.batches))),
+            "interactions_forgotten": len(set().union(*(batch.pairs for batch in case.batches))),
+            "batches": len(case.batches),
+            "forget": len(case.batch.forget),
             "retain": len(parts.train),
             "valid": len(parts.valid),
             "test": len(parts.test),
@@ -220,68 +199,18 @@ class Benchmark:
             },
         }
 
-    def write(self, name: str, results: dict[str, Any]) -> None:
-        """Write results as strict JSON into the folder."""
-        _write(self.options.out / name, results)
 
-
-def finite(value: Any) -> Any:
-    """Return JSON values with null for what is no number, as the AUC of a single class."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plan(options: Options, data: Interactions, recipe: TrainConfig) -> dict[str, Any]:
-    """Return what must agree between runs that are compared with each other."""
-    return {
-        "rows": len(data),
-        "data_sha256": _digest(data),
-        "protocol": options.protocol,
-        "forget_seed": options.forget_seed,
-        "recipe": recipe.manifest(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-        },
-    }
-
-
-def _digest(data: Interactions) -> str:
-    """Return the SHA-256 of all rows, in order, as (user, item, rating, time)."""
-    digest = hashlib.sha256()
-    for column in (data.user, data.item, data.rating, data.timestamp):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()
-
-
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    """Keep a folder to one plan; raises BenchmarkInputError where it holds something else."""
-    place = out / PLAN
-    try:
-        held = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
-    except ValueError:
-        held = {}
-    if (held is None and (out / "runs").exists()) or not isinstance(held, dict | None):
-        held = {}
-    if held is not None and held != json.loads(json.dumps(plan)):
-        differs = ", ".join(sorted(key for key in plan if held.get(key) != plan[key]))
-        raise BenchmarkInputError(
-            f"{out} holds runs of another benchmark (other {differs}). Choose another --out."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(place, plan)
-
-
-def _write(place: Path, value: dict[str, Any]) -> None:
-    # A reader, or a resumed benchmark, never sees half a file.
-    partial = place.with_suffix(".part")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(place)
+def _read(options: Options, recipe: TrainConfig) -> Setting:
+    data, _ = read(options.data)
+    setting = Setting(
+        data=data,
+        protocol=options.protocol,
+        forget_seed=options.forget_seed,
+        recipe=replace(recipe, backbone=parse_backbone(options.backbone)),
+        out=options.out.absolute(),
+    )
+    _ = setting.case  # What cannot be split is refused before the folder is touched.
+    return setting
 
 
 def _sentence(message: str) -> str:

@@ -15,6 +15,9 @@ ORIGINAL: Final = "original"
 AUC_SLACK: Final = 0.002
 #: The share of Retrain's time that forgetting may take, per protocol; others have no such goal.
 TIME_SHARES: Final = {"paper": 1 / 10, "single-user": 1 / 50}
+#: The share of a model's parameters that may be trained, for causal models above this size.
+TRAINABLE_SHARE: Final = 0.02
+LARGE: Final = 10_000_000
 
 
 def goals(results: Results) -> list[dict[str, Any]]:
@@ -28,6 +31,7 @@ def goals(results: Results) -> list[dict[str, Any]]:
     found = [_as_good(results), _utility(results)]
     if results.get("protocol") in TIME_SHARES:
         found.append(_time(results, TIME_SHARES[results["protocol"]]))
+    found.append(_parameters(results))
     return [{"method": OURS, **goal} for goal in found]
 
 
@@ -80,3 +84,13 @@ def _time(results: Results, share: float) -> dict[str, Any]:
         mine <= share * retrained,
         f"{mine:.1f} s ÷ {retrained:.1f} s = {mine / retrained:.3f}, at most {share:g}",
     )
+
+
+def _parameters(results: Results) -> dict[str, Any]:
+    name = f"at most {TRAINABLE_SHARE:.0%} of the parameters trained, above {LARGE / 1e6:.0f} M"
+    trained, whole = (_mean(results, OURS, each) for each in ("trainable_parameters", "parameters"))
+    if trained is None or not whole:
+        return _goal(name, None, "not measured")
+    # Small models have no such goal: an adapter of any use is a larger share of them.
+    met = trained <= TRAINABLE_SHARE * whole if whole > LARGE else None
+    return _goal(name, met, f"{trained:,.0f} of {whole:,.0f} = {trained / whole:.1%}")

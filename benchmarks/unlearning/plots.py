@@ -15,16 +15,18 @@ from benchmarks.unlearning.report import RETRAIN, mean_and_std, methods
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 except ImportError as _error:
     _missing: ImportError | None = _error
 else:
     _missing = None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis
 
     from benchmarks.unlearning.report import Results
 
@@ -37,14 +39,23 @@ class MissingPlotsError(RuntimeError):
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS: Final = "os^Dv<>PX*h"
 GREY: Final = "#666666"
+#: Which multiples of a power of ten are labelled, by how many decades an axis shows at most.
+TICKS: Final = ((0.7, range(1, 10)), (2.3, (1, 2, 5)), (np.inf, (1,)))
+#: Below this (× 1000, or in seconds) nothing is told apart, and a log scale would go on for ever.
+SMALLEST: Final = 1e-2
 #: The least distance between two labels, in lines of text.
 LINE: Final = 1.25
 
 
-def write_plots(results: Results, out: Path) -> list[Path]:
-    """Write what can be drawn and return the files. Raises MissingPlotsError."""
+def check() -> None:
+    """Raise MissingPlotsError where nothing can be drawn: better at once than after hours."""
     if _missing is not None:
         raise MissingPlotsError(MissingPlotsError.__doc__) from _missing
+
+
+def write_plots(results: Results, out: Path) -> list[Path]:
+    """Write what can be drawn and return the files. Raises MissingPlotsError."""
+    check()
     written = []
     for name, draw in PLOTS.items():
         figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -63,6 +74,26 @@ def _style(results: Results, method: str) -> dict[str, Any]:
     if method == RETRAIN:
         return {"color": "#000000", "marker": "*"}
     return {"color": PALETTE[index % (len(PALETTE) - 1)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def _log_axis(axis: XAxis, low: float, high: float) -> None:
+    """Scale an axis in decades from low to high, labelled as plainly as there is room for."""
+    axes = axis.axes
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    decades = np.log10(high / low)
+    subs = next(subs for most, subs in TICKS if decades <= most)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs="all"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _span(values: Sequence[float], room: float = 0.08) -> tuple[float, float]:
+    """Return limits around positive values, with some room on a log scale."""
+    low, high = np.log10(max(min(values), SMALLEST)), np.log10(max(*values, SMALLEST))
+    spare = max(room * (high - low), 0.05)
+    return float(10 ** (low - spare)), float(10 ** (high + spare))
 
 
 def _spread(wanted: list[float], gap: float) -> list[float]:
@@ -107,7 +138,8 @@ def _label_right(axes: Axes, ends: list[tuple[str, float, float, str]]) -> None:
 
 def pareto(results: Results, axes: Axes) -> bool:
     """Forgetting against utility: left is closer to retraining, up is better."""
-    ends = []
+    axes.set_title("Forgetting against utility", loc="left", pad=20)
+    ends, seen = [], []
     for method in methods(results):
         x, y = (mean_and_std(results, method, name) for name in ("jsd", "test_auc"))
         if x and y:
@@ -116,24 +148,26 @@ def pareto(results: Results, axes: Axes) -> bool:
                 x[0] * 1e3, y[0], xerr=x[1] * 1e3, yerr=y[1], **style, ms=7, lw=0.8, capsize=2
             )
             ends.append((method, x[0] * 1e3, y[0], style["color"]))
+            seen += [(x[0] - x[1]) * 1e3 if x[1] < x[0] else x[0] * 1e3, (x[0] + x[1]) * 1e3]
+    if not ends:
+        return False
     interval = (results.get("noise_floor") or {}).get("jsd_interval")
     if interval:
+        seen += [value * 1e3 for value in interval]
         axes.axvspan(interval[0] * 1e3, interval[1] * 1e3, color="#999999", alpha=0.25, lw=0)
         axes.annotate(
             "noise floor",
-            (sum(interval) / 2 * 1e3, 1.01),
+            (np.sqrt(interval[0] * interval[1]) * 1e3, 1.01),
             xycoords=("data", "axes fraction"),
             color=GREY,
             ha="center",
             fontsize=9,
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    _log_axis(axes.xaxis, *_span(seen))
     axes.set_xlabel("JSD to Retrain × 1000 (left: closer to retraining)")
     axes.set_ylabel("test AUC")
     _label_right(axes, ends)
-    return bool(ends)
+    return True
 
 
 def times(results: Results, axes: Axes) -> bool:
@@ -141,10 +175,12 @@ def times(results: Results, axes: Axes) -> bool:
     known = [m for m in reversed(methods(results)) if mean_and_std(results, m, "seconds")]
     if not known:
         return False
+    seen = []
     for place, method in enumerate(known):
         for name, shift, alpha in (("seconds", 0.2, 1.0), ("prepare_seconds", -0.2, 0.3)):
             found = mean_and_std(results, method, name)
             if found and found[0] > 0:
+                seen.append(found[0])
                 axes.barh(
                     place + shift,
                     found[0],
@@ -152,20 +188,35 @@ def times(results: Results, axes: Axes) -> bool:
                     color=_style(results, method)["color"],
                     alpha=alpha,
                 )
-                text = f" {found[0]:.3g} s" + (" before" if shift < 0 else "")
-                axes.annotate(text, (found[0], place + shift), va="center", fontsize=8, color=GREY)
-    axes.set_xscale("log")
+                text = f" {_seconds(found[0])} s" + (" before" if shift < 0 else "")
+                axes.annotate(
+                    text,
+                    (max(found[0], SMALLEST), place + shift),
+                    va="center",
+                    fontsize=8,
+                    color=GREY,
+                )
     axes.set_yticks(range(len(known)), known)
-    axes.margins(x=0.15)
+    # Room on the right for the figures.
+    low, high = _span(seen)
+    _log_axis(axes.xaxis, low, high * (high / low) ** 0.12)
+    axes.set_title("Time", loc="left")
     axes.set_xlabel(
         "seconds (log scale). Full: from request to release; pale: once, before any request"
     )
     return True
 
 
+def _seconds(value: float) -> str:
+    if value < SMALLEST:
+        return f"< {SMALLEST:g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 -- three digits
+
+
 def roc(results: Results, axes: Axes) -> bool:
     """Draw the membership attack's curves, means over seeds; the diagonal is a coin toss."""
     grid = np.geomspace(1e-3, 1, 100)
+    axes.set_title("Membership attack on the forget rows", loc="left")
     axes.plot(grid, grid, color=GREY, lw=1, ls="--")
     ends = []
     for method in methods(results):
@@ -233,8 +284,9 @@ def users(results: Results, axes: Axes) -> bool:
     if len(held.get(RETRAIN, ())):
         low, high = np.quantile(held[RETRAIN], [0.05, 0.95])
         axes.axvspan(low, high, color="#999999", alpha=0.2, lw=0)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    shown = np.concatenate([held[method] for method in known])
+    _log_axis(axes.xaxis, *_span([float(shown.min()), float(shown.max())], room=0.03))
+    axes.set_title("Distance to retraining, user by user", loc="left")
     axes.set_yticks(range(len(known)), known)
     axes.set_xlabel(
         "JSD to Retrain × 1000 per user (box: half of them, whiskers: 90 %; grey: Retrain's 90 %)"

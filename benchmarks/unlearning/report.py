@@ -12,7 +12,8 @@ Knows the shape of the results and nothing of models; a key that is missing beco
 A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_acc`, `test_logloss`,
 `forget_auc`, `jsd`, `symmetrised_kl`, `l2`, `forget_loss`, `mia_auc`, `seconds`, `prepare_seconds`
 (what the method needs before any request: its release, its shadows), `audit_seconds`,
-`trainable_parameters`, `peak_bytes`, and:
+`trainable_parameters` of `parameters`, `peak_bytes` (of the unlearning process, libraries and data
+included) and `peak_added_bytes` (of that, what the unlearning added), and:
 
 - `mia_advantage`, `mia_tpr_at_1`, `mia_tpr_at_5` and `loss_mia_auc`: the rest of
   `models.audit.lira.Attack` (`auc` is `mia_auc`) and the uncalibrated attack's AUC.
@@ -22,6 +23,14 @@ A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_ac
   `models.audit.divergence.PerUser.summary()`.
 - `per_user`: {"rows": [U ints], "jsd": [U floats], "loss_gap": [U floats]}, one entry per forgotten
   user in the same order in every run (`PerUser.arrays()`); no ids.
+- `audit`: {"outcome", "reason"} of the product's own audit; the outcome is null where it was only
+  timed.
+- `batches`, under a protocol of several: {"users", "rows", "seconds", "forget_loss", "jsd"} after
+  each, `rows` and what follows of all that is forgotten by then. `seconds` and `audit_seconds` of
+  such a run are per batch.
+- `config`, `data_sha256`, `versions`: what it was made with, of and by.
+
+A run that failed has `method`, `seed`, `error`, `data_sha256` and `versions` alone.
 
 A Retrain run's distances and attack are those against the other Retrain runs. Ratios to Retrain
 (seconds, relearning) are taken here, from the mean of its runs. `summary` may be absent or partial:
@@ -59,23 +68,24 @@ class Column:
 
 
 COLUMNS: Final = (
-    Column(heading="test AUC", measure="test_auc", terminal="test AUC"),
+    Column(heading="test AUC", measure="test_auc", terminal="test\nAUC"),
     Column(heading="test ACC", measure="test_acc"),
     Column(heading="test LogLoss", measure="test_logloss"),
-    Column(heading="forget AUC", measure="forget_auc", terminal="forget AUC"),
-    Column(heading="JSD × 1000", measure="jsd", scale=1e3, digits=2, terminal="JSD×1000"),
+    Column(heading="forget AUC", measure="forget_auc", terminal="forget\nAUC"),
+    Column(heading="JSD × 1000", measure="jsd", scale=1e3, digits=2, terminal="JSD\n×1000"),
     Column(heading="sym. KL × 1000", measure="symmetrised_kl", scale=1e3, digits=2),
     Column(heading="L2", measure="l2"),
-    Column(heading="forget loss", measure="forget_loss", terminal="forget loss"),
+    Column(heading="forget loss", measure="forget_loss", terminal="forget\nloss"),
     Column(heading="MIA AUC", measure="mia_auc", digits=3, terminal="MIA"),
     Column(heading="relearn steps ÷ Retrain", measure="relearn_ratio", digits=2),
     Column(heading="worst user, JSD × 1000", measure="user_jsd_worst", scale=1e3, digits=1),
     Column(heading="seconds", measure="seconds", digits=1, terminal="seconds"),
-    Column(heading="÷ Retrain", measure="seconds_ratio", digits=3, terminal="÷ Retrain"),
+    Column(heading="÷ Retrain", measure="seconds_ratio", digits=3, terminal="÷\nRetrain"),
     Column(heading="prepare seconds", measure="prepare_seconds", digits=1),
     Column(heading="audit seconds", measure="audit_seconds", digits=1),
     Column(heading="trainable parameters", measure="trainable_parameters", digits=0),
     Column(heading="peak MiB", measure="peak_bytes", scale=1 / 2**20, digits=0),
+    Column(heading="of it added", measure="peak_added_bytes", scale=1 / 2**20, digits=0),
 )
 
 
@@ -139,6 +149,25 @@ def verdict(results: Results, method: str) -> Verdict:
     return Verdict(good=not reasons, reason="; ".join(reasons))
 
 
+def failures(results: Results) -> list[str]:
+    """Return a line per run that failed: which, and why."""
+    return [
+        f"{run['method']} seed {run['seed']} failed: {run['error']}"
+        for run in results.get("runs", ())
+        if "error" in run
+    ]
+
+
+def _as_good(results: Results, method: str) -> str:
+    """Return the verdict for a table; runs that failed are counted, not hidden."""
+    own = [run for run in results.get("runs", ()) if run["method"] == method]
+    failed = sum("error" in run for run in own)
+    if failed == len(own):
+        return "failed"
+    text = verdict(results, method).text()
+    return f"{text}; {failed} of {len(own)} failed" if failed else text
+
+
 def _cell(results: Results, method: str, column: Column, *, spread: bool) -> str:
     found = mean_and_std(results, method, column.measure)
     if found is None:
@@ -168,7 +197,14 @@ def caption(results: Results) -> str:
         f"× 1000 between Retrain runs): {jsd}, interval {interval('jsd_interval', 1e3, 2)}. Forget "
         f"loss of the Retrain runs: {interval('forget_loss_interval', 1, 4)}. As good as "
         "retraining: JSD not above that interval, forget loss within that range."
+        f"{_per_batch(results)}"
     )
+
+
+def _per_batch(results: Results) -> str:
+    data = results.get("data")
+    batches = data.get("rows", {}).get("batches", 1) if isinstance(data, dict) else 1
+    return f" Seconds are per batch, of {batches}." if batches > 1 else ""
 
 
 def _name(value: Any) -> str:
@@ -185,12 +221,12 @@ def markdown_table(results: Results) -> str:
         [
             method,
             *(_cell(results, method, column, spread=True) for column in COLUMNS),
-            verdict(results, method).text(),
+            _as_good(results, method),
         ]
         for method in methods(results)
     ]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    reached = "".join(f"- {line}\n" for line in goal_lines(results))
+    reached = "".join(f"- {line}\n" for line in [*goal_lines(results), *failures(results)])
     return f"{table}\n\n{caption(results)}\n" + (f"\n{reached}" if reached else "")
 
 
@@ -204,19 +240,25 @@ def goal_lines(results: Results) -> list[str]:
 
 
 def terminal_table(results: Results) -> Table:
-    """Return the most telling columns; fits 120 characters."""
-    table = Table(caption=caption(results), caption_justify="left", pad_edge=False)
+    """Return the most telling columns; fits 80 characters, better 120."""
+    table = Table(
+        caption=caption(results),
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1),
+        header_style="bold",
+    )
     table.add_column("method", no_wrap=True)
     shown = [column for column in COLUMNS if column.terminal]
     for column in shown:
         table.add_column(column.terminal, justify="right", no_wrap=True)
-    table.add_column("as good")
+    table.add_column("as good as\nretraining", min_width=10)
     for method in methods(results):
-        found = verdict(results, method)
         table.add_row(
             method,
             *(_cell(results, method, column, spread=False) for column in shown),
-            found.text(),
+            _as_good(results, method),
         )
     return table
 

@@ -5,6 +5,8 @@ Knows saved margins and numbers; nothing of models. The shape is that of the des
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,14 +29,26 @@ RETRAIN: Final = "retrain"
 LEAST_RETRAINED: Final = 4
 
 
+class TooFewRetrainedError(ValueError):
+    """The noise floor needs four Retrain runs. Make more of them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Margins:
+    """What a run answered on the F forget rows: [F], and after each of B batches [B, F] or None."""
+
+    forget: Floats
+    steps: Floats | None = None
+
+
 def noise_floor(retrained: Sequence[Floats], losses: Sequence[float]) -> dict[str, Any]:
     """Return the JSD (nats) between Retrain runs over all pairs, its 95 % interval over pairs.
 
-    `retrained` are [F] margins of K ≥ 4 runs, `losses` their mean forget losses. Raises ValueError
-    where there are fewer.
+    `retrained` are [F] margins of K ≥ 4 runs, `losses` their mean forget losses. Raises
+    TooFewRetrainedError.
     """
     if len(retrained) < LEAST_RETRAINED:
-        raise ValueError(f"the noise floor needs {LEAST_RETRAINED} Retrain runs")
+        raise TooFewRetrainedError(TooFewRetrainedError.__doc__)
     pairs = [jensen_shannon(one, two) for one, two in combinations(retrained, 2)]
     return {
         "jsd": float(np.mean(pairs)),
@@ -44,66 +58,102 @@ def noise_floor(retrained: Sequence[Floats], losses: Sequence[float]) -> dict[st
 
 
 def compare(
-    runs: Sequence[Mapping[str, Any]], forget_margins: Sequence[Floats], forget: Samples
+    runs: Sequence[Mapping[str, Any]],
+    margins: Sequence[Margins],
+    forget: Samples,
+    shadows: Sequence[Floats] = (),
 ) -> dict[str, Any]:
-    """Return noise floor, runs with their distances, and summary, for runs and their [F] margins.
+    """Return noise floor, runs with their distances, and summary, for runs and their margins.
 
     A Retrain run is compared with the other Retrain runs, every other run with all of them.
+    `shadows` are [F] margins of more retrained models, which only the membership attack refers to.
+    Raises TooFewRetrainedError.
     """
-    labels = forget.label.astype(np.float64)
     retrained = [index for index, run in enumerate(runs) if run["method"] == RETRAIN]
-    measured = []
-    for index, run in enumerate(runs):
-        others = [forget_margins[other] for other in retrained if other != index]
-        same = [
-            margins
-            for other, margins in zip(runs, forget_margins, strict=True)
-            if other["method"] == run["method"] != RETRAIN and other["seed"] != run["seed"]
-        ]
-        own = forget_margins[index]
-        measured.append({**run, **_distances(own, same, np.stack(others), labels, forget.user)})
     floor = noise_floor(
-        [forget_margins[index] for index in retrained],
+        [margins[index].forget for index in retrained],
         [runs[index]["forget_loss"] for index in retrained],
     )
+    measured = []
+    for index, run in enumerate(runs):
+        others = np.stack([margins[other].forget for other in retrained if other != index])
+        same = [
+            found.forget
+            for other, found in zip(runs, margins, strict=True)
+            if other["method"] == run["method"] != RETRAIN and other["seed"] != run["seed"]
+        ]
+        own = margins[index]
+        distances = _distances(own.forget, others, forget)
+        attack = _attack(own.forget, same, np.stack([*others, *shadows]), forget)
+        batches = _after_each(run, own.steps, others)
+        measured.append({**run, **distances, **attack, **batches})
     return {"noise_floor": floor, "runs": measured, "summary": summary(measured)}
 
 
-def _distances(
-    own: Floats, same: Sequence[Floats], others: Floats, labels: Floats, users: NDArray[np.int32]
-) -> dict[str, Any]:
-    attack = lira(own, np.array(same).reshape(-1, len(own)), others, labels)
-    people = per_user(own, others, labels, users)
+def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
+    people = per_user(own, others, forget.label.astype(np.float64), forget.user)
     return {
         "jsd": float(np.mean([jensen_shannon(own, other) for other in others])),
         "symmetrised_kl": float(np.mean([symmetrised_kl(own, other) for other in others])),
         "l2": float(np.mean([euclidean(own, other) for other in others])),
-        "mia_auc": attack.auc,
-        "mia_advantage": attack.advantage,
-        "mia_tpr_at_1": attack.tpr_at_1,
-        "mia_tpr_at_5": attack.tpr_at_5,
-        "loss_mia_auc": loss_attack(own, others, labels)["auc"],
-        "roc": attack.roc(),
         **people.summary(),
         "per_user": people.arrays(),
     }
 
 
+def _attack(
+    own: Floats, same: Sequence[Floats], references: Floats, forget: Samples
+) -> dict[str, Any]:
+    labels = forget.label.astype(np.float64)
+    attack = lira(own, np.array(same).reshape(-1, len(own)), references, labels)
+    return {
+        "mia_auc": attack.auc,
+        "mia_advantage": attack.advantage,
+        "mia_tpr_at_1": attack.tpr_at_1,
+        "mia_tpr_at_5": attack.tpr_at_5,
+        "loss_mia_auc": loss_attack(own, references, labels)["auc"],
+        "roc": attack.roc(),
+    }
+
+
+def _after_each(run: Mapping[str, Any], steps: Floats | None, others: Floats) -> dict[str, Any]:
+    """Add to each batch the JSD to Retrain on the rows that are forgotten by then.
+
+    Retrain has forgotten all batches, so the first ones' distances include what is yet to come.
+    """
+    if steps is None:
+        return {}
+    batches = []
+    for batch, step in zip(run["batches"], steps, strict=True):
+        gone = np.isfinite(step)
+        distances = [jensen_shannon(step[gone], other[gone]) for other in others]
+        batches.append({**batch, "jsd": float(np.mean(distances))})
+    return {"batches": batches}
+
+
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return mean and standard deviation over seeds of every number, per method."""
+    """Return mean and standard deviation over seeds of every number, per method.
+
+    A seed that lacks a number, because the run failed or it means nothing there, is left out.
+    """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for method in dict.fromkeys(run["method"] for run in runs):
-        own = [run for run in runs if run["method"] == method]
-        numbers = [
-            name
-            for name, value in own[0].items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "seed"
-        ]
+        held: dict[str, list[float]] = {}
+        for run in runs:
+            if run["method"] == method:
+                for name, value in run.items():
+                    if name != "seed" and _is_number(value):
+                        held.setdefault(name, []).append(float(value))
         found[method] = {
             name: {
-                "mean": float(np.mean([run[name] for run in own])),
-                "std": float(np.std([run[name] for run in own], ddof=1)) if len(own) > 1 else 0.0,
+                "mean": float(np.mean(values)),
+                "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
             }
-            for name in numbers
+            for name, values in held.items()
         }
     return found
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)

@@ -1,145 +1,179 @@
-"""Makes one run: trains or unlearns on one thread, measures, and keeps what several runs share.
+"""Makes one run: unlearns batch after batch on one thread, measures, and keeps what is shared.
 
 A finished run lies in OUT/runs as `<method>-<seed>.json` and `.npz` (margins on forget and test
-rows); it is read instead of being made again.
+rows; under a protocol of several batches also those on the forget rows after each batch).
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models import adapters, checkpoints
-from models.audit.relearning import RelearnConfig, relearn_steps
-from models.audit.utility import log_losses, utility
+from benchmarks.unlearning.measures import (
+    RETRAIN,
+    Memory,
+    answers,
+    audited,
+    qualities,
+    relearned,
+)
+from benchmarks.unlearning.numbers import finite
+from benchmarks.unlearning.protocols import forgotten_by
+from benchmarks.unlearning.setting import load_calibration, load_root, write_json
+from models import adapters
+from models.audit.utility import log_losses
 from models.item_rows import reset_item_rows
-from models.training import CalibrationConfig, TrainConfig, calibrate, fit, margins
+from models.training import fit
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Mapping
 
-    from models.datasets.interactions import Interactions
+    from numpy.typing import NDArray
+
+    from benchmarks.unlearning.protocols import Case
+    from benchmarks.unlearning.setting import Setting
     from models.preparation import Prepared
     from models.recommender import Recommender
-    from models.samples import Samples
-    from models.training import ExpectedRise
-    from models.unlearning.base import Unlearned
-    from models.vocabulary import Vocabulary
+    from models.training import ExpectedRise, Progress
+    from models.unlearning.base import Unlearned, UnlearningMethod
 
-#: The only method here that knows how far a loss should rise; its shadow is its preparation.
-CALIBRATED = "e2urec-fast"
+#: What a reference model is called that only the membership attack sees (`--shadows`).
+SHADOW = "shadow"
 
 
-def nothing(fraction: float) -> None:
-    """Report to nobody."""
-    del fraction
+@dataclass(kw_only=True)
+class _Chain:
+    """What a chain of jobs left: releases, seconds per batch, and what the last batch was."""
+
+    released: Recommender
+    before: Recommender
+    last: Prepared
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    peak: int = 0
+    #: [B, F] margins on the forget rows after each batch, NaN where a row's batch is yet to come.
+    after: list[NDArray[np.float64]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all runs of a benchmark share."""
+def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None:
+    """Unlearn, measure and keep one run; its first release and calibration must be there.
 
-    data: Interactions
-    vocabulary: Vocabulary
-    whole: Prepared
-    batch: Prepared
-    recipe: TrainConfig
-    out: Path
-
-    def original(self, seed: int) -> tuple[Recommender, float]:
-        """Return the release that knows everybody, and the seconds that its training took."""
-        place = self.out / "work" / f"original-{seed}"
-        if not (place / checkpoints.MANIFEST).exists():
-            started = time.monotonic()
-            trained = fit(self.vocabulary, self.whole, self.recipe.seeded(seed), nothing)
-            extra = {"seconds": time.monotonic() - started}
-            checkpoints.save(trained, place, method="original", extra=extra)
-        return checkpoints.load(place), checkpoints.read_manifest(place).extra["seconds"]
-
-
-def make(setting: Setting, method: str, seed: int) -> dict[str, Any]:
-    """Return the finished run of a method, made now unless OUT has it."""
-    place = setting.out / "runs" / f"{method}-{seed}.json"
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        run, arrays = _make(setting, method, seed)
-        np.savez(
-            place.with_suffix(".npz"),
-            forget_margins=arrays["forget_margins"],
-            test_margins=arrays["test_margins"],
-        )
-        partial = place.with_suffix(".part")
-        partial.write_text(json.dumps(run, indent=1))
-        partial.replace(place)
-    found: dict[str, Any] = json.loads(place.read_text())
-    return found
-
-
-def _make(
-    setting: Setting, method: str, seed: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
-    original, training = setting.original(seed)
-    expected, calibration = _expected(setting, original, seed) if method == CALIBRATED else ({}, 0)
-    task = UnlearningTask(
-        recommender=original,
-        prepared=setting.batch,
-        expected=expected,
-        recipe=setting.recipe.seeded(seed),
-        seed=seed,
-    )
-    started = time.monotonic()
-    unlearned = get_method(method).unlearn(task, nothing)
-    released = _release(original, unlearned, setting.batch)
-    seconds = time.monotonic() - started
-    forget, test = setting.batch.forget, setting.batch.parts.test
-    found = _margins(released, forget, setting.data)
-    tested = _margins(released, test, setting.batch.retained)
-    on_test, on_forget = utility(test.label, tested), utility(forget.label, found)
+    Raises DivergedError, NothingToForgetError and whatever else a method raises.
+    """
+    case, method = setting.case, get_method(name)
+    original, training = load_root(setting, method, seed)
+    expected, calibration = load_calibration(setting, method, seed)
+    never_trained_with = 0.0 if name == RETRAIN else training + calibration
+    # Split before the clock and the memory are looked at: every method is given the same.
+    batch = case.batch
+    memory = Memory()
+    chain = _unlearn_all(setting, method, original, expected, seed, progress)
+    forget = answers(chain.released, batch.forget, case.data)
+    test = answers(chain.released, batch.parts.test, batch.retained)
+    progress(0.7)
     run = {
-        "method": method,
+        "method": name,
         "seed": seed,
-        "seconds": seconds,
-        "prepare_seconds": 0.0 if method == "retrain" else training + calibration,
-        "audit_seconds": None,
-        "peak_bytes": None,
-        "trainable_parameters": unlearned.metrics["trainable_parameters"],
-        "test_auc": on_test["auc"],
-        "test_acc": on_test["accuracy"],
-        "test_logloss": on_test["log_loss"],
-        "forget_auc": on_forget["auc"],
-        "forget_acc": on_forget["accuracy"],
-        "forget_loss": on_forget["log_loss"],
-        **_relearned(setting, method, original, released, seed),
-        "metrics": unlearned.metrics,
+        "seconds": float(np.mean(chain.seconds)),
+        "prepare_seconds": never_trained_with,
+        "peak_bytes": chain.peak,
+        "peak_added_bytes": chain.peak - memory.before,
+        "trainable_parameters": chain.metrics.get("trainable_parameters"),
+        "parameters": sum(p.numel() for p in original.model.parameters()),
+        **qualities(case, forget, test),
+        **audited(case, method, chain.last, chain.before, chain.released, expected),
     }
-    return run, {"forget_margins": found, "test_margins": tested}
+    progress(0.8)
+    run |= relearned(case, method, original, chain.released, seed)
+    run |= {
+        "config": {
+            "method": chain.metrics.pop("config", None),
+            "recipe": setting.recipe.seeded(seed).manifest(),
+        },
+        "metrics": chain.metrics,
+    }
+    arrays = {"forget_margins": forget, "test_margins": test}
+    if chain.after:
+        arrays["step_margins"] = np.stack(chain.after)
+        run["batches"] = _batches(case, chain)
+    _keep(setting, name, seed, run, arrays)
+    progress(1.0)
 
 
-def _expected(
-    setting: Setting, original: Recommender, seed: int
-) -> tuple[dict[str, ExpectedRise], float]:
-    started = time.monotonic()
-    expected = calibrate(
-        setting.whole.retained,
-        original,
-        setting.whole,
-        frozenset(),
-        setting.recipe.seeded(seed),
-        CalibrationConfig(seed=seed + 1),
-        nothing,
-    )
-    return expected, time.monotonic() - started
+def make_shadow(setting: Setting, seed: int, progress: Progress) -> None:
+    """Retrain once more without the batch, for the membership attack's references alone."""
+    case = setting.case
+    shadow = fit(setting.vocabulary, case.batch, setting.recipe.seeded(seed), progress)
+    reset_item_rows(shadow, case.batch.unused_slots().tolist())
+    found = answers(shadow, case.batch.forget, case.data)
+    _keep(setting, SHADOW, seed, {"method": SHADOW, "seed": seed}, {"forget_margins": found})
 
 
-def _release(original: Recommender, unlearned: Unlearned, batch: Prepared) -> Recommender:
+def _keep(
+    setting: Setting, name: str, seed: int, run: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> None:
+    """Write the margins first: a run counts as finished once its JSON is there."""
+    place = setting.run_place(name, seed)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(place.with_suffix(".npz"), **arrays)
+    write_json(place, finite(run))
+
+
+def _steps(case: Case, method: UnlearningMethod) -> Iterator[Prepared]:
+    """Yield the batches; what Retrain leaves after the last depends on no earlier one."""
+    if method.name == RETRAIN and len(case.batches) > 1:
+        *_, last = case.steps()
+        yield last
+    else:
+        yield from case.steps()
+
+
+def _unlearn_all(
+    setting: Setting,
+    method: UnlearningMethod,
+    original: Recommender,
+    expected: Mapping[str, ExpectedRise],
+    seed: int,
+    progress: Progress,
+) -> _Chain:
+    """Forget every batch, each from the release that the one before left."""
+    case = setting.case
+    gone = forgotten_by(case)
+    several = len(case.batches) > 1 and method.name != RETRAIN
+    total = len(case.batches) if several else 1
+    chain = _Chain(released=original, before=original, last=case.batch)
+    for done, step in enumerate(_steps(case, method)):
+        chain.before, chain.last = chain.released, step
+        task = UnlearningTask(
+            recommender=chain.released,
+            prepared=step,
+            expected=expected,
+            recipe=setting.recipe.seeded(seed),
+            seed=seed,
+        )
+        started = time.monotonic()
+        unlearned = method.unlearn(
+            task, lambda part, done=done: progress(0.6 * (done + part) / total)
+        )
+        chain.released = release(task.recommender, unlearned, step)
+        chain.seconds.append(time.monotonic() - started)
+        chain.peak, chain.metrics = Memory.peak(), unlearned.metrics
+        if several:
+            after = np.full(len(case.batch.forget), np.nan)
+            rows = case.batch.forget.take(gone[done])
+            after[gone[done]] = answers(chain.released, rows, case.data)
+            chain.after.append(after)
+    return chain
+
+
+def release(parent: Recommender, unlearned: Unlearned, batch: Prepared) -> Recommender:
     """Fold as a job does, and give the rows of items that nobody rates any more a fresh start."""
     released = unlearned.recommender
     if unlearned.adapter is not None:
@@ -154,40 +188,24 @@ def _release(original: Recommender, unlearned: Unlearned, batch: Prepared) -> Re
                 extra={},
                 rows=unlearned.rows,
             )
-            released = adapters.fold(original, "", delta)
-    if released is not original:
+            released = adapters.fold(parent, "", delta)
+    if released is not parent:  # Original's is its parent, and must stay as it is.
         reset_item_rows(released, batch.unused_slots().tolist())
+        released.model.eval().requires_grad_(requires_grad=False)
     return released
 
 
-def _margins(
-    recommender: Recommender, samples: Samples, data: Interactions
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    prompts = recommender.prompt.samples(samples, data)
-    return margins(recommender, prompts).numpy().astype(np.float64)
-
-
-def _relearned(
-    setting: Setting, method: str, original: Recommender, released: Recommender, seed: int
-) -> dict[str, Any]:
-    """Measure how fast the released weights learn the batch again; no question for Original."""
-    if method == "original":
-        return {"relearn_steps": None, "relearn_censored": None}
-    forget = setting.batch.forget
-    known = log_losses(forget.label.astype(np.float64), _margins(original, forget, setting.data))
-    prompts = released.prompt.samples(forget, setting.data)
-    found = relearn_steps(released, prompts, forget.label, known, RelearnConfig(), seed)
-    return {"relearn_steps": found.steps, "relearn_censored": found.censored}
-
-
-def make_all(
-    setting: Setting, methods: list[str], seeds: int, told: Callable[[dict[str, Any]], None]
-) -> list[dict[str, Any]]:
-    """Return every run: at least four of Retrain for the floor, `seeds` of each other method."""
-    plan = [("retrain", seed) for seed in range(max(4, seeds))]
-    plan += [(m, seed) for seed in range(seeds) for m in methods if m != "retrain"]
-    runs = []
-    for method, seed in plan:
-        runs.append(make(setting, method, seed))
-        told(runs[-1])
-    return runs
+def _batches(case: Case, chain: _Chain) -> list[dict[str, Any]]:
+    """Return per batch what it took, and the loss on all rows that are forgotten by then."""
+    labels = case.batch.forget.label.astype(np.float64)
+    return [
+        {
+            "users": len(batch.users),
+            "rows": len(gone),
+            "seconds": seconds,
+            "forget_loss": float(log_losses(labels[gone], margins[gone]).mean()),
+        }
+        for batch, gone, seconds, margins in zip(
+            case.batches, forgotten_by(case), chain.seconds, chain.after, strict=True
+        )
+    ]

@@ -18,6 +18,7 @@ from multiprocessing import connection, forkserver
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
 from models.training import DivergedError
@@ -40,6 +41,8 @@ PRELOAD: Final = [
 #: How often a process tells how far it is, and how often the command looks, in seconds.
 TELL_EVERY: Final = 0.1
 LOOK_EVERY: Final = 0.5
+#: How long a process whose work is done may take to end, in seconds.
+_TO_END: Final = 10.0
 _STDOUT, _STDERR = 1, 2
 
 
@@ -58,6 +61,7 @@ def make_apart(unit: Unit, setting: Setting, look: Callable[[float], None]) -> N
         process.start()
         its.close()
         _follow(process, mine, look)
+        process.join(_TO_END)
     finally:
         if process.pid is not None:
             process.kill()
@@ -106,6 +110,9 @@ def _work(unit: Unit, setting: Setting, told: Connection) -> None:
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     os.dup2(_STDERR, _STDOUT)
     torch.set_num_threads(1)
+    # Bars of libraries take a lock that all processes share, which Python reports as leaked where
+    # a process is killed; nobody shares a bar here.
+    tqdm.set_lock(threading.RLock())
     heard = 0.0
 
     def progress(fraction: float) -> None:

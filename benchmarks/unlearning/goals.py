@@ -23,15 +23,14 @@ LARGE: Final = 10_000_000
 def goals(results: Results) -> list[dict[str, Any]]:
     """Return each goal as name, whether it is met, and the numbers; none without the runs for it.
 
-    A goal is `{"method", "goal", "met", "numbers"}`; `met` is null where a number is missing.
+    A goal is `{"method", "goal", "met", "numbers"}`; `met` is null where a number is missing, or
+    where there is no line to reach under this protocol or for a model of this size.
     """
     made = {run["method"] for run in results.get("runs", ())}
     if not {OURS, ORIGINAL, RETRAIN} <= made:
         return []
-    found = [_as_good(results), _utility(results)]
-    if results.get("protocol") in TIME_SHARES:
-        found.append(_time(results, TIME_SHARES[results["protocol"]]))
-    found.append(_parameters(results))
+    share = TIME_SHARES.get(str(results.get("protocol")))
+    found = [_as_good(results), _utility(results), _time(results, share), _parameters(results)]
     return [{"method": OURS, **goal} for goal in found]
 
 
@@ -74,16 +73,15 @@ def _utility(results: Results) -> dict[str, Any]:
     )
 
 
-def _time(results: Results, share: float) -> dict[str, Any]:
-    name = f"at most 1/{round(1 / share)} of Retrain's time"
+def _time(results: Results, share: float | None) -> dict[str, Any]:
+    name = f"at most 1/{round(1 / share)} of Retrain's time" if share else "share of Retrain's time"
     mine, retrained = (_mean(results, method, "seconds") for method in (OURS, RETRAIN))
     if mine is None or not retrained:
         return _goal(name, None, "not measured")
-    return _goal(
-        name,
-        mine <= share * retrained,
-        f"{mine:.1f} s ÷ {retrained:.1f} s = {mine / retrained:.3f}, at most {share:g}",
-    )
+    numbers = f"{mine:.1f} s ÷ {retrained:.1f} s = {mine / retrained:.3f}"
+    if share is None:
+        return _goal(name, None, f"{numbers}; no goal under this protocol")
+    return _goal(name, mine <= share * retrained, f"{numbers}, at most {share:g}")
 
 
 def _parameters(results: Results) -> dict[str, Any]:

@@ -90,9 +90,9 @@ def _log_axis(axis: XAxis, low: float, high: float) -> None:
 
 
 def _span(values: Sequence[float], room: float = 0.08) -> tuple[float, float]:
-    """Return limits around positive values, with some room on a log scale."""
+    """Return limits around positive values, with some room on a log scale, a factor of 2 apart."""
     low, high = np.log10(max(min(values), SMALLEST)), np.log10(max(*values, SMALLEST))
-    spare = max(room * (high - low), 0.05)
+    spare = max(room * (high - low), (np.log10(2.5) - (high - low)) / 2)
     return float(10 ** (low - spare)), float(10 ** (high + spare))
 
 

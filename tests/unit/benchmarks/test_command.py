@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.root import application
-from benchmarks.unlearning.command import (
-    Benchmark,
-    BenchmarkFailedError,
-    Options,
-    finite,
-    parse_methods,
-)
+from benchmarks.unlearning.command import Benchmark, Options, parse_methods
+from benchmarks.unlearning.errors import BenchmarkFailedError
+from benchmarks.unlearning.numbers import finite
 from models.training import TrainConfig
+from tests.e2e.support import processes_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +28,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 METHODS = "original,e2urec-fast"
+VERDICTS = {"passed", "failed", "inconclusive"}
 
 
 def write_movielens(folder: Path, *, users: int = 20, each: int = 20, items: int = 30) -> Path:
+    """Write people who come one after the other, so that some come after the training period."""
     generator = np.random.default_rng(1)
     folder.mkdir()
     films = [f"{n + 1},Film {n} (1999),{('Drama', 'Comedy')[n % 2]}" for n in range(items)]
     (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *films]) + "\n")
     ratings = [
-        f"{user + 1},{item + 1},{generator.choice([1, 2, 4, 5])}.0,{generator.integers(10**9)}"
+        f"{user + 1},{item + 1},{generator.choice([1, 2, 4, 5])}.0,"
+        f"{user * 10**6 + generator.integers(10**5)}"
         for user in range(users)
         for item in generator.choice(items, each, replace=False)
     ]
@@ -48,6 +47,16 @@ def write_movielens(folder: Path, *, users: int = 20, each: int = 20, items: int
         "\n".join(["userId,movieId,rating,timestamp", *ratings]) + "\n"
     )
     return folder
+
+
+class Lines(list[str]):
+    """A screen that only remembers its lines."""
+
+    def at(self, text: str, spent: float, total: float) -> None:
+        pass
+
+    def tell(self, text: str) -> None:
+        self.append(text)
 
 
 @pytest.fixture
@@ -81,12 +90,13 @@ def refusal(data: Path, out: Path, *more: str) -> str:
     [
         (["--methods", "unlearn"], "No method 'unlearn'; there are: badt, "),
         (["--methods", " , "], "Name a method: --methods badt,"),
-        (["--protocol", "papier"], "There is no protocol 'papier'. Known: one-percent, paper"),
+        (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
         (["--backbone", "gpt"], "There is no backbone 'gpt'. Known: compact"),
         (["--seeds", "0"], "--seeds must be 1 to 100, not 0."),
         (["--seeds", "101"], "--seeds must be 1 to 100, not 101."),
         (["--forget-seed", "-1"], "--forget-seed must be 0 or more, not -1."),
-        (["--shadows", "-1"], "--shadows must be 0 or more, not -1."),
+        (["--shadows", "-1"], "--shadows must be 0 to 1000, not -1."),
+        (["--protocol", "sequential", "--teacher-only"], "Look at those of --protocol paper"),
         (["--teacher-only", "--methods", "neggrad"], "Choose of: e2urec, e2urec-fast."),
     ],
 )
@@ -146,13 +156,30 @@ def test_the_folder_of_another_benchmark_is_left_alone(data: Path, tmp_path: Pat
     assert (other / "plan.json").read_text() == "no JSON"
 
 
-def test_a_loss_that_is_no_number_says_what_to_do(data: Path, tmp_path: Path) -> None:
+def test_retrain_whose_loss_is_no_number_says_what_to_do(data: Path, tmp_path: Path) -> None:
     options = Options(data=data, out=tmp_path / "out", methods=("original",), seeds=1)
-    runs: list[dict[str, Any]] = []
     wild = TrainConfig(learning_rate=1e30, warmup_steps=1, batch_size=16, epochs=3, validations=0)
-    with pytest.raises(BenchmarkFailedError, match=r"Lower the learning rate.*Finished runs are"):
-        Benchmark.prepare(options, wild).run(runs.append)
-    assert runs == []
+    lines = Lines()
+    with (
+        pytest.raises(BenchmarkFailedError, match=r"Lower the learning rate.*what is finished is"),
+        Benchmark.claim(options, wild) as made,
+    ):
+        made.run(lines)
+    assert lines == []
+
+
+def test_a_folder_is_for_one_benchmark_at_a_time(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Benchmark.claim(Options(data=data, out=out)):
+        assert "Another benchmark is at work in" in refusal(data, out)
+
+
+def test_results_without_their_runs_are_not_written_over(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.json").write_text("{}")
+    assert "holds runs of another benchmark" in refusal(data, out)
+    assert (out / "results.json").read_text() == "{}"
 
 
 def test_no_number_becomes_null() -> None:
@@ -176,11 +203,11 @@ def ctrl_c_is_heard() -> Iterator[None]:
 
 
 def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Start the command; its processes can be told by their LETHE_HOME."""
     return subprocess.Popen(
         [sys.executable, "-m", "app.cli", *arguments(data, out, *more)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LETHE_HOME": str(out)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -192,60 +219,81 @@ def runs_in(out: Path) -> dict[str, str]:
 
 
 def stop_after_a_run(process: subprocess.Popen[str], out: Path, number: int, how: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(runs_in(out)) < number:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_until(
+        lambda: len(runs_in(out)) >= number or process.poll() is not None, "no run was finished"
+    )
+    assert process.poll() is None, process.communicate()
     process.send_signal(how)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_stopped_benchmark_goes_on_where_it_was(data: Path, tmp_path: Path) -> None:
-    out, two = tmp_path / "out", ("--seeds", "2")
-    stopped = start(data, out, *two, "--json")
+    out = tmp_path / "out"
+    stopped = start(data, out, "--shadows", "1", "--json")
     stop_after_a_run(stopped, out, 1, signal.SIGINT)
-    stdout, _ = stopped.communicate(timeout=60)
+    stdout, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
-    assert "The same command goes on" in json.loads(stdout)["error"]["message"]
+    assert "the same command goes on" in json.loads(stdout)["error"]["message"]
+    assert "Traceback" not in stderr
     before = runs_in(out)
-    assert 1 <= len(before) < 8
+    assert 1 <= len(before) < 7
 
-    killed = start(data, out, *two)
+    killed = start(data, out, "--shadows", "1")
     stop_after_a_run(killed, out, len(before) + 1, signal.SIGKILL)
     killed.communicate(timeout=60)
+    # Nobody is left who could write into the folder while the next one does.
+    wait_until(lambda: not processes_of(out), "a process outlived the command")
     after = runs_in(out)
     assert after.items() > before.items()
     assert not (out / "results.json").exists()
 
-    whole = benchmark(data, out, *two, "--json")
-    assert whole.exit_code == 0
-    # The runs say how many seconds they took: the same to the last digit is the same run.
-    assert after.items() <= runs_in(out).items()
-    assert len(json.loads(whole.stdout)["runs"]) == 8
-    assert all(f"{name.rpartition('-')[0]} seed {name[-1]}" not in whole.stderr for name in after)
-    assert "8 of 8 runs" in whole.stderr
-
-
-def test_a_whole_benchmark_and_then_a_look_at_its_teachers(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    whole = start(data, out, "--json")
+    whole = start(data, out, "--shadows", "1", "--json")
     stdout, stderr = whole.communicate(timeout=120)
     assert whole.returncode == 0, stderr
-    assert "6 of 6 runs: e2urec-fast seed 0" in stderr
-    results: dict[str, Any] = json.loads(stdout)
+    # The runs say how many seconds they took: the same to the last digit is the same run.
+    assert after.items() <= runs_in(out).items()
+    assert all(f" {name.replace('-0', ', seed 0')}, " not in stderr for name in after)
+    assert "12 of 12: e2urec-fast, seed 0" in stderr
+    results = json.loads(stdout)
     assert json.loads((out / "results.json").read_text()) == results
-    goals = [goal["goal"] for goal in results["goals"]]
-    assert len(goals) == 3
-    table = (out / "table.md").read_text()
-    assert all(f"- e2urec-fast, {goal}: " in table for goal in goals)
-    assert list(out.glob("*.png"))
+    check_runs(results)
+    check_report(results, data, out)
+    check_teachers(results, data, out)
 
-    # In the same folder: Retrain and Original are there already, and so is the table.
-    before = runs_in(out)
+
+def check_runs(results: dict[str, Any]) -> None:
+    """Every run has what the schema says, measured and not made up."""
+    assert results["shadows"] == 1
+    assert len(results["runs"]) == 6
+    for run in results["runs"]:
+        assert run["peak_bytes"] > run["peak_added_bytes"] >= 0
+        assert run["peak_bytes"] > 100 * 2**20  # torch alone takes more.
+        assert run["data_sha256"] == results["plan"]["data_sha256"]
+        assert run["versions"]["torch"]
+        assert run["config"]["recipe"]["seed"] == run["seed"]
+        assert run["audit_seconds"] > 0
+        expected = {"retrain": {"exact"}, "original": {None}, "e2urec-fast": VERDICTS}
+        assert run["audit"]["outcome"] in expected[run["method"]]
+    ours = results["runs"][-1]
+    assert ours["config"]["method"]["rounds"] >= 1
+    assert 0 < ours["trainable_parameters"] < ours["parameters"]
+
+
+def check_report(results: dict[str, Any], data: Path, out: Path) -> None:
+    """The goals stand under both tables; nothing is made twice."""
+    table = (out / "table.md").read_text()
+    assert len(results["goals"]) == 4
+    assert all(f"- e2urec-fast, {goal['goal']}: " in table for goal in results["goals"])
+    assert len(list(out.glob("*.png"))) == 4
     again = benchmark(data, out)
     assert "e2urec-fast, as good as retraining: " in again.stdout
-    assert "6 of 6 runs: " not in again.stdout
+    assert " of 11: " not in again.stdout
+
+
+def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
+    """In the same folder Retrain and Original are there already; no student is trained."""
+    before = runs_in(out)
     found = benchmark(data, out, "--teacher-only", "--json")
     assert found.exit_code == 0, found.stderr
     teachers = json.loads(found.stdout)

@@ -88,7 +88,8 @@ class ItemChange:
     def of(cls, prepared: Prepared, slots: int, damping: float) -> ItemChange:
         """Count and average the retained training samples with and without those that leave."""
         stay = prepared.parts.train
-        leave = _leaving(prepared, slots)
+        leave = leaving(prepared)
+        leave = leave.take(leave.candidate < slots)
         expect = _expected_like(stay)
         left = stay.candidate < slots
         count = np.bincount(stay.candidate[left], minlength=slots)
@@ -160,13 +161,13 @@ def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
     return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
 
 
-def _leaving(prepared: Prepared, slots: int) -> Samples:
+def leaving(prepared: Prepared) -> Samples:
     """Return the forget samples that are gone, not only shortened in their history."""
     stay, forget = prepared.parts.train, prepared.forget
     items = max(len(prepared.retained.items), 1)
     kept = stay.user.astype(np.int64) * items + stay.candidate
     asked = forget.user.astype(np.int64) * items + forget.candidate
-    return forget.take(~np.isin(asked, kept) & (forget.candidate < slots))
+    return forget.take(~np.isin(asked, kept))
 
 
 class _expected_like:  # noqa: N801 -- a function that remembers its fit

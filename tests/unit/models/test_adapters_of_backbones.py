@@ -157,22 +157,38 @@ def test_the_fold_answers_as_the_student_and_ties_hold(
     )
 
 
+def task(parent: Recommender) -> UnlearningTask:
+    bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
+    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
+    few = replace(
+        prepared,
+        parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),
+        forget=prepared.forget.take(np.arange(16)),
+        forget_kind=prepared.forget_kind[:16],
+    )
+    recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
+    return UnlearningTask(recommender=parent, prepared=few, expected={"user": RISE}, recipe=recipe)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_dropout_follows_from_the_tasks_seed(
+    recommenders: dict[str, Recommender], method: str
+) -> None:
+    made = []
+    for drawn in (1, 2):
+        torch.manual_seed(drawn)
+        result = METHODS[method].unlearn(task(recommenders["gpt2"]), lambda _: None)
+        made.append(result.recommender.model.state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
 @pytest.mark.parametrize("kind", ["compact-t5", "llama", "gpt2", "t5"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_methods_run_on_other_backbones(
     recommenders: dict[str, Recommender], kind: str, method: str, tmp_path: Path
 ) -> None:
     parent = recommenders[kind]
-    bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
-    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
-    recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
-    some = replace(
-        prepared,
-        parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),
-        forget=prepared.forget.take(np.arange(16)),
-        forget_kind=prepared.forget_kind[:16],
-    )
-    few = UnlearningTask(recommender=parent, prepared=some, expected={"user": RISE}, recipe=recipe)
+    few = task(parent)
     before = row_losses(parent, few.prepared.forget, tiny.DATA)
 
     made = METHODS[method].unlearn(few, lambda _: None)

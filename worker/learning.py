@@ -15,7 +15,7 @@ import numpy as np
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models import adapters, checkpoints
-from models.assembly import build
+from models.assembly import backbone_from_manifest, build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
 from models.ensembles import EnsembleConfig
@@ -32,6 +32,7 @@ from models.training import (
     shadow_rows,
 )
 from models.unlearning.base import PLAIN, UnlearningTask
+from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from worker.errors import UnlearningFailedError
@@ -200,7 +201,7 @@ class ModelLearner:
         """
         before = checkpoints.read_manifest(parent)
         delta = checkpoints.read_manifest(adapter)
-        if delta.content["kind"] == checkpoints.UNFOLDED:
+        if delta.content["kind"] == checkpoints.UNFOLDED and delta.parent == before.digest:
             folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
         else:
             folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
@@ -213,8 +214,12 @@ class ModelLearner:
         return self._next_release(checkpoints.load(parent), before, into, "carry-over", job_id)
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
-        """Say whether any sample that the parent was trained on contains what is forgotten."""
-        return len(prepare_frozen(frozen, checkpoints.read_manifest(parent)).forget) > 0
+        """Say whether any sample that the parent's weights know contains what is forgotten."""
+        manifest = checkpoints.read_manifest(parent)
+        prepared = prepare_frozen(frozen, manifest)
+        if prepared.forget_valid and weighed(backbone_from_manifest(manifest.content["backbone"])):
+            return True
+        return len(prepared.forget) > 0
 
     def audit(
         self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report

@@ -143,6 +143,22 @@ def _one(person: int) -> ForgetIndices:
     return ForgetIndices(users=frozenset([person]))
 
 
+@pytest.mark.parametrize("name", ["receraser", "apa"])
+def test_who_only_weighed_answers_is_forgotten_without_training_a_shard(
+    roots: dict[str, Ensemble], name: str
+) -> None:
+    """People of the cohort are in no shard, but validation rows of theirs weighed the answers."""
+    batch = without(ForgetIndices(users=frozenset(range(145, 150))))
+    assert not len(batch.forget)
+    assert batch.forget_valid
+    case = Case(method=METHODS[name], root=roots[name])
+    found = case.method.unlearn(case.task(batch), nothing)
+    assert found.metrics["shards_retrained"] == []
+    assert same(found.recommender, case.method.train(VOCABULARY, batch, BRIEF, nothing))
+    if name == "apa":  # The choice of an attention's best state may be the same without them.
+        assert not same(found.recommender, case.root)
+
+
 def test_a_shard_with_only_a_history_changed_is_trained_again(roots: dict[str, Ensemble]) -> None:
     """The forgotten rating is a candidate in one shard and in the histories of others."""
     task = Case(method=METHODS["sisa"], root=roots["sisa"]).task(without(BATCHES["pair"]))

@@ -19,7 +19,7 @@ from models.assembly import backbone_from_manifest, build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
 from models.ensembles import EnsembleConfig
-from models.item_rows import reset_item_rows
+from models.item_rows import reset_rows, unused_tokens
 from models.preparation import ForgetIndices, Prepared, prepare
 from models.splits import TimeSplit, TooSmallToSplitError
 from models.training import (
@@ -178,8 +178,8 @@ class ModelLearner:
         self, result: Unlearned, into: Path, parent: str, frozen: FrozenData, prepared: Prepared
     ) -> Manifest:
         """Save what the method left: an adapter still to be folded, or weights of their own."""
-        extra = {"job": frozen.job_id, "reset_slots": prepared.unused_slots().tolist()}
         name, model = self._method.name, result.recommender
+        extra = {"job": frozen.job_id, "reset_tokens": unused_tokens(model, prepared)}
         if result.adapter is None:
             return checkpoints.save(
                 model, into, method=name, parent=parent, extra=extra, kind=checkpoints.UNFOLDED
@@ -195,7 +195,7 @@ class ModelLearner:
         )
 
     def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
-        """Fold the delta into its parent; rows that nobody rates any more become initial again.
+        """Fold the delta into its parent; rows that no retained sample has become initial again.
 
         Weights of their own, which a method without an adapter leaves, need only the latter.
         """
@@ -205,7 +205,7 @@ class ModelLearner:
             folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
         else:
             folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
-        reset_item_rows(folded, delta.extra["reset_slots"])
+        reset_rows(folded, delta.extra["reset_tokens"])
         return self._next_release(folded, before, into, delta.method, delta.extra["job"])
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:

@@ -9,7 +9,14 @@ import torch
 
 from models.adapters import with_rows
 from models.assembly import build
-from models.item_rows import FirstStep, ItemChange, cooled_answers, leaving
+from models.item_rows import (
+    FirstStep,
+    ItemChange,
+    cooled_answers,
+    leaving,
+    reset_rows,
+    unused_tokens,
+)
 from models.preparation import ForgetIndices, prepare
 from models.training import margins
 from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
@@ -23,6 +30,8 @@ VOCABULARY = Vocabulary.from_catalogue(DATA)
 #: One rating from the middle of a person's history: eleven samples know it, one of them goes.
 PAIR = (3, int(DATA.item[DATA.user == 3][12]))
 PAIR_ALONE = prepare(DATA, ForgetIndices(pairs=frozenset([PAIR])), COHORT, WHOLE.bounds)
+
+RATER = int(DATA.user[(DATA.item == 5) & (DATA.timestamp < WHOLE.bounds.valid_from)][0])
 
 
 def test_a_sample_with_only_its_history_shortened_does_not_leave() -> None:
@@ -67,3 +76,25 @@ def test_answers_cool_by_the_share_of_rows_that_leave_not_of_those_that_change(
     factor = (found @ (now[0] - now[1]) / (now[0] - now[1]).square().sum()).item()
     share = 1 / len(WHOLE.parts.train)
     np.testing.assert_allclose(1 - factor, 0.4 * share, rtol=0.05)
+
+
+def test_rows_of_what_only_the_forgotten_had_become_initial_attributes_among_them() -> None:
+    """Item 5 has an author of its own; person 3 is the only one who rated it."""
+    items = list(DATA.items)
+    items[5] = replace(items[5], attributes={"author": ("Le Guin",)})
+    data = replace(DATA, items=tuple(items)).take((DATA.item != 5) | (DATA.user == RATER))
+    vocabulary = Vocabulary.from_catalogue(data)
+    batch = prepare(data, ForgetIndices(users=frozenset([RATER])), COHORT, WHOLE.bounds)
+    recommender = build(vocabulary, RECIPE.backbone)
+    tokens = unused_tokens(recommender, batch)
+    lost = [vocabulary.attribute("author", "Le Guin"), vocabulary.item(5)]
+    assert set(tokens) == {*lost, *range(vocabulary.item(len(items) - 1) + 1, vocabulary.size)}
+    whole = prepare(data, ForgetIndices(), COHORT, WHOLE.bounds)
+    assert not set(lost) & set(unused_tokens(recommender, whole))
+    (table,) = recommender.item_tables()
+    initial = table.detach().clone()
+    table.data.add_(1.0)
+    reset_rows(recommender, tokens)
+    moved = (table - initial).abs().amax(dim=1) > 0
+    assert not moved[tokens].any()
+    assert int(moved.sum()) == vocabulary.size - len(tokens)

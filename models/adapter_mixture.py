@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from models.ensembles import Ensemble, input_table, mean_embedding
 from models.lora_targets import resolve
@@ -44,13 +45,20 @@ def mixed(weights: torch.Tensor | None) -> Iterator[None]:
 class MixedLinear(nn.Module):
     """A linear layer with K low-rank deltas: `down` [K, R, I], `up` [K, R, O]."""
 
-    def __init__(self, base: nn.Linear, adapters: int, config: MixtureConfig) -> None:
+    def __init__(self, base: nn.Linear | Conv1D, adapters: int, config: MixtureConfig) -> None:
         super().__init__()
         self.base, self.scale = base, config.alpha / config.rank
-        down = torch.randn(config.rank, base.in_features) / base.in_features**0.5
+        # GPT-2's layers hold their weight the other way round.
+        shape = base.weight.shape if isinstance(base, Conv1D) else base.weight.shape[::-1]
+        down = torch.randn(config.rank, shape[0]) / shape[0] ** 0.5
         # All adapters start alike: only what grew from one beginning can be added up later.
         self.down = nn.Parameter(down.repeat(adapters, 1, 1))
-        self.up = nn.Parameter(torch.zeros(adapters, config.rank, base.out_features))
+        self.up = nn.Parameter(torch.zeros(adapters, config.rank, shape[1]))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Return the base's weight: T5 asks its layers for their precision."""
+        return self.base.weight
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the base's output and the weighted deltas'."""
@@ -107,7 +115,7 @@ def install(base: Recommender, adapters: int, config: MixtureConfig, seed: int) 
             wrapped = (
                 MixedEmbedding(module, adapters, config)
                 if isinstance(module, nn.Embedding)
-                else MixedLinear(cast("nn.Linear", module), adapters, config)
+                else MixedLinear(cast("nn.Linear | Conv1D", module), adapters, config)
             )
             setattr(base.model.get_submodule(above), own, wrapped)
     return base

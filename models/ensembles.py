@@ -72,6 +72,11 @@ class EnsembleConfig:
         """Return the same ensemble with other initial weights."""
         return replace(self, member=self.member.seeded(seed))
 
+    @property
+    def weighed(self) -> bool:
+        """Say whether answers have weights, which were learned from validation rows as well."""
+        return self.aggregation != MEAN
+
     def sealed(self, seals: Sequence[str]) -> Self:
         """Return the same ensemble with other words on what its members are."""
         return replace(self, seals=tuple(seals))

@@ -16,7 +16,7 @@ import torch
 from models.assembly import build
 from models.encoded import Encoded
 from models.training import live_margins
-from models.vocabulary import NO, YES
+from models.vocabulary import FIRST_ATTRIBUTE, NO, YES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,16 +56,35 @@ class TokenRows:
         )
 
 
-@torch.no_grad()
-def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
-    """Give the embedding rows of these item slots their initial values back, in place.
+def unused_tokens(recommender: Recommender, prepared: Prepared) -> list[int]:
+    """Return the tokens of items and of attribute values that no retained training prompt has.
 
-    Rows whose item no retained sample contains must not show that anybody ever rated it.
+    An author whom one person read is as much a fingerprint as the book. None where items are words.
     """
-    known = torch.tensor(
-        [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots], dtype=torch.long
+    if not recommender.prompt.item_tokens:
+        return []
+    unused = torch.ones(recommender.vocabulary.size, dtype=torch.bool)
+    unused[:FIRST_ATTRIBUTE] = False
+    unused[recommender.prompt.samples(prepared.parts.train, prepared.retained).tokens] = False
+    tokens: list[int] = unused.nonzero().flatten().tolist()
+    return tokens
+
+
+def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
+    """Give the embedding rows of these item slots their initial values back, in place."""
+    vocabulary = recommender.vocabulary
+    reset_rows(
+        recommender, [vocabulary.item(slot) for slot in slots if 0 <= slot < vocabulary.slots]
     )
-    rows = recommender.vocabulary.first_item + known
+
+
+@torch.no_grad()
+def reset_rows(recommender: Recommender, tokens: Sequence[int]) -> None:
+    """Give the embedding rows of these tokens their initial values back, in place.
+
+    Rows whose token no retained sample contains must not show that any ever did.
+    """
+    rows = torch.tensor(tokens, dtype=torch.long)
     tables = recommender.item_tables()
     initial = build(recommender.vocabulary, recommender.config).item_tables() if tables else []
     for table, fresh in zip(tables, initial, strict=True):
@@ -88,7 +107,8 @@ class ItemChange:
     def of(cls, prepared: Prepared, slots: int, damping: float) -> ItemChange:
         """Count and average the retained training samples with and without those that leave."""
         stay = prepared.parts.train
-        leave = _leaving(prepared, slots)
+        leave = leaving(prepared)
+        leave = leave.take(leave.candidate < slots)
         expect = _expected_like(stay)
         left = stay.candidate < slots
         count = np.bincount(stay.candidate[left], minlength=slots)
@@ -160,13 +180,13 @@ def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
     return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
 
 
-def _leaving(prepared: Prepared, slots: int) -> Samples:
+def leaving(prepared: Prepared) -> Samples:
     """Return the forget samples that are gone, not only shortened in their history."""
     stay, forget = prepared.parts.train, prepared.forget
     items = max(len(prepared.retained.items), 1)
     kept = stay.user.astype(np.int64) * items + stay.candidate
     asked = forget.user.astype(np.int64) * items + forget.candidate
-    return forget.take(~np.isin(asked, kept) & (forget.candidate < slots))
+    return forget.take(~np.isin(asked, kept))
 
 
 class _expected_like:  # noqa: N801 -- a function that remembers its fit

@@ -268,7 +268,9 @@ def _leave_out(
 ) -> ForgetIndices:
     generator = np.random.default_rng(config.seed)
     users = np.setdiff1d(np.unique(data.user), np.fromiter(cohort, np.int32))
-    chosen = generator.choice(users, max(2, round(len(users) * config.users)), replace=False)
+    # A spread needs two people; whoever is left has to train a shadow.
+    count = min(max(2, round(len(users) * config.users)), len(users) // 2)
+    chosen = generator.choice(users, count, replace=False)
     rated = np.unique(data.item)
     items = generator.choice(rated, round(len(rated) * config.items), replace=False)
     rows = generator.choice(len(data), round(len(data) * config.pairs), replace=False)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from models.adapter_mixture import AdapterEnsemble, adapter_tensors, install
 from models.assembly import build
-from models.ensembles import ADAPTERS, EnsembleConfig, MixtureConfig, mean_embedding
+from models.ensembles import ADAPTERS, EnsembleConfig, MixtureConfig, input_table, mean_embedding
 from models.lora_targets import ROLES
 from models.training import fit_from
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
@@ -88,7 +88,7 @@ class Apa(ShardedMethod):
     ) -> NDArray[np.int64]:
         base = build(vocabulary, recipe.backbone.seeded(recipe.seed))
         prompts = base.prompt.samples(prepared.parts.train, prepared.retained)
-        table = base.item_tables()[0].detach()
+        table = input_table(base).detach()
         parts = [
             functional.normalize(mean_embedding(table, prompts.take(rows)), dim=1).numpy()
             for rows in torch.split(torch.arange(len(prompts)), 4096)

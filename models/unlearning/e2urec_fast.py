@@ -21,14 +21,15 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from models.adapters import AdapterConfig, attach, scale, trainable_parameters, with_rows
-from models.item_rows import FirstStep, cooled_answers
+from models.item_rows import FirstStep, cooled_answers, leaving
 from models.preparation import KINDS
 from models.prompts import Encoded
-from models.training import live_margins, margins
+from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import (
     NothingToForgetError,
     Unlearned,
@@ -41,7 +42,6 @@ from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from models.recommender import Recommender
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 OFFSET_SPREAD: Final = 0.08
 #: Item rows that come so near their share (relatively) are left where they are.
 NEAR: Final = 0.15
-#: Margins never shrink below this share, however much of the data leaves.
+#: One batch never shrinks margins below this share, however much of the data leaves with it.
 COOLEST: Final = 0.5
 
 
@@ -121,7 +121,8 @@ class E2URecFast(UnlearningMethod):
         progress(0.2)
         stepped_at = time.monotonic()
         student = attach(first.base, config.adapter, task.seed)
-        _train(_Lesson(task, config, first), student, progress)
+        with seeded_dropout(task.seed):
+            _train(_Lesson(task, config, first), student, progress)
         taught_at = time.monotonic()
         settled = _settle(student, first, config)
         progress(1.0)
@@ -175,12 +176,12 @@ class _First:
             raise NothingToForgetError(NothingToForgetError.__doc__)
         self.rise = max(expected_rise(prepared.forget_kind, task.expected), 0.0)
         stride = math.ceil(len(prepared.forget) / config.look_at)
-        self.looked_at = torch.arange(0, len(prepared.forget), stride)
-        looked_at = prepared.forget.take(self.looked_at.numpy())
+        looked_at = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
         self._prompts, self._labels = _encode(task, looked_at)
         self._before = self._loss(margins(task.recommender, self._prompts))
         self._step = FirstStep.of(task.recommender, prepared, config.damping)
-        share = len(prepared.forget) / (len(prepared.forget) + len(prepared.parts.train))
+        gone = len(leaving(prepared))
+        share = gone / max(gone + len(prepared.parts.train), 1)
         self._cooled = cooled_answers(task.recommender, max(COOLEST, 1 - config.cooling * share))
         self.reach = config.reach
         self._move(task.recommender)

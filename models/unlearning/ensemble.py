@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.backbones import BackboneConfig
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.training import Progress, TrainConfig
@@ -81,9 +82,12 @@ class ShardedMethod(UnlearningMethod):
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
         """Train those shards again that the batch was in; all, from another kind of release.
 
-        Raises NothingToForgetError or DivergedError.
+        Where only the weights of answers knew the batch, no shard is trained again. Raises
+        NothingToForgetError or DivergedError.
         """
-        if not len(task.prepared.forget):
+        if not len(task.prepared.forget) and not (
+            task.prepared.forget_valid and weighed(task.recommender.config)
+        ):
             raise NothingToForgetError(NothingToForgetError.__doc__)
         started = time.monotonic()
         vocabulary = task.recommender.vocabulary
@@ -209,6 +213,11 @@ class ShardedMethod(UnlearningMethod):
             torch.from_numpy(samples.label),
             ensemble.shard_state(shard.index),
         )
+
+
+def weighed(config: BackboneConfig) -> bool:
+    """Say whether a release of this kind knows validation rows, in how its answers are weighed."""
+    return isinstance(config, EnsembleConfig) and config.weighed
 
 
 def _only(prepared: Prepared, rows: NDArray[np.bool_]) -> Prepared:

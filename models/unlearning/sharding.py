@@ -14,11 +14,11 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
     from models.datasets.interactions import Interactions, ItemRecord
@@ -121,7 +121,10 @@ def seal(
     A member that has its seal is, bit for bit, what training on these samples gives.
     """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    for name, tensor in (("prompts", prompts.tokens), ("labels", labels), *sorted(state.items())):
+    # A token may be padding in one place and a word in another.
+    given = {"prompts": prompts.tokens, "present": prompts.mask, "labels": labels}
+    for name, tensor in (*given.items(), *sorted(state.items())):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+        # As bytes, because NumPy knows no bfloat16.
+        digest.update(tensor.detach().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -317,6 +317,9 @@ def test_an_ensemble_is_trained_forgets_exactly_and_serves(
     # Rows of unrated items are initial as they are: folding changes no bit of what is exact.
     unfolded, found = weights(left), weights(release)
     assert all(torch.equal(unfolded[key], found[key]) for key in unfolded)
+    # People of the cohort have validation rows, which learned weights of answers know.
+    strangers = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
+    assert learner.has_training_rows(strangers, release.directory) is (method.name != "sisa")
     loaded = checkpoints.load(release.directory)
     scores = loaded.score(
         {"taste": "odd"},

@@ -18,15 +18,19 @@ from models.lora_targets import ROLES, AdapterTargetError, resolve
 from models.preparation import ForgetIndices, prepare
 from models.samples import build_samples
 from models.splits import TimeSplit
-from models.training import TrainConfig, row_losses
+from models.training import ExpectedRise, TrainConfig, row_losses
+from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import UnlearningTask
 from models.unlearning.e2urec import E2URec, E2URecConfig
+from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
 from models.unlearning.loops import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
 from models.unlearning.npo import Npo, NpoConfig
+from models.unlearning.receraser import RecEraser, RecEraserConfig
 from models.unlearning.retrain import Retrain
 from models.unlearning.simnpo import SimNpo, SimNpoConfig
+from models.unlearning.sisa import Sisa, SisaConfig
 from models.vocabulary import Vocabulary
 from tests.unit.models import tiny
 
@@ -47,7 +51,12 @@ METHODS: dict[str, UnlearningMethod] = {
     "npo": Npo(NpoConfig(loop=LOOP)),
     "simnpo": SimNpo(SimNpoConfig(loop=LOOP)),
     "e2urec": E2URec(E2URecConfig(augment_steps=2, joint_steps=2, batch_size=8)),
+    "e2urec-fast": E2URecFast(E2URecFastConfig(steps=2, forget_batch=4, retain_batch=4)),
+    "sisa": Sisa(SisaConfig(shards=2, passes=1)),
+    "receraser": RecEraser(RecEraserConfig(shards=2, passes=1, steps=2, most_rows=16)),
+    "apa": Apa(ApaConfig(shards=2, passes=1)),
 }
+RISE = ExpectedRise(mean=0.05, error=0.01, spread=0.01, rows=16, units=6)
 #: Ends of the names of what each role is on each architecture.
 EXPECTED = {
     "compact": {"query": {"q_proj"}, "mlp": {"gate_proj", "up_proj", "down_proj"}},
@@ -148,24 +157,45 @@ def test_the_fold_answers_as_the_student_and_ties_hold(
     )
 
 
-@pytest.mark.parametrize("kind", ["compact-t5", "llama", "t5"])
+def task(parent: Recommender) -> UnlearningTask:
+    bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
+    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
+    few = replace(
+        prepared,
+        parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),
+        forget=prepared.forget.take(np.arange(16)),
+        forget_kind=prepared.forget_kind[:16],
+    )
+    recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
+    return UnlearningTask(recommender=parent, prepared=few, expected={"user": RISE}, recipe=recipe)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_dropout_follows_from_the_tasks_seed(
+    recommenders: dict[str, Recommender], method: str
+) -> None:
+    made = []
+    for drawn in (1, 2):
+        torch.manual_seed(drawn)
+        result = METHODS[method].unlearn(task(recommenders["gpt2"]), lambda _: None)
+        made.append(result.recommender.model.state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+@pytest.mark.parametrize("kind", ["compact-t5", "llama", "gpt2", "t5"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_methods_run_on_other_backbones(
     recommenders: dict[str, Recommender], kind: str, method: str, tmp_path: Path
 ) -> None:
     parent = recommenders[kind]
-    bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
-    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
-    recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
-    task = UnlearningTask(recommender=parent, prepared=prepared, expected={}, recipe=recipe)
-    few = replace(task, prepared=replace(prepared, forget=prepared.forget.take(np.arange(16))))
+    few = task(parent)
     before = row_losses(parent, few.prepared.forget, tiny.DATA)
 
     made = METHODS[method].unlearn(few, lambda _: None)
 
     released = made.recommender
     if made.adapter is not None:
-        save(released, tmp_path, made.adapter, method=method, parent="", extra={})
+        save(released, tmp_path, made.adapter, method=method, parent="", extra={}, rows=made.rows)
         released = fold(parent, "", tmp_path)
     after = row_losses(released, few.prepared.forget, tiny.DATA)
     assert math.isfinite(after.sum())

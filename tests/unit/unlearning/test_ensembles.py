@@ -17,6 +17,7 @@ from models.adapter_mixture import AdapterEnsemble, MixedEmbedding, MixedLinear,
 from models.assembly import backbone_from_manifest, build
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.backbones import CompactConfig
+from models.encoded import Encoded
 from models.ensembles import Attention, EnsembleConfig, OutputEnsemble
 from models.item_rows import reset_item_rows
 from models.preparation import ForgetIndices, prepare
@@ -24,7 +25,7 @@ from models.recommender import Candidate, HistoryEvent
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import UnlearningTask
 from models.unlearning.receraser import RecEraser, RecEraserConfig
-from models.unlearning.sharding import balanced, by_hash, prices, tastes
+from models.unlearning.sharding import balanced, by_hash, prices, seal, tastes
 from models.unlearning.sisa import Sisa, SisaConfig
 from models.vocabulary import Vocabulary
 from tests.unit.unlearning.conftest import nothing
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from models.ensembles import Ensemble
     from models.preparation import Prepared
-    from models.prompts import Encoded
     from models.recommender import Recommender
     from models.training import TrainConfig
     from models.unlearning.ensemble import ShardedMethod
@@ -143,6 +143,22 @@ def _one(person: int) -> ForgetIndices:
     return ForgetIndices(users=frozenset([person]))
 
 
+@pytest.mark.parametrize("name", ["receraser", "apa"])
+def test_who_only_weighed_answers_is_forgotten_without_training_a_shard(
+    roots: dict[str, Ensemble], name: str
+) -> None:
+    """People of the cohort are in no shard, but validation rows of theirs weighed the answers."""
+    batch = without(ForgetIndices(users=frozenset(range(145, 150))))
+    assert not len(batch.forget)
+    assert batch.forget_valid
+    case = Case(method=METHODS[name], root=roots[name])
+    found = case.method.unlearn(case.task(batch), nothing)
+    assert found.metrics["shards_retrained"] == []
+    assert same(found.recommender, case.method.train(VOCABULARY, batch, BRIEF, nothing))
+    if name == "apa":  # The choice of an attention's best state may be the same without them.
+        assert not same(found.recommender, case.root)
+
+
 def test_a_shard_with_only_a_history_changed_is_trained_again(roots: dict[str, Ensemble]) -> None:
     """The forgotten rating is a candidate in one shard and in the histories of others."""
     task = Case(method=METHODS["sisa"], root=roots["sisa"]).task(without(BATCHES["pair"]))
@@ -194,6 +210,15 @@ def test_empty_shards_are_left_out(case: Case) -> None:
         else found.members[2].logits(prompts)
     )
     assert torch.allclose(found.logits(prompts), alone, atol=TOLERANCE)
+
+
+def test_a_seal_tells_padding_from_words_and_knows_every_precision() -> None:
+    tokens, labels = torch.zeros(1, 2, dtype=torch.long), torch.ones(1)
+    words = Encoded(tokens=tokens, present=torch.ones(1, 2, dtype=torch.bool))
+    state = {"weight": torch.ones(2, 3, dtype=torch.bfloat16).T, "scalar": torch.tensor(1.0)}
+    seals = {seal({}, prompts, labels, state) for prompts in (words, Encoded(tokens=tokens))}
+    assert len(seals) == 2
+    assert seal({}, words, labels, {**state, "scalar": torch.tensor(2.0)}) not in seals
 
 
 def test_nobody_at_all_leaves_initial_weights(case: Case) -> None:

@@ -19,6 +19,7 @@ from rich.progress import (
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import ProgressColumn
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,15 @@ class Screen:
         else:
             self.say(*renderables)
 
-    def progress(self) -> Progress:
-        """Return a progress display with the time left."""
+    def progress(self, left: ProgressColumn | None = None) -> Progress:
+        """Return a progress display with the time left, by Rich's reckoning or the column's own."""
         return Progress(
             TextColumn("  {task.description:<24}"),
             BarColumn(bar_width=32),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            left or TimeRemainingColumn(),
             console=self.console,
             # In a file a bar is noise.
             disable=not self.console.is_terminal,

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class Screen(Protocol):
     """Where people see how far it is."""
 
-    def at(self, text: str, spent: float, total: float) -> None:
-        """Show what is being made, after how many seconds of how many; may raise to interrupt."""
+    def at(self, text: str, spent: float, left: float | None) -> None:
+        """Show what is being made, after how many seconds and before how many, if that is known.
+
+        May raise to interrupt.
+        """
 
     def tell(self, text: str) -> None:
         """Print a line."""
@@ -40,14 +43,20 @@ class Clock:
         self._pending.remove(unit)
         self._taken[unit.kind, unit.method].append(seconds)
 
-    def left(self, unit: Unit, fraction: float, spent: float) -> float:
-        """Return the seconds left in all, `spent` of them on `unit`, which is that far."""
-        taken = self._taken.get((unit.kind, unit.method))
-        own = mean(taken) if taken else spent / fraction if fraction > 0 else None
+    def left(self, unit: Unit, fraction: float, spent: float) -> float | None:
+        """Return the seconds left in all, `spent` of them on `unit`, which is that far.
+
+        None as long as nothing is known.
+        """
         known = {key: mean(found) for key, found in self._taken.items()}
-        if own is not None:
-            known[unit.kind, unit.method] = max(own, spent)
-        usual = mean(known.values()) if known else 0.0
+        key = unit.kind, unit.method
+        if key in known:
+            known[key] = max(known[key], spent)
+        elif fraction > 0:
+            known[key] = spent / fraction
+        if not known:
+            return None
+        usual = mean(known.values())
         whole = sum(known.get((each.kind, each.method), usual) for each in self._pending)
         return max(whole - spent, 0.0)
 
@@ -69,8 +78,7 @@ def make_all(units: Sequence[Unit], setting: Setting, screen: Screen) -> dict[Un
 
         def look(fraction: float, unit: Unit = unit, text: str = text) -> None:
             now = time.monotonic()
-            spent = now - begun
-            screen.at(text, spent, spent + clock.left(unit, fraction, now - started))  # noqa: B023
+            screen.at(text, now - begun, clock.left(unit, fraction, now - started))  # noqa: B023
 
         error = _make(unit, setting, failed, look)
         clock.made(unit, time.monotonic() - started)

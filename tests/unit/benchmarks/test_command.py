@@ -52,7 +52,7 @@ def write_movielens(folder: Path, *, users: int = 20, each: int = 20, items: int
 class Lines(list[str]):
     """A screen that only remembers its lines."""
 
-    def at(self, text: str, spent: float, total: float) -> None:
+    def at(self, text: str, spent: float, left: float | None) -> None:
         pass
 
     def tell(self, text: str) -> None:

@@ -20,7 +20,8 @@ from peft import (
 )
 
 from models.checkpoints import CheckpointError, Manifest, read_manifest, read_weights, write
-from models.item_rows import ItemRows
+from models.item_rows import TokenRows
+from models.lora_targets import ROLES, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,39 +29,36 @@ if TYPE_CHECKING:
 
     from models.recommender import Recommender
 
-#: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
-ALL_LAYERS: Final = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "embed_tokens",
-)
-
-
-#: Names of the item rows among a delta's tensors.
-ROW_SLOTS: Final = "item_rows.slots"
-ROW_VALUES: Final = "item_rows.values"
+#: Names of the overwritten rows among a delta's tensors.
+ROW_TOKENS: Final = "rows.tokens"
+ROW_VALUES: Final = "rows.values"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """The shape of an adapter: rank, scale (alpha / rank) and where it sits."""
+    """The shape of an adapter: rank, scale (alpha / rank) and the roles of where it sits."""
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    targets: tuple[str, ...] = ALL_LAYERS
+    #: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
+    targets: tuple[str, ...] = ROLES
 
 
 def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recommender:
-    """Return a copy of the recommender with a fresh adapter, the only part that trains."""
+    """Return a copy of the recommender with a fresh adapter, the only part that trains.
+
+    Prompts in words leave the role `embedding` out: they contain the answers' own words, whose rows
+    are the head's as well where the two are tied, and merging would move the head. Raises
+    AdapterTargetError.
+    """
+    roles = config.targets
+    if not recommender.prompt.item_tokens:
+        roles = tuple(role for role in roles if role != "embedding")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Tied embeddings are merged once and the tie holds: no input is a Yes or No token, so the
-        # head's two rows never move. transformers warns of a property that PEFT itself reads.
+        # Tied embeddings are merged once and the tie holds: no input is a Yes or No token (nor what
+        # a decoder starts from), so the head's two rows never move. transformers warns of a
+        # property that PEFT itself reads.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = get_peft_model(
@@ -69,7 +67,7 @@ def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recomm
                 r=config.rank,
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
-                target_modules=list(config.targets),
+                target_modules=resolve(recommender.model, roles),
             ),
         )
     return recommender.with_model(model)
@@ -80,6 +78,14 @@ def trainable_parameters(recommender: Recommender) -> int:
     return sum(p.numel() for p in recommender.model.parameters() if p.requires_grad)
 
 
+@torch.no_grad()
+def scale(recommender: Recommender, factor: float) -> None:
+    """Make what the adapter adds to the weights `factor` times as large, in place."""
+    for name, parameter in recommender.model.named_parameters():
+        if ".lora_B." in name or ".lora_embedding_B." in name:
+            parameter.mul_(factor)
+
+
 def save(
     recommender: Recommender,
     directory: Path,
@@ -88,7 +94,7 @@ def save(
     method: str,
     parent: str,
     extra: Mapping[str, Any],
-    rows: ItemRows | None = None,
+    rows: TokenRows | None = None,
 ) -> Manifest:
     """Write the adapter of a recommender made by `attach`; `parent` is its release's digest.
 
@@ -101,13 +107,13 @@ def save(
         ).items()
     }
     if rows is not None:
-        state |= {ROW_SLOTS: rows.slots, ROW_VALUES: rows.values}
+        state |= {ROW_TOKENS: rows.tokens, ROW_VALUES: rows.values}
     content = {"kind": "adapter", "method": method, "parent": parent, "adapter": asdict(config)}
     return write(directory, state, {**content, "extra": dict(extra)})
 
 
 def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommender:
-    """Fold the adapter in `directory`, and its item rows, into a copy of its parent's weights.
+    """Fold the adapter in `directory`, and its rows, into a copy of its parent's weights.
 
     Raises CheckpointError where the adapter belongs to another parent or does not fit.
     """
@@ -129,21 +135,21 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
     return parent.with_model(folded)
 
 
-def with_rows(recommender: Recommender, rows: ItemRows) -> Recommender:
-    """Return a copy of the recommender with these item rows."""
+def with_rows(recommender: Recommender, rows: TokenRows) -> Recommender:
+    """Return a copy of the recommender with these rows."""
     copied = recommender.with_model(copy.deepcopy(recommender.model))
     rows.put(copied)
     return copied
 
 
-def _rows(state: dict[str, torch.Tensor], directory: Path) -> ItemRows:
-    """Take the item rows out of a delta's tensors; raises CheckpointError for half of them."""
-    found = {name: state.pop(name) for name in (ROW_SLOTS, ROW_VALUES) if name in state}
+def _rows(state: dict[str, torch.Tensor], directory: Path) -> TokenRows:
+    """Take the rows out of a delta's tensors; raises CheckpointError for half of them."""
+    found = {name: state.pop(name) for name in (ROW_TOKENS, ROW_VALUES) if name in state}
     if not found:
-        return ItemRows(slots=torch.empty(0, dtype=torch.long), values=torch.empty(0))
-    if len(found) != 2 or len(found[ROW_SLOTS]) != len(found[ROW_VALUES]):  # noqa: PLR2004
-        raise CheckpointError(f"the adapter in {directory} has item rows that do not match")
-    return ItemRows(slots=found[ROW_SLOTS], values=found[ROW_VALUES])
+        return TokenRows(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0))
+    if len(found) != 2 or len(found[ROW_TOKENS]) != len(found[ROW_VALUES]):  # noqa: PLR2004
+        raise CheckpointError(f"the adapter in {directory} has rows that do not match")
+    return TokenRows(tokens=found[ROW_TOKENS], values=found[ROW_VALUES])
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

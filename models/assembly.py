@@ -1,29 +1,78 @@
-"""Builds a recommender from what a manifest says of it: the one place that knows every kind.
+"""Builds a recommender from what a manifest or a person says of it: the one place for every kind.
 
-Adding a kind of backbone is one line here. Knows nothing of files or of training.
+Adding a kind of backbone is one entry here. Knows nothing of files or of training.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from models.backbones import CompactConfig, UnknownBackboneError, compact_from_manifest
+from models.adapter_mixture import AdapterEnsemble
+from models.backbones import (
+    CompactConfig,
+    CompactT5Config,
+    UnknownBackboneError,
+    build_compact_t5,
+)
+from models.ensembles import ADAPTERS, EnsembleConfig, OutputEnsemble, ensemble_from_manifest
+from models.language import CompactSequenceRecommender
+from models.pretrained import HuggingFaceConfig, build_pretrained, parse_name
+from models.prompts import CompactPrompt
 from models.recommender import Recommender
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from models.backbones import BackboneConfig
     from models.vocabulary import Vocabulary
 
+_KINDS: Final[Mapping[str, Callable[..., BackboneConfig]]] = {
+    "compact": CompactConfig,
+    "compact-t5": CompactT5Config,
+    "hf": HuggingFaceConfig,
+}
+#: What goes before the name of a model of others.
+HUGGING_FACE: Final = "hf:"
+
+
+def parse_backbone(text: str) -> BackboneConfig:
+    """Return the settings that a person names: compact, compact-t5, hf:<model id or directory>.
+
+    Nothing is loaded yet. Raises UnknownBackboneError.
+    """
+    name = text.strip()
+    if name.startswith(HUGGING_FACE) and name != HUGGING_FACE:
+        return parse_name(name.removeprefix(HUGGING_FACE))
+    if name in _KINDS and name != "hf":
+        return _KINDS[name]()
+    raise UnknownBackboneError(f"no backbone {name!r}. {UnknownBackboneError.__doc__}")
+
 
 def backbone_from_manifest(manifest: Mapping[str, Any]) -> BackboneConfig:
     """Rebuild the settings of a backbone; raises UnknownBackboneError."""
-    return compact_from_manifest(manifest)
+    kind = str(manifest.get("kind"))
+    if kind == "ensemble":
+        return ensemble_from_manifest(manifest, backbone_from_manifest(manifest["member"]))
+    if kind not in _KINDS:
+        raise UnknownBackboneError(UnknownBackboneError.__doc__)
+    return _KINDS[kind](**{key: value for key, value in manifest.items() if key != "kind"})
 
 
 def build(vocabulary: Vocabulary, config: BackboneConfig) -> Recommender:
-    """Return a recommender with its initial weights; raises UnknownBackboneError."""
+    """Return a recommender with its initial weights.
+
+    Raises UnknownBackboneError; for models of others BackboneUnavailableError, NoAnswerTokensError.
+    """
     if isinstance(config, CompactConfig):
         return Recommender(vocabulary, config)
+    if isinstance(config, CompactT5Config):
+        model = build_compact_t5(vocabulary, config)
+        return CompactSequenceRecommender(vocabulary, config, model, CompactPrompt(vocabulary))
+    if isinstance(config, HuggingFaceConfig):
+        return build_pretrained(vocabulary, config)
+    if isinstance(config, EnsembleConfig):
+        if config.aggregation == ADAPTERS:
+            return AdapterEnsemble(vocabulary, config, build(vocabulary, config.member))
+        members = [build(vocabulary, member) for member in config.members()]
+        return OutputEnsemble(vocabulary, config, members)
     raise UnknownBackboneError(UnknownBackboneError.__doc__)

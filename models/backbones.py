@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from models.vocabulary import PAD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from models.vocabulary import Vocabulary
 
 
 class UnknownBackboneError(ValueError):
-    """There is no such backbone. Known: compact."""
+    """There is no such backbone. Known: compact, compact-t5, hf:<model id or directory>."""
 
 
 class BackboneConfig(Protocol):
@@ -52,11 +52,29 @@ class CompactConfig:
         return {"kind": "compact", **asdict(self)}
 
 
-def compact_from_manifest(manifest: Mapping[str, Any]) -> CompactConfig:
-    """Rebuild a CompactConfig; raises UnknownBackboneError for any other kind."""
-    if manifest.get("kind") != "compact":
-        raise UnknownBackboneError(UnknownBackboneError.__doc__)
-    return CompactConfig(**{key: value for key, value in manifest.items() if key != "kind"})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactT5Config:
+    """A small T5-type encoder-decoder on the compact prompt and vocabulary.
+
+    T5's own deviation of embeddings (1) drowns what its layers add to rows of a few dozen numbers.
+    """
+
+    hidden_size: int = 64
+    #: Of the encoder and of the decoder, which reads one token only.
+    layers: int = 2
+    decoder_layers: int = 1
+    heads: int = 4
+    intermediate_size: int = 128
+    init_std: float = 0.02
+    seed: int = 0
+
+    def seeded(self, seed: int) -> Self:
+        """Return the same backbone with other initial weights."""
+        return replace(self, seed=seed)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return {"kind": "compact-t5", **asdict(self)}
 
 
 def build_compact(vocabulary: Vocabulary, config: CompactConfig) -> LlamaForCausalLM:
@@ -79,3 +97,35 @@ def build_compact(vocabulary: Vocabulary, config: CompactConfig) -> LlamaForCaus
                 eos_token_id=None,
             )
         )
+
+
+def build_compact_t5(vocabulary: Vocabulary, config: CompactT5Config) -> T5ForConditionalGeneration:
+    """Build the backbone with its initial weights, which follow from the config's seed alone.
+
+    The decoder starts from PAD, which no prompt contains: its row, like those of the answers, is
+    the decoder's alone, although encoder, decoder and head share one embedding.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=vocabulary.size,
+                d_model=config.hidden_size,
+                d_kv=config.hidden_size // config.heads,
+                d_ff=config.intermediate_size,
+                num_layers=config.layers,
+                num_decoder_layers=config.decoder_layers,
+                num_heads=config.heads,
+                relative_attention_max_distance=64,
+                dropout_rate=0.0,
+                feed_forward_proj="gated-silu",
+                pad_token_id=PAD,
+                decoder_start_token_id=PAD,
+                eos_token_id=None,
+                # In a T5Config this says that outputs are not scaled; weights are tied anyway.
+                tie_word_embeddings=False,
+            )
+        )
+        with torch.no_grad():
+            model.shared.weight.normal_(std=config.init_std)
+        return model

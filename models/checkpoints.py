@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.assembly import backbone_from_manifest, build
-from models.prompts import Encoded
-from models.vocabulary import ANSWER, BOS, CANDIDATE, FIRST_RATING, RATINGS, Vocabulary
+from models.encoded import Encoded
+from models.pretrained import BackboneUnavailableError
+from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,6 @@ UNFOLDED: Final = "unfolded"
 WEIGHTS: Final = "weights.safetensors"
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
-GOLDEN_PROMPTS: Final = 8
 #: fp32 on another processor may differ in the last bits; a wrong tensor differs in the first.
 GOLDEN_TOLERANCE: Final = 1e-3
 
@@ -71,12 +71,13 @@ def save(
 
     `parent` is the digest of the release that this one came from; `kind` is RELEASE or UNFOLDED.
     """
+    tied = _tied(recommender.model)
     state = {
         name: tensor.detach().clone().contiguous()
         for name, tensor in recommender.model.state_dict().items()
-        if name != "lm_head.weight"  # Tied to the embeddings.
+        if name not in tied
     }
-    golden = _golden_prompts(recommender.vocabulary)
+    golden = recommender.prompt.golden()
     return write(
         directory,
         state,
@@ -86,8 +87,10 @@ def save(
             "parent": parent,
             "backbone": recommender.config.manifest(),
             "vocabulary": recommender.vocabulary.manifest(),
+            "prompt": recommender.prompt.manifest(),
             "golden": {
                 "tokens": golden.tokens.tolist(),
+                "mask": golden.mask.tolist(),
                 "logits": recommender.logits(golden).tolist(),
             },
             "extra": dict(extra or {}),
@@ -157,13 +160,20 @@ def load(directory: Path, kind: str = RELEASE) -> Recommender:
             backbone_from_manifest(content["backbone"]),
         )
         missing, unexpected = recommender.model.load_state_dict(state, strict=False)
+    except BackboneUnavailableError as error:
+        raise CheckpointError(f"the checkpoint in {directory} has no source: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint in {directory} does not fit its manifest") from error
-    if unexpected or set(missing) - {"lm_head.weight"}:
+    if unexpected or set(missing) - _tied(recommender.model):
         raise CheckpointError(f"the checkpoint in {directory} lacks or adds tensors")
     recommender.model.eval().requires_grad_(requires_grad=False)
+    if content.get("prompt", {"style": "compact"}) != recommender.prompt.manifest():
+        raise CheckpointError(
+            f"the tokenizer of {content['backbone'].get('name')} has changed since the checkpoint"
+            f" in {directory} was made: bring back the one that it was trained with"
+        )
     golden = content["golden"]
-    found = recommender.logits(Encoded(tokens=torch.tensor(golden["tokens"])))
+    found = recommender.logits(_golden(golden))
     if not torch.allclose(found, torch.tensor(golden["logits"]), atol=GOLDEN_TOLERANCE, rtol=0):
         raise CheckpointError(f"the model in {directory} does not answer its golden prompts")
     return recommender
@@ -174,17 +184,18 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _golden_prompts(vocabulary: Vocabulary) -> Encoded:
-    """Make prompts of random items and ratings, which are nobody's."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (GOLDEN_PROMPTS, 5)
-    items = torch.randint(vocabulary.slots, shape, generator=generator) + vocabulary.first_item
-    ratings = torch.randint(RATINGS, shape, generator=generator) + FIRST_RATING
-    history = torch.stack([items, ratings], dim=2).flatten(1)
-    candidate = torch.randint(vocabulary.slots, (GOLDEN_PROMPTS, 1), generator=generator)
-    ends = [torch.full((GOLDEN_PROMPTS, 1), token) for token in (BOS, CANDIDATE, ANSWER)]
-    return Encoded(
-        tokens=torch.cat(
-            [ends[0], history, ends[1], candidate + vocabulary.first_item, ends[2]], dim=1
-        )
-    )
+def _golden(golden: Mapping[str, Any]) -> Encoded:
+    tokens = torch.tensor(golden["tokens"])
+    present = torch.tensor(golden["mask"]).bool() if "mask" in golden else None
+    return Encoded(tokens=tokens, present=present)
+
+
+def _tied(model: torch.nn.Module) -> set[str]:
+    """Return the names of tensors that only share the storage of one that is named before."""
+    seen: set[int] = set()
+    tied = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in seen:
+            tied.add(name)
+        seen.add(tensor.data_ptr())
+    return tied

@@ -1,4 +1,4 @@
-"""Item rows: the embedding rows that belong to single items, and what a deletion owes them.
+"""Rows of the embedding that belong to single tokens, and what a deletion owes them.
 
 An item's row is where a small model keeps most of what few ratings taught it. Two changes follow
 from counts and labels alone, without training: a row goes back toward its initial value by the
@@ -8,14 +8,15 @@ share of its samples that leave, and it moves so far that the item's own mean co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import torch
 
 from models.assembly import build
-from models.prompts import Encoded
+from models.encoded import Encoded
 from models.training import live_margins
+from models.vocabulary import FIRST_ATTRIBUTE, NO, YES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,38 +24,71 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.preparation import Prepared
+    from models.prompts import CompactPrompt
     from models.recommender import Recommender
     from models.samples import Samples
 
 #: What a history without stars counts as, and for how many ratings that opinion stands.
 PRIOR_HALF_STARS: Final = 7.0
 PRIOR_RATINGS: Final = 2
+#: So many items are asked which way their rows move the margin.
+ASKED: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ItemRows:
-    """R rows of the embedding: `slots` [R] int64 and their new `values` [R, D] float32."""
+class TokenRows:
+    """R rows of the embedding: `tokens` [R] int64 and their new `values` [R, D] float32."""
 
-    slots: torch.Tensor
+    tokens: torch.Tensor
     values: torch.Tensor
 
     @torch.no_grad()
     def put(self, recommender: Recommender) -> None:
         """Overwrite these rows of a recommender, in place."""
-        if len(self.slots):
-            _embedding(recommender)[recommender.vocabulary.first_item + self.slots] = self.values
+        if len(self.tokens):
+            _embedding(recommender)[self.tokens] = self.values
+
+    def __add__(self, other: TokenRows) -> TokenRows:
+        """Return both; no token may be in both."""
+        return TokenRows(
+            tokens=torch.cat([self.tokens, other.tokens]),
+            values=torch.cat([self.values, other.values]),
+        )
+
+
+def unused_tokens(recommender: Recommender, prepared: Prepared) -> list[int]:
+    """Return the tokens of items and of attribute values that no retained training prompt has.
+
+    An author whom one person read is as much a fingerprint as the book. None where items are words.
+    """
+    if not recommender.prompt.item_tokens:
+        return []
+    unused = torch.ones(recommender.vocabulary.size, dtype=torch.bool)
+    unused[:FIRST_ATTRIBUTE] = False
+    unused[recommender.prompt.samples(prepared.parts.train, prepared.retained).tokens] = False
+    tokens: list[int] = unused.nonzero().flatten().tolist()
+    return tokens
+
+
+def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
+    """Give the embedding rows of these item slots their initial values back, in place."""
+    vocabulary = recommender.vocabulary
+    reset_rows(
+        recommender, [vocabulary.item(slot) for slot in slots if 0 <= slot < vocabulary.slots]
+    )
 
 
 @torch.no_grad()
-def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
-    """Give the embedding rows of these item slots their initial values back, in place.
+def reset_rows(recommender: Recommender, tokens: Sequence[int]) -> None:
+    """Give the embedding rows of these tokens their initial values back, in place.
 
-    Rows whose item no retained sample contains must not show that anybody ever rated it.
+    Rows whose token no retained sample contains must not show that any ever did.
     """
-    known = torch.tensor(
-        [slot for slot in slots if 0 <= slot < recommender.vocabulary.slots], dtype=torch.long
-    )
-    ItemRows(slots=known, values=_initial(recommender, known)).put(recommender)
+    rows = torch.tensor(tokens, dtype=torch.long)
+    tables = recommender.item_tables()
+    initial = build(recommender.vocabulary, recommender.config).item_tables() if tables else []
+    for table, fresh in zip(tables, initial, strict=True):
+        table[rows] = fresh[rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +107,8 @@ class ItemChange:
     def of(cls, prepared: Prepared, slots: int, damping: float) -> ItemChange:
         """Count and average the retained training samples with and without those that leave."""
         stay = prepared.parts.train
-        leave = _leaving(prepared, slots)
+        leave = leaving(prepared)
+        leave = leave.take(leave.candidate < slots)
         expect = _expected_like(stay)
         left = stay.candidate < slots
         count = np.bincount(stay.candidate[left], minlength=slots)
@@ -96,44 +131,62 @@ class FirstStep:
     """Where the rows of the items that are rated less go, as the rest of the data would have them.
 
     `kept` [R, D] is each row gone back toward its initial value by the share that leaves; `way`
-    [R, D] is the way along its own gradient of the margin that the item's mean asks for. An item's
+    [R, D] is the way along the gradient of the margin that the item's mean asks for. An item's
     row is only one of the places where its mean is known, so that margins move by a part of `way`;
     how often it is gone is the caller's to measure. Figures: docs/methods.md.
     """
 
-    slots: torch.Tensor
+    tokens: torch.Tensor
     kept: torch.Tensor
     way: torch.Tensor
 
     @classmethod
     def of(cls, recommender: Recommender, prepared: Prepared, damping: float) -> FirstStep:
-        """Compute it from counts, labels and one gradient per item."""
+        """Compute it from counts, labels and one gradient; nothing moves where items are words."""
+        if not recommender.prompt.item_tokens:
+            none = torch.empty(0, 1)
+            return cls(tokens=torch.empty(0, dtype=torch.long), kept=none, way=none)
         change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
-        slots = torch.from_numpy(change.slots)
+        tokens = recommender.vocabulary.first_item + torch.from_numpy(change.slots)
         with torch.no_grad():
-            now = _embedding(recommender)[recommender.vocabulary.first_item + slots]
-            initial = _initial(recommender, slots)
+            now = _embedding(recommender)[tokens]
+            initial = _initial(recommender, tokens)
             share = torch.from_numpy(change.kept).float()[:, None]
             kept = initial + share * (now - initial)
-        if not len(slots):
-            return cls(slots=slots, kept=kept, way=torch.zeros_like(kept))
-        gradient = _gradients(recommender, prepared, change.slots, kept)
+        if not len(tokens):
+            return cls(tokens=tokens, kept=kept, way=torch.zeros_like(kept))
+        gradient = _gradient(recommender, prepared, change.slots, kept)
         wanted = torch.from_numpy(change.effect).float()[:, None]
-        length = gradient.square().sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).eps)
-        return cls(slots=slots, kept=kept, way=wanted * gradient / length)
+        length = gradient.square().sum().clamp_min(torch.finfo(torch.float32).eps)
+        return cls(tokens=tokens, kept=kept, way=wanted * gradient / length)
 
-    def rows(self, reach: float) -> ItemRows:
+    def rows(self, reach: float) -> TokenRows:
         """Return the rows that have gone `reach` times along their way."""
-        return ItemRows(slots=self.slots, values=self.kept + reach * self.way)
+        return TokenRows(tokens=self.tokens, values=self.kept + reach * self.way)
 
 
-def _leaving(prepared: Prepared, slots: int) -> Samples:
+@torch.no_grad()
+def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
+    """Return the rows of the two answers, drawn together so that each margin shrinks to `factor`.
+
+    No prompt contains an answer, so nothing else changes. Where items are words, the answers are
+    words of prompts as well, and stay as they are.
+    """
+    if not recommender.prompt.item_tokens:
+        return TokenRows(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0, 1))
+    tokens = torch.tensor([YES, NO])
+    now = _embedding(recommender)[tokens]
+    middle = now.mean(0, keepdim=True)
+    return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
+
+
+def leaving(prepared: Prepared) -> Samples:
     """Return the forget samples that are gone, not only shortened in their history."""
     stay, forget = prepared.parts.train, prepared.forget
     items = max(len(prepared.retained.items), 1)
     kept = stay.user.astype(np.int64) * items + stay.candidate
     asked = forget.user.astype(np.int64) * items + forget.candidate
-    return forget.take(~np.isin(asked, kept) & (forget.candidate < slots))
+    return forget.take(~np.isin(asked, kept))
 
 
 class _expected_like:  # noqa: N801 -- a function that remembers its fit
@@ -158,36 +211,44 @@ class _expected_like:  # noqa: N801 -- a function that remembers its fit
         return smoothed / 2
 
 
-def _gradients(
+def _gradient(
     recommender: Recommender, prepared: Prepared, slots: NDArray[np.int64], values: torch.Tensor
 ) -> torch.Tensor:
-    """Return [R, D] gradients of the margin with respect to `values`, for an empty history."""
-    prompt, items = recommender.prompt, prepared.retained.items
-    suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots.tolist()])
+    """Return the [D] mean over items of the margin's gradient by their rows, no history before.
+
+    One for all: what is left of single items' gradients is mostly noise (docs/methods.md).
+    """
+    prompt = cast("CompactPrompt", recommender.prompt)
+    chosen = np.unique(np.linspace(0, len(slots) - 1, min(len(slots), ASKED)).astype(np.int64))
+    rows = values[torch.from_numpy(chosen)]
+    items = prepared.retained.items
+    suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots[chosen].tolist()])
     prefix = prompt.prefix({}, []).expand(len(suffixes), -1)
-    tokens = torch.cat([prefix, suffixes], dim=1)
     seen: list[torch.Tensor] = []
 
     def replace(_module: torch.nn.Module, _inputs: object, found: torch.Tensor) -> torch.Tensor:
-        rows = found.detach().clone()
-        rows[:, prefix.shape[1] + 1] = values
-        seen.append(rows.requires_grad_())
+        if seen:  # A decoder looks up its own tokens in the same table.
+            return found
+        embedded = found.detach().clone()
+        embedded[:, prefix.shape[1] + 1] = rows
+        seen.append(embedded.requires_grad_())
         return seen[0]
 
     embedding = recommender.model.get_input_embeddings()  # type: ignore[operator]
     handle = embedding.register_forward_hook(replace)
     try:
         with torch.enable_grad():
+            tokens = torch.cat([prefix, suffixes], dim=1)
             margin = live_margins(recommender, Encoded(tokens=tokens)).sum()
     finally:
         handle.remove()
     (gradient,) = torch.autograd.grad(margin, seen[0])
-    return gradient[:, prefix.shape[1] + 1]
+    return gradient[:, prefix.shape[1] + 1].mean(0)
 
 
-def _initial(recommender: Recommender, slots: torch.Tensor) -> torch.Tensor:
+def _initial(recommender: Recommender, tokens: torch.Tensor) -> torch.Tensor:
     initial = build(recommender.vocabulary, recommender.config)
-    return _embedding(initial).detach()[recommender.vocabulary.first_item + slots]
+    return _embedding(initial).detach()[tokens]
 
 
 def _embedding(recommender: Recommender) -> torch.Tensor:

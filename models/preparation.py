@@ -46,12 +46,14 @@ class Prepared:
     """`parts` hold retained rows only; `forget` [F] are the training rows that know what goes.
 
     `forget_kind` [F] int64 indexes KINDS. `retained` is the table without what is forgotten.
+    `forget_valid` counts the validation rows that know what goes.
     """
 
     retained: Interactions
     parts: Parts
     forget: Samples
     forget_kind: NDArray[np.int64]
+    forget_valid: int
     bounds: TimeSplit
 
     def unused_slots(self) -> NDArray[np.int64]:
@@ -75,16 +77,23 @@ def prepare(
     retained = data.take(~forget.rows(data))
     samples = build_samples(retained)
     bounds = bounds or TimeSplit.by_shares(samples, train=0.9, valid=0.05)
-    before = split(build_samples(data), bounds, cohort).train
-    kind = np.full(len(before), -1)
-    kind[before.touches_pairs(forget.pairs)] = KINDS.index("pair")
-    kind[before.touches_items(forget.items)] = KINDS.index("item")
-    kind[np.isin(before.user, np.fromiter(forget.users, np.int32))] = KINDS.index("user")
+    before = split(build_samples(data), bounds, cohort)
+    kind = _kinds(before.train, forget)
     rows = np.flatnonzero(kind >= 0)
     return Prepared(
         retained=retained,
         parts=split(samples, bounds, cohort),
-        forget=before.take(rows),
+        forget=before.train.take(rows),
         forget_kind=kind[rows],
+        forget_valid=int((_kinds(before.valid, forget) >= 0).sum()),
         bounds=bounds,
     )
+
+
+def _kinds(samples: Samples, forget: ForgetIndices) -> NDArray[np.int64]:
+    """Return [M] indices of KINDS, -1 where a sample knows nothing of what goes."""
+    kind = np.full(len(samples), -1)
+    kind[samples.touches_pairs(forget.pairs)] = KINDS.index("pair")
+    kind[samples.touches_items(forget.items)] = KINDS.index("item")
+    kind[np.isin(samples.user, np.fromiter(forget.users, np.int32))] = KINDS.index("user")
+    return kind

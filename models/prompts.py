@@ -1,22 +1,33 @@
-"""The compact prompt: who the user is, the last ten ratings, and the candidate last.
+"""How people and items become tokens: what every prompt gives, and the compact prompt.
 
     BOS  attributes…  (item rating)×10 │ CANDIDATE  item  attributes…  ANSWER
     └──────────── prefix ────────────┘   └──────────── suffix ─────────────┘
 
 The prefix is what all candidates of a user share. Absent parts are PAD with an attention mask of
-zero and take up no position, so a padded prompt and an unpadded one give the same logits.
+zero and take up no position, so a padded prompt and an unpadded one give the same logits. The other
+style, in words, is `models.text_prompt`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import numpy as np
 import torch
 
+from models.encoded import Encoded
 from models.samples import HISTORY_LENGTH
-from models.vocabulary import ANSWER, BOS, CANDIDATE, FIRST_RATING, PAD, UNKNOWN_ITEM
+from models.vocabulary import (
+    ANSWER,
+    BOS,
+    CANDIDATE,
+    FIRST_RATING,
+    NO,
+    PAD,
+    RATINGS,
+    UNKNOWN_ITEM,
+    YES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,42 +35,52 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.datasets.interactions import Interactions
+    from models.recommender import Candidate, HistoryEvent
     from models.samples import Samples
     from models.vocabulary import Vocabulary
 
+#: `Encoded` lives in a file of its own; everybody knows it from here.
+__all__ = ["ATTRIBUTE_PLACES", "CompactPrompt", "Encoded", "Prompt"]
+
 #: Places for an item's attribute values; MovieLens films have 2.2 genres on average.
 ATTRIBUTE_PLACES: Final = 3
+GOLDEN_PROMPTS: Final = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoded:
-    """B prompts of T tokens: `tokens` [B, T] int64; a PAD takes part in nothing.
-
-    Attention mask and positions follow from the tokens.
-    """
-
-    tokens: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+class Prompt(Protocol):
+    """A style of prompt: the same samples and requests, in tokens of its own."""
 
     @property
-    def mask(self) -> torch.Tensor:
-        """Return [B, T] int64, one where there is a token."""
-        return (self.tokens != PAD).long()
+    def item_tokens(self) -> bool:
+        """Say whether items are tokens. Then no prompt ever contains a Yes or No token."""
 
     @property
-    def positions(self) -> torch.Tensor:
-        """Return [B, T] int64 positions that count real tokens only."""
-        return (self.mask.cumsum(1) - 1).clamp_min(0)
+    def answers(self) -> tuple[int, int]:
+        """Return the tokens of Yes and No."""
 
-    def take(self, rows: torch.Tensor) -> Encoded:
-        """Return these prompts only."""
-        return Encoded(tokens=self.tokens[rows])
+    def samples(self, samples: Samples, data: Interactions) -> Encoded:
+        """Encode M samples of `data`."""
+
+    def request(
+        self,
+        attributes: Mapping[str, str],
+        history: Sequence[HistoryEvent],
+        candidates: Sequence[Candidate],
+    ) -> Encoded:
+        """Encode N candidates of one user, what they share first; history is oldest first."""
+
+    def golden(self) -> Encoded:
+        """Encode some prompts of nobody, whose answers a release is checked by."""
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what must be the same for the same prompts, as JSON values."""
 
 
 class CompactPrompt:
     """Encodes samples and requests for one vocabulary and catalogue."""
+
+    item_tokens: ClassVar[bool] = True
+    answers: ClassVar[tuple[int, int]] = (YES, NO)
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Remember the vocabulary; nothing else is needed."""
@@ -96,6 +117,34 @@ class CompactPrompt:
             np.full((count, 1), ANSWER),
         )
         return Encoded(tokens=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int64)))
+
+    def request(
+        self,
+        attributes: Mapping[str, str],
+        history: Sequence[HistoryEvent],
+        candidates: Sequence[Candidate],
+    ) -> Encoded:
+        """Encode N candidates of one user as [N, T] tokens: the prefix, then each its suffix."""
+        prefix = self.prefix(attributes, [(event.slot, event.rating) for event in history])
+        suffixes = self.suffixes([(one.slot, one.attributes) for one in candidates])
+        return Encoded(tokens=torch.cat([prefix.expand(len(suffixes), -1), suffixes], dim=1))
+
+    def golden(self) -> Encoded:
+        """Make prompts of random items and ratings, which are nobody's."""
+        vocabulary = self.vocabulary
+        generator = torch.Generator().manual_seed(0)
+        shape = (GOLDEN_PROMPTS, 5)
+        items = torch.randint(vocabulary.slots, shape, generator=generator) + vocabulary.first_item
+        ratings = torch.randint(RATINGS, shape, generator=generator) + FIRST_RATING
+        history = torch.stack([items, ratings], dim=2).flatten(1)
+        candidate = torch.randint(vocabulary.slots, (GOLDEN_PROMPTS, 1), generator=generator)
+        ends = [torch.full((GOLDEN_PROMPTS, 1), token) for token in (BOS, CANDIDATE, ANSWER)]
+        columns = [ends[0], history, ends[1], candidate + vocabulary.first_item, ends[2]]
+        return Encoded(tokens=torch.cat(columns, dim=1))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the style; all else is in the vocabulary's manifest."""
+        return {"style": "compact"}
 
     def prefix(
         self, attributes: Mapping[str, str], history: Sequence[tuple[int, float]]

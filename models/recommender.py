@@ -1,89 +1,109 @@
 """The recommender: will this user like this item? P(Yes) against No at the answer position.
 
 One forward interface over the backbone. Training, unlearning, auditing and serving all use it.
+The class here is that of compact causal models; `models.language` has those of all others.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from models.backbones import build_compact
-from models.prompts import CompactPrompt, Encoded
-from models.vocabulary import NO, PAD, YES
+from models.backbones import CompactConfig, UnknownBackboneError, build_compact
+from models.prompts import CompactPrompt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
 
-    from models.backbones import CompactConfig
+    from models.backbones import BackboneConfig
+    from models.encoded import Encoded
+    from models.prompts import Prompt
     from models.vocabulary import Vocabulary
+
+#: So many tokens in one batch without gradients: long prompts go in smaller batches.
+TOKENS_AT_ONCE: Final = 32_768
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One earlier rating: the item's slot and 0.5 to 5 stars."""
+    """One earlier rating: the item's slot, 0.5 to 5 stars, and the title for prompts in words."""
 
     slot: int
     rating: float
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One item to score: its slot and its attribute values."""
+    """One item to score: its slot, its attribute values, and the title for prompts in words."""
 
     slot: int
     attributes: Mapping[str, Sequence[str]]
+    title: str = ""
 
 
 class Recommender:
     """A backbone, its vocabulary and its prompt. Scoring is a pure read and thread-safe."""
 
+    #: Candidates that are scored in one pass, each with its copy of the history's cache.
+    at_once: ClassVar[int] = 1024
+
     def __init__(
-        self, vocabulary: Vocabulary, config: CompactConfig, model: nn.Module | None = None
+        self,
+        vocabulary: Vocabulary,
+        config: BackboneConfig,
+        model: nn.Module | None = None,
+        prompt: Prompt | None = None,
     ) -> None:
-        """Take a model (possibly wrapped by PEFT), or build one with its initial weights."""
+        """Take a model (possibly wrapped by PEFT), or build a compact one with its initial weights.
+
+        Raises UnknownBackboneError where another kind is to be built: `assembly.build` does that.
+        """
         self.vocabulary = vocabulary
-        self.config = config
-        self.prompt = CompactPrompt(vocabulary)
-        self.model = build_compact(vocabulary, config) if model is None else model
+        self.config: BackboneConfig = config
+        self.prompt: Prompt = CompactPrompt(vocabulary) if prompt is None else prompt
+        if model is None:
+            if not isinstance(config, CompactConfig):
+                raise UnknownBackboneError(UnknownBackboneError.__doc__)
+            model = build_compact(vocabulary, config)
+        self.model: nn.Module = model
 
     def with_model(self, model: nn.Module) -> Self:
         """Return a recommender of the same kind around another model."""
-        return type(self)(self.vocabulary, self.config, model)
+        found = copy.copy(self)
+        found.model = model
+        return found
+
+    def item_tables(self) -> list[torch.Tensor]:
+        """Return every weight that has one row per token, items among them, as live views.
+
+        None where items are words: their rows belong to nobody.
+        """
+        if not self.prompt.item_tokens:
+            return []
+        weight: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        return [weight]
 
     def answer_logits(self, prompts: Encoded) -> torch.Tensor:
-        """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled.
-
-        Only the two answer rows of the head are computed.
-        """
-        decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
-        hidden = decoder(
-            input_ids=prompts.tokens,
-            attention_mask=prompts.mask,
-            position_ids=prompts.positions,
-            use_cache=False,
-        ).last_hidden_state[:, -1]
-        return self._answer(hidden)
+        """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled."""
+        return self._forward(prompts)
 
     @torch.inference_mode()
-    def logits(self, prompts: Encoded, batch_size: int = 1024) -> torch.Tensor:
-        """Return [B, 2] logits without gradients, dropout off, in batches."""
+    def logits(self, prompts: Encoded, batch_size: int = 128) -> torch.Tensor:
+        """Return [B, 2] logits without gradients, dropout off, in batches of similar length."""
         training = self.model.training
         self.model.eval()
-        parts = [
-            self.answer_logits(Encoded(tokens=tokens))
-            for tokens in torch.split(prompts.tokens, batch_size)
-            if len(tokens)  # No prompts split into one empty batch, which no decoder takes.
-        ]
+        found = self._in_batches(prompts, batch_size)
         self.model.train(training)
-        return torch.cat(parts) if parts else torch.empty(0, 2)
+        return found
 
     @torch.inference_mode()
     def score(
@@ -99,24 +119,67 @@ class Recommender:
         """
         if not candidates:
             return np.empty(0, dtype=np.float32)
-        decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
-        prefix = self.prompt.prefix(user_attributes, [(e.slot, e.rating) for e in history])
-        cache = DynamicCache(config=decoder.config)
-        decoder(input_ids=prefix, past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(candidates))
-        suffix = self.prompt.suffixes([(c.slot, c.attributes) for c in candidates])
-        present = (suffix != PAD).long()
-        hidden = decoder(
-            input_ids=suffix,
-            attention_mask=torch.cat([present.new_ones(len(suffix), prefix.shape[1]), present], 1),
-            position_ids=prefix.shape[1] - 1 + present.cumsum(1),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        scores: NDArray[np.float32] = self._answer(hidden).softmax(1)[:, 0].numpy()
+        prompts = self.prompt.request(user_attributes, history, candidates)
+        scores: NDArray[np.float32] = self.score_logits(prompts).softmax(1)[:, 0].numpy()
         return scores
 
-    def _answer(self, hidden: torch.Tensor) -> torch.Tensor:
+    @torch.inference_mode()
+    def score_logits(self, prompts: Encoded) -> torch.Tensor:
+        """Return [N, 2] logits of prompts that share their first columns."""
+        shared = prompts.shared()
+        if not shared:
+            return self._in_batches(prompts, self.at_once)
+        prefix = DynamicCache(config=self.model.config)
+        self._forward(prompts.take(slice(1)).columns(0, shared), prefix)
+        parts, rest = [], prompts.columns(shared)
+        for start in range(0, len(rest), self.at_once):
+            few = rest.take(slice(start, start + self.at_once))
+            # A pass writes into its cache: the last one may have the original.
+            cache = copy.deepcopy(prefix) if start + self.at_once < len(rest) else prefix
+            cache.batch_repeat_interleave(len(few))
+            parts.append(self._forward(few, cache, shared))
+        return torch.cat(parts)
+
+    def _in_batches(self, prompts: Encoded, batch_size: int) -> torch.Tensor:
+        """Return [B, 2] logits, computed in batches of prompts of similar length."""
+        order = prompts.lengths.argsort(stable=True)
+        found = torch.empty(len(prompts), 2)
+        for rows in _batches(prompts, order, batch_size):
+            found[rows] = self.answer_logits(prompts.take(rows))
+        return found
+
+    def _forward(
+        self, prompts: Encoded, cache: DynamicCache | None = None, past: int = 0
+    ) -> torch.Tensor:
+        """Return [B, 2] answer logits, after the `past` tokens of a cache that this fills further.
+
+        Only the two answer rows of the head are computed.
+        """
+        decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
+        hidden = decoder(
+            input_ids=prompts.tokens,
+            attention_mask=after(past, prompts.mask),
+            position_ids=past + prompts.positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state[torch.arange(len(prompts)), prompts.last]
         embedding = self.model.get_output_embeddings().weight  # type: ignore[operator]
-        logits: torch.Tensor = hidden @ embedding[[YES, NO]].T
+        logits: torch.Tensor = hidden @ embedding[list(self.prompt.answers)].T
         return logits
+
+
+def after(past: int, mask: torch.Tensor) -> torch.Tensor:
+    """Return the [B, past + T] mask of [B, T] columns after `past` tokens that are all there."""
+    return torch.cat([mask.new_ones(len(mask), past), mask], dim=1) if past else mask
+
+
+def _batches(prompts: Encoded, order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield [b] rows in the given order, fewer where their prompts are long."""
+    lengths = prompts.lengths[order].tolist()
+    start = 0
+    while start < len(order):
+        end = min(start + batch_size, len(order))
+        fits = max(1, TOKENS_AT_ONCE // max(lengths[end - 1], 1))
+        end = min(end, start + fits)
+        yield order[start:end]
+        start = end

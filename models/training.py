@@ -6,6 +6,7 @@ Knows samples, prompts and optimisers; nothing of files or of requests.
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from models.adapter_mixture import MixedEmbedding
 from models.assembly import build
 from models.audit.utility import log_losses
 from models.backbones import CompactConfig
 from models.preparation import KINDS, ForgetIndices, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from models.backbones import BackboneConfig
@@ -67,7 +71,7 @@ class TrainConfig:
 class CalibrationConfig:
     """What a shadow model leaves out, so that the effect of leaving out is measured."""
 
-    users: float = 0.06
+    users: float = 0.2
     items: float = 0.01
     pairs: float = 0.01
     seed: int = 1
@@ -106,15 +110,42 @@ def row_losses(recommender: Recommender, samples: Samples, data: Interactions) -
     return log_losses(samples.label.astype(np.float64), found.astype(np.float64))
 
 
+@contextmanager
+def seeded_dropout(seed: int) -> Iterator[None]:
+    """Let dropout, which draws from the global generator, follow from a seed; change nothing else.
+
+    What others draw before or after stays as it would have been.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def fit(
     vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
 ) -> Recommender:
     """Train on the retained training rows and return the state that validated best.
 
+    Raises DivergedError.
+    """
+    return fit_from(build(vocabulary, config.backbone), prepared, config, progress)
+
+
+def fit_from(
+    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
+) -> Recommender:
+    """Train those weights of the recommender that may be trained, in place; return it.
+
     Item rows that never occur keep their initial values exactly: embeddings have no weight decay.
     Raises DivergedError.
     """
-    recommender = build(vocabulary, config.backbone)
+    with seeded_dropout(config.seed):
+        return _fit_from(recommender, prepared, config, progress)
+
+
+def _fit_from(
+    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
+) -> Recommender:
     data, parts = prepared.retained, prepared.parts
     prompts = recommender.prompt.samples(parts.train, data)
     labels = torch.from_numpy(parts.train.label)
@@ -164,8 +195,14 @@ def fit(
 def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Optimizer:
     embeddings: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
-    for name, parameter in recommender.model.named_parameters():
-        (embeddings if "embed_tokens" in name else others).append(parameter)
+    rows = {
+        id(parameter)
+        for module in recommender.model.modules()
+        if isinstance(module, torch.nn.Embedding | MixedEmbedding)
+        for parameter in module.parameters()
+    }
+    for parameter in recommender.model.parameters():
+        (embeddings if id(parameter) in rows else others).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": embeddings, "weight_decay": 0.0},
@@ -190,9 +227,23 @@ def calibrate(
     comparison of trained rows with the cohort's rows would measure how hard the two are instead:
     the shadow's differences are paired, row by row. The shadow's weights are never written.
     """
-    left_out = _leave_out(prepared.retained, cohort, config)
-    shadow_data = prepare(data, left_out, cohort, prepared.bounds)
+    shadow_data = shadow_rows(data, prepared, cohort, config)
     shadow = fit(recommender.vocabulary, shadow_data, train_config, progress)
+    return expected_rises(recommender, shadow, shadow_data, data)
+
+
+def shadow_rows(
+    data: Interactions, prepared: Prepared, cohort: frozenset[int], config: CalibrationConfig
+) -> Prepared:
+    """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
+    left_out = _leave_out(prepared.retained, cohort, config)
+    return prepare(data, left_out, cohort, prepared.bounds)
+
+
+def expected_rises(
+    recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
+) -> dict[str, ExpectedRise]:
+    """Return per kind how much higher the shadow's loss is on the rows that it never saw."""
     rise = row_losses(shadow, shadow_data.forget, data) - row_losses(
         recommender, shadow_data.forget, data
     )
@@ -217,7 +268,9 @@ def _leave_out(
 ) -> ForgetIndices:
     generator = np.random.default_rng(config.seed)
     users = np.setdiff1d(np.unique(data.user), np.fromiter(cohort, np.int32))
-    chosen = generator.choice(users, max(2, round(len(users) * config.users)), replace=False)
+    # A spread needs two people; whoever is left has to train a shadow.
+    count = min(max(2, round(len(users) * config.users)), len(users) // 2)
+    chosen = generator.choice(users, count, replace=False)
     rated = np.unique(data.item)
     items = generator.choice(rated, round(len(rated) * config.items), replace=False)
     rows = generator.choice(len(data), round(len(data) * config.pairs), replace=False)

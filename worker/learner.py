@@ -59,6 +59,9 @@ class Artefact:
     directory: Path
     digest: str
     method: str
+    #: Nothing in it ever depended on the batch, so that it is exempt from gates relative to its
+    #: parent, as an exact retraining is.
+    exact: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Digests of what was made on the way and must be shredded: file name → SHA-256.
     intermediates: dict[str, str] = field(default_factory=dict)
@@ -81,7 +84,7 @@ class Learner(Protocol):
     def unlearn(
         self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artefact:
-        """Train a new LoRA adapter that forgets the batch and save it (unfolded) in `into`.
+        """Forget the batch; save the new adapter, or what else there is to fold, in `into`.
 
         `strength` 0 is the first try, 1 the stronger one. Raises UnlearningFailedError where
         the training diverges: it would at every repetition, so the caller escalates.
@@ -97,7 +100,10 @@ class Learner(Protocol):
         """
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
-        """Say whether the batch has any row that the parent was trained on."""
+        """Say whether the batch has any row that the parent's weights know.
+
+        Those are what it was trained on, and validation rows where its answers are weighed by them.
+        """
 
     def audit(
         self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report

@@ -15,10 +15,11 @@ import numpy as np
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models import adapters, checkpoints
-from models.assembly import build
+from models.assembly import backbone_from_manifest, build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
-from models.item_rows import reset_item_rows
+from models.ensembles import EnsembleConfig
+from models.item_rows import reset_rows, unused_tokens
 from models.preparation import ForgetIndices, Prepared, prepare
 from models.splits import TimeSplit, TooSmallToSplitError
 from models.training import (
@@ -26,11 +27,12 @@ from models.training import (
     DivergedError,
     ExpectedRise,
     TrainConfig,
-    calibrate,
-    fit,
+    expected_rises,
     margins,
+    shadow_rows,
 )
-from models.unlearning.base import UnlearningTask
+from models.unlearning.base import PLAIN, UnlearningTask
+from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from worker.errors import UnlearningFailedError
@@ -74,19 +76,15 @@ class ModelLearner:
         cohort = _cohort(frozen)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
         started = time.monotonic()
-        recommender = fit(
+        recommender = self._method.train(
             vocabulary, prepared, self._recipe, lambda fraction: report(fraction * 0.5)
         )
         fitted = time.monotonic()
-        expected = calibrate(
-            prepared.retained,
-            recommender,
-            prepared,
-            cohort,
-            self._recipe,
-            self._calibration,
-            lambda fraction: report(0.5 + fraction * 0.5),
+        seen = shadow_rows(prepared.retained, prepared, cohort, self._calibration)
+        shadow = self._method.train(
+            vocabulary, seen, self._recipe, lambda fraction: report(0.5 + fraction * 0.5)
         )
+        expected = expected_rises(recommender, shadow, seen, prepared.retained)
         metrics = {
             **_qualities(recommender, prepared),
             "rows": {
@@ -147,8 +145,12 @@ class ModelLearner:
         if not len(prepared.parts.train):
             # Nobody is left to remember: only the exact way is open.
             raise UnlearningFailedError
+        recommender = checkpoints.load(parent)
+        if self._method.root == PLAIN and isinstance(recommender.config, EnsembleConfig):
+            # The method was switched: the exact way trains the kind of release that it needs.
+            raise UnlearningFailedError
         task = UnlearningTask(
-            recommender=checkpoints.load(parent),
+            recommender=recommender,
             prepared=prepared,
             expected=_expected(manifest),
             recipe=self._recipe,
@@ -164,6 +166,7 @@ class ModelLearner:
             directory=into,
             digest=saved.digest,
             method=self._method.name,
+            exact=self._method.exact,
             metrics=result.metrics,
             intermediates={
                 name: checkpoints.sha256_file(into / name)
@@ -175,8 +178,8 @@ class ModelLearner:
         self, result: Unlearned, into: Path, parent: str, frozen: FrozenData, prepared: Prepared
     ) -> Manifest:
         """Save what the method left: an adapter still to be folded, or weights of their own."""
-        extra = {"job": frozen.job_id, "reset_slots": prepared.unused_slots().tolist()}
         name, model = self._method.name, result.recommender
+        extra = {"job": frozen.job_id, "reset_tokens": unused_tokens(model, prepared)}
         if result.adapter is None:
             return checkpoints.save(
                 model, into, method=name, parent=parent, extra=extra, kind=checkpoints.UNFOLDED
@@ -192,17 +195,17 @@ class ModelLearner:
         )
 
     def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
-        """Fold the delta into its parent; rows that nobody rates any more become initial again.
+        """Fold the delta into its parent; rows that no retained sample has become initial again.
 
         Weights of their own, which a method without an adapter leaves, need only the latter.
         """
         before = checkpoints.read_manifest(parent)
         delta = checkpoints.read_manifest(adapter)
-        if delta.content["kind"] == checkpoints.UNFOLDED:
+        if delta.content["kind"] == checkpoints.UNFOLDED and delta.parent == before.digest:
             folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
         else:
             folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
-        reset_item_rows(folded, delta.extra["reset_slots"])
+        reset_rows(folded, delta.extra["reset_tokens"])
         return self._next_release(folded, before, into, delta.method, delta.extra["job"])
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
@@ -211,8 +214,12 @@ class ModelLearner:
         return self._next_release(checkpoints.load(parent), before, into, "carry-over", job_id)
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
-        """Say whether any sample that the parent was trained on contains what is forgotten."""
-        return len(prepare_frozen(frozen, checkpoints.read_manifest(parent)).forget) > 0
+        """Say whether any sample that the parent's weights know contains what is forgotten."""
+        manifest = checkpoints.read_manifest(parent)
+        prepared = prepare_frozen(frozen, manifest)
+        if prepared.forget_valid and weighed(backbone_from_manifest(manifest.content["backbone"])):
+            return True
+        return len(prepared.forget) > 0
 
     def audit(
         self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report

@@ -16,6 +16,7 @@ from app.domain.errors import GoneError, UnknownUserError
 from app.services.recommendation_inputs import read_inputs
 from models.candidates import LIKED_ABOVE, CandidateIndex
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+from models.recommender import HistoryEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +44,10 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The items proposed to one user, and the usable history in slots, oldest first."""
+    """The items proposed to one user, and the usable history, oldest first."""
 
     items: tuple[Item, ...]
-    history: tuple[tuple[int, float], ...]
+    history: tuple[HistoryEvent, ...]
 
 
 class Candidates:
@@ -109,19 +110,19 @@ class Candidates:
             state = self._state
             if state is None or not self._advance(uow, state, strict=False):
                 state = self._state = _build(uow, self._pseudonyms)
-            history = [
-                (state.slots[one.item_id].slot, one.rating)
+            history = tuple(
+                HistoryEvent(item.slot, one.rating, item.title)
                 for one in inputs.history
-                if one.item_id in state.slots
-            ]
+                if (item := state.slots.get(one.item_id)) is not None
+            )
             barred = set(inputs.suppressed_item_ids)
             if exclude_seen:
                 barred |= inputs.seen_item_ids
             exclude = {state.slots[each].slot for each in barred if each in state.slots}
-            liked = [slot for slot, rating in history if rating > LIKED_ABOVE]
+            liked = [event.slot for event in history if event.rating > LIKED_ABOVE]
             proposed = state.index.propose(liked, limit, exclude)
             items = tuple(state.by_slot[slot] for slot in proposed)
-        return Proposal(items=items, history=tuple(history))
+        return Proposal(items=items, history=history)
 
     def _advance(self, uow: UnitOfWork, state: _State, *, strict: bool = True) -> bool:
         """Apply what the log holds beyond `state.version`; False where only counting anew helps.

@@ -17,7 +17,7 @@ import torch
 
 from app.domain.errors import GoneError, NoReleaseError, ReplicaNotReadyError, UnavailableError
 from app.services.recommendation_inputs import read_inputs, recheck
-from models.recommender import Candidate, HistoryEvent
+from models.recommender import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,8 +166,8 @@ def _rank(twin: Twin, inputs: Inputs, proposal: Proposal, n: int) -> Recommendat
     """Score the proposal with one release; equal scores go by slot, so that answers reproduce."""
     scores = twin.recommender.score(
         inputs.user.attributes,
-        [HistoryEvent(slot, rating) for slot, rating in proposal.history],
-        [Candidate(item.slot, item.attributes) for item in proposal.items],
+        proposal.history,
+        [Candidate(item.slot, item.attributes, item.title) for item in proposal.items],
     )
     scored: list[tuple[float, Item]] = list(zip(scores.tolist(), proposal.items, strict=True))
     best = sorted(scored, key=lambda pair: (-pair[0], pair[1].slot))[:n]

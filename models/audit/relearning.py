@@ -34,8 +34,8 @@ class RelearnConfig:
     learning_rate: float = 1e-3
     batch_size: int = 64
     #: Steps between two looks, and on how many rows at most.
-    look_every: int = 2
-    look_rows: int = 2048
+    look_every: int = 4
+    look_rows: int = 1024
     #: Given up after this many steps.
     cap: int = 200
 

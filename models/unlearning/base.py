@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from models.training import fit
 
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from models.adapters import AdapterConfig
-    from models.item_rows import ItemRows
+    from models.item_rows import TokenRows
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.training import ExpectedRise, Progress, TrainConfig
     from models.vocabulary import Vocabulary
+
+
+#: The root of methods that start from one model.
+PLAIN: Final = "plain"
 
 
 class NothingToForgetError(ValueError):
@@ -51,7 +55,7 @@ class Unlearned:
 
     recommender: Recommender
     adapter: AdapterConfig | None
-    rows: ItemRows | None = None
+    rows: TokenRows | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,12 +63,15 @@ class UnlearningMethod(ABC):
     """A way to forget. `name` is what settings and certificates call it.
 
     `root` names the kind of release that it starts from: methods with the same root can start from
-    the same one. `calibrated` methods need `expected` in their task.
+    the same one. `calibrated` methods need `expected` in their task. `exact` methods leave nothing
+    that ever depended on the batch: what comes out is what training without it gives, so that no
+    audit can ask it to move by a certain amount.
     """
 
     name: ClassVar[str]
-    root: ClassVar[str] = "plain"
+    root: ClassVar[str] = PLAIN
     calibrated: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def train(
         self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig, progress: Progress

@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 
 from models.adapters import AdapterConfig, attach, trainable_parameters
-from models.prompts import Encoded
-from models.training import live_margins, margins
+from models.encoded import Encoded
+from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.loops import descend, forget_rows, retained_rows, trainable_copy
 from models.unlearning.losses import answer_kl, published_forgetting_logits
@@ -37,7 +37,7 @@ class E2URecConfig:
     augment_steps: int = 1200
     alpha: float = 2.0
     adapter: AdapterConfig = field(
-        default_factory=lambda: AdapterConfig(targets=("q_proj", "v_proj"))
+        default_factory=lambda: AdapterConfig(targets=("query", "value"))
     )
     learning_rate: float = 1e-3
     batch_size: int = 16
@@ -70,8 +70,7 @@ class E2URec(UnlearningMethod):
         trainable = [p for p in student.model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trainable, lr=config.learning_rate)
         student.model.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(task.seed)  # The adapter's dropout draws from the global generator.
+        with seeded_dropout(task.seed):
             for step in range(1, alone + joint + 1):
                 gone = forget.draw(config.batch_size)
                 if step <= alone:
@@ -108,12 +107,13 @@ class E2URec(UnlearningMethod):
         augmented = trainable_copy(task.recommender)
         optimiser = torch.optim.AdamW(augmented.model.parameters(), lr=config.augment_rate)
         augmented.model.train()
-        for step in range(1, config.augment_steps + 1):
-            rows = forget.draw(config.batch_size)
-            found = live_margins(augmented, forget.prompts.take(rows))
-            loss = functional.binary_cross_entropy_with_logits(found, forget.labels[rows])
-            descend(loss, optimiser)
-            progress(step)
+        with seeded_dropout(task.seed):
+            for step in range(1, config.augment_steps + 1):
+                rows = forget.draw(config.batch_size)
+                found = live_margins(augmented, forget.prompts.take(rows))
+                loss = functional.binary_cross_entropy_with_logits(found, forget.labels[rows])
+                descend(loss, optimiser)
+                progress(step)
         before = task.recommender.logits(forget.prompts)
         after = augmented.logits(forget.prompts)
         teachers = {}
@@ -131,8 +131,8 @@ class E2URec(UnlearningMethod):
     ) -> torch.Tensor:
         forget, gone, teacher = forgetting
         kept = retain.draw(self.config.batch_size)
-        both = torch.cat([forget.prompts.tokens[gone], retain.prompts.tokens[kept]])
-        found = live_margins(student, Encoded(tokens=both))
+        both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
+        found = live_margins(student, both)
         lost, held = found[: len(gone)], found[len(gone) :]
         truth = functional.binary_cross_entropy_with_logits(held, retain.labels[kept])
         weight = self.config.forget_weight

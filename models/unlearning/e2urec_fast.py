@@ -1,15 +1,17 @@
-"""E2URec with a closed-form first step and a calibrated teacher: item rows, then a LoRA student.
+"""E2URec with a closed-form first step and a calibrated teacher: token rows, then a LoRA student.
 
 From E2URec (arXiv 2403.03536): a forgetting and a remembering teacher, computed once, and a LoRA
 student of both. What differs, each measured in docs/methods.md:
 
-- item rows first go where the retained data alone would have them, in closed form;
+- item rows first go where the retained data alone would have them, and the two answers draw
+  together, because less data makes less sure models: both in closed form;
 - no augmented model is trained: to first order, learning more of a row moves its margin along
   y − σ(margin), so the forgetting teacher goes the other way. Its α is solved from the rise in loss
   that a shadow model showed for people it never saw;
 - the remembering teacher is what the first step left, with the offset that makes its mean answer
   right on the retained rows;
-- the student is small (low rank has less noise), and stops when its own loss has risen far enough.
+- the student is small and short (low rank and few steps have less noise); then its size, and how
+  far the item rows go, are settled so that the loss has risen as far as expected.
 """
 
 from __future__ import annotations
@@ -19,68 +21,77 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from models.adapters import AdapterConfig, attach, trainable_parameters, with_rows
-from models.item_rows import FirstStep
+from models.adapters import AdapterConfig, attach, scale, trainable_parameters, with_rows
+from models.item_rows import FirstStep, cooled_answers, leaving
 from models.preparation import KINDS
 from models.prompts import Encoded
-from models.training import live_margins, margins
-from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod, UnlearningTask
+from models.training import live_margins, margins, seeded_dropout
+from models.unlearning.base import (
+    NothingToForgetError,
+    Unlearned,
+    UnlearningMethod,
+    UnlearningTask,
+)
 from models.unlearning.loops import Order, descend
 from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from models.recommender import Recommender
     from models.samples import Samples
     from models.training import ExpectedRise, Progress
 
-#: At most so many forget rows are looked at to see how far the loss has risen.
-LOOK_AT: Final = 768
-#: Item rows that come so near their share (relatively) are left where they are.
-NEAR: Final = 0.15
 #: How much the mean margins of models differ that only their seed sets apart.
 OFFSET_SPREAD: Final = 0.08
+#: Item rows that come so near their share (relatively) are left where they are.
+NEAR: Final = 0.15
+#: One batch never shrinks margins below this share, however much of the data leaves with it.
+COOLEST: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class E2URecFastConfig:
     """Everything that can be set; the defaults were chosen on ml-latest-small."""
 
+    #: At most so many forget rows, evenly spaced, are looked at to see how far the loss has risen.
+    look_at: int = 1024
     #: An item's mean counts as if it had this many more ratings, all as expected.
     damping: float = 5.0
     #: How far item rows go along their way at first, and at most; about a quarter of it arrives.
-    reach: float = 7.5
-    most_reach: float = 15.0
-    #: The share of the expected rise that the item rows should bring about.
-    first_share: float = 0.75
+    reach: float = 5.0
+    most_reach: float = 12.0
+    #: The share of the expected rise that the first step should bring about.
+    first_share: float = 0.4
+    #: By how much margins shrink, per share of the training rows that leave.
+    cooling: float = 0.4
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
-            rank=4, alpha=8, dropout=0.0, targets=("v_proj", "o_proj", "embed_tokens")
+            rank=4, alpha=8, dropout=0.0, targets=("value", "output", "embedding")
         )
     )
     learning_rate: float = 3e-3
     warmup_steps: int = 3
-    #: A round has at most so many steps, and no more than show each row `passes` times.
-    steps: int = 20
+    #: At most so many steps, and no more than show each row `passes` times.
+    steps: int = 22
     passes: float = 3.0
-    rounds: int = 6
-    forget_batch: int = 80
-    retain_batch: int = 48
+    forget_batch: int = 64
+    retain_batch: int = 40
     #: How much further than the expected rise the teacher is driven.
-    drive: float = 2.0
-    #: The share of the expected rise at which the student stops.
-    enough: float = 0.75
+    drive: float = 8.0
+    #: Between which factors the trained adapter may be scaled to reach the expected rise.
+    least_scale: float = 0.3
+    most_scale: float = 1.4
 
     def stronger(self) -> E2URecFastConfig:
-        """Return the settings of the second try."""
-        return replace(self, rounds=self.rounds * 2, drive=self.drive * 1.5, enough=0.9)
+        """Return the settings of the second try: a longer and harder lesson."""
+        return replace(self, steps=self.steps * 2, passes=self.passes * 2, drive=self.drive * 1.5)
 
 
 def expected_rise(kinds: NDArray[np.int64], expected: Mapping[str, ExpectedRise]) -> float:
@@ -100,33 +111,36 @@ class E2URecFast(UnlearningMethod):
         self.config = config or E2URecFastConfig()
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Move the item rows, then train a fresh adapter until the loss has risen far enough.
+        """Move token rows, train a fresh adapter, and settle both at the expected rise.
 
         Raises NothingToForgetError and DivergedError.
         """
         started = time.monotonic()
         config = self.config.stronger() if task.strength else self.config
         first = _First(task, config)
-        progress(0.1)
+        progress(0.2)
         stepped_at = time.monotonic()
         student = attach(first.base, config.adapter, task.seed)
-        rounds = _train(_Lesson(task, config, first), student, first, progress)
+        with seeded_dropout(task.seed):
+            _train(_Lesson(task, config, first), student, progress)
+        taught_at = time.monotonic()
+        settled = _settle(student, first, config)
+        progress(1.0)
         return Unlearned(
             recommender=student,
             adapter=config.adapter,
             rows=first.rows,
             metrics={
                 "forget_rows": len(task.prepared.forget),
-                "item_rows": len(first.rows.slots),
+                "token_rows": len(first.rows.tokens),
                 "expected_rise": first.rise,
                 "first_rise": first.first,
-                "reached_rise": first.reached,
-                "reach": first.reach,
                 "alpha": first.alpha,
-                "rounds": rounds,
+                **settled,
                 "trainable_parameters": trainable_parameters(student),
                 "teacher_seconds": stepped_at - started,
-                "student_seconds": time.monotonic() - stepped_at,
+                "student_seconds": taught_at - stepped_at,
+                "settle_seconds": time.monotonic() - taught_at,
                 "config": asdict(config),
             },
         )
@@ -138,8 +152,8 @@ class E2URecFast(UnlearningMethod):
         found = margins(first.base, prompts)
         progress(1.0)
         ahead = one_step_ahead(found, labels)
-        return {"item rows": found} | {
-            f"item rows, α × {drive:g}": forgetting_margins(found, ahead, first.alpha * drive)
+        return {"first step": found} | {
+            f"first step, α × {drive:g}": forgetting_margins(found, ahead, first.alpha * drive)
             for drive in sorted({1.0, self.config.drive})
         }
 
@@ -150,80 +164,82 @@ def _encode(task: UnlearningTask, samples: Samples) -> tuple[Encoded, torch.Tens
 
 
 class _First:
-    """The first step: the base with its item rows moved, and how far forgetting still has to go.
+    """The first step: the base with its token rows moved, and how far forgetting still has to go.
 
     Looks at all forget rows or, where there are many, at evenly spaced ones.
     """
 
     def __init__(self, task: UnlearningTask, config: E2URecFastConfig) -> None:
-        """Move the item rows until they bring about their share, and solve α for the rest."""
+        """Move the rows, see what that brought about, and solve α for the rest."""
         prepared = task.prepared
         if not len(prepared.forget):
             raise NothingToForgetError(NothingToForgetError.__doc__)
         self.rise = max(expected_rise(prepared.forget_kind, task.expected), 0.0)
-        stride = math.ceil(len(prepared.forget) / LOOK_AT)
-        self.looked_at = torch.arange(0, len(prepared.forget), stride)
-        looked_at = prepared.forget.take(self.looked_at.numpy())
+        stride = math.ceil(len(prepared.forget) / config.look_at)
+        looked_at = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
         self._prompts, self._labels = _encode(task, looked_at)
         self._before = self._loss(margins(task.recommender, self._prompts))
-        step = FirstStep.of(task.recommender, prepared, config.damping)
+        self._step = FirstStep.of(task.recommender, prepared, config.damping)
+        gone = len(leaving(prepared))
+        share = gone / max(gone + len(prepared.parts.train), 1)
+        self._cooled = cooled_answers(task.recommender, max(COOLEST, 1 - config.cooling * share))
         self.reach = config.reach
-        self._move(task, step)
+        self._move(task.recommender)
         wanted = config.first_share * self.rise
         if self.first > 0 and abs(self.first - wanted) > NEAR * wanted:
             # The rise is nearly proportional to the reach.
             self.reach = min(config.reach * wanted / self.first, config.most_reach)
-            self._move(task, step)
-        self.reached = self.first
+            self._move(task.recommender)
         ahead = one_step_ahead(self.found, self._labels)
         rest = max(self.rise - self.first, 0.0)
         self.alpha = solve_alpha(self.found, ahead, self._labels, rest)
 
-    def _move(self, task: UnlearningTask, step: FirstStep) -> None:
-        self.rows = step.rows(self.reach)
-        self.base = with_rows(task.recommender, self.rows)
+    def _move(self, recommender: Recommender) -> None:
+        self.rows = self._step.rows(self.reach) + self._cooled
+        self.base = with_rows(recommender, self.rows)
         self.found = margins(self.base, self._prompts)
         self.first = self._loss(self.found) - self._before
 
     def look(self, student: Recommender) -> float:
         """Return the rise (nats) that a student has reached."""
-        self.reached = self._loss(margins(student, self._prompts)) - self._before
-        return self.reached
+        return self._loss(margins(student, self._prompts)) - self._before
 
     def _loss(self, found: torch.Tensor) -> float:
         return functional.binary_cross_entropy_with_logits(found, self._labels).item()
 
 
 class _Lesson:
-    """What one round teaches: rows of both kinds, with the teachers' answers to them."""
+    """What is taught: rows of both kinds, with the teachers' answers to them."""
 
     def __init__(self, task: UnlearningTask, config: E2URecFastConfig, first: _First) -> None:
-        self.config, self._task, self._first = config, task, first
-        forget, retain = task.prepared.forget, task.prepared.parts.train
-        most = math.ceil(len(forget) * config.passes / config.forget_batch)
+        """Draw the rows of all steps and let the teachers answer them."""
+        prepared, self.config = task.prepared, config
+        most = math.ceil(len(prepared.forget) * config.passes / config.forget_batch)
         self.steps = max(1, min(config.steps, most))
-        self._forget = Order(len(forget), task.seed)
-        self._retain = Order(len(retain), task.seed + 1)
-        #: The base's [F] margins on the forget rows; NaN where they have not been computed.
-        self._found = torch.full((len(forget),), torch.nan)
-        self._found[first.looked_at] = first.found
-
-    def rows(self) -> tuple[Encoded, torch.Tensor, Encoded, torch.Tensor]:
-        """Return prompts and teachers' margins of the forget rows and of the retained rows."""
-        config, prepared = self.config, self._task.prepared
-        lost = self._forget.draw(self.steps * config.forget_batch)
-        held = self._retain.draw(self.steps * config.retain_batch)
-        retain, liked = _encode(self._task, prepared.parts.train.take(held.numpy()))
-        remembering = margins(self._first.base, retain)
+        lost = Order(len(prepared.forget), task.seed).draw(self.steps * config.forget_batch)
+        held = Order(len(prepared.parts.train), task.seed + 1).draw(
+            self.steps * config.retain_batch
+        )
+        self.retain, liked = _encode(task, prepared.parts.train.take(held.numpy()))
+        remembering = margins(first.base, self.retain)
         offset = _offset(remembering, liked)
         seen, back = torch.unique(lost, return_inverse=True)
-        forget, labels = _encode(self._task, prepared.forget.take(seen.numpy()))
-        new = self._found[seen].isnan()
-        self._found[seen[new]] = margins(self._first.base, forget.take(new))
-        now = self._found[seen]
+        forget, labels = _encode(task, prepared.forget.take(seen.numpy()))
+        now = margins(first.base, forget)
         ahead = one_step_ahead(now, labels)
-        forgetting = forgetting_margins(now, ahead, self._first.alpha * config.drive)
-        return forget.take(back), forgetting[back] + offset, retain, remembering + offset
+        forgetting = forgetting_margins(now, ahead, first.alpha * config.drive)
+        self.forget, self.forgetting = forget.take(back), forgetting[back] + offset
+        self.remembering = remembering + offset
+
+    def losses(self, student: Recommender) -> Iterator[torch.Tensor]:
+        """Yield the loss of each step: KL to both teachers, every row with the same weight."""
+        size = self.config.forget_batch, self.config.retain_batch
+        for step in range(self.steps):
+            lost = slice(step * size[0], (step + 1) * size[0])
+            held = slice(step * size[1], (step + 1) * size[1])
+            both = Encoded.cat([self.forget.take(lost), self.retain.take(held)])
+            teachers = torch.cat([self.forgetting[lost], self.remembering[held]])
+            yield answer_kl(teachers, live_margins(student, both))
 
 
 def _offset(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -241,34 +257,34 @@ def _offset(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return offset
 
 
-def _train(lesson: _Lesson, student: Recommender, first: _First, progress: Progress) -> int:
-    """Teach until enough is forgotten; return the rounds it took."""
+def _train(lesson: _Lesson, student: Recommender, progress: Progress) -> None:
+    """Teach the lesson once, with a short warm-up and a linear decay."""
     config = lesson.config
-    rate = config.learning_rate * lesson.steps / config.steps  # A short round goes in small steps.
+    rate = config.learning_rate * min(1.0, lesson.steps / config.steps)  # Few rows, small steps.
     trainable = [p for p in student.model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
     student.model.train()
-    done = 0
-    for done in range(1, config.rounds + 1):
-        for step, loss in enumerate(_losses(lesson, student)):
-            warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / lesson.steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * warm
-            descend(loss, optimiser)
-        progress(0.1 + 0.9 * done / config.rounds)
-        if first.look(student) >= config.enough * first.rise:
-            break
+    for step, loss in enumerate(lesson.losses(student)):
+        warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / lesson.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * warm
+        descend(loss, optimiser)
+        progress(0.2 + 0.7 * (step + 1) / lesson.steps)
     student.model.eval()
-    return done
 
 
-def _losses(lesson: _Lesson, student: Recommender) -> Iterator[torch.Tensor]:
-    """Yield the loss of each step: KL to both teachers, every row with the same weight."""
-    forget, forgetting, retain, remembering = lesson.rows()
-    size = lesson.config.forget_batch, lesson.config.retain_batch
-    for step in range(lesson.steps):
-        lost = slice(step * size[0], (step + 1) * size[0])
-        held = slice(step * size[1], (step + 1) * size[1])
-        both = Encoded(tokens=torch.cat([forget.tokens[lost], retain.tokens[held]]))
-        teachers = torch.cat([forgetting[lost], remembering[held]])
-        yield answer_kl(teachers, live_margins(student, both))
+def _settle(student: Recommender, first: _First, config: E2URecFastConfig) -> dict[str, float]:
+    """Scale the adapter so that the loss has risen as expected, to which it is nearly proportional.
+
+    The bounds are narrow, because a longer adapter also moves what it was not taught.
+    """
+    taught = first.look(student) - first.first
+    wanted = first.rise - first.first
+    factor = min(max(wanted / taught, config.least_scale), config.most_scale) if taught > 0 else 1.0
+    scale(student, factor)
+    return {
+        "taught_rise": first.first + taught,
+        "scale": factor,
+        "reach": first.reach,
+        "reached_rise": first.first + factor * taught,
+    }

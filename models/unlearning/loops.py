@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from models.prompts import Encoded
-from models.training import DivergedError, live_margins, margins
+from models.encoded import Encoded
+from models.training import DivergedError, live_margins, margins, seeded_dropout
 from models.unlearning.base import NothingToForgetError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LoopConfig:
 class Batch:
     """One step: [B] live margins of both kinds of row, their labels (0/1), the original's margins.
 
-    `forget_rows` [B] index the task's forget rows.
+    `forget_rows` [B] index the task's forget rows. The original's are empty unless asked for.
     """
 
     forget: torch.Tensor
@@ -116,6 +116,8 @@ def tune(
     config: LoopConfig,
     loss: Callable[[Batch], torch.Tensor],
     progress: Progress,
+    *,
+    with_original: bool = False,
 ) -> tuple[Recommender, dict[str, Any]]:
     """Return a tuned copy of the task's recommender, and what to report of it.
 
@@ -127,10 +129,12 @@ def tune(
         student.model.parameters(), lr=config.learning_rate, weight_decay=0.0
     )
     student.model.train()
-    for step in range(1, config.steps + 1):
-        descend(loss(_batch(task.recommender, student, forget, retain, config)), optimiser)
-        if step % REPORT_EVERY == 0 or step == config.steps:
-            progress(step / config.steps)
+    original = task.recommender if with_original else None
+    with seeded_dropout(task.seed):
+        for step in range(1, config.steps + 1):
+            descend(loss(_batch(original, student, forget, retain, config)), optimiser)
+            if step % REPORT_EVERY == 0 or step == config.steps:
+                progress(step / config.steps)
     student.model.eval().requires_grad_(requires_grad=False)
     return student, {
         "forget_rows": len(forget),
@@ -140,11 +144,16 @@ def tune(
 
 
 def _batch(
-    original: Recommender, student: Recommender, forget: Rows, retain: Rows, config: LoopConfig
+    original: Recommender | None,
+    student: Recommender,
+    forget: Rows,
+    retain: Rows,
+    config: LoopConfig,
 ) -> Batch:
     gone, kept = forget.draw(config.batch_size), retain.draw(config.batch_size)
-    both = Encoded(tokens=torch.cat([forget.prompts.tokens[gone], retain.prompts.tokens[kept]]))
-    found, before = live_margins(student, both), margins(original, both)
+    both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
+    found = live_margins(student, both)
+    before = margins(original, both) if original else torch.empty(0)
     count = len(gone)
     return Batch(
         forget=found[:count],

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from models.unlearning.apa import Apa
 from models.unlearning.badt import BadTeacher
 from models.unlearning.e2urec import E2URec
 from models.unlearning.e2urec_fast import E2URecFast
 from models.unlearning.neggrad import NegGrad
 from models.unlearning.npo import Npo
 from models.unlearning.original import Original
+from models.unlearning.receraser import RecEraser
 from models.unlearning.retrain import Retrain
 from models.unlearning.simnpo import SimNpo
+from models.unlearning.sisa import Sisa
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +23,19 @@ if TYPE_CHECKING:
 
 METHODS: Final[dict[str, Callable[[], UnlearningMethod]]] = {
     method.name: method
-    for method in (Original, Retrain, NegGrad, BadTeacher, E2URec, E2URecFast, Npo, SimNpo)
+    for method in (
+        Original,
+        Retrain,
+        NegGrad,
+        BadTeacher,
+        E2URec,
+        E2URecFast,
+        Npo,
+        SimNpo,
+        Sisa,
+        RecEraser,
+        Apa,
+    )
 }
 
 

@@ -16,6 +16,7 @@ class Retrain(UnlearningMethod):
     """Trains by the recipe that the release was trained by."""
 
     name = "retrain"
+    exact = True
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
         """Train again without the batch; raises NothingToForgetError or DivergedError."""

@@ -46,7 +46,7 @@ class SimNpo(UnlearningMethod):
             gone = simple_negative_preference(batch.forget, batch.forget_labels, config.beta)
             return gone + config.retain_weight * answer_kl(batch.retain_original, batch.retain)
 
-        found, metrics = tune(task, config.loop, loss, progress)
+        found, metrics = tune(task, config.loop, loss, progress, with_original=True)
         return Unlearned(
             recommender=found, adapter=None, metrics={**metrics, "config": asdict(config)}
         )

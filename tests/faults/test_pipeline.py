@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.domain.releases import Release
     from tests.faults.conftest import Installation
     from worker.context import WorkerContext
-    from worker.learner import FrozenData
+    from worker.learner import Artefact, FrozenData, Report
 
 FAILED, UNSURE, PASSED = Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED
 
@@ -70,6 +70,29 @@ def test_escalation_goes_from_stronger_to_exact(
     assert (release.outcome, release.error_budget_spent) == (outcome, spent)
     assert installation.request(request_id).outcome is outcome
     assert job.method == release.method
+
+
+class ExactLearner(FileLearner):
+    """Unlearns exactly: its audit is no question of how far rows moved."""
+
+    def unlearn(
+        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artefact:
+        made = super().unlearn(frozen, parent, into, strength=strength, report=report)
+        return replace(made, exact=True)
+
+
+def test_what_a_method_unlearned_exactly_is_exempt_from_gates(installation: Installation) -> None:
+    installation.forget("u0")
+    assert run_once(with_verdicts(installation, UNSURE))
+    assert live_release(installation).error_budget_spent == 1
+    request_id = installation.forget("u1")
+    learner = ExactLearner(installation.settings, [FAILED, FAILED])
+    assert run_once(replace(installation.context, learner=learner))
+    (tried,) = job_of(installation, request_id).metrics["tries"]
+    assert tried["audit"]["exact"] is True
+    release = live_release(installation)
+    assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
 
 
 def test_a_spent_error_budget_forces_exact_retraining(installation: Installation) -> None:

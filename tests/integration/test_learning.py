@@ -12,12 +12,16 @@ from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from app.settings import Settings
 from models import checkpoints
-from models.recommender import Recommender
+from models.recommender import Candidate, HistoryEvent, Recommender
+from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import NothingToForgetError
 from models.unlearning.loops import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
+from models.unlearning.receraser import RecEraser, RecEraserConfig
 from models.unlearning.registry import get_method
+from models.unlearning.sisa import Sisa, SisaConfig
 from tests.unit.unlearning.planted import CALIBRATION, RECIPE, planted
+from worker.errors import UnlearningFailedError
 from worker.learner import Artefact, ForgetSet, FrozenData
 from worker.learning import ModelLearner
 
@@ -26,8 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.training import TrainConfig
+    from models.unlearning.base import UnlearningMethod
 
 COHORT = frozenset(f"u{n}" for n in range(130, 150))
+ONE = ForgetSet(users=frozenset(["u3"]))
 FIRST = ForgetSet(users=frozenset(f"u{n}" for n in range(16)))
 SECOND = ForgetSet(pairs=frozenset((f"u{n}", f"i{m}") for n in range(20, 30) for m in range(120)))
 
@@ -280,3 +286,57 @@ def test_doing_nothing_never_passes_the_audit(lineage: Lineage, tmp_path: Path) 
     release = learner.fold(parent, left.directory, tmp_path / "release")
     verdict = learner.audit(frozen, parent, release.directory, exact=False, report=nothing)
     assert verdict.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Sisa(SisaConfig(passes=1)),
+        RecEraser(RecEraserConfig(steps=30, most_rows=256)),
+        Apa(ApaConfig(passes=1)),
+    ],
+    ids=lambda method: method.name,
+)
+def test_an_ensemble_is_trained_forgets_exactly_and_serves(
+    method: UnlearningMethod, tmp_path: Path
+) -> None:
+    learner = make_learner(replace(RECIPE, epochs=1))
+    learner._method = method
+    root = learner.train(freeze(ForgetSet()), tmp_path / "root", nothing)
+    assert root.metrics["expected_rise"]["user"]["rows"] > 0
+    frozen = freeze(ONE, job_id="one")
+    left = learner.unlearn(frozen, root.directory, tmp_path / "left", strength=0, report=nothing)
+    assert left.exact
+    release = learner.fold(root.directory, left.directory, tmp_path / "release")
+    verdict = learner.audit(
+        frozen, root.directory, release.directory, exact=left.exact, report=nothing
+    )
+    assert verdict.outcome is Outcome.EXACT
+    after = checkpoints.read_manifest(release.directory)
+    assert (after.method, after.parent) == (method.name, root.digest)
+    # Rows of unrated items are initial as they are: folding changes no bit of what is exact.
+    unfolded, found = weights(left), weights(release)
+    assert all(torch.equal(unfolded[key], found[key]) for key in unfolded)
+    # People of the cohort have validation rows, which learned weights of answers know.
+    strangers = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
+    assert learner.has_training_rows(strangers, release.directory) is (method.name != "sisa")
+    loaded = checkpoints.load(release.directory)
+    scores = loaded.score(
+        {"taste": "odd"},
+        [HistoryEvent(slot=1, rating=4.5)],
+        [Candidate(slot, {"genre": ("odd",)}) for slot in range(9)],
+    )
+    assert scores.shape == (9,)
+    assert scores.std() > 0
+
+
+def test_a_method_of_another_root_asks_for_an_exact_training(tmp_path: Path) -> None:
+    """Where LETHE_METHOD was switched, nothing is unlearned on a release that does not fit."""
+    learner = make_learner(replace(RECIPE, epochs=1))
+    learner._method = Sisa(SisaConfig(passes=1))
+    root = learner.train(freeze(ForgetSet()), tmp_path / "root", nothing)
+    learner._method = get_method("e2urec-fast")
+    with pytest.raises(UnlearningFailedError):
+        learner.unlearn(freeze(ONE), root.directory, tmp_path / "left", strength=0, report=nothing)
+    exact = learner.train(freeze(ONE), tmp_path / "exact", nothing)
+    assert checkpoints.read_manifest(exact.directory).content["backbone"]["kind"] == "compact"

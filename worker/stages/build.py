@@ -100,7 +100,7 @@ class Builder:
             return None
         run.begin(Stage.FOLD)
         artefact = self._learner.fold(source, adapter.directory, workshop / "release")
-        verdict = self._audit(source, artefact, exact=False)
+        verdict = self._audit(source, artefact, exact=adapter.exact)
         made = {f"adapter/{name}": digest for name, digest in adapter.intermediates.items()}
         self._note(f"try-{strength}", artefact, verdict, made | artefact.intermediates)
         if verdict.outcome is Outcome.FAILED:
@@ -108,9 +108,10 @@ class Builder:
         inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
         return Built(
             artefact=artefact,
-            outcome=verdict.outcome,
+            outcome=Outcome.EXACT if adapter.exact else verdict.outcome,
             figures=verdict.figures,
-            error_budget_spent=parent.error_budget_spent + inconclusive,
+            # What is exact starts a new lineage: it owes nothing to earlier doubts.
+            error_budget_spent=0 if adapter.exact else parent.error_budget_spent + inconclusive,
         )
 
     def _exact(self) -> Built:

@@ -11,6 +11,7 @@ from app.services.add_interactions import add_interactions
 from app.services.cancel_forget import cancel_forget
 from app.services.recommendation_inputs import read_inputs
 from app.serving.candidates import Candidates
+from models.recommender import HistoryEvent
 from tests.integration.gateway_world import ITEMS, USERS, World
 
 if TYPE_CHECKING:
@@ -95,6 +96,19 @@ def test_a_forgotten_pair_is_taken_out(world: World, candidates: Candidates) -> 
     world.forget("u3", item_id)
     candidates.follow()
     assert candidates.fingerprint() == fresh(world)
+
+
+def test_the_history_is_proposed_with_its_titles(world: World, candidates: Candidates) -> None:
+    """Prompts in words need them: slots mean nothing to a language model."""
+    with world.uow(write=False) as uow:
+        inputs = read_inputs(uow, world.pseudonyms, "u1")
+        proposal = candidates.propose(uow, inputs, ITEMS, exclude_seen=False)
+        items = {item.id: item for item in uow.people.items()}
+    assert proposal.history == tuple(
+        HistoryEvent(items[one.item_id].slot, one.rating, items[one.item_id].title)
+        for one in inputs.history
+    )
+    assert all(event.title for event in proposal.history)
 
 
 def test_a_forgotten_item_is_never_proposed(world: World, candidates: Candidates) -> None:

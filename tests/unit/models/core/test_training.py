@@ -12,7 +12,15 @@ import torch
 from models.audit.utility import item_mean_margins, utility
 from models.backbones import CompactConfig
 from models.preparation import ForgetIndices, prepare
-from models.training import DivergedError, TrainConfig, fit, margins, row_losses
+from models.training import (
+    CalibrationConfig,
+    DivergedError,
+    TrainConfig,
+    fit,
+    margins,
+    row_losses,
+    shadow_rows,
+)
 
 if TYPE_CHECKING:
     from models.datasets.interactions import Interactions
@@ -203,6 +211,17 @@ def test_a_last_step_that_diverged_is_an_error(vocabulary: Vocabulary, prepared:
 
     with pytest.raises(DivergedError):
         fit(vocabulary, prepared, one_step, ignore)
+
+
+@pytest.mark.parametrize("people", [2, 3, 9])
+def test_a_shadow_of_few_people_still_has_somebody_to_learn_from(
+    planted: Interactions, prepared: Prepared, people: int
+) -> None:
+    data = planted.take(planted.user < people)
+    whole = prepare(data, ForgetIndices(), frozenset(), prepared.bounds)
+    seen = shadow_rows(data, whole, frozenset(), CalibrationConfig(items=0, pairs=0))
+    assert len(seen.forget)
+    assert len(np.unique(seen.parts.train.user)) >= people // 2
 
 
 def test_the_manifest_of_a_recipe_is_json() -> None:

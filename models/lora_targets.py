@@ -1,0 +1,58 @@
+"""Where an adapter sits: the roles of layers, and what architectures call them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+#: Ends of module names per role: Llama, Qwen, SmolLM, Mistral, Gemma and Phi; T5; OPT and BART;
+#: GPT-2, GPT-NeoX, BLOOM and Falcon. Where one projection makes query, key and value at once, it
+#: is the place of each of these roles, as PEFT itself has it.
+_ENDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "query": ("q_proj", "q", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
+    "key": ("k_proj", "k", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
+    "value": ("v_proj", "v", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
+    "output": ("o_proj", "o", "out_proj", "attn.c_proj", "attention.dense", "self_attn.dense"),
+    "mlp": (
+        *("gate_proj", "up_proj", "down_proj", "gate_up_proj", "wi", "wi_0", "wi_1", "wo"),
+        *("fc1", "fc2", "mlp.c_fc", "mlp.c_proj", "dense_h_to_4h", "dense_4h_to_h"),
+    ),
+}
+#: The last is the model's input embedding, whatever its name.
+ROLES: Final = (*_ENDS, "embedding")
+
+
+class AdapterTargetError(ValueError):
+    """An adapter names a role that does not exist, or that this architecture has no layer for."""
+
+
+def resolve(model: nn.Module, roles: Sequence[str]) -> list[str]:
+    """Return the full names of the modules that have one of these roles.
+
+    Raises AdapterTargetError.
+    """
+    names = [name for name, _ in model.named_modules()]
+    found: set[str] = set()
+    for role in roles:
+        if role not in ROLES:
+            raise AdapterTargetError(f"no role {role!r}; there are: {', '.join(ROLES)}")
+        here = _embeddings(model) if role == "embedding" else _ending(names, _ENDS[role])
+        if not here:
+            raise AdapterTargetError(
+                f"{type(model).__name__} has no layer known as {role!r}: leave the role out"
+            )
+        found |= here
+    return sorted(found)
+
+
+def _ending(names: Sequence[str], ends: tuple[str, ...]) -> set[str]:
+    return {name for name in names if any(f".{name}".endswith(f".{end}") for end in ends)}
+
+
+def _embeddings(model: nn.Module) -> set[str]:
+    embedding = model.get_input_embeddings()  # type: ignore[operator] # transformers is untyped
+    return {name for name, module in model.named_modules() if module is embedding}

@@ -1,0 +1,177 @@
+"""The prompt in words: as published where everything is known, and sound where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from transformers import AutoTokenizer
+
+from models.recommender import Candidate, HistoryEvent
+from models.samples import build_samples
+from models.text_prompt import (
+    NoAnswerTokensError,
+    PromptTooLongError,
+    Question,
+    TextPrompt,
+    answer_tokens,
+    digest,
+)
+from tests.unit.models.tiny import DATA, byte_pairs, word_pieces
+
+PUBLISHED = """\
+The user is a female. Her job is lawyer. Her age is 25-34.
+She watched the following movies in order in the past, and rated them:
+['0. Heat (1995) (4 stars)', "1. Ocean's Eleven (2001) (1 star)", '2. Up (2009) (0.5 star)']
+Based on the movies she has watched, deduce if she will like the movie ***Fargo (1996)***.
+Note that more stars the user rated the movie, the user liked the movie more.
+You should ONLY tell me yes or no."""
+QUESTION = Question(
+    attributes={"gender": "F", "occupation": "lawyer", "age": "25-34", "zip": "12345"},
+    history=(("Heat (1995)", 8), ("Ocean's Eleven (2001)", 2), ("Up (2009)", 1)),
+    title="Fargo (1996)",
+)
+
+
+def prompt(*, limit: int | None = None) -> TextPrompt:
+    return TextPrompt(byte_pairs(), closed=False, limit=limit)
+
+
+def words(made: TextPrompt, row: int, questions: list[Question]) -> str:
+    encoded = made.encode(questions)
+    text: str = made._tokenizer.decode(encoded.tokens[row, : int(encoded.lengths[row])])
+    return text
+
+
+def test_the_wording_is_the_published_one() -> None:
+    assert QUESTION.text() == PUBLISHED
+
+
+def test_men_have_their_own_pronouns() -> None:
+    lines = replace(QUESTION, attributes={"gender": "M", "age": "56+"}).text().split("\n")
+
+    assert lines[:2] == [
+        "The user is a male. His age is 56+.",
+        "He watched the following movies in order in the past, and rated them:",
+    ]
+    assert "deduce if he will like" in lines[3]
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    lines = replace(QUESTION, attributes={}).text().split("\n")
+
+    assert lines[0].startswith("The user watched the following movies")
+    assert lines[2] == (
+        "Based on the movies the user has watched, deduce if the user will like the movie "
+        "***Fargo (1996)***."
+    )
+    job = replace(QUESTION, attributes={"occupation": "lawyer"}).text().split("\n")
+    assert job[0] == "The user's job is lawyer."
+
+
+def test_samples_and_requests_write_the_same_prompt() -> None:
+    """The request's way (titles and stars) and the sample's way (arrays) are one."""
+    made, samples = prompt(), build_samples(DATA)
+    row = 40
+    encoded = made.samples(samples, DATA)
+    slots, stars = samples.history[row], samples.history_rating[row] / 2
+    history = [
+        HistoryEvent(int(slot), float(star), DATA.items[slot].title)
+        for slot, star in zip(slots, stars, strict=True)
+        if slot >= 0
+    ]
+    wanted = int(samples.candidate[row])
+    found = made.request(
+        DATA.users[samples.user[row]].attributes,
+        history,
+        [Candidate(wanted, {}, DATA.items[wanted].title)],
+    )
+
+    length = int(encoded.lengths[row])
+    assert found.tokens[0].tolist() == encoded.tokens[row, :length].tolist()
+    assert found.mask.all()
+    assert f"***Item {wanted}***" in words(made, 0, [QUESTION]).replace(
+        "Fargo (1996)", f"Item {wanted}"
+    )
+
+
+def test_candidates_share_everything_before_their_titles() -> None:
+    made = prompt()
+    wanted = [Candidate(slot, {}, f"{slot} Film") for slot in (1, 2, 3)]
+
+    encoded = made.request({"gender": "M"}, [HistoryEvent(5, 4.0, "Heat")], wanted)
+
+    common = made._tokenizer.decode(encoded.tokens[0, : encoded.shared()])
+    assert common.startswith("The user is a male.")
+    assert common.endswith("the movie ***")
+
+
+def test_long_prompts_lose_their_oldest_ratings() -> None:
+    whole = prompt().encode([QUESTION])
+    limit = int(whole.lengths[0]) - 1
+
+    shorter = words(prompt(limit=limit), 0, [QUESTION])
+
+    assert shorter == replace(QUESTION, history=QUESTION.history[1:]).text()
+    assert words(prompt(limit=limit + 1), 0, [QUESTION]) == PUBLISHED
+
+
+def test_a_question_that_never_fits_is_refused() -> None:
+    with pytest.raises(PromptTooLongError, match="even without history"):
+        prompt(limit=30).encode([QUESTION])
+
+
+def test_very_long_titles_are_cut_and_missing_ones_are_numbered() -> None:
+    made = prompt()
+    wanted = [Candidate(1, {}, "x" * 5000), Candidate(7, {})]
+
+    encoded = made.request({}, [], wanted)
+
+    texts = [made._tokenizer.decode(row) for row in encoded.tokens]
+    assert f"***{'x' * 200}***" in texts[0]
+    assert "***number 7***" in texts[1]
+
+
+def test_no_questions_are_no_prompts() -> None:
+    assert prompt().encode([]).tokens.shape == (0, 0)
+
+
+def test_answers_are_single_tokens_found_through_the_tokenizer() -> None:
+    for tokenizer, expected in ((byte_pairs(), (" Yes", " No")), (word_pieces(), ("Yes", "No"))):
+        found = answer_tokens(tokenizer)
+        for token, word in zip(found, expected, strict=True):
+            assert tokenizer(word, add_special_tokens=False)["input_ids"] == [token]
+        assert len(set(found)) == 2
+
+
+def test_a_tokenizer_without_answers_is_refused() -> None:
+    """Its words for yes and no are cut into letters; or both are unknown, which is one token."""
+    with pytest.raises(NoAnswerTokensError, match="choose another backbone"):
+        TextPrompt(byte_pairs(size=259), closed=False, limit=None)
+    ignorant = word_pieces()
+    ignorant.backend_tokenizer.model = type(ignorant.backend_tokenizer.model)(
+        {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}, unk_token="<unk>"
+    )
+    with pytest.raises(NoAnswerTokensError):
+        answer_tokens(ignorant)
+
+
+def test_only_encoders_read_the_end_of_a_text() -> None:
+    tokenizer = word_pieces()
+    closed = TextPrompt(tokenizer, closed=True, limit=None).encode([QUESTION])
+    open_ended = TextPrompt(tokenizer, closed=False, limit=None).encode([QUESTION])
+
+    assert closed.tokens[0, -1] == tokenizer.eos_token_id
+    assert open_ended.tokens[0].tolist() == closed.tokens[0, :-1].tolist()
+
+
+def test_the_digest_is_that_of_the_tokenizer_and_not_of_its_use(tmp_path: object) -> None:
+    tokenizer = byte_pairs()
+    before = digest(tokenizer)
+    TextPrompt(tokenizer, closed=False, limit=None).encode([QUESTION, QUESTION])
+    tokenizer.save_pretrained(tmp_path)
+
+    assert digest(tokenizer) == before == digest(AutoTokenizer.from_pretrained(tmp_path))
+    assert digest(word_pieces()) != before
+    tokenizer.add_tokens(["Fargo"])
+    assert digest(tokenizer) != before

@@ -80,10 +80,10 @@ def refusal(data: Path, out: Path, *more: str) -> str:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "unlearn"], "No method 'unlearn'; there are: badt, "),
-        (["--methods", " , "], "Name a method: --methods badt,"),
+        (["--methods", "unlearn"], "No method 'unlearn'; there are: "),
+        (["--methods", " , "], "Name a method: --methods "),
         (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
-        (["--backbone", "gpt"], "There is no backbone 'gpt'. Known: compact"),
+        (["--backbone", "gpt"], "No backbone 'gpt'. There is no such backbone. Known: compact"),
         (["--seeds", "0"], "--seeds must be 1 to 100, not 0."),
         (["--seeds", "101"], "--seeds must be 1 to 100, not 101."),
         (["--forget-seed", "-1"], "--forget-seed must be 0 or more, not -1."),

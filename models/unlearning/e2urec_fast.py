@@ -85,10 +85,10 @@ class E2URecFastConfig:
     forget_batch: int = 64
     retain_batch: int = 40
     #: How much further than the expected rise the teacher is driven.
-    drive: float = 8.0
+    drive: float = 4.0
     #: Between which factors the trained adapter may be scaled to reach the expected rise.
     least_scale: float = 0.3
-    most_scale: float = 1.4
+    most_scale: float = 1.2
 
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second try: a longer and harder lesson."""

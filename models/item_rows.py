@@ -15,6 +15,7 @@ import torch
 
 from models.assembly import build
 from models.encoded import Encoded
+from models.ensembles import input_table
 from models.training import live_margins
 from models.vocabulary import FIRST_ATTRIBUTE, NO, YES
 
@@ -46,7 +47,7 @@ class TokenRows:
     def put(self, recommender: Recommender) -> None:
         """Overwrite these rows of a recommender, in place."""
         if len(self.tokens):
-            _embedding(recommender)[self.tokens] = self.values
+            input_table(recommender)[self.tokens] = self.values
 
     def __add__(self, other: TokenRows) -> TokenRows:
         """Return both; no token may be in both."""
@@ -149,7 +150,7 @@ class FirstStep:
         change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
         tokens = recommender.vocabulary.first_item + torch.from_numpy(change.slots)
         with torch.no_grad():
-            now = _embedding(recommender)[tokens]
+            now = input_table(recommender)[tokens]
             initial = _initial(recommender, tokens)
             share = torch.from_numpy(change.kept).float()[:, None]
             kept = initial + share * (now - initial)
@@ -175,7 +176,7 @@ def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
     if not recommender.prompt.item_tokens:
         return TokenRows(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0, 1))
     tokens = torch.tensor([YES, NO])
-    now = _embedding(recommender)[tokens]
+    now = input_table(recommender)[tokens]
     middle = now.mean(0, keepdim=True)
     return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
 
@@ -248,9 +249,4 @@ def _gradient(
 
 def _initial(recommender: Recommender, tokens: torch.Tensor) -> torch.Tensor:
     initial = build(recommender.vocabulary, recommender.config)
-    return _embedding(initial).detach()[tokens]
-
-
-def _embedding(recommender: Recommender) -> torch.Tensor:
-    weight: torch.Tensor = recommender.model.get_input_embeddings().weight  # type: ignore[operator]
-    return weight
+    return input_table(initial).detach()[tokens]

@@ -21,7 +21,7 @@ from models.backbones import CompactConfig
 from models.preparation import KINDS, ForgetIndices, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -217,19 +217,18 @@ def calibrate(
     recommender: Recommender,
     prepared: Prepared,
     cohort: frozenset[int],
-    train_config: TrainConfig,
     config: CalibrationConfig,
-    progress: Progress,
+    train: Callable[[Prepared], Recommender],
 ) -> dict[str, ExpectedRise]:
     """Train a shadow without some users, items and pairs; return the expected rise per kind.
 
-    This is what the forgetting teacher is calibrated with, and what the audit compares with. A
-    comparison of trained rows with the cohort's rows would measure how hard the two are instead:
-    the shadow's differences are paired, row by row. The shadow's weights are never written.
+    `train` makes a model of rows as the recommender was made of its own. The result is what the
+    forgetting teacher is calibrated with, and what the audit compares with. A comparison of trained
+    rows with the cohort's rows would measure how hard the two are instead: the shadow's differences
+    are paired, row by row. The shadow's weights are never written.
     """
     shadow_data = shadow_rows(data, prepared, cohort, config)
-    shadow = fit(recommender.vocabulary, shadow_data, train_config, progress)
-    return expected_rises(recommender, shadow, shadow_data, data)
+    return expected_rises(recommender, train(shadow_data), shadow_data, data)
 
 
 def shadow_rows(
@@ -243,10 +242,20 @@ def shadow_rows(
 def expected_rises(
     recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
 ) -> dict[str, ExpectedRise]:
-    """Return per kind how much higher the shadow's loss is on the rows that it never saw."""
-    rise = row_losses(shadow, shadow_data.forget, data) - row_losses(
-        recommender, shadow_data.forget, data
-    )
+    """Return per kind how much higher the shadow's loss is on the rows that it never saw.
+
+    A shadow of fewer people is a little worse for everybody. What it is worse by for the cohort,
+    whom neither saw, is no forgetting, and is taken off where there is a cohort.
+    """
+
+    def rises(samples: Samples, table: Interactions) -> NDArray[Any]:
+        found: NDArray[Any] = row_losses(shadow, samples, table)
+        found -= row_losses(recommender, samples, table)
+        return found
+
+    cohort = shadow_data.parts.cohort
+    general = float(rises(cohort, shadow_data.retained).mean()) if len(cohort) else 0.0
+    rise = rises(shadow_data.forget, data) - general
     expected = {}
     for index, kind in enumerate(KINDS):
         rows = shadow_data.forget_kind == index

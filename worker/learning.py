@@ -27,9 +27,8 @@ from models.training import (
     DivergedError,
     ExpectedRise,
     TrainConfig,
-    expected_rises,
+    calibrate,
     margins,
-    shadow_rows,
 )
 from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.ensemble import weighed
@@ -73,18 +72,22 @@ class ModelLearner:
             if frozen.forget == ForgetSet():
                 raise InvalidInputError(str(error)) from error
             return self._untrained(frozen, into)
-        cohort = _cohort(frozen)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
         started = time.monotonic()
         recommender = self._method.train(
             vocabulary, prepared, self._recipe, lambda fraction: report(fraction * 0.5)
         )
         fitted = time.monotonic()
-        seen = shadow_rows(prepared.retained, prepared, cohort, self._calibration)
-        shadow = self._method.train(
-            vocabulary, seen, self._recipe, lambda fraction: report(0.5 + fraction * 0.5)
+        expected = calibrate(
+            prepared.retained,
+            recommender,
+            prepared,
+            _cohort(frozen),
+            self._calibration,
+            lambda rows: self._method.train(
+                vocabulary, rows, self._recipe, lambda fraction: report(0.5 + fraction * 0.5)
+            ),
         )
-        expected = expected_rises(recommender, shadow, seen, prepared.retained)
         metrics = {
             **_qualities(recommender, prepared),
             "rows": {

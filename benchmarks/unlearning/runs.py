@@ -27,7 +27,7 @@ from benchmarks.unlearning.protocols import forgotten_by
 from benchmarks.unlearning.setting import load_calibration, load_root, write_json
 from models import adapters
 from models.audit.utility import log_losses
-from models.item_rows import reset_item_rows
+from models.item_rows import reset_rows, unused_tokens
 from models.training import fit
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
@@ -111,7 +111,7 @@ def make_shadow(setting: Setting, seed: int, progress: Progress) -> None:
     """Retrain once more without the batch, for the membership attack's references alone."""
     case = setting.case
     shadow = fit(setting.vocabulary, case.batch, setting.recipe.seeded(seed), progress)
-    reset_item_rows(shadow, case.batch.unused_slots().tolist())
+    reset_rows(shadow, unused_tokens(shadow, case.batch))
     found = answers(shadow, case.batch.forget, case.data)
     _keep(setting, SHADOW, seed, {"method": SHADOW, "seed": seed}, {"forget_margins": found})
 
@@ -190,7 +190,7 @@ def release(parent: Recommender, unlearned: Unlearned, batch: Prepared) -> Recom
             )
             released = adapters.fold(parent, "", delta)
     if released is not parent:  # Original's is its parent, and must stay as it is.
-        reset_item_rows(released, batch.unused_slots().tolist())
+        reset_rows(released, unused_tokens(released, batch))
         released.model.eval().requires_grad_(requires_grad=False)
     return released
 

@@ -108,9 +108,8 @@ def calibrate_root(
         original,
         whole,
         frozenset(),
-        setting.recipe.seeded(seed),
         CalibrationConfig(seed=seed + 1),
-        progress,
+        lambda rows: method.train(setting.vocabulary, rows, setting.recipe.seeded(seed), progress),
     )
     kept = {
         "seconds": time.monotonic() - started,

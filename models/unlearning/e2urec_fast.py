@@ -69,7 +69,8 @@ class E2URecFastConfig:
     most_reach: float = 12.0
     #: The share of the expected rise that the first step should bring about.
     first_share: float = 0.4
-    #: By how much margins shrink, per share of the training rows that leave.
+    #: Margins shrink to the share of training rows that stay, to this power: many batches come to
+    #: what one would.
     cooling: float = 0.4
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
@@ -84,10 +85,10 @@ class E2URecFastConfig:
     forget_batch: int = 64
     retain_batch: int = 40
     #: How much further than the expected rise the teacher is driven.
-    drive: float = 8.0
+    drive: float = 4.0
     #: Between which factors the trained adapter may be scaled to reach the expected rise.
     least_scale: float = 0.3
-    most_scale: float = 1.4
+    most_scale: float = 1.2
 
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second try: a longer and harder lesson."""
@@ -182,7 +183,7 @@ class _First:
         self._step = FirstStep.of(task.recommender, prepared, config.damping)
         gone = len(leaving(prepared))
         share = gone / max(gone + len(prepared.parts.train), 1)
-        self._cooled = cooled_answers(task.recommender, max(COOLEST, 1 - config.cooling * share))
+        self._cooled = cooled_answers(task.recommender, max(COOLEST, (1 - share) ** config.cooling))
         self.reach = config.reach
         self._move(task.recommender)
         wanted = config.first_share * self.rise

@@ -65,7 +65,14 @@ def world(interactions: Interactions) -> World:
     whole = prepare(interactions, ForgetIndices(), COHORT)
     vocabulary = Vocabulary.from_catalogue(interactions)
     recommender = fit(vocabulary, whole, RECIPE, nothing)
-    expected = calibrate(interactions, recommender, whole, COHORT, RECIPE, CALIBRATION, nothing)
+    expected = calibrate(
+        interactions,
+        recommender,
+        whole,
+        COHORT,
+        CALIBRATION,
+        lambda rows: fit(vocabulary, rows, RECIPE, nothing),
+    )
     recommender.model.requires_grad_(requires_grad=False)
     return World(
         data=interactions,

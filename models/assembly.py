@@ -45,7 +45,8 @@ def parse_backbone(text: str) -> BackboneConfig:
         return parse_name(name.removeprefix(HUGGING_FACE))
     if name in _KINDS and name != "hf":
         return _KINDS[name]()
-    raise UnknownBackboneError(f"no backbone {name!r}. {UnknownBackboneError.__doc__}")
+    known = ", ".join((*(kind for kind in _KINDS if kind != "hf"), "hf:<model id or directory>"))
+    raise UnknownBackboneError(f"no backbone {name!r}. Known: {known}.")
 
 
 def backbone_from_manifest(manifest: Mapping[str, Any]) -> BackboneConfig:

@@ -83,7 +83,7 @@ def refusal(data: Path, out: Path, *more: str) -> str:
         (["--methods", "unlearn"], "No method 'unlearn'; there are: "),
         (["--methods", " , "], "Name a method: --methods "),
         (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
-        (["--backbone", "gpt"], "No backbone 'gpt'. There is no such backbone. Known: compact"),
+        (["--backbone", "gpt"], "No backbone 'gpt'. Known: compact, compact-t5, hf:"),
         (["--seeds", "0"], "--seeds must be 1 to 100, not 0."),
         (["--seeds", "101"], "--seeds must be 1 to 100, not 101."),
         (["--forget-seed", "-1"], "--forget-seed must be 0 or more, not -1."),

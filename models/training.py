@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from models.backbones import BackboneConfig
     from models.datasets.interactions import Interactions
+    from models.encoded import Encoded
     from models.preparation import Prepared
-    from models.prompts import Encoded
     from models.recommender import Recommender
     from models.samples import Samples
     from models.vocabulary import Vocabulary

@@ -119,7 +119,7 @@ def audited(
     The gate needs to know how far losses should rise, so it has a verdict for calibrated methods
     alone; of the others only the time is told. Without a cohort there is no audit to time.
     """
-    exact = is_exact(method)
+    exact = method.exact
     cohort = never_trained(case)
     if not exact and not len(cohort):
         nobody = "nobody came after the training period, so there is no cohort"
@@ -131,8 +131,3 @@ def audited(
     told = (found.outcome, found.figures["reason"])
     outcome, reason = told if exact or method.calibrated else (None, "only timed: not calibrated")
     return {"audit_seconds": seconds, "audit": {"outcome": outcome, "reason": reason}}
-
-
-def is_exact(method: UnlearningMethod) -> bool:
-    """Say whether what comes out never depended on the batch, so that no gate applies."""
-    return bool(getattr(method, "exact", method.name == RETRAIN))

@@ -19,7 +19,7 @@ from models.training import live_margins, margins
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.prompts import Encoded
+    from models.encoded import Encoded
     from models.recommender import Recommender
 
 

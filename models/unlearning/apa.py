@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.encoded import Encoded
     from models.ensembles import Ensemble
     from models.preparation import Prepared
-    from models.prompts import Encoded
     from models.training import Progress, TrainConfig
     from models.vocabulary import Vocabulary
 

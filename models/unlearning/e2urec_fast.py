@@ -26,9 +26,9 @@ import torch
 from torch.nn import functional
 
 from models.adapters import AdapterConfig, attach, scale, trainable_parameters, with_rows
+from models.audit.report import expectation
+from models.encoded import Encoded
 from models.item_rows import FirstStep, cooled_answers, leaving
-from models.preparation import KINDS
-from models.prompts import Encoded
 from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import (
     NothingToForgetError,
@@ -40,13 +40,11 @@ from models.unlearning.loops import Order, descend
 from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
     from models.recommender import Recommender
     from models.samples import Samples
-    from models.training import ExpectedRise, Progress
+    from models.training import Progress
 
 #: How much the mean margins of models differ that only their seed sets apart.
 OFFSET_SPREAD: Final = 0.08
@@ -93,12 +91,6 @@ class E2URecFastConfig:
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second try: a longer and harder lesson."""
         return replace(self, steps=self.steps * 2, passes=self.passes * 2, drive=self.drive * 1.5)
-
-
-def expected_rise(kinds: NDArray[np.int64], expected: Mapping[str, ExpectedRise]) -> float:
-    """Return the mean rise in loss (nats) that these [F] forget rows should show."""
-    values = [expected[kind].mean if kind in expected else 0.0 for kind in KINDS]
-    return float(sum(value * float((kinds == i).mean()) for i, value in enumerate(values)))
 
 
 class E2URecFast(UnlearningMethod):
@@ -175,7 +167,7 @@ class _First:
         prepared = task.prepared
         if not len(prepared.forget):
             raise NothingToForgetError(NothingToForgetError.__doc__)
-        self.rise = max(expected_rise(prepared.forget_kind, task.expected), 0.0)
+        self.rise = max(expectation(prepared, task.expected).mean, 0.0)
         stride = math.ceil(len(prepared.forget) / config.look_at)
         looked_at = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
         self._prompts, self._labels = _encode(task, looked_at)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from models.encoded import Encoded
     from models.ensembles import Ensemble
     from models.preparation import Prepared
-    from models.prompts import Encoded
     from models.samples import Samples
     from models.training import TrainConfig
     from models.vocabulary import Vocabulary

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.datasets.interactions import Interactions, ItemRecord
-    from models.prompts import Encoded
+    from models.encoded import Encoded
     from models.samples import Samples
 
 #: Prices are multiples of this; features have length 1.

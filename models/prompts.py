@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.datasets.interactions import Interactions
-    from models.recommender import Candidate, HistoryEvent
+    from models.requests import Candidate, HistoryEvent
     from models.samples import Samples
     from models.vocabulary import Vocabulary
 

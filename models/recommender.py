@@ -7,7 +7,6 @@ The class here is that of compact causal models; `models.language` has those of 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import numpy as np
@@ -26,28 +25,11 @@ if TYPE_CHECKING:
     from models.backbones import BackboneConfig
     from models.encoded import Encoded
     from models.prompts import Prompt
+    from models.requests import Candidate, HistoryEvent
     from models.vocabulary import Vocabulary
 
 #: So many tokens in one batch without gradients: long prompts go in smaller batches.
 TOKENS_AT_ONCE: Final = 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEvent:
-    """One earlier rating: the item's slot, 0.5 to 5 stars, and the title for prompts in words."""
-
-    slot: int
-    rating: float
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One item to score: its slot, its attribute values, and the title for prompts in words."""
-
-    slot: int
-    attributes: Mapping[str, Sequence[str]]
-    title: str = ""
 
 
 class Recommender:

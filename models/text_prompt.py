@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from models.datasets.interactions import Interactions
-    from models.recommender import Candidate, HistoryEvent
+    from models.requests import Candidate, HistoryEvent
     from models.samples import Samples
 
 #: With a leading blank first: that is how an answer goes on after a sentence. T5 reads both alike.

@@ -16,7 +16,7 @@ from app.domain.errors import GoneError, UnknownUserError
 from app.services.recommendation_inputs import read_inputs
 from models.candidates import LIKED_ABOVE, CandidateIndex
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
-from models.recommender import HistoryEvent
+from models.requests import HistoryEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

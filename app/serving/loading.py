@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from app.serving.scorers.torch_scorer import TorchScorer
 from app.serving.twin import Twin
 from models import checkpoints
 
@@ -33,6 +34,6 @@ class ReleaseLoader:
                 raise checkpoints.CheckpointError(
                     f"release {release.id} is recorded with another digest than its manifest's"
                 )
-            return Twin(release.id, checkpoints.load(directory))
+            return Twin(release.id, TorchScorer(checkpoints.load(directory)))
         finally:
             self._artifacts.evict(release.path)

@@ -17,7 +17,8 @@ import torch
 
 from app.domain.errors import GoneError, NoReleaseError, ReplicaNotReadyError, UnavailableError
 from app.services.recommendation_inputs import read_inputs, recheck
-from models.recommender import Candidate
+from app.serving.scorers.base import ScoringRequest
+from models.requests import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,10 +165,15 @@ class RecommendService:
 
 def _rank(twin: Twin, inputs: Inputs, proposal: Proposal, n: int) -> Recommendation:
     """Score the proposal with one release; equal scores go by slot, so that answers reproduce."""
-    scores = twin.recommender.score(
-        inputs.user.attributes,
-        proposal.history,
-        [Candidate(item.slot, item.attributes, item.title) for item in proposal.items],
+    scores = twin.scorer.score(
+        ScoringRequest(
+            user_id=inputs.user.id,
+            attributes=inputs.user.attributes,
+            history=proposal.history,
+            candidates=[
+                Candidate(item.slot, item.attributes, item.title) for item in proposal.items
+            ],
+        )
     )
     scored: list[tuple[float, Item]] = list(zip(scores.tolist(), proposal.items, strict=True))
     best = sorted(scored, key=lambda pair: (-pair[0], pair[1].slot))[:n]

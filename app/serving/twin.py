@@ -6,7 +6,6 @@ capture the reference once and keep it to their end, so that no answer mixes two
 
 from __future__ import annotations
 
-import gc
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,26 +15,19 @@ from app.domain.errors import NoReleaseError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from models.recommender import Recommender
+    from app.serving.scorers.base import Scorer
 
 
 class Twin:
     """An immutable release in memory, counting its readers."""
 
-    def __init__(self, release_id: str, recommender: Recommender) -> None:
-        """Take over the only reference to the recommender."""
+    def __init__(self, release_id: str, scorer: Scorer) -> None:
+        """Take over the scorer of this release."""
         self.release_id = release_id
-        self._recommender: Recommender | None = recommender
+        self.scorer = scorer
         self._readers = 0
         self._idle = threading.Condition()
         self._on_idle: Callable[[], None] | None = None
-
-    @property
-    def recommender(self) -> Recommender:
-        """Return the recommender; raises NoReleaseError once the twin is freed."""
-        if self._recommender is None:
-            raise NoReleaseError
-        return self._recommender
 
     def enter(self) -> None:
         """Count one more reader. Only LiveTwin calls this, under the lock of its reference."""
@@ -71,9 +63,8 @@ class Twin:
             return self._idle.wait_for(lambda: self._readers == 0, timeout)
 
     def free(self) -> None:
-        """Drop the weights. Modules refer to each other in circles, hence the collection."""
-        self._recommender = None
-        gc.collect()
+        """Free the release, and every state that was made with it."""
+        self.scorer.close()
 
 
 class LiveTwin:

@@ -28,7 +28,8 @@ from app.storage.unit_of_work import SqlUnitOfWorkFactory
 from models import checkpoints
 from models.backbones import CompactConfig
 from models.datasets.interactions import Interactions, ItemRecord
-from models.recommender import Candidate, HistoryEvent, Recommender
+from models.recommender import Recommender
+from models.requests import Candidate, HistoryEvent
 from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from app.settings import Settings
 from models import checkpoints
-from models.recommender import Candidate, HistoryEvent, Recommender
+from models.recommender import Recommender
+from models.requests import Candidate, HistoryEvent
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import NothingToForgetError
 from models.unlearning.loops import LoopConfig

@@ -11,7 +11,7 @@ from app.services.add_interactions import add_interactions
 from app.services.cancel_forget import cancel_forget
 from app.services.recommendation_inputs import read_inputs
 from app.serving.candidates import Candidates
-from models.recommender import HistoryEvent
+from models.requests import HistoryEvent
 from tests.integration.gateway_world import ITEMS, USERS, World
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from app.services.policies import ReplicaPolicy
 from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.lease import AnsweringRight
+from app.serving.scorers.torch_scorer import TorchScorer
 from tests.integration.gateway_world import World, wait_until
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from app.serving.recommend import RecommendService
     from app.serving.replica import Replica
+    from app.serving.twin import Twin
+    from models.recommender import Recommender
 
 
 def weights_of(world: World, name: str) -> Path:
@@ -57,6 +60,11 @@ def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
         right.require()
 
 
+def torch_recommender(twin: Twin) -> Recommender:
+    assert isinstance(twin.scorer, TorchScorer)
+    return twin.scorer.recommender
+
+
 def test_prepare_flip_confirm(world: World, replica: Replica) -> None:
     first = replica.live.release_id
     lease, second = world.publish(2)
@@ -75,14 +83,14 @@ def test_serving_is_confirmed_only_after_the_last_reader_and_the_weights_are_gon
 ) -> None:
     first = replica.live.release_id
     with replica.live.capture() as reading:
-        old = weakref.ref(reading.recommender.model)
+        old = weakref.ref(torch_recommender(reading).model)
         lease, second = world.publish(2)
         wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
         world.flip(lease, second)
         wait_until(lambda: replica.live.release_id == second, "not switched")
         wait_until(lambda: reported(world, replica)[1] is None, "not reported")
         assert reported(world, replica)[0] == first  # Somebody still reads it.
-        assert reading.recommender is not None
+        assert torch_recommender(reading) is not None
     del reading
     wait_until(lambda: reported(world, replica)[0] == second, "not confirmed")
     gc.collect()
@@ -103,7 +111,7 @@ def test_a_reader_that_stays_too_long_is_a_problem_and_is_never_cut_off(
         wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
         world.flip(world_lease, second)
         wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
-        assert reading.recommender is not None
+        assert torch_recommender(reading) is not None
     wait_until(lambda: reported(world, replica) == (second, None, False), "not confirmed")
 
 

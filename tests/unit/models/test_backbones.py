@@ -17,7 +17,7 @@ from models.checkpoints import CheckpointError, load, read_weights, save
 from models.encoded import Encoded
 from models.preparation import ForgetIndices, prepare
 from models.pretrained import BackboneUnavailableError, HuggingFaceConfig
-from models.recommender import Candidate, HistoryEvent, Recommender
+from models.requests import Candidate, HistoryEvent
 from models.samples import build_samples
 from models.splits import TimeSplit
 from models.training import TrainConfig, fit, margins
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.backbones import BackboneConfig
+    from models.recommender import Recommender
 
 TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)

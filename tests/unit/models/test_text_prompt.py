@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer
 
-from models.recommender import Candidate, HistoryEvent
+from models.requests import Candidate, HistoryEvent
 from models.samples import build_samples
 from models.text_prompt import (
     NoAnswerTokensError,

@@ -21,7 +21,7 @@ from models.encoded import Encoded
 from models.ensembles import Attention, EnsembleConfig, OutputEnsemble
 from models.item_rows import reset_item_rows
 from models.preparation import ForgetIndices, prepare
-from models.recommender import Candidate, HistoryEvent
+from models.requests import Candidate, HistoryEvent
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import UnlearningTask
 from models.unlearning.receraser import RecEraser, RecEraserConfig

@@ -20,7 +20,8 @@ from models.backbones import build_compact
 from models.checkpoints import CheckpointError, load, read_manifest, read_weights, write
 from models.checkpoints import save as save_release
 from models.item_rows import reset_item_rows
-from models.recommender import Candidate, HistoryEvent, Recommender
+from models.recommender import Recommender
+from models.requests import Candidate, HistoryEvent
 from models.training import live_margins
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 from models.prompts import ATTRIBUTE_PLACES, CompactPrompt, Encoded
-from models.recommender import Candidate, HistoryEvent
+from models.requests import Candidate, HistoryEvent
 from models.samples import HISTORY_LENGTH, build_samples
 from models.vocabulary import (
     ANSWER,

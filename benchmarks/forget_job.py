@@ -25,7 +25,8 @@ from models.audit.utility import utility
 from models.datasets.detect import read
 from models.training import margins
 from worker.learner import ForgetSet, FrozenData
-from worker.learning import ModelLearner, prepare_frozen
+from worker.learning import ModelLearner
+from worker.preparing import prepare_frozen
 
 if TYPE_CHECKING:
     from models.recommender import Recommender
@@ -71,7 +72,7 @@ def measure(frozen: FrozenData, learner: ModelLearner, parent: Path, work: Path)
     unlearned = time.perf_counter()
     verdict = learner.audit(frozen, parent, work / "folded", exact=False, report=_nothing)
     audited = time.perf_counter()
-    retrained = learner.train(frozen, work / "exact", _nothing)
+    retrained = learner.train(frozen, work / "exact", parent, _nothing)
     fit_seconds = float(retrained.metrics["fit_seconds"])
     rows = (
         ("before", parent, 0.0),
@@ -104,7 +105,7 @@ def main() -> None:
     learner = ModelLearner(settings)
     with tempfile.TemporaryDirectory() as directory:
         parent = Path(directory) / "parent"
-        learner.train(frozen, parent, _nothing)
+        learner.train(frozen, parent, settings.backbone, _nothing)
         for count in map(int, arguments.users.split(",")):
             victims = _victims(frozen, parent, count)
             batch = replace(frozen, forget=ForgetSet(users=victims))

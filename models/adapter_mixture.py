@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from models.ensembles import Ensemble, input_table, mean_embedding
-from models.lora_targets import resolve
+from models.lora import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

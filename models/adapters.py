@@ -6,22 +6,17 @@ folds must shred what `save` wrote.
 
 from __future__ import annotations
 
-import copy
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from peft import (
-    LoraConfig,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from models.checkpoints import CheckpointError, Manifest, read_manifest, read_weights, write
 from models.item_rows import TokenRows
-from models.lora_targets import ROLES, resolve
+from models.lora import AdapterConfig, wrapped
+from models.weights import copied, own_parameters, own_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,54 +29,37 @@ ROW_TOKENS: Final = "rows.tokens"
 ROW_VALUES: Final = "rows.values"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterConfig:
-    """The shape of an adapter: rank, scale (alpha / rank) and the roles of where it sits."""
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-    #: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
-    targets: tuple[str, ...] = ROLES
-
-
 def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recommender:
-    """Return a copy of the recommender with a fresh adapter, the only part that trains.
+    """Return a copy of the recommender whose adapter is the only part that trains.
 
-    Prompts in words leave the role `embedding` out: they contain the answers' own words, whose rows
-    are the head's as well where the two are tied, and merging would move the head. Raises
-    AdapterTargetError.
+    Where all that was learned is in one adapter already, that is a copy of this adapter, of its own
+    shape, which is to replace it; else a fresh one of the shape that is given. Prompts in words
+    leave the role `embedding` out: they contain the answers' own words, whose rows are the head's
+    as well where the two are tied, and merging would move the head. Raises AdapterTargetError.
     """
+    student = copied(recommender)
+    if recommender.config.adapter is not None:
+        own_parameters(student, train=True)
+        return student
     roles = config.targets
     if not recommender.prompt.item_tokens:
         roles = tuple(role for role in roles if role != "embedding")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Tied embeddings are merged once and the tie holds: no input is a Yes or No token (nor what
-        # a decoder starts from), so the head's two rows never move. transformers warns of a
-        # property that PEFT itself reads.
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        model = get_peft_model(
-            copy.deepcopy(recommender.model).requires_grad_(requires_grad=False),
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=resolve(recommender.model, roles),
-            ),
-        )
-    return recommender.with_model(model)
-
-
-def trainable_parameters(recommender: Recommender) -> int:
-    """Return how many parameters train."""
-    return sum(p.numel() for p in recommender.model.parameters() if p.requires_grad)
+    return student.with_model(wrapped(student.model, replace(config, targets=roles), seed))
 
 
 @torch.no_grad()
-def scale(recommender: Recommender, factor: float) -> None:
-    """Make what the adapter adds to the weights `factor` times as large, in place."""
-    for name, parameter in recommender.model.named_parameters():
+def scale(student: Recommender, start: Recommender, factor: float) -> None:
+    """Make the way that `attach(start, …)` has been trained along `factor` times as long, in place.
+
+    For a fresh adapter that is what it adds to the weights; for one that replaces another, what
+    its parameters differ in.
+    """
+    if start.config.adapter is not None:
+        before = own_state(start)
+        for name, parameter in own_state(student).items():
+            parameter.copy_(torch.lerp(before[name], parameter, factor))
+        return
+    for name, parameter in student.model.named_parameters():
         if ".lora_B." in name or ".lora_embedding_B." in name:
             parameter.mul_(factor)
 
@@ -108,7 +86,7 @@ def save(
     }
     if rows is not None:
         state |= {ROW_TOKENS: rows.tokens, ROW_VALUES: rows.values}
-    content = {"kind": "adapter", "method": method, "parent": parent, "adapter": asdict(config)}
+    content = {"kind": "adapter", "method": method, "parent": parent, "adapter": config.manifest()}
     return write(directory, state, {**content, "extra": dict(extra)})
 
 
@@ -120,8 +98,7 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
     manifest = read_manifest(directory)
     if manifest.content.get("kind") != "adapter" or manifest.parent != parent_digest:
         raise CheckpointError(f"{directory} holds no adapter of release {parent_digest[:12]}")
-    shape = dict(manifest.content["adapter"])
-    config = AdapterConfig(**{**shape, "targets": tuple(shape["targets"])})
+    config = AdapterConfig.from_manifest(manifest.content["adapter"])
     state = read_weights(directory)
     base = with_rows(parent, _rows(state, directory))
     wrapped = attach(base, config, seed=0)
@@ -137,9 +114,9 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
 
 def with_rows(recommender: Recommender, rows: TokenRows) -> Recommender:
     """Return a copy of the recommender with these rows."""
-    copied = recommender.with_model(copy.deepcopy(recommender.model))
-    rows.put(copied)
-    return copied
+    found = copied(recommender)
+    rows.put(found)
+    return found
 
 
 def _rows(state: dict[str, torch.Tensor], directory: Path) -> TokenRows:

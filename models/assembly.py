@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _KINDS: Final[Mapping[str, Callable[..., BackboneConfig]]] = {
     "compact": CompactConfig,
     "compact-t5": CompactT5Config,
-    "hf": HuggingFaceConfig,
+    "hf": HuggingFaceConfig.from_manifest,
 }
 #: What goes before the name of a model of others.
 HUGGING_FACE: Final = "hf:"

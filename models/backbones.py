@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 from models.vocabulary import PAD
 
 if TYPE_CHECKING:
+    from models.lora import AdapterConfig
     from models.vocabulary import Vocabulary
 
 
@@ -25,6 +26,10 @@ class BackboneConfig(Protocol):
     def seed(self) -> int:
         """Return the seed of the initial weights."""
 
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """Return the shape of the adapter that all is learned in; None where all weights learn."""
+
     def seeded(self, seed: int) -> Self:
         """Return the same backbone with other initial weights."""
 
@@ -35,6 +40,8 @@ class BackboneConfig(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactConfig:
     """A small Llama-type causal LM whose vocabulary is the catalogue."""
+
+    adapter: ClassVar[None] = None
 
     hidden_size: int = 64
     layers: int = 2
@@ -58,6 +65,8 @@ class CompactT5Config:
 
     T5's own deviation of embeddings (1) drowns what its layers add to rows of a few dozen numbers.
     """
+
+    adapter: ClassVar[None] = None
 
     hidden_size: int = 64
     #: Of the encoder and of the decoder, which reads one token only.

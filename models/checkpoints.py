@@ -19,6 +19,7 @@ from models.assembly import backbone_from_manifest, build
 from models.encoded import Encoded
 from models.pretrained import BackboneUnavailableError
 from models.vocabulary import Vocabulary
+from models.weights import ForeignWeightsError, own_state, put_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,11 +72,9 @@ def save(
 
     `parent` is the digest of the release that this one came from; `kind` is RELEASE or UNFOLDED.
     """
-    tied = _tied(recommender.model)
     state = {
         name: tensor.detach().clone().contiguous()
-        for name, tensor in recommender.model.state_dict().items()
-        if name not in tied
+        for name, tensor in own_state(recommender).items()
     }
     golden = recommender.prompt.golden()
     return write(
@@ -159,13 +158,13 @@ def load(directory: Path, kind: str = RELEASE) -> Recommender:
             Vocabulary.from_manifest(content["vocabulary"]),
             backbone_from_manifest(content["backbone"]),
         )
-        missing, unexpected = recommender.model.load_state_dict(state, strict=False)
+        put_state(recommender, state)
     except BackboneUnavailableError as error:
         raise CheckpointError(f"the checkpoint in {directory} has no source: {error}") from error
+    except ForeignWeightsError as error:
+        raise CheckpointError(f"the weights in {directory} do not fit it: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint in {directory} does not fit its manifest") from error
-    if unexpected or set(missing) - _tied(recommender.model):
-        raise CheckpointError(f"the checkpoint in {directory} lacks or adds tensors")
     recommender.model.eval().requires_grad_(requires_grad=False)
     if content.get("prompt", {"style": "compact"}) != recommender.prompt.manifest():
         raise CheckpointError(
@@ -188,14 +187,3 @@ def _golden(golden: Mapping[str, Any]) -> Encoded:
     tokens = torch.tensor(golden["tokens"])
     present = torch.tensor(golden["mask"]).bool() if "mask" in golden else None
     return Encoded(tokens=tokens, present=present)
-
-
-def _tied(model: torch.nn.Module) -> set[str]:
-    """Return the names of tensors that only share the storage of one that is named before."""
-    seen: set[int] = set()
-    tied = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.numel() and tensor.data_ptr() in seen:
-            tied.add(name)
-        seen.add(tensor.data_ptr())
-    return tied

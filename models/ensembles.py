@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
 from torch import nn
@@ -47,6 +47,8 @@ class EnsembleConfig:
     `seals` [shards] say what each member is: a digest of all that it was trained on, by and to, so
     that a member is known again without its data. Empty for a member that was never trained.
     """
+
+    adapter: ClassVar[None] = None
 
     aggregation: str
     member: BackboneConfig

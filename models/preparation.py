@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from models.samples import Samples, build_samples
-from models.splits import Parts, TimeSplit, split
+from models.splits import Parts, RowLimits, TimeSplit, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Kinds of forget rows, by what they are forgotten for; a row that is several counts as the first.
 KINDS: Final = ("user", "item", "pair")
+NO_LIMITS: Final = RowLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +70,19 @@ def prepare(
     forget: ForgetIndices,
     cohort: frozenset[int],
     bounds: TimeSplit | None = None,
+    limits: RowLimits = NO_LIMITS,
 ) -> Prepared:
     """Separate retained from forgotten; without `bounds` the product's 90/5/5 split is made.
+
+    Only then `limits` count: bounds say themselves how many rows they leave.
 
     Raises TooSmallToSplitError where too little is retained to choose and audit on.
     """
     retained = data.take(~forget.rows(data))
     samples = build_samples(retained)
-    bounds = bounds or TimeSplit.by_shares(samples, train=0.9, valid=0.05)
+    if bounds is None:
+        bounds = TimeSplit.by_shares(samples, train=0.9, valid=0.05)
+        bounds = bounds.limited(split(samples, bounds, cohort), limits)
     before = split(build_samples(data), bounds, cohort)
     kind = _kinds(before.train, forget)
     rows = np.flatnonzero(kind >= 0)

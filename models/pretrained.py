@@ -1,11 +1,17 @@
-"""Language models of others: from a directory, or from the Hugging Face hub by their name."""
+"""Language models of others: from a directory, or from the Hugging Face hub by their name.
+
+A recommender that learns in an adapter shares the model's weights with all others in this process
+that stand on the same one: nothing ever changes them.
+"""
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -18,17 +24,22 @@ from transformers import (
 from transformers.utils import logging
 
 from models.language import SequenceRecommender, TextRecommender
+from models.lora import AdapterConfig, wrapped
 from models.text_prompt import TextPrompt
+from models.weights import copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from models.recommender import Recommender
     from models.vocabulary import Vocabulary
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: Public models that some recommender stands on, by name and precision.
+_public: WeakValueDictionary[tuple[str, str], PreTrainedModel] = WeakValueDictionary()
+_loading = threading.Lock()
 #: What loading ends in where files lack, are damaged, or are of a kind unknown to transformers.
 _FAILURES: Final = (
     OSError,
@@ -57,14 +68,18 @@ class BackboneUnavailableError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HuggingFaceConfig:
-    """Any causal or encoder-decoder language model, fine-tuned whole on prompts in words.
+    """Any causal or encoder-decoder language model on prompts in words.
 
-    `name` is a directory, or an id of the hub. All initial weights come from there: `seed` stands
-    only for what training draws.
+    `name` is a directory, or an id of the hub, where all initial weights come from. With `adapter`
+    they stay as they are, and all that is learned is in one adapter, whose initial values follow
+    from `seed`; without it the whole model is fine-tuned, as in the paper, and `seed` stands only
+    for what training draws.
     """
 
     name: str
     dtype: str = "float32"
+    wording: str = "published"
+    adapter: AdapterConfig | None = None
     seed: int = 0
 
     def seeded(self, seed: int) -> Self:
@@ -73,7 +88,14 @@ class HuggingFaceConfig:
 
     def manifest(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return {"kind": "hf", **asdict(self)}
+        adapter = self.adapter.manifest() if self.adapter else None
+        return {"kind": "hf", **asdict(self), "adapter": adapter}
+
+    @classmethod
+    def from_manifest(cls, **manifest: Any) -> Self:
+        """Rebuild the settings; raises TypeError or KeyError for others."""
+        shape = manifest.get("adapter")
+        return cls(**{**manifest, "adapter": AdapterConfig.from_manifest(shape) if shape else None})
 
 
 def parse_name(text: str) -> HuggingFaceConfig:
@@ -90,7 +112,8 @@ def build_pretrained(vocabulary: Vocabulary, config: HuggingFaceConfig) -> Recom
     if local and not Path(config.name).is_dir():
         raise BackboneUnavailableError(config.name, "there is no such directory")
     try:
-        model, tokenizer = _load(config, local=local)
+        model = _model(config, local=local)
+        tokenizer = AutoTokenizer.from_pretrained(config.name, **_place(local=local))
     except _FAILURES as error:
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise BackboneUnavailableError(config.name, first.rstrip(".")) from error
@@ -100,16 +123,31 @@ def build_pretrained(vocabulary: Vocabulary, config: HuggingFaceConfig) -> Recom
     limit = getattr(model.config, "max_position_embeddings", None)
     prompt = TextPrompt(tokenizer, closed=twofold, limit=limit)
     kind = SequenceRecommender if twofold else TextRecommender
-    return kind(vocabulary, config, model.eval(), prompt)
+    found: Recommender = kind(vocabulary, config, model.eval(), prompt)
+    if config.adapter is None:
+        return found
+    shared = copied(found)  # Its layers are wrapped in place, and those of the public model stay.
+    found = shared.with_model(wrapped(shared.model, config.adapter, config.seed).eval())
+    found.public = model
+    return found
 
 
-def _load(
-    config: HuggingFaceConfig, *, local: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load both from the same place; code that a model brings along is never run."""
-    place = {"local_files_only": local, "trust_remote_code": False}
+def _model(config: HuggingFaceConfig, *, local: bool) -> PreTrainedModel:
+    """Load the model, or return the one that is here already where nothing will change it."""
+    if config.adapter is None:
+        return _load(config, local=local)
+    with _loading:
+        key = config.name, config.dtype
+        model = _public.get(key)
+        if model is None:
+            model = _public[key] = _load(config, local=local).requires_grad_(requires_grad=False)
+        return model
+
+
+def _load(config: HuggingFaceConfig, *, local: bool) -> PreTrainedModel:
+    """Load the weights; code that a model brings along is never run."""
+    place = _place(local=local)
     settings = AutoConfig.from_pretrained(config.name, **place)
-    tokenizer = AutoTokenizer.from_pretrained(config.name, **place)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]), _no_bars():
         torch.manual_seed(config.seed)
@@ -122,7 +160,12 @@ def _load(
         )
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(f"it lacks weights, {lacking[0]} among them")
-    return model, tokenizer
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _place(*, local: bool) -> dict[str, bool]:
+    return {"local_files_only": local, "trust_remote_code": False}
 
 
 @contextmanager

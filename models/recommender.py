@@ -58,6 +58,9 @@ class Recommender:
             model = build_compact(vocabulary, config)
         self.model: nn.Module = model
 
+    #: The public model that this one's adapter stands on, kept for others to share.
+    public: nn.Module | None = None
+
     def with_model(self, model: nn.Module) -> Self:
         """Return a recommender of the same kind around another model."""
         found = copy.copy(self)

@@ -5,7 +5,7 @@ Knows timestamps and user indices; the choice of the cohort's users is the calle
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,11 +29,17 @@ class TooSmallToSplitError(ValueError):
 class TimeSplit:
     """Training ends before `valid_from`, validation before `test_from` (Unix seconds).
 
-    The bounds are kept in the release's manifest, so that a row never changes sides later.
+    The shares say how many rows of each part count; which ones follows from each row alone, so that
+    leaving somebody out chooses no other row. All this is kept in the release's manifest: a row
+    never changes sides later.
     """
 
     valid_from: int
     test_from: int
+    train_share: float = 1.0
+    valid_share: float = 1.0
+    test_share: float = 1.0
+    cohort_share: float = 1.0
 
     @classmethod
     def by_shares(cls, samples: Samples, *, train: float, valid: float) -> TimeSplit:
@@ -53,9 +59,30 @@ class TimeSplit:
             raise TooSmallToSplitError(TooSmallToSplitError.__doc__)
         return bounds
 
+    def limited(self, parts: Parts, limits: RowLimits) -> TimeSplit:
+        """Return bounds whose shares leave about so many of these rows."""
+        return replace(
+            self,
+            train_share=_share(limits.train, len(parts.train)),
+            valid_share=_share(limits.look, len(parts.valid)),
+            test_share=_share(limits.look, len(parts.test)),
+            cohort_share=_share(limits.look, len(parts.cohort)),
+        )
+
     def manifest(self) -> dict[str, Any]:
         """Return the bounds as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLimits:
+    """About so many rows are trained on, and looked at in each other part; None means all.
+
+    For models that take seconds for what the compact one does in milliseconds.
+    """
+
+    train: int | None = None
+    look: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,8 +101,25 @@ def split(samples: Samples, bounds: TimeSplit, cohort: Collection[int]) -> Parts
     late: NDArray[np.bool_] = samples.timestamp >= bounds.test_from
     held_out = np.isin(samples.user, np.fromiter(cohort, dtype=np.int32))
     return Parts(
-        train=samples.take(early & ~held_out),
-        valid=samples.take(~early & ~late),
-        test=samples.take(late),
-        cohort=samples.take(early & held_out),
+        train=samples.take(early & ~held_out & _drawn(samples, bounds.train_share)),
+        valid=samples.take(~early & ~late & _drawn(samples, bounds.valid_share)),
+        test=samples.take(late & _drawn(samples, bounds.test_share)),
+        cohort=samples.take(early & held_out & _drawn(samples, bounds.cohort_share)),
     )
+
+
+def _share(limit: int | None, count: int) -> float:
+    return 1.0 if limit is None or count <= limit else limit / count
+
+
+def _drawn(samples: Samples, share: float) -> NDArray[np.bool_]:
+    """Return [M] bool: about this share of the samples, by their moment and item (splitmix64)."""
+    if share >= 1:
+        return np.ones(len(samples), dtype=bool)
+    mixed = samples.timestamp.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= samples.candidate.astype(np.uint64) * np.uint64(0xD1342543DE82EF95)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    drawn: NDArray[np.bool_] = mixed < np.uint64(share * 2.0**64)
+    return drawn

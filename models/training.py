@@ -18,7 +18,7 @@ from models.adapter_mixture import MixedEmbedding
 from models.assembly import build
 from models.audit.utility import log_losses
 from models.backbones import CompactConfig
-from models.preparation import KINDS, ForgetIndices, prepare
+from models.preparation import KINDS, NO_LIMITS, ForgetIndices, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.samples import Samples
+    from models.splits import RowLimits
     from models.vocabulary import Vocabulary
 
 
@@ -56,6 +57,8 @@ class TrainConfig:
     warmup_steps: int = 50
     #: How often per epoch validation is looked at; the best state is kept. 0: the last one is.
     validations: int = 4
+    #: How many rows of the data count at all.
+    limits: RowLimits = NO_LIMITS
     seed: int = 0
 
     def seeded(self, seed: int) -> Self:

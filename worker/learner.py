@@ -62,6 +62,8 @@ class Artefact:
     #: Nothing in it ever depended on the batch, so that it is exempt from gates relative to its
     #: parent, as an exact retraining is.
     exact: bool = False
+    #: False where it is already the release that it will be served as.
+    needs_folding: bool = True
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Digests of what was made on the way and must be shredded: file name → SHA-256.
     intermediates: dict[str, str] = field(default_factory=dict)
@@ -78,13 +80,21 @@ class Verdict:
 class Learner(Protocol):
     """Training, unlearning, folding and auditing. Every directory given is the caller's to own."""
 
-    def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
-        """Train from scratch on the retained rows and save the release's weights in `into`."""
+    def train(
+        self, frozen: FrozenData, into: Path, backbone: str | Path, report: Report
+    ) -> Artefact:
+        """Train from scratch on the retained rows and save the release's weights in `into`.
+
+        `backbone` is what a person names, or the directory of a release to train another one like.
+        Raises InvalidInputError where it is not to be had.
+        """
 
     def unlearn(
         self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artefact:
-        """Forget the batch; save the new adapter, or what else there is to fold, in `into`.
+        """Forget the batch; save the new adapter, or what else there is, in `into`.
+
+        The artefact says whether that is still to be folded.
 
         `strength` 0 is the first try, 1 the stronger one. Raises UnlearningFailedError where
         the training diverges: it would at every repetition, so the caller escalates.

@@ -1,91 +1,123 @@
 """The learner that the pipeline works with: `models` behind the Learner protocol.
 
-Turns frozen data into indices and releases into directories. Knows nothing of leases or rows.
+Turns frozen data into releases in directories. Knows nothing of leases or rows.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models import adapters, checkpoints
-from models.assembly import backbone_from_manifest, build
+from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
+from models.backbones import UnknownBackboneError
 from models.ensembles import EnsembleConfig
 from models.item_rows import reset_rows, unused_tokens
-from models.preparation import ForgetIndices, Prepared, prepare
+from models.lora import AdapterTargetError
+from models.pretrained import BackboneUnavailableError
+from models.recipes import recipe_for, recipe_of
 from models.splits import TimeSplit, TooSmallToSplitError
-from models.training import (
-    CalibrationConfig,
-    DivergedError,
-    ExpectedRise,
-    TrainConfig,
-    calibrate,
-    margins,
-)
+from models.text_prompt import NoAnswerTokensError, PromptTooLongError
+from models.training import CalibrationConfig, DivergedError, ExpectedRise, calibrate, margins
 from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
+from models.weights import own_state
 from worker.errors import UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artefact, ForgetSet, Verdict
+from worker.preparing import cohort_indices, data_hash, prepare_frozen, prepare_within
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from app.settings import Settings
+    from models.backbones import BackboneConfig
     from models.checkpoints import Manifest
+    from models.preparation import Prepared
     from models.recommender import Recommender
     from models.samples import Samples
-    from models.unlearning.base import Unlearned
+    from models.training import TrainConfig
+    from models.unlearning.base import Unlearned, UnlearningMethod
     from worker.learner import FrozenData, Report
+
+#: With these it is the backbone that must be another one.
+_UNUSABLE: Final = (
+    AdapterTargetError,
+    BackboneUnavailableError,
+    NoAnswerTokensError,
+    PromptTooLongError,
+)
 
 
 class ModelLearner:
     """Trains, unlearns, folds and audits on this machine, seeded throughout."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Take the recipe from the settings; an unknown method is refused at once."""
+    def __init__(
+        self,
+        settings: Settings,
+        recipes: Callable[[BackboneConfig], TrainConfig] = recipe_for,
+        calibration: CalibrationConfig | None = None,
+    ) -> None:
+        """Take the method from the settings; an unknown one is refused at once."""
         try:
             self._method = get_method(settings.method)
         except UnknownMethodError as error:
             raise InvalidInputError(f"LETHE_METHOD: {error}") from error
-        self._recipe = TrainConfig().seeded(settings.seed)
-        self._calibration = CalibrationConfig(seed=settings.seed + 1)
+        self._settings = settings
+        self._recipes = recipes
+        self._calibration = calibration or CalibrationConfig(seed=settings.seed + 1)
 
-    def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
+    def train(
+        self, frozen: FrozenData, into: Path, backbone: str | Path, report: Report
+    ) -> Artefact:
         """Train on the retained rows, measure against the baselines, calibrate, and save.
 
         Where deletions have left too little to train on, the exact result is a model that was
-        trained on nobody. Raises InvalidInputError where nothing was to be forgotten.
+        trained on nobody. Raises InvalidInputError where nothing was to be forgotten, or where the
+        backbone is not to be had.
         """
+        recipe = self._recipe(backbone)
         try:
-            prepared = prepare_frozen(frozen, None)
+            prepared = prepare_within(frozen, None, recipe.limits)
         except TooSmallToSplitError as error:
             if frozen.forget == ForgetSet():
                 raise InvalidInputError(str(error)) from error
-            return self._untrained(frozen, into)
+            return self._untrained(frozen, into, recipe)
+        try:
+            return self._trained(frozen, prepared, into, recipe, report)
+        except _UNUSABLE as error:
+            raise InvalidInputError(str(error)) from error
+
+    def _trained(
+        self,
+        frozen: FrozenData,
+        prepared: Prepared,
+        into: Path,
+        recipe: TrainConfig,
+        report: Report,
+    ) -> Artefact:
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
+        method = self._method_for(recipe)
         started = time.monotonic()
-        recommender = self._method.train(
-            vocabulary, prepared, self._recipe, lambda fraction: report(fraction * 0.5)
+        recommender = method.train(
+            vocabulary, prepared, recipe, lambda fraction: report(fraction * 0.5)
         )
         fitted = time.monotonic()
         expected = calibrate(
             prepared.retained,
             recommender,
             prepared,
-            _cohort(frozen),
+            cohort_indices(frozen),
             self._calibration,
-            lambda rows: self._method.train(
-                vocabulary, rows, self._recipe, lambda fraction: report(0.5 + fraction * 0.5)
+            lambda rows: method.train(
+                vocabulary, rows, recipe, lambda fraction: report(0.5 + fraction * 0.5)
             ),
         )
         metrics = {
@@ -98,22 +130,25 @@ class ModelLearner:
             },
             "expected_rise": {kind: asdict(rise) for kind, rise in expected.items()},
             "parameters": sum(p.numel() for p in recommender.model.parameters()),
+            "trained_parameters": sum(t.numel() for t in own_state(recommender).values()),
             "fit_seconds": fitted - started,
             "calibration_seconds": time.monotonic() - fitted,
         }
         rises = metrics["expected_rise"]
-        manifest = self._save_root(recommender, prepared, into, EXACT_METHOD, frozen, rises)
+        manifest = self._save_root(recommender, prepared, into, EXACT_METHOD, frozen, recipe, rises)
         return Artefact(
             directory=into, digest=manifest.digest, method=manifest.method, metrics=metrics
         )
 
-    def _untrained(self, frozen: FrozenData, into: Path) -> Artefact:
+    def _untrained(self, frozen: FrozenData, into: Path, recipe: TrainConfig) -> Artefact:
         """Save the initial weights: nobody's, and no row counts as one they were trained on."""
         bounds = TimeSplit(valid_from=0, test_from=1)
-        prepared = _prepare(frozen, bounds)
+        prepared = prepare_within(frozen, bounds)
         vocabulary = Vocabulary.from_catalogue(prepared.retained)
-        recommender = build(vocabulary, self._recipe.backbone)
-        manifest = self._save_root(recommender, prepared, into, UNTRAINED_METHOD, frozen, {})
+        recommender = build(vocabulary, recipe.backbone)
+        manifest = self._save_root(
+            recommender, prepared, into, UNTRAINED_METHOD, frozen, recipe, {}
+        )
         return Artefact(directory=into, digest=manifest.digest, method=manifest.method)
 
     def _save_root(
@@ -123,6 +158,7 @@ class ModelLearner:
         into: Path,
         method: str,
         frozen: FrozenData,
+        recipe: TrainConfig,
         expected: dict[str, Any],
     ) -> Manifest:
         """Save a release without a parent: the root of a lineage, which later ones inherit from."""
@@ -134,8 +170,8 @@ class ModelLearner:
                 "job": frozen.job_id,
                 "bounds": prepared.bounds.manifest(),
                 "expected": expected,
-                "recipe": self._recipe.manifest(),
-                "data_sha256": _data_hash(prepared),
+                "recipe": recipe.manifest(),
+                "data_sha256": data_hash(prepared),
             },
         )
 
@@ -149,21 +185,25 @@ class ModelLearner:
             # Nobody is left to remember: only the exact way is open.
             raise UnlearningFailedError
         recommender = checkpoints.load(parent)
-        if self._method.root == PLAIN and isinstance(recommender.config, EnsembleConfig):
+        recipe = self._recipe(parent)
+        plain = self._method_for(recipe).root == PLAIN
+        if plain and isinstance(recommender.config, EnsembleConfig):
             # The method was switched: the exact way trains the kind of release that it needs.
             raise UnlearningFailedError
         task = UnlearningTask(
             recommender=recommender,
             prepared=prepared,
             expected=_expected(manifest),
-            recipe=self._recipe,
-            seed=self._recipe.seed,
+            recipe=recipe,
+            seed=self._settings.seed,
             strength=strength,
         )
         try:
             result = self._method.unlearn(task, report)
         except DivergedError as error:
             raise UnlearningFailedError from error
+        if recommender.config.adapter is not None:
+            return self._replaced(result, manifest, into, frozen)
         saved = self._save_unfolded(result, into, manifest.digest, frozen, prepared)
         return Artefact(
             directory=into,
@@ -176,6 +216,15 @@ class ModelLearner:
                 for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
             },
         )
+
+    def _replaced(
+        self, result: Unlearned, before: Manifest, into: Path, frozen: FrozenData
+    ) -> Artefact:
+        """Save the new adapter, which replaces the parent's: it is the release as it is."""
+        found = self._next_release(
+            result.recommender, before, into, self._method.name, frozen.job_id
+        )
+        return replace(found, exact=self._method.exact, metrics=result.metrics, needs_folding=False)
 
     def _save_unfolded(
         self, result: Unlearned, into: Path, parent: str, frozen: FrozenData, prepared: Prepared
@@ -239,6 +288,26 @@ class ModelLearner:
         report(1.0)
         return Verdict(outcome=Outcome(found.outcome), figures=found.figures)
 
+    def _method_for(self, recipe: TrainConfig) -> UnlearningMethod:
+        """Return the method; exact retraining stands in where it would need several adapters."""
+        if recipe.backbone.adapter is not None and self._method.root != PLAIN:
+            return get_method(EXACT_METHOD)
+        return self._method
+
+    def _recipe(self, backbone: str | Path) -> TrainConfig:
+        """Return how to train on a backbone that a person names, or like the release at a path.
+
+        Raises InvalidInputError.
+        """
+        try:
+            if isinstance(backbone, str):
+                recipe = self._recipes(parse_backbone(backbone))
+            else:
+                recipe = recipe_of(checkpoints.read_manifest(backbone).extra["recipe"])
+        except UnknownBackboneError as error:
+            raise InvalidInputError(str(error)) from error
+        return recipe.seeded(self._settings.seed)
+
     def _next_release(
         self, recommender: Recommender, before: Manifest, into: Path, method: str, job_id: str
     ) -> Artefact:
@@ -254,50 +323,8 @@ class ModelLearner:
         return Artefact(directory=into, digest=manifest.digest, method=method)
 
 
-def prepare_frozen(frozen: FrozenData, parent: Manifest | None) -> Prepared:
-    """Split by the parent's bounds, or by new ones where there is no parent to keep to."""
-    return _prepare(frozen, None if parent is None else TimeSplit(**parent.extra["bounds"]))
-
-
-def _prepare(frozen: FrozenData, bounds: TimeSplit | None) -> Prepared:
-    users = {user.id: index for index, user in enumerate(frozen.data.users)}
-    items = {item.id: index for index, item in enumerate(frozen.data.items)}
-    forget = frozen.forget
-    return prepare(
-        frozen.data,
-        ForgetIndices(
-            users=frozenset(users[user] for user in forget.users if user in users),
-            items=frozenset(items[item] for item in forget.items if item in items),
-            pairs=frozenset(
-                (users[user], items[item])
-                for user, item in forget.pairs
-                if user in users and item in items
-            ),
-        ),
-        _cohort(frozen),
-        bounds,
-    )
-
-
-def _cohort(frozen: FrozenData) -> frozenset[int]:
-    return frozenset(
-        index for index, user in enumerate(frozen.data.users) if user.id in frozen.cohort
-    )
-
-
 def _expected(manifest: Manifest) -> dict[str, ExpectedRise]:
     return {kind: ExpectedRise(**rise) for kind, rise in manifest.extra["expected"].items()}
-
-
-def _data_hash(prepared: Prepared) -> str:
-    """Return a SHA-256 over the retained rows in their canonical order."""
-    data = prepared.retained
-    order = data.sorted_rows()
-    columns = (data.user, data.item, data.rating, data.timestamp)
-    digest = hashlib.sha256()
-    for column in columns:
-        digest.update(np.ascontiguousarray(column[order]).tobytes())
-    return digest.hexdigest()
 
 
 def _qualities(recommender: Recommender, prepared: Prepared) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from models.adapter_mixture import AdapterEnsemble, adapter_tensors, install
 from models.assembly import build
 from models.ensembles import ADAPTERS, EnsembleConfig, MixtureConfig, input_table, mean_embedding
-from models.lora_targets import ROLES
+from models.lora import ROLES
 from models.training import fit_from
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
 from models.unlearning.sharding import balanced

@@ -11,8 +11,8 @@ from models.training import fit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.adapters import AdapterConfig
     from models.item_rows import TokenRows
+    from models.lora import AdapterConfig
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.training import ExpectedRise, Progress, TrainConfig

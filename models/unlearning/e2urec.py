@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from models.adapters import AdapterConfig, attach, trainable_parameters
+from models.adapters import attach
 from models.encoded import Encoded
+from models.lora import AdapterConfig
 from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.loops import descend, forget_rows, retained_rows, trainable_copy
 from models.unlearning.losses import answer_kl, published_forgetting_logits
+from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
     from models.recommender import Recommender

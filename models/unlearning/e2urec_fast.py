@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.adapters import AdapterConfig, attach, scale, trainable_parameters, with_rows
+from models.adapters import attach, scale, with_rows
 from models.audit.report import expectation
 from models.encoded import Encoded
 from models.item_rows import FirstStep, cooled_answers, leaving
+from models.lora import AdapterConfig
 from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import (
     NothingToForgetError,
@@ -38,6 +39,7 @@ from models.unlearning.base import (
 )
 from models.unlearning.loops import Order, descend
 from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
+from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,7 +276,7 @@ def _settle(student: Recommender, first: _First, config: E2URecFastConfig) -> di
     taught = first.look(student) - first.first
     wanted = first.rise - first.first
     factor = min(max(wanted / taught, config.least_scale), config.most_scale) if taught > 0 else 1.0
-    scale(student, factor)
+    scale(student, first.base, factor)
     return {
         "taught_rise": first.first + taught,
         "scale": factor,

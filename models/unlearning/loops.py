@@ -5,7 +5,6 @@ Knows batches and one optimiser; what is minimised is the method's.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ import torch
 from models.encoded import Encoded
 from models.training import DivergedError, live_margins, margins, seeded_dropout
 from models.unlearning.base import NothingToForgetError
+from models.weights import copied, own_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,9 +97,10 @@ def retained_rows(task: UnlearningTask) -> Rows:
 
 
 def trainable_copy(recommender: Recommender) -> Recommender:
-    """Return a copy, all of whose weights train."""
-    model = copy.deepcopy(recommender.model).requires_grad_(requires_grad=True)
-    return recommender.with_model(model)
+    """Return a copy, all of whose own weights train."""
+    student = copied(recommender)
+    own_parameters(student, train=True)
+    return student
 
 
 def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
@@ -125,9 +126,8 @@ def tune(
     """
     forget, retain = forget_rows(task), retained_rows(task)
     student = trainable_copy(task.recommender)
-    optimiser = torch.optim.AdamW(
-        student.model.parameters(), lr=config.learning_rate, weight_decay=0.0
-    )
+    trained = [p for p in student.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
     student.model.train()
     original = task.recommender if with_original else None
     with seeded_dropout(task.seed):
@@ -139,7 +139,7 @@ def tune(
     return student, {
         "forget_rows": len(forget),
         "steps": config.steps,
-        "trainable_parameters": sum(p.numel() for p in student.model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in trained),
     }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from models.training import fit
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
+from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
     from models.training import Progress
@@ -29,6 +30,6 @@ class Retrain(UnlearningMethod):
             adapter=None,
             metrics={
                 "forget_rows": len(task.prepared.forget),
-                "trainable_parameters": sum(p.numel() for p in recommender.model.parameters()),
+                "trainable_parameters": trainable_parameters(recommender),
             },
         )

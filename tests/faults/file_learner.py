@@ -30,7 +30,9 @@ class FileLearner:
     def __init__(self, _settings: Settings, verdicts: Sequence[Outcome] = ()) -> None:
         self._verdicts = list(verdicts)
 
-    def train(self, frozen: FrozenData, into: Path, report: Report) -> Artefact:
+    def train(
+        self, frozen: FrozenData, into: Path, _backbone: str | Path, report: Report
+    ) -> Artefact:
         report(0.5)
         kept = [
             row

@@ -77,10 +77,8 @@ def _one_thread() -> Iterator[None]:
 
 def make_learner(recipe: TrainConfig = RECIPE) -> ModelLearner:
     """The product's learner, with a recipe for this small data set."""
-    made = ModelLearner(Settings(method="e2urec-fast", seed=0))
-    made._recipe = recipe
-    made._calibration = CALIBRATION
-    return made
+    settings = Settings(method="e2urec-fast", seed=0)
+    return ModelLearner(settings, lambda _backbone: recipe, CALIBRATION)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     learner = make_learner()
     root = tmp_path_factory.mktemp("lineage")
     seen: list[float] = []
-    trained = learner.train(freeze(ForgetSet()), root / "trained", seen.append)
+    trained = learner.train(freeze(ForgetSet()), root / "trained", "compact", seen.append)
     frozen = freeze(FIRST, job_id="first")
     delta = learner.unlearn(frozen, trained.directory, root / "delta", strength=0, report=nothing)
     folded = learner.fold(trained.directory, delta.directory, root / "folded")
@@ -222,9 +220,9 @@ def test_retraining_never_sees_the_forgotten(lineage: Lineage, tmp_path: Path) -
     """With the batch frozen, and where its rows were never there: the weights are the same."""
     frozen = freeze(FIRST, job_id="renew")
     learner = make_learner(replace(RECIPE, epochs=1))
-    renewed = learner.train(frozen, tmp_path / "renewed", nothing)
+    renewed = learner.train(frozen, tmp_path / "renewed", "compact", nothing)
     absent = learner.train(
-        freeze(ForgetSet(), gone=FIRST, job_id="renew"), tmp_path / "absent", nothing
+        freeze(ForgetSet(), gone=FIRST, job_id="renew"), tmp_path / "absent", "compact", nothing
     )
     assert renewed.digest == absent.digest
     assert not learner.has_training_rows(freeze(ForgetSet(), gone=FIRST), renewed.directory)
@@ -237,7 +235,7 @@ def test_retraining_never_sees_the_forgotten(lineage: Lineage, tmp_path: Path) -
 def test_forgetting_everybody_ends_in_weights_trained_on_nobody(tmp_path: Path) -> None:
     learner = ModelLearner(Settings(hash_key=None))
     everybody = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
-    artefact = learner.train(everybody, tmp_path / "release", nothing)
+    artefact = learner.train(everybody, tmp_path / "release", "compact", nothing)
     assert artefact.method == "untrained"
     assert not learner.has_training_rows(freeze(FIRST), tmp_path / "release")
     release = checkpoints.load(tmp_path / "release")
@@ -255,7 +253,7 @@ def test_too_little_to_train_on_is_said_so(tmp_path: Path) -> None:
     few = freeze(ForgetSet())
     few = replace(few, data=few.data.take(few.data.user < 1))
     with pytest.raises(InvalidInputError, match="too few"):
-        ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", nothing)
+        ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", "compact", nothing)
 
 
 def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
@@ -303,7 +301,7 @@ def test_an_ensemble_is_trained_forgets_exactly_and_serves(
 ) -> None:
     learner = make_learner(replace(RECIPE, epochs=1))
     learner._method = method
-    root = learner.train(freeze(ForgetSet()), tmp_path / "root", nothing)
+    root = learner.train(freeze(ForgetSet()), tmp_path / "root", "compact", nothing)
     assert root.metrics["expected_rise"]["user"]["rows"] > 0
     frozen = freeze(ONE, job_id="one")
     left = learner.unlearn(frozen, root.directory, tmp_path / "left", strength=0, report=nothing)
@@ -335,9 +333,9 @@ def test_a_method_of_another_root_asks_for_an_exact_training(tmp_path: Path) -> 
     """Where LETHE_METHOD was switched, nothing is unlearned on a release that does not fit."""
     learner = make_learner(replace(RECIPE, epochs=1))
     learner._method = Sisa(SisaConfig(passes=1))
-    root = learner.train(freeze(ForgetSet()), tmp_path / "root", nothing)
+    root = learner.train(freeze(ForgetSet()), tmp_path / "root", "compact", nothing)
     learner._method = get_method("e2urec-fast")
     with pytest.raises(UnlearningFailedError):
         learner.unlearn(freeze(ONE), root.directory, tmp_path / "left", strength=0, report=nothing)
-    exact = learner.train(freeze(ONE), tmp_path / "exact", nothing)
+    exact = learner.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
     assert checkpoints.read_manifest(exact.directory).content["backbone"]["kind"] == "compact"

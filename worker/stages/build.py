@@ -98,8 +98,10 @@ class Builder:
             diverged = Verdict(outcome=Outcome.FAILED, figures={"diverged": True})
             self._note(f"try-{strength}", None, diverged, {})
             return None
-        run.begin(Stage.FOLD)
-        artefact = self._learner.fold(source, adapter.directory, workshop / "release")
+        artefact = adapter
+        if adapter.needs_folding:
+            run.begin(Stage.FOLD)
+            artefact = self._learner.fold(source, adapter.directory, workshop / "release")
         verdict = self._audit(source, artefact, exact=adapter.exact)
         made = {f"adapter/{name}": digest for name, digest in adapter.intermediates.items()}
         self._note(f"try-{strength}", artefact, verdict, made | artefact.intermediates)
@@ -119,7 +121,10 @@ class Builder:
         run = self._run
         run.begin(Stage.TRAIN)
         artefact = self._learner.train(
-            self._frozen, run.staging / "exact" / "release", run.reporter(Stage.TRAIN)
+            self._frozen,
+            run.staging / "exact" / "release",
+            self._backbone(),
+            run.reporter(Stage.TRAIN),
         )
         if self._parent is None:
             self._note("exact", artefact, None, artefact.intermediates)
@@ -134,6 +139,15 @@ class Builder:
             figures=verdict.figures,
             error_budget_spent=0,
         )
+
+    def _backbone(self) -> str | Path:
+        """Return what was asked for, or the parent to be like, or what the settings say."""
+        asked: str | None = self._run.job.settings.get("backbone")
+        if asked:
+            return asked
+        if self._parent is not None:
+            return self._directory(self._parent)
+        return self._run.context.settings.backbone
 
     def _audit(self, parent: Path, artefact: Artefact, *, exact: bool) -> Verdict:
         self._run.begin(Stage.AUDIT)

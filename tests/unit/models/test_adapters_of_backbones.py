@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.adapters import AdapterConfig, attach, fold, save, trainable_parameters
+from models.adapters import attach, fold, save
 from models.assembly import build
 from models.checkpoints import load
 from models.checkpoints import save as save_release
-from models.lora_targets import ROLES, AdapterTargetError, resolve
+from models.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
 from models.preparation import ForgetIndices, prepare
 from models.samples import build_samples
 from models.splits import TimeSplit
@@ -32,6 +32,7 @@ from models.unlearning.retrain import Retrain
 from models.unlearning.simnpo import SimNpo, SimNpoConfig
 from models.unlearning.sisa import Sisa, SisaConfig
 from models.vocabulary import Vocabulary
+from models.weights import trainable_parameters
 from tests.unit.models import tiny
 
 if TYPE_CHECKING:

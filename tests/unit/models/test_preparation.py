@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.preparation import KINDS, ForgetIndices, Prepared, prepare
 from models.samples import Samples, build_samples
-from models.splits import MINIMUM_SPLIT, TimeSplit, TooSmallToSplitError, split
+from models.splits import MINIMUM_SPLIT, RowLimits, TimeSplit, TooSmallToSplitError, split
 from tests.unit.models.planted import COHORT, ITEMS, USERS, planted_interactions, table
 
 DATA = planted_interactions()
@@ -172,3 +172,19 @@ def test_a_lone_raters_item_becomes_unused_with_its_rater() -> None:
     after = prepare(lonely, ForgetIndices(users=frozenset({1})), COHORT, BOUNDS)
     assert ITEMS not in before.unused_slots()
     assert after.unused_slots().tolist() == [ITEMS]
+
+
+def test_limits_leave_about_so_many_rows_and_choose_each_by_itself() -> None:
+    data = planted_interactions(users=60, items=40, each=30)
+    cohort = frozenset(range(6))
+    drawn = prepare(data, ForgetIndices(), cohort, limits=RowLimits(train=200, look=50))
+    sizes = [len(part) for part in every_part(drawn)]
+    assert 150 < sizes[0] < 250
+    assert all(25 < size < 75 for size in sizes[1:])
+
+    without = prepare(data, ForgetIndices(users=frozenset({20, 21})), cohort, drawn.bounds)
+    gone = {key for key in keys(drawn.parts.train) if key[0] in {20, 21}}
+    assert gone
+    # Nobody else's row is chosen because somebody left.
+    assert keys(without.parts.train) == keys(drawn.parts.train) - gone
+    assert keys(without.forget) == gone

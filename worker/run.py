@@ -73,6 +73,7 @@ class JobRun:
         self._heartbeat = heartbeat
         self._stop = stop
         self._on_stage = on_stage
+        self._begun: tuple[Stage, float] | None = None
 
     @property
     def staging(self) -> Path:
@@ -108,9 +109,20 @@ class JobRun:
         """Record that a stage begins, with the job's requests, then tell the hook."""
         plan = _PLANS[stage]
         progress = max(self.job.progress, plan.start)
-        self.advance(stage=stage, status=plan.status, progress=progress)
+        seconds = {"stage_seconds": self._stage_seconds(stage)}
+        self.advance(stage=stage, status=plan.status, progress=progress, metrics=seconds)
         log.info("stage", job=self.job.id, epoch=self.lease.epoch, stage=stage.value)
         self._on_stage(stage)
+
+    def _stage_seconds(self, following: Stage) -> dict[str, float]:
+        """Return how long this claim and those before it were in each stage that is over."""
+        now = time.monotonic()
+        spent: dict[str, float] = dict(self.job.metrics.get("stage_seconds", {}))
+        if self._begun is not None:
+            stage, began = self._begun
+            spent[stage.value] = spent.get(stage.value, 0.0) + now - began
+        self._begun = following, now
+        return spent
 
     def advance(self, **changes: Any) -> None:
         """Write changes of the job; `metrics` are added to those that it has."""

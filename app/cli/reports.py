@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.following import STAGES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -107,6 +109,12 @@ def releases(page: dict[str, Any]) -> Table:
 def facts(values: dict[str, Any]) -> Table:
     """Return names and values, one a line."""
     return table("", "", rows=[(name, _plain(value)) for name, value in values.items()])
+
+
+def stage_seconds(seconds: dict[str, float]) -> Table:
+    """Return how long each stage of a job took, one a line."""
+    rows = [(STAGES.get(stage, stage), f"{spent:.1f} s") for stage, spent in seconds.items()]
+    return table("", "", rows=rows, numbers=(1,))
 
 
 def audit_report(figures: dict[str, Any]) -> Table:

@@ -12,7 +12,7 @@ from app.api.schemas import JobAnswer, ReleasePage, ReplicaAnswer
 from app.cli.failures import BadInputError, command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
-from app.cli.reports import audit_report, facts
+from app.cli.reports import audit_report, facts, stage_seconds
 from app.cli.reports import jobs as jobs_table
 from app.cli.reports import releases as releases_table
 from app.cli.screen import Screen
@@ -103,6 +103,8 @@ def certificate_summary(payload: dict[str, Any]) -> list[Any]:
 def _one_job(job: dict[str, Any]) -> list[Any]:
     names = ("id", "kind", "status", "stage", "method", "attempts", "release", "error")
     shown: list[Any] = [facts({name: job[name] for name in names})]
+    if job["metrics"].get("stage_seconds"):
+        shown.append(stage_seconds(job["metrics"]["stage_seconds"]))
     for one in job["metrics"].get("tries", []):
         if one["audit"]:
             shown += [f"{one['attempt']}: {one['outcome']}", audit_report(one["audit"])]

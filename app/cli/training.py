@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 def run_training(
     screen: Screen,
     installation: Installation,
-    backbone: str,
+    backbone: str | None,
     *,
     log: Path,
 ) -> dict[str, Any]:
-    """Return the job once it has succeeded, as the API would tell it."""
+    """Return the job once it has succeeded, as the API would tell it.
+
+    Without a backbone, a renewal keeps to the live release's, and a first release to the settings'.
+    """
     with installation.uow() as uow:
         # With a release already live this is an exact renewal: the same training, audited.
         kind = JobKind.RENEW if uow.releases.alias().live else JobKind.TRAIN
-        job_id = start_training(uow, kind, {"backbone": backbone}).id
+        asked = {"backbone": backbone} if backbone else None
+        job_id = start_training(uow, kind, asked).id
     with Children() as children:
         helper = ensure_worker(installation, children, log=log)
         job = follow_job(

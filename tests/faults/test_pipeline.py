@@ -95,6 +95,43 @@ def test_what_a_method_unlearned_exactly_is_exempt_from_gates(installation: Inst
     assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
 
 
+class ReplacingLearner(FileLearner):
+    """What it unlearns is the next release as it is, as an adapter that replaces another."""
+
+    def unlearn(
+        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artefact:
+        delta = super().unlearn(
+            frozen, parent, into.parent / "delta", strength=strength, report=report
+        )
+        made = super().fold(parent, delta.directory, into)
+        return replace(made, needs_folding=False)
+
+    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+        raise AssertionError((parent, adapter, into))
+
+
+def test_what_replaces_the_old_release_is_not_folded(installation: Installation) -> None:
+    request_id = installation.forget()
+    learner = ReplacingLearner(installation.settings, [FAILED, PASSED])
+    stages: list[Stage] = []
+    assert run_once(replace(installation.context, learner=learner), on_stage=stages.append)
+    installation.check_forgotten(request_id)
+    assert Stage.FOLD not in stages
+    assert live_release(installation).outcome is Outcome.PASSED
+
+
+def test_a_job_tells_how_long_each_stage_took(installation: Installation) -> None:
+    request_id = installation.forget("u0")
+    assert run_once(with_verdicts(installation, FAILED, PASSED))
+    seconds = job_of(installation, request_id).metrics["stage_seconds"]
+    assert list(seconds) == [
+        *("freeze", "unlearn", "fold", "audit", "publish"),
+        *("roll_out", "delete_rows", "shred"),
+    ]
+    assert all(spent > 0 for spent in seconds.values())
+
+
 def test_a_spent_error_budget_forces_exact_retraining(installation: Installation) -> None:
     settings = installation.settings.model_copy(update={"error_budget": 1})
     context = replace(with_verdicts(installation, UNSURE), settings=settings)

@@ -69,7 +69,8 @@ def _gateway(settings: Settings, database: Database) -> Gateway:
     pseudonyms = load_pseudonyms(settings)
     candidates = Candidates(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
-    replica = Replica(settings, uow, ReleaseLoader(artifacts), candidates, pseudonyms)
+    loader = ReleaseLoader(artifacts, settings.backbones_directory)
+    replica = Replica(settings, uow, loader, candidates, pseudonyms)
     metrics = Metrics()
     gateway = Gateway(
         settings=settings,

@@ -10,6 +10,9 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.backbones import KNOWN, check_backbone
+from app.domain.errors import InvalidInputError
+
 Positive = Annotated[float, Field(gt=0)]
 
 #: Where Docker and Kubernetes mount secrets: a file `lethe_hash_key` sets `hash_key`, and so on.
@@ -66,7 +69,7 @@ class Settings(BaseSettings):
     )
     due_days: Positive = Field(default=30.0, description="By when a deletion is promised.")
 
-    backbone: str = "compact"
+    backbone: str = Field(default="compact", description=f"What is tuned: {KNOWN}.")
     method: str = Field(default="e2urec-fast", description="How forget jobs unlearn.")
     cohort_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
         default=0.03, description="Share of users never trained on: the audit's cohort."
@@ -104,6 +107,14 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("backbone")
+    @classmethod
+    def _is_a_backbone(cls, value: str) -> str:
+        try:
+            return check_backbone(value)
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from error
+
     @model_validator(mode="after")
     def _production_needs_secrets(self) -> Settings:
         missing = [n for n in ("hash_key", "signing_key") if getattr(self, n) is None]
@@ -120,6 +131,10 @@ class Settings(BaseSettings):
     @property
     def artifacts_root(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def backbones_directory(self) -> Path:
+        return self.home / "backbones"
 
     @property
     def keys_directory(self) -> Path:

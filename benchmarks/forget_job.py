@@ -23,6 +23,7 @@ from app.settings import Settings
 from models import checkpoints
 from models.audit.utility import utility
 from models.datasets.detect import read
+from models.packaged import keep_in
 from models.training import margins
 from worker.learner import ForgetSet, FrozenData
 from worker.learning import ModelLearner
@@ -101,6 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings()
+    keep_in(settings.backbones_directory)
     frozen = _frozen(arguments.data, settings)
     learner = ModelLearner(settings)
     with tempfile.TemporaryDirectory() as directory:

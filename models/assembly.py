@@ -1,6 +1,7 @@
 """Builds a recommender from what a manifest or a person says of it: the one place for every kind.
 
-Adding a kind of backbone is one entry here. Knows nothing of files or of training.
+Adding a kind of backbone is one entry here; a model in a package is one in `models.packaged`.
+Knows nothing of files or of training.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from models.backbones import (
 )
 from models.ensembles import ADAPTERS, EnsembleConfig, OutputEnsemble, ensemble_from_manifest
 from models.language import CompactSequenceRecommender
+from models.packaged import PACKAGED
 from models.pretrained import HuggingFaceConfig, build_pretrained, parse_name
 from models.prompts import CompactPrompt
 from models.recommender import Recommender
@@ -31,21 +33,26 @@ _KINDS: Final[Mapping[str, Callable[..., BackboneConfig]]] = {
     "compact-t5": CompactT5Config,
     "hf": HuggingFaceConfig.from_manifest,
 }
-#: What goes before the name of a model of others.
+#: The backbones that have a name of their own.
+NAMED: Final = (*(kind for kind in _KINDS if kind != "hf"), *PACKAGED)
+#: What goes before the name of any other model.
 HUGGING_FACE: Final = "hf:"
 
 
 def parse_backbone(text: str) -> BackboneConfig:
-    """Return the settings that a person names: compact, compact-t5, hf:<model id or directory>.
+    """Return the settings that a person names: compact, compact-t5, smollm2, hf:<id or path>.
 
     Nothing is loaded yet. Raises UnknownBackboneError.
     """
     name = text.strip()
-    if name.startswith(HUGGING_FACE) and name != HUGGING_FACE:
-        return parse_name(name.removeprefix(HUGGING_FACE))
-    if name in _KINDS and name != "hf":
+    if name in PACKAGED:
+        return HuggingFaceConfig(name=name)
+    if name in NAMED:
         return _KINDS[name]()
-    known = ", ".join((*(kind for kind in _KINDS if kind != "hf"), "hf:<model id or directory>"))
+    other = name.removeprefix(HUGGING_FACE)
+    if other not in {"", name, *NAMED}:
+        return parse_name(other)
+    known = ", ".join((*NAMED, "hf:<model id or directory>"))
     raise UnknownBackboneError(f"no backbone {name!r}. Known: {known}.")
 
 

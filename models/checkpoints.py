@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.assembly import backbone_from_manifest, build
+from models.backbones import BackboneUnavailableError
 from models.encoded import Encoded
-from models.pretrained import BackboneUnavailableError
 from models.vocabulary import Vocabulary
 from models.weights import ForeignWeightsError, own_state, put_state
 

@@ -15,11 +15,10 @@ from models import adapters, checkpoints
 from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
-from models.backbones import UnknownBackboneError
+from models.backbones import BackboneUnavailableError, UnknownBackboneError
 from models.ensembles import EnsembleConfig
 from models.item_rows import reset_rows, unused_tokens
 from models.lora import AdapterTargetError
-from models.pretrained import BackboneUnavailableError
 from models.recipes import recipe_for, recipe_of
 from models.splits import TimeSplit, TooSmallToSplitError
 from models.text_prompt import NoAnswerTokensError, PromptTooLongError
@@ -110,6 +109,8 @@ class ModelLearner:
             vocabulary, prepared, recipe, lambda fraction: report(fraction * 0.5)
         )
         fitted = time.monotonic()
+        if recipe.backbone.adapter is not None:  # Now it names the weights that it stands on.
+            recipe = replace(recipe, backbone=recommender.config)
         expected = calibrate(
             prepared.retained,
             recommender,

@@ -18,6 +18,8 @@ from rich.text import Text
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen
+from app.domain.backbones import KNOWN, check_backbone, describe_backbone
+from app.settings import get_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +49,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
         ),
     ] = "paper",
     seeds: Annotated[int, typer.Option(help="Runs of each method; Retrain has at least 4.")] = 3,
-    backbone: Annotated[str, typer.Option(help="What is tuned.")] = "compact",
+    backbone: Annotated[str, typer.Option(help=f"{KNOWN}.", metavar="NAME")] = "compact",
     shadows: Annotated[int, typer.Option(help="Reference models besides the Retrain runs.")] = 0,
     forget_seed: Annotated[int, typer.Option(help="Draws who is forgotten.")] = 0,
     teacher_only: Annotated[
@@ -67,12 +69,14 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             methods=table.ALL if methods is None else table.parse_methods(methods),
             protocol=protocol,
             seeds=seeds,
-            backbone=backbone,
+            backbone=check_backbone(backbone),
             shadows=shadows,
             forget_seed=forget_seed,
             teacher_only=teacher_only,
+            backbones=get_settings().backbones_directory,
         )
         with table.Benchmark.claim(options) as made:
+            screen.say(Text(f"  {options.backbone}: {describe_backbone(options.backbone)}"))
             if teacher_only:
                 with _bar(screen) as bar:
                     results = teachers.look(made, bar)

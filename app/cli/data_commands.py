@@ -15,6 +15,7 @@ from app.cli.options import AsJson, DataPath
 from app.cli.reports import import_report, training_report
 from app.cli.screen import Screen
 from app.cli.training import run_training
+from app.domain.backbones import KNOWN, check_backbone
 from app.settings import get_settings
 
 if TYPE_CHECKING:
@@ -42,16 +43,17 @@ def import_data(
 @command
 def train(
     backbone: Annotated[
-        str | None, typer.Option(help="What to tune. [default: LETHE_BACKBONE, compact]")
+        str | None,
+        typer.Option(
+            help=f"{KNOWN}. Without it: the live release's, or LETHE_BACKBONE.", metavar="NAME"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tune a recommender on what was imported and publish it as a release."""
     screen = Screen.make(as_json=as_json)
     settings = get_settings()
-    chosen = backbone or settings.backbone
-    if chosen != "compact":
-        raise BadInputError(f"There is no backbone {chosen!r}. Known: compact.")
+    chosen = None if backbone is None else check_backbone(backbone)
     with open_installation(settings) as installation:
         log = Path(settings.home) / "logs" / "worker.log"
         job = run_training(screen, installation, chosen, log=log)
@@ -65,8 +67,17 @@ def training_summary(job: dict[str, Any]) -> list[Any]:
     return [
         training_report(training),
         (
-            f"  {training['parameters']:,} parameters, {rows['train']:,} training rows, "
+            f"  {_parameters(training)}, {rows['train']:,} training rows, "
             f"{training['fit_seconds']:.0f} s"
         ),
         f"  release [bold]{job['release']}[/bold]",
     ]
+
+
+def _parameters(training: dict[str, Any]) -> str:
+    """Say how many parameters there are, and how many of them were trained where not all were."""
+    everything = f"{training['parameters']:,} parameters"
+    trained = training.get("trainable_parameters", training["parameters"])
+    if trained == training["parameters"]:
+        return everything
+    return f"{trained:,} of {everything} trained ({trained / training['parameters']:.1%})"

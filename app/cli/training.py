@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from app.api.schemas import JobAnswer
 from app.cli.failures import CommandError
 from app.cli.following import follow_job, must_have_succeeded
 from app.cli.processes import Child, Children
 from app.cli.serving import worker
+from app.domain.backbones import describe_backbone
 from app.domain.jobs import JobKind
 from app.services.start_training import start_training
 
@@ -35,6 +38,10 @@ def run_training(
         kind = JobKind.RENEW if uow.releases.alias().live else JobKind.TRAIN
         asked = {"backbone": backbone} if backbone else None
         job_id = start_training(uow, kind, asked).id
+    chosen = backbone or installation.settings.backbone
+    if kind is JobKind.TRAIN or backbone:
+        # A Text, so that brackets in a path are not read as markup.
+        screen.say(Text(f"  {chosen}: {describe_backbone(chosen)}"))
     with Children() as children:
         helper = ensure_worker(installation, children, log=log)
         job = follow_job(

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.serving.twin import Twin
-from models import checkpoints
+from models import checkpoints, packaged
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from app.domain.releases import Release
     from app.storage.artifacts import ArtifactStore
 
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 class ReleaseLoader:
     """Loads releases from the store of artefacts."""
 
-    def __init__(self, artifacts: ArtifactStore) -> None:
-        """Remember where the artefacts are."""
+    def __init__(self, artifacts: ArtifactStore, backbones: Path) -> None:
+        """Remember where the artefacts are, and where packaged backbones are kept."""
         self._artifacts = artifacts
+        packaged.keep_in(backbones)
 
     def __call__(self, release: Release) -> Twin:
         """Return the release as a twin; raises CheckpointError or OSError.

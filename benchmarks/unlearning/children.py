@@ -21,11 +21,13 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
+from models.packaged import keep_in, kept_in
 from models.training import DivergedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
     from benchmarks.unlearning.setting import Setting
     from benchmarks.unlearning.units import Unit
@@ -55,7 +57,9 @@ def make_apart(unit: Unit, setting: Setting, look: Callable[[float], None]) -> N
     context.set_forkserver_preload(PRELOAD)
     _start_server()
     mine, its = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(unit, setting.bare(), its), name=unit.title())
+    process = context.Process(
+        target=_work, args=(unit, setting.bare(), kept_in(), its), name=unit.title()
+    )
     try:
         with _undisturbed():
             process.start()
@@ -104,8 +108,9 @@ def _why_it_ended(status: int | None) -> str:
     return f"its process ended with status {status}"
 
 
-def _work(unit: Unit, setting: Setting, told: Connection) -> None:
+def _work(unit: Unit, setting: Setting, backbones: Path, told: Connection) -> None:
     """Make the unit: what the process does."""
+    keep_in(backbones)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     os.dup2(_STDERR, _STDOUT)

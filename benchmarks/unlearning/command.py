@@ -29,9 +29,11 @@ from benchmarks.unlearning.setting import Setting, read_json, write_json
 from benchmarks.unlearning.teaching import teaching
 from benchmarks.unlearning.units import comparison
 from models.assembly import parse_backbone
-from models.backbones import UnknownBackboneError
+from models.backbones import BackboneUnavailableError, UnknownBackboneError
 from models.datasets.detect import DataSetError, read
-from models.pretrained import BackboneUnavailableError, HuggingFaceConfig
+from models.packaged import keep_in
+from models.pretrained import HuggingFaceConfig
+from models.sources import locate
 from models.splits import TooSmallToSplitError
 from models.text_prompt import NoAnswerTokensError, PromptTooLongError
 from models.training import TrainConfig
@@ -80,6 +82,8 @@ class Options:
     shadows: int = 0
     forget_seed: int = 0
     teacher_only: bool = False
+    #: Where packaged backbones are kept once they are converted; None: the usual place.
+    backbones: Path | None = None
 
     def check(self) -> None:
         """Raise BenchmarkInputError for anything that can be told without reading the data."""
@@ -135,6 +139,8 @@ class Benchmark:
     def claim(cls, options: Options, recipe: TrainConfig | None = None) -> Iterator[Benchmark]:
         """Read, split and hold the folder; raises BenchmarkInputError for anything unusable."""
         torch.set_num_threads(1)
+        if options.backbones is not None:
+            keep_in(options.backbones)
         try:
             options.check()
             setting = _read(options, recipe)
@@ -222,6 +228,9 @@ class Benchmark:
 def _read(options: Options, recipe: TrainConfig | None) -> Setting:
     data, _ = read(options.data)
     backbone = parse_backbone(options.backbone)
+    if isinstance(backbone, HuggingFaceConfig):
+        # Found, converted or fetched before the first clock runs, and the same for every run.
+        backbone = replace(backbone, source_sha256=locate(backbone.name).sha256)
     setting = Setting(
         data=data,
         protocol=options.protocol,

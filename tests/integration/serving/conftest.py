@@ -26,7 +26,7 @@ def make_replica(world: World) -> Iterator[Callable[[], Replica]]:
     def make() -> Replica:
         candidates = Candidates(world.uow, world.pseudonyms)
         candidates.rebuild()
-        loader = ReleaseLoader(world.artifacts)
+        loader = ReleaseLoader(world.artifacts, world.settings.backbones_directory)
         made.append(Replica(world.settings, world.uow, loader, candidates, world.pseudonyms))
         return made[-1]
 

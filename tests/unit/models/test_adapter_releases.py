@@ -100,7 +100,7 @@ def test_a_release_is_its_adapter_and_answers_the_same_when_loaded(
     assert all("lora_" in name for name in saved)
     assert {tensor.shape[0] for name, tensor in saved.items() if "lora_A" in name} == {SHAPE.rank}
     loaded = checkpoints.load(tmp_path / "r")
-    assert loaded.config == world.config
+    assert loaded.config == world.trained.config
     assert torch.equal(margins(loaded, world.prompts), margins(world.trained, world.prompts))
 
 
@@ -127,7 +127,7 @@ def test_every_method_makes_a_new_adapter_that_replaces_the_old_one(
     before = {key: tensor.clone() for key, tensor in own_state(world.trained).items()}
     found = METHODS[name].unlearn(task(world.trained), lambda _fraction: None)
     assert same(own_state(world.trained), before)
-    assert found.recommender.config == world.config
+    assert found.recommender.config == world.trained.config
     assert own_state(found.recommender).keys() == before.keys()
     assert not same(own_state(found.recommender), before)
     assert same(base_state(found.recommender), world.public.model.state_dict())

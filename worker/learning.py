@@ -14,7 +14,6 @@ from app.domain.requests import Outcome
 from models import adapters, checkpoints
 from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.audit.report import audit, audit_exact
-from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
 from models.backbones import BackboneUnavailableError, UnknownBackboneError
 from models.ensembles import EnsembleConfig
 from models.item_rows import reset_rows, unused_tokens
@@ -22,7 +21,7 @@ from models.lora import AdapterTargetError
 from models.recipes import recipe_for, recipe_of
 from models.splits import TimeSplit, TooSmallToSplitError
 from models.text_prompt import NoAnswerTokensError, PromptTooLongError
-from models.training import CalibrationConfig, DivergedError, ExpectedRise, calibrate, margins
+from models.training import CalibrationConfig, DivergedError, ExpectedRise, calibrate
 from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method
@@ -31,6 +30,7 @@ from models.weights import own_state
 from worker.errors import UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artefact, ForgetSet, Verdict
 from worker.preparing import cohort_indices, data_hash, prepare_frozen, prepare_within
+from worker.qualities import qualities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from models.checkpoints import Manifest
     from models.preparation import Prepared
     from models.recommender import Recommender
-    from models.samples import Samples
     from models.training import TrainConfig
     from models.unlearning.base import Unlearned, UnlearningMethod
     from worker.learner import FrozenData, Report
@@ -122,7 +121,7 @@ class ModelLearner:
             ),
         )
         metrics = {
-            **_qualities(recommender, prepared),
+            **qualities(recommender, prepared),
             "rows": {
                 "train": len(prepared.parts.train),
                 "valid": len(prepared.parts.valid),
@@ -326,23 +325,3 @@ class ModelLearner:
 
 def _expected(manifest: Manifest) -> dict[str, ExpectedRise]:
     return {kind: ExpectedRise(**rise) for kind, rise in manifest.extra["expected"].items()}
-
-
-def _qualities(recommender: Recommender, prepared: Prepared) -> dict[str, Any]:
-    """Measure the model on validation and test, and both baselines on the same test rows."""
-    data, parts = prepared.retained, prepared.parts
-
-    def of_model(samples: Samples) -> dict[str, float]:
-        prompts = recommender.prompt.samples(samples, data)
-        return utility(samples.label, margins(recommender, prompts).numpy())
-
-    test = parts.test
-    bias = user_item_bias_margins(parts.train, test, data, prepared.bounds.valid_from)
-    return {
-        "validation": of_model(parts.valid),
-        "test": {
-            "model": of_model(test),
-            "item_mean": utility(test.label, item_mean_margins(parts.train, test, len(data.items))),
-            "user_item_bias": utility(test.label, bias),
-        },
-    }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SHOWN_EXAMPLES: Final = 5
 _PREDICTORS: Final = (
     ("model", "the model"),
+    ("untuned", "the same model, untuned"),
     ("user_item_bias", "user + item bias"),
     ("item_mean", "item mean"),
 )

@@ -64,6 +64,7 @@ def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root:
     manifest = checkpoints.read_manifest(root.directory)
     config = backbone_from_manifest(manifest.content["backbone"])
     assert config.adapter == SHAPE
+    assert {"model", "untuned", "item_mean"} <= root.metrics["validation"].keys()
     assert root.metrics["trained_parameters"] < 0.1 * root.metrics["parameters"]
     assert 300 < root.metrics["rows"]["train"] < 500
     assert all(20 < root.metrics["rows"][part] < 100 for part in ("valid", "test", "cohort"))

@@ -1,0 +1,39 @@
+"""How good a first release is, beside what needs no model, and what its backbone could do before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from models.assembly import build
+from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
+from models.training import margins
+
+if TYPE_CHECKING:
+    from models.preparation import Prepared
+    from models.recommender import Recommender
+
+Measures = dict[str, dict[str, float]]
+
+
+def qualities(recommender: Recommender, prepared: Prepared) -> dict[str, Measures]:
+    """Measure the model and the baselines on the same validation and test rows.
+
+    Where a public backbone learned in an adapter, `untuned` is that backbone without one.
+    """
+    measured = {"model": recommender}
+    if recommender.config.adapter is not None:
+        measured["untuned"] = build(recommender.vocabulary, recommender.config)
+    parts, data = prepared.parts, prepared.retained
+    found: dict[str, Any] = {}
+    for part in ("validation", "test"):
+        samples = parts.valid if part == "validation" else parts.test
+        answers = {
+            name: margins(one, one.prompt.samples(samples, data)).numpy()
+            for name, one in measured.items()
+        }
+        answers["item_mean"] = item_mean_margins(parts.train, samples, len(data.items))
+        answers["user_item_bias"] = user_item_bias_margins(
+            parts.train, samples, data, prepared.bounds.valid_from
+        )
+        found[part] = {name: utility(samples.label, one) for name, one in answers.items()}
+    return found

@@ -120,7 +120,7 @@ class ModelLearner:
                 vocabulary, rows, recipe, lambda fraction: report(0.5 + fraction * 0.5)
             ),
         )
-        metrics = {
+        metrics: dict[str, Any] = {
             **qualities(recommender, prepared),
             "rows": {
                 "train": len(prepared.parts.train),

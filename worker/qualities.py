@@ -1,4 +1,4 @@
-"""How good a first release is, beside what needs no model, and what its backbone could do before."""
+"""How good a first release is, beside what needs no model, and its backbone untuned."""
 
 from __future__ import annotations
 

@@ -1,16 +1,14 @@
-"""The prompt in words: E2URec's "simple" template over any tokenizer of transformers.
+"""The prompt in words, over any tokenizer of transformers; `models.wording` says in which words.
 
-Wording as published (arXiv 2403.03536, its data_preprocess scripts), down to the history that is
-printed as a Python list from 0. What is not known of a person is left out. Everything before the
-candidate's title is the same for all candidates of a user; prompts are tokenised whole, because
-pieces that are tokenised apart may give other tokens than the whole.
+Everything before the candidate's title is the same for all candidates of a user; prompts are
+tokenised whole, because pieces that are tokenised apart may give other tokens than the whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 
 from models.encoded import Encoded
 from models.samples import HISTORY_LENGTH
+from models.wording import PUBLISHED, WORDINGS, Question, UnknownWordingError, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,11 +29,8 @@ if TYPE_CHECKING:
 
 #: With a leading blank first: that is how an answer goes on after a sentence. T5 reads both alike.
 ANSWERS: Final = ((" Yes", " No"), ("Yes", "No"), (" yes", " no"), ("yes", "no"))
-#: Longer titles are cut, so that one title cannot push out the question.
-TITLE_LENGTH: Final = 200
 #: So many prompts are tokenised at once: lists of Python integers take much memory.
 TOKENISED_AT_ONCE: Final = 1024
-_GENDERS: Final = {"F": "female", "M": "male"}
 
 
 class NoAnswerTokensError(ValueError):
@@ -45,63 +41,28 @@ class PromptTooLongError(ValueError):
     """The prompt is longer than the backbone reads, even without history: choose another one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What one prompt says: the person, up to ten (title, half stars), oldest first, and a title.
-
-    `attributes` may hold gender ("F" or "M"), occupation and age.
-    """
-
-    attributes: Mapping[str, str]
-    history: tuple[tuple[str, int], ...]
-    title: str
-
-    def text(self) -> str:
-        """Write the prompt."""
-        gender = _GENDERS.get(self.attributes.get("gender", ""))
-        he, his = {"female": ("she", "Her"), "male": ("he", "His")}.get(
-            gender or "", ("the user", "The user's")
-        )
-        profile = [f"The user is a {gender}."] if gender else []
-        for name, word in (("occupation", "job"), ("age", "age")):
-            if self.attributes.get(name):
-                profile.append(f"{his} {word} is {self.attributes[name]}.")
-        rated = [
-            f"{number}. {title} ({_stars(half_stars)})"
-            for number, (title, half_stars) in enumerate(self.history)
-        ]
-        return (
-            (" ".join(profile) + "\n" if profile else "")
-            + f"{he[0].upper()}{he[1:]} watched the following movies in order in the past, "
-            f"and rated them:\n{rated}\n"
-            f"Based on the movies {he} has watched, deduce if {he} will like the movie "
-            f"***{self.title}***.\n"
-            "Note that more stars the user rated the movie, the user liked the movie more.\n"
-            "You should ONLY tell me yes or no."
-        )
-
-
-def _stars(half_stars: int) -> str:
-    return f"{half_stars / 2:g} star{'s' if half_stars > 2 else ''}"  # noqa: PLR2004 -- one star
-
-
-def _title(title: str, slot: int) -> str:
-    return title[:TITLE_LENGTH] if title else f"number {slot}"
-
-
 class TextPrompt:
     """Encodes samples and requests for one tokenizer.
 
     A prompt of a causal model ends where the answer begins; an encoder's is closed as its tokenizer
-    closes texts. Prompts of more than `limit` tokens lose their oldest ratings.
+    closes texts. Prompts of more than `limit` tokens lose their oldest ratings. `wording` is one of
+    `wording.WORDINGS`.
     """
 
     item_tokens: ClassVar[bool] = False
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, closed: bool, limit: int | None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        closed: bool,
+        limit: int | None,
+        wording: str = PUBLISHED,
     ) -> None:
-        """Find the answers' tokens; raises NoAnswerTokensError."""
+        """Find the answers' tokens; raises NoAnswerTokensError or UnknownWordingError."""
+        if wording not in WORDINGS:
+            raise UnknownWordingError(wording)
+        self._wording = wording
         self._tokenizer = tokenizer
         self._closed = closed
         self._limit = limit
@@ -119,12 +80,12 @@ class TextPrompt:
     ) -> Encoded:
         """Encode N candidates of one user; raises PromptTooLongError."""
         rated = tuple(
-            (_title(event.title, event.slot), round(event.rating * 2))
+            (title_of(event.title, event.slot), round(event.rating * 2))
             for event in history[-HISTORY_LENGTH:]
         )
         return self.encode(
             [
-                Question(attributes=attributes, history=rated, title=_title(one.title, one.slot))
+                Question(attributes=attributes, history=rated, title=title_of(one.title, one.slot))
                 for one in candidates
             ]
         )
@@ -140,8 +101,12 @@ class TextPrompt:
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Return the style and the tokenizer's digest: other tokens would be other prompts."""
-        return {"style": "text", "tokenizer_sha256": digest(self._tokenizer)}
+        """Return wording and tokenizer: other words or tokens would be other prompts."""
+        return {
+            "style": "text",
+            "wording": self._wording,
+            "tokenizer_sha256": digest(self._tokenizer),
+        }
 
     def encode(self, questions: Sequence[Question]) -> Encoded:
         """Return the prompts of these questions, padded on the right; raises PromptTooLongError."""
@@ -156,7 +121,7 @@ class TextPrompt:
     def _tokens(self, questions: Sequence[Question]) -> Iterator[np.ndarray[Any, Any]]:
         for start in range(0, len(questions), TOKENISED_AT_ONCE):
             few = questions[start : start + TOKENISED_AT_ONCE]
-            found = self._tokenise([question.text() for question in few])
+            found = self._tokenise([question.text(self._wording) for question in few])
             for question, row in zip(few, found, strict=True):
                 yield np.array(self._fitting(question, row), dtype=np.int32)
 
@@ -165,11 +130,13 @@ class TextPrompt:
             if not question.history:
                 raise PromptTooLongError(PromptTooLongError.__doc__)
             question = replace(question, history=question.history[1:])
-            (row,) = self._tokenise([question.text()])
+            (row,) = self._tokenise([question.text(self._wording)])
         return row
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        rows: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
+        # A title that spells a special token out is text like any other.
+        found = self._tokenizer(texts, verbose=False, split_special_tokens=True)
+        rows: list[list[int]] = found["input_ids"]
         end = self._tokenizer.eos_token_id
         # Some tokenizers close every text; after its end a causal model would answer nothing.
         return rows if self._closed else [row[:-1] if row[-1] == end else row for row in rows]
@@ -181,11 +148,11 @@ def _sampled(samples: Samples, data: Interactions, row: int) -> Question:
     return Question(
         attributes=data.users[int(samples.user[row])].attributes,
         history=tuple(
-            (_title(data.items[slot].title, slot), rating)
+            (title_of(data.items[slot].title, slot), rating)
             for slot, rating in zip(slots, ratings, strict=True)
             if slot >= 0
         ),
-        title=_title(data.items[candidate].title, candidate),
+        title=title_of(data.items[candidate].title, candidate),
     )
 
 

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from models.assembly import parse_backbone
-from models.text_prompt import Question
+from models.wording import WORDINGS, Question
 from tests.unit.models.planted import planted_interactions
 
 if TYPE_CHECKING:
@@ -188,4 +188,5 @@ def _corpus() -> list[str]:
         for gender in ("F", "M", "")
         for title, _ in history
     ]
-    return [question.text() for question in questions] + ["Yes. No.", "tell me Yes or No"] * 200
+    texts = [question.text(wording) for wording in WORDINGS for question in questions]
+    return texts + ["Yes. No.", "tell me Yes or No"] * 200

@@ -28,6 +28,7 @@ from models.lora import AdapterConfig, wrapped
 from models.sources import explained, is_path, locate
 from models.text_prompt import TextPrompt
 from models.weights import copied
+from models.wording import PUBLISHED
 
 if TYPE_CHECKING:
     from models.recommender import Recommender
@@ -57,7 +58,7 @@ class HuggingFaceConfig:
     #: Digest of the weights that it was first loaded with; they must stay the same.
     source_sha256: str | None = None
     dtype: str = "float32"
-    wording: str = "published"
+    wording: str = PUBLISHED
     adapter: AdapterConfig | None = None
     seed: int = 0
 
@@ -98,7 +99,7 @@ def build_pretrained(vocabulary: Vocabulary, config: HuggingFaceConfig) -> Recom
         raise BackboneUnavailableError(config.name, "its tokenizer has more tokens than the model")
     twofold = bool(model.config.is_encoder_decoder)
     limit = getattr(model.config, "max_position_embeddings", None)
-    prompt = TextPrompt(tokenizer, closed=twofold, limit=limit)
+    prompt = TextPrompt(tokenizer, closed=twofold, limit=limit, wording=config.wording)
     kind = SequenceRecommender if twofold else TextRecommender
     known = replace(config, source_sha256=source.sha256)
     found: Recommender = kind(vocabulary, known, model.eval(), prompt)

@@ -10,6 +10,7 @@ from models.lora import AdapterConfig
 from models.pretrained import HuggingFaceConfig
 from models.splits import RowLimits
 from models.training import TrainConfig
+from models.wording import SHARED_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ def recipe_for(backbone: BackboneConfig, *, dtype: str = "float32") -> TrainConf
     """
     if not isinstance(backbone, HuggingFaceConfig):
         return TrainConfig(backbone=backbone)
-    tuned = replace(backbone, dtype=dtype, wording="shared-prefix", adapter=ADAPTER)
+    tuned = replace(backbone, dtype=dtype, wording=SHARED_PREFIX, adapter=ADAPTER)
     return replace(LANGUAGE, backbone=tuned)
 
 

@@ -40,15 +40,12 @@ QUESTION = Question(
 
 
 AS_SERVED = """\
-Will this user like the next title? Answer with Yes or No only.
-Judge by the titles that the user rated: more stars mean that the user liked it more.
+Will this user like a title? Yes or No, and the stars given, oldest first.
 About the user: age 25-34, gender female, occupation lawyer, zip 12345.
-Titles that the user rated, oldest first:
-Heat (1995): 4 stars
-Ocean's Eleven (2001): 1 star
-Up (2009): 0.5 star
-Next title: Fargo (1996)
-Answer:"""
+Heat (1995): Yes, 4 stars
+Ocean's Eleven (2001): No, 1 star
+Up (2009): No, 0.5 star
+Fargo (1996):"""
 every_wording = pytest.mark.parametrize("wording", WORDINGS)
 
 
@@ -95,7 +92,7 @@ def test_the_products_wording_puts_every_instruction_before_the_candidate() -> N
 def test_the_products_wording_leaves_out_what_is_not_known() -> None:
     lines = Question(attributes={"gender": ""}, history=(), title="Up").text(SHARED_PREFIX)
 
-    assert lines.split("\n")[2:] == ["Next title: Up", "Answer:"]
+    assert lines.split("\n")[1:] == ["Up:"]
 
 
 def test_other_words_are_other_prompts() -> None:
@@ -172,7 +169,7 @@ def test_samples_and_requests_write_the_same_prompt(wording: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wording", "end"), [(PUBLISHED, "the movie ***"), (SHARED_PREFIX, "\nNext title:")]
+    ("wording", "end"), [(PUBLISHED, "the movie ***"), (SHARED_PREFIX, "Heat: Yes, 4 stars")]
 )
 def test_candidates_share_everything_before_their_titles(wording: str, end: str) -> None:
     made = prompt(wording=wording)

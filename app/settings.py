@@ -71,6 +71,14 @@ class Settings(BaseSettings):
 
     backbone: str = Field(default="compact", description=f"What is tuned: {KNOWN}.")
     method: str = Field(default="e2urec-fast", description="How forget jobs unlearn.")
+    train_rows: Annotated[int, Field(gt=0)] | None = Field(
+        default=None,
+        description="Train on about so many rows at most; unset: 4,000 for language models.",
+    )
+    look_rows: Annotated[int, Field(gt=0)] | None = Field(
+        default=None,
+        description="Choose, measure and audit on so many rows; unset: 400 for language models.",
+    )
     cohort_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
         default=0.03, description="Share of users never trained on: the audit's cohort."
     )

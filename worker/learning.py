@@ -19,7 +19,7 @@ from models.ensembles import EnsembleConfig
 from models.item_rows import reset_rows, unused_tokens
 from models.lora import AdapterTargetError
 from models.recipes import recipe_for, recipe_of
-from models.splits import TimeSplit, TooSmallToSplitError
+from models.splits import RowLimits, TimeSplit, TooSmallToSplitError
 from models.text_prompt import NoAnswerTokensError, PromptTooLongError
 from models.training import CalibrationConfig, DivergedError, ExpectedRise, calibrate
 from models.unlearning.base import PLAIN, UnlearningTask
@@ -301,12 +301,19 @@ class ModelLearner:
         """
         try:
             if isinstance(backbone, str):
-                recipe = self._recipes(parse_backbone(backbone))
+                recipe = self._limited(self._recipes(parse_backbone(backbone)))
             else:
                 recipe = recipe_of(checkpoints.read_manifest(backbone).extra["recipe"])
         except UnknownBackboneError as error:
             raise InvalidInputError(str(error)) from error
         return recipe.seeded(self._settings.seed)
+
+    def _limited(self, recipe: TrainConfig) -> TrainConfig:
+        settings, known = self._settings, recipe.limits
+        limits = RowLimits(
+            train=settings.train_rows or known.train, look=settings.look_rows or known.look
+        )
+        return replace(recipe, limits=limits)
 
     def _next_release(
         self, recommender: Recommender, before: Manifest, into: Path, method: str, job_id: str

@@ -1,0 +1,57 @@
+"""A real pretrained language model, end to end: tuned, served, made to forget, swapped, served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.slices import write_slice
+from tests.e2e.support import ROOT, processes_of
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_smollm2_is_tuned_forgets_a_person_and_goes_on_recommending(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    write_slice(ROOT / "data" / "ml-latest-small", tmp_path / "slice", users=18, ratings=30)
+    few = {"LETHE_TRAIN_ROWS": "64", "LETHE_LOOK_ROWS": "24", "LETHE_CANDIDATES": "8"}
+
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "app.cli", "demo", "--exit", "--port", "0", "--json"),
+            *("--data", str(tmp_path / "slice")),
+        ],
+        cwd=ROOT,
+        env={**environment, **few, "LETHE_BACKBONE": "smollm2"},
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    told = json.loads(ended.stdout)
+    training = told["train"]["metrics"]["tries"][-1]["training"]
+    assert training["parameters"] > 130_000_000
+    assert training["trained_parameters"] < 0.02 * training["parameters"]
+    assert 32 < training["rows"]["train"] < 96
+    assert {"model", "untuned", "item_mean"} <= training["validation"].keys()
+    job = told["job"]
+    assert told["request"]["status"] == "completed"
+    assert job["metrics"]["tries"][0]["training"]["forget_rows"] > 0
+    assert "fold" not in job["metrics"]["stage_seconds"]
+    assert told["others"]["before"]["release"] == told["train"]["release"] != job["release"]
+    assert told["others"]["after"]["release"] == job["release"]
+    scores = [item["score"] for item in told["others"]["after"]["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 < min(scores) < max(scores) < 1
+    assert told["load"]["failed"] == 0
+    (kept,) = Path(environment["LETHE_HOME"], "artifacts").rglob("weights.safetensors")
+    # What is left on disk of all that was trained is one adapter, of a few megabytes.
+    assert kept.stat().st_size < 0.05 * training["parameters"] * 4
+    assert processes_of(environment["LETHE_HOME"]) == []

@@ -66,10 +66,10 @@ def report(found: dict[str, Any]) -> str:
     stages = ", ".join(f"{name} {spent:.1f} s" for name, spent in job["stage_seconds"].items())
     tries = ", ".join(f"{tried['method']}: {tried['outcome']}" for tried in job["tries"])
     load = found["load"]
+    trained = f"{found['rows']['train']} training rows, {found['fit_seconds']:.0f} s"
     lines += [
         "",
-        f"- {found['trained_parameters']:,} of {found['parameters']:,} parameters ({share:.1%}),"
-        f" {found['rows']['train']} training rows, {found['fit_seconds']:.0f} s",
+        f"- {found['trained_parameters']:,} parameters train, {share:.1%} of all; {trained}",
         f"- forget job: {stages}; {job['seconds_to_completed']:.1f} s from request to completed",
         f"- audit: {tries}",
         f"- meanwhile {load['answered']} recommendations answered, {load['failed']} failed",

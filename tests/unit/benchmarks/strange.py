@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.unlearning.setting import write_json
 from benchmarks.unlearning.units import Unit
+from models.packaged import kept_in
 from models.training import DivergedError
 
 if TYPE_CHECKING:
@@ -47,6 +49,13 @@ class Talking(Unit):
     def make(self, setting: Setting, progress: Progress) -> None:
         sys.stdout.write("a library's greeting\n")
         progress(torch.get_num_threads() / 4)
+
+
+class Telling(Unit):
+    """It writes down where it would keep packaged backbones."""
+
+    def make(self, setting: Setting, progress: Progress) -> None:
+        write_json(setting.out / "told.json", {"backbones": str(kept_in())})
 
 
 class Endless(Unit):

@@ -13,9 +13,10 @@ from benchmarks.unlearning.schedule import Clock, make_all
 from benchmarks.unlearning.setting import Setting, read_json
 from benchmarks.unlearning.units import Unit, comparison, needs
 from models.backbones import CompactConfig
+from models.packaged import keep_in, kept_in
 from models.training import TrainConfig
 from models.unlearning.registry import get_method
-from tests.unit.benchmarks.strange import Broken, Diverging, Endless, Killed, Talking
+from tests.unit.benchmarks.strange import Broken, Diverging, Endless, Killed, Talking, Telling
 from tests.unit.models.planted import planted_interactions
 
 if TYPE_CHECKING:
@@ -77,6 +78,18 @@ def test_it_works_on_one_thread_and_leaves_standard_output_alone(
     make_apart(Talking(**run()), setting, heard.append)
     assert heard[-1] == 0.25
     assert "greeting" not in capfd.readouterr().out
+
+
+def test_it_keeps_packaged_backbones_where_the_command_does(
+    setting: Setting, tmp_path: Path
+) -> None:
+    before = kept_in()
+    keep_in(tmp_path / "backbones")
+    try:
+        make_apart(Telling(**run()), setting, lambda _: None)
+    finally:
+        keep_in(before)
+    assert read_json(setting.out / "told.json") == {"backbones": str(tmp_path / "backbones")}
 
 
 def test_an_interrupted_command_leaves_no_process_behind(setting: Setting) -> None:

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from models.devices import DTYPES
 from models.language import SequenceRecommender, TextRecommender
 from models.text_prompt import TextPrompt
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from models.recommender import Recommender
     from models.vocabulary import Vocabulary
 
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: What loading ends in where files lack, are damaged, or are of a kind unknown to transformers.
 _FAILURES: Final = (
     OSError,

@@ -18,18 +18,13 @@ from models import adapters, checkpoints
 from models.assembly import backbone_from_manifest, build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
+from models.calibration import CalibrationConfig, ExpectedRise, calibrate
 from models.ensembles import EnsembleConfig
 from models.item_rows import reset_rows, unused_tokens
 from models.preparation import ForgetIndices, Prepared, prepare
 from models.splits import TimeSplit, TooSmallToSplitError
-from models.training import (
-    CalibrationConfig,
-    DivergedError,
-    ExpectedRise,
-    TrainConfig,
-    calibrate,
-    margins,
-)
+from models.steps import DivergedError
+from models.training import TrainConfig, margins
 from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
-from models.training import DivergedError
+from models.steps import DivergedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

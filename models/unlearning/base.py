@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from models.adapters import AdapterConfig
+    from models.calibration import ExpectedRise
     from models.item_rows import TokenRows
     from models.preparation import Prepared
     from models.recommender import Recommender
-    from models.training import ExpectedRise, Progress, TrainConfig
+    from models.training import Progress, TrainConfig
     from models.vocabulary import Vocabulary
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.memory import memory_report
 from models.training import fit
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 
@@ -30,5 +31,6 @@ class Retrain(UnlearningMethod):
             metrics={
                 "forget_rows": len(task.prepared.forget),
                 "trainable_parameters": sum(p.numel() for p in recommender.model.parameters()),
+                **memory_report(recommender),
             },
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.unlearning.units import Unit
-from models.training import DivergedError
+from models.steps import DivergedError
 
 if TYPE_CHECKING:
     from benchmarks.unlearning.setting import Setting

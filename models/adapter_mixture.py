@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from models.ensembles import Ensemble, input_table, mean_embedding
 from models.lora import resolve
+from models.recommender import answered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,13 +206,13 @@ class AdapterEnsemble(Ensemble):
 
     def logits_with(self, prompts: Encoded, weights: torch.Tensor) -> torch.Tensor:
         """Return [B, 2] logits of the base with adapters mixed by [B, K] weights."""
-        with mixed(weights):
+        with mixed(weights.to(self.device)):
             return self._base().answer_logits(prompts)
 
     def weights(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, K] weights of the adapters; each row sums to 1."""
-        weights: torch.Tensor = self.routing(self.embedded(prompts), self.config.live())
-        return weights
+        embedded = self.embedded(prompts).to(self.device)
+        return answered(self.routing(embedded, self.config.live()))
 
     def embedded(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, D]: what the base, which knows nobody, makes of a sample's tokens."""

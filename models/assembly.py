@@ -15,8 +15,10 @@ from models.backbones import (
     UnknownBackboneError,
     build_compact_t5,
 )
+from models.devices import machine
 from models.ensembles import ADAPTERS, EnsembleConfig, OutputEnsemble, ensemble_from_manifest
 from models.language import CompactSequenceRecommender
+from models.memory import checkpoint_layers
 from models.packaged import PACKAGED
 from models.pretrained import HuggingFaceConfig, build_pretrained, parse_name
 from models.prompts import CompactPrompt
@@ -69,8 +71,17 @@ def backbone_from_manifest(manifest: Mapping[str, Any]) -> BackboneConfig:
 def build(vocabulary: Vocabulary, config: BackboneConfig) -> Recommender:
     """Return a recommender with its initial weights.
 
-    Raises UnknownBackboneError; for models of others BackboneUnavailableError, NoAnswerTokensError.
+    It is on this process's device (`models.devices.use`). Raises UnknownBackboneError; for models
+    of others BackboneUnavailableError, NoAnswerTokensError.
     """
+    recommender, used = _build(vocabulary, config), machine()
+    recommender.model.to(used.device)
+    if used.checkpointing:
+        checkpoint_layers(recommender.model)
+    return recommender
+
+
+def _build(vocabulary: Vocabulary, config: BackboneConfig) -> Recommender:
     if isinstance(config, CompactConfig):
         return Recommender(vocabulary, config)
     if isinstance(config, CompactT5Config):

@@ -60,6 +60,11 @@ class Encoded:
         """Return [B] int64: the column of each prompt's last real token."""
         return self.tokens.shape[1] - 1 - self.mask.flip(1).argmax(1)
 
+    def to(self, device: torch.device) -> Encoded:
+        """Return these prompts on a device."""
+        present = None if self.present is None else self.present.to(device)
+        return Encoded(tokens=self.tokens.to(device), present=present)
+
     def take(self, rows: torch.Tensor | slice) -> Encoded:
         """Return these prompts only."""
         present = None if self.present is None else self.present[rows]

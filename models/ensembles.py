@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import torch
 from torch import nn
 
-from models.recommender import Recommender
+from models.memory import Memory
+from models.recommender import Recommender, answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,6 +133,7 @@ class Ensemble(Recommender, ABC):
         self.config = config
         self.prompt = shell.prompt
         self.model = model
+        self.memory = Memory()
         self._shell = shell
 
     def with_seals(self, seals: Sequence[str]) -> Self:
@@ -217,8 +219,8 @@ class OutputEnsemble(Ensemble):
 
     def attend(self, embedded: torch.Tensor) -> torch.Tensor:
         """Return [B, L] weights from what `embedded` gave."""
-        scores: torch.Tensor = self.model.attention(embedded)  # type: ignore[operator] # a module
-        return scores[:, self.config.live()].softmax(dim=1)
+        scores: torch.Tensor = self.model.attention(embedded.to(self.device))  # type: ignore[operator] # a module
+        return answered(scores[:, self.config.live()].softmax(dim=1))
 
     def embedded(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, K, D]: each member's mean input embedding over the tokens that are there."""
@@ -246,6 +248,7 @@ def input_table(recommender: Recommender) -> torch.Tensor:
 
 def mean_embedding(table: torch.Tensor, prompts: Encoded) -> torch.Tensor:
     """Return [B, D]: the mean over a prompt's tokens of their rows in a [V, D] table."""
+    prompts = prompts.to(table.device)
     present = prompts.mask.to(table.dtype)
     summed = torch.einsum("btd,bt->bd", table[prompts.tokens], present)
-    return summed / present.sum(dim=1, keepdim=True).clamp_min(1)
+    return answered(summed / present.sum(dim=1, keepdim=True).clamp_min(1))

@@ -47,7 +47,8 @@ class TokenRows:
     def put(self, recommender: Recommender) -> None:
         """Overwrite these rows of a recommender, in place."""
         if len(self.tokens):
-            input_table(recommender)[self.tokens] = self.values
+            table = input_table(recommender)
+            table[self.tokens] = self.values.to(table.device)
 
     def __add__(self, other: TokenRows) -> TokenRows:
         """Return both; no token may be in both."""
@@ -150,7 +151,7 @@ class FirstStep:
         change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
         tokens = recommender.vocabulary.first_item + torch.from_numpy(change.slots)
         with torch.no_grad():
-            now = input_table(recommender)[tokens]
+            now = input_table(recommender)[tokens].cpu()
             initial = _initial(recommender, tokens)
             share = torch.from_numpy(change.kept).float()[:, None]
             kept = initial + share * (now - initial)
@@ -176,7 +177,7 @@ def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
     if not recommender.prompt.item_tokens:
         return TokenRows(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0, 1))
     tokens = torch.tensor([YES, NO])
-    now = input_table(recommender)[tokens]
+    now = input_table(recommender)[tokens].cpu()
     middle = now.mean(0, keepdim=True)
     return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
 
@@ -221,7 +222,7 @@ def _gradient(
     """
     prompt = cast("CompactPrompt", recommender.prompt)
     chosen = np.unique(np.linspace(0, len(slots) - 1, min(len(slots), ASKED)).astype(np.int64))
-    rows = values[torch.from_numpy(chosen)]
+    rows = values[torch.from_numpy(chosen)].to(recommender.device)
     items = prepared.retained.items
     suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots[chosen].tolist()])
     prefix = prompt.prefix({}, []).expand(len(suffixes), -1)
@@ -244,9 +245,9 @@ def _gradient(
     finally:
         handle.remove()
     (gradient,) = torch.autograd.grad(margin, seen[0])
-    return gradient[:, prefix.shape[1] + 1].mean(0)
+    return gradient[:, prefix.shape[1] + 1].mean(0).cpu()
 
 
 def _initial(recommender: Recommender, tokens: torch.Tensor) -> torch.Tensor:
     initial = build(recommender.vocabulary, recommender.config)
-    return input_table(initial).detach()[tokens]
+    return input_table(initial).detach()[tokens].cpu()

@@ -23,6 +23,7 @@ from transformers import (
 
 from models.backbones import BackboneUnavailableError
 from models.bars import no_bars
+from models.devices import DTYPES
 from models.language import SequenceRecommender, TextRecommender
 from models.lora import AdapterConfig, wrapped
 from models.sources import explained, is_path, locate
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from models.recommender import Recommender
     from models.sources import Source
     from models.vocabulary import Vocabulary
-
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 _PLACE: Final = {"local_files_only": True, "trust_remote_code": False}

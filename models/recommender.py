@@ -7,13 +7,17 @@ The class here is that of compact causal models; `models.language` has those of 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from models.backbones import CompactConfig, UnknownBackboneError, build_compact
+from models.encoded import Encoded
+from models.memory import Memory, attempt, halved
 from models.prompts import CompactPrompt
 
 if TYPE_CHECKING:
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from models.backbones import BackboneConfig
-    from models.encoded import Encoded
     from models.prompts import Prompt
     from models.requests import Candidate, HistoryEvent
     from models.vocabulary import Vocabulary
@@ -57,6 +60,7 @@ class Recommender:
                 raise UnknownBackboneError(UnknownBackboneError.__doc__)
             model = build_compact(vocabulary, config)
         self.model: nn.Module = model
+        self.memory = Memory()
 
     #: The public model that this one's adapter stands on, kept for others to share.
     public: nn.Module | None = None
@@ -65,7 +69,13 @@ class Recommender:
         """Return a recommender of the same kind around another model."""
         found = copy.copy(self)
         found.model = model
+        found.memory = Memory()
         return found
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is. Prompts come from the CPU, and answers go back there."""
+        return next(self.model.parameters()).device
 
     def item_tables(self) -> list[torch.Tensor]:
         """Return every weight that has one row per token, items among them, as live views.
@@ -80,6 +90,26 @@ class Recommender:
     def answer_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled."""
         return self._forward(prompts)
+
+    def live_logits(self, prompts: Encoded) -> torch.Tensor:
+        """Return [B, 2] logits with gradients, in parts that fit into memory where not all do.
+
+        What a part computed is computed again in the backward pass, so that only one part's
+        activations live at once.
+        """
+        self.memory.asked = len(prompts)
+        rows = self.memory.rows
+        if rows is None or len(prompts) <= rows:
+            return self.answer_logits(prompts)
+
+        def answers(tokens: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
+            return self.answer_logits(Encoded(tokens=tokens, present=present))
+
+        # Tensors on the device tell `checkpoint` whose random state dropout draws from.
+        parts = [prompts.take(part).to(self.device) for part in _split(len(prompts), rows)]
+        return torch.cat(
+            [checkpoint(answers, part.tokens, part.present, use_reentrant=False) for part in parts]
+        )
 
     @torch.inference_mode()
     def logits(self, prompts: Encoded, batch_size: int = 128) -> torch.Tensor:
@@ -126,11 +156,23 @@ class Recommender:
         return torch.cat(parts)
 
     def _in_batches(self, prompts: Encoded, batch_size: int) -> torch.Tensor:
-        """Return [B, 2] logits, computed in batches of prompts of similar length."""
+        """Return [B, 2] logits, computed in batches of prompts of similar length.
+
+        Batches halve where memory runs out; raises OutOfMemoryError where one prompt is too much.
+        """
         order = prompts.lengths.argsort(stable=True)
+        lengths = prompts.lengths[order].tolist()
         found = torch.empty(len(prompts), 2)
-        for rows in _batches(prompts, order, batch_size):
-            found[rows] = self.answer_logits(prompts.take(rows))
+        start = 0
+        while start < len(order):
+            most = min(batch_size, self.memory.read or batch_size)
+            rows = order[start : start + _fitting(lengths[start : start + most])]
+            answers = attempt(partial(self.answer_logits, prompts.take(rows)))
+            if answers is None:
+                self.memory.read = halved(len(rows))
+                continue
+            found[rows] = answers
+            start += len(rows)
         return found
 
     def _forward(
@@ -140,6 +182,7 @@ class Recommender:
 
         Only the two answer rows of the head are computed.
         """
+        prompts = prompts.to(self.device)
         decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
         hidden = decoder(
             input_ids=prompts.tokens,
@@ -149,8 +192,12 @@ class Recommender:
             use_cache=cache is not None,
         ).last_hidden_state[torch.arange(len(prompts)), prompts.last]
         embedding = self.model.get_output_embeddings().weight  # type: ignore[operator]
-        logits: torch.Tensor = hidden @ embedding[list(self.prompt.answers)].T
-        return logits
+        return answered(hidden @ embedding[list(self.prompt.answers)].T)
+
+
+def answered(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits as everybody but the model wants them: float32, on the CPU."""
+    return logits.float().cpu()
 
 
 def after(past: int, mask: torch.Tensor) -> torch.Tensor:
@@ -158,13 +205,11 @@ def after(past: int, mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([mask.new_ones(len(mask), past), mask], dim=1) if past else mask
 
 
-def _batches(prompts: Encoded, order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-    """Yield [b] rows in the given order, fewer where their prompts are long."""
-    lengths = prompts.lengths[order].tolist()
-    start = 0
-    while start < len(order):
-        end = min(start + batch_size, len(order))
-        fits = max(1, TOKENS_AT_ONCE // max(lengths[end - 1], 1))
-        end = min(end, start + fits)
-        yield order[start:end]
-        start = end
+def _fitting(lengths: Sequence[int]) -> int:
+    """Return how many prompts, of rising lengths, go in one batch: fewer where they are long."""
+    return min(len(lengths), max(1, TOKENS_AT_ONCE // max(lengths[-1], 1)))
+
+
+def _split(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of `size` that cover `count` rows."""
+    return (slice(start, start + size) for start in range(0, count, size))

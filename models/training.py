@@ -1,13 +1,13 @@
-"""Trains a recommender from scratch, and measures what leaving someone out changes.
+"""Trains a recommender, from scratch or from where it stands.
 
 Knows samples, prompts and optimisers; nothing of files or of requests.
 """
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -18,10 +18,13 @@ from models.adapter_mixture import MixedEmbedding
 from models.assembly import build
 from models.audit.utility import log_losses
 from models.backbones import CompactConfig
-from models.preparation import KINDS, NO_LIMITS, ForgetIndices, prepare
+from models.batches import epoch_batches
+from models.preparation import NO_LIMITS
+from models.steps import DivergedError, take_step
+from models.team import ALONE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -32,11 +35,8 @@ if TYPE_CHECKING:
     from models.recommender import Recommender
     from models.samples import Samples
     from models.splits import RowLimits
+    from models.team import Team
     from models.vocabulary import Vocabulary
-
-
-class DivergedError(RuntimeError):
-    """The loss became NaN or infinite. Lower the learning rate and train again."""
 
 
 class Progress(Protocol):
@@ -70,31 +70,6 @@ class TrainConfig:
         return {**asdict(self), "backbone": self.backbone.manifest()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationConfig:
-    """What a shadow model leaves out, so that the effect of leaving out is measured."""
-
-    users: float = 0.2
-    items: float = 0.01
-    pairs: float = 0.01
-    seed: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedRise:
-    """How much the loss of rows rises (nats) when a model never saw them.
-
-    Measured between a model and its shadow: `mean` over `rows` rows, its standard error, and the
-    spread (standard deviation) of the means of single users, `units` of them.
-    """
-
-    mean: float
-    error: float
-    spread: float
-    rows: int
-    units: int
-
-
 def margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
     """Return [B] logit of Yes minus logit of No, without gradients."""
     logits = recommender.logits(prompts)
@@ -102,8 +77,8 @@ def margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
 
 
 def live_margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
-    """Return [B] logit of Yes minus logit of No, with gradients."""
-    logits = recommender.answer_logits(prompts)
+    """Return [B] logit of Yes minus logit of No, with gradients, in parts that fit into memory."""
+    logits = recommender.live_logits(prompts)
     return logits[:, 0] - logits[:, 1]
 
 
@@ -147,15 +122,19 @@ def fit_from(
 
 
 def _fit_from(
-    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
+    recommender: Recommender,
+    prepared: Prepared,
+    config: TrainConfig,
+    progress: Progress,
+    team: Team = ALONE,
 ) -> Recommender:
-    data, parts = prepared.retained, prepared.parts
-    prompts = recommender.prompt.samples(parts.train, data)
-    labels = torch.from_numpy(parts.train.label)
-    valid = recommender.prompt.samples(parts.valid, data)
-    valid_labels = torch.from_numpy(parts.valid.label)
+    """Train on this process's share of every batch."""
+    train, valid = (
+        _Rows.of(recommender, samples, prepared.retained)
+        for samples in (prepared.parts.train, prepared.parts.valid)
+    )
     optimiser = _optimiser(recommender, config)
-    per_epoch = -(-len(labels) // config.batch_size)
+    per_epoch = -(-len(train.labels) // config.batch_size)
     total = config.epochs * per_epoch
     look_every = max(1, per_epoch // config.validations) if config.validations else 0
     best_loss, best_state = float("inf"), None
@@ -163,36 +142,71 @@ def _fit_from(
     recommender.model.train()
     step = 0
     for _ in range(config.epochs):
-        for rows in torch.split(
-            torch.randperm(len(labels), generator=generator), config.batch_size
-        ):
+        for rows in epoch_batches(train.prompts.lengths, config.batch_size, generator):
             scale = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / total)
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * scale
-            loss = functional.binary_cross_entropy_with_logits(
-                live_margins(recommender, prompts.take(rows)), labels[rows]
-            )
-            if not torch.isfinite(loss):
-                raise DivergedError(DivergedError.__doc__)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-            optimiser.step()
+            take_step(recommender, optimiser, partial(train.loss, recommender, rows, team), team)
             step += 1
             if look_every and (step % look_every == 0 or step == total):
-                found = functional.binary_cross_entropy_with_logits(
-                    margins(recommender, valid), valid_labels
-                ).item()
+                found = valid.look(recommender, team)
                 if found < best_loss:
-                    best_loss = found
-                    best_state = copy.deepcopy(recommender.model.state_dict())
+                    best_loss, best_state = found, _trained(recommender)
             if step % 10 == 0:
                 progress(step / total)
-    if best_state is None and look_every and len(valid_labels):
+    if best_state is None and look_every and len(valid.labels):
         raise DivergedError(DivergedError.__doc__)
     if best_state is not None:
-        recommender.model.load_state_dict(best_state)
+        _put_trained(recommender, best_state)
     recommender.model.eval()
     return recommender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rows:
+    """Encoded samples and their labels."""
+
+    prompts: Encoded
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, recommender: Recommender, samples: Samples, data: Interactions) -> Self:
+        return cls(
+            prompts=recommender.prompt.samples(samples, data),
+            labels=torch.from_numpy(samples.label),
+        )
+
+    def loss(self, recommender: Recommender, rows: torch.Tensor, team: Team) -> torch.Tensor:
+        """Return a process's share of the mean loss (nats) of a batch: all shares add up to it."""
+        own, share = team.share(rows)
+        found = live_margins(recommender, self.prompts.take(own))
+        return share * functional.binary_cross_entropy_with_logits(found, self.labels[own])
+
+    def look(self, recommender: Recommender, team: Team) -> float:
+        """Return the mean loss (nats) of all rows, without gradients; NaN where there are none."""
+        if not len(self.labels):
+            return float("nan")
+        own, share = team.share(torch.arange(len(self.labels)))
+        found = margins(recommender, self.prompts.take(own))
+        loss = functional.binary_cross_entropy_with_logits(found, self.labels[own])
+        return team.total(share * loss.item())
+
+
+def _trained(recommender: Recommender) -> dict[str, torch.Tensor]:
+    """Return a copy of the weights that train, by name."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in recommender.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+@torch.no_grad()
+def _put_trained(recommender: Recommender, state: Mapping[str, torch.Tensor]) -> None:
+    """Overwrite the weights that train by what `_trained` gave, in place."""
+    weights = dict(recommender.model.named_parameters())
+    for name, tensor in state.items():
+        weights[name].copy_(tensor)
 
 
 def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Optimizer:
@@ -205,88 +219,12 @@ def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Opt
         for parameter in module.parameters()
     }
     for parameter in recommender.model.parameters():
-        (embeddings if id(parameter) in rows else others).append(parameter)
+        if parameter.requires_grad:
+            (embeddings if id(parameter) in rows else others).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": embeddings, "weight_decay": 0.0},
             {"params": others, "weight_decay": config.weight_decay},
         ],
         lr=config.learning_rate,
-    )
-
-
-def calibrate(
-    data: Interactions,
-    recommender: Recommender,
-    prepared: Prepared,
-    cohort: frozenset[int],
-    config: CalibrationConfig,
-    train: Callable[[Prepared], Recommender],
-) -> dict[str, ExpectedRise]:
-    """Train a shadow without some users, items and pairs; return the expected rise per kind.
-
-    `train` makes a model of rows as the recommender was made of its own. The result is what the
-    forgetting teacher is calibrated with, and what the audit compares with. A comparison of trained
-    rows with the cohort's rows would measure how hard the two are instead: the shadow's differences
-    are paired, row by row. The shadow's weights are never written.
-    """
-    shadow_data = shadow_rows(data, prepared, cohort, config)
-    return expected_rises(recommender, train(shadow_data), shadow_data, data)
-
-
-def shadow_rows(
-    data: Interactions, prepared: Prepared, cohort: frozenset[int], config: CalibrationConfig
-) -> Prepared:
-    """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
-    left_out = _leave_out(prepared.retained, cohort, config)
-    return prepare(data, left_out, cohort, prepared.bounds)
-
-
-def expected_rises(
-    recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
-) -> dict[str, ExpectedRise]:
-    """Return per kind how much higher the shadow's loss is on the rows that it never saw.
-
-    A shadow of fewer people is a little worse for everybody. What it is worse by for the cohort,
-    whom neither saw, is no forgetting, and is taken off where there is a cohort.
-    """
-
-    def rises(samples: Samples, table: Interactions) -> NDArray[Any]:
-        found: NDArray[Any] = row_losses(shadow, samples, table)
-        found -= row_losses(recommender, samples, table)
-        return found
-
-    cohort = shadow_data.parts.cohort
-    general = float(rises(cohort, shadow_data.retained).mean()) if len(cohort) else 0.0
-    rise = rises(shadow_data.forget, data) - general
-    expected = {}
-    for index, kind in enumerate(KINDS):
-        rows = shadow_data.forget_kind == index
-        unit = shadow_data.forget.user[rows]
-        means = [float(rise[rows][unit == user].mean()) for user in np.unique(unit)]
-        if len(means) > 1:
-            expected[kind] = ExpectedRise(
-                mean=float(rise[rows].mean()),
-                error=float(np.std(means, ddof=1) / np.sqrt(len(means))),
-                spread=float(np.std(means, ddof=1)),
-                rows=int(rows.sum()),
-                units=len(means),
-            )
-    return expected
-
-
-def _leave_out(
-    data: Interactions, cohort: frozenset[int], config: CalibrationConfig
-) -> ForgetIndices:
-    generator = np.random.default_rng(config.seed)
-    users = np.setdiff1d(np.unique(data.user), np.fromiter(cohort, np.int32))
-    # A spread needs two people; whoever is left has to train a shadow.
-    count = min(max(2, round(len(users) * config.users)), len(users) // 2)
-    chosen = generator.choice(users, count, replace=False)
-    rated = np.unique(data.item)
-    items = generator.choice(rated, round(len(rated) * config.items), replace=False)
-    rows = generator.choice(len(data), round(len(data) * config.pairs), replace=False)
-    pairs = zip(data.user[rows].tolist(), data.item[rows].tolist(), strict=True)
-    return ForgetIndices(
-        users=frozenset(chosen.tolist()), items=frozenset(items.tolist()), pairs=frozenset(pairs)
     )

@@ -15,13 +15,14 @@ from models import adapters, checkpoints
 from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.audit.report import audit, audit_exact
 from models.backbones import BackboneUnavailableError, UnknownBackboneError
+from models.calibration import CalibrationConfig, ExpectedRise, calibrate
 from models.ensembles import EnsembleConfig
 from models.item_rows import reset_rows, unused_tokens
 from models.lora import AdapterTargetError
 from models.recipes import recipe_for, recipe_of
 from models.splits import RowLimits, TimeSplit, TooSmallToSplitError
+from models.steps import DivergedError
 from models.text_prompt import NoAnswerTokensError, PromptTooLongError
-from models.training import CalibrationConfig, DivergedError, ExpectedRise, calibrate
 from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method

@@ -22,7 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
 from models.packaged import keep_in, kept_in
-from models.training import DivergedError
+from models.steps import DivergedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,8 @@ import numpy as np
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.report import audit, audit_exact
 from models.audit.utility import log_losses, utility
-from models.training import DivergedError, margins
+from models.steps import DivergedError
+from models.training import margins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.unlearning.protocols import Case
+    from models.calibration import ExpectedRise
     from models.datasets.interactions import Interactions
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.samples import Samples
-    from models.training import ExpectedRise
     from models.unlearning.base import UnlearningMethod
 
     Floats = NDArray[np.float64]

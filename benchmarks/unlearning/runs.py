@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.protocols import Case
     from benchmarks.unlearning.setting import Setting
+    from models.calibration import ExpectedRise
     from models.preparation import Prepared
     from models.recommender import Recommender
-    from models.training import ExpectedRise, Progress
+    from models.training import Progress
     from models.unlearning.base import Unlearned, UnlearningMethod
 
 #: What a reference model is called that only the membership attack sees (`--shadows`).

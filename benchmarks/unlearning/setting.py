@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.unlearning.protocols import apply
 from models import checkpoints
-from models.training import CalibrationConfig, ExpectedRise, calibrate
+from models.calibration import CalibrationConfig, ExpectedRise, calibrate
 from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.setting import load_calibration, load_root, read_json, write_json
-from models.training import DivergedError
+from models.steps import DivergedError
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import METHODS, get_method
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from models.steps import DivergedError, take_step
 from models.training import live_margins, margins
 
 if TYPE_CHECKING:
@@ -92,7 +94,12 @@ def relearn_steps(
         waiting = waiting or list(
             torch.split(torch.randperm(len(answers), generator=generator), config.batch_size)
         )
-        _step(attacker, prompts, answers, waiting.pop(), optimiser)
+        rows = waiting.pop()
+        try:
+            take_step(attacker, optimiser, partial(_loss, attacker, prompts, answers, rows))
+        except DivergedError:
+            now = float("nan")
+            break
         steps += 1
         if steps % config.look_every == 0 or steps == config.cap:
             now = loss()
@@ -106,16 +113,8 @@ def relearn_steps(
     )
 
 
-def _step(
-    attacker: Recommender,
-    prompts: Encoded,
-    answers: torch.Tensor,
-    rows: torch.Tensor,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    loss = functional.binary_cross_entropy_with_logits(
-        live_margins(attacker, prompts.take(rows)), answers[rows]
-    )
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-    optimiser.step()
+def _loss(
+    attacker: Recommender, prompts: Encoded, answers: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:
+    found = live_margins(attacker, prompts.take(rows))
+    return functional.binary_cross_entropy_with_logits(found, answers[rows])

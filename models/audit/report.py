@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.calibration import ExpectedRise
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.samples import Samples
-    from models.training import ExpectedRise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

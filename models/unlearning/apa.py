@@ -23,7 +23,6 @@ from models.adapter_mixture import AdapterEnsemble, adapter_tensors, install
 from models.assembly import build
 from models.ensembles import ADAPTERS, EnsembleConfig, MixtureConfig, input_table, mean_embedding
 from models.lora import ROLES
-from models.training import fit_from
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
 from models.unlearning.sharding import balanced
 
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from models.encoded import Encoded
     from models.ensembles import Ensemble
     from models.preparation import Prepared
-    from models.training import Progress, TrainConfig
+    from models.recommender import Recommender
+    from models.training import TrainConfig
     from models.vocabulary import Vocabulary
 
 #: How much better adapters may be preferred, from not at all to nearly the best one alone; in
@@ -96,13 +96,12 @@ class Apa(ShardedMethod):
         features = np.concatenate(parts).astype(np.float64)
         return balanced(features, np.ones(len(features)), recipe.seed, self.config.shards)
 
-    def train_member(
-        self, vocabulary: Vocabulary, shard: Prepared, recipe: TrainConfig, progress: Progress
-    ) -> Mapping[str, torch.Tensor]:
-        """Train one adapter on the base that all share."""
+    def new_member(self, vocabulary: Vocabulary, recipe: TrainConfig) -> Recommender:
+        """Return the base that all share, with one fresh adapter."""
         base = build(vocabulary, recipe.backbone)
-        member = install(base, 1, self.config.mixture, recipe.backbone.seed)
-        fit_from(member, shard, recipe, progress)
+        return install(base, 1, self.config.mixture, recipe.backbone.seed)
+
+    def member_state(self, member: Recommender) -> Mapping[str, torch.Tensor]:
         return {name: p.detach()[0] for name, p in adapter_tensors(member.model).items()}
 
     def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
@@ -121,14 +120,14 @@ class Apa(ShardedMethod):
 def _route(ensemble: AdapterEnsemble, prompts: Encoded, labels: torch.Tensor) -> None:
     """Fill the routing table from validation samples, and choose its sharpness on them."""
     routing, shards = ensemble.routing, ensemble.config.shards
-    embedded = ensemble.embedded(prompts)
+    embedded = ensemble.embedded(prompts).to(ensemble.device)
     lies = functional.normalize(embedded, dim=1) @ routing.directions.T
     routing.centre.copy_(lies.mean(dim=0))
     routing.spread.copy_(lies.std(dim=0, correction=0).clamp_min(1e-6))
     alone = torch.eye(shards)
     losses = torch.stack(
         [_losses(ensemble, prompts, labels, alone[shard]) for shard in range(shards)], dim=1
-    )
+    ).to(ensemble.device)
     near = routing.similarity(embedded)
     overall = losses.mean(dim=0)
     routing.losses.copy_(

@@ -11,11 +11,12 @@ from models.training import fit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from models.calibration import ExpectedRise
     from models.item_rows import TokenRows
     from models.lora import AdapterConfig
     from models.preparation import Prepared
     from models.recommender import Recommender
-    from models.training import ExpectedRise, Progress, TrainConfig
+    from models.training import Progress, TrainConfig
     from models.vocabulary import Vocabulary
 
 

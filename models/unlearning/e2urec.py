@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +19,11 @@ from torch.nn import functional
 from models.adapters import attach
 from models.encoded import Encoded
 from models.lora import AdapterConfig
+from models.memory import memory_report
+from models.steps import take_step
 from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import Unlearned, UnlearningMethod
-from models.unlearning.loops import descend, forget_rows, retained_rows, trainable_copy
+from models.unlearning.loops import forget_rows, retained_rows, trainable_copy
 from models.unlearning.losses import answer_kl, published_forgetting_logits
 from models.weights import trainable_parameters
 
@@ -74,14 +77,13 @@ class E2URec(UnlearningMethod):
         student.model.train()
         with seeded_dropout(task.seed):
             for step in range(1, alone + joint + 1):
-                gone = forget.draw(config.batch_size)
+                forgetting = forget, forget.draw(config.batch_size), teacher
                 if step <= alone:
-                    loss = answer_kl(
-                        teacher[gone], live_margins(student, forget.prompts.take(gone))
-                    )
+                    loss = partial(_forget_loss, student, forgetting)
                 else:
-                    loss = self._joint_loss(student, (forget, gone, teacher), retain, remembering)
-                descend(loss, optimiser)
+                    kept = retain, retain.draw(config.batch_size), remembering
+                    loss = partial(self._joint_loss, student, forgetting, kept)
+                take_step(student, optimiser, loss)
                 progress((config.augment_steps + step) / total)
         student.model.eval()
         return Unlearned(
@@ -91,6 +93,7 @@ class E2URec(UnlearningMethod):
                 "forget_rows": len(forget),
                 "steps": alone + joint,
                 "trainable_parameters": trainable_parameters(student),
+                **memory_report(student),
                 "teacher_seconds": taught_at - started,
                 "student_seconds": time.monotonic() - taught_at,
                 "config": asdict(config),
@@ -112,9 +115,7 @@ class E2URec(UnlearningMethod):
         with seeded_dropout(task.seed):
             for step in range(1, config.augment_steps + 1):
                 rows = forget.draw(config.batch_size)
-                found = live_margins(augmented, forget.prompts.take(rows))
-                loss = functional.binary_cross_entropy_with_logits(found, forget.labels[rows])
-                descend(loss, optimiser)
+                take_step(augmented, optimiser, partial(_label_loss, augmented, forget, rows))
                 progress(step)
         before = task.recommender.logits(forget.prompts)
         after = augmented.logits(forget.prompts)
@@ -128,11 +129,10 @@ class E2URec(UnlearningMethod):
         self,
         student: Recommender,
         forgetting: tuple[Rows, torch.Tensor, torch.Tensor],
-        retain: Rows,
-        remembering: torch.Tensor,
+        retaining: tuple[Rows, torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         forget, gone, teacher = forgetting
-        kept = retain.draw(self.config.batch_size)
+        retain, kept, remembering = retaining
         both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
         found = live_margins(student, both)
         lost, held = found[: len(gone)], found[len(gone) :]
@@ -141,6 +141,18 @@ class E2URec(UnlearningMethod):
         return weight * answer_kl(teacher[gone], lost) + (1 - weight) * (
             answer_kl(remembering[kept], held) + truth
         )
+
+
+def _forget_loss(
+    student: Recommender, forgetting: tuple[Rows, torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    forget, gone, teacher = forgetting
+    return answer_kl(teacher[gone], live_margins(student, forget.prompts.take(gone)))
+
+
+def _label_loss(recommender: Recommender, rows: Rows, drawn: torch.Tensor) -> torch.Tensor:
+    found = live_margins(recommender, rows.prompts.take(drawn))
+    return functional.binary_cross_entropy_with_logits(found, rows.labels[drawn])
 
 
 _Teachers = dict[float, torch.Tensor]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,6 +31,8 @@ from models.audit.report import expectation
 from models.encoded import Encoded
 from models.item_rows import FirstStep, cooled_answers, leaving
 from models.lora import AdapterConfig
+from models.memory import memory_report
+from models.steps import take_step
 from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import (
     NothingToForgetError,
@@ -37,13 +40,11 @@ from models.unlearning.base import (
     UnlearningMethod,
     UnlearningTask,
 )
-from models.unlearning.loops import Order, descend
+from models.unlearning.loops import Order
 from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
 from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from models.recommender import Recommender
     from models.samples import Samples
     from models.training import Progress
@@ -133,6 +134,7 @@ class E2URecFast(UnlearningMethod):
                 "alpha": first.alpha,
                 **settled,
                 "trainable_parameters": trainable_parameters(student),
+                **memory_report(student),
                 "teacher_seconds": stepped_at - started,
                 "student_seconds": taught_at - stepped_at,
                 "settle_seconds": time.monotonic() - taught_at,
@@ -226,15 +228,14 @@ class _Lesson:
         self.forget, self.forgetting = forget.take(back), forgetting[back] + offset
         self.remembering = remembering + offset
 
-    def losses(self, student: Recommender) -> Iterator[torch.Tensor]:
-        """Yield the loss of each step: KL to both teachers, every row with the same weight."""
+    def loss(self, student: Recommender, step: int) -> torch.Tensor:
+        """Return the loss of a step: KL to both teachers, every row with the same weight."""
         size = self.config.forget_batch, self.config.retain_batch
-        for step in range(self.steps):
-            lost = slice(step * size[0], (step + 1) * size[0])
-            held = slice(step * size[1], (step + 1) * size[1])
-            both = Encoded.cat([self.forget.take(lost), self.retain.take(held)])
-            teachers = torch.cat([self.forgetting[lost], self.remembering[held]])
-            yield answer_kl(teachers, live_margins(student, both))
+        lost = slice(step * size[0], (step + 1) * size[0])
+        held = slice(step * size[1], (step + 1) * size[1])
+        both = Encoded.cat([self.forget.take(lost), self.retain.take(held)])
+        teachers = torch.cat([self.forgetting[lost], self.remembering[held]])
+        return answer_kl(teachers, live_margins(student, both))
 
 
 def _offset(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -259,11 +260,11 @@ def _train(lesson: _Lesson, student: Recommender, progress: Progress) -> None:
     trainable = [p for p in student.model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
     student.model.train()
-    for step, loss in enumerate(lesson.losses(student)):
+    for step in range(lesson.steps):
         warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / lesson.steps)
         for group in optimiser.param_groups:
             group["lr"] = rate * warm
-        descend(loss, optimiser)
+        take_step(student, optimiser, partial(lesson.loss, student, step))
         progress(0.2 + 0.7 * (step + 1) / lesson.steps)
     student.model.eval()
 

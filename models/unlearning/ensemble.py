@@ -24,7 +24,8 @@ import torch
 
 from models.assembly import build
 from models.ensembles import Ensemble, EnsembleConfig
-from models.training import fit
+from models.memory import memory_report
+from models.training import fit_from
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 from models.unlearning.sharding import seal
 
@@ -124,11 +125,13 @@ class ShardedMethod(UnlearningMethod):
         seeded = recipe.seeded(recipe.seed * self.config.shards + shard)
         return replace(seeded, epochs=recipe.epochs * self.config.passes, validations=0)
 
-    def train_member(
-        self, vocabulary: Vocabulary, shard: Prepared, recipe: TrainConfig, progress: Progress
-    ) -> Mapping[str, torch.Tensor]:
-        """Train one member on its shard's samples; return its tensors. Raises DivergedError."""
-        return fit(vocabulary, shard, recipe, progress).model.state_dict()
+    def new_member(self, vocabulary: Vocabulary, recipe: TrainConfig) -> Recommender:
+        """Return a member before it was trained."""
+        return build(vocabulary, recipe.backbone)
+
+    def member_state(self, member: Recommender) -> Mapping[str, torch.Tensor]:
+        """Return the tensors of a trained member that are its shard's own."""
+        return member.model.state_dict()
 
     def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
         """Set what is computed from all members, in place; return how many parameters trained."""
@@ -156,7 +159,10 @@ class ShardedMethod(UnlearningMethod):
             state = self._kept(shard, ensemble, parent)
             if state is None and shard.size:
                 report = _within(progress, done / total, shard.size / total)
-                state = self.train_member(vocabulary, shard.prepared, shard.recipe, report)
+                member = self.new_member(vocabulary, shard.recipe)
+                member.memory = ensemble.memory  # What one of them learned of it holds for all.
+                fit_from(member, shard.prepared, shard.recipe, report)
+                state = self.member_state(member)
                 retrained.append(shard.index)
                 # A head that is tied to the embeddings is the same tensor under another name.
                 trained += sum({t.data_ptr(): t.numel() for t in state.values()}.values())
@@ -173,6 +179,7 @@ class ShardedMethod(UnlearningMethod):
             "shards": [shard.size for shard in shards],
             "shards_retrained": retrained,
             "trainable_parameters": trained,
+            **memory_report(sealed),
         }
 
     def _shards(

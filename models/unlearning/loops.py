@@ -6,12 +6,15 @@ Knows batches and one optimiser; what is minimised is the method's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from models.encoded import Encoded
-from models.training import DivergedError, live_margins, margins, seeded_dropout
+from models.memory import memory_report
+from models.steps import take_step
+from models.training import live_margins, margins, seeded_dropout
 from models.unlearning.base import NothingToForgetError
 from models.weights import copied, own_parameters
 
@@ -103,15 +106,6 @@ def trainable_copy(recommender: Recommender) -> Recommender:
     return student
 
 
-def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
-    """Take one step; raises DivergedError where the loss is not a finite number."""
-    if not torch.isfinite(loss):
-        raise DivergedError(DivergedError.__doc__)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-    optimiser.step()
-
-
 def tune(
     task: UnlearningTask,
     config: LoopConfig,
@@ -132,7 +126,9 @@ def tune(
     original = task.recommender if with_original else None
     with seeded_dropout(task.seed):
         for step in range(1, config.steps + 1):
-            descend(loss(_batch(original, student, forget, retain, config)), optimiser)
+            rows = forget.draw(config.batch_size), retain.draw(config.batch_size)
+            batch = partial(_batch, original, student, (forget, retain), rows)
+            take_step(student, optimiser, partial(_loss, loss, batch))
             if step % REPORT_EVERY == 0 or step == config.steps:
                 progress(step / config.steps)
     student.model.eval().requires_grad_(requires_grad=False)
@@ -140,20 +136,25 @@ def tune(
         "forget_rows": len(forget),
         "steps": config.steps,
         "trainable_parameters": sum(p.numel() for p in trained),
+        **memory_report(student),
     }
+
+
+def _loss(loss: Callable[[Batch], torch.Tensor], batch: Callable[[], Batch]) -> torch.Tensor:
+    return loss(batch())
 
 
 def _batch(
     original: Recommender | None,
     student: Recommender,
-    forget: Rows,
-    retain: Rows,
-    config: LoopConfig,
+    sources: tuple[Rows, Rows],
+    drawn: tuple[torch.Tensor, torch.Tensor],
 ) -> Batch:
-    gone, kept = forget.draw(config.batch_size), retain.draw(config.batch_size)
+    (forget, retain), (gone, kept) = sources, drawn
     both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
-    found = live_margins(student, both)
+    # The original answers first, while no activations wait for a backward pass.
     before = margins(original, both) if original else torch.empty(0)
+    found = live_margins(student, both)
     count = len(gone)
     return Batch(
         forget=found[:count],

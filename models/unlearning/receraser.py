@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,9 @@ import torch
 from torch.nn import functional
 
 from models.ensembles import ATTENTION, OutputEnsemble, average
+from models.steps import take_step
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
-from models.unlearning.loops import Order, descend
+from models.unlearning.loops import Order
 from models.unlearning.sharding import balanced, tastes
 
 if TYPE_CHECKING:
@@ -89,7 +91,8 @@ class RecEraser(ShardedMethod):
         every = max(1, config.steps // config.looks)
         best, state = valid.loss(ensemble).item(), copy.deepcopy(attention.state_dict())
         for step in range(1, config.steps + 1):
-            descend(train.loss(ensemble, order.draw(config.batch_size)), optimiser)
+            rows = order.draw(config.batch_size)
+            take_step(ensemble, optimiser, partial(train.loss, ensemble, rows))
             if step % every == 0:
                 with torch.no_grad():
                     found = valid.loss(ensemble).item()

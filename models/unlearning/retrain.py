@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.memory import memory_report
 from models.training import fit
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 from models.weights import trainable_parameters
@@ -31,5 +32,6 @@ class Retrain(UnlearningMethod):
             metrics={
                 "forget_rows": len(task.prepared.forget),
                 "trainable_parameters": trainable_parameters(recommender),
+                **memory_report(recommender),
             },
         )

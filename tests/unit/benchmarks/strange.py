@@ -14,7 +14,7 @@ import torch
 from benchmarks.unlearning.setting import write_json
 from benchmarks.unlearning.units import Unit
 from models.packaged import kept_in
-from models.training import DivergedError
+from models.steps import DivergedError
 
 if TYPE_CHECKING:
     from benchmarks.unlearning.setting import Setting

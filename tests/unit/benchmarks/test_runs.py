@@ -17,7 +17,8 @@ from benchmarks.unlearning.runs import release
 from benchmarks.unlearning.setting import Setting, load_root, read_json
 from benchmarks.unlearning.units import Unit
 from models.backbones import CompactConfig
-from models.training import DivergedError, TrainConfig
+from models.steps import DivergedError
+from models.training import TrainConfig
 from models.unlearning.base import Unlearned
 from models.unlearning.registry import get_method
 from tests.unit.models.planted import planted_interactions

@@ -12,13 +12,14 @@ import torch
 
 from models.adapters import attach, fold, save
 from models.assembly import build
+from models.calibration import ExpectedRise
 from models.checkpoints import load
 from models.checkpoints import save as save_release
 from models.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
 from models.preparation import ForgetIndices, prepare
 from models.samples import build_samples
 from models.splits import TimeSplit
-from models.training import ExpectedRise, TrainConfig, row_losses
+from models.training import TrainConfig, row_losses
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import UnlearningTask

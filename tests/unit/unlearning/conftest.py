@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from models.calibration import ExpectedRise, calibrate
 from models.preparation import ForgetIndices, Prepared, prepare
-from models.training import ExpectedRise, calibrate, fit
+from models.training import fit
 from models.unlearning.base import UnlearningTask
 from models.vocabulary import Vocabulary
 from tests.unit.unlearning.planted import CALIBRATION, COHORT, FORGOTTEN, RECIPE, planted

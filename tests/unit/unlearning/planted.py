@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from models.backbones import CompactConfig
+from models.calibration import CalibrationConfig
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
-from models.training import CalibrationConfig, TrainConfig
+from models.training import TrainConfig
 
 USERS, ITEMS = 150, 120
 #: Never trained on, and to be forgotten.

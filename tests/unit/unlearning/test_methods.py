@@ -13,7 +13,8 @@ import torch
 from models.adapters import with_rows
 from models.preparation import ForgetIndices, prepare
 from models.recommender import Recommender
-from models.training import DivergedError, row_losses
+from models.steps import DivergedError
+from models.training import row_losses
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import NothingToForgetError, Unlearned

@@ -11,16 +11,10 @@ import torch
 
 from models.audit.utility import item_mean_margins, utility
 from models.backbones import CompactConfig
+from models.calibration import CalibrationConfig, shadow_rows
 from models.preparation import ForgetIndices, prepare
-from models.training import (
-    CalibrationConfig,
-    DivergedError,
-    TrainConfig,
-    fit,
-    margins,
-    row_losses,
-    shadow_rows,
-)
+from models.steps import DivergedError
+from models.training import TrainConfig, fit, margins, row_losses
 
 if TYPE_CHECKING:
     from models.datasets.interactions import Interactions

@@ -87,6 +87,14 @@ class Settings(BaseSettings):
     )
     seed: int = 0
     torch_threads: Annotated[int, Field(gt=0)] = 1
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Precision of language models; auto: bfloat16 where it is measured faster.",
+    )
+    checkpointing: bool = Field(
+        default=False, description="Recompute activations from the start, to save memory."
+    )
 
     job_lease: Positive = 30.0
     job_attempts: Annotated[int, Field(gt=0)] = 5

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from models.assembly import backbone_from_manifest, build
 from models.backbones import BackboneUnavailableError
 from models.encoded import Encoded
+from models.pretrained import HuggingFaceConfig
 from models.vocabulary import Vocabulary
 from models.weights import ForeignWeightsError, own_state, put_state
 
@@ -33,8 +34,8 @@ UNFOLDED: Final = "unfolded"
 WEIGHTS: Final = "weights.safetensors"
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
-#: fp32 on another processor may differ in the last bits; a wrong tensor differs in the first.
-GOLDEN_TOLERANCE: Final = 1e-3
+#: On another processor the last bits may differ; a wrong tensor differs in the first.
+GOLDEN_TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.25}
 
 
 class CheckpointError(ValueError):
@@ -91,6 +92,7 @@ def save(
                 "tokens": golden.tokens.tolist(),
                 "mask": golden.mask.tolist(),
                 "logits": recommender.logits(golden).tolist(),
+                "reference": _exactly(recommender).logits(golden).tolist(),
             },
             "extra": dict(extra or {}),
         },
@@ -173,9 +175,24 @@ def load(directory: Path, kind: str = RELEASE) -> Recommender:
         )
     golden = content["golden"]
     found = recommender.logits(_golden(golden))
-    if not torch.allclose(found, torch.tensor(golden["logits"]), atol=GOLDEN_TOLERANCE, rtol=0):
+    tolerance = GOLDEN_TOLERANCE[content["backbone"].get("dtype", "float32")]
+    if not torch.allclose(found, torch.tensor(golden["logits"]), atol=tolerance, rtol=0):
         raise CheckpointError(f"the model in {directory} does not answer its golden prompts")
     return recommender
+
+
+def _exactly(recommender: Recommender) -> Recommender:
+    """Return the recommender in float32, whatever precision it serves in: what engines must match.
+
+    Only adapters have another precision than float32, on a backbone that can be loaded again.
+    """
+    config = recommender.config
+    if not isinstance(config, HuggingFaceConfig) or config.dtype == "float32":
+        return recommender
+    exact = build(recommender.vocabulary, replace(config, dtype="float32"))
+    put_state(exact, {name: tensor.float() for name, tensor in own_state(recommender).items()})
+    exact.model.eval()
+    return exact
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from models.assembly import backbone_from_manifest
+from models.devices import choose_dtype, machine
 from models.lora import AdapterConfig
 from models.pretrained import HuggingFaceConfig
 from models.splits import RowLimits
@@ -35,11 +36,13 @@ LANGUAGE: Final = TrainConfig(
 def recipe_for(backbone: BackboneConfig, *, dtype: str = "float32") -> TrainConfig:
     """Return the product's recipe: pretrained models learn in an adapter, compact ones in all.
 
-    `dtype` is that of a pretrained model; its adapter stays in float32.
+    `dtype` is the precision of a pretrained model on this process's device (auto: the measured
+    one); its adapter stays in float32. Raises ValueError for a precision that there is not.
     """
     if not isinstance(backbone, HuggingFaceConfig):
         return TrainConfig(backbone=backbone)
-    tuned = replace(backbone, dtype=dtype, wording=SHARED_PREFIX, adapter=ADAPTER)
+    chosen = choose_dtype(dtype, machine().device).dtype
+    tuned = replace(backbone, dtype=chosen, wording=SHARED_PREFIX, adapter=ADAPTER)
     return replace(LANGUAGE, backbone=tuned)
 
 

@@ -77,9 +77,11 @@ def _model_learner(settings: Settings) -> Learner:
     # Imported here because it brings torch along, which only a process that trains should load.
     import torch  # noqa: PLC0415
 
+    from models.devices import Machine, choose_device, use  # noqa: PLC0415
     from models.packaged import keep_in  # noqa: PLC0415
     from worker.learning import ModelLearner  # noqa: PLC0415
 
     torch.set_num_threads(settings.torch_threads)
     keep_in(settings.backbones_directory)
+    use(Machine(device=choose_device(settings.device), checkpointing=settings.checkpointing))
     return ModelLearner(settings)

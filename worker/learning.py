@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import InvalidInputError
@@ -61,7 +62,7 @@ class ModelLearner:
     def __init__(
         self,
         settings: Settings,
-        recipes: Callable[[BackboneConfig], TrainConfig] = recipe_for,
+        recipes: Callable[[BackboneConfig], TrainConfig] | None = None,
         calibration: CalibrationConfig | None = None,
     ) -> None:
         """Take the method from the settings; an unknown one is refused at once."""
@@ -70,7 +71,7 @@ class ModelLearner:
         except UnknownMethodError as error:
             raise InvalidInputError(f"LETHE_METHOD: {error}") from error
         self._settings = settings
-        self._recipes = recipes
+        self._recipes = recipes or partial(recipe_for, dtype=settings.dtype)
         self._calibration = calibration or CalibrationConfig(seed=settings.seed + 1)
 
     def train(

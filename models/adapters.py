@@ -19,9 +19,10 @@ from peft import (
     set_peft_model_state_dict,
 )
 
-from models.checkpoints import CheckpointError, Manifest, read_manifest, read_weights, write
+from models.checkpoints import read_weights, write
 from models.item_rows import TokenRows
 from models.lora_targets import ROLES, resolve
+from models.manifests import CheckpointError, Manifest, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

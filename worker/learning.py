@@ -14,7 +14,7 @@ import numpy as np
 
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
-from models import adapters, checkpoints
+from models import adapters, checkpoints, manifests
 from models.assembly import backbone_from_manifest, build
 from models.audit.report import audit, audit_exact
 from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
-    from models.checkpoints import Manifest
+    from models.manifests import Manifest
     from models.recommender import Recommender
     from models.samples import Samples
     from models.unlearning.base import Unlearned
@@ -143,7 +143,7 @@ class ModelLearner:
         self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artefact:
         """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
-        manifest = checkpoints.read_manifest(parent)
+        manifest = manifests.read_manifest(parent)
         prepared = prepare_frozen(frozen, manifest)
         if not len(prepared.parts.train):
             # Nobody is left to remember: only the exact way is open.
@@ -172,8 +172,8 @@ class ModelLearner:
             exact=self._method.exact,
             metrics=result.metrics,
             intermediates={
-                name: checkpoints.sha256_file(into / name)
-                for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
+                name: manifests.sha256_file(into / name)
+                for name in (manifests.WEIGHTS, manifests.MANIFEST)
             },
         )
 
@@ -185,7 +185,7 @@ class ModelLearner:
         extra = {"job": frozen.job_id, "reset_tokens": unused_tokens(model, prepared)}
         if result.adapter is None:
             return checkpoints.save(
-                model, into, method=name, parent=parent, extra=extra, kind=checkpoints.UNFOLDED
+                model, into, method=name, parent=parent, extra=extra, kind=manifests.UNFOLDED
             )
         return adapters.save(
             model,
@@ -202,10 +202,10 @@ class ModelLearner:
 
         Weights of their own, which a method without an adapter leaves, need only the latter.
         """
-        before = checkpoints.read_manifest(parent)
-        delta = checkpoints.read_manifest(adapter)
-        if delta.content["kind"] == checkpoints.UNFOLDED and delta.parent == before.digest:
-            folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
+        before = manifests.read_manifest(parent)
+        delta = manifests.read_manifest(adapter)
+        if delta.content["kind"] == manifests.UNFOLDED and delta.parent == before.digest:
+            folded = checkpoints.load(adapter, manifests.UNFOLDED)
         else:
             folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
         reset_rows(folded, delta.extra["reset_tokens"])
@@ -213,12 +213,12 @@ class ModelLearner:
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
         """Save the parent's weights under a new manifest: no weight ever saw this batch."""
-        before = checkpoints.read_manifest(parent)
+        before = manifests.read_manifest(parent)
         return self._next_release(checkpoints.load(parent), before, into, "carry-over", job_id)
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
         """Say whether any sample that the parent's weights know contains what is forgotten."""
-        manifest = checkpoints.read_manifest(parent)
+        manifest = manifests.read_manifest(parent)
         prepared = prepare_frozen(frozen, manifest)
         if prepared.forget_valid and weighed(backbone_from_manifest(manifest.content["backbone"])):
             return True
@@ -228,7 +228,7 @@ class ModelLearner:
         self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
         """Compare the folded weights, as they will be served, with their parent's."""
-        manifest = checkpoints.read_manifest(parent)
+        manifest = manifests.read_manifest(parent)
         old, new = checkpoints.load(parent), checkpoints.load(candidate)
         report(0.1)
         prepared = prepare_frozen(frozen, manifest)

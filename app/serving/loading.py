@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.serving.twin import Twin
-from models import checkpoints
+from models import checkpoints, manifests
 
 if TYPE_CHECKING:
     from app.domain.releases import Release
@@ -29,9 +29,9 @@ class ReleaseLoader:
         """
         directory = self._artifacts.local_path(release.path)
         try:
-            manifest = checkpoints.read_manifest(directory)
+            manifest = manifests.read_manifest(directory)
             if manifest.digest != release.digest:
-                raise checkpoints.CheckpointError(
+                raise manifests.CheckpointError(
                     f"release {release.id} is recorded with another digest than its manifest's"
                 )
             return Twin(release.id, TorchScorer(checkpoints.load(directory)))

@@ -11,7 +11,7 @@ import structlog
 
 from app.services.replica_lease import ReplicaState
 from app.serving.twin import LiveTwin
-from models.checkpoints import CheckpointError
+from models.manifests import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,7 +31,8 @@ from benchmarks.unlearning.units import comparison
 from models.assembly import parse_backbone
 from models.backbones import UnknownBackboneError
 from models.datasets.detect import DataSetError, read
-from models.pretrained import BackboneUnavailableError, HuggingFaceConfig
+from models.pretrained import HuggingFaceConfig
+from models.sources import BackboneUnavailableError
 from models.splits import TooSmallToSplitError
 from models.text_prompt import NoAnswerTokensError, PromptTooLongError
 from models.training import TrainConfig

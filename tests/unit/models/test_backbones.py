@@ -13,12 +13,14 @@ from torch.nn import functional
 
 from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.backbones import CompactConfig, CompactT5Config, UnknownBackboneError
-from models.checkpoints import CheckpointError, load, read_weights, save
+from models.checkpoints import load, read_weights, save
 from models.encoded import Encoded
+from models.manifests import CheckpointError
 from models.preparation import ForgetIndices, prepare
-from models.pretrained import BackboneUnavailableError, HuggingFaceConfig
+from models.pretrained import HuggingFaceConfig
 from models.requests import Candidate, HistoryEvent
 from models.samples import build_samples
+from models.sources import BackboneUnavailableError
 from models.splits import TimeSplit
 from models.training import TrainConfig, fit, margins
 from models.vocabulary import Vocabulary

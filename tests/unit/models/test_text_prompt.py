@@ -9,11 +9,11 @@ from transformers import AutoTokenizer
 
 from models.requests import Candidate, HistoryEvent
 from models.samples import build_samples
+from models.text_encoding import TextPrompt
 from models.text_prompt import (
     NoAnswerTokensError,
     PromptTooLongError,
     Question,
-    TextPrompt,
     answer_tokens,
     digest,
 )

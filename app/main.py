@@ -16,7 +16,7 @@ from app.api.routes import ROUTERS
 from app.api.state import Gateway
 from app.services.secrets import load_pseudonyms
 from app.serving.candidates import Candidates
-from app.serving.loading import ReleaseLoader
+from app.serving.loading import ReleaseLoader, make_scorers
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
 from app.settings import Settings, get_settings
@@ -69,7 +69,7 @@ def _gateway(settings: Settings, database: Database) -> Gateway:
     pseudonyms = load_pseudonyms(settings)
     candidates = Candidates(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
-    loader = ReleaseLoader(artifacts, settings.backbones_directory)
+    loader = ReleaseLoader(artifacts, make_scorers(settings, artifacts))
     replica = Replica(settings, uow, loader, candidates, pseudonyms)
     metrics = Metrics()
     gateway = Gateway(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -112,6 +113,25 @@ class Settings(BaseSettings):
         default=64, description="Recommendations under way or waiting; beyond it 503."
     )
     candidates: Annotated[int, Field(gt=0)] = 200
+
+    scorer: Literal["torch", "vllm", "sglang"] = Field(
+        default="torch", description="What computes scores: torch here, or an engine elsewhere."
+    )
+    engine_url: str = Field(
+        default="", description="Base URL of the engine, as in http://127.0.0.1:8001."
+    )
+    engine_key: SecretStr | None = Field(
+        default=None, description="Bearer key of the engine; unset: it asks for none."
+    )
+    engine_timeout: Positive = Field(
+        default=10.0,
+        description="How long a call to the engine may take, and an adapter until it answers.",
+    )
+    engine_adapters: str = Field(
+        default="",
+        description="Where the engine sees the artefacts' `adapters`; unset: at our own path.",
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
@@ -138,6 +158,21 @@ class Settings(BaseSettings):
             wanted = [f"LETHE_{n.upper()}" for n in missing]
             wanted += [] if self.api_keys else ["LETHE_API_KEYS"]
             raise ValueError(f"production needs {', '.join(wanted)} to be set")
+        return self
+
+    @model_validator(mode="after")
+    def _an_engine_needs_its_address(self) -> Settings:
+        if self.scorer == "torch":
+            return self
+        parts = urlsplit(self.engine_url)
+        plain = not (parts.username or parts.password or parts.query or parts.fragment)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+            raise ValueError(
+                f"LETHE_SCORER={self.scorer} needs LETHE_ENGINE_URL to be the engine's base URL,"
+                " http://host:port or https://…; a key goes into LETHE_ENGINE_KEY"
+            )
+        if self.engine_adapters and not self.engine_adapters.startswith("/"):
+            raise ValueError("LETHE_ENGINE_ADAPTERS must be an absolute path of the engine's")
         return self
 
     @property

@@ -20,7 +20,7 @@ import torch
 
 from app.services.pseudonyms import Pseudonyms
 from app.settings import Settings
-from models import checkpoints
+from models import checkpoints, manifests
 from models.audit.utility import utility
 from models.datasets.detect import read
 from models.packaged import keep_in
@@ -49,13 +49,13 @@ def _frozen(path: Path, settings: Settings) -> FrozenData:
 
 def _victims(frozen: FrozenData, parent: Path, count: int) -> frozenset[str]:
     """Return this many users with training rows, drawn by a fixed seed."""
-    train = prepare_frozen(frozen, checkpoints.read_manifest(parent)).parts.train
+    train = prepare_frozen(frozen, manifests.read_manifest(parent)).parts.train
     chosen = np.random.default_rng(0).choice(np.unique(train.user), count, replace=False)
     return frozenset(frozen.data.users[index].id for index in chosen.tolist())
 
 
 def _forget_figures(model: Recommender, frozen: FrozenData, parent: Path) -> dict[str, float]:
-    prepared = prepare_frozen(frozen, checkpoints.read_manifest(parent))
+    prepared = prepare_frozen(frozen, manifests.read_manifest(parent))
 
     def of(samples: Any) -> dict[str, float]:
         prompts = model.prompt.samples(samples, prepared.retained)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from models.checkpoints import CheckpointError, Manifest, read_manifest, read_weights, write
+from models.checkpoints import read_weights, write
 from models.item_rows import TokenRows
 from models.lora import AdapterConfig, wrapped
+from models.manifests import CheckpointError, Manifest, read_manifest
 from models.weights import copied, own_parameters, own_state
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
@@ -15,24 +15,8 @@ if TYPE_CHECKING:
     from models.vocabulary import Vocabulary
 
 
-#: What to give instead of a model that cannot be loaded.
-_INSTEAD: Final = (
-    "Give a directory with config.json, *.safetensors and the tokenizer's files"
-    " (hf:/path/to/model), or the id of a model that this machine has in its cache or can fetch"
-    " from the Hugging Face hub (hf:google-t5/t5-base)."
-)
-
-
 class UnknownBackboneError(ValueError):
     """There is no such backbone."""
-
-
-class BackboneUnavailableError(ValueError):
-    """A language model cannot be loaded."""
-
-    def __init__(self, name: str, reason: str, advice: str = _INSTEAD) -> None:
-        """Say why, and what to do."""
-        super().__init__(f"the backbone {name} cannot be loaded: {reason}. {advice}")
 
 
 class BackboneConfig(Protocol):

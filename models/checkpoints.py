@@ -1,23 +1,32 @@
-"""Weights and their manifest, side by side: safetensors and JSON, named by their content.
+"""Recommenders as directories of weights (`models.manifests`): written, and loaded with checks.
 
-A directory holds `weights.safetensors` and `manifest.json`. The digest covers both: it is the
-SHA-256 of the manifest, which contains the SHA-256 of the weights. Loading checks both, and that
-the model answers its golden prompts as it did when it was saved.
+Loading checks the digests, and that the model answers its golden prompts as when it was saved.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from models.assembly import backbone_from_manifest, build
-from models.backbones import BackboneUnavailableError
 from models.encoded import Encoded
+from models.errors import BackboneUnavailableError
+from models.manifests import (
+    FORMAT,
+    MANIFEST,
+    RELEASE,
+    WEIGHTS,
+    CheckpointError,
+    Manifest,
+    checked_weights,
+    content_digest,
+    read_manifest,
+    sha256_file,
+)
 from models.pretrained import HuggingFaceConfig
 from models.vocabulary import Vocabulary
 from models.weights import ForeignWeightsError, own_state, put_state
@@ -28,36 +37,8 @@ if TYPE_CHECKING:
 
     from models.recommender import Recommender
 
-#: A release may be served; unfolded weights are what a method left, before they become one.
-RELEASE: Final = "release"
-UNFOLDED: Final = "unfolded"
-WEIGHTS: Final = "weights.safetensors"
-MANIFEST: Final = "manifest.json"
-FORMAT: Final = 1
 #: On another processor the last bits may differ; a wrong tensor differs in the first.
 GOLDEN_TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.25}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or not what its manifest says."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a directory of weights is. `digest` names it; `content` is all of manifest.json."""
-
-    digest: str
-    weights_digest: str
-    method: str
-    parent: str | None
-    extra: Mapping[str, Any]
-    content: Mapping[str, Any]
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save(
@@ -107,42 +88,14 @@ def write(
     weights = directory / WEIGHTS
     save_file(dict(state), weights)
     full = {**content, "format": FORMAT, "weights_sha256": sha256_file(weights)}
-    (directory / MANIFEST).write_text(json.dumps({**full, "digest": _digest(full)}, indent=1))
+    named = {**full, "digest": content_digest(full)}
+    (directory / MANIFEST).write_text(json.dumps(named, indent=1))
     return read_manifest(directory)
-
-
-def read_manifest(directory: Path) -> Manifest:
-    """Read and check the manifest alone; raises CheckpointError."""
-    try:
-        content = json.loads((directory / MANIFEST).read_text())
-        digest = content.pop("digest")
-        manifest = Manifest(
-            digest=digest,
-            weights_digest=content["weights_sha256"],
-            method=content["method"],
-            parent=content["parent"],
-            extra=content["extra"],
-            content=content,
-        )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint in {directory}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the manifest in {directory} cannot be read") from error
-    if digest != _digest(content):
-        raise CheckpointError(f"the manifest in {directory} does not match its digest")
-    if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"the checkpoint in {directory} has format {content.get('format')}, not {FORMAT}"
-        )
-    return manifest
 
 
 def read_weights(directory: Path) -> dict[str, torch.Tensor]:
     """Read the tensors into memory (no file stays mapped); raises CheckpointError if damaged."""
-    manifest = read_manifest(directory)
-    path = directory / WEIGHTS
-    if not path.exists() or sha256_file(path) != manifest.weights_digest:
-        raise CheckpointError(f"the weights in {directory} are missing or damaged")
+    path = checked_weights(directory, read_manifest(directory))
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
@@ -193,11 +146,6 @@ def _exactly(recommender: Recommender) -> Recommender:
     put_state(exact, {name: tensor.float() for name, tensor in own_state(recommender).items()})
     exact.model.eval()
     return exact
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _golden(golden: Mapping[str, Any]) -> Encoded:

@@ -14,14 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import torch
 from filelock import FileLock
 from platformdirs import user_data_path
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from models.backbones import BackboneUnavailableError
 from models.bars import no_bars
+from models.errors import BackboneUnavailableError
 from models.weight_files import file_sha256, weights_sha256
 
 #: Written last, with the digests of everything else.
@@ -109,6 +108,10 @@ def _file_of(name: str, package: Package) -> Path:
 
 def _convert(source: Path, place: Path) -> None:
     """Write the model as the file has it: float32, for bfloat16 would move its answers."""
+    # A gateway without torch reads tokenizers of conversions that are there.
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
     # Only the holder of the lock is here, so that one name does: what lies there is a crash's.
     partial = place.with_name(f"{place.name}.part")
     shutil.rmtree(partial, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,17 +17,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
-from models.backbones import BackboneUnavailableError
 from models.bars import no_bars
 from models.devices import DTYPES
+from models.errors import BackboneUnavailableError
 from models.language import SequenceRecommender, TextRecommender
 from models.lora import AdapterConfig, wrapped
-from models.sources import explained, is_path, locate
-from models.text_prompt import TextPrompt
+from models.sources import PLACE, explained, is_path, locate, read_limit, read_settings
+from models.text_encoding import TextPrompt
 from models.weights import copied
 from models.wording import PUBLISHED
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from models.vocabulary import Vocabulary
 
 
-_PLACE: Final = {"local_files_only": True, "trust_remote_code": False}
 #: Public models that some recommender stands on, by the digest of their weights and precision.
 _public: WeakValueDictionary[tuple[str, str], PreTrainedModel] = WeakValueDictionary()
 _loading = threading.Lock()
@@ -93,11 +91,11 @@ def build_pretrained(vocabulary: Vocabulary, config: HuggingFaceConfig) -> Recom
     source = locate(config.name, config.source_sha256)
     with explained(config.name):
         model = _model(source, config)
-        tokenizer = AutoTokenizer.from_pretrained(source.directory, **_PLACE)
+        settings, tokenizer = read_settings(source.directory)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise BackboneUnavailableError(config.name, "its tokenizer has more tokens than the model")
-    twofold = bool(model.config.is_encoder_decoder)
-    limit = getattr(model.config, "max_position_embeddings", None)
+    twofold = bool(settings.is_encoder_decoder)
+    limit = read_limit(settings)
     prompt = TextPrompt(tokenizer, closed=twofold, limit=limit, wording=config.wording)
     kind = SequenceRecommender if twofold else TextRecommender
     known = replace(config, source_sha256=source.sha256)
@@ -125,7 +123,7 @@ def _model(source: Source, config: HuggingFaceConfig) -> PreTrainedModel:
 
 def _load(directory: Path, config: HuggingFaceConfig) -> PreTrainedModel:
     """Load the weights; code that a model brings along is never run."""
-    settings = AutoConfig.from_pretrained(directory, **_PLACE)
+    settings = AutoConfig.from_pretrained(directory, **PLACE)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]), no_bars():
         torch.manual_seed(config.seed)
@@ -134,7 +132,7 @@ def _load(directory: Path, config: HuggingFaceConfig) -> PreTrainedModel:
             dtype=DTYPES[config.dtype],
             use_safetensors=True,
             output_loading_info=True,
-            **_PLACE,
+            **PLACE,
         )
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(f"it lacks weights, {lacking[0]} among them")

@@ -1,6 +1,7 @@
 """Where the files of a language model are: a package's, a directory's, or the hub's.
 
-Knows how they are found and whether they are the same as before; nothing of what they do.
+Knows how they are found and whether they are the same as before, and reads their tokenizers; torch
+is not needed for that.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from typing import TYPE_CHECKING, Final
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
 
-from models.backbones import BackboneUnavailableError
 from models.bars import no_bars
+from models.errors import BackboneUnavailableError
 from models.packaged import PACKAGED, converted
+from models.text_prompt import TextTokens
 from models.weight_files import weights_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+#: Code that a model brings along is never run, and nothing is looked for elsewhere.
+PLACE: Final = {"local_files_only": True, "trust_remote_code": False}
 #: All that loading reads: no weights of other frameworks, no code.
 _FILES: Final = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 #: Conversions in folders of their own, and the same weights in their maker's layout.
@@ -70,6 +77,30 @@ def locate(name: str, wanted: str | None = None) -> Source:
     if wanted not in {None, source.sha256}:
         raise SourceChangedError(name, wanted or "", source.sha256)
     return source
+
+
+def read_settings(source: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the settings and the tokenizer of the model in a directory."""
+    settings = AutoConfig.from_pretrained(source, **PLACE)
+    return settings, AutoTokenizer.from_pretrained(source, **PLACE)
+
+
+def read_limit(settings: PreTrainedConfig) -> int | None:
+    """Return how many tokens the model reads, where it says so."""
+    limit: int | None = getattr(settings, "max_position_embeddings", None)
+    return limit
+
+
+def load_tokens(name: str, wording: str) -> TextTokens:
+    """Return what writes this causal model's prompts.
+
+    Raises BackboneUnavailableError, also for encoder-decoders, and NoAnswerTokensError.
+    """
+    with explained(name):
+        settings, tokenizer = read_settings(_directory(name))
+    if settings.is_encoder_decoder:
+        raise BackboneUnavailableError(name, "it is no causal model")
+    return TextTokens(tokenizer, closed=False, limit=read_limit(settings), wording=wording)
 
 
 def is_path(text: str) -> bool:

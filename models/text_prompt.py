@@ -1,7 +1,8 @@
 """The prompt in words, over any tokenizer of transformers; `models.wording` says in which words.
 
 Everything before the candidate's title is the same for all candidates of a user; prompts are
-tokenised whole, because pieces that are tokenised apart may give other tokens than the whole.
+tokenised whole, because pieces that are tokenised apart may give other tokens than the whole. Gives
+lists of tokens and no tensors: a gateway without torch writes these prompts as well.
 """
 
 from __future__ import annotations
@@ -9,12 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import torch
-
-from models.encoded import Encoded
 from models.samples import HISTORY_LENGTH
 from models.wording import PUBLISHED, WORDINGS, Question, UnknownWordingError, title_of
 
@@ -23,9 +20,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from models.datasets.interactions import Interactions
     from models.requests import Candidate, HistoryEvent
-    from models.samples import Samples
 
 #: With a leading blank first: that is how an answer goes on after a sentence. T5 reads both alike.
 ANSWERS: Final = ((" Yes", " No"), ("Yes", "No"), (" yes", " no"), ("yes", "no"))
@@ -41,15 +36,13 @@ class PromptTooLongError(ValueError):
     """The prompt is longer than the backbone reads, even without history: choose another one."""
 
 
-class TextPrompt:
-    """Encodes samples and requests for one tokenizer.
+class TextTokens:
+    """Writes requests as tokens of one tokenizer.
 
     A prompt of a causal model ends where the answer begins; an encoder's is closed as its tokenizer
     closes texts. Prompts of more than `limit` tokens lose their oldest ratings. `wording` is one of
     `wording.WORDINGS`.
     """
-
-    item_tokens: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -68,62 +61,38 @@ class TextPrompt:
         self._limit = limit
         self.answers = answer_tokens(tokenizer)
 
-    def samples(self, samples: Samples, data: Interactions) -> Encoded:
-        """Encode M samples of `data`; raises PromptTooLongError."""
-        return self.encode([_sampled(samples, data, row) for row in range(len(samples))])
-
-    def request(
+    def requested(
         self,
         attributes: Mapping[str, str],
         history: Sequence[HistoryEvent],
         candidates: Sequence[Candidate],
-    ) -> Encoded:
-        """Encode N candidates of one user; raises PromptTooLongError."""
+    ) -> list[list[int]]:
+        """Return the tokens of N candidates' prompts for one user; raises PromptTooLongError."""
         rated = tuple(
             (title_of(event.title, event.slot), round(event.rating * 2))
             for event in history[-HISTORY_LENGTH:]
         )
-        return self.encode(
-            [
-                Question(attributes=attributes, history=rated, title=title_of(one.title, one.slot))
-                for one in candidates
-            ]
-        )
-
-    def golden(self) -> Encoded:
-        """Encode two prompts about films that there are not."""
-        history = tuple((f"Film {number}", 2 + number) for number in range(5))
-        return self.encode(
-            [
-                Question(attributes={}, history=history, title="Another Film"),
-                Question(attributes={"gender": "F"}, history=history[:2], title="A Third (1999)"),
-            ]
+        titles = [title_of(one.title, one.slot) for one in candidates]
+        return list(
+            self.rows([Question(attributes=attributes, history=rated, title=one) for one in titles])
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Return wording and tokenizer: other words or tokens would be other prompts."""
+        """Return all that must be the same for the same prompts, and which tokens answer them."""
         return {
             "style": "text",
             "wording": self._wording,
             "tokenizer_sha256": digest(self._tokenizer),
+            "answers": list(self.answers),
         }
 
-    def encode(self, questions: Sequence[Question]) -> Encoded:
-        """Return the prompts of these questions, padded on the right; raises PromptTooLongError."""
-        rows = list(self._tokens(questions))
-        width = max(map(len, rows), default=0)
-        tokens = np.zeros((len(rows), width), dtype=np.int64)
-        present = np.zeros((len(rows), width), dtype=bool)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)], present[index, : len(row)] = row, True
-        return Encoded(tokens=torch.from_numpy(tokens), present=torch.from_numpy(present))
-
-    def _tokens(self, questions: Sequence[Question]) -> Iterator[np.ndarray[Any, Any]]:
+    def rows(self, questions: Sequence[Question]) -> Iterator[list[int]]:
+        """Yield the tokens of each question; raises PromptTooLongError."""
         for start in range(0, len(questions), TOKENISED_AT_ONCE):
             few = questions[start : start + TOKENISED_AT_ONCE]
             found = self._tokenise([question.text(self._wording) for question in few])
             for question, row in zip(few, found, strict=True):
-                yield np.array(self._fitting(question, row), dtype=np.int32)
+                yield self._fitting(question, row)
 
     def _fitting(self, question: Question, row: list[int]) -> list[int]:
         while self._limit is not None and len(row) > self._limit:
@@ -140,20 +109,6 @@ class TextPrompt:
         end = self._tokenizer.eos_token_id
         # Some tokenizers close every text; after its end a causal model would answer nothing.
         return rows if self._closed else [row[:-1] if row[-1] == end else row for row in rows]
-
-
-def _sampled(samples: Samples, data: Interactions, row: int) -> Question:
-    slots, ratings = samples.history[row].tolist(), samples.history_rating[row].tolist()
-    candidate = int(samples.candidate[row])
-    return Question(
-        attributes=data.users[int(samples.user[row])].attributes,
-        history=tuple(
-            (title_of(data.items[slot].title, slot), rating)
-            for slot, rating in zip(slots, ratings, strict=True)
-            if slot >= 0
-        ),
-        title=title_of(data.items[candidate].title, candidate),
-    )
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

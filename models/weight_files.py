@@ -6,12 +6,13 @@ import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import torch
 
 
 def weights_sha256(directory: Path) -> str:
@@ -57,6 +58,8 @@ def _tensor_digests(path: Path) -> dict[str, str]:
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
+    import torch  # noqa: PLC0415 -- whoever reads tensors has it; file digests need none
+
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     # As bytes, for NumPy has no bfloat16.
     digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
-from models import adapters, checkpoints
+from models import adapters, checkpoints, manifests
 from models.assembly import backbone_from_manifest, build, parse_backbone
 from models.audit.report import audit, audit_exact
-from models.backbones import BackboneUnavailableError, UnknownBackboneError
+from models.backbones import UnknownBackboneError
 from models.calibration import CalibrationConfig, ExpectedRise, calibrate
 from models.ensembles import EnsembleConfig
+from models.errors import BackboneUnavailableError
 from models.item_rows import reset_rows, unused_tokens
 from models.lora import AdapterTargetError
 from models.recipes import recipe_for, recipe_of
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from models.backbones import BackboneConfig
-    from models.checkpoints import Manifest
+    from models.manifests import Manifest
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.training import TrainConfig
@@ -181,7 +182,7 @@ class ModelLearner:
         self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artefact:
         """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
-        manifest = checkpoints.read_manifest(parent)
+        manifest = manifests.read_manifest(parent)
         prepared = prepare_frozen(frozen, manifest)
         if not len(prepared.parts.train):
             # Nobody is left to remember: only the exact way is open.
@@ -214,8 +215,8 @@ class ModelLearner:
             exact=self._method.exact,
             metrics=result.metrics,
             intermediates={
-                name: checkpoints.sha256_file(into / name)
-                for name in (checkpoints.WEIGHTS, checkpoints.MANIFEST)
+                name: manifests.sha256_file(into / name)
+                for name in (manifests.WEIGHTS, manifests.MANIFEST)
             },
         )
 
@@ -236,7 +237,7 @@ class ModelLearner:
         extra = {"job": frozen.job_id, "reset_tokens": unused_tokens(model, prepared)}
         if result.adapter is None:
             return checkpoints.save(
-                model, into, method=name, parent=parent, extra=extra, kind=checkpoints.UNFOLDED
+                model, into, method=name, parent=parent, extra=extra, kind=manifests.UNFOLDED
             )
         return adapters.save(
             model,
@@ -253,10 +254,10 @@ class ModelLearner:
 
         Weights of their own, which a method without an adapter leaves, need only the latter.
         """
-        before = checkpoints.read_manifest(parent)
-        delta = checkpoints.read_manifest(adapter)
-        if delta.content["kind"] == checkpoints.UNFOLDED and delta.parent == before.digest:
-            folded = checkpoints.load(adapter, checkpoints.UNFOLDED)
+        before = manifests.read_manifest(parent)
+        delta = manifests.read_manifest(adapter)
+        if delta.content["kind"] == manifests.UNFOLDED and delta.parent == before.digest:
+            folded = checkpoints.load(adapter, manifests.UNFOLDED)
         else:
             folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
         reset_rows(folded, delta.extra["reset_tokens"])
@@ -264,12 +265,12 @@ class ModelLearner:
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
         """Save the parent's weights under a new manifest: no weight ever saw this batch."""
-        before = checkpoints.read_manifest(parent)
+        before = manifests.read_manifest(parent)
         return self._next_release(checkpoints.load(parent), before, into, "carry-over", job_id)
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
         """Say whether any sample that the parent's weights know contains what is forgotten."""
-        manifest = checkpoints.read_manifest(parent)
+        manifest = manifests.read_manifest(parent)
         prepared = prepare_frozen(frozen, manifest)
         if prepared.forget_valid and weighed(backbone_from_manifest(manifest.content["backbone"])):
             return True
@@ -279,7 +280,7 @@ class ModelLearner:
         self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
         """Compare the folded weights, as they will be served, with their parent's."""
-        manifest = checkpoints.read_manifest(parent)
+        manifest = manifests.read_manifest(parent)
         old, new = checkpoints.load(parent), checkpoints.load(candidate)
         report(0.1)
         prepared = prepare_frozen(frozen, manifest)
@@ -305,7 +306,7 @@ class ModelLearner:
             if isinstance(backbone, str):
                 recipe = self._limited(self._recipes(parse_backbone(backbone)))
             else:
-                recipe = recipe_of(checkpoints.read_manifest(backbone).extra["recipe"])
+                recipe = recipe_of(manifests.read_manifest(backbone).extra["recipe"])
         except UnknownBackboneError as error:
             raise InvalidInputError(str(error)) from error
         return recipe.seeded(self._settings.seed)

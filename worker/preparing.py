@@ -11,7 +11,7 @@ from models.preparation import NO_LIMITS, ForgetIndices, prepare
 from models.splits import TimeSplit
 
 if TYPE_CHECKING:
-    from models.checkpoints import Manifest
+    from models.manifests import Manifest
     from models.preparation import Prepared
     from models.splits import RowLimits
     from worker.learner import FrozenData

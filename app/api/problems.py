@@ -78,6 +78,7 @@ DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
         (errors.NoReleaseError, 503, "No release"),
         (errors.DatabaseUnavailableError, 503, "Database unavailable"),
         (errors.ReplicaNotReadyError, 503, "Replica not ready"),
+        (errors.EngineError, 503, "Engine unavailable"),
         (errors.NothingToTrainError, 409, "Nothing to train"),
     )
 }

@@ -166,6 +166,16 @@ class ReplicaNotReadyError(UnavailableError):
     code = "replica-not-ready"
 
 
+class EngineError(UnavailableError):
+    """The engine that computes scores does not answer as it should. Try again shortly."""
+
+    code = "engine"
+
+
+class ReleaseLostError(EngineError):
+    """The engine that computes scores no longer holds this release. Try again shortly."""
+
+
 class LeaseLostError(LetheError):
     """The lease of job {job_id} at epoch {epoch} is lost; another worker may hold it. Stop here."""
 

@@ -1,42 +1,56 @@
-"""Brings a published release into memory and checks it. Knows artefacts; nothing of leases."""
+"""Brings a published release where it is scored, and checks it. Knows artefacts, not leases."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.serving.scorers.torch_scorer import TorchScorer
+from app.serving.scorers.engine import EngineScorers
+from app.serving.scorers.sglang import SglangWire
+from app.serving.scorers.vllm import VllmWire
 from app.serving.twin import Twin
-from models import checkpoints, packaged
+from models.manifests import CheckpointError, read_manifest
+from models.packaged import keep_in
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from app.domain.releases import Release
+    from app.serving.scorers.base import Scorers
+    from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
 
 
 class ReleaseLoader:
     """Loads releases from the store of artefacts."""
 
-    def __init__(self, artifacts: ArtifactStore, backbones: Path) -> None:
-        """Remember where the artefacts are, and where packaged backbones are kept."""
+    def __init__(self, artifacts: ArtifactStore, scorers: Scorers) -> None:
+        """Remember where the artefacts are, and what makes scorers of them."""
         self._artifacts = artifacts
-        packaged.keep_in(backbones)
+        self.scorers = scorers
 
     def __call__(self, release: Release) -> Twin:
-        """Return the release as a twin; raises CheckpointError or OSError.
+        """Return the release as a twin; raises CheckpointError, EngineError or OSError.
 
-        `checkpoints.load` checks the digest against the manifest and repeats the golden prompts;
-        the manifest itself is checked against what the database says of the release. The weights
-        are read into memory, so that a download need not outlive the loading.
+        The manifest is checked against what the database says of the release; the scorers check the
+        weights against the manifest and repeat the golden prompts. A download does not outlive the
+        loading.
         """
         directory = self._artifacts.local_path(release.path)
         try:
-            manifest = checkpoints.read_manifest(directory)
+            manifest = read_manifest(directory)
             if manifest.digest != release.digest:
-                raise checkpoints.CheckpointError(
+                raise CheckpointError(
                     f"release {release.id} is recorded with another digest than its manifest's"
                 )
-            return Twin(release.id, TorchScorer(checkpoints.load(directory)))
+            return Twin(release.id, self.scorers.load(release, directory, manifest))
         finally:
             self._artifacts.evict(release.path)
+
+
+def make_scorers(settings: Settings, artifacts: ArtifactStore) -> Scorers:
+    """Return what computes scores, as the settings say; torch is imported for `torch` only."""
+    keep_in(settings.backbones_directory)
+    if settings.scorer == "torch":
+        from app.serving.scorers.torch_scorer import TorchScorers  # noqa: PLC0415 -- see above
+
+        return TorchScorers(settings)
+    wire = VllmWire() if settings.scorer == "vllm" else SglangWire()
+    return EngineScorers(settings, artifacts, wire)

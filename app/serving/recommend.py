@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import torch
-
-from app.domain.errors import GoneError, NoReleaseError, ReplicaNotReadyError, UnavailableError
+from app.domain.errors import (
+    GoneError,
+    NoReleaseError,
+    ReleaseLostError,
+    ReplicaNotReadyError,
+    UnavailableError,
+)
 from app.services.recommendation_inputs import read_inputs, recheck
 from app.serving.scorers.base import ScoringRequest
 from models.requests import Candidate
@@ -68,8 +72,7 @@ class RecommendService:
         replica: Replica,
         candidates: Candidates,
     ) -> None:
-        """Make the threads that score; torch's own threads are set for the whole process."""
-        torch.set_num_threads(settings.torch_threads)
+        """Make the threads that score."""
         self._uow = uow
         self._pseudonyms = pseudonyms
         self._replica = replica
@@ -117,7 +120,7 @@ class RecommendService:
             inputs, proposal = self._read(user_id, n, exclude_seen=exclude_seen)
             self._replica.right.require()
             with self._capture(inputs) as twin:
-                answer = _rank(twin, inputs, proposal, n)
+                release, answer = twin.release_id, _rank(twin, inputs, proposal, n)
             if before_recheck is not None:
                 before_recheck()
             now = self._recheck(user_id, inputs)
@@ -129,12 +132,14 @@ class RecommendService:
                     raise UnavailableError(
                         "Deletions arrive faster than this answer can be made. Try again shortly."
                     )
-            elif now.alias.live != answer.release:
+            elif now.alias.live != release:
                 other_releases += 1
                 if other_releases > _OTHER_RELEASES or not self._replica.await_release(
                     now.alias.live
                 ):
                     raise ReplicaNotReadyError
+            elif answer is None:
+                raise ReleaseLostError
             else:
                 self._replica.right.require()
                 return answer
@@ -163,18 +168,21 @@ class RecommendService:
             return recheck(uow, self._pseudonyms, user_id, inputs.data_version)
 
 
-def _rank(twin: Twin, inputs: Inputs, proposal: Proposal, n: int) -> Recommendation:
-    """Score the proposal with one release; equal scores go by slot, so that answers reproduce."""
-    scores = twin.scorer.score(
-        ScoringRequest(
-            user_id=inputs.user.id,
-            attributes=inputs.user.attributes,
-            history=proposal.history,
-            candidates=[
-                Candidate(item.slot, item.attributes, item.title) for item in proposal.items
-            ],
-        )
+def _rank(twin: Twin, inputs: Inputs, proposal: Proposal, n: int) -> Recommendation | None:
+    """Score the proposal with one release; equal scores go by slot, so that answers reproduce.
+
+    None where an engine no longer holds the release: whoever asks looks whether it is still live.
+    """
+    request = ScoringRequest(
+        user_id=inputs.user.id,
+        attributes=inputs.user.attributes,
+        history=proposal.history,
+        candidates=[Candidate(item.slot, item.attributes, item.title) for item in proposal.items],
     )
+    try:
+        scores = twin.scorer.score(request)
+    except ReleaseLostError:
+        return None
     scored: list[tuple[float, Item]] = list(zip(scores.tolist(), proposal.items, strict=True))
     best = sorted(scored, key=lambda pair: (-pair[0], pair[1].slot))[:n]
     return Recommendation(

@@ -31,13 +31,12 @@ from app.serving.lease import AnsweringRight
 from app.serving.rollout import Rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from app.domain.releases import Alias, Release
+    from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.serving.candidates import Candidates
-    from app.serving.twin import LiveTwin, Twin
+    from app.serving.loading import ReleaseLoader
+    from app.serving.twin import LiveTwin
     from app.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -51,7 +50,7 @@ class Replica:
         self,
         settings: Settings,
         uow: UnitOfWorkFactory,
-        load: Callable[[Release], Twin],
+        loader: ReleaseLoader,
         candidates: Candidates,
         pseudonyms: Pseudonyms,
     ) -> None:
@@ -64,11 +63,12 @@ class Replica:
         self._poll_seconds = min(settings.poll_seconds, self.policy.ttl / _RENEWALS_PER_LEASE)
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
+        self._scorers = loader.scorers
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
         self._rollout = Rollout(
             uow,
-            load,
-            self._loader,
+            loader,
+            self._loading,
             drain_timeout=settings.drain_timeout,
             retry_seconds=self.policy.ttl,
             wake=self.wake,
@@ -108,8 +108,9 @@ class Replica:
             if thread.ident is not None:
                 thread.join()
         self.right.revoke()
-        self._loader.shutdown(cancel_futures=True)
+        self._loading.shutdown(cancel_futures=True)
         self._rollout.close()
+        self._scorers.close()
         if self._id is not None:
             # Where the database is away the lease runs out by itself.
             with contextlib.suppress(DatabaseUnavailableError), self._uow() as uow:

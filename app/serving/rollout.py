@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from app.domain.errors import EngineError
 from app.services.replica_lease import ReplicaState
+from app.serving.tidying import Tidying
 from app.serving.twin import LiveTwin
-from models.checkpoints import CheckpointError
+from models.manifests import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
-    from app.domain.releases import Alias, Release
+    from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
+    from app.serving.loading import ReleaseLoader
     from app.serving.twin import Twin
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +33,7 @@ class Rollout:
     def __init__(
         self,
         uow: UnitOfWorkFactory,
-        load: Callable[[Release], Twin],
+        loader: ReleaseLoader,
         executor: Executor,
         *,
         drain_timeout: float,
@@ -41,7 +44,7 @@ class Rollout:
         self.live = LiveTwin()
         self.swaps = 0
         self._uow = uow
-        self._load = load
+        self._load = loader
         self._executor = executor
         self._drain_timeout = drain_timeout
         self._retry_seconds = retry_seconds
@@ -52,10 +55,13 @@ class Rollout:
         #: Release → (what went wrong, when to try again).
         self._failed: dict[str, tuple[str, float]] = {}
         self._slow_drain: str | None = None
+        self._tidying = Tidying(
+            uow, loader.scorers, executor, retry_seconds=retry_seconds, wake=wake
+        )
         self._confirmed: str | None = None
 
     def state(self) -> ReplicaState:
-        """Return what is to be reported: `serving` only once nothing older is left in memory."""
+        """Return what is to be reported: `serving` only once nothing older is left anywhere."""
         return ReplicaState(
             serving=self._confirmed,
             prepared=None if self._prepared is None else self._prepared.release_id,
@@ -66,12 +72,15 @@ class Rollout:
     def problem(self) -> str | None:
         """Return what keeps this replica from where the alias wants it."""
         failures = [message for message, _ in self._failed.values()]
-        return failures[0] if failures else self._slow_drain
+        if self.live.lost:
+            failures.append(f"the engine has lost release {self.live.release_id}")
+        return failures[0] if failures else self._slow_drain or self._tidying.problem
 
     def restart(self, alias: Alias, now: float) -> None:
         """Begin anew under a new registration, keeping nothing but the current release."""
         self._drop_prepared()
         self._failed.clear()
+        self._tidying.restart()
         if self.live.release_id != alias.live:
             self._retire(self.live.switch(None), now)
         self._confirmed = None
@@ -85,11 +94,14 @@ class Rollout:
             self._drop_prepared()
         if self._prepared is not None and self._prepared.release_id == alias.live:
             self._switch(self._prepared, now)
+        here = (None if self.live.lost else self.live.release_id, self._prepared_id())
         for release_id in wanted:
-            if release_id not in (self.live.release_id, self._prepared_id()):
+            if release_id not in here:
                 self._begin_load(release_id, now)
         self._finish_draining(now)
-        if not self._draining and self.live.release_id == alias.live:
+        if self._draining or not self._tidying.done(frozenset(wanted), now):
+            return
+        if self.live.release_id == alias.live:
             self._confirmed = alias.live
 
     def close(self) -> None:
@@ -123,7 +135,7 @@ class Rollout:
         self._loading = None
         try:
             twin = future.result()
-        except (CheckpointError, OSError, RuntimeError, MemoryError) as error:
+        except (CheckpointError, EngineError, OSError, RuntimeError, MemoryError) as error:
             _log.warning("replica.load_failed", release=release_id, error=str(error))
             message = f"release {release_id} cannot be loaded: {type(error).__name__}"
             self._failed[release_id] = message, now + self._retry_seconds

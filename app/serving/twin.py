@@ -63,7 +63,7 @@ class Twin:
             return self._idle.wait_for(lambda: self._readers == 0, timeout)
 
     def free(self) -> None:
-        """Free the release, and every state that was made with it."""
+        """Free what this process holds of the release."""
         self.scorer.close()
 
 
@@ -80,6 +80,12 @@ class LiveTwin:
         """Return the release that answers at the moment."""
         twin = self._twin
         return None if twin is None else twin.release_id
+
+    @property
+    def lost(self) -> bool:
+        """Say whether there is a release, but it can no longer be asked."""
+        twin = self._twin
+        return twin is not None and twin.scorer.lost
 
     @contextmanager
     def capture(self) -> Iterator[Twin]:

@@ -2,6 +2,7 @@
 
     releases/{release}/          published, immutable
     staging/{job}/{epoch}/       what one claim writes; always on a local disk
+    adapters/{release}/          what a serving engine reads of a release; always on a local disk
     incoming/                    copies under way, renamed when complete
 
 Knows files and digests; what is in them, and which of them are referred to, others know.
@@ -14,17 +15,22 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from app.domain.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _STAGING: Final = "staging"
 _RELEASES: Final = "releases"
+_ADAPTERS: Final = "adapters"
 _INCOMING: Final = "incoming"
 #: Written last to a store that cannot rename directories.
 _COMPLETE: Final = "COMPLETE"
@@ -45,6 +51,11 @@ class ArtifactStore:
     def release_path(release_id: str) -> str:
         """Return where a release's artefact lies, relative to the root."""
         return f"{_RELEASES}/{release_id}"
+
+    @staticmethod
+    def adapter_path(release_id: str) -> str:
+        """Return where a release's adapter for serving engines lies, relative to the root."""
+        return f"{_ADAPTERS}/{release_id}"
 
     def staging(self, job_id: str, epoch: int) -> Path:
         """Return the local directory that this claim may write to, made where it is missing."""
@@ -95,6 +106,25 @@ class ArtifactStore:
             _move_in(incoming, target)
         finally:
             shutil.rmtree(incoming.parent, ignore_errors=True)
+
+    @contextmanager
+    def writing_adapter(self, release_id: str) -> Iterator[Path]:
+        """Give an empty directory that becomes the release's adapter when the block has ended.
+
+        It stays on this machine, where the engine reads it, also where the root is a remote store.
+        """
+        incoming = self._scratch() / "artefact"
+        try:
+            incoming.mkdir()
+            yield incoming
+            _sync_tree(incoming)
+            _move_in(incoming, self._local_of(self.adapter_path(release_id)))
+        finally:
+            shutil.rmtree(incoming.parent, ignore_errors=True)
+
+    def adapters(self) -> list[str]:
+        """Return the ids of the releases whose adapters lie on this machine."""
+        return _names(self._local / _ADAPTERS)
 
     def remove(self, relative: str) -> dict[str, str]:
         """Unlink the artefact; return the SHA-256 of each file that was unlinked.

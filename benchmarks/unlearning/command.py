@@ -29,8 +29,9 @@ from benchmarks.unlearning.setting import Setting, read_json, write_json
 from benchmarks.unlearning.teaching import teaching
 from benchmarks.unlearning.units import comparison
 from models.assembly import parse_backbone
-from models.backbones import BackboneUnavailableError, UnknownBackboneError
+from models.backbones import UnknownBackboneError
 from models.datasets.detect import DataSetError, read
+from models.errors import BackboneUnavailableError
 from models.packaged import keep_in
 from models.pretrained import HuggingFaceConfig
 from models.sources import locate

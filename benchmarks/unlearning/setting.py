@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.unlearning.protocols import apply
-from models import checkpoints
+from models import checkpoints, manifests
 from models.calibration import CalibrationConfig, ExpectedRise, calibrate
 from models.vocabulary import Vocabulary
 
@@ -69,7 +69,7 @@ class Setting:
 
 def has_root(setting: Setting, method: UnlearningMethod, seed: int) -> bool:
     """Say whether a method's first release is there."""
-    return (setting.root_place(method, seed) / checkpoints.MANIFEST).exists()
+    return (setting.root_place(method, seed) / manifests.MANIFEST).exists()
 
 
 def train_root(
@@ -92,7 +92,7 @@ def train_root(
 def load_root(setting: Setting, method: UnlearningMethod, seed: int) -> tuple[Recommender, float]:
     """Return a method's first release, and the seconds that its training took."""
     place = setting.root_place(method, seed)
-    seconds = float(checkpoints.read_manifest(place).extra["seconds"])
+    seconds = float(manifests.read_manifest(place).extra["seconds"])
     return checkpoints.load(place), seconds
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.domain.catalogue import Interaction, User
-from models import checkpoints
+from models import checkpoints, manifests
 from tests.faults.conftest import PERSON, make_installation
 
 if TYPE_CHECKING:
@@ -83,4 +83,4 @@ def test_another_worker_finishes_with_real_weights(
     assert release is not None
     directory = real_installation.context.artifacts.local_path(release.path)
     checkpoints.load(directory)  # Checks the digest and the golden prompts.
-    assert checkpoints.read_manifest(directory).digest == release.digest
+    assert manifests.read_manifest(directory).digest == release.digest

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from app.domain.catalogue import Item
     from app.domain.jobs import Lease
     from app.services.pseudonyms import Pseudonyms
+    from models.manifests import Manifest
 
 ITEMS = 30
 USERS = [f"u{number}" for number in range(8)]
@@ -67,7 +69,7 @@ class World:
     recommenders: dict[str, Recommender] = field(default_factory=dict)
 
     def publish(self, seed: int) -> tuple[Lease, str]:
-        """Save a release of its own weights and record it as a candidate that rolls out."""
+        """Publish a compact release with weights of its own."""
         table = Interactions(
             users=(),
             items=tuple(
@@ -83,6 +85,14 @@ class World:
             hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5, seed=seed
         )
         recommender = Recommender(Vocabulary.from_catalogue(table), config)
+        return self.record(
+            recommender, lambda directory: checkpoints.save(recommender, directory, method="train")
+        )
+
+    def record(
+        self, recommender: Recommender, write: Callable[[Path], Manifest]
+    ) -> tuple[Lease, str]:
+        """Record what `write` makes of a recommender as a candidate that rolls out."""
         with self.uow() as uow:
             start_training(uow)
         with self.uow() as uow:
@@ -91,7 +101,7 @@ class World:
             raise RuntimeError("another job is open")
         lease = claimed[1]
         staging = self.artifacts.staging(lease.job_id, lease.epoch) / "weights"
-        manifest = checkpoints.save(recommender, staging, method="train")
+        manifest = write(staging)
         name = release_id(manifest.digest)
         path = self.artifacts.release_path(name)
         self.artifacts.publish(staging, path)
@@ -123,7 +133,10 @@ class World:
 
     def roll_out(self, seed: int) -> str:
         """Publish, wait until all live replicas have prepared, flip, wait until all confirm."""
-        lease, name = self.publish(seed)
+        return self.through(*self.publish(seed))
+
+    def through(self, lease: Lease, name: str) -> str:
+        """Take what is published through to the end of its roll-out."""
         wait_until(lambda: not rollout.unprepared(self.live_replicas(), name), "nobody prepared")
         self.flip(lease, name)
         wait_until(lambda: not rollout.unconfirmed(self.live_replicas(), name), "unconfirmed")
@@ -149,14 +162,21 @@ class World:
             user = uow.people.user(user_id)
         found = self.recommenders[release].score(
             user.attributes if user else {},
-            [HistoryEvent(items[one.item_id].slot, one.rating) for one in history],
-            [Candidate(items[each].slot, items[each].attributes) for each in item_ids],
+            [_event(items[one.item_id], one.rating) for one in history],
+            [
+                Candidate(items[each].slot, items[each].attributes, items[each].title)
+                for each in item_ids
+            ],
         )
         return [float(score) for score in found]
 
     def app(self, **changes: Any) -> FastAPI:
         """Make an application on this installation."""
         return create_app(self.settings.model_copy(update=changes))
+
+
+def _event(item: Item, rating: float) -> HistoryEvent:
+    return HistoryEvent(item.slot, rating, item.title)
 
 
 def _genre(number: int) -> str:

@@ -11,7 +11,7 @@ import torch
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from app.settings import Settings
-from models import checkpoints
+from models import checkpoints, manifests
 from models.assembly import backbone_from_manifest
 from models.lora import AdapterConfig
 from models.recipes import recipe_for
@@ -61,7 +61,7 @@ def root(
 
 
 def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root: Artefact) -> None:
-    manifest = checkpoints.read_manifest(root.directory)
+    manifest = manifests.read_manifest(root.directory)
     config = backbone_from_manifest(manifest.content["backbone"])
     assert config.adapter == SHAPE
     assert {"model", "untuned", "item_mean"} <= root.metrics["validation"].keys()
@@ -79,14 +79,14 @@ def test_unlearning_trains_the_adapter_that_replaces_the_old_one_twice_over(
     )
     assert not first.needs_folding
     assert first.metrics["trainable_parameters"] == root.metrics["trained_parameters"]
-    before = checkpoints.read_manifest(root.directory)
-    after = checkpoints.read_manifest(first.directory)
+    before = manifests.read_manifest(root.directory)
+    after = manifests.read_manifest(first.directory)
     assert (after.parent, after.method) == (before.digest, "e2urec-fast")
     assert after.content["backbone"] == before.content["backbone"]
     assert all(after.extra[name] == before.extra[name] for name in ("bounds", "expected", "recipe"))
     later = freeze(ForgetSet(users=frozenset({"u40", "u41"})), gone=FIRST, job_id="second")
     second = learner.unlearn(later, first.directory, tmp_path / "2", strength=0, report=nothing)
-    assert checkpoints.read_manifest(second.directory).parent == first.digest
+    assert manifests.read_manifest(second.directory).parent == first.digest
     verdict = learner.audit(later, first.directory, second.directory, exact=False, report=nothing)
     assert verdict.outcome in {Outcome.PASSED, Outcome.INCONCLUSIVE, Outcome.FAILED}
     old, new = checkpoints.load(first.directory), checkpoints.load(second.directory)
@@ -98,8 +98,8 @@ def test_an_exact_retraining_keeps_to_the_parents_backbone_and_rows(
     learner: ModelLearner, root: Artefact, tmp_path: Path
 ) -> None:
     exact = learner.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
-    before = checkpoints.read_manifest(root.directory)
-    after = checkpoints.read_manifest(exact.directory)
+    before = manifests.read_manifest(root.directory)
+    after = manifests.read_manifest(exact.directory)
     assert after.content["backbone"] == before.content["backbone"]
     assert after.extra["recipe"] == before.extra["recipe"]
     verdict = learner.audit(
@@ -124,8 +124,8 @@ def test_methods_with_members_of_their_own_give_way_to_exact_retraining(
 ) -> None:
     sharded = ModelLearner(Settings(method=Sisa.name, seed=0), brief, CALIBRATION)
     exact = sharded.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
-    content = checkpoints.read_manifest(exact.directory).content
-    assert content["backbone"] == checkpoints.read_manifest(root.directory).content["backbone"]
+    content = manifests.read_manifest(exact.directory).content
+    assert content["backbone"] == manifests.read_manifest(root.directory).content["backbone"]
 
 
 @pytest.mark.parametrize(

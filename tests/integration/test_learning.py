@@ -11,7 +11,7 @@ import torch
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from app.settings import Settings
-from models import checkpoints
+from models import checkpoints, manifests
 from models.recommender import Recommender
 from models.requests import Candidate, HistoryEvent
 from models.unlearning.apa import Apa, ApaConfig
@@ -119,18 +119,18 @@ def test_trainings_progress_grows_to_the_end(lineage: Lineage) -> None:
 
 
 def test_the_delta_names_its_parent_and_all_that_must_be_shredded(lineage: Lineage) -> None:
-    manifest = checkpoints.read_manifest(lineage.delta.directory)
+    manifest = manifests.read_manifest(lineage.delta.directory)
     assert manifest.parent == lineage.trained.digest
     assert manifest.digest == lineage.delta.digest
     files = {path.name: path for path in lineage.delta.directory.iterdir()}
     assert lineage.delta.intermediates == {
-        name: checkpoints.sha256_file(path) for name, path in files.items()
+        name: manifests.sha256_file(path) for name, path in files.items()
     }
 
 
 def test_the_folded_release_descends_and_inherits(lineage: Lineage) -> None:
-    before = checkpoints.read_manifest(lineage.trained.directory)
-    after = checkpoints.read_manifest(lineage.folded.directory)
+    before = manifests.read_manifest(lineage.trained.directory)
+    after = manifests.read_manifest(lineage.folded.directory)
     assert after.parent == lineage.trained.digest
     assert after.digest == lineage.folded.digest != before.digest
     assert after.method == "e2urec-fast"
@@ -167,10 +167,10 @@ def test_a_second_batch_starts_from_the_first_ones_release(
     assert learner.has_training_rows(frozen, parent.directory)
     delta = learner.unlearn(frozen, parent.directory, tmp_path / "d", strength=0, report=nothing)
     folded = learner.fold(parent.directory, delta.directory, tmp_path / "f")
-    assert checkpoints.read_manifest(folded.directory).parent == parent.digest
+    assert manifests.read_manifest(folded.directory).parent == parent.digest
     assert folded.digest not in {parent.digest, lineage.trained.digest}
     learner.audit(frozen, parent.directory, folded.directory, exact=False, report=nothing)
-    with pytest.raises(checkpoints.CheckpointError, match="no adapter of release"):
+    with pytest.raises(manifests.CheckpointError, match="no adapter of release"):
         learner.fold(lineage.trained.directory, delta.directory, tmp_path / "wrong")
 
 
@@ -264,11 +264,11 @@ def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
     parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="whole")
     left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
     # What is left knows the person still to be audited: nothing may serve it.
-    with pytest.raises(checkpoints.CheckpointError, match="release"):
+    with pytest.raises(manifests.CheckpointError, match="release"):
         checkpoints.load(left.directory)
     release = learner.fold(parent, left.directory, tmp_path / "release")
-    before = checkpoints.read_manifest(parent)
-    after = checkpoints.read_manifest(release.directory)
+    before = manifests.read_manifest(parent)
+    after = manifests.read_manifest(release.directory)
     assert (after.method, after.parent, after.extra["job"]) == ("neggrad", before.digest, "whole")
     assert after.extra["expected"] == before.extra["expected"]
     old, new = weights(lineage.trained), weights(release)
@@ -311,7 +311,7 @@ def test_an_ensemble_is_trained_forgets_exactly_and_serves(
         frozen, root.directory, release.directory, exact=left.exact, report=nothing
     )
     assert verdict.outcome is Outcome.EXACT
-    after = checkpoints.read_manifest(release.directory)
+    after = manifests.read_manifest(release.directory)
     assert (after.method, after.parent) == (method.name, root.digest)
     # Rows of unrated items are initial as they are: folding changes no bit of what is exact.
     unfolded, found = weights(left), weights(release)
@@ -338,4 +338,4 @@ def test_a_method_of_another_root_asks_for_an_exact_training(tmp_path: Path) -> 
     with pytest.raises(UnlearningFailedError):
         learner.unlearn(freeze(ONE), root.directory, tmp_path / "left", strength=0, report=nothing)
     exact = learner.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
-    assert checkpoints.read_manifest(exact.directory).content["backbone"]["kind"] == "compact"
+    assert manifests.read_manifest(exact.directory).content["backbone"]["kind"] == "compact"

@@ -41,10 +41,24 @@ def shred(run: JobRun) -> None:
     for path in sorted({release.path for release in doomed} | set(store.published()) - kept):
         run.check()
         _note(run, store.remove(path))
+    _clear_adapters(run, live)
     _clear_staging(run)
     _note(run, store.remove_incoming())
     _mark_shredded(run, doomed)
     run.advance(metrics={"scrubbed": run.context.scrub_database()})
+
+
+def _clear_adapters(run: JobRun, live: str | None) -> None:
+    """Unlink what serving engines were given of any other release: it would bring that back.
+
+    Gateways remove it themselves, but one may have died over it. This comes after the releases:
+    whoever writes such a copy looks afterwards whether its release is still there.
+    """
+    store = run.context.artifacts
+    for release_id in store.adapters():
+        run.check()
+        if release_id != live:
+            _note(run, store.remove(store.adapter_path(release_id)))
 
 
 def _clear_staging(run: JobRun) -> None:

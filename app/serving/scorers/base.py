@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from app.domain.releases import Release
+    from models.manifests import Manifest
     from models.requests import Candidate, HistoryEvent
 
 
@@ -27,6 +30,10 @@ class ScoringRequest:
 class Scorer(Protocol):
     """One release, ready to answer. Thread-safe; an answer comes from this release alone."""
 
+    @property
+    def lost(self) -> bool:
+        """Say whether the release can no longer be asked and must be loaded anew."""
+
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
         """Return [N] float32 P(Yes); raises UnavailableError where it cannot be had at present."""
 
@@ -34,4 +41,24 @@ class Scorer(Protocol):
         """Drop every state that was made from this user's history, at once."""
 
     def close(self) -> None:
-        """Free the release and every state made with it; raises UnavailableError if it cannot."""
+        """Free what this process holds of the release."""
+
+
+class Scorers(Protocol):
+    """Makes scorers of releases, and knows what is held of releases outside of this process.
+
+    What an engine holds is shared by all gateways that use it, so that closing a scorer leaves it
+    there: `app.serving.tidying` says when it goes.
+    """
+
+    def load(self, release: Release, directory: Path, manifest: Manifest) -> Scorer:
+        """Return the release in `directory`, checked; raises CheckpointError or EngineError."""
+
+    def held(self) -> set[str]:
+        """Return the ids of all releases that are held; raises EngineError."""
+
+    def unload(self, release_id: str) -> None:
+        """Have the release let go of, and verify it; raises EngineError where it is not gone."""
+
+    def close(self) -> None:
+        """Drop all connections."""

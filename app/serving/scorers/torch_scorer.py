@@ -5,18 +5,29 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
+import torch
+
 from app.domain.errors import NoReleaseError
+from models import checkpoints
+from models.devices import Machine, choose_device, use
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from app.domain.releases import Release
     from app.serving.scorers.base import ScoringRequest
+    from app.settings import Settings
+    from models.manifests import Manifest
     from models.recommender import Recommender
 
 
 class TorchScorer:
     """Takes over the only reference to a recommender."""
+
+    lost = False
 
     def __init__(self, recommender: Recommender) -> None:
         self._recommender: Recommender | None = recommender
@@ -38,3 +49,26 @@ class TorchScorer:
         """Drop the weights. Modules refer to each other in circles, hence the collection."""
         self._recommender = None
         gc.collect()
+
+
+class TorchScorers:
+    """Holds nothing outside of its scorers."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Set torch's own threads and its device, for the whole process."""
+        torch.set_num_threads(settings.torch_threads)
+        use(Machine(device=choose_device(settings.device)))
+
+    def load(self, release: Release, directory: Path, manifest: Manifest) -> TorchScorer:
+        """Read the weights into memory; the digest and the golden prompts are checked."""
+        del release, manifest  # The recommender is all in its directory.
+        return TorchScorer(checkpoints.load(directory))
+
+    def held(self) -> set[str]:
+        return set()
+
+    def unload(self, release_id: str) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """There are no connections."""

@@ -50,6 +50,7 @@ LOCKED = {
     "no-release": 503,
     "database-unavailable": 503,
     "replica-not-ready": 503,
+    "engine": 503,
 }
 
 

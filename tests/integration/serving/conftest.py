@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.serving.candidates import Candidates
-from app.serving.loading import ReleaseLoader
+from app.serving.loading import ReleaseLoader, make_scorers
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
 from tests.integration.gateway_world import World, wait_until, world
@@ -26,7 +26,7 @@ def make_replica(world: World) -> Iterator[Callable[[], Replica]]:
     def make() -> Replica:
         candidates = Candidates(world.uow, world.pseudonyms)
         candidates.rebuild()
-        loader = ReleaseLoader(world.artifacts, world.settings.backbones_directory)
+        loader = ReleaseLoader(world.artifacts, make_scorers(world.settings, world.artifacts))
         made.append(Replica(world.settings, world.uow, loader, candidates, world.pseudonyms))
         return made[-1]
 

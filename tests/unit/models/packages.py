@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 
 from models import packaged
-from models.backbones import BackboneUnavailableError
+from models.errors import BackboneUnavailableError
 from tests.unit.models import tiny
 
 if TYPE_CHECKING:

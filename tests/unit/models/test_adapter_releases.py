@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from models import checkpoints
+from models import checkpoints, manifests
 from models.adapters import attach, scale
 from models.assembly import backbone_from_manifest, build
 from models.lora import AdapterConfig
@@ -154,12 +154,12 @@ def test_weights_of_another_shape_or_name_are_refused(world: World, tmp_path: Pa
     with pytest.raises(ForeignWeightsError):
         put_state(other, {})
     checkpoints.save(world.trained, tmp_path / "r", method="train")
-    manifest = tmp_path / "r" / checkpoints.MANIFEST
+    manifest = tmp_path / "r" / manifests.MANIFEST
     content = json.loads(manifest.read_text())
     content["backbone"]["adapter"]["rank"] = 4
     content.pop("digest")
     checkpoints.write(tmp_path / "s", checkpoints.read_weights(tmp_path / "r"), content)
-    with pytest.raises(checkpoints.CheckpointError, match="do not fit"):
+    with pytest.raises(manifests.CheckpointError, match="do not fit"):
         checkpoints.load(tmp_path / "s")
 
 

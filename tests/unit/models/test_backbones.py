@@ -12,14 +12,11 @@ import torch
 from torch.nn import functional
 
 from models.assembly import backbone_from_manifest, build, parse_backbone
-from models.backbones import (
-    BackboneUnavailableError,
-    CompactConfig,
-    CompactT5Config,
-    UnknownBackboneError,
-)
-from models.checkpoints import CheckpointError, load, read_weights, save
+from models.backbones import CompactConfig, CompactT5Config, UnknownBackboneError
+from models.checkpoints import load, read_weights, save
 from models.encoded import Encoded
+from models.errors import BackboneUnavailableError
+from models.manifests import CheckpointError
 from models.preparation import ForgetIndices, prepare
 from models.pretrained import HuggingFaceConfig
 from models.requests import Candidate, HistoryEvent

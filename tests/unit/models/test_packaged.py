@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models import packaged
 from models.assembly import build, parse_backbone
-from models.backbones import BackboneUnavailableError
+from models.errors import BackboneUnavailableError
 from models.vocabulary import Vocabulary
 from tests.unit.models import packages, tiny
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.assembly import backbone_from_manifest, build, parse_backbone
-from models.checkpoints import CheckpointError, load, save
+from models.checkpoints import load, save
+from models.manifests import CheckpointError
 from models.pretrained import HuggingFaceConfig
 from models.sources import SourceChangedError, locate
 from models.vocabulary import Vocabulary

@@ -9,10 +9,10 @@ from transformers import AutoTokenizer
 
 from models.requests import Candidate, HistoryEvent
 from models.samples import build_samples
+from models.text_encoding import TextPrompt
 from models.text_prompt import (
     NoAnswerTokensError,
     PromptTooLongError,
-    TextPrompt,
     answer_tokens,
     digest,
 )

@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from models.adapters import attach, fold, save
 from models.backbones import build_compact
-from models.checkpoints import CheckpointError, load, read_manifest, read_weights, write
+from models.checkpoints import load, read_weights, write
 from models.checkpoints import save as save_release
 from models.item_rows import reset_item_rows
 from models.lora import AdapterConfig
+from models.manifests import CheckpointError, read_manifest
 from models.recommender import Recommender
 from models.requests import Candidate, HistoryEvent
 from models.training import live_margins

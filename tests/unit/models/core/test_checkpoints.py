@@ -11,15 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoints import (
+from models.checkpoints import load, read_weights, save
+from models.manifests import (
     FORMAT,
     MANIFEST,
     WEIGHTS,
     CheckpointError,
-    load,
     read_manifest,
-    read_weights,
-    save,
     sha256_file,
 )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from models.recommender import Recommender, after
+from models.shared_prefix import PackedReader, within_windows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,15 +26,30 @@ class TextRecommender(Recommender):
     #: A copy of the cache of a long history takes megabytes.
     at_once: ClassVar[int] = 32
 
+    def reader(self) -> PackedReader | None:
+        """Return what scores many candidates in packed rows, if this model can be read so."""
+        return PackedReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
+
     def score_logits(self, prompts: Encoded) -> torch.Tensor:
-        if "past_key_values" not in _parameters(self.model):
+        shared = self.shared(prompts)
+        if not shared:
             return self._in_batches(prompts, self.at_once)
-        return super().score_logits(prompts)
+        reader = self.reader()
+        return reader.score(prompts, shared) if reader else super().score_logits(prompts)
+
+    def shared(self, prompts: Encoded) -> int:
+        """Return how many first columns may be read once for all: none without a cache for them."""
+        if "past_key_values" not in _parameters(self.model) or not within_windows(
+            self.model, prompts
+        ):
+            return 0
+        return prompts.shared()
 
     def _forward(
         self, prompts: Encoded, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
-        packed = prompts.packed(right=True)  # So that all answers are in the last column.
+        # Tokens go to the right, so that all answers are in the last column.
+        packed = prompts.packed(right=True).to(_device(self.model))
         known = _parameters(self.model)
         optional = {
             "position_ids": past + packed.positions,
@@ -56,7 +72,7 @@ class SequenceRecommender(Recommender):
 
     def answer_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position."""
-        packed = prompts.packed(right=False)
+        packed = prompts.packed(right=False).to(_device(self.model))
         logits: torch.Tensor = self.model(
             input_ids=packed.tokens,
             attention_mask=packed.mask,
@@ -99,7 +115,11 @@ class CompactSequenceRecommender(SequenceRecommender):
 
 def _starts(model: nn.Module, count: int) -> torch.Tensor:
     start: int = model.config.decoder_start_token_id  # type: ignore[union-attr, assignment]
-    return torch.full((count, 1), start)
+    return torch.full((count, 1), start, device=_device(model))
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _parameters(model: nn.Module) -> frozenset[str]:

@@ -127,7 +127,7 @@ class Recommender:
         order = prompts.lengths.argsort(stable=True)
         found = torch.empty(len(prompts), 2)
         for rows in _batches(prompts, order, batch_size):
-            found[rows] = self.answer_logits(prompts.take(rows))
+            found[rows] = self.answer_logits(prompts.take(rows)).cpu()
         return found
 
     def _forward(

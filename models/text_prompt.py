@@ -62,7 +62,7 @@ class TextPrompt:
         """Find the answers' tokens; raises NoAnswerTokensError or UnknownWordingError."""
         if wording not in WORDINGS:
             raise UnknownWordingError(wording)
-        self._wording = wording
+        self.wording = wording
         self._tokenizer = tokenizer
         self._closed = closed
         self._limit = limit
@@ -104,7 +104,7 @@ class TextPrompt:
         """Return wording and tokenizer: other words or tokens would be other prompts."""
         return {
             "style": "text",
-            "wording": self._wording,
+            "wording": self.wording,
             "tokenizer_sha256": digest(self._tokenizer),
         }
 
@@ -121,7 +121,7 @@ class TextPrompt:
     def _tokens(self, questions: Sequence[Question]) -> Iterator[np.ndarray[Any, Any]]:
         for start in range(0, len(questions), TOKENISED_AT_ONCE):
             few = questions[start : start + TOKENISED_AT_ONCE]
-            found = self._tokenise([question.text(self._wording) for question in few])
+            found = self._tokenise([question.text(self.wording) for question in few])
             for question, row in zip(few, found, strict=True):
                 yield np.array(self._fitting(question, row), dtype=np.int32)
 
@@ -130,7 +130,7 @@ class TextPrompt:
             if not question.history:
                 raise PromptTooLongError(PromptTooLongError.__doc__)
             question = replace(question, history=question.history[1:])
-            (row,) = self._tokenise([question.text(self._wording)])
+            (row,) = self._tokenise([question.text(self.wording)])
         return row
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:

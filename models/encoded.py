@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from models.vocabulary import PAD
 
@@ -26,6 +27,15 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @classmethod
+    def of(cls, rows: Sequence[torch.Tensor]) -> Encoded:
+        """Return the prompts of [t] int64 tokens each; shorter ones end in padding."""
+        there = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+        return cls(
+            tokens=pad_sequence(list(rows), batch_first=True),
+            present=pad_sequence(there, batch_first=True),
+        )
 
     @classmethod
     def cat(cls, parts: Sequence[Encoded]) -> Encoded:
@@ -74,6 +84,11 @@ class Encoded:
         """Return these columns only."""
         present = None if self.present is None else self.present[:, start:end]
         return Encoded(tokens=self.tokens[:, start:end], present=present)
+
+    def rests(self, start: int) -> list[torch.Tensor]:
+        """Return [t] int64 for each prompt: its real tokens from this column on."""
+        mask = self.mask.bool()[:, start:]
+        return [row[there] for row, there in zip(self.tokens[:, start:], mask, strict=True)]
 
     def packed(self, *, right: bool) -> Encoded:
         """Move all padding to one end (tokens to the `right`, or left) and cut what is only that.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from models.recommender import Recommender, after, answered
+from models.shared_prefix import PackedReader, within_windows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,10 +26,24 @@ class TextRecommender(Recommender):
     #: A copy of the cache of a long history takes megabytes.
     at_once: ClassVar[int] = 32
 
+    def reader(self) -> PackedReader | None:
+        """Return what scores many candidates in packed rows, if this model can be read so."""
+        return PackedReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
+
     def score_logits(self, prompts: Encoded) -> torch.Tensor:
-        if "past_key_values" not in _parameters(self.model):
+        shared = self.shared(prompts)
+        if not shared:
             return self._in_batches(prompts, self.at_once)
-        return super().score_logits(prompts)
+        reader = self.reader()
+        return reader.score(prompts, shared) if reader else super().score_logits(prompts)
+
+    def shared(self, prompts: Encoded) -> int:
+        """Return how many first columns may be read once for all: none without a cache for them."""
+        if "past_key_values" not in _parameters(self.model) or not within_windows(
+            self.model, prompts
+        ):
+            return 0
+        return prompts.shared()
 
     def _forward(
         self, prompts: Encoded, cache: DynamicCache | None = None, past: int = 0

@@ -55,7 +55,7 @@ class TextTokens:
         """Find the answers' tokens; raises NoAnswerTokensError or UnknownWordingError."""
         if wording not in WORDINGS:
             raise UnknownWordingError(wording)
-        self._wording = wording
+        self.wording = wording
         self._tokenizer = tokenizer
         self._closed = closed
         self._limit = limit
@@ -81,7 +81,7 @@ class TextTokens:
         """Return all that must be the same for the same prompts, and which tokens answer them."""
         return {
             "style": "text",
-            "wording": self._wording,
+            "wording": self.wording,
             "tokenizer_sha256": digest(self._tokenizer),
             "answers": list(self.answers),
         }
@@ -90,7 +90,7 @@ class TextTokens:
         """Yield the tokens of each question; raises PromptTooLongError."""
         for start in range(0, len(questions), TOKENISED_AT_ONCE):
             few = questions[start : start + TOKENISED_AT_ONCE]
-            found = self._tokenise([question.text(self._wording) for question in few])
+            found = self._tokenise([question.text(self.wording) for question in few])
             for question, row in zip(few, found, strict=True):
                 yield self._fitting(question, row)
 
@@ -99,7 +99,7 @@ class TextTokens:
             if not question.history:
                 raise PromptTooLongError(PromptTooLongError.__doc__)
             question = replace(question, history=question.history[1:])
-            (row,) = self._tokenise([question.text(self._wording)])
+            (row,) = self._tokenise([question.text(self.wording)])
         return row
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:

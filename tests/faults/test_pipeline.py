@@ -290,3 +290,36 @@ def test_candidates_that_never_served_are_shredded_as_well(installation: Install
     assert statuses == {ReleaseStatus.CANDIDATE, ReleaseStatus.LIVE}
     assert run_once(installation.context)
     installation.check_forgotten(request_id)
+
+
+def test_what_engines_were_given_of_older_releases_is_shredded_as_well(
+    installation: Installation,
+) -> None:
+    """A gateway that died leaves such copies: they would bring the forgotten back."""
+    store = installation.context.artifacts
+    old = live_release(installation).id
+    for release_id in (old, "rel_of_a_lost_row"):
+        with store.writing_adapter(release_id) as directory:
+            (directory / "adapter_model.safetensors").write_text(PERSON)
+    request_id = installation.forget()
+    assert run_once(installation.context)
+    installation.check_forgotten(request_id)
+    assert store.adapters() == []
+    certificate = installation.request(request_id).certificate
+    assert certificate is not None
+    shredded = certificate["payload"]["shredded"]
+    assert f"adapters/{old}/adapter_model.safetensors" in shredded
+
+
+def test_what_an_engine_reads_of_the_live_release_stays(installation: Installation) -> None:
+    request_id = installation.forget()
+    store = installation.context.artifacts
+
+    def prepare(stage: Stage) -> None:
+        if stage is Stage.SHRED:
+            with store.writing_adapter(live_release(installation).id) as directory:
+                (directory / "adapter_model.safetensors").write_text("an adapter")
+
+    assert run_once(installation.context, on_stage=prepare)
+    installation.check_forgotten(request_id)
+    assert store.adapters() == [live_release(installation).id]

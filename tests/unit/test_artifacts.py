@@ -104,3 +104,37 @@ def test_paths_stay_below_the_root(store: ArtifactStore, path: str) -> None:
             use(path)
     with pytest.raises(InvalidInputError):
         store.staging("../x", 1)
+
+
+def write_adapter(store: ArtifactStore, release_id: str, content: bytes = b"adapter") -> None:
+    with store.writing_adapter(release_id) as directory:
+        (directory / "adapter_model.safetensors").write_bytes(content)
+
+
+def test_adapters_for_engines_lie_on_this_machine_whole_or_not_at_all(
+    store: ArtifactStore,
+) -> None:
+    write_adapter(store, "rel_1")
+    write_adapter(store, "rel_1")  # By a sibling, the same: what is there stays.
+    relative = store.adapter_path("rel_1")
+    assert contents(store.local_path(relative)) == {"adapter_model.safetensors": b"adapter"}
+    assert store.adapters() == ["rel_1"]
+    assert store.published() == []
+
+    def interrupted() -> None:
+        with store.writing_adapter("rel_2") as directory:
+            (directory / "adapter_config.json").write_text("{")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        interrupted()
+    assert store.adapters() == ["rel_1"]
+    assert store.remove_incoming() == {}
+
+
+def test_removing_an_adapter_tells_what_was_unlinked(store: ArtifactStore) -> None:
+    write_adapter(store, "rel_1")
+    removed = store.remove(store.adapter_path("rel_1"))
+    digest = hashlib.sha256(b"adapter").hexdigest()
+    assert removed == {"adapters/rel_1/adapter_model.safetensors": digest}
+    assert store.adapters() == []

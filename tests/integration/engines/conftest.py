@@ -124,7 +124,7 @@ def texts(
         "engine_url": engine.url,
         "engine_key": KEY,
         "engine_timeout": 5.0,
-        "replica_ttl": 3.0,
+        "replica_ttl": 5.0,
         "replica_margin": 0.5,
     }
     kept = world.settings.model_dump(exclude_unset=True)

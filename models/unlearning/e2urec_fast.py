@@ -96,8 +96,8 @@ class E2URecFastConfig:
         return replace(self, steps=self.steps * 2, passes=self.passes * 2, drive=self.drive * 1.5)
 
 
-#: Where items are words, no row moves in closed form, and the lesson does all the work, in an adapter
-#: of the release's shape. A step on long prompts takes seconds instead of milliseconds.
+#: Where items are words, no row moves in closed form, and the lesson does all the work, in an
+#: adapter of the release's shape. A step on long prompts takes seconds, not milliseconds.
 LANGUAGE: Final = E2URecFastConfig(
     look_at=256,
     learning_rate=3e-4,

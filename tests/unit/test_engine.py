@@ -92,7 +92,7 @@ def manifest(**golden: Any) -> Manifest:
 
 
 def test_golden_prompts_are_read_without_their_padding() -> None:
-    golden = Golden.of(manifest(tokens=[[5, 6, 0]], mask=[[1, 1, 0]], logits=[[0.0, 0.0]]))
+    golden = Golden.of(manifest(tokens=[[5, 6, 0]], mask=[[1, 1, 0]], reference=[[0.0, 0.0]]))
     assert (golden.rows, golden.scores) == ([[5, 6]], [0.5])
 
 
@@ -100,11 +100,11 @@ def test_golden_prompts_are_read_without_their_padding() -> None:
     "golden",
     [
         {},
-        {"tokens": [], "mask": [], "logits": []},
-        {"tokens": [[5]], "mask": [[0]], "logits": [[0.0, 0.0]]},
-        {"tokens": [[5]], "mask": [[1]], "logits": []},
-        {"tokens": [[5]], "mask": [[1]], "logits": [[0.0, 1e9]]},
-        {"tokens": [[5]], "logits": [[0.0, 0.0]]},
+        {"tokens": [], "mask": [], "reference": []},
+        {"tokens": [[5]], "mask": [[0]], "reference": [[0.0, 0.0]]},
+        {"tokens": [[5]], "mask": [[1]], "reference": []},
+        {"tokens": [[5]], "mask": [[1]], "reference": [[0.0, 1e9]]},
+        {"tokens": [[5]], "reference": [[0.0, 0.0]]},
     ],
 )
 def test_a_release_that_nothing_can_be_held_to_is_refused(golden: dict[str, Any]) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from peft import get_peft_model_state_dict
 
 from app.serving.recommend import RecommendService
-from models.adapters import AdapterConfig, attach
 from models.assembly import build, parse_backbone
-from models.checkpoints import write
-from models.manifests import RELEASE
+from models.checkpoints import save
+from models.lora import AdapterConfig
+from models.pretrained import HuggingFaceConfig
 from models.vocabulary import Vocabulary
+from models.weights import own_state
+from models.wording import SHARED_PREFIX
 from tests.integration.engines.protocol_server import KEY, ProtocolServer
 from tests.integration.gateway_world import World, wait_until, world
 from tests.integration.serving.conftest import make_replica
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Lease
     from app.serving.replica import Replica
-    from models.manifests import Manifest
 
 __all__ = ["make_replica", "world"]
 
@@ -43,35 +43,18 @@ class TextWorld:
 
     def publish(self, seed: int) -> tuple[Lease, str]:
         """Publish a release with an adapter of its own."""
-        config = parse_backbone(f"hf:{self._base}")
-        recommender = attach(build(Vocabulary.from_catalogue(tiny.DATA), config), SHAPE, seed)
+        named = parse_backbone(f"hf:{self._base}")
+        assert isinstance(named, HuggingFaceConfig)
+        config = replace(named, wording=SHARED_PREFIX, adapter=SHAPE)
+        recommender = build(Vocabulary.from_catalogue(tiny.DATA), config)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            for name, parameter in recommender.model.named_parameters():
-                if ".lora_B." in name:  # An adapter begins with zeros, and would change nothing.
-                    parameter.normal_(std=0.3)
-        recommender.model.eval()
-        golden = recommender.prompt.golden()
-
-        def save(directory: Path) -> Manifest:
-            state = get_peft_model_state_dict(recommender.model, save_embedding_layers=False)
-            content = {
-                "kind": RELEASE,
-                "method": "train",
-                "parent": None,
-                "backbone": {**config.manifest(), "adapter": asdict(SHAPE)},
-                "vocabulary": recommender.vocabulary.manifest(),
-                "prompt": recommender.prompt.manifest(),
-                "golden": {
-                    "tokens": golden.tokens.tolist(),
-                    "mask": golden.mask.tolist(),
-                    "logits": recommender.logits(golden).tolist(),
-                },
-                "extra": {},
-            }
-            return write(directory, {n: t.contiguous() for n, t in state.items()}, content)
-
-        return self.world.record(recommender, save)
+            for name, tensor in own_state(recommender).items():
+                if "lora_B" in name:  # An adapter begins with zeros, and would change nothing.
+                    tensor.normal_(std=0.3)
+        return self.world.record(
+            recommender, lambda directory: save(recommender, directory, method="train")
+        )
 
     def roll_out(self, seed: int) -> str:
         """Publish, and wait until all live replicas answer from it and say so."""

@@ -19,6 +19,7 @@ from app.serving.candidates import Candidates
 from app.serving.loading import ReleaseLoader
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
+from app.serving.scorers.torch_scorer import ScoringPolicy
 from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -69,7 +70,9 @@ def _gateway(settings: Settings, database: Database) -> Gateway:
     pseudonyms = load_pseudonyms(settings)
     candidates = Candidates(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
-    replica = Replica(settings, uow, ReleaseLoader(artifacts), candidates, pseudonyms)
+    replica = Replica(
+        settings, uow, ReleaseLoader(artifacts, ScoringPolicy.of(settings)), candidates, pseudonyms
+    )
     metrics = Metrics()
     gateway = Gateway(
         settings=settings,

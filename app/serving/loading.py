@@ -10,15 +10,17 @@ from models import checkpoints
 
 if TYPE_CHECKING:
     from app.domain.releases import Release
+    from app.serving.scorers.torch_scorer import ScoringPolicy
     from app.storage.artifacts import ArtifactStore
 
 
 class ReleaseLoader:
     """Loads releases from the store of artefacts."""
 
-    def __init__(self, artifacts: ArtifactStore) -> None:
-        """Remember where the artefacts are."""
+    def __init__(self, artifacts: ArtifactStore, policy: ScoringPolicy) -> None:
+        """Remember where the artefacts are, and how much a release may take."""
         self._artifacts = artifacts
+        self._policy = policy
 
     def __call__(self, release: Release) -> Twin:
         """Return the release as a twin; raises CheckpointError or OSError.
@@ -34,6 +36,6 @@ class ReleaseLoader:
                 raise checkpoints.CheckpointError(
                     f"release {release.id} is recorded with another digest than its manifest's"
                 )
-            return Twin(release.id, TorchScorer(checkpoints.load(directory)))
+            return Twin(release.id, TorchScorer(checkpoints.load(directory), self._policy))
         finally:
             self._artifacts.evict(release.path)

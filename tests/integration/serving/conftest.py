@@ -10,6 +10,7 @@ from app.serving.candidates import Candidates
 from app.serving.loading import ReleaseLoader
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
+from app.serving.scorers.torch_scorer import ScoringPolicy
 from tests.integration.gateway_world import World, wait_until, world
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def make_replica(world: World) -> Iterator[Callable[[], Replica]]:
     def make() -> Replica:
         candidates = Candidates(world.uow, world.pseudonyms)
         candidates.rebuild()
-        loader = ReleaseLoader(world.artifacts)
+        loader = ReleaseLoader(world.artifacts, ScoringPolicy.of(world.settings))
         made.append(Replica(world.settings, world.uow, loader, candidates, world.pseudonyms))
         return made[-1]
 

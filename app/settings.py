@@ -108,7 +108,21 @@ class Settings(BaseSettings):
         default=60.0, description="How long a replica may take to prepare or confirm."
     )
     drain_timeout: Positive = 10.0
-    scoring_threads: Annotated[int, Field(gt=0)] = 2
+    scoring_threads: Annotated[int, Field(gt=0)] = Field(
+        default=4, description="Recommendations that are made at once."
+    )
+    steps_at_once: Annotated[int, Field(gt=0)] = Field(
+        default=2, description="Passes through the model at once, each on LETHE_TORCH_THREADS."
+    )
+    step_tokens: Annotated[int, Field(gt=0)] = Field(
+        default=512,
+        description="Tokens of candidates that a language model reads in one pass, for one user or"
+        " several.",
+    )
+    prefix_cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=256 * 2**20,
+        description="Memory for what a language model made of histories, per release; 0: none.",
+    )
     scoring_queue: Annotated[int, Field(gt=0)] = Field(
         default=64, description="Recommendations under way or waiting; beyond it 503."
     )

@@ -27,14 +27,13 @@ class TextRecommender(Recommender):
     at_once: ClassVar[int] = 32
 
     def reader(self) -> PackedReader | None:
-        """Return what scores many candidates in packed rows, if this model can be read so."""
+        """Return what reads many candidates in packed rows, if this model can be read so."""
         return PackedReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
 
+    @torch.inference_mode()
     def score_logits(self, prompts: Encoded) -> torch.Tensor:
         shared = self.shared(prompts)
-        if not shared:
-            return self._in_batches(prompts, self.at_once)
-        reader = self.reader()
+        reader = self.reader() if shared else None
         return reader.score(prompts, shared) if reader else super().score_logits(prompts)
 
     def shared(self, prompts: Encoded) -> int:
@@ -83,9 +82,9 @@ class SequenceRecommender(Recommender):
         ).logits[:, 0]
         return answered(logits[:, list(self.prompt.answers)])
 
-    def score_logits(self, prompts: Encoded) -> torch.Tensor:
-        """Encode every prompt whole: what an encoder makes of the history knows the candidate."""
-        return self._in_batches(prompts, self.at_once)
+    def shared(self, prompts: Encoded) -> int:  # noqa: ARG002 - none, whatever they are
+        """Return 0: what an encoder makes of the history knows the candidate."""
+        return 0
 
 
 class CompactSequenceRecommender(SequenceRecommender):

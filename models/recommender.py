@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from models.backbones import BackboneConfig
     from models.prompts import Prompt
     from models.requests import Candidate, HistoryEvent
+    from models.shared_prefix import PackedReader
     from models.vocabulary import Vocabulary
 
 #: So many tokens in one batch without gradients: long prompts go in smaller batches.
@@ -76,6 +77,14 @@ class Recommender:
     def device(self) -> torch.device:
         """Return where the model is. Prompts come from the CPU, and answers go back there."""
         return next(self.model.parameters()).device
+
+    def reader(self) -> PackedReader | None:
+        """Return what reads many candidates in packed rows, for models that gain by it."""
+        return None
+
+    def shared(self, prompts: Encoded) -> int:
+        """Return how many first columns this model may read once for all prompts."""
+        return prompts.shared()
 
     def item_tables(self) -> list[torch.Tensor]:
         """Return every weight that has one row per token, items among them, as live views.
@@ -141,7 +150,7 @@ class Recommender:
     @torch.inference_mode()
     def score_logits(self, prompts: Encoded) -> torch.Tensor:
         """Return [N, 2] logits of prompts that share their first columns."""
-        shared = prompts.shared()
+        shared = self.shared(prompts)
         if not shared:
             return self._in_batches(prompts, self.at_once)
         prefix = DynamicCache(config=self.model.config)

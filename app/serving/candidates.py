@@ -19,7 +19,7 @@ from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 from models.requests import HistoryEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from app.domain.catalogue import Interaction, Item
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
@@ -60,6 +60,14 @@ class Candidates:
         self._lock = threading.Lock()
         self._rebuilding = threading.Lock()
         self._state: _State | None = None
+        self._on_change: Callable[[str | None], None] = lambda _: None
+
+    def watch(self, on_change: Callable[[str | None], None]) -> None:
+        """Have `on_change` told of whom the data changed, None for anybody, before it is used.
+
+        It is called under this object's lock, and must neither wait nor fail.
+        """
+        self._on_change = on_change
 
     @property
     def ready(self) -> bool:
@@ -96,6 +104,7 @@ class Candidates:
                 fresh = _build(uow, self._pseudonyms)
             with self._lock:
                 if self._state is None or fresh.version >= self._state.version:
+                    self._on_change(None)
                     self._state = fresh
 
     def propose(
@@ -109,6 +118,7 @@ class Candidates:
         with self._lock:
             state = self._state
             if state is None or not self._advance(uow, state, strict=False):
+                self._on_change(None)
                 state = self._state = _build(uow, self._pseudonyms)
             history = tuple(
                 HistoryEvent(item.slot, one.rating, item.title)
@@ -144,6 +154,8 @@ class Candidates:
             return False
         if any(one.kind == "items" for one in changes):
             _read_catalogue(uow, state)
+        for user_id in users:
+            self._on_change(user_id)
         self._replace(uow, state, users)
         if nameless:
             return not strict

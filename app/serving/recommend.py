@@ -119,11 +119,7 @@ class RecommendService:
         while True:
             inputs, proposal = self._read(user_id, n, exclude_seen=exclude_seen)
             self._replica.right.require()
-            with self._capture(inputs) as twin:
-                release, answer = twin.release_id, _rank(twin, inputs, proposal, n)
-            if before_recheck is not None:
-                before_recheck()
-            now = self._recheck(user_id, inputs)
+            release, answer, now = self._attempt(inputs, proposal, n, before_recheck)
             if now.gone:
                 raise GoneError
             if now.changed_by_forget:
@@ -153,6 +149,27 @@ class RecommendService:
             )
         return inputs, proposal
 
+    def _attempt(
+        self, inputs: Inputs, proposal: Proposal, n: int, before_recheck: Callable[[], None] | None
+    ) -> tuple[str, Recommendation | None, Recheck]:
+        """Make an answer and look again; unless all is well nothing made of the history is kept.
+
+        A deletion may have been followed between reading the history and keeping what the model
+        made of it: then nobody else would drop that again.
+        """
+        sound = False
+        try:
+            with self._capture(inputs) as twin:
+                release, answer = twin.release_id, _rank(twin, inputs, proposal, n)
+            if before_recheck is not None:
+                before_recheck()
+            now = self._recheck(inputs)
+            sound = not (now.gone or now.changed_by_forget)
+        finally:
+            if not sound:
+                self._replica.forget(inputs.user.id)
+        return release, answer, now
+
     @contextmanager
     def _capture(self, inputs: Inputs) -> Iterator[Twin]:
         """Capture the live twin; no release at all is told apart from one not here yet."""
@@ -163,9 +180,9 @@ class RecommendService:
         with self._replica.live.capture() as twin:
             yield twin
 
-    def _recheck(self, user_id: str, inputs: Inputs) -> Recheck:
+    def _recheck(self, inputs: Inputs) -> Recheck:
         with self._uow(write=False) as uow:
-            return recheck(uow, self._pseudonyms, user_id, inputs.data_version)
+            return recheck(uow, self._pseudonyms, inputs.user.id, inputs.data_version)
 
 
 def _rank(twin: Twin, inputs: Inputs, proposal: Proposal, n: int) -> Recommendation | None:

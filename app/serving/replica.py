@@ -62,6 +62,7 @@ class Replica:
         self._pseudonyms = pseudonyms
         self._poll_seconds = min(settings.poll_seconds, self.policy.ttl / _RENEWALS_PER_LEASE)
         self._wake = threading.Event()
+        self._behind = threading.Event()
         self._stopping = threading.Event()
         self._scorers = loader.scorers
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
@@ -73,6 +74,7 @@ class Replica:
             retry_seconds=self.policy.ttl,
             wake=self.wake,
         )
+        candidates.watch(self.forget)
         self._thread = threading.Thread(target=self._run, name="lethe-replica", daemon=True)
         self._follower = threading.Thread(target=self._follow, name="lethe-follow", daemon=True)
         self._id: str | None = None
@@ -104,6 +106,7 @@ class Replica:
         """Stop answering, end the threads and say goodbye to the database."""
         self._stopping.set()
         self.wake()
+        self.data_changed()
         for thread in (self._thread, self._follower):
             if thread.ident is not None:
                 thread.join()
@@ -116,6 +119,14 @@ class Replica:
             with contextlib.suppress(DatabaseUnavailableError), self._uow() as uow:
                 deregister_replica(uow, self._id)
             self._id = None
+
+    def forget(self, user_id: str | None) -> None:
+        """Drop what any release in memory made of this person's history, or of everybody's."""
+        self._rollout.forget(user_id)
+
+    def data_changed(self) -> None:
+        """Have the change log followed now rather than at the next poll."""
+        self._behind.set()
 
     def wake(self) -> None:
         """Have the alias looked at now rather than at the next poll."""
@@ -182,6 +193,7 @@ class Replica:
         """Keep the candidates' statistics near the data, so that requests find little to do."""
         while not self._stopping.is_set():
             started = time.monotonic()
+            self._behind.clear()
             try:
                 self.candidates.follow()
             except DatabaseUnavailableError:
@@ -190,7 +202,7 @@ class Replica:
                 # Requests bring the statistics up to date themselves, or fail with the cause.
                 _log_failure("candidates.follow_failed", error)
             # An import changes everything many times over; rebuilding takes a fifth of the time.
-            self._stopping.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
+            self._behind.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
 
     def _register(self, now: float) -> Alias:
         replica_id = new_id("rep")

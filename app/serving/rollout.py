@@ -5,6 +5,7 @@ A plain state machine that one thread steps; it knows leases and renewals only a
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import structlog
@@ -59,6 +60,16 @@ class Rollout:
             uow, loader.scorers, executor, retry_seconds=retry_seconds, wake=wake
         )
         self._confirmed: str | None = None
+        #: Every twin that is not freed yet, wherever it is on its way through.
+        self._twins: set[Twin] = set()
+        self._lock = threading.Lock()
+
+    def forget(self, user_id: str | None) -> None:
+        """Have every release in memory drop what it made of this person, or of everybody."""
+        with self._lock:
+            twins = list(self._twins)
+        for twin in twins:
+            twin.scorer.forget(user_id)
 
     def state(self) -> ReplicaState:
         """Return what is to be reported: `serving` only once nothing older is left anywhere."""
@@ -109,7 +120,7 @@ class Rollout:
         twin = self.live.switch(None)
         if twin is not None:
             twin.drain(self._drain_timeout)
-            twin.free()
+            self._free(twin)
         self._drop_prepared()
 
     def _prepared_id(self) -> str | None:
@@ -135,6 +146,8 @@ class Rollout:
         self._loading = None
         try:
             twin = future.result()
+            with self._lock:
+                self._twins.add(twin)
         except (CheckpointError, EngineError, OSError, RuntimeError, MemoryError) as error:
             _log.warning("replica.load_failed", release=release_id, error=str(error))
             message = f"release {release_id} cannot be loaded: {type(error).__name__}"
@@ -145,7 +158,7 @@ class Rollout:
             self._drop_prepared()
             self._prepared = twin
         else:
-            twin.free()
+            self._free(twin)
 
     def _switch(self, twin: Twin, now: float) -> None:
         self._prepared = None
@@ -168,7 +181,7 @@ class Rollout:
         waiting = []
         for twin, deadline in self._draining:
             if twin.idle:
-                twin.free()
+                self._free(twin)
             else:
                 waiting.append((twin, deadline))
         self._draining = waiting
@@ -177,5 +190,10 @@ class Rollout:
 
     def _drop_prepared(self) -> None:
         if self._prepared is not None:
-            self._prepared.free()
+            self._free(self._prepared)
             self._prepared = None
+
+    def _free(self, twin: Twin) -> None:
+        twin.free()
+        with self._lock:
+            self._twins.discard(twin)

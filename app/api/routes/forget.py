@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, BackgroundTasks, Response, status
 
 from app.api.dependencies import (
     DEFAULT_PAGE,
@@ -47,6 +47,7 @@ def forget(
     gateway: TheGateway,
     uow: Writing,
     response: Response,
+    tasks: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> ForgetAnswer:
     """Ask to forget a user, some of a user's interactions, or an item.
@@ -62,6 +63,8 @@ def forget(
         idempotency_key,
     )
     response.headers["Location"] = f"/forget/{request.id}"
+    # Only after the commit is there something to follow in the change log.
+    tasks.add_task(gateway.replica.data_changed)
     if not created:
         response.status_code = status.HTTP_200_OK
     return ForgetAnswer.of(request)

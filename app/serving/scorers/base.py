@@ -37,8 +37,8 @@ class Scorer(Protocol):
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
         """Return [N] float32 P(Yes); raises UnavailableError where it cannot be had at present."""
 
-    def forget(self, user_id: str) -> None:
-        """Drop every state that was made from this user's history, at once."""
+    def forget(self, user_id: str | None) -> None:
+        """Drop every state that was made from this user's history, at once; None: everybody's."""
 
     def close(self) -> None:
         """Free what this process holds of the release."""

@@ -108,10 +108,12 @@ class EngineScorer:
             raise
         return np.array(scores, dtype=np.float32)
 
-    def forget(self, user_id: str) -> None:
+    def forget(self, user_id: str | None) -> None:
         """Throw away the one way to the states that the engine made from this person's history."""
         with self._lock:
-            self._salts.pop(user_id, None)
+            if user_id is None:
+                self._salts.clear()
+            self._salts.pop(user_id or "", None)
 
     def close(self) -> None:
         """Throw away all ways to the engine's states."""

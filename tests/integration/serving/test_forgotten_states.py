@@ -1,0 +1,180 @@
+"""Whoever is forgotten: every release in memory is told to drop what it made of the history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.domain.errors import DatabaseUnavailableError, GoneError
+from app.serving.candidates import Candidates
+from app.serving.loading import ReleaseLoader
+from app.serving.recommend import RecommendService
+from app.serving.replica import Replica
+from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
+from app.serving.twin import Twin
+from tests.integration.gateway_world import USERS, World, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.domain.releases import Release
+
+
+class Recording(TorchScorer):
+    """A scorer that writes down whom it was told to forget."""
+
+    def __init__(self, scorer: TorchScorer, policy: ScoringPolicy) -> None:
+        super().__init__(scorer.recommender, policy)
+        self.told: list[str | None] = []
+
+    def forget(self, user_id: str | None) -> None:
+        self.told.append(user_id)
+        super().forget(user_id)
+
+
+@pytest.fixture
+def scorers() -> dict[str, Recording]:
+    """The scorers of all releases that were loaded."""
+    return {}
+
+
+@pytest.fixture
+def replica(world: World, scorers: dict[str, Recording]) -> Iterator[Replica]:
+    """A replica whose threads do not run; it answers from one release and has prepared another."""
+    candidates = Candidates(world.uow, world.pseudonyms)
+    candidates.rebuild()
+    policy = ScoringPolicy.of(world.settings)
+    load = ReleaseLoader(world.artifacts, policy)
+
+    def recording(release: Release) -> Twin:
+        scorer = load(release).scorer
+        assert isinstance(scorer, TorchScorer)
+        scorers[release.id] = Recording(scorer, policy)
+        return Twin(release.id, scorers[release.id])
+
+    made = Replica(world.settings, world.uow, recording, candidates, world.pseudonyms)
+    lease, first = world.publish(1)
+    world.flip(lease, first)
+    wait_until(lambda: (made.tick(), made.live.release_id == first)[1], "the first is not live")
+    _, second = world.publish(2)
+    wait_until(
+        lambda: (made.tick(), made._rollout.state().prepared == second)[1], "none is prepared"
+    )
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def service(world: World, replica: Replica) -> Iterator[RecommendService]:
+    made = RecommendService(
+        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+    )
+    yield made
+    made.close()
+
+
+def told(scorers: dict[str, Recording]) -> list[str | None]:
+    """Return what the live and the prepared release were told, which must be the same."""
+    first, second = (scorer.told for scorer in scorers.values())
+    assert first == second
+    return first
+
+
+def test_following_the_log_tells_every_release(
+    world: World, replica: Replica, scorers: dict[str, Recording]
+) -> None:
+    world.forget("u3")
+    replica.candidates.follow()
+
+    assert told(scorers) == ["u3"]
+
+
+def test_any_request_tells_them_too(
+    world: World, service: RecommendService, scorers: dict[str, Recording]
+) -> None:
+    world.forget("u3")
+    service.answer("u1", 5, exclude_seen=True)
+
+    assert told(scorers) == ["u3"]
+
+
+def test_a_forgotten_item_concerns_all_who_rated_it(
+    world: World, replica: Replica, scorers: dict[str, Recording]
+) -> None:
+    with world.uow(write=False) as uow:
+        raters = sorted(
+            user for user in USERS if any(one.item_id == "i3" for one in uow.people.history(user))
+        )
+    world.forget(item_id="i3")
+    replica.candidates.follow()
+
+    assert raters
+    assert told(scorers) == raters
+
+
+def test_where_the_log_names_nobody_everything_goes(
+    world: World, replica: Replica, scorers: dict[str, Recording]
+) -> None:
+    world.forget("u3")
+    with world.uow() as uow:  # The deletion completes before this replica has looked.
+        uow.state.forget_user_in_log("u3")
+        uow.people.delete_user("u3")
+        uow.state.bump("completed")
+    replica.candidates.follow()
+
+    assert told(scorers) == [None]
+
+
+def test_a_release_that_is_freed_is_told_nothing_more(
+    world: World, replica: Replica, scorers: dict[str, Recording]
+) -> None:
+    with world.uow() as uow:
+        uow.releases.set_target(None)
+    wait_until(
+        lambda: (replica.tick(), replica._rollout.state().prepared is None)[1], "still prepared"
+    )
+    live, gone = scorers.values()
+    told_before = len(gone.told)
+    world.forget("u3")
+    replica.candidates.follow()
+
+    assert live.told == ["u3"]
+    assert len(gone.told) == told_before
+
+
+def test_a_person_forgotten_while_an_answer_is_made_leaves_nothing(
+    world: World, service: RecommendService, replica: Replica, scorers: dict[str, Recording]
+) -> None:
+    """The log is followed before the scoring keeps anything; so the last look has to tell."""
+
+    def forget_and_follow() -> None:
+        world.forget("u1")
+        replica.candidates.follow()
+        for scorer in scorers.values():
+            scorer.told.clear()
+
+    with pytest.raises(GoneError):
+        service.answer("u1", 5, exclude_seen=True, before_recheck=forget_and_follow)
+
+    assert told(scorers) == ["u1"]
+
+
+def test_without_a_last_look_nothing_is_kept(
+    service: RecommendService, scorers: dict[str, Recording]
+) -> None:
+    def cut_off() -> None:
+        raise DatabaseUnavailableError
+
+    with pytest.raises(DatabaseUnavailableError):
+        service.answer("u1", 5, exclude_seen=True, before_recheck=cut_off)
+
+    assert told(scorers) == ["u1"]
+
+
+def test_an_answer_that_is_sent_keeps_what_was_made(
+    service: RecommendService, scorers: dict[str, Recording]
+) -> None:
+    service.answer("u1", 5, exclude_seen=True)
+
+    assert told(scorers) == []

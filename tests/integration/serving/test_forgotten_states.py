@@ -11,14 +11,16 @@ from app.serving.candidates import Candidates
 from app.serving.loading import ReleaseLoader
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
-from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
-from app.serving.twin import Twin
+from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer, TorchScorers
 from tests.integration.gateway_world import USERS, World, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from app.domain.releases import Release
+    from app.settings import Settings
+    from models.manifests import Manifest
 
 
 class Recording(TorchScorer):
@@ -33,6 +35,19 @@ class Recording(TorchScorer):
         super().forget(user_id)
 
 
+class RecordingScorers(TorchScorers):
+    """Loads releases as ever, and notes who scores them."""
+
+    def __init__(self, settings: Settings, loaded: dict[str, Recording]) -> None:
+        super().__init__(settings)
+        self._loaded = loaded
+
+    def load(self, release: Release, directory: Path, manifest: Manifest) -> TorchScorer:
+        scorer = super().load(release, directory, manifest)
+        self._loaded[release.id] = Recording(scorer, self._policy)
+        return self._loaded[release.id]
+
+
 @pytest.fixture
 def scorers() -> dict[str, Recording]:
     """The scorers of all releases that were loaded."""
@@ -44,16 +59,8 @@ def replica(world: World, scorers: dict[str, Recording]) -> Iterator[Replica]:
     """A replica whose threads do not run; it answers from one release and has prepared another."""
     candidates = Candidates(world.uow, world.pseudonyms)
     candidates.rebuild()
-    policy = ScoringPolicy.of(world.settings)
-    load = ReleaseLoader(world.artifacts, policy)
-
-    def recording(release: Release) -> Twin:
-        scorer = load(release).scorer
-        assert isinstance(scorer, TorchScorer)
-        scorers[release.id] = Recording(scorer, policy)
-        return Twin(release.id, scorers[release.id])
-
-    made = Replica(world.settings, world.uow, recording, candidates, world.pseudonyms)
+    loader = ReleaseLoader(world.artifacts, RecordingScorers(world.settings, scorers))
+    made = Replica(world.settings, world.uow, loader, candidates, world.pseudonyms)
     lease, first = world.publish(1)
     world.flip(lease, first)
     wait_until(lambda: (made.tick(), made.live.release_id == first)[1], "the first is not live")

@@ -30,7 +30,7 @@ from models.assembly import build, parse_backbone
 from models.language import TextRecommender
 from models.requests import Candidate, HistoryEvent
 from models.shared_prefix import PackedReader, Row, grouped
-from models.text_prompt import TextPrompt
+from models.text_encoding import TextPrompt
 from models.vocabulary import Vocabulary
 from models.wording import SHARED_PREFIX
 from tests.unit.models import tiny
@@ -127,7 +127,7 @@ def test_what_cannot_be_packed_is_noticed_and_scored_all_the_same(kind: str) -> 
 
 
 def test_prompts_longer_than_a_window_are_read_whole() -> None:
-    short = recommender(MistralForCausalLM, MistralConfig(**GATED, sliding_window=120))
+    short = recommender(MistralForCausalLM, MistralConfig(**GATED, sliding_window=90))
     fitting, longer = request(short, 9, history=2), request(short, 9, history=9)
 
     assert reader_of(short) is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.assembly import build, parse_backbone
-from models.text_prompt import TextPrompt
+from models.text_encoding import TextPrompt
 from models.vocabulary import Vocabulary
 from models.wording import SHARED_PREFIX
 from tests.unit.models import tiny

@@ -223,6 +223,7 @@ def test_half_precision_answers_in_single() -> None:
 def test_a_model_is_looked_at_once(llama: Recommender, tmp_path: Path) -> None:
     """Every later reader rests on the first proof; another model needs its own."""
     made = build(VOCABULARY, tiny.save("llama", tmp_path))
+    assert llama.reader() is not None
     asked: list[int] = []
 
     def plain(prompts: Encoded) -> torch.Tensor:

@@ -76,6 +76,20 @@ class Settings(BaseSettings):
     )
     seed: int = 0
     torch_threads: Annotated[int, Field(gt=0)] = 1
+    device: str = Field(
+        default="auto", description="Where a worker trains: auto, cpu, cuda, cuda:1 or mps."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Precision of hf: backbones; auto: bfloat16 where a measured step is faster.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Recompute activations from the start, not only once memory ran out.",
+    )
+    train_processes: Annotated[int, Field(gt=0)] = Field(
+        default=1, description="Processes that train together, each on a GPU of its own."
+    )
 
     job_lease: Positive = 30.0
     job_attempts: Annotated[int, Field(gt=0)] = 5

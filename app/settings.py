@@ -88,13 +88,19 @@ class Settings(BaseSettings):
     )
     seed: int = 0
     torch_threads: Annotated[int, Field(gt=0)] = 1
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    device: str = Field(
+        default="auto", description="Where models are: auto, cpu, cuda, cuda:1 or mps."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Precision of language models; auto: bfloat16 where it is measured faster.",
+        description="Precision of language models; auto: bfloat16 where measured faster.",
     )
-    checkpointing: bool = Field(
-        default=False, description="Recompute activations from the start, to save memory."
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Recompute activations from the start, not only once memory ran out.",
+    )
+    train_processes: Annotated[int, Field(gt=0)] = Field(
+        default=1, description="Processes that train together, each on a GPU of its own."
     )
 
     job_lease: Positive = 30.0

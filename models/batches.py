@@ -20,6 +20,8 @@ def epoch_batches(
 
     Random groups of batches are sorted by length, and their batches shuffled.
     """
+    if not len(lengths):
+        return []
     order = torch.randperm(len(lengths), generator=generator)
     plain = list(torch.split(order, batch_size))
     alike = [

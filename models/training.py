@@ -19,6 +19,8 @@ from models.assembly import build
 from models.audit.utility import log_losses
 from models.backbones import CompactConfig
 from models.batches import epoch_batches
+from models.devices import machine
+from models.parallel import together
 from models.preparation import NO_LIMITS
 from models.steps import DivergedError, take_step
 from models.team import ALONE
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from models.backbones import BackboneConfig
     from models.datasets.interactions import Interactions
     from models.encoded import Encoded
+    from models.memory import Memory
     from models.preparation import Prepared
     from models.recommender import Recommender
     from models.samples import Samples
@@ -117,8 +120,27 @@ def fit_from(
     Item rows that never occur keep their initial values exactly: embeddings have no weight decay.
     Raises DivergedError.
     """
-    with seeded_dropout(config.seed):
+    processes = machine().processes
+    if processes == 1:
         return _fit_from(recommender, prepared, config, progress)
+    device = recommender.device
+    recommender.model.to("cpu")  # Where it waits, the first process's GPU has room.
+    given = (recommender, prepared, config)
+    trained, recommender.memory = together(_fit_share, given, processes, progress)
+    _put_trained(recommender, trained)
+    recommender.model.to(device).eval()
+    return recommender
+
+
+def _fit_share(
+    given: tuple[Recommender, Prepared, TrainConfig], team: Team, progress: Progress
+) -> tuple[dict[str, torch.Tensor], Memory]:
+    """Train as one of several processes; return the trained weights and what memory they took."""
+    recommender, prepared, config = given
+    recommender.model.to(machine().device)
+    _fit_from(recommender, prepared, config, progress, team)
+    trained = {name: tensor.cpu() for name, tensor in _trained(recommender).items()}
+    return trained, recommender.memory
 
 
 def _fit_from(
@@ -128,7 +150,18 @@ def _fit_from(
     progress: Progress,
     team: Team = ALONE,
 ) -> Recommender:
-    """Train on this process's share of every batch."""
+    """Train on this process's share of every batch, whose dropout is its own."""
+    with seeded_dropout(config.seed + team.rank):
+        return _fitted(recommender, prepared, config, progress, team)
+
+
+def _fitted(
+    recommender: Recommender,
+    prepared: Prepared,
+    config: TrainConfig,
+    progress: Progress,
+    team: Team,
+) -> Recommender:
     train, valid = (
         _Rows.of(recommender, samples, prepared.retained)
         for samples in (prepared.parts.train, prepared.parts.valid)

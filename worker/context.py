@@ -83,5 +83,11 @@ def _model_learner(settings: Settings) -> Learner:
 
     torch.set_num_threads(settings.torch_threads)
     keep_in(settings.backbones_directory)
-    use(Machine(device=choose_device(settings.device), checkpointing=settings.checkpointing))
+    use(
+        Machine(
+            device=choose_device(settings.device),
+            processes=settings.train_processes,
+            checkpointing=settings.gradient_checkpointing,
+        )
+    )
     return ModelLearner(settings)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
@@ -295,6 +299,23 @@ def test_what_cannot_be_split_is_not_tried_for_ever(sources: dict[str, BackboneC
     with pytest.raises(OutOfMemoryError):
         take_step(recommender, optimiser, loss)
     assert len(tried) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps this limit")
+def test_it_goes_on_where_the_system_gives_no_more() -> None:
+    """No error is injected here: a process of its own has less address space than its batch."""
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.unit.models.short_of_memory"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        timeout=200,
+        check=True,
+    )
+
+    report = json.loads(found.stdout)
+    assert report["halvings"] >= 1
+    assert report["apart"] < 1e-5
+    assert b"out of memory: a batch of 8192 goes on 4096 at a time" in found.stderr
 
 
 def test_an_attempt_lets_go_of_what_failed() -> None:

@@ -24,7 +24,7 @@ ADAPTER: Final = AdapterConfig(
 )
 #: Instruction tuning of an adapter. A few thousand rows teach a pretrained model what it can learn.
 LANGUAGE: Final = TrainConfig(
-    learning_rate=5e-4,
+    learning_rate=1e-4,
     weight_decay=0.0,
     batch_size=16,
     warmup_steps=10,

@@ -200,7 +200,11 @@ def test_recomputed_layers_have_the_same_gradients(
 
 
 @every_kind
-def test_reading_halves_as_well(sources: dict[str, BackboneConfig], kind: str) -> None:
+def test_reading_halves_as_well(
+    sources: dict[str, BackboneConfig], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All twelve prompts in one batch at first.
+    monkeypatch.setattr("models.recommender.TOKENS_AT_ONCE_ON_CPU", 1_000_000)
     recommender = fresh(sources[kind])
     prompts = some(recommender)
     expected = recommender.logits(prompts)

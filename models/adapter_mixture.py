@@ -78,7 +78,7 @@ class MixedEmbedding(nn.Module):
         super().__init__()
         self.base, self.scale = base, config.alpha / config.rank
         self.down = nn.Parameter(torch.zeros(adapters, base.num_embeddings, config.rank))
-        up = torch.randn(config.rank, base.embedding_dim) * base.weight.std()
+        up = torch.randn(config.rank, base.embedding_dim) * base.weight.std().cpu()
         self.up = nn.Parameter(up.repeat(adapters, 1, 1))
 
     @property
@@ -118,7 +118,8 @@ def install(base: Recommender, adapters: int, config: MixtureConfig, seed: int) 
                 if isinstance(module, nn.Embedding)
                 else MixedLinear(cast("nn.Linear | Conv1D", module), adapters, config)
             )
-            setattr(base.model.get_submodule(above), own, wrapped)
+            # Drawn on the CPU, so that the numbers are the same everywhere.
+            setattr(base.model.get_submodule(above), own, wrapped.to(base.device))
     return base
 
 

@@ -16,17 +16,17 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from models.backbones import CompactConfig, UnknownBackboneError, build_compact
-from models.encoded import Encoded
 from models.memory import Memory, attempt, halved
 from models.prompts import CompactPrompt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
 
     from models.backbones import BackboneConfig
+    from models.encoded import Encoded
     from models.prompts import Prompt
     from models.requests import Candidate, HistoryEvent
     from models.shared_prefix import PackedReader
@@ -114,13 +114,16 @@ class Recommender:
         if rows is None or len(prompts) <= rows:
             return self.answer_logits(prompts)
 
-        def answers(tokens: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-            return self.answer_logits(Encoded(tokens=tokens, present=present))
+        def answers(_: torch.Tensor, part: slice) -> torch.Tensor:
+            return self.answer_logits(prompts.take(part))
 
-        # Tensors on the device tell `checkpoint` whose random state dropout draws from.
-        parts = [prompts.take(part).to(self.device) for part in _split(len(prompts), rows)]
+        # A tensor of the device tells `checkpoint` whose random state dropout draws from.
+        here = torch.empty(0, device=self.device)
         return torch.cat(
-            [checkpoint(answers, part.tokens, part.present, use_reentrant=False) for part in parts]
+            [
+                checkpoint(answers, here, slice(start, start + rows), use_reentrant=False)
+                for start in range(0, len(prompts), rows)
+            ]
         )
 
     @torch.inference_mode()
@@ -221,8 +224,3 @@ def answered(logits: torch.Tensor) -> torch.Tensor:
 def after(past: int, mask: torch.Tensor) -> torch.Tensor:
     """Return the [B, past + T] mask of [B, T] columns after `past` tokens that are all there."""
     return torch.cat([mask.new_ones(len(mask), past), mask], dim=1) if past else mask
-
-
-def _split(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of `size` that cover `count` rows."""
-    return (slice(start, start + size) for start in range(0, count, size))

@@ -126,5 +126,5 @@ def seal(
     for name, tensor in (*given.items(), *sorted(state.items())):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         # As bytes, because NumPy knows no bfloat16.
-        digest.update(tensor.detach().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

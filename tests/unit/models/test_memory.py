@@ -220,7 +220,7 @@ def test_where_no_row_fits_it_says_what_to_do(sources: dict[str, BackboneConfig]
     recommender = fresh(sources["llama"])
     with Small(0), pytest.raises(OutOfMemoryError, match="choose a smaller backbone"):
         fit_from(recommender, PREPARED, RECIPE, lambda _: None)
-    with Small(0), pytest.raises(OutOfMemoryError, match="more of it"):
+    with Small(0), pytest.raises(OutOfMemoryError, match="Give the worker more"):
         recommender.logits(some(recommender))
     assert recommender.memory.rows == 1
 

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.domain.errors import InvalidInputError
 from app.services.secrets import check_hash_key, load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -77,17 +78,24 @@ def _model_learner(settings: Settings) -> Learner:
     # Imported here because it brings torch along, which only a process that trains should load.
     import torch  # noqa: PLC0415
 
-    from models.devices import Machine, choose_device, use  # noqa: PLC0415
+    from models.devices import (  # noqa: PLC0415
+        Machine,
+        UnknownDeviceError,
+        choose_device,
+        use,
+    )
     from models.packaged import keep_in  # noqa: PLC0415
     from worker.learning import ModelLearner  # noqa: PLC0415
 
     torch.set_num_threads(settings.torch_threads)
     keep_in(settings.backbones_directory)
-    use(
-        Machine(
+    try:
+        machine = Machine(
             device=choose_device(settings.device),
             processes=settings.train_processes,
             checkpointing=settings.gradient_checkpointing,
         )
-    )
+    except UnknownDeviceError as error:
+        raise InvalidInputError(str(error)) from error
+    use(machine)
     return ModelLearner(settings)

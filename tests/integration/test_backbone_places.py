@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.domain.errors import InvalidInputError
 from app.main import create_app
 from app.settings import Settings
 from app.storage.engine import make_database
@@ -14,7 +15,7 @@ from models import packaged
 from worker.context import build_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -40,6 +41,15 @@ def test_a_gateway_keeps_them_there(settings: Settings) -> None:
     create_app(settings)
 
     assert packaged.kept_in() == settings.home / "backbones"
+
+
+@pytest.mark.parametrize("starts", [build_context, create_app])
+def test_a_device_that_is_not_there_is_told_at_the_start(
+    settings: Settings, starts: Callable[[Settings], object]
+) -> None:
+    elsewhere = settings.model_copy(update={"device": "cuda:7"})
+    with pytest.raises(InvalidInputError, match="LETHE_DEVICE: 'cuda:7' is not on this machine"):
+        starts(elsewhere)
 
 
 def test_unless_told_they_are_kept_where_the_default_home_is(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from app.domain.errors import NoReleaseError
+from app.domain.errors import InvalidInputError, NoReleaseError
 from app.serving.scorers.prefix_cache import PrefixCache
 from app.serving.scorers.steps import Steps
 from models import checkpoints
-from models.devices import Machine, choose_device, use
+from models.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,10 @@ class TorchScorers:
     def __init__(self, settings: Settings) -> None:
         """Set torch's own threads and its device, for the whole process."""
         torch.set_num_threads(settings.torch_threads)
-        use(Machine(device=choose_device(settings.device)))
+        try:
+            use(Machine(device=choose_device(settings.device)))
+        except UnknownDeviceError as error:
+            raise InvalidInputError(str(error)) from error
         self._policy = ScoringPolicy.of(settings)
 
     def load(self, release: Release, directory: Path, manifest: Manifest) -> TorchScorer:

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: Ends of module names per role: Llama, Qwen, SmolLM, Mistral, Gemma and Phi; T5; OPT and BART;
-#: GPT-2, GPT-NeoX, BLOOM and Falcon. Where one projection makes query, key and value at once, it
-#: is the place of each of these roles, as PEFT itself has it.
+#: GPT-2, GPT-J, GPT-NeoX, BLOOM and Falcon. Where one projection makes query, key and value at
+#: once, it is the place of each of these roles, as PEFT itself has it.
 _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "query": ("q_proj", "q", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
     "key": ("k_proj", "k", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
     "value": ("v_proj", "v", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
-    "output": ("o_proj", "o", "out_proj", "attn.c_proj", "attention.dense", "self_attn.dense"),
+    "output": (
+        *("o_proj", "o", "out_proj", "attn.c_proj"),
+        *("attention.dense", "self_attention.dense", "self_attn.dense"),
+    ),
     "mlp": (
         *("gate_proj", "up_proj", "down_proj", "gate_up_proj", "wi", "wi_0", "wi_1", "wo"),
-        *("fc1", "fc2", "mlp.c_fc", "mlp.c_proj", "dense_h_to_4h", "dense_4h_to_h"),
+        *("fc1", "fc2", "fc_in", "fc_out", "mlp.c_fc", "mlp.c_proj"),
+        *("dense_h_to_4h", "dense_4h_to_h"),
     ),
 }
 #: The last is the model's input embedding, whatever its name.

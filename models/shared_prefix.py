@@ -108,10 +108,11 @@ class PackedReader:
         That is looked at once per model, on pieces of the golden prompts; `plain` returns [B, 2]
         logits of whole prompts.
         """
-        with _proving:
-            if model not in _proven:
-                _proven[model] = _prove(cls(model, answers, plain_head=False), golden(), plain)
-            head = _proven[model]
+        if model not in _proven:  # Without the lock: nobody's answer waits for another's proof.
+            with _proving:
+                if model not in _proven:
+                    _proven[model] = _prove(cls(model, answers, plain_head=False), golden(), plain)
+        head = _proven[model]
         return None if head is None else cls(model, answers, plain_head=head)
 
     def score(self, prompts: Encoded, shared: int) -> torch.Tensor:

@@ -187,10 +187,11 @@ class ModelLearner:
         if not len(prepared.parts.train):
             # Nobody is left to remember: only the exact way is open.
             raise UnlearningFailedError
-        recommender = checkpoints.load(parent)
         recipe = self._recipe(parent)
-        plain = self._method_for(recipe).root == PLAIN
-        if plain and isinstance(recommender.config, EnsembleConfig):
+        if self._method_for(recipe) is not self._method:
+            raise UnlearningFailedError
+        recommender = checkpoints.load(parent)
+        if self._method.root == PLAIN and isinstance(recommender.config, EnsembleConfig):
             # The method was switched: the exact way trains the kind of release that it needs.
             raise UnlearningFailedError
         task = UnlearningTask(

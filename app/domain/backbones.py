@@ -33,9 +33,13 @@ def check_backbone(text: str) -> str:
     other = name.removeprefix(HUGGING_FACE)
     if other in {"", name, *NAMED}:
         raise InvalidInputError(f"There is no backbone {name!r}. Known: {KNOWN}.")
-    path = _path(other)
+    try:
+        path = _path(other)
+        found = path is not None and (path / "config.json").is_file()
+    except OSError:  # Longer than any name, or in a place that nobody may look at.
+        path, found = Path(other), False
     if path is not None:
-        if not (path / "config.json").is_file():
+        if not found:
             raise InvalidInputError(
                 f"{path} holds no language model. Give hf: a directory with config.json, "
                 "*.safetensors and the tokenizer's files."

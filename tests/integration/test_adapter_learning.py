@@ -21,6 +21,7 @@ from models.unlearning.sisa import Sisa
 from tests.integration.test_learning import FIRST, ONE, freeze, nothing
 from tests.unit.models import tiny
 from tests.unit.unlearning.planted import CALIBRATION
+from worker.errors import UnlearningFailedError
 from worker.learner import Artefact, ForgetSet
 from worker.learning import ModelLearner
 
@@ -123,6 +124,8 @@ def test_methods_with_members_of_their_own_give_way_to_exact_retraining(
     root: Artefact, tmp_path: Path
 ) -> None:
     sharded = ModelLearner(Settings(method=Sisa.name, seed=0), brief, CALIBRATION)
+    with pytest.raises(UnlearningFailedError):
+        sharded.unlearn(freeze(ONE), root.directory, tmp_path / "1", strength=0, report=nothing)
     exact = sharded.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
     content = manifests.read_manifest(exact.directory).content
     assert content["backbone"] == manifests.read_manifest(root.directory).content["backbone"]

@@ -55,7 +55,10 @@ def test_a_directory_is_recorded_by_its_absolute_path(model: Path, given: str) -
     assert assembly.parse_backbone(recorded) == assembly.parse_backbone(f"hf:{given}")
 
 
-@pytest.mark.parametrize("given", ["./nowhere", "/nowhere", "~nobody-at-all/model", ".", "some"])
+@pytest.mark.parametrize(
+    "given",
+    ["./nowhere", "/nowhere", "~nobody-at-all/model", ".", "some", "a" * 300, "/" + "a" * 300],
+)
 def test_a_directory_without_a_model_is_refused(model: Path, given: str) -> None:
     assert model.is_dir()
     with pytest.raises(InvalidInputError, match="holds no language model"):

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+)
 
 from models.adapters import attach, fold, save
 from models.assembly import build
@@ -17,6 +32,7 @@ from models.checkpoints import load
 from models.checkpoints import save as save_release
 from models.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
 from models.preparation import ForgetIndices, prepare
+from models.recipes import ADAPTER
 from models.samples import build_samples
 from models.splits import TimeSplit
 from models.training import TrainConfig, row_losses
@@ -96,6 +112,25 @@ def test_roles_find_what_the_architecture_calls_them(
         assert all(any(name.endswith(f".{end}") for name in found) for end in ends)
     if kind in INPUT:
         assert resolve(model, ["embedding"]) == [INPUT[kind]]
+
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+OTHERS: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "bloom": (BloomForCausalLM, BloomConfig(**SMALL)),
+    "falcon": (FalconForCausalLM, FalconConfig(**SMALL)),
+    "gpt-j": (GPTJForCausalLM, GPTJConfig(**SMALL, rotary_dim=4)),
+    "gpt-neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**SMALL, intermediate_size=32)),
+    "opt": (OPTForCausalLM, OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=16)),
+    "phi": (PhiForCausalLM, PhiConfig(**SMALL, intermediate_size=32)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_products_adapter_is_on_every_linear_layer_but_the_head(kind: str) -> None:
+    architecture, config = OTHERS[kind]
+    model = architecture(config)
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(resolve(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
 
 
 def test_an_unknown_role_lists_the_known_ones(recommenders: dict[str, Recommender]) -> None:

@@ -243,6 +243,21 @@ def test_a_model_is_looked_at_once(llama: Recommender, tmp_path: Path) -> None:
     assert len(asked) == 2
 
 
+def test_nobody_waits_while_another_model_is_looked_at(llama: Recommender, tmp_path: Path) -> None:
+    """A release that is loaded beside the live one must not hold up the answers of that."""
+    made = build(VOCABULARY, tiny.save("llama", tmp_path))
+    assert llama.reader() is not None
+
+    with ThreadPoolExecutor(1) as other:
+
+        def plain(prompts: Encoded) -> torch.Tensor:
+            assert other.submit(llama.reader).result(timeout=30) is not None
+            return made.logits(prompts)
+
+        found = PackedReader.of(made.model, made.prompt.answers, made.prompt.golden, plain)
+    assert found is not None
+
+
 def test_rests_are_grouped_by_their_tokens() -> None:
     rests = [torch.zeros(length) for length in (3, 3, 4, 11, 1, 9, 2)]
 

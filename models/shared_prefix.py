@@ -132,7 +132,8 @@ class PackedReader:
         arguments = {"logits_to_keep": 1, "past_key_values": cache, "use_cache": True}
         self.model(input_ids=inputs, **arguments)
         states = tuple((layer.keys, layer.values) for layer in cache.layers)
-        return Prefix(tokens=tokens, states=states)
+        # A copy: a view would keep the prompts of all candidates as long as the prefix is kept.
+        return Prefix(tokens=tokens.clone(), states=states)
 
     @torch.inference_mode()
     def answer(self, batch: Sequence[Row]) -> list[torch.Tensor]:

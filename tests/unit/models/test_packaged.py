@@ -122,6 +122,38 @@ def test_it_is_converted_once(kept: Path) -> None:
     assert models_in(kept) == [directory.name]
 
 
+#: What Python says of a module that is not installed, it says of torch.
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from models import packaged
+packages, directory, name, module, file = sys.argv[1:]
+sys.path.append(packages)
+packaged.PACKAGED[name] = packaged.Package(module=module, file=file, install="", size=1)
+packaged.keep_in(Path(directory))
+print(packaged.converted(name))
+"""
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_process_without_torch_knows_a_conversion_again(kept: Path, package: Path) -> None:
+    """A gateway before an engine reads the tokenizer of what a worker has converted."""
+    directory = packaged.converted(packages.NAME)
+    result = subprocess.run(
+        [
+            *(sys.executable, "-c", WITHOUT_TORCH, str(package), str(kept)),
+            *(packages.NAME, packages.PACKAGE.module, packages.PACKAGE.file),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == str(directory)
+
+
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", packaged.CONVERSION])
 @pytest.mark.parametrize("harm", ["changed", "cut", "gone"])

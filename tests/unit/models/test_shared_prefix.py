@@ -160,6 +160,8 @@ def test_a_shorter_prefix_is_the_beginning_of_a_longer_one(llama: Recommender) -
     assert long.tokens.tolist() == short.tokens.tolist()
     for ours, theirs in zip(long.states, short.states, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    # Eight bytes a token: the prompts that they were taken from are not kept.
+    assert short.tokens.untyped_storage().nbytes() == 8 * 30
     # Two layers, keys and values, two heads of eight numbers of four bytes.
     assert short.nbytes == 2 * 2 * 2 * 8 * 4 * 30
 

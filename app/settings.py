@@ -72,11 +72,11 @@ class Settings(BaseSettings):
 
     backbone: str = Field(default="compact", description=f"What is tuned: {KNOWN}.")
     method: str = Field(default="e2urec-fast", description="How forget jobs unlearn.")
-    train_rows: Annotated[int, Field(gt=0)] | None = Field(
+    train_rows: Annotated[int, Field(ge=20)] | None = Field(
         default=None,
         description="Train on about so many rows at most; unset: 4,000 for language models.",
     )
-    look_rows: Annotated[int, Field(gt=0)] | None = Field(
+    look_rows: Annotated[int, Field(ge=20)] | None = Field(
         default=None,
         description="Choose, measure and audit on so many rows; unset: 400 for language models.",
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
@@ -22,14 +23,16 @@ from models.text_prompt import TextTokens
 from models.weight_files import weights_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 #: Code that a model brings along is never run, and nothing is looked for elsewhere.
 PLACE: Final = {"local_files_only": True, "trust_remote_code": False}
 #: All that loading reads: no weights of other frameworks, no code.
-_FILES: Final = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+#: All that writing prompts reads.
+_WORDS: Final = ("*.json", "*.model", "*.txt", "*.jinja")
 #: Conversions in folders of their own, and the same weights in their maker's layout.
 _OTHERS: Final = ["*/*", "consolidated*"]
 #: What loading ends in where files lack, are damaged, or are of a kind unknown to transformers.
@@ -97,7 +100,7 @@ def load_tokens(name: str, wording: str) -> TextTokens:
     Raises BackboneUnavailableError, also for encoder-decoders, and NoAnswerTokensError.
     """
     with explained(name):
-        settings, tokenizer = read_settings(_directory(name))
+        settings, tokenizer = read_settings(_directory(name, _WORDS))
     if settings.is_encoder_decoder:
         raise BackboneUnavailableError(name, "it is no causal model")
     return TextTokens(tokenizer, closed=False, limit=read_limit(settings), wording=wording)
@@ -120,12 +123,16 @@ def explained(name: str) -> Iterator[None]:
         raise BackboneUnavailableError(name, first.rstrip(".")) from error
 
 
-def _directory(name: str) -> Path:
+def _directory(name: str, files: Sequence[str] = _FILES) -> Path:
     if name in PACKAGED:
         return converted(name)
     if not is_path(name):
+        wanted = {"allow_patterns": list(files), "ignore_patterns": _OTHERS}
         with no_bars():
-            return Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_OTHERS))
+            try:  # What is here stays what it is, although its makers may have gone on.
+                return Path(snapshot_download(name, local_files_only=True, **wanted))
+            except LocalEntryNotFoundError:
+                return Path(snapshot_download(name, **wanted))
     if not Path(name).is_dir():
         raise BackboneUnavailableError(name, "there is no such directory")
     return Path(name)

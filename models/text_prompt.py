@@ -96,9 +96,12 @@ class TextTokens:
 
     def _fitting(self, question: Question, row: list[int]) -> list[int]:
         while self._limit is not None and len(row) > self._limit:
-            if not question.history:
+            if question.history:
+                question = replace(question, history=question.history[1:])
+            elif len(question.title) > 1:  # Some titles have a token for every byte.
+                question = replace(question, title=question.title[: len(question.title) // 2])
+            else:
                 raise PromptTooLongError(PromptTooLongError.__doc__)
-            question = replace(question, history=question.history[1:])
             (row,) = self._tokenise([question.text(self.wording)])
         return row
 

@@ -33,3 +33,9 @@ class ReleaseMissingError(LetheError):
     """The release {release_id} has no row or no artefact where its row says."""
 
     code = "release-missing"
+
+
+class ReleaseUnusableError(LetheError):
+    """A release cannot be loaded: {reason}."""
+
+    code = "release-unusable"

@@ -30,7 +30,7 @@ from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method
 from models.vocabulary import Vocabulary
 from models.weights import own_state
-from worker.errors import UnlearningFailedError
+from worker.errors import ReleaseUnusableError, UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artefact, ForgetSet, Verdict
 from worker.preparing import cohort_indices, data_hash, prepare_frozen, prepare_within
 from worker.qualities import qualities
@@ -190,7 +190,7 @@ class ModelLearner:
         recipe = self._recipe(parent)
         if self._method_for(recipe) is not self._method:
             raise UnlearningFailedError
-        recommender = checkpoints.load(parent)
+        recommender = _load(parent)
         if self._method.root == PLAIN and isinstance(recommender.config, EnsembleConfig):
             # The method was switched: the exact way trains the kind of release that it needs.
             raise UnlearningFailedError
@@ -206,6 +206,8 @@ class ModelLearner:
             result = self._method.unlearn(task, report)
         except DivergedError as error:
             raise UnlearningFailedError from error
+        except _UNUSABLE as error:
+            raise InvalidInputError(str(error)) from error
         if recommender.config.adapter is not None:
             return self._replaced(result, manifest, into, frozen)
         saved = self._save_unfolded(result, into, manifest.digest, frozen, prepared)
@@ -258,16 +260,16 @@ class ModelLearner:
         before = manifests.read_manifest(parent)
         delta = manifests.read_manifest(adapter)
         if delta.content["kind"] == manifests.UNFOLDED and delta.parent == before.digest:
-            folded = checkpoints.load(adapter, manifests.UNFOLDED)
+            folded = _load(adapter, manifests.UNFOLDED)
         else:
-            folded = adapters.fold(checkpoints.load(parent), before.digest, adapter)
+            folded = adapters.fold(_load(parent), before.digest, adapter)
         reset_rows(folded, delta.extra["reset_tokens"])
         return self._next_release(folded, before, into, delta.method, delta.extra["job"])
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
         """Save the parent's weights under a new manifest: no weight ever saw this batch."""
         before = manifests.read_manifest(parent)
-        return self._next_release(checkpoints.load(parent), before, into, "carry-over", job_id)
+        return self._next_release(_load(parent), before, into, "carry-over", job_id)
 
     def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
         """Say whether any sample that the parent's weights know contains what is forgotten."""
@@ -282,13 +284,14 @@ class ModelLearner:
     ) -> Verdict:
         """Compare the folded weights, as they will be served, with their parent's."""
         manifest = manifests.read_manifest(parent)
-        old, new = checkpoints.load(parent), checkpoints.load(candidate)
+        old, new = _load(parent), _load(candidate)
         report(0.1)
-        prepared = prepare_frozen(frozen, manifest)
-        if exact:
-            found = audit_exact(old, new, prepared)
+        if exact:  # On the rows that what was trained anew neither trained on nor is too slow for.
+            found = audit_exact(
+                old, new, prepare_frozen(frozen, manifests.read_manifest(candidate))
+            )
         else:
-            found = audit(old, new, prepared, _expected(manifest))
+            found = audit(old, new, prepare_frozen(frozen, manifest), _expected(manifest))
         report(1.0)
         return Verdict(outcome=Outcome(found.outcome), figures=found.figures)
 
@@ -332,6 +335,14 @@ class ModelLearner:
             extra={**inherited, "job": job_id},
         )
         return Artefact(directory=into, digest=manifest.digest, method=method)
+
+
+def _load(directory: Path, kind: str = manifests.RELEASE) -> Recommender:
+    """Load weights; raises ReleaseUnusableError, whose message a job's row may show."""
+    try:
+        return checkpoints.load(directory, kind)
+    except manifests.CheckpointError as error:
+        raise ReleaseUnusableError(reason=str(error)) from error
 
 
 def _expected(manifest: Manifest) -> dict[str, ExpectedRise]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from models.encoded import Encoded
+from models.split_attention import SplitAttention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,14 +152,19 @@ class PackedReader:
         inputs = {
             "input_ids": tokens.to(like.device),
             "position_ids": places.to(like.device),
-            "attention_mask": _mask(owners, [len(row.prefix) for row in batch]).to(like),
+            "attention_mask": attention_mask(owners, [len(row.prefix) for row in batch]).to(like),
             "past_key_values": self._cache([row.prefix for row in batch], width),
             "use_cache": True,
         }
         counts = [len(row.rests) for row in batch]
         line = torch.arange(len(batch)).repeat_interleave(torch.tensor(counts))
         column = torch.cat([part[3] for part in parts])
-        return list(self._logits(inputs, line, column).float().cpu().split(counts))  # type: ignore[no-untyped-call] # torch's own
+        lengths = torch.tensor([len(rest) for row in batch for rest in row.rests])
+        starts = line * tokens.shape[1] + column + 1 - lengths
+        split = SplitAttention(inputs["attention_mask"], width, starts, lengths)
+        with split if split.faster else nullcontext():
+            logits = self._logits(inputs, line, column)
+        return list(logits.float().cpu().split(counts))  # type: ignore[no-untyped-call] # torch's own
 
     def _logits(
         self, inputs: dict[str, Any], line: torch.Tensor, column: torch.Tensor
@@ -210,7 +217,7 @@ def _lay_out(row: Row) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.
     return torch.cat(list(row.rests)), places, owners, ends - 1
 
 
-def _mask(owners: torch.Tensor, prefixes: Sequence[int]) -> torch.Tensor:
+def attention_mask(owners: torch.Tensor, prefixes: Sequence[int]) -> torch.Tensor:
     """Return [U, 1, T, H + T], 0 where a token of a row sees a column, and very little elsewhere.
 
     It is added to the scores of attention, which every implementation understands, in whatever

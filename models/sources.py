@@ -127,12 +127,21 @@ def _directory(name: str, files: Sequence[str] = _FILES) -> Path:
     if name in PACKAGED:
         return converted(name)
     if not is_path(name):
-        wanted = {"allow_patterns": list(files), "ignore_patterns": _OTHERS}
         with no_bars():
             try:  # What is here stays what it is, although its makers may have gone on.
-                return Path(snapshot_download(name, local_files_only=True, **wanted))
+                return _snapshot(name, files, local_files_only=True)
             except LocalEntryNotFoundError:
-                return Path(snapshot_download(name, **wanted))
+                return _snapshot(name, files, local_files_only=False)
     if not Path(name).is_dir():
         raise BackboneUnavailableError(name, "there is no such directory")
     return Path(name)
+
+
+def _snapshot(name: str, files: Sequence[str], *, local_files_only: bool) -> Path:
+    found = snapshot_download(
+        name,
+        allow_patterns=list(files),
+        ignore_patterns=_OTHERS,
+        local_files_only=local_files_only,
+    )
+    return Path(found)

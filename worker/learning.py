@@ -286,10 +286,9 @@ class ModelLearner:
         manifest = manifests.read_manifest(parent)
         old, new = _load(parent), _load(candidate)
         report(0.1)
-        if exact:  # On the rows that what was trained anew neither trained on nor is too slow for.
-            found = audit_exact(
-                old, new, prepare_frozen(frozen, manifests.read_manifest(candidate))
-            )
+        if exact:  # By its own split: what was trained anew may be another kind of model.
+            own = manifests.read_manifest(candidate)
+            found = audit_exact(old, new, prepare_frozen(frozen, own))
         else:
             found = audit(old, new, prepare_frozen(frozen, manifest), _expected(manifest))
         report(1.0)
@@ -342,7 +341,7 @@ def _load(directory: Path, kind: str = manifests.RELEASE) -> Recommender:
     try:
         return checkpoints.load(directory, kind)
     except manifests.CheckpointError as error:
-        raise ReleaseUnusableError(reason=str(error)) from error
+        raise ReleaseUnusableError(reason=str(error).rstrip(".")) from error
 
 
 def _expected(manifest: Manifest) -> dict[str, ExpectedRise]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from app.serving.loading import ReleaseLoader
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer, TorchScorers
-from tests.integration.gateway_world import USERS, World, wait_until
+from tests.integration.gateway_world import USERS, World, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,3 +186,21 @@ def test_an_answer_that_is_sent_keeps_what_was_made(
     service.answer("u1", 5, exclude_seen=True)
 
     assert told(scorers) == []
+
+
+def test_an_accepted_deletion_is_followed_without_waiting_for_the_next_look(world: World) -> None:
+    """The log is looked at every ten minutes here: only the call itself can have woken it."""
+    app = world.app(poll_seconds=600.0, replica_ttl=3600.0)
+    candidates = app.state.gateway.candidates
+
+    async def whole() -> None:
+        async with serving(app) as client:
+            await asyncio.to_thread(wait_until, lambda: candidates.ready, "nothing was counted")
+            before = candidates.version
+            asked = await client.post("/forget", json={"user_id": "u3"})
+            assert asked.status_code == 202
+            await asyncio.to_thread(
+                wait_until, lambda: candidates.version > before, "the log was not followed"
+            )
+
+    asyncio.run(whole())

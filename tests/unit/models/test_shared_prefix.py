@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from torch.nn import functional
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -29,7 +31,8 @@ from transformers import (
 from models.assembly import build, parse_backbone
 from models.language import TextRecommender
 from models.requests import Candidate, HistoryEvent
-from models.shared_prefix import PackedReader, Row, grouped
+from models.shared_prefix import PackedReader, Row, attention_mask, grouped
+from models.split_attention import SplitAttention
 from models.text_encoding import TextPrompt
 from models.vocabulary import Vocabulary
 from models.wording import SHARED_PREFIX
@@ -220,6 +223,53 @@ def test_half_precision_answers_in_single() -> None:
     assert reader_of(made).inner.dtype == torch.bfloat16
     assert found.dtype == torch.float32
     assert (found - exact.logits(prompts)).abs().max() < 0.05 * scale
+
+
+def test_half_precision_of_several_people(llama: Recommender) -> None:
+    """In half precision attention is split, also over padded prefixes."""
+    half = llama.with_model(copy.deepcopy(llama.model).to(torch.bfloat16))
+    reader, batch, expected = reader_of(half), [], []
+    for count, history in ((5, 2), (1, 8), (12, 5)):
+        prompts = request(half, count, history)
+        shared = prompts.shared()
+        prefix = reader.read(prompts.tokens[0, :shared])
+        batch.append(Row(prefix=prefix, rests=prompts.rests(shared)))
+        expected.append(llama.logits(prompts))
+
+    found, wanted = torch.cat(reader.answer(batch)), torch.cat(expected)
+
+    assert (found - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("prefixes", [(9,), (9, 4)])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_in_two_parts_is_attention(
+    prefixes: tuple[int, ...], scale: float | None
+) -> None:
+    """Rows of three rests, of 5, 1 and 4 tokens; the second row lacks the last one."""
+    torch.manual_seed(0)
+    width, lengths = max(prefixes), torch.tensor([5, 1, 4] + [5, 1] * (len(prefixes) - 1))
+    starts = torch.tensor([0, 5, 6, 10, 15])[: len(lengths)]
+    owners = torch.full((len(prefixes), 10), -1)
+    for number, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        owners.view(-1)[start : start + length] = number
+    mask = attention_mask(owners, prefixes)
+    query = torch.randn(len(prefixes), 3, 10, 8)
+    key, value = torch.randn(2, len(prefixes), 3, width + 10, 8)
+
+    def attend(under: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=under, scale=scale
+        ).transpose(1, 2)[owners >= 0]
+
+    expected = attend(mask)
+    with SplitAttention(mask, width, starts, lengths) as split:
+        found = attend(mask)
+        split._attend = None  # Under any other mask attention is torch's own.
+        other = attend(mask.clone())
+
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert torch.equal(other, expected)
 
 
 def test_a_model_is_looked_at_once(llama: Recommender, tmp_path: Path) -> None:

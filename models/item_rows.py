@@ -16,7 +16,6 @@ import torch
 from models.assembly import build
 from models.encoded import Encoded
 from models.ensembles import input_table
-from models.training import live_margins
 from models.vocabulary import FIRST_ATTRIBUTE, NO, YES
 
 if TYPE_CHECKING:
@@ -241,7 +240,8 @@ def _gradient(
     try:
         with torch.enable_grad():
             tokens = torch.cat([prefix, suffixes], dim=1)
-            margin = live_margins(recommender, Encoded(tokens=tokens)).sum()
+            yes, no = recommender.answer_logits(Encoded(tokens=tokens)).unbind(1)
+            margin = (yes - no).sum()
     finally:
         handle.remove()
     (gradient,) = torch.autograd.grad(margin, seen[0])

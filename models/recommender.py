@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from models.backbones import CompactConfig, UnknownBackboneError, build_compact
-from models.memory import Memory, attempt, halved
+from models.memory import Memory, attempt, halved, tokens_that_fit
 from models.prompts import CompactPrompt
 
 if TYPE_CHECKING:
@@ -109,9 +109,14 @@ class Recommender:
         What a part computed is computed again in the backward pass, so that only one part's
         activations live at once.
         """
-        self.memory.asked = len(prompts)
-        rows = self.memory.rows
-        if rows is None or len(prompts) <= rows:
+        memory, lengths = self.memory, prompts.lengths
+        memory.asked = len(prompts)
+        longest = int(lengths.max()) if len(prompts) else 0
+        if memory.tokens is None and self.device.type == "cpu" and len(prompts) > 1:
+            one = prompts.take(lengths.argmax()[None])
+            memory.tokens = tokens_that_fit(self.model, partial(self.answer_logits, one), longest)
+        rows = memory.parts(len(prompts), longest)
+        if len(prompts) <= rows:
             return self.answer_logits(prompts)
 
         def answers(_: torch.Tensor, part: slice) -> torch.Tensor:

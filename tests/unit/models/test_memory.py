@@ -16,7 +16,14 @@ import torch
 
 from models.assembly import build
 from models.backbones import CompactConfig
-from models.memory import Memory, OutOfMemoryError, attempt, checkpoint_layers, memory_report
+from models.memory import (
+    Memory,
+    OutOfMemoryError,
+    attempt,
+    checkpoint_layers,
+    free_memory,
+    memory_report,
+)
 from models.preparation import ForgetIndices, prepare
 from models.samples import build_samples
 from models.splits import TimeSplit
@@ -320,6 +327,43 @@ def test_it_goes_on_where_the_system_gives_no_more() -> None:
     assert report["halvings"] >= 1
     assert report["apart"] < 1e-5
     assert b"out of memory: a batch of 8192 goes on 4096 at a time" in found.stderr
+
+
+@every_kind
+def test_a_cpu_is_asked_before_it_is_full(
+    sources: dict[str, BackboneConfig], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nothing is refused: the system would end the process."""
+    whole = fresh(sources[kind])
+    prompts = some(whole)
+    whole.model.train()
+    whole.live_logits(prompts)
+    assert whole.memory.rows is None
+    held = free_memory() // 2 // whole.memory.tokens * int(prompts.lengths.max())
+
+    monkeypatch.setattr("models.memory.free_memory", lambda: 2 * 5 * held)
+    recommender = fresh(sources[kind])
+    recommender.model.train()
+    with Small(6) as machine:
+        found = recommender.live_logits(prompts)
+
+    assert 3 <= recommender.memory.rows <= 6
+    assert machine.failures == 0
+    torch.testing.assert_close(found, whole.answer_logits(prompts), atol=1e-4, rtol=1e-4)
+
+
+def test_a_container_may_have_less_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.memory._CONTAINER", tmp_path)
+    machine = free_memory()
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() > machine / 2
+    (tmp_path / "memory.max").write_text("1500\n")
+    assert free_memory() == 500
+    (tmp_path / "memory.max").write_text("900\n")
+    assert free_memory() == 0
 
 
 def test_an_attempt_lets_go_of_what_failed() -> None:

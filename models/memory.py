@@ -68,7 +68,7 @@ def tokens_that_fit(model: nn.Module, answer: Callable[[], object], tokens: int)
 
     A system without memory does not refuse it there: it ends the process. So what a pass keeps for
     its backward pass is measured, and a third of the free memory may be filled with it: gradients
-    and what is computed again need about as much (3.1 GB where 2 GB were measured, SmolLM2-135M).
+    and what is computed again need about as much (3.1 GB where 2.2 GB were measured, SmolLM2-135M).
     """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}

@@ -339,9 +339,9 @@ def test_a_cpu_is_asked_before_it_is_full(
     whole.model.train()
     whole.live_logits(prompts)
     assert whole.memory.rows is None
-    held = free_memory() // 2 // whole.memory.tokens * int(prompts.lengths.max())
+    held = free_memory() // 3 // whole.memory.tokens * int(prompts.lengths.max())
 
-    monkeypatch.setattr("models.memory.free_memory", lambda: 2 * 5 * held)
+    monkeypatch.setattr("models.memory.free_memory", lambda: 3 * 5 * held)
     recommender = fresh(sources[kind])
     recommender.model.train()
     with Small(6) as machine:

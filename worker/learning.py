@@ -21,6 +21,7 @@ from models.ensembles import EnsembleConfig
 from models.errors import BackboneUnavailableError
 from models.item_rows import reset_rows, unused_tokens
 from models.lora import AdapterTargetError
+from models.memory import memory_report
 from models.recipes import recipe_for, recipe_of
 from models.splits import RowLimits, TimeSplit, TooSmallToSplitError
 from models.steps import DivergedError
@@ -134,6 +135,7 @@ class ModelLearner:
             "expected_rise": {kind: asdict(rise) for kind, rise in expected.items()},
             "parameters": sum(p.numel() for p in recommender.model.parameters()),
             "trained_parameters": sum(t.numel() for t in own_state(recommender).values()),
+            **memory_report(recommender),
             "fit_seconds": fitted - started,
             "calibration_seconds": time.monotonic() - fitted,
         }

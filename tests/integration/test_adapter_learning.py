@@ -69,6 +69,7 @@ def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root:
     assert root.metrics["trained_parameters"] < 0.1 * root.metrics["parameters"]
     assert 300 < root.metrics["rows"]["train"] < 500
     assert all(20 < root.metrics["rows"][part] < 100 for part in ("valid", "test", "cohort"))
+    assert root.metrics["halvings"] == 0
     assert all("lora_" in name for name in checkpoints.read_weights(root.directory))
 
 

@@ -121,9 +121,9 @@ class Settings(BaseSettings):
         default=2, description="Passes through the model at once, each on LETHE_TORCH_THREADS."
     )
     step_tokens: Annotated[int, Field(gt=0)] = Field(
-        default=512,
-        description="Tokens of candidates that a language model reads in one pass, for one user or"
-        " several.",
+        default=256,
+        description="Tokens of candidates that a language model reads in one pass, of all who wait;"
+        " more than fill one row pay off on accelerators.",
     )
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = Field(
         default=256 * 2**20,

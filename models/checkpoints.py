@@ -60,6 +60,7 @@ def save(
         for name, tensor in own_state(recommender).items()
     }
     golden = recommender.prompt.golden()
+    answers = recommender.logits(golden).tolist()
     return write(
         directory,
         state,
@@ -73,8 +74,8 @@ def save(
             "golden": {
                 "tokens": golden.tokens.tolist(),
                 "mask": golden.mask.tolist(),
-                "logits": recommender.logits(golden).tolist(),
-                "reference": attempt(lambda: _exactly(recommender).logits(golden).tolist()),
+                "logits": answers,
+                "reference": _reference(recommender, golden, answers),
             },
             "extra": dict(extra or {}),
         },
@@ -135,18 +136,24 @@ def load(directory: Path, kind: str = RELEASE) -> Recommender:
     return recommender
 
 
-def _exactly(recommender: Recommender) -> Recommender:
-    """Return the recommender in float32, whatever precision it serves in: what engines must match.
+def _reference(
+    recommender: Recommender, golden: Encoded, answers: list[list[float]]
+) -> list[list[float]] | None:
+    """Return the golden answers in float32, whatever precision is served: what engines must match.
 
     Where that does not fit into memory beside it, the manifest has none, and engines refuse it.
     """
     config = recommender.config
     if not isinstance(config, HuggingFaceConfig) or config.dtype == "float32":
-        return recommender
-    exact = build(recommender.vocabulary, replace(config, dtype="float32"))
-    put_state(exact, {name: tensor.float() for name, tensor in own_state(recommender).items()})
-    exact.model.eval()
-    return exact
+        return answers
+
+    def exactly() -> list[list[float]]:
+        exact = build(recommender.vocabulary, replace(config, dtype="float32"))
+        put_state(exact, {name: tensor.float() for name, tensor in own_state(recommender).items()})
+        found: list[list[float]] = exact.logits(golden).tolist()
+        return found
+
+    return attempt(exactly)
 
 
 def _golden(golden: Mapping[str, Any]) -> Encoded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -128,20 +129,20 @@ def _directory(name: str, files: Sequence[str] = _FILES) -> Path:
         return converted(name)
     if not is_path(name):
         with no_bars():
-            try:  # What is here stays what it is, although its makers may have gone on.
-                return _snapshot(name, files, local_files_only=True)
-            except LocalEntryNotFoundError:
-                return _snapshot(name, files, local_files_only=False)
+            return _snapshot(name, files)
     if not Path(name).is_dir():
         raise BackboneUnavailableError(name, "there is no such directory")
     return Path(name)
 
 
-def _snapshot(name: str, files: Sequence[str], *, local_files_only: bool) -> Path:
-    found = snapshot_download(
-        name,
-        allow_patterns=list(files),
-        ignore_patterns=_OTHERS,
-        local_files_only=local_files_only,
-    )
-    return Path(found)
+def _snapshot(name: str, files: Sequence[str]) -> Path:
+    """Return a model's files from the hub, of the commit that is here already where one is.
+
+    So what is here stays what it is although its makers go on, and what lacks of it is fetched.
+    """
+    fetch = partial(snapshot_download, name, allow_patterns=list(files), ignore_patterns=_OTHERS)
+    try:
+        commit = Path(str(fetch(local_files_only=True))).name
+    except LocalEntryNotFoundError:
+        return Path(str(fetch()))
+    return Path(str(fetch(revision=commit)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,3 +107,36 @@ def test_a_model_of_the_hub_is_taken_from_its_cache(
     assert locate("somebody/tiny").directory == cache / "snapshots" / COMMIT
     assert recommender.config.manifest()["name"] == "somebody/tiny"
     assert recommender.config.manifest()["source_sha256"] == weights_sha256(source)
+
+
+def test_the_hub_is_asked_for_the_commit_that_is_here(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its makers may have gone on; and a gateway may have fetched the tokenizer alone."""
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(501)  # Not tried again, as 503 would be.
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    cache = tmp_path / "cache" / "models--somebody--tiny"
+    shutil.copytree(source, cache / "snapshots" / COMMIT)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(COMMIT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{hub.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        found = locate("somebody/tiny")
+        hub.shutdown()
+
+    assert found.directory == cache / "snapshots" / COMMIT
+    about_it = [path for path in asked if "somebody/tiny" in path]
+    assert about_it
+    assert all(COMMIT in path for path in about_it)

@@ -5,28 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from models.assembly import build, parse_backbone
 from models.text_encoding import TextPrompt
 from models.vocabulary import Vocabulary
 from models.wording import SHARED_PREFIX
 from tests.unit.models import tiny
+from tests.unit.models.conftest import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from models.recommender import Recommender
 
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models are faster on one thread, and tests share their machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")

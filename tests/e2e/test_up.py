@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.support import ROOT, processes_of, wait_until
@@ -45,12 +47,15 @@ class Up:
             return None
         return found
 
-    def child(self, module: str) -> int:
-        """Return the pid of the child that runs this module."""
-        return next(p.pid for p in processes_of(self.home) if module in p.cmdline())
-
-    def has(self, module: str) -> bool:
-        return any(module in process.cmdline() for process in processes_of(self.home))
+    def child(self, module: str) -> int | None:
+        """Return the pid of the child that runs this module; None while there is none."""
+        for process in processes_of(self.home):
+            pid: int = process.pid
+            # A process may end between being listed and being asked.
+            with suppress(psutil.Error):
+                if module in process.cmdline():
+                    return pid
+        return None
 
 
 def _lethe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +85,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing_running(
     running: Up, environment: dict[str, str]
 ) -> None:
     assert httpx.get(f"{running.address}/healthz", trust_env=False).json()["status"] == "ok"
-    wait_until(lambda: running.has("worker"), "no worker")
+    wait_until(lambda: running.child("worker") is not None, "no worker")
     # The command line speaks to it over HTTP and passes on what it says.
     asked = _lethe(environment, "recommend", "nobody", "--url", running.address, "--json")
     assert asked.returncode == 1
@@ -95,7 +100,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing_running(
 
 
 def test_children_go_when_the_parent_is_killed(running: Up) -> None:
-    wait_until(lambda: running.has("worker") and running.has("app.gateway"), "no children")
+    wait_until(lambda: None not in map(running.child, ("worker", "app.gateway")), "no children")
 
     running.process.kill()
     running.process.wait()
@@ -105,12 +110,13 @@ def test_children_go_when_the_parent_is_killed(running: Up) -> None:
 
 @pytest.mark.parametrize("module", ["worker", "app.gateway"])
 def test_a_crashed_child_is_started_again(running: Up, module: str) -> None:
-    wait_until(lambda: running.has(module), "it never started")
+    wait_until(lambda: running.child(module) is not None, "it never started")
     crashed = running.child(module)
+    assert crashed is not None
 
     os.kill(crashed, signal.SIGKILL)
 
-    wait_until(lambda: running.has(module) and running.child(module) != crashed, "not restarted")
+    wait_until(lambda: running.child(module) not in {None, crashed}, "not restarted")
     # The socket is the parent's, so that calls meanwhile wait rather than fail.
     answer = httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60)
     assert answer.status_code == 200

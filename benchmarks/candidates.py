@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.candidates import LIKED_ABOVE, CandidateIndex
+from models.candidates import LIKED_ABOVE, CandidateIndex, Event
 from models.datasets.detect import read
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from models.datasets.interactions import Interactions
 
 MIN_LIKES = 10
@@ -56,12 +58,21 @@ def leave_last_out(data: Interactions) -> tuple[Interactions, list[Question]]:
     return data.take(np.setdiff1d(np.arange(len(data)), held_out)), questions
 
 
+def propose(
+    index: CandidateIndex, liked: Sequence[int], limit: int, barred: Collection[int]
+) -> list[int]:
+    """Propose to somebody who liked these, one after the other."""
+    history = [Event(slot, 5.0, when) for when, slot in enumerate(liked)]
+    found: list[int] = index.propose(history, limit, barred=barred).slots.tolist()
+    return found
+
+
 def recalls(index: CandidateIndex, questions: list[Question], *, history: bool) -> list[float]:
     """Return the share of answers found within each of LIMITS."""
     ranks = []
     for question in questions:
         told = question.liked if history else []
-        found = index.propose(told, max(LIMITS), frozenset(question.rated))
+        found = propose(index, told, max(LIMITS), question.rated)
         ranks.append(found.index(question.answer) if question.answer in found else max(LIMITS))
     return [mean(rank < limit for rank in ranks) for limit in LIMITS]
 
@@ -77,7 +88,7 @@ def time_queries(index: CandidateIndex, questions: list[Question]) -> list[float
     taken = []
     for question in questions:
         begun = time.perf_counter()
-        index.propose(question.liked, 200, frozenset(question.rated))
+        propose(index, question.liked, 200, question.rated)
         taken.append(time.perf_counter() - begun)
     return taken
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,22 @@ SHRINKAGE: Final = 10.0
 POPULARITY: Final = 0.1
 #: Ratings added to every item's before its share of likes is taken, half of them likes.
 PRIOR: Final = 10.0
+
+
+class Event(NamedTuple):
+    """One of a person's ratings: 0.5 to 5 stars at Unix seconds."""
+
+    slot: int
+    rating: float
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranked:
+    """Slots [N] int64, best first, and their scores [N] float64."""
+
+    slots: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +141,60 @@ class CandidateIndex:
                 del self._people[user_id]
 
     def propose(
-        self, history_slots: Sequence[int], limit: int, exclude: Collection[int]
-    ) -> list[int]:
-        """Return up to `limit` slots, best first; `history_slots` are liked items, oldest first.
+        self,
+        history: Sequence[Event],
+        limit: int,
+        *,
+        barred: Collection[int] = (),
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Ranked:
+        """Return up to `limit` slots for a person's own history, oldest first.
 
-        A history of nothing gives what is popular. Equal scores go by slot.
+        `barred` slots are left out, and of `allowed`, by slot, only those that are True (slots
+        beyond its end are not). A history of nothing gives what is popular.
         """
         score = self._popularity()
-        for slot in history_slots[-HISTORY:]:
-            neighbours, counts = self._pairs.neighbours(slot)
-            likes = np.sqrt(
-                (self._liked[neighbours] + SHRINKAGE) * (self._likes_of(slot) + SHRINKAGE)
-            )
-            score[neighbours] += counts / likes
-        allowed = self._rated > 0
-        allowed[: self._catalogue_size] = True
-        barred = np.fromiter((*self._retired, *exclude), np.int64)
-        allowed[barred[(barred >= 0) & (barred < len(allowed))]] = False
-        slots = np.flatnonzero(allowed)
+        for event in [one for one in history if one.rating > LIKED_ABOVE][-HISTORY:]:
+            self._add_neighbours(score, event.slot)
+        return self._best(score, limit, barred, allowed)
+
+    def similar(
+        self,
+        slot: int,
+        limit: int,
+        *,
+        barred: Collection[int] = (),
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Ranked:
+        """Return up to `limit` slots that are liked by those who liked this one; never itself."""
+        score = np.zeros(len(self._rated))
+        self._add_neighbours(score, slot)
+        return self._best(score, limit, [*barred, slot], allowed)
+
+    def _add_neighbours(self, score: NDArray[np.float64], slot: int) -> None:
+        neighbours, counts = self._pairs.neighbours(slot)
+        likes = np.sqrt((self._liked[neighbours] + SHRINKAGE) * (self._likes_of(slot) + SHRINKAGE))
+        score[neighbours] += counts / likes
+
+    def _best(
+        self,
+        score: NDArray[np.float64],
+        limit: int,
+        barred: Collection[int],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Ranked:
+        """Return the best slots; of equal scores the smaller slot comes first."""
+        usable = self._rated > 0
+        usable[: self._catalogue_size] = True
+        if allowed is not None:
+            usable[: len(allowed)] &= allowed[: len(usable)]
+            usable[len(allowed) :] = False
+        out = np.fromiter((*self._retired, *barred), np.int64)
+        usable[out[(out >= 0) & (out < len(usable))]] = False
+        slots = np.flatnonzero(usable)
         # The sort is stable and the slots ascend, so the smaller slot wins a tie.
-        best = np.argsort(-score[slots], kind="stable")[: max(limit, 0)]
-        return [int(slot) for slot in slots[best]]
+        best = slots[np.argsort(-score[slots], kind="stable")[: max(limit, 0)]]
+        return Ranked(slots=best.astype(np.int64), scores=score[best])
 
     def state(self) -> bytes:
         """Return all that is known in one canonical form: equal data gives equal bytes."""

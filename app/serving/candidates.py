@@ -14,7 +14,7 @@ import numpy as np
 
 from app.domain.errors import GoneError, UnknownUserError
 from app.services.recommendation_inputs import read_inputs
-from models.candidates import LIKED_ABOVE, CandidateIndex
+from models.candidates import CandidateIndex, Event
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 from models.requests import HistoryEvent
 
@@ -129,9 +129,13 @@ class Candidates:
             if exclude_seen:
                 barred |= inputs.seen_item_ids
             exclude = {state.slots[each].slot for each in barred if each in state.slots}
-            liked = [event.slot for event in history if event.rating > LIKED_ABOVE]
-            proposed = state.index.propose(liked, limit, exclude)
-            items = tuple(state.by_slot[slot] for slot in proposed)
+            events = [
+                Event(item.slot, one.rating, one.timestamp)
+                for one in inputs.history
+                if (item := state.slots.get(one.item_id)) is not None
+            ]
+            proposed = state.index.propose(events, limit, barred=exclude)
+            items = tuple(state.by_slot[slot] for slot in proposed.slots.tolist())
         return Proposal(items=items, history=history)
 
     def _advance(self, uow: UnitOfWork, state: _State, *, strict: bool = True) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates import CandidateIndex
+from models.candidates import CandidateIndex, Event
 from models.cooccurrence import WINDOW, Cooccurrence, pairs_of
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 CATALOGUE = 40
 History = list[tuple[int, float, int]]
@@ -35,6 +40,14 @@ def table(final: dict[str, History]) -> Interactions:
     )
 
 
+def proposed(
+    index: CandidateIndex, liked: Sequence[int], limit: int, barred: Collection[int] = ()
+) -> list[int]:
+    """Return what is proposed to somebody who liked these, one after the other."""
+    history = [Event(slot, 5.0, when) for when, slot in enumerate(liked)]
+    return index.propose(history, limit, barred=barred).slots.tolist()
+
+
 def build(final: dict[str, History]) -> CandidateIndex:
     return CandidateIndex.build(table(final))
 
@@ -53,7 +66,7 @@ def test_any_changes_end_in_the_state_built_from_the_final_data(
     assert index.state() == expected.state()
     assert len(index) == len(expected) == sum(map(bool, final.values()))
     for slots in ([], [1, 2, 3]):
-        assert index.propose(slots, CATALOGUE, ()) == expected.propose(slots, CATALOGUE, ())
+        assert proposed(index, slots, CATALOGUE, ()) == proposed(expected, slots, CATALOGUE, ())
 
 
 @settings(deadline=None)
@@ -82,7 +95,7 @@ def test_a_retired_item_is_as_though_never_rated(
     expected = build(without)
     expected.retire(slot)
     assert index.state() == expected.state()
-    assert slot not in index.propose([slot], CATALOGUE, ())
+    assert slot not in proposed(index, [slot], CATALOGUE, ())
 
 
 def test_the_state_shows_every_person() -> None:
@@ -117,31 +130,31 @@ def test_what_was_liked_together_comes_before_what_is_popular() -> None:
     likes = {f"fan{n}": [(1, 5.0, 1), (2, 5.0, 2)] for n in range(3)}
     crowd: dict[str, History] = {f"one{n}": [(7, 5.0, 1)] for n in range(50)}
     index = build(likes | crowd)
-    assert index.propose([], 3, ())[:1] == [7]
-    assert index.propose([1], 3, exclude={1})[0] == 2
+    assert proposed(index, [], 3, ())[:1] == [7]
+    assert proposed(index, [1], 3, {1})[0] == 2
 
 
 def test_disliked_items_make_no_pairs_and_little_popularity() -> None:
     index = build({f"u{n}": [(1, 5.0, 1), (2, 3.0, 2)] for n in range(5)})
-    assert index.propose([1], 1, ()) == [1]
+    assert proposed(index, [1], 1, ()) == [1]
     assert index._pairs.neighbours(1)[0].tolist() == []
 
 
 def test_ties_go_by_slot_and_limits_and_exclusions_hold() -> None:
     index = build({})
-    assert index.propose([], 4, {0, 2, 999, -1}) == [1, 3, 4, 5]
-    assert index.propose([12, 10_000], 2, ()) == [0, 1]
-    assert index.propose([], 0, ()) == []
-    assert len(index.propose([], 1000, ())) == CATALOGUE
+    assert proposed(index, [], 4, {0, 2, 999, -1}) == [1, 3, 4, 5]
+    assert proposed(index, [12, 10_000], 2, ()) == [0, 1]
+    assert proposed(index, [], 0, ()) == []
+    assert len(proposed(index, [], 1000, ())) == CATALOGUE
 
 
 def test_slots_beyond_the_catalogue_are_proposed_once_rated_or_grown() -> None:
     index = CandidateIndex()
-    assert index.propose([], 5, ()) == []
+    assert proposed(index, [], 5, ()) == []
     index.replace_user("ada", [(3, 4.0, 1)])
-    assert index.propose([], 5, ()) == [3]
+    assert proposed(index, [], 5, ()) == [3]
     index.grow(2)
-    assert index.propose([], 5, ()) == [3, 0, 1]
+    assert proposed(index, [], 5, ()) == [3, 0, 1]
 
 
 @pytest.mark.parametrize("history", [[(1, 5.0, 1), (1, 4.0, 2)], [(-1, 5.0, 1)]])

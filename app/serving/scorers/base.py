@@ -37,6 +37,13 @@ class Scorer(Protocol):
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
         """Return [N] float32 P(Yes); raises UnavailableError where it cannot be had at present."""
 
+    def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        """Return the scores of several requests, read together where that is faster.
+
+        Each has a history of its own: several people, or one person's history in variations, of
+        which nothing is kept.
+        """
+
     def forget(self, user_id: str | None) -> None:
         """Drop every state that was made from this user's history, at once; None: everybody's."""
 

@@ -108,6 +108,9 @@ class EngineScorer:
             raise
         return np.array(scores, dtype=np.float32)
 
+    def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        return [self.score(request) for request in requests]
+
     def forget(self, user_id: str | None) -> None:
         """Throw away the one way to the states that the engine made from this person's history."""
         with self._lock:

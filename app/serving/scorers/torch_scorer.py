@@ -16,6 +16,7 @@ from models import checkpoints
 from models.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -80,6 +81,9 @@ class TorchScorer:
             logits = self._steps.score(reader, prefix, prompts.rests(len(prefix)))
         scores: NDArray[np.float32] = logits.softmax(1)[:, 0].numpy()
         return scores
+
+    def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
+        return [self.score(request) for request in requests]
 
     def forget(self, user_id: str | None) -> None:
         """Drop the states of this person's prefixes; a score under way puts none back."""

@@ -70,6 +70,16 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What every answer is checked against, read in one query."""
+
+    data_version: int
+    alias: Alias
+    #: Those of the hashes asked about that are suppressed.
+    suppressed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """A gateway process that answers from a release for as long as its lease lasts."""
 

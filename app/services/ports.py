@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from app.domain.catalogue import DataChange, Interaction, Item, User
     from app.domain.jobs import Job, Lease
-    from app.domain.releases import Alias, Release, Replica
+    from app.domain.releases import Alias, Release, Replica, Standing
     from app.domain.requests import ForgetRequest, RequestStatus
 
 
@@ -39,6 +39,9 @@ class RequestRepository(Protocol):
     def count_by_status(self) -> dict[RequestStatus, int]: ...
     def open_item_ids(self) -> set[str]:
         """Return the items that open requests of scope `item` suppress."""
+
+    def any_open_pairs(self) -> bool:
+        """Say whether any open request suppresses single interactions of a user."""
 
     def of_job(self, job_id: str) -> list[ForgetRequest]: ...
     def page(self, limit: int, cursor: str | None) -> list[ForgetRequest]: ...
@@ -224,6 +227,9 @@ class StateRepository(Protocol):
         """
 
     def data_version(self) -> int: ...
+    def standing(self, subject_hashes: Iterable[str]) -> Standing:
+        """Return version, alias and which of the hashes are suppressed, in one query."""
+
     def bump(self, kind: str, user_ids: Iterable[str | None] = (None,)) -> int:
         """Raise the data version by one per entry, log each, and return the new version."""
 

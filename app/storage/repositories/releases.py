@@ -15,7 +15,7 @@ from app.storage.tables import AliasRow, ReleaseRow
 if TYPE_CHECKING:
     from sqlalchemy import Row, Select
 
-_LIVE: Final = "live"
+LIVE: Final = "live"
 #: Fields of the domain object that are columns of the same name and type.
 _PLAIN: Final = (
     "digest",
@@ -77,21 +77,21 @@ class SqlReleases(Repository):
     def alias(self) -> Alias:
         row = self._connection.execute(
             select(AliasRow.live, AliasRow.target, AliasRow.generation).where(
-                AliasRow.name == _LIVE
+                AliasRow.name == LIVE
             )
         ).one()
         return Alias(live=row.live, target=row.target, generation=row.generation)
 
     def set_target(self, release_id: str | None) -> None:
         self._connection.execute(
-            update(AliasRow).where(AliasRow.name == _LIVE).values(target=release_id)
+            update(AliasRow).where(AliasRow.name == LIVE).values(target=release_id)
         )
 
     def flip(self, expected: Alias, release_id: str) -> bool:
         changed = self._changed(
             update(AliasRow)
             .where(
-                AliasRow.name == _LIVE,
+                AliasRow.name == LIVE,
                 AliasRow.generation == expected.generation,
                 AliasRow.live.is_not_distinct_from(expected.live),
             )

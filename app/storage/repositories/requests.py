@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, insert, or_, select, update
+from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
 from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
@@ -125,6 +125,10 @@ class SqlRequests(Repository):
             )
         )
         return {item_id for (item_ids,) in rows for item_id in item_ids or ()}
+
+    def any_open_pairs(self) -> bool:
+        pairs = RequestRow.status.in_(_OPEN) & (RequestRow.scope == Scope.USER_ITEMS.value)
+        return bool(self._connection.execute(select(exists().where(pairs))).scalar_one())
 
     def of_job(self, job_id: str) -> list[ForgetRequest]:
         return self._all(_requests().where(RequestRow.job_id == job_id).order_by(RequestRow.id))

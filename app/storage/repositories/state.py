@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, insert, select, update
 
 from app.domain.catalogue import DataChange
+from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
-from app.storage.tables import DataChangeRow, StateRow
+from app.storage.repositories.releases import LIVE
+from app.storage.tables import AliasRow, DataChangeRow, StateRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +27,26 @@ class SqlState(Repository):
 
     def data_version(self) -> int:
         return self._connection.execute(select(StateRow.data_version)).scalar_one()
+
+    def standing(self, subject_hashes: Iterable[str]) -> Standing:
+        matching = SuppressionRow.subject_hash.in_(list(subject_hashes))
+        rows = self._connection.execute(
+            select(
+                StateRow.data_version,
+                AliasRow.live,
+                AliasRow.target,
+                AliasRow.generation,
+                SuppressionRow.subject_hash,
+            )
+            .join(AliasRow, AliasRow.name == LIVE)
+            .outerjoin(SuppressionRow, matching & SuppressionRow.lifted_at.is_(None))
+        ).all()
+        first = rows[0]
+        return Standing(
+            data_version=first.data_version,
+            alias=Alias(live=first.live, target=first.target, generation=first.generation),
+            suppressed=frozenset(row.subject_hash for row in rows if row.subject_hash is not None),
+        )
 
     def bump(self, kind: str, user_ids: Iterable[str | None] = (None,)) -> int:
         users = list(user_ids)

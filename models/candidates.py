@@ -158,6 +158,16 @@ class CandidateIndex:
             self._add_neighbours(score, event.slot)
         return self._best(score, limit, barred, allowed)
 
+    def popular(
+        self,
+        limit: int,
+        *,
+        barred: Collection[int] = (),
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Ranked:
+        """Return up to `limit` slots by popularity alone: `propose` to somebody without likes."""
+        return self.propose((), limit, barred=barred, allowed=allowed)
+
     def similar(
         self,
         slot: int,
@@ -191,9 +201,7 @@ class CandidateIndex:
             usable[len(allowed) :] = False
         out = np.fromiter((*self._retired, *barred), np.int64)
         usable[out[(out >= 0) & (out < len(usable))]] = False
-        slots = np.flatnonzero(usable)
-        # The sort is stable and the slots ascend, so the smaller slot wins a tie.
-        best = slots[np.argsort(-score[slots], kind="stable")[: max(limit, 0)]]
+        best = _highest(np.flatnonzero(usable), score, max(limit, 0))
         return Ranked(slots=best.astype(np.int64), scores=score[best])
 
     def state(self) -> bytes:
@@ -242,6 +250,22 @@ class CandidateIndex:
         top = weight.max(initial=0.0)
         scale = POPULARITY / top if top > 0 else 0.0
         return np.asarray(scale * weight, np.float64)
+
+
+def _highest(slots: NDArray[np.int64], score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+    """Return the `limit` ascending slots of highest score, best first; ties go by slot."""
+    values = score[slots]
+    if limit < len(slots):
+        if limit == 0:
+            return slots[:0]
+        last = np.partition(values, len(values) - limit)[len(values) - limit]
+        above = values > last
+        # Of those that share the last place, the smaller slots are taken.
+        level = np.flatnonzero(values == last)[: limit - int(above.sum())]
+        kept = np.union1d(np.flatnonzero(above), level)
+        slots, values = slots[kept], values[kept]
+    # The sort is stable and the slots ascend, so the smaller slot wins a tie.
+    return slots[np.argsort(-values, kind="stable")]
 
 
 def _packed(values: Sequence[int] | NDArray[np.int64]) -> bytes:

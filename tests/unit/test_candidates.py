@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates import CandidateIndex, Event
+from models.candidates import CandidateIndex, Event, _highest
 from models.cooccurrence import WINDOW, Cooccurrence, pairs_of
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 
@@ -164,3 +164,23 @@ def test_an_impossible_history_is_refused_and_changes_nothing(history: History) 
     with pytest.raises(ValueError, match="every slot once"):
         index.replace_user("ada", history)
     assert index.state() == before
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), max_size=30), st.integers(0, 32))
+def test_the_highest_are_those_of_a_full_sort(scores: list[float], limit: int) -> None:
+    score = np.array(scores, float)
+    expected = sorted(range(len(scores)), key=lambda slot: (-scores[slot], slot))[:limit]
+    assert _highest(np.arange(len(scores)), score, limit).tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.dictionaries(people, histories), st.integers(0, CATALOGUE))
+def test_popular_items_are_those_proposed_to_somebody_without_likes(
+    final: dict[str, History], limit: int
+) -> None:
+    index = build(final)
+    expected = index.propose([Event(1, 1.0, 1)], limit, barred={2})
+    popular = index.popular(limit, barred={2})
+    assert popular.slots.tolist() == expected.slots.tolist()
+    assert popular.scores.tolist() == expected.scores.tolist()

@@ -216,9 +216,10 @@ def _usable_interactions(
             if pseudonyms.interaction(one.user_id, one.item_id) in hashes:
                 continue
         user = users.setdefault(one.user_id, len(users))
-        row = user, slots[one.item_id], one.rating, one.timestamp
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
+        columns[0].append(user)
+        columns[1].append(slots[one.item_id])
+        columns[2].append(one.rating)
+        columns[3].append(one.timestamp)
     return Interactions(
         users=tuple(UserRecord(id=user_id) for user_id in users),
         items=tuple(ItemRecord(id=str(slot), title="") for slot in range(catalogue)),

@@ -100,7 +100,9 @@ class CandidateIndex:
         self._pairs = Cooccurrence()
         #: In buckets; may be set at any time, since counts know nothing of it.
         self.half_life = HALF_LIFE
-        self._decayed_at: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._decayed_at: (
+            tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None
+        ) = None
 
     @classmethod
     def build(
@@ -296,25 +298,24 @@ class CandidateIndex:
 
         "Now" is the newest bucket that anybody has rated in, so that answers need no clock.
         """
-        newest = max(self._by_bucket, default=0)
-        weights = np.exp2((np.arange(newest + 1) - newest) / self.half_life)
         if self._decayed_at is None or self._decayed_at[0] != self.half_life:
+            newest = max(self._by_bucket, default=0)
+            weights = np.exp2((np.arange(newest + 1) - newest) / self.half_life)
             rated, liked = np.zeros(len(self._rated)), np.zeros(len(self._rated))
             for bucket, counts in sorted(self._by_bucket.items()):
                 slots = np.fromiter(counts, np.int64, len(counts))
                 both = np.array(list(counts.values()), np.float64) * weights[bucket]
                 rated[slots] += both[:, 0]
                 liked[slots] += both[:, 1]
-            self._decayed_at = (self.half_life, rated, liked)
-        _, rated, liked = self._decayed_at
-        short = len(self._rated) - len(rated)
-        return np.pad(rated, (0, short)), np.pad(liked, (0, short)), weights
+            self._decayed_at = (self.half_life, rated, liked, weights)
+        return self._decayed_at[1:]
 
     def _reserve(self, size: int) -> None:
         if size > len(self._rated):
             grown = max(size, 2 * len(self._rated)) - len(self._rated)
             self._rated = np.pad(self._rated, (0, grown))
             self._liked = np.pad(self._liked, (0, grown))
+            self._decayed_at = None
 
     def _popularity(self) -> NDArray[np.float64]:
         """Return at most POPULARITY by slot: likes on a logarithmic scale, times their share."""

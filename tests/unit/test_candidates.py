@@ -196,3 +196,34 @@ def test_what_was_liked_lately_comes_before_what_was_liked_long_ago() -> None:
     assert proposed(index, [1], 2, {1}) == [3, 2]
     index.replace_user("new", [])
     assert proposed(index, [1], 1, {1}) == [2]
+
+
+retirements = st.integers(0, CATALOGUE - 1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(people, histories) | retirements, max_size=12))
+def test_changes_and_retirements_in_any_order_end_in_the_state_of_what_is_retained(
+    sequence: list[tuple[str, History] | int],
+) -> None:
+    index = CandidateIndex(CATALOGUE)
+    final: dict[str, History] = {}
+    retired: set[int] = set()
+    for step in sequence:
+        if isinstance(step, int):
+            index.retire(step)
+            retired.add(step)
+        else:
+            index.replace_user(*step)
+            final[step[0]] = step[1]
+    kept = {
+        user: [event for event in own if event[0] not in retired] for user, own in final.items()
+    }
+    expected = build({user: own for user, own in kept.items() if own})
+    for slot in retired:
+        expected.retire(slot)
+    assert index.state() == expected.state()
+    told = [Event(slot, 5.0, 0) for slot in (1, 2, 3)]
+    ours, theirs = index.propose(told, CATALOGUE), expected.propose(told, CATALOGUE)
+    assert ours.slots.tolist() == theirs.slots.tolist()
+    assert ours.scores.tolist() == theirs.scores.tolist()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from models.cooccurrence import Cooccurrence, pairs_of
+from models.cooccurrence import MOST_BUCKETS, MOST_SLOTS, Cooccurrence, pairs_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 LIKED_ABOVE: Final = 3.0
 #: How many of the last items of a history speak.
 HISTORY: Final = 20
+#: Time is counted in buckets of this many seconds, about 90 days.
+BUCKET_SECONDS: Final = 90 * 86_400
+#: After so many buckets a count weighs half; applied when asked, so that counts stay integers.
+#: Long, because every shorter one found less on ml-latest-small (docs/results/first-stage).
+HALF_LIFE: Final = 1000.0
 #: Added to every item's likes before dividing by them, so that two likes are no certainty.
 SHRINKAGE: Final = 10.0
 #: What an item's popularity weighs beside what the history says of it.
@@ -56,16 +61,25 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class _Contribution:
-    """All that one person adds: the slots rated, ascending, and those liked, in order of time."""
+    """All that one person adds: slots rated, ascending, and liked, by time, with their buckets."""
 
     rated: NDArray[np.int64]
+    rated_in: NDArray[np.int64]
     liked: NDArray[np.int64]
+    liked_in: NDArray[np.int64]
 
     def without(self, slot: int) -> _Contribution:
-        return _Contribution(self.rated[self.rated != slot], self.liked[self.liked != slot])
+        rated, liked = self.rated != slot, self.liked != slot
+        return _Contribution(
+            self.rated[rated], self.rated_in[rated], self.liked[liked], self.liked_in[liked]
+        )
+
+    def pairs(self) -> NDArray[np.int64]:
+        return pairs_of(self.liked, self.liked_in)
 
 
-_NOTHING: Final = _Contribution(np.empty(0, np.int64), np.empty(0, np.int64))
+_NO_SLOTS: Final = np.empty(0, np.int64)
+_NOTHING: Final = _Contribution(_NO_SLOTS, _NO_SLOTS, _NO_SLOTS, _NO_SLOTS)
 
 
 class CandidateIndex:
@@ -81,7 +95,14 @@ class CandidateIndex:
         #: Ratings and likes by slot. The length is capacity only and no part of the state.
         self._rated = np.zeros(catalogue_size, np.int64)
         self._liked = np.zeros(catalogue_size, np.int64)
+        #: The same by (bucket, slot), without zeros: by bucket, slot → [ratings, likes].
+        self._by_bucket: dict[int, dict[int, list[int]]] = {}
         self._pairs = Cooccurrence()
+        #: In buckets; may be set at any time, since counts know nothing of it.
+        self.half_life = HALF_LIFE
+        self._decayed_at: (
+            tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None
+        ) = None
 
     @classmethod
     def build(
@@ -93,17 +114,22 @@ class CandidateIndex:
         rows = interactions.sorted_rows()
         user, item = interactions.user[rows], interactions.item[rows].astype(np.int64)
         liked = interactions.rating[rows] > LIKED_ABOVE
+        bucket = _buckets(interactions.timestamp[rows])
         starts = np.flatnonzero(np.diff(user, prepend=-1))
         ends = np.append(starts, len(user))[1:]
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             user_id = interactions.users[user[start]].id
             if user_id in excluded:
                 continue
-            slots = item[start:end]
-            added = _Contribution(np.sort(slots), slots[liked[start:end]])
+            slots, when, likes = item[start:end], bucket[start:end], liked[start:end]
+            order = np.argsort(slots)
+            added = _Contribution(slots[order], when[order], slots[likes], when[likes])
             index._people[user_id] = added
             index._count(added, 1)
-        index._pairs = Cooccurrence.build([one.liked for one in index._people.values()])
+        known = list(index._people.values())
+        index._pairs = Cooccurrence.build(
+            [one.liked for one in known], [one.liked_in for one in known]
+        )
         return index
 
     def __len__(self) -> int:
@@ -158,6 +184,16 @@ class CandidateIndex:
             self._add_neighbours(score, event.slot)
         return self._best(score, limit, barred, allowed)
 
+    def popular(
+        self,
+        limit: int,
+        *,
+        barred: Collection[int] = (),
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Ranked:
+        """Return up to `limit` slots by popularity alone: `propose` to somebody without likes."""
+        return self.propose((), limit, barred=barred, allowed=allowed)
+
     def similar(
         self,
         slot: int,
@@ -172,8 +208,10 @@ class CandidateIndex:
         return self._best(score, limit, [*barred, slot], allowed)
 
     def _add_neighbours(self, score: NDArray[np.float64], slot: int) -> None:
-        neighbours, counts = self._pairs.neighbours(slot)
-        likes = np.sqrt((self._liked[neighbours] + SHRINKAGE) * (self._likes_of(slot) + SHRINKAGE))
+        _, liked, weights = self._decayed()
+        neighbours, counts = self._pairs.neighbours(slot, weights)
+        own = liked[slot] if 0 <= slot < len(liked) else 0.0
+        likes = np.sqrt((liked[neighbours] + SHRINKAGE) * (own + SHRINKAGE))
         score[neighbours] += counts / likes
 
     def _best(
@@ -191,9 +229,7 @@ class CandidateIndex:
             usable[len(allowed) :] = False
         out = np.fromiter((*self._retired, *barred), np.int64)
         usable[out[(out >= 0) & (out < len(usable))]] = False
-        slots = np.flatnonzero(usable)
-        # The sort is stable and the slots ascend, so the smaller slot wins a tie.
-        best = slots[np.argsort(-score[slots], kind="stable")[: max(limit, 0)]]
+        best = _highest(np.flatnonzero(usable), score, max(limit, 0))
         return Ranked(slots=best.astype(np.int64), scores=score[best])
 
     def state(self) -> bytes:
@@ -202,46 +238,114 @@ class CandidateIndex:
         for user_id, added in sorted(self._people.items()):
             name = user_id.encode()
             parts += [struct.pack("<q", len(name)), name]
-            parts += [_packed(added.rated), _packed(added.liked)]
+            parts += [_packed(added.rated), _packed(added.rated_in)]
+            parts += [_packed(added.liked), _packed(added.liked_in)]
+        for bucket, counts in sorted(self._by_bucket.items()):
+            parts.append(_packed([bucket]))
+            parts += [_packed([slot, *both]) for slot, both in sorted(counts.items())]
         known = np.flatnonzero(self._rated)
         parts += [_packed(known), _packed(self._rated[known]), _packed(self._liked[known])]
         return b"".join([*parts, self._pairs.state()])
 
     def _contribution(self, history: Sequence[tuple[int, float, int]]) -> _Contribution:
         events = [event for event in history if event[0] not in self._retired]
-        rated = np.array(sorted(slot for slot, _, _ in events), np.int64)
+        rows = sorted((slot, when) for slot, _, when in events)
+        rated = np.array([slot for slot, _ in rows], np.int64)
+        if len(rated) and rated[-1] >= MOST_SLOTS:
+            raise ValueError(f"slots must be below {MOST_SLOTS}")
         if np.any(rated[1:] == rated[:-1]) or (len(rated) and rated[0] < 0):
             raise ValueError("a history must hold every slot once, and none below zero")
         likes = sorted((when, slot) for slot, rating, when in events if rating > LIKED_ABOVE)
-        return _Contribution(rated, np.array([slot for _, slot in likes], np.int64))
+        return _Contribution(
+            rated,
+            _buckets(np.array([when for _, when in rows], np.int64)),
+            np.array([slot for _, slot in likes], np.int64),
+            _buckets(np.array([when for when, _ in likes], np.int64)),
+        )
 
     def _exchange(self, old: _Contribution, new: _Contribution) -> None:
         self._count(old, -1)
         self._count(new, 1)
-        self._pairs.exchange(pairs_of(old.liked), pairs_of(new.liked))
+        self._pairs.exchange(old.pairs(), new.pairs())
 
     def _count(self, added: _Contribution, sign: int) -> None:
         if len(added.rated):
             self._reserve(int(added.rated[-1]) + 1)
             self._rated[added.rated] += sign
             self._liked[added.liked] += sign
+            self._decayed_at = None
+            for kind, slots, when in (
+                (0, added.rated, added.rated_in),
+                (1, added.liked, added.liked_in),
+            ):
+                for slot, bucket in zip(slots.tolist(), when.tolist(), strict=True):
+                    counts = self._by_bucket.setdefault(bucket, {})
+                    counts.setdefault(slot, [0, 0])[kind] += sign
+            for bucket in np.unique(added.rated_in).tolist():
+                self._drop_zeros(bucket, added.rated.tolist())
+
+    def _drop_zeros(self, bucket: int, slots: list[int]) -> None:
+        """Delete what has come to zero, because a zero would tell that somebody was here."""
+        counts = self._by_bucket[bucket]
+        for slot in slots:
+            if counts.get(slot) == [0, 0]:
+                del counts[slot]
+        if not counts:
+            del self._by_bucket[bucket]
+
+    def _decayed(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return ratings and likes by slot, decayed, and the weights by bucket.
+
+        "Now" is the newest bucket that anybody has rated in, so that answers need no clock.
+        """
+        if self._decayed_at is None or self._decayed_at[0] != self.half_life:
+            newest = max(self._by_bucket, default=0)
+            weights = np.exp2((np.arange(newest + 1) - newest) / self.half_life)
+            rated, liked = np.zeros(len(self._rated)), np.zeros(len(self._rated))
+            for bucket, counts in sorted(self._by_bucket.items()):
+                slots = np.fromiter(counts, np.int64, len(counts))
+                both = np.array(list(counts.values()), np.float64) * weights[bucket]
+                rated[slots] += both[:, 0]
+                liked[slots] += both[:, 1]
+            self._decayed_at = (self.half_life, rated, liked, weights)
+        return self._decayed_at[1:]
 
     def _reserve(self, size: int) -> None:
         if size > len(self._rated):
             grown = max(size, 2 * len(self._rated)) - len(self._rated)
             self._rated = np.pad(self._rated, (0, grown))
             self._liked = np.pad(self._liked, (0, grown))
-
-    def _likes_of(self, slot: int) -> int:
-        return int(self._liked[slot]) if 0 <= slot < len(self._liked) else 0
+            self._decayed_at = None
 
     def _popularity(self) -> NDArray[np.float64]:
         """Return at most POPULARITY by slot: likes on a logarithmic scale, times their share."""
-        share = (self._liked + PRIOR / 2) / (self._rated + PRIOR)
-        weight = np.log1p(self._liked) * share
+        rated, liked, _ = self._decayed()
+        share = (liked + PRIOR / 2) / (rated + PRIOR)
+        weight = np.log1p(liked) * share
         top = weight.max(initial=0.0)
         scale = POPULARITY / top if top > 0 else 0.0
         return np.asarray(scale * weight, np.float64)
+
+
+def _highest(slots: NDArray[np.int64], score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+    """Return the `limit` ascending slots of highest score, best first; ties go by slot."""
+    values = score[slots]
+    if limit < len(slots):
+        if limit == 0:
+            return slots[:0]
+        last = np.partition(values, len(values) - limit)[len(values) - limit]
+        above = values > last
+        # Of those that share the last place, the smaller slots are taken.
+        level = np.flatnonzero(values == last)[: limit - int(above.sum())]
+        kept = np.union1d(np.flatnonzero(above), level)
+        slots, values = slots[kept], values[kept]
+    # The sort is stable and the slots ascend, so the smaller slot wins a tie.
+    return slots[np.argsort(-values, kind="stable")]
+
+
+def _buckets(timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the bucket of each time; what lies outside of all buckets goes to the nearest."""
+    return np.clip(timestamps // BUCKET_SECONDS, 0, MOST_BUCKETS - 1)
 
 
 def _packed(values: Sequence[int] | NDArray[np.int64]) -> bytes:

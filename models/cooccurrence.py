@@ -1,8 +1,9 @@
 """How often two items were liked close to each other: exact integer counts over users.
 
-A pair counts once per person, where at most WINDOW steps of the person's own sequence of liked
-items lie between the two. Nothing is pruned, because what is pruned would depend on the others,
-and a count that comes to zero is deleted, because a zero would tell that somebody was here.
+A pair counts once per person, in the time bucket of the later of the two likes, where at most
+WINDOW steps of the person's own sequence of liked items lie between the two. Nothing is pruned,
+because what is pruned would depend on the others, and a count that comes to zero is deleted,
+because a zero would tell that somebody was here.
 """
 
 from __future__ import annotations
@@ -18,41 +19,55 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW: Final = 20
-#: A pair as one number: the one slot in the high half, the other in the low half.
-_HALF: Final = 32
+#: A pair as one number: the one slot, the other slot, and the bucket in the lowest bits.
+_BUCKET: Final = 15
+_SLOT: Final = 24
+_HALF: Final = _BUCKET + _SLOT
 _LOW: Final = (1 << _HALF) - 1
+#: What the key of a pair has room for.
+MOST_SLOTS: Final = 1 << _SLOT
+MOST_BUCKETS: Final = 1 << _BUCKET
 #: Liked items counted at a time in a bulk build; bounds its memory.
 _BUILD_ITEMS: Final = 100_000
 
 
-def pairs_of(sequence: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return all pairs of one person's sequence of distinct slots, in both directions, as keys."""
-    return _pairs(sequence, np.zeros(len(sequence), np.int64))
+def pairs_of(sequence: NDArray[np.int64], bucket: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return all pairs of one person's distinct slots in order of time, both ways, as keys."""
+    return _pairs(sequence, bucket, np.zeros(len(sequence), np.int64))
 
 
-def _pairs(sequence: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+def _pairs(
+    sequence: NDArray[np.int64], bucket: NDArray[np.int64], owner: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Return the keys of the pairs within WINDOW steps whose two ends have the same owner."""
     found = [np.empty(0, np.int64)]
     for steps in range(1, min(WINDOW, len(sequence) - 1) + 1):
         same = owner[steps:] == owner[:-steps]
         first, second = sequence[:-steps][same], sequence[steps:][same]
-        found += [first << _HALF | second, second << _HALF | first]
+        later = bucket[steps:][same]
+        found += [
+            first << _HALF | second << _BUCKET | later,
+            second << _HALF | first << _BUCKET | later,
+        ]
     return np.concatenate(found)
 
 
 class Cooccurrence:
-    """A sparse symmetric matrix of counts: by slot, its neighbours (ascending) and their counts."""
+    """A sparse symmetric matrix of counts: by slot, (neighbour, bucket) ascending, and counts."""
 
     def __init__(self) -> None:
         self._rows: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @classmethod
-    def build(cls, sequences: Sequence[NDArray[np.int64]]) -> Cooccurrence:
+    def build(
+        cls, sequences: Sequence[NDArray[np.int64]], buckets: Sequence[NDArray[np.int64]]
+    ) -> Cooccurrence:
         """Count all these people's sequences at once."""
         keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-        for chunk in _chunks(sequences):
+        for chunk, when in zip(_chunks(sequences), _chunks(buckets), strict=True):
             owner = np.repeat(np.arange(len(chunk)), [len(one) for one in chunk])
-            more = np.unique(_pairs(np.concatenate(chunk), owner), return_counts=True)
+            found = _pairs(np.concatenate(chunk), np.concatenate(when), owner)
+            more = np.unique(found, return_counts=True)
             keys, counts = _summed(np.append(keys, more[0]), np.append(counts, more[1]))
         matrix = cls()
         for slot, start, end in _groups(keys):
@@ -69,16 +84,24 @@ class Cooccurrence:
     def _change_row(
         self, slot: int, neighbours: NDArray[np.int64], changes: NDArray[np.int64]
     ) -> None:
-        known, counts = self.neighbours(slot)
+        known, counts = self._rows.get(slot, _NO_ROW)
         merged, sums = _summed(np.append(known, neighbours), np.append(counts, changes))
         if len(merged):
             self._rows[slot] = (merged, sums)
         else:
             self._rows.pop(slot, None)
 
-    def neighbours(self, slot: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the slots liked near this one, ascending, and how often. Not to be written to."""
-        return self._rows.get(slot, _NO_ROW)
+    def neighbours(
+        self, slot: int, weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the slots liked near this one, ascending, and how often, weighted by bucket."""
+        keys, counts = self._rows.get(slot, _NO_ROW)
+        near = keys >> _BUCKET
+        starts = np.flatnonzero(np.diff(near, prepend=-1))
+        if not len(starts):
+            return near, counts.astype(np.float64)
+        weighted = counts * weights[keys & (MOST_BUCKETS - 1)]
+        return near[starts], np.add.reduceat(weighted, starts)
 
     def state(self) -> bytes:
         """Return the matrix in one canonical form."""

@@ -7,6 +7,7 @@ ratings may lag until the next rebuild off the path.
 from __future__ import annotations
 
 import threading
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ from models.requests import HistoryEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from app.domain.catalogue import Interaction, Item
+    from app.domain.catalogue import Item
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
@@ -188,44 +189,45 @@ def _build(uow: UnitOfWork, pseudonyms: Pseudonyms) -> _State:
     items = uow.people.items()
     state = _State(CandidateIndex(), {}, {}, version)
     slots = {item.id: item.slot for item in items}
-    usable = _usable_interactions(uow, pseudonyms)
-    users: dict[str, int] = {}
-    rows = [
-        (users.setdefault(one.user_id, len(users)), slots[one.item_id], one.rating, one.timestamp)
-        for one in usable
-    ]
-    columns = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
     catalogue = 1 + max((item.slot for item in items), default=-1)
-    state.index = CandidateIndex.build(
-        Interactions(
-            users=tuple(UserRecord(id=user_id) for user_id in users),
-            items=tuple(ItemRecord(id=str(slot), title="") for slot in range(catalogue)),
-            user=columns[:, 0].astype(np.int32),
-            item=columns[:, 1].astype(np.int32),
-            rating=columns[:, 2].astype(np.float32),
-            timestamp=columns[:, 3].astype(np.int64),
-        )
-    )
+    state.index = CandidateIndex.build(_usable_interactions(uow, pseudonyms, slots, catalogue))
     _read_catalogue(uow, state)
     return state
 
 
-def _usable_interactions(uow: UnitOfWork, pseudonyms: Pseudonyms) -> list[Interaction]:
-    """Return all interactions but those of suppressed users, items and pairs."""
-    rows = list(uow.people.interactions())
+def _usable_interactions(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, slots: dict[str, int], catalogue: int
+) -> Interactions:
+    """Stream all interactions but those of suppressed users, items and pairs into columns.
+
+    A row takes 20 bytes, because millions of them as Python objects would take gigabytes.
+    """
     hashes = uow.suppressions.all_hashes()
-    if not hashes:
-        return rows
-    users = {one.user_id for one in rows}
-    gone = {user_id for user_id in users if pseudonyms.user(user_id) in hashes}
-    hidden = uow.requests.open_item_ids()
-    return [
-        one
-        for one in rows
-        if one.user_id not in gone
-        and one.item_id not in hidden
-        and pseudonyms.interaction(one.user_id, one.item_id) not in hashes
-    ]
+    hidden = uow.requests.open_item_ids() if hashes else set()
+    gone: dict[str, bool] = {}
+    users: dict[str, int] = {}
+    columns = array("i"), array("i"), array("f"), array("q")
+    for one in uow.people.interactions():
+        if hashes:
+            if one.user_id not in gone:
+                gone[one.user_id] = pseudonyms.user(one.user_id) in hashes
+            if gone[one.user_id] or one.item_id in hidden:
+                continue
+            if pseudonyms.interaction(one.user_id, one.item_id) in hashes:
+                continue
+        user = users.setdefault(one.user_id, len(users))
+        columns[0].append(user)
+        columns[1].append(slots[one.item_id])
+        columns[2].append(one.rating)
+        columns[3].append(one.timestamp)
+    return Interactions(
+        users=tuple(UserRecord(id=user_id) for user_id in users),
+        items=tuple(ItemRecord(id=str(slot), title="") for slot in range(catalogue)),
+        user=np.array(columns[0], np.int32),
+        item=np.array(columns[1], np.int32),
+        rating=np.array(columns[2], np.float32),
+        timestamp=np.array(columns[3], np.int64),
+    )
 
 
 def _read_catalogue(uow: UnitOfWork, state: _State) -> None:

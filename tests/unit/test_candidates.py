@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates import CandidateIndex, Event
+from models.candidates import BUCKET_SECONDS, CandidateIndex, Event, _highest
 from models.cooccurrence import WINDOW, Cooccurrence, pairs_of
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 CATALOGUE = 40
 History = list[tuple[int, float, int]]
 
-events = st.tuples(
-    st.integers(0, CATALOGUE - 1), st.sampled_from([1.0, 3.0, 3.5, 5.0]), st.integers(0, 5)
-)
+times = st.integers(0, 5).map(lambda step: step * BUCKET_SECONDS // 2)
+events = st.tuples(st.integers(0, CATALOGUE - 1), st.sampled_from([1.0, 3.0, 3.5, 5.0]), times)
 histories = st.lists(events, max_size=30, unique_by=lambda event: event[0])
 people = st.sampled_from(["ada", "bob", "cyd", "Zoë"])
 changes = st.lists(st.tuples(people, histories), max_size=12)
@@ -112,18 +111,19 @@ def test_the_state_shows_every_person() -> None:
 
 def test_pairs_reach_as_far_as_the_window() -> None:
     sequence = np.arange(WINDOW + 2, dtype=np.int64)
-    counts = Cooccurrence.build([sequence, sequence[:2]])
-    neighbours, times = counts.neighbours(0)
+    none = np.zeros_like(sequence)
+    counts = Cooccurrence.build([sequence, sequence[:2]], [none, none[:2]])
+    neighbours, times = counts.neighbours(0, np.ones(1))
     assert neighbours.tolist() == list(range(1, WINDOW + 1))
     assert times.tolist() == [2] + [1] * (WINDOW - 1)
-    counts.exchange(pairs_of(sequence), pairs_of(sequence[:0]))
-    assert counts.state() == Cooccurrence.build([sequence[:2]]).state()
+    counts.exchange(pairs_of(sequence, none), pairs_of(sequence[:0], none[:0]))
+    assert counts.state() == Cooccurrence.build([sequence[:2]], [none[:2]]).state()
 
 
 def test_pairs_never_cross_from_one_person_to_the_next() -> None:
-    counts = Cooccurrence.build([np.array([1, 2]), np.array([3, 4])])
-    assert counts.neighbours(2)[0].tolist() == [1]
-    assert counts.neighbours(3)[0].tolist() == [4]
+    counts = Cooccurrence.build([np.array([1, 2]), np.array([3, 4])], [np.zeros(2, np.int64)] * 2)
+    assert counts.neighbours(2, np.ones(1))[0].tolist() == [1]
+    assert counts.neighbours(3, np.ones(1))[0].tolist() == [4]
 
 
 def test_what_was_liked_together_comes_before_what_is_popular() -> None:
@@ -137,7 +137,7 @@ def test_what_was_liked_together_comes_before_what_is_popular() -> None:
 def test_disliked_items_make_no_pairs_and_little_popularity() -> None:
     index = build({f"u{n}": [(1, 5.0, 1), (2, 3.0, 2)] for n in range(5)})
     assert proposed(index, [1], 1, ()) == [1]
-    assert index._pairs.neighbours(1)[0].tolist() == []
+    assert index._pairs.neighbours(1, np.ones(1))[0].tolist() == []
 
 
 def test_ties_go_by_slot_and_limits_and_exclusions_hold() -> None:
@@ -164,3 +164,66 @@ def test_an_impossible_history_is_refused_and_changes_nothing(history: History) 
     with pytest.raises(ValueError, match="every slot once"):
         index.replace_user("ada", history)
     assert index.state() == before
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), max_size=30), st.integers(0, 32))
+def test_the_highest_are_those_of_a_full_sort(scores: list[float], limit: int) -> None:
+    score = np.array(scores, float)
+    expected = sorted(range(len(scores)), key=lambda slot: (-scores[slot], slot))[:limit]
+    assert _highest(np.arange(len(scores)), score, limit).tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.dictionaries(people, histories), st.integers(0, CATALOGUE))
+def test_popular_items_are_those_proposed_to_somebody_without_likes(
+    final: dict[str, History], limit: int
+) -> None:
+    index = build(final)
+    expected = index.propose([Event(1, 1.0, 1)], limit, barred={2})
+    popular = index.popular(limit, barred={2})
+    assert popular.slots.tolist() == expected.slots.tolist()
+    assert popular.scores.tolist() == expected.scores.tolist()
+
+
+def test_what_was_liked_lately_comes_before_what_was_liked_long_ago() -> None:
+    index = build(
+        {
+            "old": [(1, 5.0, 0), (2, 5.0, 0)],
+            "new": [(1, 5.0, 40 * BUCKET_SECONDS), (3, 5.0, 40 * BUCKET_SECONDS)],
+        }
+    )
+    assert proposed(index, [1], 2, {1}) == [3, 2]
+    index.replace_user("new", [])
+    assert proposed(index, [1], 1, {1}) == [2]
+
+
+retirements = st.integers(0, CATALOGUE - 1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(people, histories) | retirements, max_size=12))
+def test_changes_and_retirements_in_any_order_end_in_the_state_of_what_is_retained(
+    sequence: list[tuple[str, History] | int],
+) -> None:
+    index = CandidateIndex(CATALOGUE)
+    final: dict[str, History] = {}
+    retired: set[int] = set()
+    for step in sequence:
+        if isinstance(step, int):
+            index.retire(step)
+            retired.add(step)
+        else:
+            index.replace_user(*step)
+            final[step[0]] = step[1]
+    kept = {
+        user: [event for event in own if event[0] not in retired] for user, own in final.items()
+    }
+    expected = build({user: own for user, own in kept.items() if own})
+    for slot in retired:
+        expected.retire(slot)
+    assert index.state() == expected.state()
+    told = [Event(slot, 5.0, 0) for slot in (1, 2, 3)]
+    ours, theirs = index.propose(told, CATALOGUE), expected.propose(told, CATALOGUE)
+    assert ours.slots.tolist() == theirs.slots.tolist()
+    assert ours.scores.tolist() == theirs.scores.tolist()

@@ -69,6 +69,9 @@ class _Layer:
 class CompactReader:
     """The weights of one release, laid out for reading. Thread-safe: nothing is ever changed."""
 
+    #: A row of a hundred candidates keeps a core busy as it is.
+    joins = False
+
     @torch.no_grad()
     def __init__(self, model: LlamaForCausalLM, answers: tuple[int, int]) -> None:
         """Copy all weights but the embeddings, which are the model's own."""

@@ -82,6 +82,10 @@ class Reader(Protocol):
     Thread-safe: it only reads the model, and no prefix is ever changed.
     """
 
+    @property
+    def joins(self) -> bool:
+        """Say whether rows of several requests gain by going through the model together."""
+
     def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
         """Return what the model makes of several [h] tokens, each by itself."""
 
@@ -110,6 +114,8 @@ class PackedReader:
 
     Thread-safe: it only reads the model, and no prefix is ever changed.
     """
+
+    joins = True
 
     def __init__(self, model: nn.Module, answers: tuple[int, int], *, plain_head: bool) -> None:
         """Take a model whose head is a linear layer and nothing else (`plain_head`), or not."""

@@ -53,14 +53,17 @@ class Steps:
         """
         self._tokens = tokens
         self._free = at_once
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        #: Those who wait to work alone: one of them at a time has to know that it is its turn.
+        self._turn = threading.Condition(lock)
         self._waiting: deque[_Job] = deque()
         self._closed = False
 
     def alone(self, work: Callable[[], T]) -> T:
         """Do work that nobody can share, as a step of its own; raises UnavailableError."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
+        with self._turn:
+            self._turn.wait_for(lambda: self._free or self._closed)
             self._begin()
         with self._ending():
             return work()
@@ -95,6 +98,7 @@ class Steps:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
+            self._turn.notify_all()
 
     def _begin(self) -> None:
         if self._closed:
@@ -110,6 +114,7 @@ class Steps:
                 self._free += 1
                 self._waiting.extend(each for each in batch if not each.over)
                 self._changed.notify_all()
+                self._turn.notify()
 
     def _take(self) -> list[_Job]:
         """Return those who waited longest, as many as fit into a step side by side."""

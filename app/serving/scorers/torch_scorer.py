@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import torch
 
@@ -16,7 +16,7 @@ from models import checkpoints
 from models.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from models.manifests import Manifest
     from models.recommender import Recommender
     from models.shared_prefix import Prefix, Reader
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,9 @@ class TorchScorer:
         self._recommender: Recommender | None = recommender
         self._cache = PrefixCache(policy.prefix_cache_bytes)
         self._steps = Steps(tokens=policy.step_tokens, at_once=policy.steps_at_once)
+        #: Whether a request is one step with all that belongs to it: where passes are short and
+        #: nobody joins them, threads that prepare beside them would hold each other up.
+        self._steps_alone = self._reader is not None and not self._reader.joins
 
     @property
     def recommender(self) -> Recommender:
@@ -79,8 +84,16 @@ class TorchScorer:
         return self.score_all([request])[0]
 
     def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
-        """Read the histories that are not known at once, and then all candidates in steps."""
-        recommender, reader = self.recommender, self._reader
+        """Read the histories that are not known at once, and then all candidates."""
+        work = partial(self._scores, self.recommender, self._reader, requests)
+        return self._steps.alone(work) if self._steps_alone else work()
+
+    def _scores(
+        self,
+        recommender: Recommender,
+        reader: Reader | None,
+        requests: Sequence[ScoringRequest],
+    ) -> list[NDArray[np.float32]]:
         found: list[torch.Tensor] = [torch.empty(0, 2) for _ in requests]
         behind: dict[int, _Asked] = {}
         for number, request in enumerate(requests):
@@ -93,16 +106,26 @@ class TorchScorer:
             if shared:
                 behind[number] = _Asked(request, prompts, prompts.tokens[0, :shared])
             else:
-                found[number] = self._steps.alone(partial(recommender.score_logits, prompts))
+                found[number] = self._alone(partial(recommender.score_logits, prompts))
         if reader is not None and behind:
-            asked = list(behind.values())
-            rows = [
-                reader.rows(prefix, each.prompts)
-                for each, prefix in zip(asked, self._prefixes(reader, asked), strict=True)
-            ]
-            for number, logits in zip(behind, self._steps.score(reader, rows), strict=True):
+            answers = self._behind(reader, list(behind.values()))
+            for number, logits in zip(behind, answers, strict=True):
                 found[number] = logits
         return [each.softmax(1)[:, 0].numpy() for each in found]
+
+    def _behind(self, reader: Reader, asked: Sequence[_Asked]) -> list[torch.Tensor]:
+        """Return the logits of requests behind their prefixes."""
+        rows = [
+            reader.rows(prefix, each.prompts)
+            for each, prefix in zip(asked, self._prefixes(reader, asked), strict=True)
+        ]
+        if reader.joins:
+            return self._steps.score(reader, rows)
+        return [torch.cat(reader.answer(few)) for few in rows]
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        """Do work in a step of its own, or in that which it is in already."""
+        return work() if self._steps_alone else self._steps.alone(work)
 
     def forget(self, user_id: str | None) -> None:
         """Drop the states of this person's prefixes; a score under way puts none back."""
@@ -129,7 +152,7 @@ class TorchScorer:
         missing = [number for number, kept in enumerate(found) if kept is None]
         if missing:
             unread = [asked[number].shared for number in missing]
-            read = self._steps.alone(lambda: reader.read_all(unread))
+            read = self._alone(lambda: reader.read_all(unread))
             for number, prefix in zip(missing, read, strict=True):
                 found[number], moment = prefix, moments[number]
                 if moment is not None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: How far answers may be from plain ones, in logits or as a share of larger logits than 1.
 TOLERANCE: Final = 1e-5
 #: Candidates in one pass: more leave the caches of a processor.
-AT_ONCE: Final = 256
+AT_ONCE: Final = 512
 #: What such a model is made of. A layer that an adapter has wrapped is something else.
 _PARTS: Final = frozenset(
     {

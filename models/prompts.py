@@ -10,6 +10,7 @@ style, in words, is `models.text_prompt`.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import numpy as np
@@ -83,8 +84,10 @@ class CompactPrompt:
     answers: ClassVar[tuple[int, int]] = (YES, NO)
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Remember the vocabulary; nothing else is needed."""
+        """Remember the vocabulary, and from then on how items of its slots were written."""
         self.vocabulary = vocabulary
+        #: Per slot the attributes, and the suffix as int64 bytes: an item that changed is compared.
+        self._written: dict[int, tuple[Mapping[str, Sequence[str]], bytes]] = {}
 
     def samples(self, samples: Samples, data: Interactions) -> Encoded:
         """Encode M samples of `data` as [M, T] tokens."""
@@ -159,16 +162,23 @@ class CompactPrompt:
         self, candidates: Sequence[tuple[int, Mapping[str, Sequence[str]]]]
     ) -> torch.Tensor:
         """Encode N candidates (slot, attributes) as [N, S] int64, PAD where attributes lack."""
-        rows = [
-            [
-                CANDIDATE,
-                self.vocabulary.item(slot),
-                *self.vocabulary.item_attributes(attributes, ATTRIBUTE_PLACES),
-                ANSWER,
-            ]
-            for slot, attributes in candidates
-        ]
-        return torch.tensor(rows)
+        rows = bytearray().join([self._suffix(*candidate) for candidate in candidates])
+        width = ATTRIBUTE_PLACES + 3
+        if not rows:
+            return torch.empty(0, width, dtype=torch.int64)
+        return torch.frombuffer(rows, dtype=torch.int64).view(-1, width)
+
+    def _suffix(self, slot: int, attributes: Mapping[str, Sequence[str]]) -> bytes:
+        """Return an item's tokens. Slots beyond the vocabulary are not kept: there is no end."""
+        kept = self._written.get(slot)
+        if kept is not None and kept[0] == attributes:
+            return kept[1]
+        places = self.vocabulary.item_attributes(attributes, ATTRIBUTE_PLACES)
+        row = [CANDIDATE, self.vocabulary.item(slot), *places, ANSWER]
+        written = np.array(row, dtype=np.int64).tobytes()
+        if 0 <= slot < self.vocabulary.slots:
+            self._written[slot] = (copy.deepcopy(attributes), written)
+        return written
 
     def _items(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
         known = (slots >= 0) & (slots < self.vocabulary.slots)

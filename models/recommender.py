@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from models.backbones import CompactConfig, UnknownBackboneError, build_compact
+from models.compact_reader import CompactReader
 from models.memory import Memory, attempt, halved, tokens_that_fit
 from models.prompts import CompactPrompt
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from models.encoded import Encoded
     from models.prompts import Prompt
     from models.requests import Candidate, HistoryEvent
-    from models.shared_prefix import PackedReader
+    from models.shared_prefix import Reader
     from models.vocabulary import Vocabulary
 
 #: So many tokens in one batch without gradients: long prompts go in smaller batches.
@@ -81,9 +82,14 @@ class Recommender:
         """Return where the model is. Prompts come from the CPU, and answers go back there."""
         return next(self.model.parameters()).device
 
-    def reader(self) -> PackedReader | None:
-        """Return what reads many candidates in packed rows, for models that gain by it."""
-        return None
+    def reader(self) -> Reader | None:
+        """Return what reads histories once and candidates behind them, for models it knows.
+
+        It is made of the weights as they are now.
+        """
+        if not isinstance(self.config, CompactConfig):
+            return None
+        return CompactReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
 
     def shared(self, prompts: Encoded) -> int:
         """Return how many first columns this model may read once for all prompts."""

@@ -15,7 +15,7 @@ import inspect
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -70,6 +70,31 @@ class Row:
     prefix: Prefix
     rests: Sequence[torch.Tensor]
 
+    @property
+    def width(self) -> int:
+        """Return the number of tokens."""
+        return sum(map(len, self.rests))
+
+
+class Reader(Protocol):
+    """What reads prefixes, and rests behind them in rows of its own making, each with a `width`.
+
+    Thread-safe: it only reads the model, and no prefix is ever changed.
+    """
+
+    @property
+    def joins(self) -> bool:
+        """Say whether rows of several requests gain by going through the model together."""
+
+    def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
+        """Return what the model makes of several [h] tokens, each by itself."""
+
+    def rows(self, prefix: Prefix, prompts: Encoded) -> Sequence[Any]:
+        """Return what of N prompts follows a prefix, in rows that `answer` takes, in order."""
+
+    def answer(self, batch: Sequence[Any]) -> list[torch.Tensor]:
+        """Return for each row the [N, 2] logits of (Yes, No) of its rests, fp32 on the CPU."""
+
 
 def grouped(
     rests: Sequence[torch.Tensor], tokens: int = ROW_TOKENS
@@ -89,6 +114,8 @@ class PackedReader:
 
     Thread-safe: it only reads the model, and no prefix is ever changed.
     """
+
+    joins = True
 
     def __init__(self, model: nn.Module, answers: tuple[int, int], *, plain_head: bool) -> None:
         """Take a model whose head is a linear layer and nothing else (`plain_head`), or not."""
@@ -119,12 +146,17 @@ class PackedReader:
 
     def score(self, prompts: Encoded, shared: int) -> torch.Tensor:
         """Return [N, 2] fp32 logits of N prompts that are one for their first `shared` columns."""
-        prefix = self.read(prompts.tokens[0, :shared])
-        found = [
-            self.answer([Row(prefix=prefix, rests=rests)])[0]
-            for rests in grouped(prompts.rests(shared))
-        ]
-        return torch.cat(found)
+        rows = self.rows(self.read(prompts.tokens[0, :shared]), prompts)
+        return torch.cat([self.answer([row])[0] for row in rows])
+
+    def rows(self, prefix: Prefix, prompts: Encoded) -> list[Row]:
+        """Return what of N prompts follows a prefix, in rows of at most ROW_TOKENS."""
+        rests = prompts.rests(len(prefix))
+        return [Row(prefix=prefix, rests=few) for few in grouped(rests)]
+
+    def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
+        """Return what the model makes of several [h] tokens: long ones gain nothing together."""
+        return [self.read(tokens) for tokens in prefixes]
 
     @torch.inference_mode()
     def read(self, tokens: torch.Tensor) -> Prefix:

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringRequest:
-    """N candidates for one user; the history is oldest first."""
+    """N candidates for one user; the history is oldest first.
+
+    Without `keep` it is scored from nothing and leaves nothing: what a model made of this user's
+    history before is not used, and what it makes of this one, a variation perhaps, is not kept.
+    """
 
     user_id: str
     attributes: Mapping[str, str]
     history: Sequence[HistoryEvent]
     candidates: Sequence[Candidate]
+    keep: bool = True
 
 
 class Scorer(Protocol):
@@ -40,8 +45,8 @@ class Scorer(Protocol):
     def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
         """Return the scores of several requests, read together where that is faster.
 
-        Each has a history of its own: several people, or one person's history in variations, of
-        which nothing is kept.
+        Each has a history of its own: several people, or one person's history in variations,
+        which should say `keep=False`.
         """
 
     def forget(self, user_id: str | None) -> None:

@@ -100,7 +100,8 @@ class EngineScorer:
         rows = self._tokens.requested(request.attributes, request.history, request.candidates)
         if not rows:
             return np.empty(0, dtype=np.float32)
-        salt = self._salt(request.user_id)
+        # A salt that nobody remembers: no state is found by it, and none is found again.
+        salt = self._salt(request.user_id) if request.keep else secrets.token_urlsafe(32)
         try:
             scores = self._engine.ask(self._adapter, rows, self._tokens.answers, salt)
         except ReleaseLostError:

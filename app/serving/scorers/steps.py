@@ -10,17 +10,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from app.domain.errors import UnavailableError
-from models.shared_prefix import Row, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from models.shared_prefix import PackedReader, Prefix
+    from models.shared_prefix import Reader
 
 T = TypeVar("T")
 
@@ -28,8 +27,8 @@ T = TypeVar("T")
 class _Job:
     """One request: the rows that it still has to go through, and what came of the others."""
 
-    def __init__(self, prefix: Prefix, rests: Sequence[torch.Tensor]) -> None:
-        self.rows = deque(Row(prefix=prefix, rests=few) for few in grouped(rests))
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self.rows = deque(rows)
         self.found: list[torch.Tensor] = []
         self.error: Exception | None = None
 
@@ -40,7 +39,8 @@ class _Job:
     @property
     def width(self) -> int:
         """Return the tokens of the next row."""
-        return sum(map(len, self.rows[0].rests))
+        width: int = self.rows[0].width
+        return width
 
 
 class Steps:
@@ -53,39 +53,44 @@ class Steps:
         """
         self._tokens = tokens
         self._free = at_once
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        #: Those who wait to work alone: one of them at a time has to know that it is its turn.
+        self._turn = threading.Condition(lock)
         self._waiting: deque[_Job] = deque()
         self._closed = False
 
     def alone(self, work: Callable[[], T]) -> T:
         """Do work that nobody can share, as a step of its own; raises UnavailableError."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
+        with self._turn:
+            self._turn.wait_for(lambda: self._free or self._closed)
             self._begin()
         with self._ending():
             return work()
 
-    def score(
-        self, reader: PackedReader, prefix: Prefix, rests: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """Return [N, 2] logits of N rests behind a prefix; raises UnavailableError once closed."""
-        job = _Job(prefix, rests)
+    def score(self, reader: Reader, requests: Sequence[Sequence[Any]]) -> list[torch.Tensor]:
+        """Return the [N, 2] logits of each request's rows; raises UnavailableError once closed.
+
+        Several requests take part in steps as though each had come on a thread of its own.
+        """
+        jobs = [_Job(rows) for rows in requests]
         with self._changed:
-            self._waiting.append(job)
+            self._waiting.extend(jobs)
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: job.over or self._closed or (self._free and self._waiting)
+                    lambda: _over(jobs) or self._closed or (self._free and self._waiting)
                 )
-                if job.over:
+                if _over(jobs):
                     break
                 self._begin()
                 batch = self._take()
             with self._ending(batch):
                 _step(reader, batch)
-        if job.error is not None:
-            raise job.error
-        return torch.cat(job.found)
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
+        return [torch.cat(job.found) for job in jobs]
 
     def close(self) -> None:
         """Take no more, and send those away who wait."""
@@ -93,6 +98,7 @@ class Steps:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
+            self._turn.notify_all()
 
     def _begin(self) -> None:
         if self._closed:
@@ -108,6 +114,7 @@ class Steps:
                 self._free += 1
                 self._waiting.extend(each for each in batch if not each.over)
                 self._changed.notify_all()
+                self._turn.notify()
 
     def _take(self) -> list[_Job]:
         """Return those who waited longest, as many as fit into a step side by side."""
@@ -121,7 +128,11 @@ class Steps:
         return batch
 
 
-def _step(reader: PackedReader, batch: Sequence[_Job]) -> None:
+def _over(jobs: Sequence[_Job]) -> bool:
+    return all(job.over for job in jobs)
+
+
+def _step(reader: Reader, batch: Sequence[_Job]) -> None:
     """Bring every job one row further; where that fails each goes by itself, so that one fails."""
     try:
         answers = reader.answer([job.rows[0] for job in batch])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-import numpy as np
 import torch
 
 from app.domain.errors import InvalidInputError, NoReleaseError
@@ -16,17 +16,21 @@ from models import checkpoints
 from models.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from app.domain.releases import Release
     from app.serving.scorers.base import ScoringRequest
     from app.settings import Settings
+    from models.encoded import Encoded
     from models.manifests import Manifest
     from models.recommender import Recommender
-    from models.shared_prefix import PackedReader, Prefix
+    from models.shared_prefix import Prefix, Reader
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,14 @@ class ScoringPolicy:
         )
 
 
+class _Asked(NamedTuple):
+    """A request, its N prompts, and the [h] tokens that they share."""
+
+    request: ScoringRequest
+    prompts: Encoded
+    shared: torch.Tensor
+
+
 class TorchScorer:
     """Takes over the only reference to a recommender."""
 
@@ -53,10 +65,13 @@ class TorchScorer:
 
     def __init__(self, recommender: Recommender, policy: ScoringPolicy) -> None:
         """Look at what the model can do now, before anybody waits for an answer."""
-        recommender.reader()
+        self._reader = recommender.reader()
         self._recommender: Recommender | None = recommender
         self._cache = PrefixCache(policy.prefix_cache_bytes)
         self._steps = Steps(tokens=policy.step_tokens, at_once=policy.steps_at_once)
+        #: Whether a request is one step with all that belongs to it: where passes are short and
+        #: nobody joins them, threads that prepare beside them would hold each other up.
+        self._steps_alone = self._reader is not None and not self._reader.joins
 
     @property
     def recommender(self) -> Recommender:
@@ -66,24 +81,51 @@ class TorchScorer:
         return self._recommender
 
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
-        if not request.candidates:
-            return np.empty(0, dtype=np.float32)
-        recommender = self.recommender
-        prompts = recommender.prompt.request(
-            request.attributes, request.history, request.candidates
-        )
-        shared = recommender.shared(prompts)
-        reader = recommender.reader() if shared else None
-        if reader is None:
-            logits = self._steps.alone(lambda: recommender.score_logits(prompts))
-        else:
-            prefix = self._prefix(reader, request, prompts.tokens[0, :shared])
-            logits = self._steps.score(reader, prefix, prompts.rests(len(prefix)))
-        scores: NDArray[np.float32] = logits.softmax(1)[:, 0].numpy()
-        return scores
+        return self.score_all([request])[0]
 
     def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
-        return [self.score(request) for request in requests]
+        """Read the histories that are not known at once, and then all candidates."""
+        work = partial(self._scores, self.recommender, self._reader, requests)
+        return self._steps.alone(work) if self._steps_alone else work()
+
+    def _scores(
+        self,
+        recommender: Recommender,
+        reader: Reader | None,
+        requests: Sequence[ScoringRequest],
+    ) -> list[NDArray[np.float32]]:
+        found: list[torch.Tensor] = [torch.empty(0, 2) for _ in requests]
+        behind: dict[int, _Asked] = {}
+        for number, request in enumerate(requests):
+            if not request.candidates:
+                continue
+            prompts = recommender.prompt.request(
+                request.attributes, request.history, request.candidates
+            )
+            shared = recommender.shared(prompts) if reader else 0
+            if shared:
+                behind[number] = _Asked(request, prompts, prompts.tokens[0, :shared])
+            else:
+                found[number] = self._alone(partial(recommender.score_logits, prompts))
+        if reader is not None and behind:
+            answers = self._behind(reader, list(behind.values()))
+            for number, logits in zip(behind, answers, strict=True):
+                found[number] = logits
+        return [each.softmax(1)[:, 0].numpy() for each in found]
+
+    def _behind(self, reader: Reader, asked: Sequence[_Asked]) -> list[torch.Tensor]:
+        """Return the logits of requests behind their prefixes."""
+        rows = [
+            reader.rows(prefix, each.prompts)
+            for each, prefix in zip(asked, self._prefixes(reader, asked), strict=True)
+        ]
+        if reader.joins:
+            return self._steps.score(reader, rows)
+        return [torch.cat(reader.answer(few)) for few in rows]
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        """Do work in a step of its own, or in that which it is in already."""
+        return work() if self._steps_alone else self._steps.alone(work)
 
     def forget(self, user_id: str | None) -> None:
         """Drop the states of this person's prefixes; a score under way puts none back."""
@@ -93,18 +135,29 @@ class TorchScorer:
         """Drop the weights. Modules refer to each other in circles, hence the collection."""
         self._steps.close()
         self._cache.forget(None)
-        self._recommender = None
+        self._recommender = self._reader = None
         gc.collect()
 
-    def _prefix(
-        self, reader: PackedReader, request: ScoringRequest, tokens: torch.Tensor
-    ) -> Prefix:
+    def _prefixes(self, reader: Reader, asked: Sequence[_Asked]) -> list[Prefix]:
         """Return what the model makes of the shared tokens, or made of most of them before."""
-        found, moment = self._cache.find(request.user_id, tokens, len(request.candidates))
-        if found is None:
-            found = self._steps.alone(lambda: reader.read(tokens))
-            self._cache.keep(request.user_id, found, moment)
-        return found
+        found, moments = [], []
+        for each in asked:
+            kept, moment = None, None
+            if each.request.keep:
+                kept, moment = self._cache.find(
+                    each.request.user_id, each.shared, len(each.prompts)
+                )
+            found.append(kept)
+            moments.append(moment)
+        missing = [number for number, kept in enumerate(found) if kept is None]
+        if missing:
+            unread = [asked[number].shared for number in missing]
+            read = self._alone(lambda: reader.read_all(unread))
+            for number, prefix in zip(missing, read, strict=True):
+                found[number], moment = prefix, moments[number]
+                if moment is not None:
+                    self._cache.keep(asked[number].request.user_id, prefix, moment)
+        return [prefix for prefix in found if prefix is not None]
 
 
 class TorchScorers:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from app.serving.scorers.base import ScoringRequest
 from app.serving.scorers.engine import EngineScorer
+from models.requests import Candidate
 from tests.integration.gateway_world import USERS, wait_until
 
 if TYPE_CHECKING:
@@ -77,7 +79,18 @@ def test_states_are_kept_apart_by_person_and_out_of_reach_once_forgotten(
     assert before == salt("u1")
     assert before != other
     assert len(before or "") >= 43
-    scorer_of(replica).forget("u1")
+    scorer = scorer_of(replica)
+    variation = ScoringRequest(
+        user_id="u1",
+        attributes={},
+        history=[],
+        candidates=[Candidate(0, {}, "Heat")],
+        keep=False,
+    )
+    scorer.score_all([variation, variation])
+    assert len({before, other, *(asked.salt for asked in texts.engine.asked[-2:])}) == 4
+    assert salt("u1") == before
+    scorer.forget("u1")
     assert salt("u1") not in (before, other)
     assert salt("u2") == other
 

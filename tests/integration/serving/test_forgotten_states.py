@@ -89,6 +89,11 @@ def told(scorers: dict[str, Recording]) -> list[str | None]:
     return first
 
 
+def kept(scorers: dict[str, Recording]) -> list[str]:
+    """Return whose states any release holds."""
+    return [user for scorer in scorers.values() for user in scorer._cache._kept]
+
+
 def test_following_the_log_tells_every_release(
     world: World, replica: Replica, scorers: dict[str, Recording]
 ) -> None:
@@ -186,6 +191,20 @@ def test_an_answer_that_is_sent_keeps_what_was_made(
     service.answer("u1", 5, exclude_seen=True)
 
     assert told(scorers) == []
+    assert kept(scorers) == ["u1"]
+
+
+def test_a_state_that_was_kept_is_gone_with_the_person(
+    world: World, service: RecommendService, replica: Replica, scorers: dict[str, Recording]
+) -> None:
+    for user in ("u1", "u2"):
+        service.answer(user, 5, exclude_seen=True)
+    assert kept(scorers) == ["u1", "u2"]
+
+    world.forget("u1")
+    replica.candidates.follow()
+
+    assert kept(scorers) == ["u2"]
 
 
 def test_an_accepted_deletion_is_followed_without_waiting_for_the_next_look(world: World) -> None:

@@ -6,16 +6,19 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from app.domain.errors import NoReleaseError, UnavailableError
 from app.serving.scorers.base import ScoringRequest
 from app.serving.scorers.steps import Steps
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
 from models.assembly import build, parse_backbone
+from models.compact_reader import CompactReader
 from models.requests import Candidate, HistoryEvent
 from models.vocabulary import Vocabulary
 from tests.unit.models import tiny
@@ -23,8 +26,6 @@ from tests.unit.models import tiny
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import torch
 
     from models.recommender import Recommender
 
@@ -63,6 +64,21 @@ def widths(recommender: Recommender) -> list[tuple[int, ...]]:
     embedding: torch.nn.Module = recommender.model.get_input_embeddings()
     embedding.register_forward_hook(lambda _, given, __: read.append(tuple(given[0].shape)))
     return read
+
+
+@pytest.fixture
+def compact() -> Iterator[TorchScorer]:
+    """The embedded default with weights whose answers differ, read without transformers."""
+    recommender = build(Vocabulary.from_catalogue(tiny.DATA), parse_backbone("compact"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in recommender.model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.15, generator=generator)
+    made = TorchScorer(recommender, POLICY)
+    assert isinstance(made._reader, CompactReader)
+    yield made
+    made.close()
 
 
 class Gate:
@@ -145,6 +161,87 @@ def test_a_score_under_way_puts_nothing_back(
 
     assert len(scorer._cache) == 0
     np.testing.assert_allclose(scores, alone(recommender, asked), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["compact", "llama", "gpt2", "t5"])
+def test_several_requests_are_answered_like_each_alone(kind: str, tmp_path: Path) -> None:
+    """Several people, one whose history is known, no candidates, and variations of a history."""
+    made = build(Vocabulary.from_catalogue(tiny.DATA), tiny.save(kind, tmp_path))
+    scorer = TorchScorer(made, POLICY)
+    scorer.score(request(4))
+    whole = request(6, 9)
+    left_out = [
+        replace(whole, history=[*whole.history[:n], *whole.history[n + 1 :]], keep=False)
+        for n in range(len(whole.history))
+    ]
+    asked = [request(1), request(4, 7), request(2, 0), *left_out, request(5, 300)]
+
+    found = scorer.score_all(asked)
+
+    for scores, each in zip(found, asked, strict=True):
+        np.testing.assert_allclose(scores, alone(made, each), atol=TOLERANCE)
+    assert scorer.score_all([]) == []
+
+
+def test_what_is_not_to_be_kept_is_neither_kept_nor_used(compact: TorchScorer) -> None:
+    """A kept state is spoilt on purpose: whoever used it would answer something else."""
+    right = compact.score(request(3))
+    with torch.inference_mode():
+        for pair in compact._cache._kept["user 3"].states:
+            for each in pair:
+                each.mul_(-3)
+    spoilt = compact.score(request(3))
+
+    alone_again = compact.score(replace(request(3), keep=False))
+    compact.score(replace(request(4), keep=False))
+
+    assert np.abs(spoilt - right).max() > 1e-3
+    np.testing.assert_allclose(alone_again, right, atol=1e-6)
+    assert list(compact._cache._kept) == ["user 3"]
+
+
+def test_compact_keeps_a_persons_states_until_they_are_forgotten(compact: TorchScorer) -> None:
+    missed = compact.score(request(3))
+    compact.score(request(4))
+    states = compact._cache._kept["user 3"].states
+    held = [weakref.ref(each) for pair in states for each in pair]
+    del states
+
+    np.testing.assert_allclose(compact.score(request(3)), missed, atol=1e-6)
+    compact.forget("user 3")
+
+    assert [each() for each in held] == [None] * 4
+    assert list(compact._cache._kept) == ["user 4"]
+
+
+def test_closing_frees_compact_and_every_state() -> None:
+    made = build(Vocabulary.from_catalogue(tiny.DATA), parse_backbone("compact"))
+    scorer = TorchScorer(made, POLICY)
+    scorer.score(request(3))
+    held = [
+        weakref.ref(made.model),
+        weakref.ref(scorer._reader),
+        weakref.ref(scorer._cache._kept["user 3"].states[0][0]),
+    ]
+    del made
+
+    scorer.close()
+
+    gc.collect()
+    assert [each() for each in held] == [None, None, None]
+    with pytest.raises(NoReleaseError):
+        scorer.score(request(3))
+
+
+def test_compact_under_load_answers_as_each_alone(compact: TorchScorer) -> None:
+    asked = [request(number % 9, 1 + number * 7 % 40) for number in range(60)]
+    expected = [alone(compact.recommender, each) for each in asked]
+
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(compact.score, asked))
+
+    for scores, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(scores, wanted, atol=1e-5)
 
 
 def test_closing_frees_the_weights_and_every_state(source: Path) -> None:

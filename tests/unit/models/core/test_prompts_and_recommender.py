@@ -122,6 +122,24 @@ def test_positions_count_real_tokens_only() -> None:
     assert encoded.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
 
 
+def test_an_item_is_written_anew_once_its_attributes_change(trained: Recommender) -> None:
+    """Also where the very object that was given before is changed, and beyond the vocabulary."""
+    vocabulary, prompt = trained.vocabulary, CompactPrompt(trained.vocabulary)
+    genres = {"genre": ["Comedy"]}
+
+    def written(slot: int) -> list[int]:
+        row: list[int] = prompt.suffixes([(slot, genres)])[0].tolist()
+        return row
+
+    for slot, item in ((3, vocabulary.item(3)), (vocabulary.slots + 5, UNKNOWN_ITEM)):
+        for values in (["Comedy"], ["Comedy"], ["Drama", "War"], [], ["Comedy"]):
+            genres["genre"][:] = values
+            places = [*(vocabulary.attribute("genre", value) for value in values), PAD, PAD, PAD]
+            assert written(slot) == [CANDIDATE, item, *places[:ATTRIBUTE_PLACES], ANSWER]
+    assert set(prompt._written) == {3}
+    assert prompt.suffixes([]).shape == (0, ATTRIBUTE_PLACES + 3)
+
+
 def test_padded_and_unpadded_prompts_give_the_same_logits(
     trained: Recommender, planted: Interactions, prepared: Prepared
 ) -> None:

@@ -38,6 +38,7 @@ class SqlState(Repository):
                 AliasRow.generation,
                 SuppressionRow.subject_hash,
             )
+            .select_from(StateRow)
             .join(AliasRow, AliasRow.name == LIVE)
             .outerjoin(SuppressionRow, matching & SuppressionRow.lifted_at.is_(None))
         ).all()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
+    from models.requests import Candidate
 
 #: Beyond this many changed users, counting everything anew is the faster way.
 _MOST_CHANGED_USERS: Final = 500
@@ -51,6 +52,8 @@ class Proposal:
     """The items proposed to one user, best first, and the usable history, oldest first."""
 
     items: tuple[Item, ...]
+    #: What a model is asked of the items.
+    candidates: tuple[Candidate, ...]
     history: tuple[HistoryEvent, ...]
     #: The ids of the history's items.
     history_ids: tuple[str, ...]
@@ -140,8 +143,13 @@ class Candidates:
             found = state.index.propose(events, stop + 1, barred=exclude, allowed=allowed)
             slots = found.slots.tolist()
             items = tuple(shelf.by_slot[slot] for slot in slots[start:stop])
+            candidates = tuple(shelf.candidate(item) for item in items)
         return Proposal(
-            items=items, history=history, history_ids=history_ids, more=len(slots) > stop
+            items=items,
+            candidates=candidates,
+            history=history,
+            history_ids=history_ids,
+            more=len(slots) > stop,
         )
 
     def similar(

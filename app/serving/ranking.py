@@ -14,7 +14,6 @@ import numpy as np
 from app.domain.recommendations import RankedBy, Reason, Recommendation, RecommendedItem
 from app.services.recommendation_inputs import NOBODY
 from app.serving.scorers.base import ScoringRequest
-from models.requests import Candidate
 from models.samples import HISTORY_LENGTH
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from app.serving.candidates import Proposal
     from app.serving.scorers.base import Scorer
     from app.serving.twin import Twin
-    from models.requests import HistoryEvent
+    from models.requests import Candidate, HistoryEvent
 
 #: How many events of the history a recommended item names.
 _REASONS: Final = 3
@@ -54,17 +53,23 @@ class Asked:
     def request(self) -> ScoringRequest:
         """Return what a release is asked; of a visitor nothing is kept."""
         user = self.inputs.user
-        return self.variation(self.proposal.history, self.proposal.items, keep=user.id != NOBODY)
+        return self.variation(
+            self.proposal.history, self.proposal.candidates, keep=user.id != NOBODY
+        )
 
     def variation(
-        self, history: Sequence[HistoryEvent], items: Sequence[Item], *, keep: bool = False
+        self,
+        history: Sequence[HistoryEvent],
+        candidates: Sequence[Candidate],
+        *,
+        keep: bool = False,
     ) -> ScoringRequest:
         """Return a request for these items after this history."""
         return ScoringRequest(
             user_id=self.inputs.user.id,
             attributes=self.inputs.user.attributes,
             history=history,
-            candidates=[Candidate(item.slot, item.attributes, item.title) for item in items],
+            candidates=candidates,
             keep=keep,
         )
 
@@ -110,7 +115,7 @@ def _answer(twin: Twin, asked: Asked, scores: NDArray[np.float32], size: int) ->
     if not asked.question.explain or not answer.items:
         return answer
     begin = asked.question.offset - asked.start
-    page = [item for item, _ in ordered[begin : begin + asked.question.n]]
+    page = [asked.proposal.candidates[place] for place in order[begin : begin + asked.question.n]]
     return _explained(twin.scorer, asked, answer, page)
 
 
@@ -140,7 +145,7 @@ def _page(
 
 
 def _explained(
-    scorer: Scorer, asked: Asked, answer: Recommendation, page: Sequence[Item]
+    scorer: Scorer, asked: Asked, answer: Recommendation, page: Sequence[Candidate]
 ) -> Recommendation:
     """Say of each item which events of the history moved its score most: leave-one-out.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.errors import InvalidInputError
+from models.requests import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +28,17 @@ class Shelf:
         """Take the whole catalogue, retired items included."""
         self.by_slot = {item.slot: item for item in items}
         self.by_id = {item.id: item for item in items if not item.retired}
+        self._candidates: dict[int, Candidate] = {}
         self.size = 1 + max(self.by_slot, default=-1)
         self._slots: dict[str, dict[str, NDArray[np.int64]]] | None = None
+
+    def candidate(self, item: Item) -> Candidate:
+        """Return what a model is asked of this item; it is made once."""
+        known = self._candidates.get(item.slot)
+        if known is None:
+            known = Candidate(item.slot, item.attributes, item.title)
+            self._candidates[item.slot] = known
+        return known
 
     def slots_of(self, item_ids: Iterable[str]) -> set[int]:
         """Return the slots of those ids that are on the shelf."""

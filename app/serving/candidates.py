@@ -41,6 +41,8 @@ class _State:
     slots: dict[str, Item]
     by_slot: dict[int, Item]
     version: int
+    #: The slots of items that are off the shelf.
+    withdrawn: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Candidates:
             if exclude_seen:
                 barred |= inputs.seen_item_ids
             exclude = {state.slots[each].slot for each in barred if each in state.slots}
+            exclude |= state.withdrawn
             events = [
                 Event(item.slot, one.rating, one.timestamp)
                 for one in inputs.history
@@ -239,4 +242,5 @@ def _read_catalogue(uow: UnitOfWork, state: _State) -> None:
             state.index.retire(item.slot)
     state.slots = {item.id: item for item in items if not item.retired}
     state.by_slot = {item.slot: item for item in items}
+    state.withdrawn = frozenset(item.slot for item in items if not item.available)
     state.index.grow(1 + max((item.slot for item in items), default=-1))

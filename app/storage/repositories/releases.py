@@ -76,9 +76,7 @@ class SqlReleases(Repository):
 
     def alias(self) -> Alias:
         row = self._connection.execute(
-            select(AliasRow.live, AliasRow.target, AliasRow.generation).where(
-                AliasRow.name == LIVE
-            )
+            select(AliasRow.live, AliasRow.target, AliasRow.generation).where(AliasRow.name == LIVE)
         ).one()
         return Alias(live=row.live, target=row.target, generation=row.generation)
 

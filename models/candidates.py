@@ -179,10 +179,8 @@ class CandidateIndex:
         `barred` slots are left out, and of `allowed`, by slot, only those that are True (slots
         beyond its end are not). A history of nothing gives what is popular.
         """
-        score = self._popularity()
-        for event in [one for one in history if one.rating > LIKED_ABOVE][-HISTORY:]:
-            self._add_neighbours(score, event.slot)
-        return self._best(score, limit, barred, allowed)
+        likes = [event.slot for event in history if event.rating > LIKED_ABOVE][-HISTORY:]
+        return self._best(self._popularity() + self._near(likes), limit, barred, allowed)
 
     def popular(
         self,
@@ -203,16 +201,17 @@ class CandidateIndex:
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return up to `limit` slots that are liked by those who liked this one; never itself."""
-        score = np.zeros(len(self._rated))
-        self._add_neighbours(score, slot)
-        return self._best(score, limit, [*barred, slot], allowed)
+        return self._best(self._near([slot]), limit, [*barred, slot], allowed)
 
-    def _add_neighbours(self, score: NDArray[np.float64], slot: int) -> None:
+    def _near(self, slots: Sequence[int]) -> NDArray[np.float64]:
+        """Return by slot how much it is liked together with these, for how often it is liked."""
         _, liked, weights = self._decayed()
-        neighbours, counts = self._pairs.neighbours(slot, weights)
-        own = liked[slot] if 0 <= slot < len(liked) else 0.0
-        likes = np.sqrt((liked[neighbours] + SHRINKAGE) * (own + SHRINKAGE))
-        score[neighbours] += counts / likes
+        root = np.sqrt(liked + SHRINKAGE)
+        shares = np.array([1 / root[slot] if slot < len(root) else 0.0 for slot in slots])
+        near = self._pairs.near(slots, shares, weights)
+        score = np.zeros(len(self._rated))
+        score[: len(near)] = near / root[: len(near)]
+        return score
 
     def _best(
         self,

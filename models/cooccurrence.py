@@ -91,17 +91,20 @@ class Cooccurrence:
         else:
             self._rows.pop(slot, None)
 
-    def neighbours(
-        self, slot: int, weights: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the slots liked near this one, ascending, and how often, weighted by bucket."""
-        keys, counts = self._rows.get(slot, _NO_ROW)
-        near = keys >> _BUCKET
-        starts = np.flatnonzero(np.diff(near, prepend=-1))
-        if not len(starts):
-            return near, counts.astype(np.float64)
-        weighted = counts * weights[keys & (MOST_BUCKETS - 1)]
-        return near[starts], np.add.reduceat(weighted, starts)
+    def near(
+        self, slots: Sequence[int], shares: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return [up to the highest slot found] how often each was liked near these slots.
+
+        What is near a slot counts with its share, and as much as the bucket weighs.
+        """
+        rows = [self._rows.get(slot, _NO_ROW) for slot in slots]
+        keys = np.concatenate([_NO_ROW[0], *(keys for keys, _ in rows)])
+        counts = np.concatenate([_NO_ROW[1], *(counts for _, counts in rows)])
+        share = np.repeat(shares, [len(keys) for keys, _ in rows])
+        return np.bincount(
+            keys >> _BUCKET, counts * weights[keys & (MOST_BUCKETS - 1)] * share
+        ).astype(np.float64)
 
     def state(self) -> bytes:
         """Return the matrix in one canonical form."""

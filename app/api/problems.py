@@ -75,6 +75,7 @@ DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
         (errors.InvalidInputError, 422, "Invalid input"),
         (errors.UnauthorisedError, 401, "API key needed"),
         (errors.UnavailableError, 503, "Unavailable"),
+        (errors.OverloadedError, 503, "Overloaded"),
         (errors.NoReleaseError, 503, "No release"),
         (errors.DatabaseUnavailableError, 503, "Database unavailable"),
         (errors.ReplicaNotReadyError, 503, "Replica not ready"),
@@ -158,7 +159,9 @@ async def _on_domain_error(_request: Request, error: Exception) -> ProblemRespon
     kind = kind_of(type(error) if isinstance(error, LetheError) else LetheError)
     # What went wrong inside is for the log; a caller could not act on it.
     internal = kind is DOMAIN_PROBLEMS[errors.LetheError]
-    return problem(kind, None if internal else str(error))
+    known = error.context.get("retry_after") if isinstance(error, LetheError) else None
+    headers = None if known is None else {"Retry-After": str(known)}
+    return problem(kind, None if internal else str(error), headers=headers)
 
 
 async def _on_invalid(_request: Request, error: Exception) -> ProblemResponse:

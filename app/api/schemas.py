@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job
     from app.domain.releases import Alias, Release, Replica
     from app.domain.requests import ForgetRequest
-    from app.serving.recommend import Recommendation
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What comes in; unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What goes out."""
+
     model_config = ConfigDict(from_attributes=True)
 
 
@@ -31,7 +34,7 @@ class _Answer(BaseModel):
 ItemIds = Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS_PER_REQUEST)]
 
 
-class ForgetBody(_Body):
+class ForgetBody(Body):
     """A user, some of a user's interactions, or an item."""
 
     user_id: Id | None = None
@@ -43,20 +46,20 @@ class ForgetBody(_Body):
         return ForgetCommand.of(self.user_id, self.item_ids, self.item_id)
 
 
-class ConsentBody(_Body):
+class ConsentBody(Body):
     """A forgotten person who consents anew; `item_ids` where single interactions were forgotten."""
 
     user_id: Id
     item_ids: ItemIds = Field(default_factory=list)
 
 
-class ConsentAnswer(_Answer):
+class ConsentAnswer(Answer):
     """How many tombstones were lifted."""
 
     lifted: int
 
 
-class InteractionBody(_Body):
+class InteractionBody(Body):
     """One rating: 0.5 to 5 stars in half stars; `timestamp` is Unix seconds."""
 
     user_id: Id
@@ -69,13 +72,13 @@ class InteractionBody(_Body):
         return Interaction(**self.model_dump())
 
 
-class InteractionsAnswer(_Answer):
+class InteractionsAnswer(Answer):
     """How many interactions were added or replaced."""
 
     stored: int
 
 
-class ForgetAnswer(_Answer):
+class ForgetAnswer(Answer):
     """A deletion request. It names nobody."""
 
     id: str
@@ -95,28 +98,7 @@ class ForgetAnswer(_Answer):
         return cls.model_validate(request)
 
 
-class RecommendedItemAnswer(_Answer):
-    """One item; `score` is the probability that the user likes it."""
-
-    item_id: str
-    title: str
-    score: float
-    rank: int
-
-
-class RecommendAnswer(_Answer):
-    """The best items for a user, all from one release."""
-
-    user_id: str
-    release: str
-    items: list[RecommendedItemAnswer]
-
-    @classmethod
-    def of(cls, recommendation: Recommendation) -> Self:
-        return cls.model_validate(recommendation)
-
-
-class JobAnswer(_Answer):
+class JobAnswer(Answer):
     """One run of training or unlearning, with every figure of its audit in `metrics`."""
 
     id: str
@@ -139,7 +121,7 @@ class JobAnswer(_Answer):
         return cls.model_validate(job)
 
 
-class ReleaseAnswer(_Answer):
+class ReleaseAnswer(Answer):
     """One set of weights."""
 
     id: str
@@ -160,7 +142,7 @@ class ReleaseAnswer(_Answer):
         return cls.model_validate(release)
 
 
-class ReplicaAnswer(_Answer):
+class ReplicaAnswer(Answer):
     """One gateway process; `lease` is valid, expired or fenced."""
 
     id: str
@@ -185,21 +167,21 @@ class ReplicaAnswer(_Answer):
         )
 
 
-class ForgetPage(_Answer):
+class ForgetPage(Answer):
     """Deletion requests, newest first."""
 
     items: list[ForgetAnswer]
     next_cursor: str | None
 
 
-class JobPage(_Answer):
+class JobPage(Answer):
     """Jobs, newest first."""
 
     items: list[JobAnswer]
     next_cursor: str | None
 
 
-class ReleasePage(_Answer):
+class ReleasePage(Answer):
     """Releases, newest first, with the alias and the replicas that serve it."""
 
     items: list[ReleaseAnswer]
@@ -225,14 +207,14 @@ class ReleasePage(_Answer):
         )
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(Answer):
     """`ok`, or `not ready` with the reasons."""
 
     status: str
     reasons: list[str] = Field(default_factory=list)
 
 
-class ProblemDocument(_Answer):
+class ProblemDocument(Answer):
     """A problem document (RFC 9457)."""
 
     type: str

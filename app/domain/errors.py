@@ -148,6 +148,12 @@ class UnavailableError(LetheError):
     code = "unavailable"
 
 
+class OverloadedError(UnavailableError):
+    """More is asked of this replica than it can answer in time. Try again in {retry_after} s."""
+
+    code = "overloaded"
+
+
 class NoReleaseError(UnavailableError):
     """No release is being served yet. Import data and run `lethe train` first."""
 

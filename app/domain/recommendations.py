@@ -102,12 +102,10 @@ class Recommendation:
     #: The version of the data that the answer was made from.
     data_version: int
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotModified:
-    """The caller already holds the answer: release and data are still those of its tag."""
-
-    tag: str
+    @property
+    def tag(self) -> str | None:
+        """Return its entity tag; None where no release ranked it, as one may the next moment."""
+        return None if self.release is None else answer_tag(self.release, self.data_version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,3 +125,18 @@ class Similar:
     item_id: str
     items: tuple[SimilarItem, ...]
     data_version: int
+
+    @property
+    def tag(self) -> str:
+        """Return its entity tag."""
+        return similar_tag(self.data_version)
+
+
+def answer_tag(release: str | None, data_version: int) -> str:
+    """Return the entity tag of an answer: all that it rests on besides the question itself."""
+    return f'"{release}.{data_version}"'
+
+
+def similar_tag(data_version: int) -> str:
+    """Return the entity tag of similar items, which rest on the data alone."""
+    return f'"{data_version}"'

@@ -12,6 +12,7 @@ from app.domain.requests import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from app.domain.recommendations import Visitor
     from app.domain.releases import Alias
@@ -154,7 +155,7 @@ def recheck(
     )
 
 
-def require_items(asked: set[str], known: set[str]) -> None:
+def require_items(asked: AbstractSet[str], known: AbstractSet[str]) -> None:
     """Raise UnknownItemError, naming some, unless all that is asked for is known."""
     unknown = sorted(asked - known)
     if unknown:

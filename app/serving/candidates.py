@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.errors import GoneError, UnknownUserError
-from app.services.recommendation_inputs import read_inputs
+from app.services.recommendation_inputs import read_inputs, require_items
+from app.serving.shelf import Shelf
 from models.candidates import CandidateIndex, Event
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 from models.requests import HistoryEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
+
+    from numpy.typing import NDArray
 
     from app.domain.catalogue import Item
+    from app.domain.recommendations import AttributeFilter, Question
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
+    from models.requests import Candidate
 
 #: Beyond this many changed users, counting everything anew is the faster way.
 _MOST_CHANGED_USERS: Final = 500
@@ -38,8 +43,7 @@ class _State:
     """An index and the catalogue that it counts over, as of `version`."""
 
     index: CandidateIndex
-    slots: dict[str, Item]
-    by_slot: dict[int, Item]
+    shelf: Shelf
     version: int
     #: The slots of items that are off the shelf.
     withdrawn: frozenset[int] = frozenset()
@@ -47,10 +51,16 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The items proposed to one user, and the usable history, oldest first."""
+    """The items proposed to one user, best first, and the usable history, oldest first."""
 
     items: tuple[Item, ...]
+    #: What a model is asked of the items.
+    candidates: tuple[Candidate, ...]
     history: tuple[HistoryEvent, ...]
+    #: The ids of the history's items.
+    history_ids: tuple[str, ...]
+    #: Whether there are items beyond those.
+    more: bool
 
 
 class Candidates:
@@ -111,36 +121,68 @@ class Candidates:
                     self._state = fresh
 
     def propose(
-        self, uow: UnitOfWork, inputs: Inputs, limit: int, *, exclude_seen: bool
+        self, uow: UnitOfWork, inputs: Inputs, question: Question, start: int, stop: int
     ) -> Proposal:
-        """Propose up to `limit` items, none of them retired or asked to be forgotten.
+        """Propose the items from place `start` to `stop`, none of them retired or being forgotten.
 
+        Where the question names its items, all of those that may be recommended are proposed.
         `uow` is the snapshot that the inputs were read from: every deletion in it is applied
-        before anything is proposed.
+        before anything is proposed. Raises UnknownItemError and InvalidInputError.
         """
         with self._lock:
-            state = self._state
-            if state is None or not self._advance(uow, state, strict=False):
-                self._on_change(None)
-                state = self._state = _build(uow, self._pseudonyms)
-            history = tuple(
-                HistoryEvent(item.slot, one.rating, item.title)
-                for one in inputs.history
-                if (item := state.slots.get(one.item_id)) is not None
-            )
+            state = self._current(uow)
+            shelf = state.shelf
+            events, history, history_ids = _usable_history(shelf, inputs)
             barred = set(inputs.suppressed_item_ids)
-            if exclude_seen:
+            if question.exclude_seen:
                 barred |= inputs.seen_item_ids
-            exclude = {state.slots[each].slot for each in barred if each in state.slots}
-            exclude |= state.withdrawn
-            events = [
-                Event(item.slot, one.rating, one.timestamp)
-                for one in inputs.history
-                if (item := state.slots.get(one.item_id)) is not None
-            ]
-            proposed = state.index.propose(events, limit, barred=exclude)
-            items = tuple(state.by_slot[slot] for slot in proposed.slots.tolist())
-        return Proposal(items=items, history=history)
+            exclude = {*shelf.slots_of(barred), *state.withdrawn}
+            allowed = shelf.passing(question.filter)
+            if question.item_ids is not None:
+                require_items(set(question.item_ids), set(shelf.by_id))
+                allowed = _only(shelf.slots_of(question.item_ids), shelf.size, allowed)
+                start, stop = 0, len(question.item_ids)
+            found = state.index.propose(events, stop + 1, barred=exclude, allowed=allowed)
+            slots = found.slots.tolist()
+            items = tuple(shelf.by_slot[slot] for slot in slots[start:stop])
+            candidates = tuple(shelf.candidate(item) for item in items)
+        return Proposal(
+            items=items,
+            candidates=candidates,
+            history=history,
+            history_ids=history_ids,
+            more=len(slots) > stop,
+        )
+
+    def similar(
+        self,
+        uow: UnitOfWork,
+        item_id: str,
+        n: int,
+        wanted: AttributeFilter,
+        suppressed: Collection[str],
+    ) -> list[tuple[Item, float]]:
+        """Return up to `n` items that are liked by those who like this one; UnknownItemError."""
+        with self._lock:
+            state = self._current(uow)
+            shelf = state.shelf
+            require_items({item_id}, shelf.by_id.keys() - set(suppressed))
+            found = state.index.similar(
+                shelf.by_id[item_id].slot,
+                n,
+                barred={*shelf.slots_of(suppressed), *state.withdrawn},
+                allowed=shelf.passing(wanted),
+            )
+            pairs = zip(found.slots.tolist(), found.scores.tolist(), strict=True)
+            return [(shelf.by_slot[slot], score) for slot, score in pairs if score > 0]
+
+    def _current(self, uow: UnitOfWork) -> _State:
+        """Return the statistics with every deletion of this snapshot applied; under the lock."""
+        state = self._state
+        if state is None or not self._advance(uow, state, strict=False):
+            self._on_change(None)
+            state = self._state = _build(uow, self._pseudonyms)
+        return state
 
     def _advance(self, uow: UnitOfWork, state: _State, *, strict: bool = True) -> bool:
         """Apply what the log holds beyond `state.version`; False where only counting anew helps.
@@ -179,9 +221,9 @@ class Candidates:
             state.index.replace_user(
                 user_id,
                 [
-                    (state.slots[one.item_id].slot, one.rating, one.timestamp)
+                    (state.shelf.by_id[one.item_id].slot, one.rating, one.timestamp)
                     for one in history
-                    if one.item_id in state.slots
+                    if one.item_id in state.shelf.by_id
                 ],
             )
 
@@ -190,7 +232,7 @@ def _build(uow: UnitOfWork, pseudonyms: Pseudonyms) -> _State:
     """Count the whole snapshot, leaving out everything that is suppressed in it."""
     version = uow.state.data_version()
     items = uow.people.items()
-    state = _State(CandidateIndex(), {}, {}, version)
+    state = _State(CandidateIndex(), Shelf(), version)
     slots = {item.id: item.slot for item in items}
     catalogue = 1 + max((item.slot for item in items), default=-1)
     state.index = CandidateIndex.build(_usable_interactions(uow, pseudonyms, slots, catalogue))
@@ -237,10 +279,32 @@ def _read_catalogue(uow: UnitOfWork, state: _State) -> None:
     """Read titles and attributes anew, and retire what has been retired since."""
     items = uow.people.items()
     for item in items:
-        before = state.by_slot.get(item.slot)
+        before = state.shelf.by_slot.get(item.slot)
         if item.retired and (before is None or not before.retired):
             state.index.retire(item.slot)
-    state.slots = {item.id: item for item in items if not item.retired}
-    state.by_slot = {item.slot: item for item in items}
+    state.shelf = Shelf(items)
     state.withdrawn = frozenset(item.slot for item in items if not item.available)
-    state.index.grow(1 + max((item.slot for item in items), default=-1))
+    state.index.grow(state.shelf.size)
+
+
+def _usable_history(
+    shelf: Shelf, inputs: Inputs
+) -> tuple[list[Event], tuple[HistoryEvent, ...], tuple[str, ...]]:
+    """Return what the first stage and the model read of a history, and the items' ids."""
+    known = [
+        (shelf.by_id[one.item_id], one) for one in inputs.history if one.item_id in shelf.by_id
+    ]
+    return (
+        [Event(item.slot, one.rating, one.timestamp) for item, one in known],
+        tuple(HistoryEvent(item.slot, one.rating, item.title) for item, one in known),
+        tuple(item.id for item, _ in known),
+    )
+
+
+def _only(
+    slots: Collection[int], size: int, allowed: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Return by slot whether it is one of these and allowed."""
+    mask = np.zeros(size, np.bool_)
+    mask[list(slots)] = True
+    return mask if allowed is None else mask & allowed

@@ -1,37 +1,40 @@
-"""Answers one recommendation: inputs, captured release, candidates, scores, and a last look.
+"""Answers questions for recommendations: inputs, captured release, candidates, scores, last look.
 
-Work runs on a fixed number of threads behind a bounded number of places. What does not fit is
-refused at once, because a queue that grows answers nobody in time.
+Knows how often to look again and when to give up; the order of items is made in `ranking`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import (
     GoneError,
+    LetheError,
     NoReleaseError,
+    OverloadedError,
     ReleaseLostError,
     ReplicaNotReadyError,
     UnavailableError,
 )
-from app.services.recommendation_inputs import read_inputs, recheck
-from app.serving.scorers.base import ScoringRequest
-from models.requests import Candidate
+from app.domain.recommendations import Similar, SimilarItem
+from app.serving.capacity import Capacity
+from app.serving.questions import Questions
+from app.serving.ranking import Asked, by_first_stage, by_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
-    from app.domain.catalogue import Item
+    from app.domain.recommendations import AttributeFilter, Question, Recommendation
+    from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
-    from app.services.recommendation_inputs import Inputs, Recheck
-    from app.serving.candidates import Candidates, Proposal
+    from app.services.recommendation_inputs import Recheck
+    from app.serving.candidates import Candidates
     from app.serving.replica import Replica
     from app.serving.twin import Twin
     from app.settings import Settings
@@ -40,25 +43,33 @@ if TYPE_CHECKING:
 _RECOMPUTATIONS: Final = 3
 #: How often the next release is waited for, when the alias has moved on while one was captured.
 _OTHER_RELEASES: Final = 1
+#: Threads for what asks no model: the first stage's own order, and similar items.
+_QUICK_THREADS: Final = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecommendedItem:
-    """One item and the probability that the user likes it; rank 1 is the best."""
+@dataclass(slots=True)
+class _Attempts:
+    """Counts how often an answer was made in vain, and gives up in the end."""
 
-    item_id: str
-    title: str
-    score: float
-    rank: int
+    recomputations: int = 0
+    other_releases: int = 0
+
+    def forgotten(self) -> None:
+        """Note that somebody was forgotten meanwhile."""
+        self.recomputations += 1
+        if self.recomputations > _RECOMPUTATIONS:
+            raise UnavailableError(
+                "Deletions arrive faster than this answer can be made. Try again shortly."
+            )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendation:
-    """An answer, made from exactly one release."""
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What one attempt gave; no answers where the release was lost meanwhile."""
 
-    user_id: str
-    release: str
-    items: tuple[RecommendedItem, ...]
+    release: str | None
+    answers: list[Recommendation | LetheError] | None
+    now: Recheck
 
 
 class RecommendService:
@@ -73,140 +84,182 @@ class RecommendService:
         candidates: Candidates,
     ) -> None:
         """Make the threads that score."""
-        self._uow = uow
-        self._pseudonyms = pseudonyms
         self._replica = replica
-        self._candidates = candidates
-        self._limit = settings.candidates
-        self._places = threading.BoundedSemaphore(settings.scoring_queue)
-        self._executor = ThreadPoolExecutor(
-            settings.scoring_threads, thread_name_prefix="lethe-score"
+        self._questions = Questions(uow, pseudonyms, candidates, settings.candidates)
+        self.scoring = Capacity(
+            threads=settings.scoring_threads, places=settings.scoring_queue, name="lethe-score"
+        )
+        self.quick = Capacity(
+            threads=_QUICK_THREADS, places=settings.scoring_queue, name="lethe-quick"
         )
 
     def close(self) -> None:
         """Let the answers under way end, and take no more."""
-        self._executor.shutdown()
+        self.scoring.close()
+        self.quick.close()
 
-    async def recommend(self, user_id: str, n: int, *, exclude_seen: bool) -> Recommendation:
-        """Return the best `n` items for the user.
+    async def recommend(
+        self, question: Question, *, deadline: float | None = None
+    ) -> Recommendation:
+        """Answer one question.
 
-        Raises GoneError, UnknownUserError, NoReleaseError, ReplicaNotReadyError,
-        DatabaseUnavailableError, or UnavailableError when all places are taken.
+        What the model has not answered within `deadline` seconds, or cannot for lack of a place,
+        is answered in the first stage's order. Raises GoneError, UnknownUserError,
+        UnknownItemError, InvalidInputError, NoReleaseError, ReplicaNotReadyError,
+        DatabaseUnavailableError, OverloadedError or UnavailableError.
         """
-        if not self._places.acquire(blocking=False):
-            raise UnavailableError("Too many recommendations are under way. Try again shortly.")
-        try:
-            future = self._executor.submit(self.answer, user_id, n, exclude_seen=exclude_seen)
-        except RuntimeError as error:
-            self._places.release()
-            raise UnavailableError("This replica is shutting down.") from error
-        # The place is held for as long as the thread is busy, also when the caller has gone.
-        future.add_done_callback(lambda _: self._places.release())
-        answer = await asyncio.wrap_future(future)
+        scored = self.scoring.run(partial(self.answer, question))
+        if deadline is None:
+            answer = await scored
+        else:
+            try:
+                async with asyncio.timeout(deadline):
+                    answer = await scored
+            except (TimeoutError, OverloadedError):
+                answer = await self.quick.run(partial(self.answer_in_haste, question))
+        self._replica.right.require()
+        return answer
+
+    async def held(self, question: Question, tags: AbstractSet[str]) -> str | None:
+        """Return the present answer's tag where the caller's `tags` hold it; raises GoneError."""
+        if not tags:
+            return None
+        tag = await self.quick.run(partial(self._questions.held, question, tags))
+        self._replica.right.require()
+        return tag
+
+    async def recommend_all(
+        self, questions: Sequence[Question]
+    ) -> list[Recommendation | LetheError]:
+        """Answer several questions jointly; each has its own answer or its own error."""
+        work = partial(self.answer_all, questions)
+        answers = await self.scoring.run(work, weight=len(questions))
+        self._replica.right.require()
+        return answers
+
+    async def similar(self, item_id: str, n: int, wanted: AttributeFilter) -> Similar:
+        """Return the items that are liked by those who like this one; raises UnknownItemError."""
+        answer = await self.quick.run(partial(self.answer_similar, item_id, n, wanted))
         self._replica.right.require()
         return answer
 
     def answer(
-        self,
-        user_id: str,
-        n: int,
-        *,
-        exclude_seen: bool,
-        before_recheck: Callable[[], None] | None = None,
+        self, question: Question, *, before_recheck: Callable[[], None] | None = None
     ) -> Recommendation:
         """Do the work of `recommend` on this thread; `before_recheck` is for watching it."""
-        recomputations = other_releases = 0
+        (found,) = self.answer_all([question], before_recheck=before_recheck)
+        if isinstance(found, LetheError):
+            raise found
+        return found
+
+    def answer_all(
+        self, questions: Sequence[Question], *, before_recheck: Callable[[], None] | None = None
+    ) -> list[Recommendation | LetheError]:
+        """Do the work of `recommend_all` on this thread."""
+        attempts = _Attempts()
         while True:
-            inputs, proposal = self._read(user_id, n, exclude_seen=exclude_seen)
+            read = self._questions.read(questions)
+            asked = [one for one in read if isinstance(one, Asked)]
+            if not asked:
+                return [one for one in read if isinstance(one, LetheError)]
             self._replica.right.require()
-            release, answer, now = self._attempt(inputs, proposal, n, before_recheck)
+            made = self._attempt(asked, before_recheck)
+            if made.now.changed_by_forget and len(made.now.gone) < len(asked):
+                attempts.forgotten()
+            elif made.release not in {None, made.now.alias.live}:
+                self._await(made.now.alias, attempts)
+            else:
+                break
+        if made.answers is None:
+            raise ReleaseLostError
+        self._replica.right.require()
+        ready = iter(made.answers)
+        return [next(ready) if isinstance(one, Asked) else one for one in read]
+
+    def answer_in_haste(self, question: Question) -> Recommendation:
+        """Answer in the first stage's order, on this thread."""
+        attempts = _Attempts()
+        while True:
+            (asked,) = self._questions.read([replace(question, explain=False)])
+            if isinstance(asked, LetheError):
+                raise asked
+            now = self._questions.recheck([asked])
             if now.gone:
                 raise GoneError
-            if now.changed_by_forget:
-                recomputations += 1
-                if recomputations > _RECOMPUTATIONS:
-                    raise UnavailableError(
-                        "Deletions arrive faster than this answer can be made. Try again shortly."
-                    )
-            elif now.alias.live != release:
-                other_releases += 1
-                if other_releases > _OTHER_RELEASES or not self._replica.await_release(
-                    now.alias.live
-                ):
-                    raise ReplicaNotReadyError
-            elif answer is None:
-                raise ReleaseLostError
-            else:
-                self._replica.right.require()
-                return answer
+            if not now.changed_by_forget:
+                return by_first_stage(asked)
+            attempts.forgotten()
 
-    def _read(self, user_id: str, n: int, *, exclude_seen: bool) -> tuple[Inputs, Proposal]:
-        """Read everything that the answer may use from one snapshot."""
-        with self._uow(write=False) as uow:
-            inputs = read_inputs(uow, self._pseudonyms, user_id)
-            proposal = self._candidates.propose(
-                uow, inputs, max(self._limit, n), exclude_seen=exclude_seen
-            )
-        return inputs, proposal
+    def answer_similar(self, item_id: str, n: int, wanted: AttributeFilter) -> Similar:
+        """Do the work of `similar` on this thread."""
+        attempts = _Attempts()
+        while True:
+            pairs, version = self._questions.similar(item_id, n, wanted)
+            if not self._questions.forgotten_since(version):
+                items = tuple(
+                    SimilarItem(item_id=item.id, title=item.title, score=score, rank=rank)
+                    for rank, (item, score) in enumerate(pairs, start=1)
+                )
+                return Similar(item_id=item_id, items=items, data_version=version)
+            attempts.forgotten()
 
-    def _attempt(
-        self, inputs: Inputs, proposal: Proposal, n: int, before_recheck: Callable[[], None] | None
-    ) -> tuple[str, Recommendation | None, Recheck]:
-        """Make an answer and look again; unless all is well nothing made of the history is kept.
+    def _attempt(self, asked: Sequence[Asked], before_recheck: Callable[[], None] | None) -> _Made:
+        """Make answers and look again; unless all is well nothing made of a history is kept.
 
         A deletion may have been followed between reading the history and keeping what the model
         made of it: then nobody else would drop that again.
         """
         sound = False
         try:
-            with self._capture(inputs) as twin:
-                release, answer = twin.release_id, _rank(twin, inputs, proposal, n)
+            release, answers = self._answers(asked)
             if before_recheck is not None:
                 before_recheck()
-            now = self._recheck(inputs)
+            now = self._questions.recheck(asked)
             sound = not (now.gone or now.changed_by_forget)
         finally:
             if not sound:
-                self._replica.forget(inputs.user.id)
-        return release, answer, now
+                for one in asked:
+                    self._replica.forget(one.inputs.user.id)
+        if answers is not None:
+            answers = [
+                GoneError() if one.inputs.user.id in now.gone else answer
+                for one, answer in zip(asked, answers, strict=True)
+            ]
+        return _Made(release, answers, now)
+
+    def _answers(
+        self, asked: Sequence[Asked]
+    ) -> tuple[str | None, list[Recommendation | LetheError] | None]:
+        """Return the release asked, and the answers; None where the release is lost meanwhile."""
+        alias = asked[0].inputs.alias
+        plain = [one.unknown or (alias.live is None and one.question.fallback) for one in asked]
+        scored = [one for one, without in zip(asked, plain, strict=True) if not without]
+        release: str | None = None
+        of_release: Iterator[Recommendation] = iter(())
+        if scored:
+            with self._capture(alias) as twin:
+                release = twin.release_id
+                try:
+                    of_release = iter(by_model(twin, scored, self._questions.tier))
+                except ReleaseLostError:
+                    return release, None
+        return release, [
+            by_first_stage(one) if without else next(of_release)
+            for one, without in zip(asked, plain, strict=True)
+        ]
+
+    def _await(self, alias: Alias, attempts: _Attempts) -> None:
+        """Wait for the live release to arrive here; raises ReplicaNotReadyError."""
+        attempts.other_releases += 1
+        if attempts.other_releases > _OTHER_RELEASES or not self._replica.await_release(alias.live):
+            raise ReplicaNotReadyError
 
     @contextmanager
-    def _capture(self, inputs: Inputs) -> Iterator[Twin]:
+    def _capture(self, alias: Alias) -> Iterator[Twin]:
         """Capture the live twin; no release at all is told apart from one not here yet."""
-        if inputs.alias.live is None:
+        if alias.live is None:
             raise NoReleaseError
         if self._replica.live.release_id is None:
             raise ReplicaNotReadyError
         with self._replica.live.capture() as twin:
             yield twin
-
-    def _recheck(self, inputs: Inputs) -> Recheck:
-        with self._uow(write=False) as uow:
-            return recheck(uow, self._pseudonyms, inputs.user.id, inputs.data_version)
-
-
-def _rank(twin: Twin, inputs: Inputs, proposal: Proposal, n: int) -> Recommendation | None:
-    """Score the proposal with one release; equal scores go by slot, so that answers reproduce.
-
-    None where an engine no longer holds the release: whoever asks looks whether it is still live.
-    """
-    request = ScoringRequest(
-        user_id=inputs.user.id,
-        attributes=inputs.user.attributes,
-        history=proposal.history,
-        candidates=[Candidate(item.slot, item.attributes, item.title) for item in proposal.items],
-    )
-    try:
-        scores = twin.scorer.score(request)
-    except ReleaseLostError:
-        return None
-    scored: list[tuple[float, Item]] = list(zip(scores.tolist(), proposal.items, strict=True))
-    best = sorted(scored, key=lambda pair: (-pair[0], pair[1].slot))[:n]
-    return Recommendation(
-        user_id=inputs.user.id,
-        release=twin.release_id,
-        items=tuple(
-            RecommendedItem(item_id=item.id, title=item.title, score=score, rank=rank)
-            for rank, (score, item) in enumerate(best, start=1)
-        ),
-    )

@@ -85,7 +85,9 @@ def _on_sqlite_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry)
 
 def _on_sqlite_begin(connection: Connection) -> None:
     read_only = bool(connection.get_execution_options().get(_READ_ONLY, False))
-    connection.exec_driver_sql(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
+    if connection.info.get(_READ_ONLY) != read_only:
+        connection.exec_driver_sql(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
+        connection.info[_READ_ONLY] = read_only
     # A writer that began deferred could not upgrade its snapshot once another had written.
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 

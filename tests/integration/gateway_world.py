@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from app.domain.catalogue import Interaction, User
+from app.domain.recommendations import Question
 from app.domain.releases import Release, ReleaseStatus
 from app.main import create_app
 from app.services import rollout
@@ -47,6 +48,11 @@ ITEMS = 30
 USERS = [f"u{number}" for number in range(8)]
 _POLICY = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 _TIMEOUT_SECONDS = 30.0
+
+
+def ask(user_id: str, n: int, *, exclude_seen: bool = True) -> Question:
+    """Return a question for the best `n` items."""
+    return Question(person=user_id, n=n, exclude_seen=exclude_seen)
 
 
 def wait_until(condition: Callable[[], bool], why: str) -> None:
@@ -154,11 +160,17 @@ class World:
             policy = ForgetPolicy.of(self.settings)
             return request_forget(uow, self.pseudonyms, policy, command)[0].id
 
-    def scores(self, release: str, user_id: str, item_ids: list[str]) -> list[float]:
+    def scores(
+        self,
+        release: str,
+        user_id: str,
+        item_ids: list[str],
+        history: list[Interaction] | None = None,
+    ) -> list[float]:
         """Score the items for the user with this release's own weights, from what is stored."""
         with self.uow(write=False) as uow:
             items = {item.id: item for item in uow.people.items()}
-            history = uow.people.history(user_id)
+            history = uow.people.history(user_id) if history is None else history
             user = uow.people.user(user_id)
         found = self.recommenders[release].score(
             user.attributes if user else {},

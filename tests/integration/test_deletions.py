@@ -91,12 +91,12 @@ def test_a_user_is_gone_from_the_request_on(
     with catalogue(write=False) as uow:
         with pytest.raises(GoneError):
             read_inputs(uow, pseudonyms, "ann")
-        again = recheck(uow, pseudonyms, "ann", seen.data_version)
-        assert (again.gone, again.changed_by_forget) == (True, True)
-        again = recheck(uow, pseudonyms, "bob", other.data_version)
-        assert (again.gone, again.changed_by_forget) == (False, True)
-        again = recheck(uow, pseudonyms, "bob", again.data_version)
-        assert (again.gone, again.changed_by_forget) == (False, False)
+        again = recheck(uow, pseudonyms, ["ann"], seen.data_version)
+        assert (again.gone, again.changed_by_forget) == ({"ann"}, True)
+        again = recheck(uow, pseudonyms, ["bob"], other.data_version)
+        assert (again.gone, again.changed_by_forget) == (set(), True)
+        again = recheck(uow, pseudonyms, ["bob"], again.data_version)
+        assert (again.gone, again.changed_by_forget) == (set(), False)
         changes = uow.state.changes_since(other.data_version)
         assert [(c.kind, c.user_id) for c in changes] == [("forget", "ann")]
     with catalogue() as uow:

@@ -47,6 +47,11 @@ def proposed(
     return index.propose(history, limit, barred=barred).slots.tolist()
 
 
+def near(counts: Cooccurrence, slot: int) -> list[float]:
+    """Return by slot how often it was liked near this one, whenever that was."""
+    return counts.near([slot], np.ones(1), np.ones(1)).tolist()
+
+
 def build(final: dict[str, History]) -> CandidateIndex:
     return CandidateIndex.build(table(final))
 
@@ -113,17 +118,15 @@ def test_pairs_reach_as_far_as_the_window() -> None:
     sequence = np.arange(WINDOW + 2, dtype=np.int64)
     none = np.zeros_like(sequence)
     counts = Cooccurrence.build([sequence, sequence[:2]], [none, none[:2]])
-    neighbours, times = counts.neighbours(0, np.ones(1))
-    assert neighbours.tolist() == list(range(1, WINDOW + 1))
-    assert times.tolist() == [2] + [1] * (WINDOW - 1)
+    assert near(counts, 0) == [0, 2] + [1] * (WINDOW - 1)
     counts.exchange(pairs_of(sequence, none), pairs_of(sequence[:0], none[:0]))
     assert counts.state() == Cooccurrence.build([sequence[:2]], [none[:2]]).state()
 
 
 def test_pairs_never_cross_from_one_person_to_the_next() -> None:
     counts = Cooccurrence.build([np.array([1, 2]), np.array([3, 4])], [np.zeros(2, np.int64)] * 2)
-    assert counts.neighbours(2, np.ones(1))[0].tolist() == [1]
-    assert counts.neighbours(3, np.ones(1))[0].tolist() == [4]
+    assert near(counts, 2) == [0, 1]
+    assert near(counts, 3) == [0, 0, 0, 0, 1]
 
 
 def test_what_was_liked_together_comes_before_what_is_popular() -> None:
@@ -137,7 +140,7 @@ def test_what_was_liked_together_comes_before_what_is_popular() -> None:
 def test_disliked_items_make_no_pairs_and_little_popularity() -> None:
     index = build({f"u{n}": [(1, 5.0, 1), (2, 3.0, 2)] for n in range(5)})
     assert proposed(index, [1], 1, ()) == [1]
-    assert index._pairs.neighbours(1, np.ones(1))[0].tolist() == []
+    assert near(index._pairs, 1) == []
 
 
 def test_ties_go_by_slot_and_limits_and_exclusions_hold() -> None:

@@ -13,6 +13,7 @@ from app.api.routes import (
     jobs,
     recommend,
     releases,
+    similar,
     users,
     web,
 )
@@ -25,6 +26,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
     for module in (
         forget,
         recommend,
+        # Before the items, whose ids may contain slashes.
+        similar,
         interactions,
         items,
         users,

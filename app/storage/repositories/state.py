@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from app.domain.catalogue import DataChange
 from app.domain.releases import Alias, Standing
@@ -16,6 +16,25 @@ from app.storage.tables import AliasRow, DataChangeRow, StateRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+#: Read at least twice for every answer, so it is put together once.
+_STANDING: Final = (
+    select(
+        StateRow.data_version,
+        AliasRow.live,
+        AliasRow.target,
+        AliasRow.generation,
+        SuppressionRow.subject_hash,
+    )
+    .select_from(StateRow)
+    .join(AliasRow, AliasRow.name == LIVE)
+    .outerjoin(
+        SuppressionRow,
+        SuppressionRow.subject_hash.in_(bindparam("hashes", expanding=True))
+        & SuppressionRow.lifted_at.is_(None),
+    )
+)
 
 
 class SqlState(Repository):
@@ -29,18 +48,7 @@ class SqlState(Repository):
         return self._connection.execute(select(StateRow.data_version)).scalar_one()
 
     def standing(self, subject_hashes: Iterable[str]) -> Standing:
-        matching = SuppressionRow.subject_hash.in_(list(subject_hashes))
-        rows = self._connection.execute(
-            select(
-                StateRow.data_version,
-                AliasRow.live,
-                AliasRow.target,
-                AliasRow.generation,
-                SuppressionRow.subject_hash,
-            )
-            .join(AliasRow, AliasRow.name == LIVE)
-            .outerjoin(SuppressionRow, matching & SuppressionRow.lifted_at.is_(None))
-        ).all()
+        rows = self._connection.execute(_STANDING, {"hashes": list(subject_hashes)}).all()
         first = rows[0]
         return Standing(
             data_version=first.data_version,

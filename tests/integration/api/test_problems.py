@@ -47,6 +47,7 @@ LOCKED = {
     "invalid-input": 422,
     "internal": 500,
     "unavailable": 503,
+    "overloaded": 503,
     "no-release": 503,
     "database-unavailable": 503,
     "replica-not-ready": 503,

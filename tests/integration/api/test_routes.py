@@ -47,7 +47,7 @@ def run_serving(world: World, scenario: Callable[[httpx.AsyncClient], Awaitable[
 def test_recommend_then_forget_is_gone_at_once_on_every_replica(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         answer = (await client.get("/recommend/u1", params={"n": 3})).json()
-        assert set(answer) == {"user_id", "release", "items"}
+        assert set(answer) == {"user_id", "release", "items", "ranked_by", "next_offset"}
         assert [set(item) for item in answer["items"]] == [
             {"item_id", "title", "score", "rank"}
         ] * 3

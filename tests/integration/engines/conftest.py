@@ -17,7 +17,7 @@ from models.vocabulary import Vocabulary
 from models.weights import own_state
 from models.wording import SHARED_PREFIX
 from tests.integration.engines.protocol_server import KEY, ProtocolServer
-from tests.integration.gateway_world import World, wait_until, world
+from tests.integration.gateway_world import World, ask, wait_until, world
 from tests.integration.serving.conftest import make_replica
 from tests.unit.models import tiny
 
@@ -72,7 +72,7 @@ class TextWorld:
 
     def check(self, service: RecommendService, release: str, user: str = "u1") -> None:
         """Every score must be what torch says that this release gives."""
-        answer = service.answer(user, 10, exclude_seen=True)
+        answer = service.answer(ask(user, 10))
         assert answer.release == release
         assert len(answer.items) == 10
         expected = self.world.scores(release, user, [item.item_id for item in answer.items])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.errors import EngineError
-from tests.integration.gateway_world import serving, until_ready, wait_until
+from tests.integration.gateway_world import ask, serving, until_ready, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +166,7 @@ def test_nonsense_is_never_an_answer_and_the_next_one_is_right(
     else:
         texts.engine.faults.garbage = fault
     with pytest.raises(EngineError):
-        service.answer("u1", 5, exclude_seen=True)
+        service.answer(ask("u1", 5))
     if texts.engine.faults.hang is not None:
         texts.engine.faults.hang.set()
         replica._scorers._engine._client.timeout = 5.0  # type: ignore[attr-defined]
@@ -264,7 +264,7 @@ def test_an_answer_whose_adapter_a_sibling_has_unloaded_is_made_anew(
             wait_until(lambda: row(texts, fast).serving == second, "the sibling did not confirm")
 
     texts.engine.faults.before = flip_meanwhile
-    answer = service.answer("u1", 5, exclude_seen=True)
+    answer = service.answer(ask("u1", 5))
     assert called.is_set()
     assert answer.release == second
     texts.engine.faults.before = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.serving.scorers.base import ScoringRequest
 from app.serving.scorers.engine import EngineScorer
 from models.requests import Candidate
-from tests.integration.gateway_world import USERS, wait_until
+from tests.integration.gateway_world import USERS, ask, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_the_engine_hears_of_tokens_and_never_of_people(
 ) -> None:
     texts.first()
     service = make_service(start())
-    service.answer("u1", 5, exclude_seen=True)
+    service.answer(ask("u1", 5))
 
     question = texts.engine.asked[-1].body
     strings = [word for word in walk(json.loads(json.dumps(question))) if isinstance(word, str)]
@@ -72,7 +72,7 @@ def test_states_are_kept_apart_by_person_and_out_of_reach_once_forgotten(
     service = make_service(replica)
 
     def salt(user: str) -> str | None:
-        service.answer(user, 5, exclude_seen=True)
+        service.answer(ask(user, 5))
         return texts.engine.asked[-1].salt
 
     before, other = salt("u1"), salt("u2")

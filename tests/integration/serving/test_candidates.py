@@ -12,7 +12,7 @@ from app.services.cancel_forget import cancel_forget
 from app.services.recommendation_inputs import read_inputs
 from app.serving.candidates import Candidates
 from models.requests import HistoryEvent
-from tests.integration.gateway_world import ITEMS, USERS, World
+from tests.integration.gateway_world import ITEMS, USERS, World, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,9 @@ def fresh(world: World) -> bytes:
 def propose(world: World, candidates: Candidates, user_id: str = "u0") -> list[str]:
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, user_id)
-        proposal = candidates.propose(uow, inputs, ITEMS + 1, exclude_seen=False)
+        proposal = candidates.propose(
+            uow, inputs, ask(user_id, ITEMS, exclude_seen=False), 0, ITEMS + 1
+        )
     return [item.id for item in proposal.items]
 
 
@@ -102,7 +104,7 @@ def test_the_history_is_proposed_with_its_titles(world: World, candidates: Candi
     """Prompts in words need them: slots mean nothing to a language model."""
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, "u1")
-        proposal = candidates.propose(uow, inputs, ITEMS, exclude_seen=False)
+        proposal = candidates.propose(uow, inputs, ask("u1", ITEMS, exclude_seen=False), 0, ITEMS)
         items = {item.id: item for item in uow.people.items()}
     assert proposal.history == tuple(
         HistoryEvent(items[one.item_id].slot, one.rating, items[one.item_id].title)

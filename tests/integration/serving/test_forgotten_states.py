@@ -13,7 +13,7 @@ from app.serving.loading import ReleaseLoader
 from app.serving.recommend import RecommendService
 from app.serving.replica import Replica
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer, TorchScorers
-from tests.integration.gateway_world import USERS, World, serving, wait_until
+from tests.integration.gateway_world import USERS, World, ask, serving, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_any_request_tells_them_too(
     world: World, service: RecommendService, scorers: dict[str, Recording]
 ) -> None:
     world.forget("u3")
-    service.answer("u1", 5, exclude_seen=True)
+    service.answer(ask("u1", 5))
 
     assert told(scorers) == ["u3"]
 
@@ -168,7 +168,7 @@ def test_a_person_forgotten_while_an_answer_is_made_leaves_nothing(
             scorer.told.clear()
 
     with pytest.raises(GoneError):
-        service.answer("u1", 5, exclude_seen=True, before_recheck=forget_and_follow)
+        service.answer(ask("u1", 5), before_recheck=forget_and_follow)
 
     assert told(scorers) == ["u1"]
 
@@ -180,7 +180,7 @@ def test_without_a_last_look_nothing_is_kept(
         raise DatabaseUnavailableError
 
     with pytest.raises(DatabaseUnavailableError):
-        service.answer("u1", 5, exclude_seen=True, before_recheck=cut_off)
+        service.answer(ask("u1", 5), before_recheck=cut_off)
 
     assert told(scorers) == ["u1"]
 
@@ -188,7 +188,7 @@ def test_without_a_last_look_nothing_is_kept(
 def test_an_answer_that_is_sent_keeps_what_was_made(
     service: RecommendService, scorers: dict[str, Recording]
 ) -> None:
-    service.answer("u1", 5, exclude_seen=True)
+    service.answer(ask("u1", 5))
 
     assert told(scorers) == []
     assert kept(scorers) == ["u1"]
@@ -198,7 +198,7 @@ def test_a_state_that_was_kept_is_gone_with_the_person(
     world: World, service: RecommendService, replica: Replica, scorers: dict[str, Recording]
 ) -> None:
     for user in ("u1", "u2"):
-        service.answer(user, 5, exclude_seen=True)
+        service.answer(ask(user, 5))
     assert kept(scorers) == ["u1", "u2"]
 
     world.forget("u1")

@@ -12,17 +12,18 @@ import pytest
 from app.domain.errors import (
     GoneError,
     NoReleaseError,
+    OverloadedError,
     ReplicaNotReadyError,
     UnavailableError,
     UnknownUserError,
 )
 from app.serving.recommend import RecommendService
-from tests.integration.gateway_world import ITEMS, USERS, World, wait_until
+from tests.integration.gateway_world import ITEMS, USERS, World, ask, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.serving.recommend import Recommendation
+    from app.domain.recommendations import Recommendation
     from app.serving.replica import Replica
 
 
@@ -38,7 +39,7 @@ def check_scores(world: World, answer: Recommendation) -> None:
 def test_an_answer_holds_the_named_releases_scores_and_nothing_seen(
     world: World, service: RecommendService
 ) -> None:
-    answer = service.answer("u1", 5, exclude_seen=True)
+    answer = service.answer(ask("u1", 5))
     check_scores(world, answer)
     with world.uow(write=False) as uow:
         seen = {one.item_id for one in uow.people.history("u1")}
@@ -47,13 +48,13 @@ def test_an_answer_holds_the_named_releases_scores_and_nothing_seen(
 
 
 def test_seen_items_come_back_when_asked_for(service: RecommendService) -> None:
-    answer = service.answer("u1", ITEMS, exclude_seen=False)
+    answer = service.answer(ask("u1", ITEMS, exclude_seen=False))
     assert len(answer.items) == ITEMS
 
 
 def test_an_unknown_user_is_unknown(service: RecommendService) -> None:
     with pytest.raises(UnknownUserError):
-        service.answer("nobody", 5, exclude_seen=True)
+        service.answer(ask("nobody", 5))
 
 
 def test_every_answer_during_swaps_under_load_is_of_one_release(
@@ -64,7 +65,7 @@ def test_every_answer_during_swaps_under_load_is_of_one_release(
     def load(number: int) -> list[Recommendation]:
         answers = []
         while not stop.is_set():
-            answers.append(service.answer(USERS[number], 10, exclude_seen=True))
+            answers.append(service.answer(ask(USERS[number], 10)))
         return answers
 
     with ThreadPoolExecutor(3) as clients:
@@ -84,22 +85,20 @@ def test_a_person_forgotten_between_read_and_send_is_gone(
     world: World, service: RecommendService
 ) -> None:
     with pytest.raises(GoneError):
-        service.answer(
-            "u1", 5, exclude_seen=True, before_recheck=lambda: world.forget("u1") and None
-        )
+        service.answer(ask("u1", 5), before_recheck=lambda: world.forget("u1") and None)
 
 
 def test_an_item_forgotten_between_read_and_send_is_not_recommended(
     world: World, service: RecommendService
 ) -> None:
-    best = service.answer("u1", 1, exclude_seen=True).items[0].item_id
+    best = service.answer(ask("u1", 1)).items[0].item_id
     forgotten: list[str] = []
 
     def once() -> None:
         if not forgotten:
             forgotten.append(world.forget(item_id=best))
 
-    answer = service.answer("u1", ITEMS, exclude_seen=True, before_recheck=once)
+    answer = service.answer(ask("u1", ITEMS), before_recheck=once)
     assert forgotten
     assert best not in {item.item_id for item in answer.items}
 
@@ -109,9 +108,7 @@ def test_deletions_faster_than_answers_end_in_unavailable(
 ) -> None:
     others = iter(USERS[2:])
     with pytest.raises(UnavailableError, match="Deletions arrive faster"):
-        service.answer(
-            "u1", 5, exclude_seen=True, before_recheck=lambda: world.forget(next(others)) and None
-        )
+        service.answer(ask("u1", 5), before_recheck=lambda: world.forget(next(others)) and None)
 
 
 def test_an_answer_under_way_at_the_flip_is_made_anew(
@@ -126,7 +123,7 @@ def test_an_answer_under_way_at_the_flip_is_made_anew(
             flipped.append(True)
             world.flip(lease, name)
 
-    answer = service.answer("u1", 5, exclude_seen=True, before_recheck=flip_once)
+    answer = service.answer(ask("u1", 5), before_recheck=flip_once)
     assert answer.release == name
     check_scores(world, answer)
     assert replica.swaps == 2
@@ -137,14 +134,14 @@ def test_without_the_right_to_answer_nothing_is_sent(
 ) -> None:
     replica.stop()
     with pytest.raises(ReplicaNotReadyError):
-        service.answer("u1", 5, exclude_seen=True)
+        service.answer(ask("u1", 5))
 
 
 def test_the_right_is_looked_at_after_scoring_too(
     service: RecommendService, replica: Replica
 ) -> None:
     with pytest.raises(ReplicaNotReadyError):
-        service.answer("u1", 5, exclude_seen=True, before_recheck=replica.stop)
+        service.answer(ask("u1", 5), before_recheck=replica.stop)
 
 
 def test_without_any_release_it_says_so(world: World, make_replica: Callable[[], Replica]) -> None:
@@ -154,7 +151,7 @@ def test_without_any_release_it_says_so(world: World, make_replica: Callable[[],
         world.settings, world.uow, world.pseudonyms, replica, replica.candidates
     )
     with pytest.raises(NoReleaseError):
-        service.answer("u1", 5, exclude_seen=True)
+        service.answer(ask("u1", 5))
     service.close()
 
 
@@ -167,22 +164,20 @@ def test_what_does_not_fit_is_refused_at_once(world: World, replica: Replica) ->
         busy.set()
         go.wait(30)
 
-    async def ask() -> tuple[list[str], str]:
+    async def crowd() -> tuple[list[str], str]:
         # The one thread is held by other work, so that both places stay taken.
-        service._executor.submit(block)
+        service.scoring._executor.submit(block)
         busy.wait(30)
-        calls = [
-            asyncio.create_task(service.recommend("u1", 5, exclude_seen=True)) for _ in range(2)
-        ]
+        calls = [asyncio.create_task(service.recommend(ask("u1", 5))) for _ in range(2)]
         await asyncio.sleep(0)
         try:
-            with pytest.raises(UnavailableError, match="Too many"):
-                await service.recommend("u1", 5, exclude_seen=True)
+            with pytest.raises(OverloadedError):
+                await service.recommend(ask("u1", 5))
         finally:
             go.set()
         first = [answer.release for answer in await asyncio.gather(*calls)]
-        return first, (await service.recommend("u1", 5, exclude_seen=True)).release
+        return first, (await service.recommend(ask("u1", 5))).release
 
-    before, after = asyncio.run(ask())
+    before, after = asyncio.run(crowd())
     assert before == [after, after]
     service.close()

@@ -15,7 +15,7 @@ from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.lease import AnsweringRight
 from app.serving.scorers.torch_scorer import TorchScorer
-from tests.integration.gateway_world import World, wait_until
+from tests.integration.gateway_world import World, ask, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,10 +125,10 @@ def test_a_damaged_release_is_reported_and_the_old_one_answers_until_the_flip(
     wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
     assert reported(world, replica) == (first, None, True)
     assert any(second in reason for reason in replica.reasons_not_ready())
-    assert service.answer("u1", 5, exclude_seen=True).release == first
+    assert service.answer(ask("u1", 5)).release == first
     world.flip(lease, second)
     with pytest.raises(ReplicaNotReadyError):
-        service.answer("u1", 5, exclude_seen=True)
+        service.answer(ask("u1", 5))
 
 
 def damaged(world: World) -> tuple[object, str]:
@@ -191,7 +191,7 @@ def test_a_replica_that_comes_back_keeps_the_current_release_only(
         uow.replicas.fence([old_id])
     wait_until(lambda: replica.id not in (None, old_id), "not registered anew")
     wait_until(lambda: reported(world, replica) == (live, None, False), "not serving")
-    assert service.answer("u1", 5, exclude_seen=True).release == live
+    assert service.answer(ask("u1", 5)).release == live
 
 
 def test_an_expired_replica_that_wakes_after_a_flip_does_not_answer_from_the_old_release(

@@ -15,6 +15,8 @@ class Item:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     slot: int
     retired: bool = False
+    #: False while it is withdrawn: it keeps its ratings, but nobody is recommended it.
+    available: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,12 +89,18 @@ class PeopleRepository(Protocol):
     def items(self) -> list[Item]:
         """Return the whole catalogue, retired items included, in order of slot."""
 
+    def page_of_items(self, limit: int, after: str | None) -> list[Item]:
+        """Return items that are not retired, in order of id, beginning after this id."""
+
     def users(self) -> Iterator[User]: ...
     def history(self, user_id: str) -> list[Interaction]:
         """Return a user's interactions in order of (timestamp, item id)."""
 
     def interactions(self) -> Iterator[Interaction]:
         """Stream all interactions in order of (user id, timestamp, item id)."""
+
+    def count_of(self, user_id: str) -> int:
+        """Return how many interactions this user has."""
 
     def raters_of(self, item_id: str) -> list[str]: ...
     def counts(self) -> dict[str, int]:
@@ -108,7 +114,13 @@ class PeopleRepository(Protocol):
 
     def upsert_users(self, users: Sequence[User]) -> None: ...
     def upsert_items(self, items: Sequence[tuple[str, str, dict[str, list[str]]]]) -> None:
-        """Add or change (id, title, attributes); new items take the next free slots."""
+        """Add or change (id, title, attributes); new items take the next free slots.
+
+        Whether an item is on the shelf stays as it is; new ones are.
+        """
+
+    def set_available(self, item_ids: Iterable[str], *, available: bool) -> None:
+        """Put items on the shelf, or take them off it."""
 
     def upsert_interactions(self, interactions: Sequence[Interaction]) -> None: ...
     def delete_user(self, user_id: str) -> int:

@@ -45,6 +45,8 @@ class _State:
     index: CandidateIndex
     shelf: Shelf
     version: int
+    #: The slots of items that are off the shelf.
+    withdrawn: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Candidates:
             barred = set(inputs.suppressed_item_ids)
             if question.exclude_seen:
                 barred |= inputs.seen_item_ids
-            exclude = shelf.slots_of(barred)
+            exclude = {*shelf.slots_of(barred), *state.withdrawn}
             allowed = shelf.passing(question.filter)
             if question.item_ids is not None:
                 require_items(set(question.item_ids), set(shelf.by_id))
@@ -168,7 +170,7 @@ class Candidates:
             found = state.index.similar(
                 shelf.by_id[item_id].slot,
                 n,
-                barred=shelf.slots_of(suppressed),
+                barred={*shelf.slots_of(suppressed), *state.withdrawn},
                 allowed=shelf.passing(wanted),
             )
             pairs = zip(found.slots.tolist(), found.scores.tolist(), strict=True)
@@ -281,6 +283,7 @@ def _read_catalogue(uow: UnitOfWork, state: _State) -> None:
         if item.retired and (before is None or not before.retired):
             state.index.retire(item.slot)
     state.shelf = Shelf(items)
+    state.withdrawn = frozenset(item.slot for item in items if not item.available)
     state.index.grow(state.shelf.size)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     text,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -82,6 +83,8 @@ class ItemRow(Base):
     attributes: Mapped[dict[str, Any]]
     slot: Mapped[int] = mapped_column(Integer, unique=True)
     retired: Mapped[bool] = mapped_column(Boolean, default=False)
+    #: False while off the shelf: its ratings count, but nobody is recommended it.
+    available: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
 
 
 class InteractionRow(Base):

@@ -9,10 +9,12 @@ from app.api.routes import (
     forget,
     health,
     interactions,
+    items,
     jobs,
     recommend,
     releases,
     similar,
+    users,
     web,
 )
 
@@ -24,8 +26,11 @@ ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
     for module in (
         forget,
         recommend,
+        # Before the items, whose ids may contain slashes.
         similar,
         interactions,
+        items,
+        users,
         consents,
         jobs,
         releases,

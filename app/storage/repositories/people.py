@@ -50,6 +50,12 @@ class SqlPeople(Repository):
         query = select(ItemRow.__table__).order_by(ItemRow.slot)
         return [_item(row) for row in self._connection.execute(query)]
 
+    def page_of_items(self, limit: int, after: str | None) -> list[Item]:
+        query = select(ItemRow.__table__).where(ItemRow.retired.is_(False)).order_by(ItemRow.id)
+        if after is not None:
+            query = query.where(ItemRow.id > after)
+        return [_item(row) for row in self._connection.execute(query.limit(limit))]
+
     def users(self) -> Iterator[User]:
         query = select(UserRow.id, UserRow.attributes).order_by(UserRow.id)
         for row in self._stream(query):
@@ -65,6 +71,14 @@ class SqlPeople(Repository):
         )
         for row in self._stream(query):
             yield _interaction(row)
+
+    def count_of(self, user_id: str) -> int:
+        query = (
+            select(func.count())
+            .select_from(InteractionRow)
+            .where(InteractionRow.user_id == user_id)
+        )
+        return self._connection.execute(query).scalar_one()
 
     def raters_of(self, item_id: str) -> list[str]:
         query = (
@@ -133,6 +147,12 @@ class SqlPeople(Repository):
             insert.on_conflict_do_update(index_elements=["id"], set_=changed), rows
         )
 
+    def set_available(self, item_ids: Iterable[str], *, available: bool) -> None:
+        for portion in portions(item_ids):
+            self._changed(
+                update(ItemRow).where(ItemRow.id.in_(portion)).values(available=available)
+            )
+
     def upsert_interactions(self, interactions: Sequence[Interaction]) -> None:
         rows = {
             (one.user_id, one.item_id): {
@@ -184,7 +204,12 @@ class SqlPeople(Repository):
 
 def _item(row: Row[Any]) -> Item:
     return Item(
-        id=row.id, title=row.title, attributes=row.attributes, slot=row.slot, retired=row.retired
+        id=row.id,
+        title=row.title,
+        attributes=row.attributes,
+        slot=row.slot,
+        retired=row.retired,
+        available=row.available,
     )
 
 

@@ -1,0 +1,75 @@
+"""The catalogue: items are added, changed, shown, and taken off the shelf."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Body, Path, status
+
+from app.api.dependencies import DEFAULT_PAGE, Cursor, Id, Limit, Reading, TheGateway, Writing
+from app.api.responses import problems
+from app.api.schemas_catalogue import (
+    ItemAnswer,
+    ItemBody,
+    ItemPage,
+    StoredAnswer,
+    WithdrawBody,
+    WithdrawnAnswer,
+)
+from app.services.catalogue import list_items, read_item, store_items, withdraw_items
+
+router = APIRouter(prefix="/items", tags=["items"])
+
+ItemPath = Annotated[Id, Path(description="The item's id.")]
+
+
+@router.post(
+    "",
+    responses=problems("forgotten", "invalid-input", "body-too-large", "unsupported-media-type"),
+)
+def store(
+    body: Annotated[list[ItemBody], Body(min_length=1, max_length=10_000)],
+    gateway: TheGateway,
+    uow: Writing,
+    tasks: BackgroundTasks,
+) -> StoredAnswer:
+    """Add or change items, all of them or none; withdrawn ones are on the shelf again."""
+    stored = store_items(uow, gateway.pseudonyms, [one.new_item() for one in body])
+    tasks.add_task(gateway.replica.data_changed)
+    return StoredAnswer(stored=stored)
+
+
+@router.post(
+    "/withdraw",
+    responses=problems("unknown-item", "invalid-input", "body-too-large", "unsupported-media-type"),
+)
+def withdraw_many(
+    body: WithdrawBody, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks
+) -> WithdrawnAnswer:
+    """Take items off the shelf, all of them or none. Their ratings stay; nothing is unlearnt."""
+    withdrawn = withdraw_items(uow, body.item_ids)
+    tasks.add_task(gateway.replica.data_changed)
+    return WithdrawnAnswer(withdrawn=withdrawn)
+
+
+@router.get("", responses=problems("invalid-input"))
+def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -> ItemPage:
+    """List the catalogue in order of id, withdrawn items included."""
+    return ItemPage.of(list_items(uow, limit, cursor))
+
+
+@router.get("/{item_id:path}", responses=problems("unknown-item", "invalid-input"))
+def read(item_id: ItemPath, uow: Reading) -> ItemAnswer:
+    """Show one item."""
+    return ItemAnswer.of(read_item(uow, item_id))
+
+
+@router.delete(
+    "/{item_id:path}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems("unknown-item", "invalid-input"),
+)
+def withdraw(item_id: ItemPath, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks) -> None:
+    """Take an item off the shelf: never recommended from now on, until it is posted again."""
+    withdraw_items(uow, [item_id])
+    tasks.add_task(gateway.replica.data_changed)

@@ -1,0 +1,80 @@
+"""People: added, changed, shown, and removed, which always means forgotten."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Body, Response, status
+
+from app.api.dependencies import IdempotencyKey, Reading, TheGateway, UserPath, Writing
+from app.api.responses import problems
+from app.api.routes.forget import forget
+from app.api.schemas import ForgetAnswer, ForgetBody
+from app.api.schemas_catalogue import (
+    ForgetUsersAnswer,
+    ForgetUsersBody,
+    StoredAnswer,
+    UserAnswer,
+    UserBody,
+)
+from app.services.persons import forget_users, read_user, store_users
+from app.services.policies import ForgetPolicy
+
+router = APIRouter(prefix="/users", tags=["users"])
+
+
+@router.post(
+    "",
+    responses=problems("forgotten", "invalid-input", "body-too-large", "unsupported-media-type"),
+)
+def store(
+    body: Annotated[list[UserBody], Body(min_length=1, max_length=10_000)],
+    gateway: TheGateway,
+    uow: Writing,
+    tasks: BackgroundTasks,
+) -> StoredAnswer:
+    """Add users or replace their attributes, all of them or none."""
+    stored = store_users(uow, gateway.pseudonyms, [one.user() for one in body])
+    tasks.add_task(gateway.replica.data_changed)
+    return StoredAnswer(stored=stored)
+
+
+@router.post(
+    "/forget",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=problems("unknown-user", "invalid-input", "body-too-large", "unsupported-media-type"),
+)
+def forget_many(
+    body: ForgetUsersBody, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks
+) -> ForgetUsersAnswer:
+    """Ask to forget many people at once, all of them or none."""
+    policy = ForgetPolicy.of(gateway.settings)
+    requests = forget_users(uow, gateway.pseudonyms, policy, body.user_ids)
+    tasks.add_task(gateway.replica.data_changed)
+    return ForgetUsersAnswer(items=[ForgetAnswer.of(request) for request in requests])
+
+
+@router.get(
+    "/{user_id:path}", responses=problems("unknown-user", "user-forgotten", "invalid-input")
+)
+def read(user_id: UserPath, gateway: TheGateway, uow: Reading) -> UserAnswer:
+    """Show what is held about somebody."""
+    return UserAnswer.of(read_user(uow, gateway.pseudonyms, user_id))
+
+
+@router.delete(
+    "/{user_id:path}",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=problems("unknown-user", "idempotency-conflict", "invalid-input")
+    | {status.HTTP_200_OK: {"model": ForgetAnswer, "description": "An earlier request covers it"}},
+)
+def remove(
+    user_id: UserPath,
+    gateway: TheGateway,
+    uow: Writing,
+    response: Response,
+    tasks: BackgroundTasks,
+    idempotency_key: IdempotencyKey = None,
+) -> ForgetAnswer:
+    """Forget somebody: the same as `POST /forget` with this `user_id`."""
+    return forget(ForgetBody(user_id=user_id), gateway, uow, response, tasks, idempotency_key)

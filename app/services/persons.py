@@ -1,0 +1,80 @@
+"""Adds, changes, shows and forgets people, one or many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.domain.errors import ForgottenPersonError, GoneError, UnknownUserError
+from app.services.request_forget import ForgetCommand, request_forget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.domain.catalogue import User
+    from app.domain.requests import ForgetRequest
+    from app.services.policies import ForgetPolicy
+    from app.services.ports import UnitOfWork
+    from app.services.pseudonyms import Pseudonyms
+
+#: How many unknown people a problem names.
+_NAMED: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """What is held about somebody: the attributes, and how many interactions."""
+
+    user: User
+    interactions: int
+
+
+def store_users(uow: UnitOfWork, pseudonyms: Pseudonyms, users: Sequence[User]) -> int:
+    """Add the users or replace their attributes, all or none; return how many.
+
+    Of two entries for one user the later wins. A forgotten person is refused.
+    """
+    # A deletion that commits meanwhile waits for this one, or is seen by it.
+    uow.state.lock()
+    latest = {user.id: user for user in users}
+    hashes = {pseudonyms.user(user_id): user_id for user_id in latest}
+    forgotten = sorted(hashes[found] for found in uow.suppressions.matching(hashes))
+    if forgotten:
+        raise ForgottenPersonError(ids=", ".join(forgotten))
+    if latest:
+        uow.people.upsert_users(list(latest.values()))
+        # Replicas then drop whatever they keep of these people's earlier inputs.
+        uow.state.bump("interactions", sorted(latest))
+    return len(latest)
+
+
+def read_user(uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str) -> Person:
+    """Return what is held about somebody; raises GoneError or UnknownUserError."""
+    if uow.suppressions.matching([pseudonyms.user(user_id)]):
+        raise GoneError
+    user = uow.people.user(user_id)
+    if user is None:
+        raise UnknownUserError
+    return Person(user=user, interactions=uow.people.count_of(user_id))
+
+
+def forget_users(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, policy: ForgetPolicy, user_ids: Sequence[str]
+) -> list[ForgetRequest]:
+    """Record one request for each person, in this order and once each.
+
+    Raises UnknownUserError naming some where anybody is unknown; the transaction of the caller
+    then takes the other requests back. Somebody forgotten earlier has the earlier request.
+    """
+    requests, unknown = [], []
+    for user_id in dict.fromkeys(user_ids):
+        command = ForgetCommand.of(user_id, (), None)
+        try:
+            requests.append(request_forget(uow, pseudonyms, policy, command)[0])
+        except UnknownUserError:
+            unknown.append(user_id)
+    if unknown:
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        named = ", ".join(unknown[:_NAMED]) + more
+        raise UnknownUserError(f"No data is held about {named}. Nobody has been forgotten.")
+    return requests

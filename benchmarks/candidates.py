@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.candidates import LIKED_ABOVE, CandidateIndex, Event
+from models.candidates import CandidateIndex, Event
+from models.contributions import LIKED_ABOVE
 from models.datasets.detect import read
 
 if TYPE_CHECKING:

@@ -99,6 +99,10 @@ class CandidateIndex:
         """Return the number of people who add anything."""
         return len(self._people)
 
+    def pair_cells(self) -> int:
+        """Return the number of counts of pairs, of which there are the most by far."""
+        return self._pairs.cells()
+
     def grow(self, catalogue_size: int) -> None:
         """Let the slots below `catalogue_size` be proposed although nobody has rated them."""
         self._catalogue_size = max(self._catalogue_size, catalogue_size)

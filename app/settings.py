@@ -114,8 +114,9 @@ class Settings(BaseSettings):
         default=60.0, description="How long a replica may take to prepare or confirm."
     )
     drain_timeout: Positive = 10.0
-    scoring_threads: Annotated[int, Field(gt=0)] = Field(
-        default=4, description="Recommendations that are made at once."
+    scoring_threads: Annotated[int, Field(gt=0)] | None = Field(
+        default=None,
+        description="Recommendations that are made at once; unset: 2, or 16 with an engine.",
     )
     steps_at_once: Annotated[int, Field(gt=0)] = Field(
         default=2, description="Passes through the model at once, each on LETHE_TORCH_THREADS."
@@ -202,6 +203,12 @@ class Settings(BaseSettings):
     @property
     def artifacts_root(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def threads_that_score(self) -> int:
+        """More than pass through the model take the interpreter from each other; engines wait."""
+        default = 2 if self.scorer == "torch" else 16
+        return self.scoring_threads or default
 
     @property
     def backbones_directory(self) -> Path:

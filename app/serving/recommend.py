@@ -87,7 +87,7 @@ class RecommendService:
         self._replica = replica
         self._questions = Questions(uow, pseudonyms, candidates, settings.candidates)
         self.scoring = Capacity(
-            threads=settings.scoring_threads, places=settings.scoring_queue, name="lethe-score"
+            threads=settings.threads_that_score, places=settings.scoring_queue, name="lethe-score"
         )
         self.quick = Capacity(
             threads=_QUICK_THREADS, places=settings.scoring_queue, name="lethe-quick"

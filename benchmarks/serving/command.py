@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from app.cli.installation import open_installation
 from app.cli.processes import ROOT, Children
 from app.cli.serving import gateway as gateway_process
 from app.cli.serving import listening, service_at, wait_until_up, worker
 from app.domain.plain import plain
 from app.settings import Settings
-from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
 from benchmarks.serving import inprocess, report, scenarios
 from benchmarks.serving.load import Plan
 
@@ -132,7 +131,7 @@ def _prepare(settings: Settings, data: Path) -> None:
     """Import and train, unless this home has a release already."""
     settings.home.mkdir(parents=True, exist_ok=True)
     for arguments in (["import", str(data)], ["train"]):
-        if (settings.home / "lethe.db").exists() and _live(settings) is not None:
+        if _live(settings) is not None:
             return
         done = subprocess.run(  # noqa: S603 -- our own command
             [sys.executable, "-m", "app.cli", *arguments, "--json"],
@@ -146,23 +145,15 @@ def _prepare(settings: Settings, data: Path) -> None:
 
 
 def _live(settings: Settings) -> str | None:
-    database = make_database(settings.sqlalchemy_url)
-    try:
-        with SqlUnitOfWorkFactory(database)(write=False) as uow:
-            return uow.releases.alias().live
-    finally:
-        database.dispose()
+    with open_installation(settings) as installation, installation.uow(write=False) as uow:
+        return uow.releases.alias().live
 
 
 def _people(settings: Settings) -> list[str]:
     """Return people to ask for, in a fixed order."""
-    database = make_database(settings.sqlalchemy_url)
-    try:
-        with SqlUnitOfWorkFactory(database)(write=False) as uow:
-            found = [user.id for user in uow.people.users()]
-            found = [u for u in found if len(uow.people.history(u)) >= _LEAST_RATINGS]
-    finally:
-        database.dispose()
+    with open_installation(settings) as installation, installation.uow(write=False) as uow:
+        found = [user.id for user in uow.people.users()]
+        found = [u for u in found if len(uow.people.history(u)) >= _LEAST_RATINGS]
     return found[:_PEOPLE]
 
 

@@ -145,7 +145,7 @@ class Engine:
             headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
             timeout=settings.engine_timeout,
             # Beside the threads that score there is the one that loads.
-            limits=httpx.Limits(max_connections=settings.scoring_threads + 1),
+            limits=httpx.Limits(max_connections=settings.threads_that_score + 1),
             # Histories go to the engine and through no proxy of the environment.
             trust_env=False,
         )

@@ -1,0 +1,127 @@
+"""The serving benchmark's own parts: what it counts must be what happened."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.serving.load import Plan, Sample
+from benchmarks.serving.report import goal_lines
+from benchmarks.serving.scenarios import (
+    Swap,
+    ask,
+    ask_until,
+    overlapping,
+    summary,
+    swap_figures,
+    training,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers u1, refuses u2, fails for u3 and cuts u4 off."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        user = self.path.split("/")[2].split("?")[0]
+        if user == "u4":
+            self.close_connection = True
+            return
+        body = json.dumps({"release": "rel_1"}).encode()
+        self.send_response({"u2": 503, "u3": 500}.get(user, 200))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def plan(port: int, *users: str, rate: float | None = None, seconds: float = 0.4) -> Plan:
+    return Plan(
+        host="127.0.0.1",
+        port=port,
+        users=users,
+        clients=2,
+        seconds=seconds,
+        warm_up=0.1,
+        rate=rate,
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "outcome"),
+    [("u1", "answered"), ("u2", "refused"), ("u3", "failed"), ("u4", "failed")],
+)
+def test_every_answer_is_counted_as_what_it_is(user: str, outcome: str) -> None:
+    with served() as port:
+        samples = ask(plan(port, user))
+    assert samples
+    assert {one.outcome for one in samples} == {outcome}
+    assert {one.release for one in samples} == ({"rel_1"} if outcome == "answered" else {None})
+    row = summary("x", 2, samples, 0.4)
+    assert row["requests"] == len(samples)
+    assert row["failed"] == (len(samples) if outcome == "failed" else 0)
+    assert row["refused"] == (len(samples) if outcome == "refused" else 0)
+
+
+def test_an_open_loop_keeps_its_rate_and_ends_when_told() -> None:
+    with served() as port:
+        samples = ask(plan(port, "u1", rate=50.0, seconds=1.0))
+        gaps = [b.due - a.due for a, b in zip(samples, samples[1:], strict=False)]
+        assert gaps == pytest.approx([0.02] * len(gaps), abs=1e-6)
+        asked = ask_until(plan(port, "u1", rate=50.0, seconds=600.0), lambda: True)
+    assert len(asked) < 600
+
+
+def test_samples_are_told_apart_by_what_they_overlap() -> None:
+    swap = Swap(asked=10.0, prepare=12.0, confirmed=13.0, completed=14.0, before="old")
+    samples = [
+        Sample(due=due, milliseconds=took, outcome="answered", release=release)
+        for due, took, release in (
+            (9.0, 5.0, "old"),
+            (11.0, 5.0, "old"),
+            (11.9, 200.0, "old"),
+            (12.5, 5.0, "new"),
+            (13.5, 5.0, "new"),
+        )
+    ]
+    assert [one.due for one in overlapping(samples, [swap])] == [11.9, 12.5]
+    assert [one.due for one in training(samples, [swap])] == [11.0, 11.9]
+    assert swap_figures(samples, [swap])[0]["seconds_to_last_old_answer"] == pytest.approx(1.9)
+
+
+def test_goals_are_told_as_reached_or_not_or_not_measured() -> None:
+    lines = goal_lines({"ratios": {"naive": 60.0, "padded_batch": 6.0, "overhead": 0.9}})
+    assert [line.split(": ", 1)[0] for line in lines] == [
+        "naive",
+        "padded_batch",
+        "swap_p99",
+        "overhead",
+    ]
+    assert "goal 50: reached" in lines[0]
+    assert "NOT reached" in lines[1]
+    assert "not measured" in lines[2]
+    assert "NOT reached" in lines[3]

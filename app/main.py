@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application; its threads run from startup to shutdown."""
     settings = settings or get_settings()
     database = make_database(settings.sqlalchemy_url)
-    gateway = _gateway(settings, database)
+    gateway = make_gateway(settings, database)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _gateway(settings: Settings, database: Database) -> Gateway:
+def make_gateway(settings: Settings, database: Database) -> Gateway:
+    """Wire the parts of one gateway; nothing runs yet."""
     uow = SqlUnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
     candidates = Candidates(uow, pseudonyms)

@@ -1,5 +1,7 @@
 """How well and how fast the first stage proposes: `python -m benchmarks.candidates [--data PATH]`.
 
+With `--synthetic USERS ITEMS INTERACTIONS [--out DIR]`, how its size and times grow.
+
 For every person with at least ten likes the last liked item is left out of the counts, and counts
 as found where it is among the proposals made from the likes before it.
 """
@@ -9,12 +11,15 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, quantiles
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.candidates import LIKED_ABOVE, CandidateIndex, Event
+from benchmarks.synthetic_candidates import markdown, measure, write
+from models.candidates import CandidateIndex, Event
+from models.contributions import LIKED_ABOVE
 from models.datasets.detect import read
 
 if TYPE_CHECKING:
@@ -103,11 +108,9 @@ def time_removals(index: CandidateIndex, questions: list[Question]) -> list[floa
     return taken
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="data/ml-latest-small")
-    data, report = read(parser.parse_args().data)
+def report_quality(path: str) -> None:
+    """Print recall and times for a data set."""
+    data, report = read(path)
     known, questions = leave_last_out(data)
     begun = time.perf_counter()
     index = CandidateIndex.build(known)
@@ -120,6 +123,24 @@ def main() -> None:
     print(f"build   {built:.2f} s, state {len(index.state()) / 1e6:.1f} MB")
     print(f"propose {milliseconds(time_queries(index, questions))}")
     print(f"remove  {milliseconds(time_removals(index, questions))}")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="data/ml-latest-small")
+    parser.add_argument(
+        "--synthetic", nargs=3, type=int, metavar=("USERS", "ITEMS", "INTERACTIONS")
+    )
+    parser.add_argument("--out", type=Path, help="where results.json and synthetic.md are written")
+    chosen = parser.parse_args()
+    if not chosen.synthetic:
+        report_quality(chosen.data)
+        return
+    result = measure(*chosen.synthetic)
+    print(markdown(result), end="")
+    if chosen.out:
+        write(result, chosen.out)
 
 
 if __name__ == "__main__":

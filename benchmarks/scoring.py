@@ -161,8 +161,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     recommender = build(Vocabulary.from_catalogue(data), parse_backbone(arguments.backbone))
     recommender.model.eval()
     asked = requests(data, 16, arguments.candidates, arguments.seed)
+    return measured(recommender, asked, arguments.repetitions, arguments.threads)
+
+
+def measured(
+    recommender: Recommender,
+    asked: Sequence[ScoringRequest],
+    repetitions: int,
+    threads: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Return all that is measured of one model, the first request standing for all."""
     scorer, first = TorchScorer(recommender, POLICY), asked[0]
-    found = compare(ways(recommender, scorer, first), arguments.repetitions)
+    found = compare(ways(recommender, scorer, first), repetitions)
     prompts = recommender.prompt.request(first.attributes, first.history, first.candidates)
     h, own = prompts.shared(), float(prompts.lengths.float().mean()) - prompts.shared()
     layers = recommender.model.get_decoder().layers  # type: ignore[operator] # of transformers
@@ -188,7 +198,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "useful_flops": useful,
         "flops_share": useful / (best / 1000) / peak,
         "requests_per_second": {
-            str(threads): concurrent(recommender, asked, threads) for threads in arguments.threads
+            str(each): concurrent(recommender, asked, each) for each in threads
         },
     }
 

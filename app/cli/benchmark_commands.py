@@ -6,6 +6,7 @@ The benchmarks need torch, so each is imported only when it is asked for.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 from rich.progress import ProgressColumn
 from rich.text import Text
 
+from app.cli.demo.command import SHIPPED
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress, Task, TaskID
+
+_MOST_CLIENTS = 512
 
 benchmark = typer.Typer(no_args_is_help=True, help="Measure what the methods are worth.")
 
@@ -86,6 +90,60 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
                     results = made.run(bar)
                 lines = [*report.goal_lines(results), *report.failures(results)]
                 screen.result(results, report.terminal_table(results), *map(Text, lines))
+
+
+@benchmark.command("serving")
+@command
+def serving(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the results go.", show_default=False)
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="PATH", help="Data set. [default: data/ml-latest-small]")
+    ] = SHIPPED,
+    home: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keeps what is trained; without it, all is made anew."),
+    ] = None,
+    clients: Annotated[str, typer.Option(metavar="1,8,…", help="Clients at once.")] = "1,8,64",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each scenario.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Print how fast recommendations are, alone and while people are being forgotten."""
+    screen = Screen.make(as_json=as_json)
+    if not data.exists():
+        raise BadInputError(f"{data} does not exist. Check --data.")
+    counts = _counts(clients)
+    with _clear_errors():
+        from benchmarks.serving import command as bench  # noqa: PLC0415 -- needs torch
+        from benchmarks.serving import report  # noqa: PLC0415 -- needs torch
+
+        with tempfile.TemporaryDirectory(prefix="lethe-serving-") as own, _bar(screen) as bar:
+            options = bench.Options(
+                data=data.absolute(),
+                home=Path(own) if home is None else home.absolute(),
+                out=out,
+                clients=counts,
+                seconds=seconds,
+            )
+            try:
+                results = bench.run(options, bar)
+            except bench.SetUpFailedError as error:
+                raise CommandError(str(error)) from error
+        screen.result(
+            results, report.terminal_table(results), *map(Text, report.goal_lines(results))
+        )
+
+
+def _counts(clients: str) -> tuple[int, ...]:
+    """Return the numbers of clients; raises BadInputError."""
+    try:
+        counts = tuple(int(each) for each in clients.split(","))
+    except ValueError:
+        counts = ()
+    if 1 not in counts or min(counts) < 1 or max(counts) > _MOST_CLIENTS:
+        raise BadInputError(f"--clients takes numbers from 1 to {_MOST_CLIENTS}, 1 among them.")
+    return counts
 
 
 @contextlib.contextmanager

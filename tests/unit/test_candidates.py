@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates import BUCKET_SECONDS, CandidateIndex, Event, _highest
+from models.candidates import CandidateIndex, Event, _highest
+from models.contributions import BUCKET_BITS, BUCKET_SECONDS
 from models.cooccurrence import WINDOW, Cooccurrence, pairs_of
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 
@@ -45,11 +46,6 @@ def proposed(
     """Return what is proposed to somebody who liked these, one after the other."""
     history = [Event(slot, 5.0, when) for when, slot in enumerate(liked)]
     return index.propose(history, limit, barred=barred).slots.tolist()
-
-
-def near(counts: Cooccurrence, slot: int) -> list[float]:
-    """Return by slot how often it was liked near this one, whenever that was."""
-    return counts.near([slot], np.ones(1), np.ones(1)).tolist()
 
 
 def build(final: dict[str, History]) -> CandidateIndex:
@@ -114,19 +110,28 @@ def test_the_state_shows_every_person() -> None:
     assert len(set(states)) == len(states)
 
 
+def built_from(*sequences: Sequence[int]) -> Cooccurrence:
+    """Return the counts of one person for each sequence of slots, all in the first bucket."""
+    liked = np.array([slot << BUCKET_BITS for one in sequences for slot in one], np.uint32)
+    owner = np.repeat(np.arange(len(sequences), dtype=np.int32), [len(one) for one in sequences])
+    return Cooccurrence.build(liked, owner)
+
+
 def test_pairs_reach_as_far_as_the_window() -> None:
-    sequence = np.arange(WINDOW + 2, dtype=np.int64)
-    none = np.zeros_like(sequence)
-    counts = Cooccurrence.build([sequence, sequence[:2]], [none, none[:2]])
-    assert near(counts, 0) == [0, 2] + [1] * (WINDOW - 1)
-    counts.exchange(pairs_of(sequence, none), pairs_of(sequence[:0], none[:0]))
-    assert counts.state() == Cooccurrence.build([sequence[:2]], [none[:2]]).state()
+    sequence = range(WINDOW + 2)
+    counts = built_from(sequence, sequence[:2])
+    neighbours, times = counts.neighbours(0, np.ones(1))
+    assert neighbours.tolist() == list(range(1, WINDOW + 1))
+    assert times.tolist() == [2] + [1] * (WINDOW - 1)
+    liked = np.array(sequence, np.uint32) << BUCKET_BITS
+    counts.exchange(pairs_of(liked, np.zeros(len(liked), np.int32)), np.empty(0, np.int64))
+    assert counts.state() == built_from(sequence[:2]).state()
 
 
 def test_pairs_never_cross_from_one_person_to_the_next() -> None:
-    counts = Cooccurrence.build([np.array([1, 2]), np.array([3, 4])], [np.zeros(2, np.int64)] * 2)
-    assert near(counts, 2) == [0, 1]
-    assert near(counts, 3) == [0, 0, 0, 0, 1]
+    counts = built_from([1, 2], [3, 4])
+    assert counts.neighbours(2, np.ones(1))[0].tolist() == [1]
+    assert counts.neighbours(3, np.ones(1))[0].tolist() == [4]
 
 
 def test_what_was_liked_together_comes_before_what_is_popular() -> None:
@@ -140,7 +145,7 @@ def test_what_was_liked_together_comes_before_what_is_popular() -> None:
 def test_disliked_items_make_no_pairs_and_little_popularity() -> None:
     index = build({f"u{n}": [(1, 5.0, 1), (2, 3.0, 2)] for n in range(5)})
     assert proposed(index, [1], 1, ()) == [1]
-    assert near(index._pairs, 1) == []
+    assert index._pairs.neighbours(1, np.ones(1))[0].tolist() == []
 
 
 def test_ties_go_by_slot_and_limits_and_exclusions_hold() -> None:

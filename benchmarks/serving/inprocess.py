@@ -1,0 +1,196 @@
+"""What one recommendation costs inside of the gateway, part by part, and how that grows."""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import pstats
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from app.domain.recommendations import Question
+from app.main import make_gateway
+from app.services.recommendation_inputs import OpenItems, read_inputs
+from app.serving.ranking import Asked
+from app.serving.scorers.torch_scorer import TorchScorer
+from app.storage.artifacts import ArtifactStore
+from app.storage.engine import make_database
+from benchmarks.scoring import POLICY, measured, requests
+from models import checkpoints
+from models.assembly import build, parse_backbone
+from models.candidates import CandidateIndex, Event
+from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+from models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from app.api.state import Gateway
+    from app.settings import Settings
+
+T = TypeVar("T")
+
+_WAIT: Final = 120.0
+_PROFILED: Final = 200
+_TOP: Final = 40
+
+
+@contextmanager
+def gateway(settings: Settings) -> Iterator[Gateway]:
+    """Run a gateway in this process, without HTTP."""
+    database = make_database(settings.sqlalchemy_url)
+    made = make_gateway(settings, database)
+    made.replica.start()
+    deadline = time.monotonic() + _WAIT
+    try:
+        while made.replica.reasons_not_ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError("; ".join(made.replica.reasons_not_ready()))
+            time.sleep(0.05)
+        yield made
+    finally:
+        made.recommender.close()
+        made.replica.stop()
+        database.dispose()
+
+
+def parts(made: Gateway, users: Sequence[str]) -> dict[str, float]:
+    """Return the median milliseconds of each part of an answer, and of whole answers."""
+    spent: dict[str, list[float]] = {}
+    size, open_items = made.settings.candidates, OpenItems()
+
+    def timed(name: str, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        began = time.perf_counter()
+        found = work(*arguments, **named)
+        spent.setdefault(name, []).append(1000 * (time.perf_counter() - began))
+        return found
+
+    for user in users:
+        question = Question(person=user)
+        with made.uow(write=False) as uow:
+            inputs = timed("read", read_inputs, uow, made.pseudonyms, user, open_items)
+            proposal = timed("first stage", made.candidates.propose, uow, inputs, question, 0, size)
+        request = Asked(question=question, inputs=inputs, proposal=proposal, start=0).request()
+        with made.replica.live.capture() as twin:
+            timed("model", twin.scorer.score, replace(request, keep=False))
+            timed("model, history kept", twin.scorer.score, request)
+        timed("whole", made.recommender.answer, question)
+    return {name: median(each) for name, each in spent.items()}
+
+
+def profile(made: Gateway, users: Sequence[str]) -> str:
+    """Return where the time of answers goes, function by function."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for user in users[:_PROFILED]:
+        made.recommender.answer(Question(person=user))
+    profiler.disable()
+    text = io.StringIO()
+    found = pstats.Stats(profiler, stream=text)
+    found.strip_dirs().sort_stats("cumulative").print_stats(_TOP)
+    found.sort_stats("tottime").print_stats(_TOP)
+    return text.getvalue()
+
+
+def ratios(made: Gateway, people: int, repetitions: int) -> dict[str, Any]:
+    """Compare the live release's scoring with slower ways, in this process by turns."""
+    with made.uow(write=False) as uow:
+        live = uow.releases.alias().live
+        release = None if live is None else uow.releases.get(live)
+        items = [item for item in uow.people.items() if not item.retired]
+    if release is None:
+        raise ValueError("no release is live")
+    store = ArtifactStore(made.settings.artifacts_root, made.settings.home / "cache")
+    recommender = checkpoints.load(store.local_path(release.path))
+    data = Interactions(
+        users=(),
+        items=tuple(
+            ItemRecord(
+                id=item.id,
+                title=item.title,
+                attributes={name: tuple(values) for name, values in item.attributes.items()},
+            )
+            for item in items
+        ),
+        **_no_rows(),
+    )
+    asked = requests(data, people, min(made.settings.candidates, len(items) // 2), seed=0)
+    return measured(recommender, asked, repetitions)
+
+
+def growth(repetitions: int = 20) -> dict[str, list[dict[str, float]]]:
+    """Return milliseconds of the first stage and the model, each with one thing growing."""
+    return {
+        "items": [_point(items=items, repetitions=repetitions) for items in (1_000, 5_000, 20_000)],
+        "users": [_point(users=users, repetitions=repetitions) for users in (1_000, 5_000, 20_000)],
+        "history": [_point(history=size, repetitions=repetitions) for size in (1, 5, 10, 100)],
+    }
+
+
+def _point(
+    *, users: int = 2_000, items: int = 5_000, history: int = 20, repetitions: int
+) -> dict[str, float]:
+    """Measure at one size: people with 30 ratings each, 200 candidates."""
+    generator = np.random.default_rng(0)
+    each = 30
+    rows = users * each
+    data = Interactions(
+        users=tuple(UserRecord(id=str(number)) for number in range(users)),
+        items=tuple(
+            ItemRecord(id=str(number), title="", attributes={"genre": (str(number % 20),)})
+            for number in range(items)
+        ),
+        user=np.repeat(np.arange(users, dtype=np.int32), each),
+        item=_distinct(generator, users, items, each),
+        rating=(generator.integers(1, 11, rows) / 2).astype(np.float32),
+        timestamp=generator.integers(0, 5 * 365 * 86_400, rows).astype(np.int64),
+    )
+    index = CandidateIndex.build(data)
+    recommender = build(Vocabulary.from_catalogue(data), parse_backbone("compact"))
+    recommender.model.eval()
+    scorer = TorchScorer(recommender, POLICY)
+    asked = requests(data, 1, 200, seed=0)[0]
+    drawn = generator.choice(items, history, replace=False).tolist()
+    known = list(asked.history)
+    asked = replace(asked, history=(known * (history // len(known) + 1))[:history])
+    events = [Event(slot, 5.0, when) for when, slot in enumerate(drawn)]
+    first, model = [], []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        index.propose(events, 200, barred=drawn)
+        between = time.perf_counter()
+        scorer.score(replace(asked, keep=False))
+        first.append(between - began)
+        model.append(time.perf_counter() - between)
+    return {
+        "users": users,
+        "items": items,
+        "history": history,
+        "first_stage_ms": 1000 * median(first),
+        "model_ms": 1000 * median(model),
+    }
+
+
+def _distinct(
+    generator: np.random.Generator, users: int, items: int, each: int
+) -> NDArray[np.int32]:
+    """Draw each person's items without repetition, the first ones oftener than the last."""
+    weight = 1 / np.arange(1, items + 1)
+    keys = np.log(generator.random((users, items), dtype=np.float32)) / weight.astype(np.float32)
+    return np.argpartition(keys, -each, axis=1)[:, -each:].astype(np.int32).ravel()
+
+
+def _no_rows() -> dict[str, Any]:
+    return {
+        "user": np.empty(0, np.int32),
+        "item": np.empty(0, np.int32),
+        "rating": np.empty(0, np.float32),
+        "timestamp": np.empty(0, np.int64),
+    }

@@ -13,6 +13,7 @@ import uvicorn
 
 from app.api.auth import check_binding
 from app.domain.errors import LetheError
+from app.edge import bounded
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import get_settings
@@ -56,6 +57,8 @@ def _server(settings: Settings) -> uvicorn.Server:
             # The application's own log line carries the route's template, never a person's id.
             access_log=False,
             server_header=False,
+            http=bounded(settings),
+            ws="none",
             timeout_graceful_shutdown=int(settings.drain_timeout),
         )
     )

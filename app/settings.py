@@ -58,6 +58,12 @@ class Settings(BaseSettings):
         default=(), description="Extra Host headers to accept, comma-separated."
     )
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    request_timeout: Positive = Field(
+        default=10.0, description="A connection is closed whose request is not complete by then."
+    )
+    max_connections: Annotated[int, Field(gt=0)] = Field(
+        default=1000, description="Connections that a gateway holds; further ones are closed."
+    )
 
     batch_size: Annotated[int, Field(gt=0)] = Field(
         default=32, description="A batch closes at this many requests…"

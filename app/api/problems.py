@@ -92,6 +92,12 @@ HTTP_PROBLEMS: Final[Mapping[int, ProblemKind]] = {
         ("forbidden", 403, "Forbidden", "Without API keys only local callers are answered."),
         ("no-such-path", 404, "No such path", "There is nothing at this path."),
         ("method-not-allowed", 405, "Method not allowed", "This path does not take this method."),
+        (
+            "request-timeout",
+            408,
+            "Request timeout",
+            "The request's body did not arrive in time; the connection is closed.",
+        ),
         ("body-too-large", 413, "Body too large", "The body is larger than this service takes."),
         (
             "unsupported-media-type",

@@ -41,6 +41,7 @@ LOCKED = {
     "release-exists": 409,
     "nothing-to-train": 409,
     "user-forgotten": 410,
+    "request-timeout": 408,
     "body-too-large": 413,
     "unsupported-media-type": 415,
     "misdirected": 421,

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    replicas: Annotated[int, Field(gt=0)] = Field(
+        default=1, description="Gateway processes of `lethe up`, all on the one port."
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Extra Host headers to accept, comma-separated."
     )
@@ -113,6 +116,9 @@ class Settings(BaseSettings):
     job_attempts: Annotated[int, Field(gt=0)] = 5
     request_failures: Annotated[int, Field(gt=0)] = 3
     retry_delay: Annotated[float, Field(ge=0)] = 10.0
+    worker_nice: Annotated[int, Field(ge=0, le=19)] = Field(
+        default=19, description="Niceness of workers: training takes what gateways leave."
+    )
     poll_seconds: Positive = Field(default=0.5, description="How often the embedded loop looks.")
     replica_ttl: Positive = 10.0
     replica_margin: Positive = 2.0

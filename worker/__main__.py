@@ -46,7 +46,7 @@ def _run(settings: Settings, stop: threading.Event, options: argparse.Namespace)
 
     if options.exit_with_parent:
         stop_with_parent(stop)
-    be_nice()
+    be_nice(settings.worker_nice)
     context = build_context(settings)
     try:
         run_forever(context, stop, until_idle=options.until_idle)

@@ -57,8 +57,9 @@ celery_app = make_celery(get_settings())
 
 
 def _start(**_ignored: object) -> None:
-    configure_logging(get_settings().log_level)
-    be_nice()
+    settings = get_settings()
+    configure_logging(settings.log_level)
+    be_nice(settings.worker_nice)
     runtime.start()
 
 

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from types import FrameType
 
-#: Serving goes first: a worker takes only what the gateway leaves.
-NICENESS: Final = 19
 #: A step that does not look up within this time after a stop is cut off, in seconds.
 GRACE: Final = 5.0
 
 
-def be_nice() -> None:
-    """Lower this process's priority."""
+def be_nice(niceness: int) -> None:
+    """Lower this process's priority to `niceness`: serving goes first. It is never raised."""
     with contextlib.suppress(OSError):
-        os.nice(NICENESS)
+        present = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, max(present, niceness))
 
 
 def stop_on_signals(stop: threading.Event) -> None:

@@ -43,11 +43,11 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield made
 
 
-def gateway(held: socket.socket, *, log: Path | None = None) -> Child:
-    """Return the gateway's process, which serves the socket that is held."""
+def gateway(held: socket.socket, *, number: int = 1, log: Path | None = None) -> Child:
+    """Return a gateway's process, which serves the socket that is held, alone or with others."""
     host, port = held.getsockname()[:2]
     return Child(
-        name="gateway",
+        name="gateway" if number == 1 else f"gateway {number}",
         module="app.gateway",
         arguments=["--exit-with-parent", "--fd", str(held.fileno())],
         environment={"LETHE_HOST": host, "LETHE_PORT": str(port)},

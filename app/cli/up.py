@@ -26,11 +26,14 @@ _LOOK_EVERY: Final = 0.2
 def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Port = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Gateway processes on the port. [default: 1]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the whole service: migrations, gateway and worker. Ctrl-C stops it."""
     screen = Screen.make(as_json=as_json)
-    given = {"host": host, "port": port}
+    given = {"host": host, "port": port, "replicas": replicas}
     settings = get_settings().model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
@@ -38,7 +41,11 @@ def up(
     with listening(settings.host, settings.port) as held, Children() as children:
         with open_installation(settings) as installation, installation.uow(write=False) as uow:
             live = uow.releases.alias().live
-        started = [children.start(gateway(held))]
+        # All accept from the one socket, so that while one is away the others answer.
+        started = [
+            children.start(gateway(held, number=number))
+            for number in range(1, settings.replicas + 1)
+        ]
         if settings.broker_url is None:
             started.append(children.start(worker()))
         with service_at(held, settings) as service:

@@ -49,13 +49,17 @@ class Up:
 
     def child(self, module: str) -> int | None:
         """Return the pid of the child that runs this module; None while there is none."""
+        return next(iter(self.children(module)), None)
+
+    def children(self, module: str) -> list[int]:
+        """Return the pids of all children that run this module."""
+        found = []
         for process in processes_of(self.home):
-            pid: int = process.pid
             # A process may end between being listed and being asked.
             with suppress(psutil.Error):
                 if module in process.cmdline():
-                    return pid
-        return None
+                    found.append(process.pid)
+        return found
 
 
 def _lethe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,8 +75,15 @@ def _lethe(environment: dict[str, str], *arguments: str) -> subprocess.Completed
 
 
 @pytest.fixture
-def running(lethe: Lethe, environment: dict[str, str], tmp_path: Path) -> Iterator[Up]:
-    process = lethe("up", "--port", "0", "--json")
+def arguments() -> tuple[str, ...]:
+    return ()
+
+
+@pytest.fixture
+def running(
+    lethe: Lethe, environment: dict[str, str], tmp_path: Path, arguments: tuple[str, ...]
+) -> Iterator[Up]:
+    process = lethe("up", "--port", "0", "--json", *arguments)
     try:
         yield Up(process, tmp_path / "output.txt", environment["LETHE_HOME"])
     finally:
@@ -120,6 +131,28 @@ def test_a_crashed_child_is_started_again(running: Up, module: str) -> None:
     # The socket is the parent's, so that calls meanwhile wait rather than fail.
     answer = httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60)
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("arguments", [("--replicas", "2")])
+def test_of_two_replicas_on_the_port_a_crashed_one_is_started_again_alone(running: Up) -> None:
+    def replicas() -> set[str]:
+        listed = httpx.get(f"{running.address}/releases", trust_env=False, timeout=60).json()
+        return {each["id"] for each in listed["replicas"]}
+
+    wait_until(lambda: len(replicas()) == 2, "not two replicas")
+    crashed, other = running.children("app.gateway")
+    before = replicas()
+
+    os.kill(crashed, signal.SIGKILL)
+
+    # The other one answers meanwhile, and is left alone.
+    assert httpx.get(f"{running.address}/healthz", trust_env=False).status_code == 200
+    wait_until(
+        lambda: len(set(running.children("app.gateway")) - {crashed}) == 2,
+        "not restarted",
+    )
+    assert other in running.children("app.gateway")
+    wait_until(lambda: len(replicas() - before) == 1, "the new one never registered")
 
 
 def test_a_taken_port_is_told_with_what_to_do(environment: dict[str, str]) -> None:

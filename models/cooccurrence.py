@@ -94,7 +94,11 @@ class Cooccurrence:
 
     def _change_row(self, slot: int, keys: NDArray[np.uint32], changes: NDArray[np.int32]) -> None:
         """Add changes at ascending keys; a row is copied only where cells appear or vanish."""
-        known, counts = self._rows.get(slot, _NO_ROW)
+        self._kept -= len(self._decayed.pop(slot, ((), ()))[0])
+        if slot not in self._rows:
+            self._rows[slot] = _Row(keys.copy(), changes.copy())
+            return
+        known, counts = self._rows[slot]
         at = np.searchsorted(known, keys)
         there = np.zeros(len(keys), np.bool_)
         inside = at < len(known)
@@ -113,7 +117,6 @@ class Cooccurrence:
             self._rows[slot] = _Row(known, counts)
         else:
             del self._rows[slot]
-        self._kept -= len(self._decayed.pop(slot, ((), ()))[0])
 
     def neighbours(
         self, slot: int, weights: NDArray[np.float64]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import cooccurrence
 from models.candidates import CandidateIndex, Event, _highest
-from models.contributions import BUCKET_BITS, BUCKET_SECONDS
+from models.contributions import BUCKET_BITS, BUCKET_SECONDS, MOST_SLOTS
 from models.cooccurrence import WINDOW, Cooccurrence, pairs_of
 from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 
@@ -235,3 +236,75 @@ def test_changes_and_retirements_in_any_order_end_in_the_state_of_what_is_retain
     ours, theirs = index.propose(told, CATALOGUE), expected.propose(told, CATALOGUE)
     assert ours.slots.tolist() == theirs.slots.tolist()
     assert ours.scores.tolist() == theirs.scores.tolist()
+
+
+def made_up(users: int, items: int, ratings: int) -> dict[str, History]:
+    rng = np.random.default_rng(3)
+    return {
+        f"u{user}": [
+            (int(slot), float(rng.integers(1, 6)), int(rng.integers(0, 9 * BUCKET_SECONDS)))
+            for slot in rng.choice(items, ratings, replace=False)
+        ]
+        for user in range(users)
+    }
+
+
+def test_a_build_in_many_parts_is_the_state_of_one_change_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So small that people are split from people, and slots from slots, again and again.
+    monkeypatch.setattr(cooccurrence, "_BUILD_ITEMS", 30)
+    monkeypatch.setattr(cooccurrence, "_BUILD_PAIRS", 200)
+    people = made_up(users=40, items=CATALOGUE, ratings=25)
+    built, changed = build(people), CandidateIndex(CATALOGUE)
+    for user_id, history in people.items():
+        changed.replace_user(user_id, history)
+    assert built.state() == changed.state()
+
+
+def test_answers_between_changes_are_those_of_a_fresh_build() -> None:
+    # Every answer fills what is kept between queries, so anything left stale shows in the next.
+    final = made_up(users=12, items=CATALOGUE, ratings=20)
+    index = build(final)
+    told = [Event(slot, 5.0, 0) for slot in range(0, CATALOGUE, 3)]
+    for number, (user_id, history) in enumerate(list(final.items())):
+        final[user_id] = [] if number % 2 else [*history[:5], (39 - number, 5.0, 10**9)]
+        final[user_id] = list({event[0]: event for event in final[user_id]}.values())
+        index.replace_user(user_id, final[user_id])
+        fresh = build({user: own for user, own in final.items() if own})
+        ours, theirs = index.propose(told, CATALOGUE), fresh.propose(told, CATALOGUE)
+        assert ours.slots.tolist() == theirs.slots.tolist()
+        assert ours.scores.tolist() == theirs.scores.tolist()
+        near, expected = index.similar(3, 10), fresh.similar(3, 10)
+        assert near.scores.tolist() == expected.scores.tolist()
+
+
+def test_few_kept_rows_answer_as_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = made_up(users=12, items=CATALOGUE, ratings=20)
+    told = [Event(slot, 5.0, 0) for slot in range(20)]
+    expected = build(people).propose(told, CATALOGUE)
+    monkeypatch.setattr(cooccurrence, "_KEPT", 50)
+    index = build(people)
+    for _ in range(2):
+        assert index.propose(told, CATALOGUE).scores.tolist() == expected.scores.tolist()
+    assert index._pairs._kept <= 50
+
+
+def test_somebody_with_a_very_long_history_comes_and_goes() -> None:
+    length = 20_000
+    index = build({"ada": [(1, 5.0, 1), (2, 5.0, 2)]})
+    before = index.state()
+    index.replace_user("bot", [(slot, 5.0, slot) for slot in range(length)])
+    # Each like but the first few has WINDOW before it; ada's pair is one of the bot's.
+    pairs = length * WINDOW - WINDOW * (WINDOW + 1) // 2
+    assert index.pair_cells() == 2 * pairs
+    index.replace_user("bot", [])
+    assert index.state() == before
+
+
+def test_slots_that_do_not_fit_are_refused() -> None:
+    index = CandidateIndex()
+    with pytest.raises(ValueError, match="from 0 to"):
+        index.replace_user("ada", [(MOST_SLOTS, 5.0, 1)])
+    index.replace_user("ada", [(MOST_SLOTS // 64, 5.0, 10**12)])
+    assert index.popular(1).slots.tolist() == [MOST_SLOTS // 64]

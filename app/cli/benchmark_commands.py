@@ -107,6 +107,7 @@ def serving(
     ] = None,
     clients: Annotated[str, typer.Option(metavar="1,8,…", help="Clients at once.")] = "1,8,64",
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of each scenario.")] = 10.0,
+    replicas: Annotated[int, typer.Option(min=1, max=16, help="Gateways on one socket.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Print how fast recommendations are, alone and while people are being forgotten."""
@@ -125,6 +126,7 @@ def serving(
                 out=out,
                 clients=counts,
                 seconds=seconds,
+                replicas=replicas,
             )
             try:
                 results = bench.run(options, bar)

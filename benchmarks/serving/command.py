@@ -56,6 +56,8 @@ class Options:
     out: Path
     clients: tuple[int, ...] = (1, 8, 64)
     seconds: float = 10.0
+    #: Gateway processes on one socket.
+    replicas: int = 1
 
 
 class SetUpFailedError(RuntimeError):
@@ -87,6 +89,7 @@ def run(options: Options, bar: Bar) -> Results:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no accelerator used",
+        "replicas": options.replicas,
         "scenarios": rows,
         "ratios": {
             "naive": scoring["milliseconds"]["naive"] / scoring["milliseconds"]["scored"],
@@ -164,10 +167,13 @@ def _over_http(
     logs = settings.home / "logs"
     forgotten, asked = people[:_SWAPS], people[_SWAPS:]
     with listening(_HOST, 0) as held, Children() as children:
-        child = children.start(gateway_process(held, log=logs / "gateway.log"))
+        started = [
+            children.start(gateway_process(held, log=logs / f"gateway-{number}.log"))
+            for number in range(options.replicas)
+        ]
         with service_at(held, settings) as service:
-            wait_until_up(service, child)
-            _wait_until_ready(service)
+            wait_until_up(service, started[0])
+            _wait_until_ready(service, options.replicas)
             plan = Plan(
                 host=_HOST,
                 port=held.getsockname()[1],
@@ -223,17 +229,20 @@ def _open(
     return rows, figures, {"swap_p99": rows[3]["p99_ms"] / rows[0]["p99_ms"]}
 
 
-def _wait_until_ready(service: Service) -> None:
+def _wait_until_ready(service: Service, replicas: int) -> None:
+    """Return once so many replicas serve the live release."""
     deadline = time.monotonic() + _READY_SECONDS
-    while True:
-        try:
-            service.get("/readyz")
-        except Exception as error:
-            if time.monotonic() > deadline:
-                raise SetUpFailedError(f"the gateway does not get ready: {error}") from error
-            time.sleep(0.2)
-        else:
+    while time.monotonic() < deadline:
+        found = service.get("/releases", limit=1)
+        ready = [
+            one
+            for one in found["replicas"]
+            if one["lease"] == "valid" and one["serving"] == found["live"]
+        ]
+        if len(ready) == replicas:
             return
+        time.sleep(0.2)
+    raise SetUpFailedError(f"{replicas} gateways did not get ready in {_READY_SECONDS:.0f} s")
 
 
 def _commit() -> str:

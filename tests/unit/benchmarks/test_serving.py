@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ def test_every_answer_is_counted_as_what_it_is(user: str, outcome: str) -> None:
 def test_an_open_loop_keeps_its_rate_and_ends_when_told() -> None:
     with served() as port:
         samples = ask(plan(port, "u1", rate=50.0, seconds=1.0))
-        gaps = [b.due - a.due for a, b in zip(samples, samples[1:], strict=False)]
+        gaps = [b.due - a.due for a, b in itertools.pairwise(samples)]
         assert gaps == pytest.approx([0.02] * len(gaps), abs=1e-6)
         asked = ask_until(plan(port, "u1", rate=50.0, seconds=600.0), lambda: True)
     assert len(asked) < 600

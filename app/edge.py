@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
+_BAD_REQUEST: Final = 400
 _TIMEOUT: Final = 408
+#: A request line and headers beyond this many bytes are refused before they are complete.
+_MAX_HEAD: Final = 128 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -31,6 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._has_headers = False
+        self._head = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -48,6 +52,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self._expect_request()
         super().data_received(data)
+        if not self._has_headers and not self.transport.is_closing():
+            self._head += len(data)
+            if self._head > _MAX_HEAD:
+                self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self._has_headers = False
@@ -57,6 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._has_headers = True
+        self._head = 0
 
     def on_message_complete(self) -> None:
         self._request_is_there()
@@ -76,10 +85,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._has_headers and not self.cycle.response_started:
-            answer = problem(HTTP_PROBLEMS[_TIMEOUT], headers={"Connection": "close"})
-            fields = b"".join(b"%s: %s\r\n" % field for field in answer.raw_headers)
-            self.transport.write(STATUS_LINE[_TIMEOUT] + fields + b"\r\n" + bytes(answer.body))
+            self._refuse(_TIMEOUT)
         self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's words are for logs
+        self._refuse(_BAD_REQUEST)
+        self.transport.close()
+
+    def _refuse(self, status: int) -> None:
+        answer = problem(HTTP_PROBLEMS[status], headers={"Connection": "close"})
+        fields = b"".join(b"%s: %s\r\n" % field for field in answer.raw_headers)
+        self.transport.write(STATUS_LINE[status] + fields + b"\r\n" + bytes(answer.body))
 
 
 def bounded(settings: Settings) -> type[asyncio.Protocol]:

@@ -131,3 +131,21 @@ def test_a_body_that_cannot_be_is_the_callers_fault(world: World, body: bytes) -
         answer = httpx.post(url, content=body, headers=headers)
     assert 400 <= answer.status_code < 500
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        _ASK + b"Content-Length: -1\r\n\r\n",
+        _ASK + b"Idempotency-Key: \x01\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        _ASK + b"X: " + b"x" * 200_000,
+    ],
+    ids=["length", "control", "nonsense", "endless"],
+)
+def test_what_is_not_http_is_refused_as_a_problem(world: World, sent: bytes) -> None:
+    with _gateway(world) as address, _connect(address) as connection:
+        connection.sendall(sent)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"/problems/bad-request" in answer

@@ -116,8 +116,8 @@ def write(results: Results, out: Path) -> None:
 def _about(results: Results) -> str:
     return (
         f"`lethe benchmark serving`, {results['date']}, commit `{results['commit']}`, "
-        f"{results['machine']}, gateways: {results['replicas']}; {results['seconds']:.0f} s in all. Times are of answered requests; "
-        "in open loops they count from when a request was due."
+        f"{results['machine']}, gateways: {results['replicas']}; {results['seconds']:.0f} s in "
+        "all. Times are of answered requests; in open loops they count from when one was due."
     )
 
 

@@ -172,5 +172,5 @@ def write(result: dict[str, object], folder: Path) -> None:
     command = f"{result['users']} {result['items']} {result['interactions']}"
     title = f"`python -m benchmarks.candidates --synthetic {command}`"
     (folder / "synthetic.md").write_text(
-        f"# The first stage on made-up people\n\n{title}; one run.\n\n{markdown(result)}"
+        f"# The first stage on made-up people\n\n{title}; the last run.\n\n{markdown(result)}"
     )

@@ -1,0 +1,170 @@
+"""A small installation on SQLite with real, untrained releases, taken through roll-outs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from app.domain.catalogue import Interaction, User
+from app.domain.releases import Release, ReleaseStatus
+from app.services import rollout
+from app.services.identifiers import release_id
+from app.services.job_lifecycle import advance, claim, succeed
+from app.services.policies import JobPolicy
+from app.services.secrets import load_pseudonyms
+from app.services.start_training import start_training
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
+from app.storage.engine import make_database
+from app.storage.migrate import migrate
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from models import checkpoints
+from models.backbones import CompactConfig
+from models.datasets.interactions import Interactions, ItemRecord
+from models.recommender import Recommender
+from models.requests import Candidate, HistoryEvent
+from models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.domain.jobs import Lease
+    from app.domain.releases import Replica
+
+ITEMS: Final = 100
+USERS: Final = [f"u{number}" for number in range(20)]
+_POLICY: Final = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
+
+
+def settings_of(home: Path) -> Settings:
+    """Return the settings that the installation's processes share."""
+    return Settings(home=home, poll_seconds=0.05, candidates=50)
+
+
+def _vocabulary() -> Vocabulary:
+    items = tuple(ItemRecord(id=f"i{n}", title="", attributes={}) for n in range(ITEMS))
+    return Vocabulary.from_catalogue(
+        Interactions(
+            users=(),
+            items=items,
+            user=np.empty(0, np.int32),
+            item=np.empty(0, np.int32),
+            rating=np.empty(0, np.float32),
+            timestamp=np.empty(0, np.int64),
+        )
+    )
+
+
+@dataclass
+class Installation:
+    """People, items and releases; keeps the weights of each release to recompute answers."""
+
+    settings: Settings
+    uow: SqlUnitOfWorkFactory
+    artifacts: ArtifactStore
+    recommenders: dict[str, Recommender] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, home: Path) -> Self:
+        """Migrate a new database and fill it."""
+        settings = settings_of(home)
+        database = make_database(settings.sqlalchemy_url)
+        migrate(database)
+        load_pseudonyms(settings)
+        uow = SqlUnitOfWorkFactory(database)
+        with uow() as unit:
+            unit.people.upsert_items([(f"i{n}", f"Item {n}", {}) for n in range(ITEMS)])
+            unit.people.upsert_users([User(id=user_id) for user_id in USERS])
+            unit.people.upsert_interactions(
+                [
+                    Interaction(
+                        user_id=user_id,
+                        item_id=f"i{(place * 7 + step * 3) % ITEMS}",
+                        rating=1.0 + (place + step) % 5,
+                        timestamp=1000 + step,
+                    )
+                    for place, user_id in enumerate(USERS)
+                    for step in range(12)
+                ]
+            )
+            unit.state.bump("interactions")
+        return cls(settings, uow, ArtifactStore(settings.artifacts_root, home / "cache"))
+
+    def publish(self, seed: int) -> tuple[Lease, str]:
+        """Publish a release with weights of its own, and begin its roll-out."""
+        config = CompactConfig(
+            hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5, seed=seed
+        )
+        recommender = Recommender(_vocabulary(), config)
+        with self.uow() as uow:
+            start_training(uow)
+        with self.uow() as uow:
+            claimed = claim(uow, "benchmark", _POLICY)
+        if claimed is None:
+            raise RuntimeError("another job is open")
+        lease = claimed[1]
+        staging = self.artifacts.staging(lease.job_id, lease.epoch) / "weights"
+        manifest = checkpoints.save(recommender, staging, method="train")
+        name = release_id(manifest.digest)
+        path = self.artifacts.release_path(name)
+        self.artifacts.publish(staging, path)
+        self.recommenders[name] = recommender
+        with self.uow() as uow:
+            advance(uow, lease, frozen_version=uow.state.data_version())
+            release = Release(
+                id=name,
+                digest=manifest.digest,
+                parent=uow.releases.alias().live,
+                job_id=lease.job_id,
+                status=ReleaseStatus.CANDIDATE,
+                method="train",
+                outcome=None,
+                path=path,
+                created_at=uow.state.now(),
+            )
+            rollout.publish(uow, lease, release)
+            rollout.start_rollout(uow, lease, name)
+        return lease, name
+
+    def flip(self, lease: Lease, name: str) -> None:
+        """Make the release live, and end its job."""
+        with self.uow() as uow:
+            if not rollout.flip(uow, lease, name):
+                raise RuntimeError("somebody else has flipped")
+        with self.uow() as uow:
+            succeed(uow, lease)
+
+    def live(self) -> str | None:
+        """Return the release that answers, by the database."""
+        with self.uow(write=False) as uow:
+            return uow.releases.alias().live
+
+    def prepared(self, name: str) -> int:
+        """Return how many replicas have prepared the release."""
+        return sum(name in (each.prepared, each.serving) for each in self._replicas())
+
+    def confirmed(self, name: str) -> int:
+        """Return how many replicas answer from the release, and from nothing older."""
+        return sum(each.serving == name for each in self._replicas())
+
+    def _replicas(self) -> list[Replica]:
+        with self.uow(write=False) as uow:
+            return list(uow.replicas.live(self.settings.replica_margin))
+
+    def scores(self, release: str, user_id: str, item_ids: list[str]) -> list[float]:
+        """Score items for a person with this release's own weights, from what is stored."""
+        with self.uow(write=False) as uow:
+            items = {item.id: item for item in uow.people.items()}
+            history = uow.people.history(user_id)
+        asked = [items[each] for each in item_ids]
+        found = self.recommenders[release].score(
+            {},
+            [
+                HistoryEvent(items[e.item_id].slot, e.rating, items[e.item_id].title)
+                for e in history
+            ],
+            [Candidate(item.slot, item.attributes, item.title) for item in asked],
+        )
+        return [float(score) for score in found]

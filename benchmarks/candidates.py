@@ -114,6 +114,7 @@ def report_quality(path: str) -> None:
     known, questions = leave_last_out(data)
     begun = time.perf_counter()
     index = CandidateIndex.build(known)
+    index.describe({slot: item.attributes for slot, item in enumerate(data.items)})
     built = time.perf_counter() - begun
     print(f"{report.accepted:,} ratings, {len(data.items):,} items, {len(questions)} questions")
     print(f"{'recall at':<12}" + "".join(f"{limit:>8}" for limit in LIMITS))

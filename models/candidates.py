@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from models.attribute_profile import AttributeProfile
 from models.contributions import (
     LIKED_ABOVE,
     NOTHING,
@@ -28,7 +29,7 @@ from models.cooccurrence import Cooccurrence, pairs_of
 from models.item_counts import LIKED, RATED, ItemCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +46,10 @@ SHRINKAGE: Final = 10.0
 POPULARITY: Final = 0.1
 #: Ratings added to every item's before its share of likes is taken, half of them likes.
 PRIOR: Final = 10.0
+
+
+#: What it weighs that the person's likes share an item's attributes; all of them would be 1.
+ATTRIBUTES: Final = 0.3
 
 
 class Event(NamedTuple):
@@ -79,7 +84,9 @@ class CandidateIndex:
         self._retired: set[int] = set()
         self._items = ItemCounts(catalogue_size)
         self._pairs = Cooccurrence()
-        #: In buckets; may be set at any time, since counts know nothing of it.
+        self._profile = AttributeProfile()
+        #: May be set at any time, as the half-life, in buckets: counts know nothing of them.
+        self.attributes_weight = ATTRIBUTES
         self.half_life = HALF_LIFE
 
     @classmethod
@@ -107,6 +114,10 @@ class CandidateIndex:
         """Let the slots below `catalogue_size` be proposed although nobody has rated them."""
         self._catalogue_size = max(self._catalogue_size, catalogue_size)
         self._items.reserve(catalogue_size)
+
+    def describe(self, attributes: Mapping[int, Mapping[str, Sequence[str]]]) -> None:
+        """Take slot → attribute name → values of the whole catalogue in place of what was known."""
+        self._profile = AttributeProfile(attributes)
 
     def replace_user(self, user_id: str, history: Sequence[tuple[int, float, int]]) -> None:
         """Put (slot, rating, timestamp) rows in the place of all that the person added before.
@@ -138,7 +149,9 @@ class CandidateIndex:
         beyond its end are not). A history of nothing gives what is popular.
         """
         liked = [one.slot for one in history if one.rating > LIKED_ABOVE][-HISTORY:]
-        return self._best(self._popularity() + self._nearness(liked), limit, barred, allowed)
+        score = self._popularity() + self._nearness(liked)
+        score += self.attributes_weight * self._profile.fit(liked, len(score))
+        return self._best(score, limit, barred, allowed)
 
     def popular(
         self,

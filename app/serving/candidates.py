@@ -285,6 +285,7 @@ def _read_catalogue(uow: UnitOfWork, state: _State) -> None:
     state.shelf = Shelf(items)
     state.withdrawn = frozenset(item.slot for item in items if not item.available)
     state.index.grow(state.shelf.size)
+    state.index.describe({item.slot: item.attributes for item in state.shelf.by_id.values()})
 
 
 def _usable_history(

@@ -308,3 +308,20 @@ def test_slots_that_do_not_fit_are_refused() -> None:
         index.replace_user("ada", [(MOST_SLOTS, 5.0, 1)])
     index.replace_user("ada", [(MOST_SLOTS // 64, 5.0, 10**12)])
     assert index.popular(1).slots.tolist() == [MOST_SLOTS // 64]
+
+
+def test_items_like_those_that_were_liked_come_first() -> None:
+    index = build({"ada": [(1, 5.0, 1)], "bob": [(9, 5.0, 1)]})
+    genres = {slot: {"genre": ["Comedy" if slot % 2 else "Drama"]} for slot in range(CATALOGUE)}
+    before = index.state()
+    index.describe(genres)
+    assert index.state() == before
+    comedies = [slot for slot in range(CATALOGUE) if slot % 2]
+    assert proposed(index, [1], len(comedies), {1, 9}) == [*comedies[1:4], *comedies[5:], 0, 2]
+    # Nobody's likes, nobody's profile: what is popular, whatever its genre.
+    assert proposed(index, [], 4, ()) == [1, 9, 0, 2]
+    # An item that is described anew is judged by what it is now; one without attributes by none.
+    index.describe({**genres, 2: {"genre": ["Comedy"], "mood": ["dark"]}, 3: {}})
+    found = proposed(index, [1], CATALOGUE, {1, 9})
+    assert found.index(5) < found.index(2) < found.index(0)
+    assert found.index(3) > found.index(0)

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from app.cli.demo.command import OWN
 from app.cli.installation import open_installation
 from app.cli.processes import ROOT, Children
 from app.cli.serving import gateway as gateway_process
 from app.cli.serving import listening, service_at, wait_until_up, worker
 from app.domain.plain import plain
+from app.logs import configure_logging
 from app.settings import Settings
 from benchmarks.serving import inprocess, report, scenarios
 from benchmarks.serving.load import Plan
@@ -73,6 +75,7 @@ def run(options: Options, bar: Bar) -> Results:
         bar.at(text, time.monotonic() - began, None)
 
     with _environment(options.home) as settings:
+        configure_logging(settings.log_level)
         at("importing and training, once per home")
         _prepare(settings, options.data)
         people = _people(settings)
@@ -85,7 +88,7 @@ def run(options: Options, bar: Bar) -> Results:
         at("growth")
         growth = inprocess.growth()
         rows, swaps, http = _over_http(settings, options, people, at)
-    results: Results = {
+    found: Results = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no accelerator used",
@@ -103,19 +106,20 @@ def run(options: Options, bar: Bar) -> Results:
         "growth": growth,
         "seconds": time.monotonic() - began,
     }
+    results: Results = plain(found)
     (options.out / "profile.txt").write_text(profile, encoding="utf-8")
     report.write(results, options.out)
-    document = json.dumps(plain(results), indent=1, allow_nan=False)
+    document = json.dumps(results, indent=1, allow_nan=False)
     (options.out / "results.json").write_text(document + "\n", encoding="utf-8")
     return results
 
 
 @contextmanager
 def _environment(home: Path) -> Iterator[Settings]:
-    """Let nothing of another installation leak in: the environment is what children read."""
+    """Let nothing of another installation leak in; what tunes serving is measured as it is set."""
     before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith("LETHE_")]:
-        del os.environ[name]
+    for name in OWN:
+        os.environ.pop(name, None)
     os.environ |= {
         "LETHE_HOME": str(home),
         "LETHE_CANCEL_WINDOW": "0",

@@ -182,8 +182,8 @@ def _distinct(
     generator: np.random.Generator, users: int, items: int, each: int
 ) -> NDArray[np.int32]:
     """Draw each person's items without repetition, the first ones oftener than the last."""
-    weight = 1 / np.arange(1, items + 1)
-    keys = np.log(generator.random((users, items), dtype=np.float32)) / weight.astype(np.float32)
+    weight = (1 / np.arange(1, items + 1)).astype(np.float32)
+    keys = -generator.standard_exponential((users, items), dtype=np.float32) / weight
     return np.argpartition(keys, -each, axis=1)[:, -each:].astype(np.int32).ravel()
 
 

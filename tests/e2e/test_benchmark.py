@@ -158,3 +158,44 @@ def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
         original = results["summary"]["original"][measure]["mean"]
         assert teachers["summary"]["original"][measure]["mean"] == original
         assert all(found[measure]["mean"] is not None for found in teachers["summary"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_serving_is_measured_over_http_while_people_are_forgotten(
+    tiny: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["benchmark", "serving", "--data", str(tiny), "--home", environment["LETHE_HOME"]]
+    command += ["--clients", "1,2", "--seconds", "1"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "app.cli",
+            *command,
+            "--out",
+            str(out),
+            "--json",
+            "--clients",
+            "1,2",
+            "--seconds",
+            "1",
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert json.loads(done.stdout) == results
+    rows = {(row["name"], row["clients"]): row for row in results["scenarios"]}
+    assert {("closed loop", 1), ("closed loop", 2), ("open loop, steady", 64)} <= rows.keys()
+    assert all(row["failed"] == row["refused"] == 0 for row in rows.values())
+    assert all(row["requests"] > 0 for (name, _), row in rows.items() if "of those" not in name)
+    assert [swap["seconds_to_completed"] > 0 for swap in results["swaps"]] == [True] * 3
+    assert results["ratios"]["naive"] > 1
+    assert {"README.md", "growth.png", "profile.txt"} <= {each.name for each in out.iterdir()}
+    assert processes_of(environment["LETHE_HOME"]) == []

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SHIPPED: Final = ROOT / "data" / "ml-latest-small"
 _PORT: Final = 8000
 _HOST: Final = "127.0.0.1"
-#: What the demo must not take over from the installation that the shell may be set up for.
-_OWN: Final = (
+#: What a home of its own must not take over from the installation that the shell is set up for.
+OWN: Final = (
     "LETHE_DATABASE_URL",
     "LETHE_BROKER_URL",
     "LETHE_ARTIFACTS_URL",
@@ -103,7 +103,7 @@ def _settings(home: Path, held: socket) -> Settings:
 
     Nothing of another installation may leak in: the environment is what children read.
     """
-    for name in _OWN:
+    for name in OWN:
         os.environ.pop(name, None)
     os.environ["LETHE_HOME"] = str(home)
     os.environ["LETHE_CANCEL_WINDOW"] = os.environ["LETHE_BATCH_SECONDS"] = "0"

@@ -115,26 +115,23 @@ def serving(
     if not data.exists():
         raise BadInputError(f"{data} does not exist. Check --data.")
     counts = _counts(clients)
-    with _clear_errors():
-        from benchmarks.serving import command as bench  # noqa: PLC0415 -- needs torch
-        from benchmarks.serving import report  # noqa: PLC0415 -- needs torch
+    from benchmarks.serving import command as bench  # noqa: PLC0415 -- needs torch
+    from benchmarks.serving import report  # noqa: PLC0415 -- needs torch
 
-        with tempfile.TemporaryDirectory(prefix="lethe-serving-") as own, _bar(screen) as bar:
-            options = bench.Options(
-                data=data.absolute(),
-                home=Path(own) if home is None else home.absolute(),
-                out=out,
-                clients=counts,
-                seconds=seconds,
-                replicas=replicas,
-            )
-            try:
-                results = bench.run(options, bar)
-            except bench.SetUpFailedError as error:
-                raise CommandError(str(error)) from error
-        screen.result(
-            results, report.terminal_table(results), *map(Text, report.goal_lines(results))
+    with tempfile.TemporaryDirectory(prefix="lethe-serving-") as own, _bar(screen) as bar:
+        options = bench.Options(
+            data=data.absolute(),
+            home=Path(own) if home is None else home.absolute(),
+            out=out,
+            clients=counts,
+            seconds=seconds,
+            replicas=replicas,
         )
+        try:
+            results = bench.run(options, bar)
+        except (bench.SetUpFailedError, TimeoutError) as error:
+            raise CommandError(str(error)) from error
+    screen.result(results, report.terminal_table(results), *map(Text, report.goal_lines(results)))
 
 
 def _counts(clients: str) -> tuple[int, ...]:

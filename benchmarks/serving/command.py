@@ -218,7 +218,7 @@ def _open(
     began = time.monotonic()
     during = scenarios.ask_until(replace(steady, warm_up=0.0, seconds=_LONGEST), lambda: watch.over)
     seconds = time.monotonic() - began
-    watch.join()
+    problem = watch.problem()
     overlap = scenarios.overlapping(during, watch.swaps)
     trained = scenarios.training(during, watch.swaps)
     rows = [
@@ -227,6 +227,9 @@ def _open(
         scenarios.summary("of those: during training", _OPEN_CLIENTS, trained, 0.0),
         scenarios.summary("of those: prepare to confirmed", _OPEN_CLIENTS, overlap, 0.0),
     ]
+    if problem is not None:
+        # What was measured until then is told all the same, and that it is not all.
+        rows[1] |= {"name": f"{rows[1]['name']}: FAILED, {problem}", "error": problem}
     figures = scenarios.swap_figures(during, watch.swaps)
     if not scenarios.enough(overlap):
         return rows, figures, {}

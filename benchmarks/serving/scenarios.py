@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,7 +81,8 @@ def summary(name: str, clients: int, samples: Sequence[Sample], seconds: float) 
         "p50_ms": float(p50),
         "p99_ms": float(p99),
         "p999_ms": float(p999),
-        "max_ms": float(took.max(initial=0.0)),
+        "max_ms": float(took.max()) if len(took) else np.nan,
+        "releases": Counter(one.release for one in samples if one.release),
     }
 
 
@@ -103,7 +105,7 @@ class Watch:
     service: Service
     people: Sequence[str]
     swaps: list[Swap] = field(default_factory=list)
-    error: BaseException | None = None
+    error: Exception | None = None
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -111,12 +113,11 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait for the last deletion; raises what went wrong."""
+    def problem(self) -> str | None:
+        """Wait for the last deletion, and return what kept it from completing."""
         if self._thread is not None:
             self._thread.join()
-        if self.error is not None:
-            raise self.error
+        return None if self.error is None else f"{type(self.error).__name__}: {self.error}"
 
     @property
     def over(self) -> bool:
@@ -127,7 +128,7 @@ class Watch:
         try:
             for person in self.people:
                 self._forget(person)
-        except BaseException as error:  # noqa: BLE001 -- raised again by `join`
+        except Exception as error:  # noqa: BLE001 -- told as the scenario's outcome
             self.error = error
 
     def _forget(self, person: str) -> None:
@@ -138,6 +139,8 @@ class Watch:
         while swap.completed is None:
             if time.time() - swap.asked > _SWAP_TIMEOUT:
                 raise TimeoutError(f"the deletion {request['id']} has not completed")
+            # The status first: what has completed was confirmed before, and is seen as such.
+            status = self.service.get(f"/forget/{request['id']}")["status"]
             releases, now = self.service.get("/releases", limit=1), time.time()
             moving = releases["target"] not in {None, before} or releases["live"] != before
             if swap.prepare is None and moving:
@@ -145,7 +148,6 @@ class Watch:
             serving = {r["serving"] for r in releases["replicas"] if r["lease"] == "valid"}
             if swap.confirmed is None and moving and serving == {releases["live"]} != {before}:
                 swap.confirmed, swap.after = now, releases["live"]
-            status = self.service.get(f"/forget/{request['id']}")["status"]
             if status == "dead":
                 raise RuntimeError(f"the deletion {request['id']} is dead")
             swap.completed = now if status == "completed" else None
@@ -175,7 +177,8 @@ def swap_figures(samples: Sequence[Sample], swaps: Sequence[Swap]) -> list[dict[
     """Return of each deletion how long it took until the old release's last answer."""
     found = []
     for swap in swaps:
-        last = max((one.due for one in samples if one.release == swap.before), default=None)
+        old = [one for one in samples if one.release == swap.before]
+        last = max((one.due + one.milliseconds / 1000 for one in old), default=None)
         found.append(
             {
                 "seconds_to_prepare": swap.prepare and swap.prepare - swap.asked,

@@ -111,7 +111,7 @@ def test_samples_are_told_apart_by_what_they_overlap() -> None:
     ]
     assert [one.due for one in overlapping(samples, [swap])] == [11.9, 12.5]
     assert [one.due for one in training(samples, [swap])] == [11.0, 11.9]
-    assert swap_figures(samples, [swap])[0]["seconds_to_last_old_answer"] == pytest.approx(1.9)
+    assert swap_figures(samples, [swap])[0]["seconds_to_last_old_answer"] == pytest.approx(2.1)
 
 
 def test_goals_are_told_as_reached_or_not_or_not_measured() -> None:

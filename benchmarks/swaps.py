@@ -9,6 +9,7 @@ and compares answers that overlap a swap, from prepare to confirmation, with the
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
@@ -114,6 +115,9 @@ def serve(home: Path, log: Path) -> None:
     loader = ReleaseLoader(artifacts, make_scorers(settings, artifacts))
     replica = Replica(settings, uow, loader, candidates, pseudonyms)
     service = RecommendService(settings, uow, pseudonyms, replica, candidates)
+    # As app.gateway does.
+    gc.collect()
+    gc.freeze()
     replica.start()
     while replica.reasons_not_ready() and not stop.wait(0.05):
         pass

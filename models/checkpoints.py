@@ -30,7 +30,7 @@ from models.manifests import (
 from models.memory import attempt
 from models.pretrained import HuggingFaceConfig
 from models.vocabulary import Vocabulary
-from models.weights import ForeignWeightsError, own_state, put_state
+from models.weights import ForeignWeightsError, adopt_state, own_state, put_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,21 +101,32 @@ def read_weights(directory: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
-def load(directory: Path, kind: str = RELEASE) -> Recommender:
+def load(
+    directory: Path,
+    kind: str = RELEASE,
+    *,
+    manifest: Manifest | None = None,
+    mapped: bool = False,
+) -> Recommender:
     """Load a recommender, checked against its kind, its digest and its golden prompts.
 
-    Raises CheckpointError.
+    `manifest` is what has been read of the directory already. With `mapped`, weights stay in the
+    file's pages, which all processes share that serve the same release; such a file may be unlinked
+    but never written to. Raises CheckpointError.
     """
-    content = read_manifest(directory).content
+    manifest = manifest or read_manifest(directory)
+    content = manifest.content
     if content.get("kind") != kind:
         raise CheckpointError(f"{directory} holds no {kind} weights")
-    state = read_weights(directory)
+    # Mapped privately: who writes to a tensor gets pages of their own, and the file stays.
+    state = load_file(checked_weights(directory, manifest))
     try:
         recommender = build(
             Vocabulary.from_manifest(content["vocabulary"]),
             backbone_from_manifest(content["backbone"]),
         )
-        put_state(recommender, state)
+        (adopt_state if mapped else put_state)(recommender, state)
+        del state
     except BackboneUnavailableError as error:
         raise CheckpointError(f"the checkpoint in {directory} has no source: {error}") from error
     except ForeignWeightsError as error:

@@ -38,13 +38,36 @@ def own_state(recommender: Recommender) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def put_state(recommender: Recommender, state: Mapping[str, torch.Tensor]) -> None:
     """Overwrite all that `own_state` names, in place; raises ForeignWeightsError."""
-    own = own_state(recommender)
-    if own.keys() != state.keys():
-        raise ForeignWeightsError("tensors are missing or left over")
-    if any(own[name].shape != tensor.shape for name, tensor in state.items()):
-        raise ForeignWeightsError("a tensor has another shape")
-    for name, tensor in state.items():
-        own[name].copy_(tensor)
+    for name, own in _fitting(recommender, state).items():
+        own.copy_(state[name])
+
+
+@torch.no_grad()
+def adopt_state(recommender: Recommender, state: Mapping[str, torch.Tensor]) -> None:
+    """Make these tensors themselves what `own_state` names, so that mapped files stay mapped.
+
+    Those of an adapter, or of another type or device than the model's, are copied. Raises
+    ForeignWeightsError.
+    """
+    parameters = dict(recommender.model.named_parameters())
+    for name, own in _fitting(recommender, state).items():
+        tensor, parameter = state[name], parameters.get(name)
+        if parameter is None or (tensor.dtype, tensor.device) != (own.dtype, own.device):
+            own.copy_(tensor)
+        else:
+            # A parameter keeps its identity, and with it whatever it is tied to.
+            parameter.data = tensor
+
+
+@torch.no_grad()
+def let_go(recommender: Recommender) -> None:
+    """Free the recommender's own weights now; it answers nothing any more.
+
+    Modules refer to each other in circles, so that without this the weights would wait for a
+    garbage collection, and that holds up every thread of the process.
+    """
+    for parameter in _own_parameters(recommender):
+        parameter.data = parameter.new_empty(0)
 
 
 def copied(recommender: Recommender) -> Recommender:
@@ -59,12 +82,7 @@ def copied(recommender: Recommender) -> Recommender:
 def own_parameters(recommender: Recommender, *, train: bool) -> list[torch.nn.Parameter]:
     """Return the recommender's own parameters, having let them, and them alone, train or not."""
     recommender.model.requires_grad_(requires_grad=False)
-    adapter = recommender.config.adapter is not None
-    own = [
-        parameter
-        for name, parameter in recommender.model.named_parameters()
-        if _ADAPTER in name or not adapter
-    ]
+    own = _own_parameters(recommender)
     for parameter in own:
         parameter.requires_grad = train
     return own
@@ -73,6 +91,27 @@ def own_parameters(recommender: Recommender, *, train: bool) -> list[torch.nn.Pa
 def trainable_parameters(recommender: Recommender) -> int:
     """Return how many parameters train."""
     return sum(p.numel() for p in recommender.model.parameters() if p.requires_grad)
+
+
+def _own_parameters(recommender: Recommender) -> list[torch.nn.Parameter]:
+    adapter = recommender.config.adapter is not None
+    return [
+        parameter
+        for name, parameter in recommender.model.named_parameters()
+        if _ADAPTER in name or not adapter
+    ]
+
+
+def _fitting(
+    recommender: Recommender, state: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return the recommender's own state if `state` has the same; raises ForeignWeightsError."""
+    own = own_state(recommender)
+    if own.keys() != state.keys():
+        raise ForeignWeightsError("tensors are missing or left over")
+    if any(own[name].shape != tensor.shape for name, tensor in state.items()):
+        raise ForeignWeightsError("a tensor has another shape")
+    return own
 
 
 def _tied(model: torch.nn.Module) -> set[str]:

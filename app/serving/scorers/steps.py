@@ -52,7 +52,7 @@ class Steps:
         A single row that is longer goes alone.
         """
         self._tokens = tokens
-        self._free = at_once
+        self._free = self._at_once = at_once
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         #: Those who wait to work alone: one of them at a time has to know that it is its turn.
@@ -92,13 +92,14 @@ class Steps:
                 raise job.error
         return [torch.cat(job.found) for job in jobs]
 
-    def close(self) -> None:
-        """Take no more, and send those away who wait."""
+    def close(self) -> bool:
+        """Take no more, and send those away who wait; say whether no step is under way."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
             self._turn.notify_all()
+            return self._free == self._at_once
 
     def _begin(self) -> None:
         if self._closed:

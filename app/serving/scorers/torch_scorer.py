@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
@@ -14,6 +13,7 @@ from app.serving.scorers.prefix_cache import PrefixCache
 from app.serving.scorers.steps import Steps
 from models import checkpoints
 from models.devices import Machine, UnknownDeviceError, choose_device, use
+from models.weights import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,11 +132,15 @@ class TorchScorer:
         self._cache.forget(user_id)
 
     def close(self) -> None:
-        """Drop the weights. Modules refer to each other in circles, hence the collection."""
-        self._steps.close()
+        """Free the weights, and all that was made with them, before this returns.
+
+        Where a step is under way, which its twin's readers rule out, they go when it has ended.
+        """
+        idle = self._steps.close()
         self._cache.forget(None)
-        self._recommender = self._reader = None
-        gc.collect()
+        recommender, self._recommender, self._reader = self._recommender, None, None
+        if recommender is not None and idle:
+            let_go(recommender)
 
     def _prefixes(self, reader: Reader, asked: Sequence[_Asked]) -> list[Prefix]:
         """Return what the model makes of the shared tokens, or made of most of them before."""
@@ -173,9 +177,11 @@ class TorchScorers:
         self._policy = ScoringPolicy.of(settings)
 
     def load(self, release: Release, directory: Path, manifest: Manifest) -> TorchScorer:
-        """Read the weights into memory; the digest and the golden prompts are checked."""
-        del release, manifest  # The recommender is all in its directory.
-        return TorchScorer(checkpoints.load(directory), self._policy)
+        """Map the weights into memory; the digest and the golden prompts are checked."""
+        del release  # The recommender is all in its directory.
+        return TorchScorer(
+            checkpoints.load(directory, manifest=manifest, mapped=True), self._policy
+        )
 
     def held(self) -> set[str]:
         return set()

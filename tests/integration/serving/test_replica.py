@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +16,14 @@ from app.services.policies import ReplicaPolicy
 from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.lease import AnsweringRight
+from app.serving.recommend import RecommendService
 from app.serving.scorers.torch_scorer import TorchScorer
+from app.storage.artifacts import ArtifactStore
 from tests.integration.gateway_world import World, ask, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from app.serving.recommend import RecommendService
     from app.serving.replica import Replica
     from app.serving.twin import Twin
     from models.recommender import Recommender
@@ -95,6 +97,51 @@ def test_serving_is_confirmed_only_after_the_last_reader_and_the_weights_are_gon
     wait_until(lambda: reported(world, replica)[0] == second, "not confirmed")
     gc.collect()
     assert old() is None
+
+
+def test_what_is_confirmed_has_no_page_of_the_old_weights_left(
+    world: World, replica: Replica, service: RecommendService
+) -> None:
+    def mapped(name: str | None) -> bool:
+        return f"{name}/weights.safetensors" in Path("/proc/self/maps").read_text()
+
+    first = replica.live.release_id
+    assert service.answer(ask("u1", 5)).release == first
+    assert mapped(first)
+    gc.disable()  # Nothing waits for a collection.
+    try:
+        second = world.roll_out(2)
+        assert not mapped(first)
+        assert mapped(second)
+    finally:
+        gc.enable()
+    assert service.answer(ask("u1", 5)).release == second
+
+
+def test_a_release_from_a_remote_store_is_mapped_although_its_copy_is_gone(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    changed = {"artifacts_url": "memory://mapped-releases"}
+    world.settings = world.settings.model_copy(update=changed)
+    world.artifacts = ArtifactStore(world.settings.artifacts_root, world.settings.home / "cache")
+    lease, first = world.publish(1)
+    world.flip(lease, first)
+    replica = make_replica()
+    replica.start()
+    wait_until(lambda: not replica.reasons_not_ready(), "not ready")
+    copies = list((world.settings.home / "cache").rglob("*.safetensors"))
+    maps = Path("/proc/self/maps").read_text()
+    assert copies == []
+    assert re.search(rf"{first}/weights.safetensors \(deleted\)", maps)
+    service = RecommendService(
+        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+    )
+    answer = service.answer(ask("u1", 5))
+    service.close()
+    found = world.scores(first, "u1", [item.item_id for item in answer.items])
+    assert [item.score for item in answer.items] == pytest.approx(found, abs=1e-5)
+    world.roll_out(2)
+    assert first not in Path("/proc/self/maps").read_text()
 
 
 def test_a_reader_that_stays_too_long_is_a_problem_and_is_never_cut_off(

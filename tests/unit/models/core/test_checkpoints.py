@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +21,10 @@ from models.manifests import (
     read_manifest,
     sha256_file,
 )
+from models.weights import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from models.datasets.interactions import Interactions
     from models.preparation import Prepared
@@ -90,6 +91,38 @@ def test_a_loaded_release_is_frozen(saved: Path) -> None:
 
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def is_mapped(directory: Path) -> bool:
+    return str(directory / WEIGHTS) in Path("/proc/self/maps").read_text()
+
+
+def test_a_mapped_release_answers_the_same_until_it_is_let_go(
+    release: Path, trained: Recommender, planted: Interactions, prepared: Prepared
+) -> None:
+    prompts = trained.prompt.samples(prepared.parts.test, planted)
+    plain = load(release)
+    assert not is_mapped(release)
+    mapped = load(release, mapped=True)
+    assert is_mapped(release)
+    # The tied head is the embedding still, and nothing trains.
+    weights = [mapped.model.get_input_embeddings().weight, mapped.model.lm_head.weight]
+    assert weights[0] is weights[1]
+    assert not any(parameter.requires_grad for parameter in mapped.model.parameters())
+    del weights
+    (release / WEIGHTS).unlink()
+    assert torch.equal(mapped.logits(prompts), plain.logits(prompts))
+    let_go(mapped)
+    assert not is_mapped(release)
+
+
+def test_who_writes_to_a_mapped_release_leaves_the_file_as_it_is(release: Path) -> None:
+    before = sha256_file(release / WEIGHTS)
+    mapped = load(release, mapped=True)
+    with torch.no_grad():
+        mapped.model.get_input_embeddings().weight.zero_()
+    assert sha256_file(release / WEIGHTS) == before
+    assert load(release).model.get_input_embeddings().weight.any()
 
 
 def test_the_manifest_names_what_was_saved(trained: Recommender, tmp_path: Path) -> None:

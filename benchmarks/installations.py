@@ -28,10 +28,12 @@ from models.requests import Candidate, HistoryEvent
 from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from app.domain.jobs import Lease
     from app.domain.releases import Replica
+    from models.manifests import Manifest
 
 ITEMS: Final = 100
 USERS: Final = [f"u{number}" for number in range(20)]
@@ -98,6 +100,14 @@ class Installation:
             hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5, seed=seed
         )
         recommender = Recommender(_vocabulary(), config)
+        return self.record(
+            recommender, lambda directory: checkpoints.save(recommender, directory, method="train")
+        )
+
+    def record(
+        self, recommender: Recommender, write: Callable[[Path], Manifest]
+    ) -> tuple[Lease, str]:
+        """Record what `write` makes of a recommender as a candidate that rolls out."""
         with self.uow() as uow:
             start_training(uow)
         with self.uow() as uow:
@@ -106,7 +116,7 @@ class Installation:
             raise RuntimeError("another job is open")
         lease = claimed[1]
         staging = self.artifacts.staging(lease.job_id, lease.epoch) / "weights"
-        manifest = checkpoints.save(recommender, staging, method="train")
+        manifest = write(staging)
         name = release_id(manifest.digest)
         path = self.artifacts.release_path(name)
         self.artifacts.publish(staging, path)

@@ -107,7 +107,8 @@ def write(results: Results, out: Path) -> None:
             )
         axis.set_xscale("log")
         axis.set_xlabel(name)
-        axis.set_ylim(bottom=0)
+    # Once all is drawn: a limit ends the scaling of all three.
+    axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("milliseconds")
     axes[0].legend(frameon=False)
     figure.savefig(out / "growth.png", dpi=120)

@@ -13,19 +13,16 @@ import pytest
 
 from app.domain.catalogue import Interaction, User
 from app.domain.recommendations import Question
-from app.domain.releases import Release, ReleaseStatus
 from app.main import create_app
 from app.services import rollout
-from app.services.identifiers import release_id
-from app.services.job_lifecycle import advance, claim, succeed
 from app.services.policies import ForgetPolicy, JobPolicy
 from app.services.request_forget import ForgetCommand, request_forget
 from app.services.secrets import load_pseudonyms
-from app.services.start_training import start_training
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from benchmarks.installations import Installation
 from models import checkpoints
 from models.backbones import CompactConfig
 from models.datasets.interactions import Interactions, ItemRecord
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from app.domain.catalogue import Item
     from app.domain.jobs import Lease
     from app.services.pseudonyms import Pseudonyms
-    from models.manifests import Manifest
 
 ITEMS = 30
 USERS = [f"u{number}" for number in range(8)]
@@ -65,14 +61,10 @@ def wait_until(condition: Callable[[], bool], why: str) -> None:
 
 
 @dataclass
-class World:
+class World(Installation):
     """An installation with data in it, and what a worker would do to it."""
 
-    settings: Settings
-    uow: SqlUnitOfWorkFactory
-    pseudonyms: Pseudonyms
-    artifacts: ArtifactStore
-    recommenders: dict[str, Recommender] = field(default_factory=dict)
+    pseudonyms: Pseudonyms = field(kw_only=True)
 
     def publish(self, seed: int) -> tuple[Lease, str]:
         """Publish a compact release with weights of its own."""
@@ -94,48 +86,6 @@ class World:
         return self.record(
             recommender, lambda directory: checkpoints.save(recommender, directory, method="train")
         )
-
-    def record(
-        self, recommender: Recommender, write: Callable[[Path], Manifest]
-    ) -> tuple[Lease, str]:
-        """Record what `write` makes of a recommender as a candidate that rolls out."""
-        with self.uow() as uow:
-            start_training(uow)
-        with self.uow() as uow:
-            claimed = claim(uow, "test", _POLICY)
-        if claimed is None:
-            raise RuntimeError("another job is open")
-        lease = claimed[1]
-        staging = self.artifacts.staging(lease.job_id, lease.epoch) / "weights"
-        manifest = write(staging)
-        name = release_id(manifest.digest)
-        path = self.artifacts.release_path(name)
-        self.artifacts.publish(staging, path)
-        with self.uow() as uow:
-            advance(uow, lease, frozen_version=uow.state.data_version())
-            release = Release(
-                id=name,
-                digest=manifest.digest,
-                parent=uow.releases.alias().live,
-                job_id=lease.job_id,
-                status=ReleaseStatus.CANDIDATE,
-                method="train",
-                outcome=None,
-                path=path,
-                created_at=uow.state.now(),
-            )
-            rollout.publish(uow, lease, release)
-            rollout.start_rollout(uow, lease, name)
-        self.recommenders[name] = recommender
-        return lease, name
-
-    def flip(self, lease: Lease, name: str) -> None:
-        """Make the release live, and end its job."""
-        with self.uow() as uow:
-            if not rollout.flip(uow, lease, name):
-                raise RuntimeError("somebody else has flipped")
-        with self.uow() as uow:
-            succeed(uow, lease)
 
     def roll_out(self, seed: int) -> str:
         """Publish, wait until all live replicas have prepared, flip, wait until all confirm."""

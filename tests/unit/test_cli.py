@@ -72,8 +72,18 @@ def test_help_names_every_command_and_nothing_that_does_not_exist() -> None:
     ):
         assert f" {name} " in shown
         assert lethe(name, "--help").exit_code == 0
-    assert " unlearning " in lethe("benchmark", "--help").stdout
-    assert " serving " not in lethe("benchmark", "--help").stdout
+    measured = lethe("benchmark", "--help").stdout
+    assert " unlearning " in measured
+    assert " serving " in measured
+
+
+@pytest.mark.parametrize("clients", ["", "two", "8,64", "1,0", "1,-3", "1,9999"])
+def test_the_serving_benchmark_refuses_impossible_clients(clients: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = lethe("benchmark", "serving", "--out", str(out), "--clients", clients)
+    assert result.exit_code == 2
+    assert "--clients" in result.output
+    assert not out.exists()
 
 
 def test_lists_are_empty_on_a_new_installation_and_say_what_to_do() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,14 @@ def is_mapped(directory: Path) -> bool:
     return str(directory / WEIGHTS) in Path("/proc/self/maps").read_text()
 
 
+def private_kilobytes(directory: Path) -> int:
+    """Return how much of the file's mapping this process has a copy of."""
+    smaps = Path("/proc/self/smaps").read_text()
+    mapping = smaps[smaps.index(str(directory / WEIGHTS)) :]
+    (copied,) = re.findall(r"^Anonymous: +(\d+) kB", mapping, re.MULTILINE)[:1]
+    return int(copied)
+
+
 def test_a_mapped_release_answers_the_same_until_it_is_let_go(
     release: Path, trained: Recommender, planted: Interactions, prepared: Prepared
 ) -> None:
@@ -112,6 +121,7 @@ def test_a_mapped_release_answers_the_same_until_it_is_let_go(
     del weights
     (release / WEIGHTS).unlink()
     assert torch.equal(mapped.logits(prompts), plain.logits(prompts))
+    assert private_kilobytes(release) == 0  # Nobody has a copy: all who map it share its pages.
     let_go(mapped)
     assert not is_mapped(release)
 
@@ -121,6 +131,7 @@ def test_who_writes_to_a_mapped_release_leaves_the_file_as_it_is(release: Path) 
     mapped = load(release, mapped=True)
     with torch.no_grad():
         mapped.model.get_input_embeddings().weight.zero_()
+    assert private_kilobytes(release) > 0
     assert sha256_file(release / WEIGHTS) == before
     assert load(release).model.get_input_embeddings().weight.any()
 

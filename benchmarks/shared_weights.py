@@ -1,0 +1,129 @@
+"""Memory of several processes that serve one release: mapped from its file, and copied.
+
+    python -m benchmarks.shared_weights --items 200000 --processes 1,2,4
+
+Each process scores a thousand items and reads every weight: all pages are in use. RSS counts
+shared pages in every process, PSS the process's share of them, USS what it has for itself alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import psutil
+import torch
+
+from app.cli.processes import Child, Children
+from models import checkpoints
+from models.backbones import CompactConfig
+from models.datasets.interactions import Interactions
+from models.manifests import WEIGHTS
+from models.recommender import Recommender
+from models.requests import Candidate
+from models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MEBIBYTE: Final = 2**20
+_NOBODY: Final = Interactions(
+    users=(),
+    items=(),
+    user=np.empty(0, np.int32),
+    item=np.empty(0, np.int32),
+    rating=np.empty(0, np.float32),
+    timestamp=np.empty(0, np.int64),
+)
+
+
+def make(directory: Path, items: int) -> float:
+    """Write an untrained compact release for so many items; return the MiB of its weights."""
+    vocabulary = Vocabulary.from_catalogue(_NOBODY)
+    known = Vocabulary(
+        slots=items, user_attributes=vocabulary.user_attributes, values=vocabulary.values
+    )
+    checkpoints.save(Recommender(known, CompactConfig()), directory, method="train")
+    return (directory / WEIGHTS).stat().st_size / MEBIBYTE
+
+
+def hold(directory: Path, *, mapped: bool) -> None:
+    """Load the release, use all of it, say so, and keep it until standard input ends."""
+    torch.set_num_threads(1)
+    recommender = checkpoints.load(directory, mapped=mapped)
+    recommender.score({}, [], [Candidate(slot, {}, "") for slot in range(1000)])
+    for weight in recommender.model.parameters():
+        weight.sum()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.buffer.read()
+
+
+def measure(directory: Path, processes: int, *, mapped: bool) -> dict[str, Any]:
+    """Return the means over so many processes that hold the release at once, in MiB."""
+    how = ["--mapped"] if mapped else []
+    with Children() as children:
+        held = [
+            children.start(
+                Child(
+                    name="holder",
+                    module="benchmarks.shared_weights",
+                    arguments=["--hold", str(directory), *how],
+                    pipe_stdout=True,
+                )
+            )
+            for _ in range(processes)
+        ]
+        for child in held:
+            stream = child.process.stdout
+            if stream is None or stream.readline() != b"ready\n":
+                raise RuntimeError("a process could not load the release")
+        found = [psutil.Process(child.process.pid).memory_full_info() for child in held]
+    return {
+        "processes": processes,
+        "mapped": mapped,
+        "pss_of_all": round(sum(each.pss for each in found) / MEBIBYTE, 1),
+        **{
+            name: round(float(np.mean([getattr(each, name) for each in found])) / MEBIBYTE, 1)
+            for name in ("rss", "pss", "uss")
+        },
+    }
+
+
+def compare(directory: Path, items: int, counts: Sequence[int]) -> dict[str, Any]:
+    """Measure both ways for each number of processes."""
+    size = make(directory, items)
+    runs = [
+        measure(directory, count, mapped=mapped) for count in counts for mapped in (False, True)
+    ]
+    return {"items": items, "weights": round(size, 1), "unit": "MiB", "runs": runs}
+
+
+def main() -> None:
+    """Measure from the command line, or be one of the processes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--processes", default="1,2,4")
+    parser.add_argument("--out", type=Path, help="write memory.json into this directory")
+    parser.add_argument("--hold", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--mapped", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.hold is not None:
+        hold(options.hold, mapped=options.mapped)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        counts = [int(each) for each in options.processes.split(",")]
+        text = json.dumps(compare(Path(directory) / "release", options.items, counts), indent=1)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "memory.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

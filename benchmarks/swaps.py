@@ -34,7 +34,7 @@ from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.unit_of_work import SqlUnitOfWorkFactory
 from benchmarks.installations import USERS, Installation, settings_of
-from worker.process import stop_on_signals, stop_with_parent
+from worker.process import be_nice, stop_on_signals, stop_with_parent
 
 if TYPE_CHECKING:
     from app.domain.recommendations import Recommendation
@@ -46,6 +46,8 @@ TOLERANCE: Final = 1e-4
 CLIENTS: Final = 2
 ANSWERS_PER_SECOND: Final = 10.0
 _PAUSE: Final = 0.1
+#: Of the thread that publishes, as of a worker: what is measured is serving.
+_NICENESS: Final = 19
 _TIMEOUT: Final = 60.0
 
 
@@ -127,8 +129,19 @@ def serve(home: Path, log: Path) -> None:
     database.dispose()
 
 
-def soak(home: Path, *, swaps: int, replicas: int, seconds: float = float("inf")) -> dict[str, Any]:
-    """Swap so many times, or until the time is up, and return the figures."""
+def soak(
+    home: Path,
+    *,
+    swaps: int,
+    replicas: int,
+    seconds: float = float("inf"),
+    pause: float = _PAUSE,
+    niceness: int = 0,
+) -> dict[str, Any]:
+    """Swap so many times, or until the time is up, and return the figures.
+
+    `niceness` is for the thread that calls, for good: it publishes the releases.
+    """
     installation = Installation.make(home)
     installation.flip(*installation.publish(0))
     logs = [home / f"replica-{number}.jsonl" for number in range(replicas)]
@@ -142,12 +155,13 @@ def soak(home: Path, *, swaps: int, replicas: int, seconds: float = float("inf")
                     arguments=["--serve", str(home), "--log", str(log)],
                 )
             )
+        be_nice(niceness)
         # Clients ask a second without any swap before the first one.
         _wait(lambda: all(log.exists() and len(log.read_text()) > 1000 for log in logs))  # noqa: PLR2004
         begun = time.monotonic()
         for seed in range(1, swaps + 1):
             moments.append(_swap(installation, seed, replicas))
-            time.sleep(_PAUSE)
+            time.sleep(pause)
             if time.monotonic() - begun > seconds:
                 break
         taken = time.monotonic() - begun
@@ -156,6 +170,7 @@ def soak(home: Path, *, swaps: int, replicas: int, seconds: float = float("inf")
         "replicas": replicas,
         "swaps": len(moments),
         "seconds": round(taken, 1),
+        "pause": pause,
         **figures(installation, moments, notes),
     }
 
@@ -254,11 +269,22 @@ def _of_replica(notes: list[dict[str, Any]], moments: list[dict[str, Any]]) -> d
         "milliseconds_from_flip_to_last_old_answer": {
             "p50": round(float(np.median(after)), 2), "max": round(max(after), 2)
         },
+        "rss_mb_per_100_swaps_in_the_second_half": _growth(memory[len(memory) // 2 :]),
         "rss_mb": [
             {"swaps": each["swaps"], "rss": round(each["rss"] / 1e6, 1)}
             for each in memory[:: max(1, len(memory) // 10)] + memory[-1:]
         ],
     }  # fmt: skip
+
+
+def _growth(memory: list[dict[str, Any]]) -> float | None:
+    """Return the slope of a line through the memory in MB per 100 swaps; None for one point."""
+    swaps = np.array([each["swaps"] for each in memory], dtype=np.float64)
+    away = swaps - swaps.mean() if len(swaps) else swaps
+    if not away.any():
+        return None
+    megabytes = np.array([each["rss"] / 1e6 for each in memory])
+    return round(float(100 * (away @ megabytes) / (away @ away)), 3)
 
 
 def main() -> None:
@@ -267,6 +293,7 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=1000)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end by then")
+    parser.add_argument("--pause", type=float, default=_PAUSE, help="seconds between swaps")
     parser.add_argument("--out", type=Path, default=Path("docs/results/swaps"))
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
@@ -276,7 +303,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as home:
         found = soak(
-            Path(home), swaps=options.swaps, replicas=options.replicas, seconds=options.seconds
+            Path(home),
+            swaps=options.swaps,
+            replicas=options.replicas,
+            seconds=options.seconds,
+            pause=options.pause,
+            niceness=_NICENESS,
         )
     options.out.mkdir(parents=True, exist_ok=True)
     found["load_average_at_the_end"] = os.getloadavg()[0]

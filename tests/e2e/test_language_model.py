@@ -14,7 +14,7 @@ from tests.e2e.support import ROOT, processes_of
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)  # Under four minutes on a quiet machine; twice that on a busy one.
 def test_smollm2_is_tuned_forgets_a_person_and_goes_on_recommending(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -30,7 +30,7 @@ def test_smollm2_is_tuned_forgets_a_person_and_goes_on_recommending(
         env={**environment, **few, "LETHE_BACKBONE": "smollm2"},
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=880,
         check=False,
     )
 

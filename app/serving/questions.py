@@ -67,6 +67,8 @@ class Questions:
             standing = uow.state.standing([self._pseudonyms.user(question.person)])
         if standing.suppressed:
             raise GoneError
+        if standing.alias.live is None:
+            return None
         tag = answer_tag(standing.alias.live, standing.data_version)
         return tag if tag in tags else None
 

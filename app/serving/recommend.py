@@ -124,7 +124,10 @@ class RecommendService:
         """Return the present answer's tag where the caller's `tags` hold it; raises GoneError."""
         if not tags:
             return None
-        tag = await self.quick.run(partial(self._questions.held, question, tags))
+        try:
+            tag = await self.quick.run(partial(self._questions.held, question, tags))
+        except OverloadedError:
+            return None  # Then the answer is made: there may be a place for that.
         self._replica.right.require()
         return tag
 

@@ -51,6 +51,7 @@ Id = Annotated[
     AfterValidator(printable),
 ]
 UserPath = Annotated[Id, Path(description="The person's id.")]
+ItemPath = Annotated[Id, Path(description="The item's id.")]
 RequestPath = Annotated[Id, Path(description="The deletion request's id.")]
 JobPath = Annotated[Id, Path(description="The job's id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries per page.")]

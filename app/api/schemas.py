@@ -72,8 +72,8 @@ class InteractionBody(Body):
         return Interaction(**self.model_dump())
 
 
-class InteractionsAnswer(Answer):
-    """How many interactions were added or replaced."""
+class StoredAnswer(Answer):
+    """How many were added or replaced."""
 
     stored: int
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from app.api.dependencies import Id, printable
-from app.api.schemas import ForgetAnswer
+from app.api.schemas import Answer, Body, ForgetAnswer
 from app.domain.catalogue import User
 
 if TYPE_CHECKING:
@@ -37,11 +37,7 @@ ManyIds = Annotated[list[Id], Field(min_length=1, max_length=10_000)]
 ManyPeople = Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ItemBody(_Body):
+class ItemBody(Body):
     """An item; an attribute has one value or several: `{"genre": ["Comedy"], "year": "1995"}`."""
 
     item_id: Id
@@ -59,7 +55,7 @@ class ItemBody(_Body):
         return self.item_id, self.title, attributes
 
 
-class UserBody(_Body):
+class UserBody(Body):
     """A user with whatever attributes are known: `{"gender": "F"}`."""
 
     user_id: Id
@@ -72,31 +68,25 @@ class UserBody(_Body):
         return User(id=self.user_id, attributes=self.attributes)
 
 
-class WithdrawBody(_Body):
+class WithdrawBody(Body):
     """Items to be taken off the shelf."""
 
     item_ids: ManyIds
 
 
-class ForgetUsersBody(_Body):
+class ForgetUsersBody(Body):
     """People to be forgotten."""
 
     user_ids: ManyPeople
 
 
-class StoredAnswer(BaseModel):
-    """How many were added or changed."""
-
-    stored: int
-
-
-class WithdrawnAnswer(BaseModel):
+class WithdrawnAnswer(Answer):
     """How many items are off the shelf by this call."""
 
     withdrawn: int
 
 
-class ItemAnswer(BaseModel):
+class ItemAnswer(Answer):
     """An item; where `available` is false it is withdrawn: never recommended, its ratings kept."""
 
     item_id: str
@@ -114,7 +104,7 @@ class ItemAnswer(BaseModel):
         )
 
 
-class ItemPage(BaseModel):
+class ItemPage(Answer):
     """Items in order of id."""
 
     items: list[ItemAnswer]
@@ -125,7 +115,7 @@ class ItemPage(BaseModel):
         return cls(items=[ItemAnswer.of(item) for item in page.items], next_cursor=page.next_cursor)
 
 
-class UserAnswer(BaseModel):
+class UserAnswer(Answer):
     """What is held about somebody; `interactions` is how many."""
 
     user_id: str
@@ -141,7 +131,7 @@ class UserAnswer(BaseModel):
         )
 
 
-class ForgetUsersAnswer(BaseModel):
+class ForgetUsersAnswer(Answer):
     """One deletion request for each person, in the order asked."""
 
     items: list[ForgetAnswer]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.domain.errors import ForgottenPersonError, InvalidInputError, UnknownItemError
+from app.domain.errors import InvalidInputError, UnknownItemError
+from app.services.forgotten import refuse_forgotten
 from app.services.listing import DEFAULT_LIMIT, MAX_LIMIT, Page
 from app.services.recommendation_inputs import require_items
 
@@ -28,10 +29,7 @@ def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem
     # A deletion that commits meanwhile waits for this one, or is seen by it.
     uow.state.lock()
     latest = {item[0]: item for item in items}
-    hashes = {pseudonyms.item(item_id): item_id for item_id in latest}
-    forgotten = sorted(hashes[found] for found in uow.suppressions.matching(hashes))
-    if forgotten:
-        raise ForgottenPersonError(ids=", ".join(forgotten))
+    refuse_forgotten(uow, {pseudonyms.item(item_id): item_id for item_id in latest})
     if latest:
         uow.people.upsert_items(list(latest.values()))
         uow.people.set_available(latest, available=True)

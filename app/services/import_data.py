@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.errors import InvalidInputError
 from app.services.add_interactions import forgotten_pairs
+from app.services.forgotten import forgotten_ids
 from app.services.validation import check_id, check_interaction
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def _import_items(
 ) -> ImportResult:
     valid = {row[0]: row for row in rows if _valid("item_id", row[0])}
     invalid = sum(not _valid("item_id", row[0]) for row in rows)
-    hashes = {pseudonyms.item(item_id): item_id for item_id in valid}
-    forgotten = {hashes[found] for found in uow.suppressions.matching(hashes)}
+    forgotten = forgotten_ids(uow, {pseudonyms.item(item_id): item_id for item_id in valid})
     kept = [row for item_id, row in valid.items() if item_id not in forgotten]
     if kept:
         uow.people.upsert_items(kept)
@@ -109,8 +109,7 @@ def _import_users(
 ) -> ImportResult:
     valid = {user.id: user for user in rows if _valid("user_id", user.id)}
     invalid = sum(not _valid("user_id", user.id) for user in rows)
-    hashes = {pseudonyms.user(user_id): user_id for user_id in valid}
-    forgotten = {hashes[found] for found in uow.suppressions.matching(hashes)}
+    forgotten = forgotten_ids(uow, {pseudonyms.user(user_id): user_id for user_id in valid})
     kept = [user for user in valid.values() if user.id not in forgotten]
     if kept:
         uow.people.upsert_users(kept)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from app.domain.errors import ForgottenPersonError, GoneError, UnknownUserError
+from app.domain.errors import GoneError, UnknownUserError
+from app.services.forgotten import refuse_forgotten
 from app.services.request_forget import ForgetCommand, request_forget
+from app.services.validation import some_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
     from app.services.policies import ForgetPolicy
     from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
-
-#: How many unknown people a problem names.
-_NAMED: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +36,7 @@ def store_users(uow: UnitOfWork, pseudonyms: Pseudonyms, users: Sequence[User]) 
     # A deletion that commits meanwhile waits for this one, or is seen by it.
     uow.state.lock()
     latest = {user.id: user for user in users}
-    hashes = {pseudonyms.user(user_id): user_id for user_id in latest}
-    forgotten = sorted(hashes[found] for found in uow.suppressions.matching(hashes))
-    if forgotten:
-        raise ForgottenPersonError(ids=", ".join(forgotten))
+    refuse_forgotten(uow, {pseudonyms.user(user_id): user_id for user_id in latest})
     if latest:
         uow.people.upsert_users(list(latest.values()))
         # Replicas then drop whatever they keep of these people's earlier inputs.
@@ -74,7 +70,7 @@ def forget_users(
         except UnknownUserError:
             unknown.append(user_id)
     if unknown:
-        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-        named = ", ".join(unknown[:_NAMED]) + more
-        raise UnknownUserError(f"No data is held about {named}. Nobody has been forgotten.")
+        raise UnknownUserError(
+            f"No data is held about {some_of(unknown)}. Nobody has been forgotten."
+        )
     return requests

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from app.domain.catalogue import Interaction, User
 from app.domain.errors import GoneError, UnknownItemError, UnknownUserError
 from app.domain.requests import Scope
+from app.services.validation import some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Container, Iterable, Sequence
 
     from app.domain.recommendations import Visitor
     from app.domain.releases import Alias
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The id that a visitor's interactions carry while an answer is made. Nothing stored has it.
 NOBODY: Final = ""
-#: How many unknown ids a problem names.
-_NAMED: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +153,8 @@ def recheck(
     )
 
 
-def require_items(asked: AbstractSet[str], known: AbstractSet[str]) -> None:
+def require_items(asked: Iterable[str], known: Container[str]) -> None:
     """Raise UnknownItemError, naming some, unless all that is asked for is known."""
-    unknown = sorted(asked - known)
+    unknown = sorted(each for each in asked if each not in known)
     if unknown:
-        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-        raise UnknownItemError(item_id=", ".join(unknown[:_NAMED]) + more)
+        raise UnknownItemError(item_id=some_of(unknown))

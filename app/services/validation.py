@@ -9,6 +9,7 @@ from app.domain.errors import InvalidInputError
 from app.domain.requests import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from app.domain.catalogue import Interaction
@@ -18,6 +19,14 @@ MAX_ID_LENGTH: Final = 200
 MAX_ITEMS_PER_REQUEST: Final = 1000
 _MIN_STARS, _MAX_STARS = 0.5, 5.0
 _MAX_SECONDS: Final = 2**31
+#: How many ids a problem names.
+_NAMED: Final = 10
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """Return the first ids for a message, and how many more there are."""
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(ids[:_NAMED]) + more
 
 
 def check_id(name: str, value: str) -> None:

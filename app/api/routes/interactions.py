@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 
 from app.api.dependencies import TheGateway, Writing
 from app.api.responses import problems
-from app.api.schemas import InteractionBody, InteractionsAnswer
+from app.api.schemas import InteractionBody, StoredAnswer
 from app.services.add_interactions import add_interactions
 
 router = APIRouter(tags=["interactions"])
@@ -24,7 +24,7 @@ def add(
     body: Annotated[list[InteractionBody], Body(min_length=1, max_length=10_000)],
     gateway: TheGateway,
     uow: Writing,
-) -> InteractionsAnswer:
+) -> StoredAnswer:
     """Add or replace interactions, all of them or none."""
     stored = add_interactions(uow, gateway.pseudonyms, [one.interaction() for one in body])
-    return InteractionsAnswer(stored=stored)
+    return StoredAnswer(stored=stored)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Body, Path, status
+from fastapi import APIRouter, BackgroundTasks, Body, status
 
-from app.api.dependencies import DEFAULT_PAGE, Cursor, Id, Limit, Reading, TheGateway, Writing
+from app.api.dependencies import DEFAULT_PAGE, Cursor, ItemPath, Limit, Reading, TheGateway, Writing
 from app.api.responses import problems
+from app.api.schemas import StoredAnswer
 from app.api.schemas_catalogue import (
     ItemAnswer,
     ItemBody,
     ItemPage,
-    StoredAnswer,
     WithdrawBody,
     WithdrawnAnswer,
 )
 from app.services.catalogue import list_items, read_item, store_items, withdraw_items
 
 router = APIRouter(prefix="/items", tags=["items"])
-
-ItemPath = Annotated[Id, Path(description="The item's id.")]
 
 
 @router.post(

@@ -88,7 +88,6 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
 
 @router.post(
     "/recommend",
-    response_model=RecommendAnswer,
     response_model_exclude_defaults=True,
     responses={**_PROBLEMS, **problems("body-too-large", "unsupported-media-type")},
 )

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response, status
+from fastapi import APIRouter, Query, Response, status
 
 from app.api.caching import IfNoneMatch, answered, not_modified
-from app.api.dependencies import Id, TheGateway
+from app.api.dependencies import ItemPath, TheGateway
 from app.api.filters import Exclude, Include, filter_of
 from app.api.responses import problems
 from app.api.schemas_recommend import MAX_N, SimilarAnswer
 
 router = APIRouter(tags=["recommendations"])
-
-ItemPath = Annotated[Id, Path(description="The item's id.")]
 
 
 @router.get(

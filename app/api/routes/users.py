@@ -9,11 +9,10 @@ from fastapi import APIRouter, BackgroundTasks, Body, Response, status
 from app.api.dependencies import IdempotencyKey, Reading, TheGateway, UserPath, Writing
 from app.api.responses import problems
 from app.api.routes.forget import forget
-from app.api.schemas import ForgetAnswer, ForgetBody
+from app.api.schemas import ForgetAnswer, ForgetBody, StoredAnswer
 from app.api.schemas_catalogue import (
     ForgetUsersAnswer,
     ForgetUsersBody,
-    StoredAnswer,
     UserAnswer,
     UserBody,
 )

@@ -7,17 +7,15 @@ ratings may lag until the next rebuild off the path.
 from __future__ import annotations
 
 import threading
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from app.domain.errors import GoneError, UnknownUserError
-from app.services.recommendation_inputs import read_inputs, require_items
-from app.serving.shelf import Shelf
-from models.candidates import CandidateIndex, Event
-from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+from app.services.recommendation_inputs import OpenItems, read_inputs, require_items
+from app.serving.counting import count_all
+from models.candidates import Event
 from models.requests import HistoryEvent
 
 if TYPE_CHECKING:
@@ -30,23 +28,14 @@ if TYPE_CHECKING:
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
+    from app.serving.counting import Counted
+    from app.serving.shelf import Shelf
     from models.requests import Candidate
 
 #: Beyond this many changed users, counting everything anew is the faster way.
 _MOST_CHANGED_USERS: Final = 500
 #: Taking a person out must never wait for a rebuild off the path.
 _NEVER_WAITS: Final = frozenset({"forget"})
-
-
-@dataclass(slots=True)
-class _State:
-    """An index and the catalogue that it counts over, as of `version`."""
-
-    index: CandidateIndex
-    shelf: Shelf
-    version: int
-    #: The slots of items that are off the shelf.
-    withdrawn: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +61,8 @@ class Candidates:
         self._pseudonyms = pseudonyms
         self._lock = threading.Lock()
         self._rebuilding = threading.Lock()
-        self._state: _State | None = None
+        self._state: Counted | None = None
+        self._open_items = OpenItems()
         self._on_change: Callable[[str | None], None] = lambda _: None
 
     def watch(self, on_change: Callable[[str | None], None]) -> None:
@@ -106,7 +96,8 @@ class Candidates:
     def follow(self) -> None:
         """Catch up with the log, rebuilding where it demands that; called off the path."""
         with self._uow(write=False) as uow, self._lock:
-            done = self._state is not None and self._advance(uow, self._state)
+            state = self._state
+            done = state is not None and self._advance(uow, state, uow.state.data_version())
         if not done:
             self.rebuild()
 
@@ -114,7 +105,7 @@ class Candidates:
         """Count everything anew from one snapshot, while the present statistics keep answering."""
         with self._rebuilding:
             with self._uow(write=False) as uow:
-                fresh = _build(uow, self._pseudonyms)
+                fresh = count_all(uow, self._pseudonyms)
             with self._lock:
                 if self._state is None or fresh.version >= self._state.version:
                     self._on_change(None)
@@ -130,16 +121,16 @@ class Candidates:
         before anything is proposed. Raises UnknownItemError and InvalidInputError.
         """
         with self._lock:
-            state = self._current(uow)
+            state = self._current(uow, inputs.data_version)
             shelf = state.shelf
             events, history, history_ids = _usable_history(shelf, inputs)
             barred = set(inputs.suppressed_item_ids)
             if question.exclude_seen:
                 barred |= inputs.seen_item_ids
-            exclude = {*shelf.slots_of(barred), *state.withdrawn}
+            exclude = shelf.slots_of(barred)
             allowed = shelf.passing(question.filter)
             if question.item_ids is not None:
-                require_items(set(question.item_ids), set(shelf.by_id))
+                require_items(set(question.item_ids), shelf.by_id)
                 allowed = _only(shelf.slots_of(question.item_ids), shelf.size, allowed)
                 start, stop = 0, len(question.item_ids)
             found = state.index.propose(events, stop + 1, barred=exclude, allowed=allowed)
@@ -161,37 +152,41 @@ class Candidates:
         n: int,
         wanted: AttributeFilter,
         suppressed: Collection[str],
+        version: int,
     ) -> list[tuple[Item, float]]:
         """Return up to `n` items that are liked by those who like this one; UnknownItemError."""
         with self._lock:
-            state = self._current(uow)
+            state = self._current(uow, version)
             shelf = state.shelf
-            require_items({item_id}, shelf.by_id.keys() - set(suppressed))
+            require_items({item_id}, () if item_id in suppressed else shelf.by_id)
             found = state.index.similar(
                 shelf.by_id[item_id].slot,
                 n,
-                barred={*shelf.slots_of(suppressed), *state.withdrawn},
+                barred=shelf.slots_of(suppressed),
                 allowed=shelf.passing(wanted),
             )
             pairs = zip(found.slots.tolist(), found.scores.tolist(), strict=True)
             return [(shelf.by_slot[slot], score) for slot, score in pairs if score > 0]
 
-    def _current(self, uow: UnitOfWork) -> _State:
+    def _current(self, uow: UnitOfWork, version: int) -> Counted:
         """Return the statistics with every deletion of this snapshot applied; under the lock."""
         state = self._state
-        if state is None or not self._advance(uow, state, strict=False):
+        if state is None or not self._advance(uow, state, version, strict=False):
             self._on_change(None)
-            state = self._state = _build(uow, self._pseudonyms)
+            state = self._state = count_all(uow, self._pseudonyms)
         return state
 
-    def _advance(self, uow: UnitOfWork, state: _State, *, strict: bool = True) -> bool:
-        """Apply what the log holds beyond `state.version`; False where only counting anew helps.
+    def _advance(
+        self, uow: UnitOfWork, state: Counted, version: int, *, strict: bool = True
+    ) -> bool:
+        """Apply what the log of a snapshot of this version holds beyond `state.version`.
+
+        False where only counting anew helps.
 
         Not `strict`: nameless ratings (of an import, or of people who are gone by now) may wait;
         the version then stays behind, and `follow` rebuilds off the path. `completed` entries
         change nothing: the person was taken out with the `forget` entry.
         """
-        version = uow.state.data_version()
         if version <= state.version:
             return True
         changes = uow.state.changes_since(state.version)
@@ -203,7 +198,7 @@ class Candidates:
         if nameless & _NEVER_WAITS or len(users) > _MOST_CHANGED_USERS:
             return False
         if any(one.kind == "items" for one in changes):
-            _read_catalogue(uow, state)
+            state.take_catalogue(uow.people.items())
         for user_id in users:
             self._on_change(user_id)
         self._replace(uow, state, users)
@@ -212,10 +207,10 @@ class Candidates:
         state.version = version
         return True
 
-    def _replace(self, uow: UnitOfWork, state: _State, users: Sequence[str]) -> None:
+    def _replace(self, uow: UnitOfWork, state: Counted, users: Sequence[str]) -> None:
         for user_id in users:
             try:
-                history = read_inputs(uow, self._pseudonyms, user_id).history
+                history = read_inputs(uow, self._pseudonyms, user_id, self._open_items).history
             except (GoneError, UnknownUserError):
                 history = ()
             state.index.replace_user(
@@ -226,66 +221,6 @@ class Candidates:
                     if one.item_id in state.shelf.by_id
                 ],
             )
-
-
-def _build(uow: UnitOfWork, pseudonyms: Pseudonyms) -> _State:
-    """Count the whole snapshot, leaving out everything that is suppressed in it."""
-    version = uow.state.data_version()
-    items = uow.people.items()
-    state = _State(CandidateIndex(), Shelf(), version)
-    slots = {item.id: item.slot for item in items}
-    catalogue = 1 + max((item.slot for item in items), default=-1)
-    state.index = CandidateIndex.build(_usable_interactions(uow, pseudonyms, slots, catalogue))
-    _read_catalogue(uow, state)
-    return state
-
-
-def _usable_interactions(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, slots: dict[str, int], catalogue: int
-) -> Interactions:
-    """Stream all interactions but those of suppressed users, items and pairs into columns.
-
-    A row takes 20 bytes, because millions of them as Python objects would take gigabytes.
-    """
-    hashes = uow.suppressions.all_hashes()
-    hidden = uow.requests.open_item_ids() if hashes else set()
-    gone: dict[str, bool] = {}
-    users: dict[str, int] = {}
-    columns = array("i"), array("i"), array("f"), array("q")
-    for one in uow.people.interactions():
-        if hashes:
-            if one.user_id not in gone:
-                gone[one.user_id] = pseudonyms.user(one.user_id) in hashes
-            if gone[one.user_id] or one.item_id in hidden:
-                continue
-            if pseudonyms.interaction(one.user_id, one.item_id) in hashes:
-                continue
-        user = users.setdefault(one.user_id, len(users))
-        columns[0].append(user)
-        columns[1].append(slots[one.item_id])
-        columns[2].append(one.rating)
-        columns[3].append(one.timestamp)
-    return Interactions(
-        users=tuple(UserRecord(id=user_id) for user_id in users),
-        items=tuple(ItemRecord(id=str(slot), title="") for slot in range(catalogue)),
-        user=np.array(columns[0], np.int32),
-        item=np.array(columns[1], np.int32),
-        rating=np.array(columns[2], np.float32),
-        timestamp=np.array(columns[3], np.int64),
-    )
-
-
-def _read_catalogue(uow: UnitOfWork, state: _State) -> None:
-    """Read titles and attributes anew, and retire what has been retired since."""
-    items = uow.people.items()
-    for item in items:
-        before = state.shelf.by_slot.get(item.slot)
-        if item.retired and (before is None or not before.retired):
-            state.index.retire(item.slot)
-    state.shelf = Shelf(items)
-    state.withdrawn = frozenset(item.slot for item in items if not item.available)
-    state.index.grow(state.shelf.size)
-    state.index.describe({item.slot: item.attributes for item in state.shelf.by_id.values()})
 
 
 def _usable_history(

@@ -77,9 +77,9 @@ class Questions:
     ) -> tuple[list[tuple[Item, float]], int]:
         """Return up to `n` similar items, best first, and the data version; UnknownItemError."""
         with self._uow(write=False) as uow:
-            version = uow.state.standing(()).data_version
+            version = uow.state.data_version()
             hidden = self._open_items.as_of(uow, version).item_ids
-            return self._candidates.similar(uow, item_id, n, wanted, hidden), version
+            return self._candidates.similar(uow, item_id, n, wanted, hidden, version), version
 
     def forgotten_since(self, version: int) -> bool:
         """Say whether anybody or anything was forgotten after this data version."""

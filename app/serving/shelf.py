@@ -30,6 +30,12 @@ class Shelf:
         self.by_id = {item.id: item for item in items if not item.retired}
         self._candidates: dict[int, Candidate] = {}
         self.size = 1 + max(self.by_slot, default=-1)
+        #: By slot, whether an item is on offer; None where all are.
+        self._offered: NDArray[np.bool_] | None = None
+        withdrawn = [item.slot for item in items if not item.available]
+        if withdrawn:
+            self._offered = np.ones(self.size, np.bool_)
+            self._offered[withdrawn] = False
         self._slots: dict[str, dict[str, NDArray[np.int64]]] | None = None
 
     def candidate(self, item: Item) -> Candidate:
@@ -45,13 +51,13 @@ class Shelf:
         return {self.by_id[each].slot for each in item_ids if each in self.by_id}
 
     def passing(self, wanted: AttributeFilter) -> NDArray[np.bool_] | None:
-        """Return by slot whether an item passes; None where all do.
+        """Return by slot whether an item is on offer and passes; None where all are and do.
 
-        Raises InvalidInputError for an attribute that no item has.
+        Raises InvalidInputError for an attribute that no item has. Not to be written to.
         """
         if not wanted:
-            return None
-        passing = np.ones(self.size, np.bool_)
+            return self._offered
+        passing = np.ones(self.size, np.bool_) if self._offered is None else self._offered.copy()
         for name, values in wanted.include.items():
             passing &= self._having(name, values)
         for name, values in wanted.exclude.items():

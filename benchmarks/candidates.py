@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.synthetic_candidates import markdown, measure, write
 from models.candidates import CandidateIndex, Event
-from models.contributions import LIKED_ABOVE
 from models.datasets.detect import read
+from models.samples import LIKED_ABOVE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-
 from app.domain.catalogue import Interaction, User
 from app.domain.releases import Release, ReleaseStatus
 from app.services import rollout
@@ -28,14 +26,17 @@ from models.requests import Candidate, HistoryEvent
 from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from app.domain.jobs import Lease
     from app.domain.releases import Replica
     from models.manifests import Manifest
 
-ITEMS: Final = 100
+_ITEMS: Final = [ItemRecord(id=f"i{n}", title=f"Item {n}") for n in range(100)]
+_CONFIG: Final = CompactConfig(
+    hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5
+)
 USERS: Final = [f"u{number}" for number in range(20)]
 _POLICY: Final = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 
@@ -45,18 +46,31 @@ def settings_of(home: Path) -> Settings:
     return Settings(home=home, poll_seconds=0.05, candidates=50)
 
 
-def _vocabulary() -> Vocabulary:
-    items = tuple(ItemRecord(id=f"i{n}", title="", attributes={}) for n in range(ITEMS))
-    return Vocabulary.from_catalogue(
-        Interactions(
-            users=(),
-            items=items,
-            user=np.empty(0, np.int32),
-            item=np.empty(0, np.int32),
-            rating=np.empty(0, np.float32),
-            timestamp=np.empty(0, np.int64),
+def fill(
+    factory: SqlUnitOfWorkFactory, items: Sequence[ItemRecord], users: Sequence[str], ratings: int
+) -> None:
+    """Store the items, and people with so many ratings each, all of them drawn alike."""
+    with factory() as uow:
+        uow.people.upsert_items(
+            [
+                (item.id, item.title, {name: list(each) for name, each in item.attributes.items()})
+                for item in items
+            ]
         )
-    )
+        uow.people.upsert_users([User(id=user_id) for user_id in users])
+        uow.people.upsert_interactions(
+            [
+                Interaction(
+                    user_id=user_id,
+                    item_id=items[(place * 7 + step * 3) % len(items)].id,
+                    rating=1.0 + (place + step) % 5,
+                    timestamp=1000 + step,
+                )
+                for place, user_id in enumerate(users)
+                for step in range(ratings)
+            ]
+        )
+        uow.state.bump("interactions")
 
 
 @dataclass
@@ -66,6 +80,8 @@ class Installation:
     settings: Settings
     uow: SqlUnitOfWorkFactory
     artifacts: ArtifactStore
+    items: Sequence[ItemRecord]
+    config: CompactConfig
     recommenders: dict[str, Recommender] = field(default_factory=dict)
 
     @classmethod
@@ -76,30 +92,14 @@ class Installation:
         migrate(database)
         load_pseudonyms(settings)
         uow = SqlUnitOfWorkFactory(database)
-        with uow() as unit:
-            unit.people.upsert_items([(f"i{n}", f"Item {n}", {}) for n in range(ITEMS)])
-            unit.people.upsert_users([User(id=user_id) for user_id in USERS])
-            unit.people.upsert_interactions(
-                [
-                    Interaction(
-                        user_id=user_id,
-                        item_id=f"i{(place * 7 + step * 3) % ITEMS}",
-                        rating=1.0 + (place + step) % 5,
-                        timestamp=1000 + step,
-                    )
-                    for place, user_id in enumerate(USERS)
-                    for step in range(12)
-                ]
-            )
-            unit.state.bump("interactions")
-        return cls(settings, uow, ArtifactStore(settings.artifacts_root, home / "cache"))
+        fill(uow, _ITEMS, USERS, ratings=12)
+        artifacts = ArtifactStore(settings.artifacts_root, home / "cache")
+        return cls(settings, uow, artifacts, _ITEMS, _CONFIG)
 
     def publish(self, seed: int) -> tuple[Lease, str]:
         """Publish a release with weights of its own, and begin its roll-out."""
-        config = CompactConfig(
-            hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5, seed=seed
-        )
-        recommender = Recommender(_vocabulary(), config)
+        vocabulary = Vocabulary.from_catalogue(Interactions.unrated(self.items))
+        recommender = Recommender(vocabulary, self.config.seeded(seed))
         return self.record(
             recommender, lambda directory: checkpoints.save(recommender, directory, method="train")
         )
@@ -153,28 +153,37 @@ class Installation:
 
     def prepared(self, name: str) -> int:
         """Return how many replicas have prepared the release."""
-        return sum(name in (each.prepared, each.serving) for each in self._replicas())
+        return sum(name in (each.prepared, each.serving) for each in self.live_replicas())
 
     def confirmed(self, name: str) -> int:
         """Return how many replicas answer from the release, and from nothing older."""
-        return sum(each.serving == name for each in self._replicas())
+        return sum(each.serving == name for each in self.live_replicas())
 
-    def _replicas(self) -> list[Replica]:
+    def live_replicas(self) -> list[Replica]:
+        """Return the replicas that may answer, by the database."""
         with self.uow(write=False) as uow:
             return list(uow.replicas.live(self.settings.replica_margin))
 
-    def scores(self, release: str, user_id: str, item_ids: list[str]) -> list[float]:
-        """Score items for a person with this release's own weights, from what is stored."""
+    def scores(
+        self,
+        release: str,
+        user_id: str,
+        item_ids: list[str],
+        history: list[Interaction] | None = None,
+    ) -> list[float]:
+        """Score items for a person with this release's own weights, from what is stored.
+
+        Another `history` may stand in the place of the person's own.
+        """
         with self.uow(write=False) as uow:
             items = {item.id: item for item in uow.people.items()}
-            history = uow.people.history(user_id)
+            history = uow.people.history(user_id) if history is None else history
+            user = uow.people.user(user_id)
+        rated = [(items[one.item_id], one.rating) for one in history]
         asked = [items[each] for each in item_ids]
         found = self.recommenders[release].score(
-            {},
-            [
-                HistoryEvent(items[e.item_id].slot, e.rating, items[e.item_id].title)
-                for e in history
-            ],
+            user.attributes if user else {},
+            [HistoryEvent(item.slot, rating, item.title) for item, rating in rated],
             [Candidate(item.slot, item.attributes, item.title) for item in asked],
         )
         return [float(score) for score in found]

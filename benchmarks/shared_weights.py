@@ -32,19 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MEBIBYTE: Final = 2**20
-_NOBODY: Final = Interactions(
-    users=(),
-    items=(),
-    user=np.empty(0, np.int32),
-    item=np.empty(0, np.int32),
-    rating=np.empty(0, np.float32),
-    timestamp=np.empty(0, np.int64),
-)
 
 
 def make(directory: Path, items: int) -> float:
     """Write an untrained compact release for so many items; return the MiB of its weights."""
-    vocabulary = Vocabulary.from_catalogue(_NOBODY)
+    vocabulary = Vocabulary.from_catalogue(Interactions.unrated())
     known = Vocabulary(
         slots=items, user_attributes=vocabulary.user_attributes, values=vocabulary.values
     )

@@ -9,7 +9,6 @@ and compares answers that overlap a swap, from prepare to confirmation, with the
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import json
 import os
@@ -25,19 +24,14 @@ import psutil
 
 from app.cli.processes import Child, Children
 from app.domain.recommendations import Question
-from app.services.secrets import load_pseudonyms
-from app.serving.candidates import Candidates
-from app.serving.loading import ReleaseLoader, make_scorers
-from app.serving.recommend import RecommendService
-from app.serving.replica import Replica
-from app.storage.artifacts import ArtifactStore
-from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from benchmarks.gateways import gateway_in_process
 from benchmarks.installations import USERS, Installation, settings_of
 from worker.process import be_nice, stop_on_signals, stop_with_parent
 
 if TYPE_CHECKING:
     from app.domain.recommendations import Recommendation
+    from app.serving.recommend import RecommendService
+    from app.serving.replica import Replica
 
 #: Of so many answers, one is written down in full and recomputed.
 CHECK_EVERY: Final = 10
@@ -108,25 +102,8 @@ def serve(home: Path, log: Path) -> None:
     stop = threading.Event()
     stop_on_signals(stop)
     stop_with_parent(stop)
-    settings = settings_of(home)
-    database = make_database(settings.sqlalchemy_url)
-    uow, pseudonyms = SqlUnitOfWorkFactory(database), load_pseudonyms(settings)
-    candidates = Candidates(uow, pseudonyms)
-    candidates.rebuild()
-    artifacts = ArtifactStore(settings.artifacts_root, home / f"cache-{os.getpid()}")
-    loader = ReleaseLoader(artifacts, make_scorers(settings, artifacts))
-    replica = Replica(settings, uow, loader, candidates, pseudonyms)
-    service = RecommendService(settings, uow, pseudonyms, replica, candidates)
-    # As app.gateway does.
-    gc.collect()
-    gc.freeze()
-    replica.start()
-    while replica.reasons_not_ready() and not stop.wait(0.05):
-        pass
-    Load(service, replica, log).run(stop)
-    service.close()
-    replica.stop()
-    database.dispose()
+    with gateway_in_process(settings_of(home)) as made:
+        Load(made.recommender, made.replica, log).run(stop)
 
 
 def soak(

@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from models.attribute_profile import AttributeProfile
-from models.contributions import (
-    LIKED_ABOVE,
-    NOTHING,
-    Contribution,
-    contribution_of,
-    contributions_of,
-)
+from models.contributions import NOTHING, Contribution, contribution_of, contributions_of
 from models.cooccurrence import Cooccurrence, pairs_of
 from models.item_counts import LIKED, RATED, ItemCounts
+from models.samples import LIKED_ABOVE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +41,6 @@ SHRINKAGE: Final = 10.0
 POPULARITY: Final = 0.1
 #: Ratings added to every item's before its share of likes is taken, half of them likes.
 PRIOR: Final = 10.0
-
 
 #: What it weighs that the person's likes share an item's attributes; all of them would be 1.
 ATTRIBUTES: Final = 0.3
@@ -130,6 +124,9 @@ class CandidateIndex:
     def retire(self, slot: int) -> None:
         """Forget the item: never propose it again, and count as though nobody had rated it."""
         self._retired.add(slot)
+        rated = self._items.total[RATED]
+        if slot >= len(rated) or not rated[slot]:
+            return  # Nobody has to be looked for; a build retires all that was ever retired.
         raters = [(user_id, one) for user_id, one in self._people.items() if one.rates(slot)]
         for start in range(0, len(raters), _AT_A_TIME):
             some = raters[start : start + _AT_A_TIME]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from models.samples import LIKED_ABOVE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
     from models.datasets.interactions import Interactions
 
-#: Ratings above this are likes.
-LIKED_ABOVE: Final = 3.0
 #: Time is counted in buckets of this many seconds, about 90 days.
 BUCKET_SECONDS: Final = 90 * 86_400
 #: Bits of an event key that hold the bucket: 1,024 buckets reach to the year 2222.

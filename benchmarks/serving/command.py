@@ -21,6 +21,7 @@ from app.cli.serving import listening, service_at, wait_until_up, worker
 from app.domain.plain import plain
 from app.logs import configure_logging
 from app.settings import Settings
+from benchmarks.gateways import gateway_in_process
 from benchmarks.serving import inprocess, report, scenarios
 from benchmarks.serving.load import Plan
 
@@ -80,7 +81,7 @@ def run(options: Options, bar: Bar) -> Results:
         _prepare(settings, options.data)
         people = _people(settings)
         at("one request, part by part")
-        with inprocess.gateway(settings) as made:
+        with gateway_in_process(settings) as made:
             parts = inprocess.parts(made, people)
             profile = inprocess.profile(made, people)
             at("scoring against the naive way")

@@ -6,7 +6,6 @@ import cProfile
 import io
 import pstats
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,51 +13,27 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from app.domain.recommendations import Question
-from app.main import make_gateway
 from app.services.recommendation_inputs import OpenItems, read_inputs
 from app.serving.ranking import Asked
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.storage.artifacts import ArtifactStore
-from app.storage.engine import make_database
 from benchmarks.scoring import POLICY, measured, requests
+from benchmarks.synthetic_candidates import synthetic
 from models import checkpoints
 from models.assembly import build, parse_backbone
 from models.candidates import CandidateIndex, Event
-from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+from models.datasets.interactions import Interactions, ItemRecord
 from models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from app.api.state import Gateway
-    from app.settings import Settings
 
 T = TypeVar("T")
 
-_WAIT: Final = 120.0
 _PROFILED: Final = 200
 _TOP: Final = 40
-
-
-@contextmanager
-def gateway(settings: Settings) -> Iterator[Gateway]:
-    """Run a gateway in this process, without HTTP."""
-    database = make_database(settings.sqlalchemy_url)
-    made = make_gateway(settings, database)
-    made.replica.start()
-    deadline = time.monotonic() + _WAIT
-    try:
-        while made.replica.reasons_not_ready():
-            if time.monotonic() > deadline:
-                raise TimeoutError("; ".join(made.replica.reasons_not_ready()))
-            time.sleep(0.05)
-        yield made
-    finally:
-        made.recommender.close()
-        made.replica.stop()
-        database.dispose()
 
 
 def parts(made: Gateway, users: Sequence[str]) -> dict[str, float]:
@@ -109,17 +84,15 @@ def ratios(made: Gateway, people: int, repetitions: int) -> dict[str, Any]:
         raise ValueError("no release is live")
     store = ArtifactStore(made.settings.artifacts_root, made.settings.home / "cache")
     recommender = checkpoints.load(store.local_path(release.path))
-    data = Interactions(
-        users=(),
-        items=tuple(
+    data = Interactions.unrated(
+        [
             ItemRecord(
                 id=item.id,
                 title=item.title,
                 attributes={name: tuple(values) for name, values in item.attributes.items()},
             )
             for item in items
-        ),
-        **_no_rows(),
+        ]
     )
     asked = requests(data, people, min(made.settings.candidates, len(items) // 2), seed=0)
     return measured(recommender, asked, repetitions)
@@ -137,27 +110,19 @@ def growth(repetitions: int = 20) -> dict[str, list[dict[str, float]]]:
 def _point(
     *, users: int = 2_000, items: int = 5_000, history: int = 20, repetitions: int
 ) -> dict[str, float]:
-    """Measure at one size: people with 30 ratings each, 200 candidates."""
-    generator = np.random.default_rng(0)
-    each = 30
-    rows = users * each
-    data = Interactions(
-        users=tuple(UserRecord(id=str(number)) for number in range(users)),
-        items=tuple(
-            ItemRecord(id=str(number), title="", attributes={"genre": (str(number % 20),)})
-            for number in range(items)
-        ),
-        user=np.repeat(np.arange(users, dtype=np.int32), each),
-        item=_distinct(generator, users, items, each),
-        rating=(generator.integers(1, 11, rows) / 2).astype(np.float32),
-        timestamp=generator.integers(0, 5 * 365 * 86_400, rows).astype(np.int64),
-    )
+    """Measure at one size: people with about 30 ratings each, 200 candidates."""
+    data = synthetic(users, items, 30 * users)
+    genres = [{"genre": (str(slot % 20),)} for slot in range(items)]
+    described = [
+        replace(item, attributes=each) for item, each in zip(data.items, genres, strict=True)
+    ]
+    data = replace(data, items=tuple(described))
     index = CandidateIndex.build(data)
     recommender = build(Vocabulary.from_catalogue(data), parse_backbone("compact"))
     recommender.model.eval()
     scorer = TorchScorer(recommender, POLICY)
     asked = requests(data, 1, 200, seed=0)[0]
-    drawn = generator.choice(items, history, replace=False).tolist()
+    drawn = np.random.default_rng(0).choice(items, history, replace=False).tolist()
     known = list(asked.history)
     asked = replace(asked, history=(known * (history // len(known) + 1))[:history])
     events = [Event(slot, 5.0, when) for when, slot in enumerate(drawn)]
@@ -175,22 +140,4 @@ def _point(
         "history": history,
         "first_stage_ms": 1000 * median(first),
         "model_ms": 1000 * median(model),
-    }
-
-
-def _distinct(
-    generator: np.random.Generator, users: int, items: int, each: int
-) -> NDArray[np.int32]:
-    """Draw each person's items without repetition, the first ones oftener than the last."""
-    weight = (1 / np.arange(1, items + 1)).astype(np.float32)
-    keys = -generator.standard_exponential((users, items), dtype=np.float32) / weight
-    return np.argpartition(keys, -each, axis=1)[:, -each:].astype(np.int32).ravel()
-
-
-def _no_rows() -> dict[str, Any]:
-    return {
-        "user": np.empty(0, np.int32),
-        "item": np.empty(0, np.int32),
-        "rating": np.empty(0, np.float32),
-        "timestamp": np.empty(0, np.int64),
     }

@@ -6,12 +6,12 @@ Knows arrays and ids; knows nothing of files, samples or models.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,6 +59,18 @@ class Interactions:
         ):
             if len(column) and not (column.min() >= 0 and column.max() < size):
                 raise ValueError(f"column {name} points outside its {size} records")
+
+    @classmethod
+    def unrated(cls, items: Sequence[ItemRecord] = ()) -> Self:
+        """Return a catalogue that nobody has rated anything of."""
+        return cls(
+            users=(),
+            items=tuple(items),
+            user=np.empty(0, np.int32),
+            item=np.empty(0, np.int32),
+            rating=np.empty(0, np.float32),
+            timestamp=np.empty(0, np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.user)

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import numpy as np
 import pytest
 
-from app.domain.catalogue import Interaction, User
 from app.domain.recommendations import Question
 from app.main import create_app
 from app.services import rollout
@@ -22,13 +20,9 @@ from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.unit_of_work import SqlUnitOfWorkFactory
-from benchmarks.installations import Installation
-from models import checkpoints
+from benchmarks.installations import Installation, fill
 from models.backbones import CompactConfig
-from models.datasets.interactions import Interactions, ItemRecord
-from models.recommender import Recommender
-from models.requests import Candidate, HistoryEvent
-from models.vocabulary import Vocabulary
+from models.datasets.interactions import ItemRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,7 +30,6 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from app.domain.catalogue import Item
     from app.domain.jobs import Lease
     from app.services.pseudonyms import Pseudonyms
 
@@ -66,27 +59,6 @@ class World(Installation):
 
     pseudonyms: Pseudonyms = field(kw_only=True)
 
-    def publish(self, seed: int) -> tuple[Lease, str]:
-        """Publish a compact release with weights of its own."""
-        table = Interactions(
-            users=(),
-            items=tuple(
-                ItemRecord(id=f"i{n}", title="", attributes={"genre": (_genre(n),)})
-                for n in range(ITEMS)
-            ),
-            user=np.empty(0, np.int32),
-            item=np.empty(0, np.int32),
-            rating=np.empty(0, np.float32),
-            timestamp=np.empty(0, np.int64),
-        )
-        config = CompactConfig(
-            hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5, seed=seed
-        )
-        recommender = Recommender(Vocabulary.from_catalogue(table), config)
-        return self.record(
-            recommender, lambda directory: checkpoints.save(recommender, directory, method="train")
-        )
-
     def roll_out(self, seed: int) -> str:
         """Publish, wait until all live replicas have prepared, flip, wait until all confirm."""
         return self.through(*self.publish(seed))
@@ -98,11 +70,6 @@ class World(Installation):
         wait_until(lambda: not rollout.unconfirmed(self.live_replicas(), name), "unconfirmed")
         return name
 
-    def live_replicas(self) -> list[Any]:
-        """Return the replicas that may answer, by the database."""
-        with self.uow(write=False) as uow:
-            return uow.replicas.live(self.settings.replica_margin)
-
     def forget(self, user_id: str | None = None, *items: str, item_id: str | None = None) -> str:
         """Ask to forget, as another replica would."""
         with self.uow() as uow:
@@ -110,60 +77,19 @@ class World(Installation):
             policy = ForgetPolicy.of(self.settings)
             return request_forget(uow, self.pseudonyms, policy, command)[0].id
 
-    def scores(
-        self,
-        release: str,
-        user_id: str,
-        item_ids: list[str],
-        history: list[Interaction] | None = None,
-    ) -> list[float]:
-        """Score the items for the user with this release's own weights, from what is stored."""
-        with self.uow(write=False) as uow:
-            items = {item.id: item for item in uow.people.items()}
-            history = uow.people.history(user_id) if history is None else history
-            user = uow.people.user(user_id)
-        found = self.recommenders[release].score(
-            user.attributes if user else {},
-            [_event(items[one.item_id], one.rating) for one in history],
-            [
-                Candidate(items[each].slot, items[each].attributes, items[each].title)
-                for each in item_ids
-            ],
-        )
-        return [float(score) for score in found]
-
     def app(self, **changes: Any) -> FastAPI:
         """Make an application on this installation."""
         return create_app(self.settings.model_copy(update=changes))
-
-
-def _event(item: Item, rating: float) -> HistoryEvent:
-    return HistoryEvent(item.slot, rating, item.title)
 
 
 def _genre(number: int) -> str:
     return "Comedy" if number % 2 else "Drama"
 
 
-def _fill(uow_factory: SqlUnitOfWorkFactory) -> None:
-    with uow_factory() as uow:
-        uow.people.upsert_items(
-            [(f"i{n}", f"Item {n}", {"genre": [_genre(n)]}) for n in range(ITEMS)]
-        )
-        uow.people.upsert_users([User(id=user_id) for user_id in USERS])
-        uow.people.upsert_interactions(
-            [
-                Interaction(
-                    user_id=user_id,
-                    item_id=f"i{(place * 7 + step * 3) % ITEMS}",
-                    rating=1.0 + (place + step) % 5,
-                    timestamp=1000 + step,
-                )
-                for place, user_id in enumerate(USERS)
-                for step in range(6)
-            ]
-        )
-        uow.state.bump("interactions")
+_ITEMS = [
+    ItemRecord(id=f"i{n}", title=f"Item {n}", attributes={"genre": (_genre(n),)})
+    for n in range(ITEMS)
+]
 
 
 @pytest.fixture
@@ -175,12 +101,14 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
     )
     database = make_database(settings.sqlalchemy_url)
     uow = SqlUnitOfWorkFactory(database)
-    _fill(uow)
+    fill(uow, _ITEMS, USERS, ratings=6)
     yield World(
         settings=settings,
         uow=uow,
         pseudonyms=load_pseudonyms(settings),
         artifacts=ArtifactStore(settings.artifacts_root, tmp_path / "cache"),
+        items=_ITEMS,
+        config=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5),
     )
     database.dispose()
 

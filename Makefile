@@ -27,9 +27,10 @@ demo: $(STAMP) ## Forget a real person, end to end, then leave the service up
 up: $(STAMP) ## The whole service on this machine
 	@exec $(BIN)/lethe up --port $(PORT) $(ARGS)
 
-# Tests of one file share servers (a database of Redis, say), so a file stays in one process.
+# Tests of one file share servers (a database of Redis, say), so a file stays in one process. Files
+# are taken in the order of collection, where slow ones come first, not by their number of tests.
 test: $(STAMP) ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## The gates: lint, types, import contracts, migrations, containers
 	@BIN='$(BIN)' bash scripts/check.sh

@@ -14,7 +14,7 @@ from tests.e2e.support import ROOT, processes_of
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Under four minutes on a quiet machine; twice that on a busy one.
+@pytest.mark.timeout(900)  # Four minutes where bfloat16 is fast, eleven where it is not.
 def test_smollm2_is_tuned_forgets_a_person_and_goes_on_recommending(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

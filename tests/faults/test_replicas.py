@@ -107,7 +107,8 @@ def untrained(sqlite_database: Database, tmp_path: Path) -> Iterator[Installatio
         real=True,
         LETHE_REPLICA_TTL="4",
         LETHE_REPLICA_MARGIN="0.5",
-        LETHE_ROLLOUT_TIMEOUT="2",
+        # Longer than it takes a lease to run out: who is gone has expired before anybody is fenced.
+        LETHE_ROLLOUT_TIMEOUT="5",
     )
     made.context = replace(made.context, learner=UntrainedLearner(made.settings))
     fill(made.context)

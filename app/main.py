@@ -15,10 +15,10 @@ from app.api.middleware import BodyLimit, Observer
 from app.api.routes import ROUTERS
 from app.api.state import Gateway
 from app.services.secrets import load_pseudonyms
-from app.serving.candidates import Candidates
-from app.serving.loading import ReleaseLoader, make_scorers
-from app.serving.recommend import RecommendService
-from app.serving.replica import Replica
+from app.serving.recommend.service import RecommendService
+from app.serving.replica.release_loader import ReleaseLoader, make_scorers
+from app.serving.replica.replica import Replica
+from app.serving.retrieval.first_stage import Candidates
 from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database

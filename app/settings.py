@@ -11,7 +11,7 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.domain.backbones import KNOWN, check_backbone
+from app.domain.backbone_names import KNOWN, check_backbone
 from app.domain.errors import InvalidInputError
 
 Positive = Annotated[float, Field(gt=0)]

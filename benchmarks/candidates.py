@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.synthetic_candidates import markdown, measure, write
-from models.candidates import CandidateIndex, Event
+from models.data.samples import LIKED_ABOVE
 from models.datasets.detect import read
-from models.samples import LIKED_ABOVE
+from models.retrieval.candidate_index import CandidateIndex, Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from models.datasets.interactions import Interactions
+    from models.data.interactions import Interactions
 
 MIN_LIKES = 10
 LIMITS = (50, 200, 500)

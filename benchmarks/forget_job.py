@@ -20,17 +20,18 @@ import torch
 
 from app.services.pseudonyms import Pseudonyms
 from app.settings import Settings
-from models import checkpoints, manifests
-from models.audit.utility import utility
+from models.backbones.packaged import keep_in
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints import manifest as manifests
+from models.data.metrics import utility
 from models.datasets.detect import read
-from models.packaged import keep_in
-from models.training import margins
+from models.training.trainer import margins
 from worker.learner import ForgetSet, FrozenData
-from worker.learning import ModelLearner
-from worker.preparing import prepare_frozen
+from worker.trainer import ModelLearner
+from worker.training_data import prepare_frozen
 
 if TYPE_CHECKING:
-    from models.recommender import Recommender
+    from models.recommender.base import Recommender
 
 
 def _nothing(fraction: float) -> None:

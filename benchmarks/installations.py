@@ -5,25 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from app.domain.catalogue import Interaction, User
+from app.domain.catalog import Interaction, User
+from app.domain.identifiers import release_id
 from app.domain.releases import Release, ReleaseStatus
 from app.services import rollout
-from app.services.identifiers import release_id
-from app.services.job_lifecycle import advance, claim, succeed
+from app.services.jobs import advance, claim, start_training, succeed
 from app.services.policies import JobPolicy
 from app.services.secrets import load_pseudonyms
-from app.services.start_training import start_training
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
 from app.storage.unit_of_work import SqlUnitOfWorkFactory
-from models import checkpoints
-from models.backbones import CompactConfig
-from models.datasets.interactions import Interactions, ItemRecord
-from models.recommender import Recommender
-from models.requests import Candidate, HistoryEvent
-from models.vocabulary import Vocabulary
+from models.backbones.compact import CompactConfig
+from models.checkpoints import checkpoint as checkpoints
+from models.data.interactions import Interactions, ItemRecord
+from models.prompts.scoring_inputs import Candidate, HistoryEvent
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.base import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Lease
     from app.domain.releases import Replica
-    from models.manifests import Manifest
+    from models.checkpoints.manifest import Manifest
 
 _ITEMS: Final = [ItemRecord(id=f"i{n}", title=f"Item {n}") for n in range(100)]
 _CONFIG: Final = CompactConfig(

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from models.assembly import build, parse_backbone
+from models.data.samples import HISTORY_LENGTH
 from models.datasets.detect import read
-from models.pretrained import HuggingFaceConfig
-from models.requests import Candidate, HistoryEvent
-from models.samples import HISTORY_LENGTH
-from models.text_encoding import TextPrompt
-from models.vocabulary import Vocabulary
-from models.wording import SHARED_PREFIX, WORDINGS
+from models.prompts.scoring_inputs import Candidate, HistoryEvent
+from models.prompts.templates import SHARED_PREFIX, WORDINGS
+from models.prompts.text_encoding import TextPrompt
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.factory import build, parse_backbone
+from models.recommender.pretrained import HuggingFaceConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.encoded import Encoded
-    from models.recommender import Recommender
+    from models.prompts.prompt_batch import Encoded
+    from models.recommender.base import Recommender
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 

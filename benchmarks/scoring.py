@@ -24,19 +24,19 @@ import torch
 
 from app.serving.scorers.base import ScoringRequest
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
-from models.assembly import build, parse_backbone
+from models.data.samples import HISTORY_LENGTH
 from models.datasets.detect import read
-from models.prompts import CompactPrompt
-from models.requests import Candidate, HistoryEvent
-from models.samples import HISTORY_LENGTH
-from models.vocabulary import Vocabulary
+from models.prompts.compact_prompt import CompactPrompt
+from models.prompts.scoring_inputs import Candidate, HistoryEvent
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.factory import build, parse_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from models.datasets.interactions import Interactions
-    from models.encoded import Encoded
-    from models.recommender import Recommender
+    from models.data.interactions import Interactions
+    from models.prompts.prompt_batch import Encoded
+    from models.recommender.base import Recommender
 
 POLICY: Final = ScoringPolicy(prefix_cache_bytes=2**28, step_tokens=256, steps_at_once=2)
 #: Side of the matrices whose product says what the machine can do at most.

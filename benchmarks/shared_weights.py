@@ -20,13 +20,13 @@ import psutil
 import torch
 
 from app.cli.processes import Child, Children
-from models import checkpoints
-from models.backbones import CompactConfig
-from models.datasets.interactions import Interactions
-from models.manifests import WEIGHTS
-from models.recommender import Recommender
-from models.requests import Candidate
-from models.vocabulary import Vocabulary
+from models.backbones.compact import CompactConfig
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints.manifest import WEIGHTS
+from models.data.interactions import Interactions
+from models.prompts.scoring_inputs import Candidate
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.base import Recommender
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,8 +30,8 @@ from worker.process import be_nice, stop_on_signals, stop_with_parent
 
 if TYPE_CHECKING:
     from app.domain.recommendations import Recommendation
-    from app.serving.recommend import RecommendService
-    from app.serving.replica import Replica
+    from app.serving.recommend.service import RecommendService
+    from app.serving.replica.replica import Replica
 
 #: Of so many answers, one is written down in full and recomputed.
 CHECK_EVERY: Final = 10

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from models.candidates import CandidateIndex, Event
-from models.contributions import BUCKET_SECONDS
-from models.datasets.interactions import Interactions, ItemRecord, UserRecord
+from models.data.interactions import Interactions, ItemRecord, UserRecord
+from models.retrieval.candidate_index import CandidateIndex, Event
+from models.retrieval.contributions import BUCKET_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

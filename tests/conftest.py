@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from app.domain.catalogue import Interaction, User
+from app.domain.catalog import Interaction, User
 from app.services.pseudonyms import Pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate

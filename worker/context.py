@@ -78,14 +78,14 @@ def _model_learner(settings: Settings) -> Learner:
     # Imported here because it brings torch along, which only a process that trains should load.
     import torch  # noqa: PLC0415
 
-    from models.devices import (  # noqa: PLC0415
+    from models.backbones.packaged import keep_in  # noqa: PLC0415
+    from models.runtime.devices import (  # noqa: PLC0415
         Machine,
         UnknownDeviceError,
         choose_device,
         use,
     )
-    from models.packaged import keep_in  # noqa: PLC0415
-    from worker.learning import ModelLearner  # noqa: PLC0415
+    from worker.trainer import ModelLearner  # noqa: PLC0415
 
     torch.set_num_threads(settings.torch_threads)
     keep_in(settings.backbones_directory)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.domain.catalogue import Interaction, User
+from app.domain.catalog import Interaction, User
 from app.domain.errors import InvalidInputError
-from app.services.import_data import import_data
+from app.services.imports import import_data
 from models.datasets.detect import read
 from models.datasets.errors import DataSetError
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from app.services.import_data import ImportResult, NewItem
+    from app.services.imports import ImportResult, NewItem
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
-    from models.datasets.interactions import Interactions
-    from models.datasets.report import ReadReport
+    from models.data.interactions import Interactions
+    from models.datasets.read_report import ReadReport
 
     Emit = Callable[[dict[str, Any]], None]
 

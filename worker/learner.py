@@ -1,6 +1,6 @@
 """What the pipeline needs of the machine learning, and nothing more.
 
-`worker.learning` implements this with `models`. The pipeline itself never sees a tensor.
+`worker.trainer` implements this with `models`. The pipeline itself never sees a tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.requests import Outcome
-    from models.datasets.interactions import Interactions
+    from models.data.interactions import Interactions
 
 
 #: The `method` of jobs that always retrain from scratch.

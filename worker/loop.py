@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app.domain.errors import LetheError
-from app.services import job_lifecycle
-from app.services.batching import close_batch
+from app.services import jobs as job_lifecycle
+from app.services.jobs import close_batch
 from app.services.policies import BatchPolicy, JobPolicy
+from worker.heartbeat import Presence
 from worker.pipeline import run_job
-from worker.presence import Presence
 from worker.relay import Relay
 
 if TYPE_CHECKING:

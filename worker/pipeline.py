@@ -16,16 +16,17 @@ import structlog
 from app.domain.errors import LeaseLostError, LetheError, UnavailableError
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
-from app.services import complete, job_lifecycle
+from app.services import completion as complete
+from app.services import jobs as job_lifecycle
 from app.services.certificates import Evidence
 from app.services.policies import JobPolicy
 from worker.errors import ReleaseMissingError, WorkerStoppedError
-from worker.frozen import freeze
-from worker.leases import Heartbeat
+from worker.heartbeat import Heartbeat
 from worker.run import JobRun
 from worker.stages.build import Builder
 from worker.stages.roll_out import publish, roll_out
 from worker.stages.shred import clear_lower_epochs, shred
+from worker.stages.snapshot import freeze
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.assembly import build
-from models.audit.utility import item_mean_margins, user_item_bias_margins, utility
-from models.training import margins
+from models.data.metrics import item_mean_margins, user_item_bias_margins, utility
+from models.recommender.factory import build
+from models.training.trainer import margins
 
 if TYPE_CHECKING:
-    from models.preparation import Prepared
-    from models.recommender import Recommender
+    from models.data.forget_split import Prepared
+    from models.recommender.base import Recommender
 
 Measures = dict[str, dict[str, float]]
 

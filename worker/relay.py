@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from app.domain.errors import LetheError
-from app.services import job_lifecycle
-from app.services.batching import close_batch
+from app.services import jobs as job_lifecycle
+from app.services.jobs import close_batch
 from app.services.policies import BatchPolicy, JobPolicy
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import structlog
 
 from app.domain.errors import LeaseLostError
 from app.domain.jobs import JobStatus, Stage
-from app.services import job_lifecycle
+from app.services import jobs as job_lifecycle
 from worker.errors import WorkerStoppedError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job, Lease
     from app.services.ports import UnitOfWork
     from worker.context import WorkerContext
+    from worker.heartbeat import Heartbeat
     from worker.learner import Report
-    from worker.leases import Heartbeat
 
 log = structlog.get_logger(__name__)
 

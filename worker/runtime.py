@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.settings import get_settings
 from worker.context import WorkerContext, build_context
-from worker.presence import Presence
+from worker.heartbeat import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.dependencies import Id
-from app.domain.catalogue import Interaction
-from app.services.request_forget import ForgetCommand
+from app.domain.catalog import Interaction
+from app.services.forget import ForgetCommand
 from app.services.validation import MAX_ITEMS_PER_REQUEST
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from app.api.metrics import Metrics
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
-    from app.serving.candidates import Candidates
-    from app.serving.recommend import RecommendService
-    from app.serving.replica import Replica
+    from app.serving.recommend.service import RecommendService
+    from app.serving.replica.replica import Replica
+    from app.serving.retrieval.first_stage import Candidates
     from app.settings import Settings
 
 

@@ -20,7 +20,7 @@ from app.cli.demo.command import SHIPPED
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen
-from app.domain.backbones import KNOWN, check_backbone, describe_backbone
+from app.domain.backbone_names import KNOWN, check_backbone, describe_backbone
 from app.settings import get_settings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from app.cli.options import AsJson, DataPath
 from app.cli.reports import import_report, training_report
 from app.cli.screen import Screen
 from app.cli.training import run_training
-from app.domain.backbones import KNOWN, check_backbone
+from app.domain.backbone_names import KNOWN, check_backbone
 from app.settings import get_settings
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from app.cli.processes import Children
 from app.cli.reports import facts, recommendations
 from app.cli.screen import Screen
 from app.cli.training import ensure_worker, must_be_at_work, read_job
-from app.services.consent import record_consent
+from app.services.forget import ForgetCommand, request_forget
 from app.services.policies import ForgetPolicy
-from app.services.request_forget import ForgetCommand, request_forget
+from app.services.suppression import record_consent
 from app.settings import get_settings
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from app.cli.failures import CommandError
 from app.cli.following import follow_job, must_have_succeeded
 from app.cli.processes import Child, Children
 from app.cli.serving import worker
-from app.domain.backbones import describe_backbone
+from app.domain.backbone_names import describe_backbone
 from app.domain.jobs import JobKind
-from app.services.start_training import start_training
+from app.services.jobs import start_training
 
 if TYPE_CHECKING:
     from pathlib import Path

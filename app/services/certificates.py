@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from app.domain.errors import InvalidCertificateError
-from app.domain.plain import plain
+from app.domain.json_values import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from app.domain.catalogue import DataChange, Interaction, Item, User
+    from app.domain.catalog import DataChange, Interaction, Item, User
     from app.domain.jobs import Job, Lease
     from app.domain.releases import Alias, Release, Replica, Standing
     from app.domain.requests import ForgetRequest, RequestStatus

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.domain.catalogue import Interaction, User
+from app.domain.catalog import Interaction, User
 from app.domain.errors import GoneError, UnknownItemError, UnknownUserError
 from app.domain.requests import Scope
 from app.services.validation import some_of

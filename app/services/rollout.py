@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from app.domain.errors import StaleDataError
 from app.domain.jobs import JobStatus, Stage
 from app.domain.releases import ReleaseStatus
-from app.services.job_lifecycle import advance
+from app.services.jobs import advance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

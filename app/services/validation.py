@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from app.domain.catalogue import Interaction
+    from app.domain.catalog import Interaction
     from app.domain.requests import Subject
 
 MAX_ID_LENGTH: Final = 200

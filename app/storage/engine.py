@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 
-from app.domain.plain import plain
+from app.domain.json_values import plain
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

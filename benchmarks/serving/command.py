@@ -18,7 +18,7 @@ from app.cli.installation import open_installation
 from app.cli.processes import ROOT, Children
 from app.cli.serving import gateway as gateway_process
 from app.cli.serving import listening, service_at, wait_until_up, worker
-from app.domain.plain import plain
+from app.domain.json_values import plain
 from app.logs import configure_logging
 from app.settings import Settings
 from benchmarks.gateways import gateway_in_process

@@ -14,16 +14,16 @@ import numpy as np
 
 from app.domain.recommendations import Question
 from app.services.recommendation_inputs import OpenItems, read_inputs
-from app.serving.ranking import Asked
+from app.serving.recommend.ranking import Asked
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.storage.artifacts import ArtifactStore
 from benchmarks.scoring import POLICY, measured, requests
 from benchmarks.synthetic_candidates import synthetic
-from models import checkpoints
-from models.assembly import build, parse_backbone
-from models.candidates import CandidateIndex, Event
-from models.datasets.interactions import Interactions, ItemRecord
-from models.vocabulary import Vocabulary
+from models.checkpoints import checkpoint as checkpoints
+from models.data.interactions import Interactions, ItemRecord
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.factory import build, parse_backbone
+from models.retrieval.candidate_index import CandidateIndex, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

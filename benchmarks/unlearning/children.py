@@ -21,8 +21,8 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
-from models.packaged import keep_in, kept_in
-from models.steps import DivergedError
+from models.backbones.packaged import keep_in, kept_in
+from models.training.step import DivergedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

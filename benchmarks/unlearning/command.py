@@ -28,16 +28,16 @@ from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import Setting, read_json, write_json
 from benchmarks.unlearning.teaching import teaching
 from benchmarks.unlearning.units import comparison
-from models.assembly import parse_backbone
-from models.backbones import UnknownBackboneError
+from models.backbones.compact import UnknownBackboneError
+from models.backbones.errors import BackboneUnavailableError
+from models.backbones.packaged import keep_in
+from models.backbones.sources import locate
+from models.data.splits import TooSmallToSplitError
 from models.datasets.detect import DataSetError, read
-from models.errors import BackboneUnavailableError
-from models.packaged import keep_in
-from models.pretrained import HuggingFaceConfig
-from models.sources import locate
-from models.splits import TooSmallToSplitError
-from models.text_prompt import NoAnswerTokensError, PromptTooLongError
-from models.training import TrainConfig
+from models.prompts.text_prompt import NoAnswerTokensError, PromptTooLongError
+from models.recommender.factory import parse_backbone
+from models.recommender.pretrained import HuggingFaceConfig
+from models.training.trainer import TrainConfig
 from models.unlearning.registry import METHODS, UnknownMethodError, get_method
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.schedule import Screen
     from benchmarks.unlearning.units import Unit
-    from models.backbones import BackboneConfig
+    from models.backbones.compact import BackboneConfig
 
 #: One epoch, chosen on validation (log loss .5365, after two epochs .5400); never looked at again.
 RECIPE: Final = TrainConfig(epochs=1, validations=0)

@@ -18,9 +18,9 @@ import numpy as np
 
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.report import audit, audit_exact
-from models.audit.utility import log_losses, utility
-from models.steps import DivergedError
-from models.training import margins
+from models.data.metrics import log_losses, utility
+from models.training.step import DivergedError
+from models.training.trainer import margins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.unlearning.protocols import Case
-    from models.calibration import ExpectedRise
-    from models.datasets.interactions import Interactions
-    from models.preparation import Prepared
-    from models.recommender import Recommender
-    from models.samples import Samples
+    from models.audit.calibration import ExpectedRise
+    from models.data.forget_split import Prepared
+    from models.data.interactions import Interactions
+    from models.data.samples import Samples
+    from models.recommender.base import Recommender
     from models.unlearning.base import UnlearningMethod
 
     Floats = NDArray[np.float64]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.unlearning.setting import Setting
-    from models.datasets.interactions import Interactions
+    from models.data.interactions import Interactions
 
 PLAN: Final = "plan.json"
 RESULTS: Final = "results.json"

@@ -26,18 +26,18 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from benchmarks.unlearning.errors import BenchmarkInputError
-from models.preparation import ForgetIndices, prepare
-from models.samples import build_samples
-from models.splits import MINIMUM_SPLIT, TimeSplit
+from models.data.forget_split import ForgetIndices, prepare
+from models.data.samples import build_samples
+from models.data.splits import MINIMUM_SPLIT, TimeSplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from models.datasets.interactions import Interactions
-    from models.preparation import Prepared
-    from models.samples import Samples
+    from models.data.forget_split import Prepared
+    from models.data.interactions import Interactions
+    from models.data.samples import Samples
 
     Draw = Callable[[Samples, np.random.Generator], tuple[ForgetIndices, ...]]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.samples import Samples
+    from models.data.samples import Samples
 
     Floats = NDArray[np.float64]
 

@@ -25,10 +25,10 @@ from benchmarks.unlearning.measures import (
 from benchmarks.unlearning.numbers import finite
 from benchmarks.unlearning.protocols import forgotten_by
 from benchmarks.unlearning.setting import load_calibration, load_root, write_json
-from models import adapters
-from models.audit.utility import log_losses
-from models.item_rows import reset_rows, unused_tokens
-from models.training import fit
+from models.checkpoints import adapter as adapters
+from models.data.metrics import log_losses
+from models.recommender.token_rows import reset_rows, unused_tokens
+from models.training.trainer import fit
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.protocols import Case
     from benchmarks.unlearning.setting import Setting
-    from models.calibration import ExpectedRise
-    from models.preparation import Prepared
-    from models.recommender import Recommender
-    from models.training import Progress
+    from models.audit.calibration import ExpectedRise
+    from models.data.forget_split import Prepared
+    from models.recommender.base import Recommender
+    from models.training.trainer import Progress
     from models.unlearning.base import Unlearned, UnlearningMethod
 
 #: What a reference model is called that only the membership attack sees (`--shadows`).

@@ -15,18 +15,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.unlearning.protocols import apply
-from models import checkpoints, manifests
-from models.calibration import CalibrationConfig, ExpectedRise, calibrate
-from models.vocabulary import Vocabulary
+from models.audit.calibration import CalibrationConfig, ExpectedRise, calibrate
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints import manifest as manifests
+from models.prompts.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from benchmarks.unlearning.protocols import Case
-    from models.datasets.interactions import Interactions
-    from models.recommender import Recommender
-    from models.training import Progress, TrainConfig
+    from models.data.interactions import Interactions
+    from models.recommender.base import Recommender
+    from models.training.trainer import Progress, TrainConfig
     from models.unlearning.base import UnlearningMethod
 
 

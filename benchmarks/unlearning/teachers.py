@@ -18,7 +18,7 @@ from benchmarks.unlearning.setting import write_json
 from benchmarks.unlearning.teaching import load_teachers, teaching
 from benchmarks.unlearning.units import look_at_teachers
 from models.audit.divergence import jensen_shannon
-from models.audit.utility import utility
+from models.data.metrics import utility
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

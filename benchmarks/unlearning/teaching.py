@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.setting import load_calibration, load_root, read_json, write_json
-from models.steps import DivergedError
+from models.training.step import DivergedError
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import METHODS, get_method
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.unlearning.setting import Setting
-    from models.training import Progress
+    from models.training.trainer import Progress
 
 
 @runtime_checkable

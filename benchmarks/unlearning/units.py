@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.unlearning.setting import Setting
-    from models.training import Progress
+    from models.training.trainer import Progress
 
 Kind = Literal["root", "calibration", "run", "shadow", "teachers"]
 #: The method whose first releases are trained for Retrain and Original.

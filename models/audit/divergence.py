@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit, rel_entr
 
-from models.audit.utility import log_losses
+from models.data.metrics import log_losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from models.audit.membership import membership_auc
-from models.audit.utility import auc, log_losses
+from models.data.metrics import auc, log_losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.audit.utility import auc
+from models.data.metrics import auc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.steps import DivergedError, take_step
-from models.training import live_margins, margins
+from models.training.step import DivergedError, take_step
+from models.training.trainer import live_margins, margins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.encoded import Encoded
-    from models.recommender import Recommender
+    from models.prompts.prompt_batch import Encoded
+    from models.recommender.base import Recommender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

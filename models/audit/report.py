@@ -18,19 +18,19 @@ from models.audit.gate import (
     paired_difference,
 )
 from models.audit.membership import membership_auc
-from models.audit.utility import log_losses, utility
-from models.preparation import KINDS
-from models.training import margins
+from models.data.forget_split import KINDS
+from models.data.metrics import log_losses, utility
+from models.training.trainer import margins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from models.calibration import ExpectedRise
-    from models.preparation import Prepared
-    from models.recommender import Recommender
-    from models.samples import Samples
+    from models.audit.calibration import ExpectedRise
+    from models.data.forget_split import Prepared
+    from models.data.samples import Samples
+    from models.recommender.base import Recommender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from models.datasets import generic_csv, goodreads, movielens_1m, movielens_100k, movielens_latest
 from models.datasets.errors import DataSetError, UnknownFormatError
-from models.datasets.report import ReadReport
+from models.datasets.read_report import ReadReport
 
 if TYPE_CHECKING:
+    from models.data.interactions import Interactions
     from models.datasets.formats import Format
-    from models.datasets.interactions import Interactions
-    from models.datasets.text import Progress
+    from models.datasets.text_files import Progress
 
 __all__ = ["FORMATS", "DataSetError", "UnknownFormatError", "detect_format", "read"]
 

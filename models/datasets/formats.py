@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from models.datasets.interactions import Interactions
-    from models.datasets.report import ReadReport
-    from models.datasets.text import Progress
+    from models.data.interactions import Interactions
+    from models.datasets.read_report import ReadReport
+    from models.datasets.text_files import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,20 +11,20 @@ import importlib
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from models.datasets.columns import RowReader, find_columns, missing
+from models.datasets.column_names import RowReader, find_columns, missing
 from models.datasets.delimited import records, split_line
 from models.datasets.errors import DataSetError, RejectedLineError
 from models.datasets.formats import Format
 from models.datasets.table import TableBuilder
-from models.datasets.text import numbered_lines
+from models.datasets.text_files import numbered_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from models.datasets.interactions import Interactions
-    from models.datasets.report import ReadReport
-    from models.datasets.text import Progress
+    from models.data.interactions import Interactions
+    from models.datasets.read_report import ReadReport
+    from models.datasets.text_files import Progress
 
 _DELIMITERS: Final = (",", ";", "\t", "|")
 _CSV_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".tab"})

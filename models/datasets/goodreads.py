@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 from models.datasets.errors import DataSetError, RejectedLineError
 from models.datasets.formats import Format
 from models.datasets.table import TableBuilder
-from models.datasets.text import consume
+from models.datasets.text_files import consume
 from models.datasets.values import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from models.datasets.interactions import Interactions
-    from models.datasets.report import ReadReport
-    from models.datasets.text import Progress
+    from models.data.interactions import Interactions
+    from models.datasets.read_report import ReadReport
+    from models.datasets.text_files import Progress
 
 _SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 _INTERACTIONS: Final = "goodreads_interactions"

@@ -14,15 +14,15 @@ from models.datasets.movielens import (
     require_directory,
 )
 from models.datasets.table import TableBuilder
-from models.datasets.text import consume
+from models.datasets.text_files import consume
 from models.datasets.values import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from models.datasets.interactions import Interactions
-    from models.datasets.report import ReadReport
-    from models.datasets.text import Progress
+    from models.data.interactions import Interactions
+    from models.datasets.read_report import ReadReport
+    from models.datasets.text_files import Progress
 
 _FILES = ("ratings.dat", "movies.dat")
 _USERS = "users.dat"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.datasets.errors import DataSetError, RejectedLineError
-from models.datasets.interactions import Interactions, ItemRecord, UserRecord
 from models.datasets.values import (
     MAX_TIMESTAMP,
     natural_order,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.datasets.report import ReadReport
+    from models.datasets.read_report import ReadReport
 
 
 class TableBuilder:

@@ -19,10 +19,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.adapter_mixture import AdapterEnsemble, adapter_tensors, install
-from models.assembly import build
-from models.ensembles import ADAPTERS, EnsembleConfig, MixtureConfig, input_table, mean_embedding
-from models.lora import ROLES
+from models.backbones.lora import ROLES
+from models.recommender.adapter_ensemble import AdapterEnsemble, adapter_tensors, install
+from models.recommender.ensemble import (
+    ADAPTERS,
+    EnsembleConfig,
+    MixtureConfig,
+    input_table,
+    mean_embedding,
+)
+from models.recommender.factory import build
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
 from models.unlearning.sharding import balanced
 
@@ -31,12 +37,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.encoded import Encoded
-    from models.ensembles import Ensemble
-    from models.preparation import Prepared
-    from models.recommender import Recommender
-    from models.training import TrainConfig
-    from models.vocabulary import Vocabulary
+    from models.data.forget_split import Prepared
+    from models.prompts.prompt_batch import Encoded
+    from models.prompts.vocabulary import Vocabulary
+    from models.recommender.base import Recommender
+    from models.recommender.ensemble import Ensemble
+    from models.training.trainer import TrainConfig
 
 #: How much better adapters may be preferred, from not at all to nearly the best one alone; in
 #: weights per nat of validation loss. Which one is chosen on validation.

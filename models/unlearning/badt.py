@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional
 
 from models.unlearning.base import Unlearned, UnlearningMethod
-from models.unlearning.loops import LoopConfig, tune
+from models.unlearning.finetuning import LoopConfig, tune
 
 if TYPE_CHECKING:
-    from models.training import Progress
+    from models.training.trainer import Progress
     from models.unlearning.base import UnlearningTask
-    from models.unlearning.loops import Batch
+    from models.unlearning.finetuning import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from models.training import fit
+from models.training.trainer import fit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.calibration import ExpectedRise
-    from models.item_rows import TokenRows
-    from models.lora import AdapterConfig
-    from models.preparation import Prepared
-    from models.recommender import Recommender
-    from models.training import Progress, TrainConfig
-    from models.vocabulary import Vocabulary
+    from models.audit.calibration import ExpectedRise
+    from models.backbones.lora import AdapterConfig
+    from models.data.forget_split import Prepared
+    from models.prompts.vocabulary import Vocabulary
+    from models.recommender.base import Recommender
+    from models.recommender.token_rows import TokenRows
+    from models.training.trainer import Progress, TrainConfig
 
 
 #: The root of methods that start from one model.

@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from models.adapters import attach
-from models.encoded import Encoded
-from models.lora import AdapterConfig
-from models.memory import memory_report
-from models.steps import take_step
-from models.training import live_margins, margins, seeded_dropout
+from models.backbones.lora import AdapterConfig
+from models.checkpoints.adapter import attach
+from models.prompts.prompt_batch import Encoded
+from models.recommender.trainable import trainable_parameters
+from models.training.step import memory_report, take_step
+from models.training.trainer import live_margins, margins, seeded_dropout
 from models.unlearning.base import Unlearned, UnlearningMethod
-from models.unlearning.loops import forget_rows, retained_rows, trainable_copy
+from models.unlearning.finetuning import forget_rows, retained_rows, trainable_copy
 from models.unlearning.losses import answer_kl, published_forgetting_logits
-from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
-    from models.recommender import Recommender
-    from models.training import Progress
+    from models.recommender.base import Recommender
+    from models.training.trainer import Progress
     from models.unlearning.base import UnlearningTask
-    from models.unlearning.loops import Rows
+    from models.unlearning.finetuning import Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,28 +26,27 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.adapters import attach, scale, with_rows
 from models.audit.report import expectation
-from models.encoded import Encoded
-from models.item_rows import FirstStep, cooled_answers, leaving
-from models.lora import AdapterConfig
-from models.memory import memory_report
-from models.steps import take_step
-from models.training import live_margins, margins, seeded_dropout
+from models.backbones.lora import AdapterConfig
+from models.checkpoints.adapter import attach, scale, with_rows
+from models.prompts.prompt_batch import Encoded
+from models.recommender.token_rows import FirstStep, cooled_answers, leaving
+from models.recommender.trainable import trainable_parameters
+from models.training.step import memory_report, take_step
+from models.training.trainer import live_margins, margins, seeded_dropout
 from models.unlearning.base import (
     NothingToForgetError,
     Unlearned,
     UnlearningMethod,
     UnlearningTask,
 )
-from models.unlearning.loops import Order
+from models.unlearning.finetuning import Order
 from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
-from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
-    from models.recommender import Recommender
-    from models.samples import Samples
-    from models.training import Progress
+    from models.data.samples import Samples
+    from models.recommender.base import Recommender
+    from models.training.trainer import Progress
 
 #: How much the mean margins of models differ that only their seed sets apart.
 OFFSET_SPREAD: Final = 0.08

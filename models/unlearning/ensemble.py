@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from models.assembly import build
-from models.ensembles import Ensemble, EnsembleConfig
-from models.memory import memory_report
-from models.training import fit_from
+from models.recommender.ensemble import Ensemble, EnsembleConfig
+from models.recommender.factory import build
+from models.training.step import memory_report
+from models.training.trainer import fit_from
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 from models.unlearning.sharding import seal
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.backbones import BackboneConfig
-    from models.preparation import Prepared
-    from models.recommender import Recommender
-    from models.training import Progress, TrainConfig
+    from models.backbones.compact import BackboneConfig
+    from models.data.forget_split import Prepared
+    from models.prompts.vocabulary import Vocabulary
+    from models.recommender.base import Recommender
+    from models.training.trainer import Progress, TrainConfig
     from models.unlearning.base import UnlearningTask
-    from models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

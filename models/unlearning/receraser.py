@@ -20,22 +20,22 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.ensembles import ATTENTION, OutputEnsemble, average
-from models.steps import take_step
+from models.recommender.ensemble import ATTENTION, OutputEnsemble, average
+from models.training.step import take_step
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
-from models.unlearning.loops import Order
+from models.unlearning.finetuning import Order
 from models.unlearning.sharding import balanced, tastes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from models.encoded import Encoded
-    from models.ensembles import Ensemble
-    from models.preparation import Prepared
-    from models.samples import Samples
-    from models.training import TrainConfig
-    from models.vocabulary import Vocabulary
+    from models.data.forget_split import Prepared
+    from models.data.samples import Samples
+    from models.prompts.prompt_batch import Encoded
+    from models.prompts.vocabulary import Vocabulary
+    from models.recommender.ensemble import Ensemble
+    from models.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

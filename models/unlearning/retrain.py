@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.memory import memory_report
-from models.training import fit
+from models.recommender.trainable import trainable_parameters
+from models.training.step import memory_report
+from models.training.trainer import fit
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
-from models.weights import trainable_parameters
 
 if TYPE_CHECKING:
-    from models.training import Progress
+    from models.training.trainer import Progress
     from models.unlearning.base import UnlearningTask
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.datasets.interactions import Interactions, ItemRecord
-    from models.encoded import Encoded
-    from models.samples import Samples
+    from models.data.interactions import Interactions, ItemRecord
+    from models.data.samples import Samples
+    from models.prompts.prompt_batch import Encoded
 
 #: Prices are multiples of this; features have length 1.
 PRICE_STEP: Final = 0.02

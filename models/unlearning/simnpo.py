@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from models.unlearning.base import Unlearned, UnlearningMethod
-from models.unlearning.loops import LoopConfig, tune
+from models.unlearning.finetuning import LoopConfig, tune
 from models.unlearning.losses import answer_kl, simple_negative_preference
 
 if TYPE_CHECKING:
     import torch
 
-    from models.training import Progress
+    from models.training.trainer import Progress
     from models.unlearning.base import UnlearningTask
-    from models.unlearning.loops import Batch
+    from models.unlearning.finetuning import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.ensembles import MEAN
+from models.recommender.ensemble import MEAN
 from models.unlearning.ensemble import ShardedConfig, ShardedMethod
 from models.unlearning.sharding import by_hash
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.preparation import Prepared
-    from models.training import TrainConfig
-    from models.vocabulary import Vocabulary
+    from models.data.forget_split import Prepared
+    from models.prompts.vocabulary import Vocabulary
+    from models.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

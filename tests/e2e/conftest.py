@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.support import ROOT, Lethe
+from tests.support.processes import ROOT, Lethe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

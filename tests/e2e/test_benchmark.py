@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.root import application
-from tests.e2e.support import ROOT, processes_of, wait_until
+from tests.support.processes import ROOT, processes_of, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,13 +15,12 @@ from pydantic import SecretStr
 
 from app.domain.jobs import JobStatus, Stage
 from app.domain.requests import Outcome
-from app.services.batching import close_batch
 from app.services.certificates import Evidence
-from app.services.complete import finish
-from app.services.job_lifecycle import advance, claim
+from app.services.completion import finish
+from app.services.jobs import advance, claim, close_batch
 from app.services.policies import BatchPolicy, JobPolicy
 from app.services.secrets import load_signer
-from tests.integration.gateway_world import World, wait_until, world
+from tests.support.gateway_world import World, wait_until, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.cli.demo.home import MARKER
-from tests.e2e.support import ROOT, processes_of, wait_until
+from tests.support.processes import ROOT, processes_of, wait_until
 
 if TYPE_CHECKING:
-    from tests.e2e.support import Lethe
+    from tests.support.processes import Lethe
 
 
 def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

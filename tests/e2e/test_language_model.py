@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.slices import write_slice
-from tests.e2e.support import ROOT, processes_of
+from tests.support.processes import ROOT, processes_of
 
 
 @pytest.mark.slow

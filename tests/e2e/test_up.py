@@ -16,12 +16,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.support import ROOT, processes_of, wait_until
+from tests.support.processes import ROOT, processes_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.support import Lethe
+    from tests.support.processes import Lethe
 
 
 class Up:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from app.domain.catalogue import Interaction
+from app.domain.catalog import Interaction
 from app.domain.jobs import JobKind, JobStatus
 from app.domain.releases import ReleaseStatus
 from app.domain.requests import RequestStatus
 from app.services.certificates import verify_certificate
+from app.services.forget import ForgetCommand, request_forget
+from app.services.jobs import start_training
 from app.services.policies import ForgetPolicy
-from app.services.request_forget import ForgetCommand, request_forget
-from app.services.start_training import start_training
 from app.settings import Settings
 from app.storage.tables import Base
-from tests.faults.file_learner import FileLearner, read_weights
+from tests.support.file_learner import FileLearner, read_weights
 from worker.context import build_context
 from worker.loop import run_once
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
     from worker.context import WorkerContext
 
-SCRIPT = Path(__file__).parent / "blocking_worker.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "blocking_worker.py"
 #: Seconds; short, so that a killed worker's job is soon free.
 LEASE = 3.0
 #: Unlike anything else in the files, so that its remains can be searched for byte by byte.

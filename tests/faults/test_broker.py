@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Installation
 
 BROKER = os.environ.get("LETHE_TEST_REDIS_URL", "redis://127.0.0.1:6379/13")
-WORKER = Path(__file__).parent / "celery_worker.py"
+WORKER = Path(__file__).parents[1] / "support" / "celery_worker.py"
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres]
 

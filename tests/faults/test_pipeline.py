@@ -12,9 +12,9 @@ from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.releases import ReleaseStatus
 from app.domain.requests import Outcome, RequestStatus
 from tests.faults.conftest import PERSON
-from tests.faults.file_learner import FileLearner, read_weights
-from worker.frozen import freeze
+from tests.support.file_learner import FileLearner, read_weights
 from worker.loop import run_forever, run_once
+from worker.stages.snapshot import freeze
 
 if TYPE_CHECKING:
     from pathlib import Path

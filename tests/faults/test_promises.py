@@ -6,14 +6,14 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from app.domain.identifiers import new_id
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome, RequestStatus
-from app.services.identifiers import new_id
+from app.services.jobs import start_training
 from app.services.policies import ReplicaPolicy
-from app.services.replica_lease import ReplicaState, register_replica, renew_replica
-from app.services.start_training import start_training
-from tests.faults.file_learner import FileLearner
+from app.services.replicas import ReplicaState, register_replica, renew_replica
 from tests.faults.test_roll_out import FakeReplica
+from tests.support.file_learner import FileLearner
 from worker.errors import UnlearningFailedError
 from worker.loop import run_forever, run_once
 

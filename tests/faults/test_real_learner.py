@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from app.domain.catalogue import Interaction, User
-from models import checkpoints, manifests
+from app.domain.catalog import Interaction, User
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints import manifest as manifests
 from tests.faults.conftest import PERSON, make_installation
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from app.cli.processes import Children
 from app.cli.serving import gateway, listening
 from app.domain.jobs import Stage
 from app.domain.requests import Outcome
-from models import checkpoints
-from models.backbones import CompactConfig
-from models.recommender import Recommender
-from models.vocabulary import Vocabulary
-from tests.e2e.support import wait_until
+from models.backbones.compact import CompactConfig
+from models.checkpoints import checkpoint as checkpoints
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.base import Recommender
 from tests.faults.conftest import Installation, fill, make_installation
-from tests.faults.file_learner import FileLearner
+from tests.support.file_learner import FileLearner
+from tests.support.processes import wait_until
 from worker.learner import Artefact, FrozenData, Verdict
 from worker.loop import run_once
 

@@ -10,7 +10,7 @@ import pytest
 from app.domain.jobs import JobStatus, Stage
 from app.domain.requests import RequestStatus
 from app.services.policies import ReplicaPolicy
-from app.services.replica_lease import ReplicaState, register_replica, renew_replica
+from app.services.replicas import ReplicaState, register_replica, renew_replica
 from worker.loop import run_once
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from app.domain.identifiers import release_id
 from app.domain.jobs import Stage
 from app.domain.releases import Release, ReleaseStatus
 from app.services import rollout
-from app.services.identifiers import release_id
 from worker.errors import RollOutError
 
 if TYPE_CHECKING:

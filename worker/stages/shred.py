@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from app.domain.jobs import Stage
 from app.domain.releases import ReleaseStatus
-from app.services import job_lifecycle
+from app.services import jobs as job_lifecycle
 from worker.stages.roll_out import wait_until_confirmed
 
 if TYPE_CHECKING:

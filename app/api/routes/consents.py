@@ -7,7 +7,7 @@ from fastapi import APIRouter, status
 from app.api.dependencies import TheGateway, Writing
 from app.api.responses import problems
 from app.api.schemas import ConsentAnswer, ConsentBody
-from app.services.consent import record_consent
+from app.services.suppression import record_consent
 
 router = APIRouter(tags=["consents"])
 

@@ -18,12 +18,16 @@ from app.api.dependencies import (
 )
 from app.api.responses import problems
 from app.api.schemas import ForgetAnswer, ForgetBody, ForgetPage
-from app.services.cancel_forget import cancel_forget
-from app.services.forget_status import certificate_of, forget_status
-from app.services.hold_forget import hold_forget, release_forget
-from app.services.listing import list_requests
+from app.services.forget import (
+    cancel_forget,
+    certificate_of,
+    forget_status,
+    hold_forget,
+    release_forget,
+    request_forget,
+)
+from app.services.pages import list_requests
 from app.services.policies import ForgetPolicy
-from app.services.request_forget import request_forget
 
 router = APIRouter(prefix="/forget", tags=["deletion requests"])
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body
 from app.api.dependencies import TheGateway, Writing
 from app.api.responses import problems
 from app.api.schemas import InteractionBody, StoredAnswer
-from app.services.add_interactions import add_interactions
+from app.services.interactions import add_interactions
 
 router = APIRouter(tags=["interactions"])
 

@@ -9,14 +9,14 @@ from fastapi import APIRouter, BackgroundTasks, Body, status
 from app.api.dependencies import DEFAULT_PAGE, Cursor, ItemPath, Limit, Reading, TheGateway, Writing
 from app.api.responses import problems
 from app.api.schemas import StoredAnswer
-from app.api.schemas_catalogue import (
+from app.api.schemas_catalog import (
     ItemAnswer,
     ItemBody,
     ItemPage,
     WithdrawBody,
     WithdrawnAnswer,
 )
-from app.services.catalogue import list_items, read_item, store_items, withdraw_items
+from app.services.items import list_items, read_item, store_items, withdraw_items
 
 router = APIRouter(prefix="/items", tags=["items"])
 

@@ -10,14 +10,14 @@ from app.api.dependencies import IdempotencyKey, Reading, TheGateway, UserPath, 
 from app.api.responses import problems
 from app.api.routes.forget import forget
 from app.api.schemas import ForgetAnswer, ForgetBody, StoredAnswer
-from app.api.schemas_catalogue import (
+from app.api.schemas_catalog import (
     ForgetUsersAnswer,
     ForgetUsersBody,
     UserAnswer,
     UserBody,
 )
-from app.services.persons import forget_users, read_user, store_users
 from app.services.policies import ForgetPolicy
+from app.services.users import forget_users, read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])
 

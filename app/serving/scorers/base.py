@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.domain.releases import Release
-    from models.manifests import Manifest
-    from models.requests import Candidate, HistoryEvent
+    from models.checkpoints.manifest import Manifest
+    from models.prompts.scoring_inputs import Candidate, HistoryEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Scorers(Protocol):
     """Makes scorers of releases, and knows what is held of releases outside of this process.
 
     What an engine holds is shared by all gateways that use it, so that closing a scorer leaves it
-    there: `app.serving.tidying` says when it goes.
+    there: `app.serving.replica.adapter_cleanup` says when it goes.
     """
 
     def load(self, release: Release, directory: Path, manifest: Manifest) -> Scorer:

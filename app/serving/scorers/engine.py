@@ -31,9 +31,9 @@ import numpy as np
 
 from app.domain.errors import EngineError, ReleaseLostError
 from app.serving.scorers.wire import Prompts
-from models.manifests import CheckpointError
-from models.peft_files import write_peft
-from models.sources import load_tokens
+from models.backbones.sources import load_tokens
+from models.checkpoints.manifest import CheckpointError
+from models.checkpoints.peft_export import write_peft
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from app.serving.scorers.wire import Wire
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
-    from models.manifests import Manifest
-    from models.text_prompt import TextTokens
+    from models.checkpoints.manifest import Manifest
+    from models.prompts.text_prompt import TextTokens
 
 _PREFIX: Final = "lethe-"
 #: In probability. bf16 moves it by up to a tenth, which no check could tell from another adapter.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from models.shared_prefix import Prefix
+    from models.inference.shared_prefix import Prefix
 
 
 class PrefixCache:

@@ -10,10 +10,10 @@ import torch
 
 from app.domain.errors import InvalidInputError, NoReleaseError
 from app.serving.scorers.prefix_cache import PrefixCache
-from app.serving.scorers.steps import Steps
-from models import checkpoints
-from models.devices import Machine, UnknownDeviceError, choose_device, use
-from models.weights import let_go
+from app.serving.scorers.request_batching import Steps
+from models.checkpoints import checkpoint as checkpoints
+from models.recommender.trainable import let_go
+from models.runtime.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from app.domain.releases import Release
     from app.serving.scorers.base import ScoringRequest
     from app.settings import Settings
-    from models.encoded import Encoded
-    from models.manifests import Manifest
-    from models.recommender import Recommender
-    from models.shared_prefix import Prefix, Reader
+    from models.checkpoints.manifest import Manifest
+    from models.inference.shared_prefix import Prefix, Reader
+    from models.prompts.prompt_batch import Encoded
+    from models.recommender.base import Recommender
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, delete, func, select, update
 
-from app.domain.catalogue import Interaction, Item, User
+from app.domain.catalog import Interaction, Item, User
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import InteractionRow, ItemRow, UserRow
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from app.domain.catalogue import DataChange
+from app.domain.catalog import DataChange
 from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository

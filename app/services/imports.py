@@ -1,0 +1,143 @@
+"""Imports a data set in chunks, each its own transaction, so that the service keeps answering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from app.domain.errors import InvalidInputError
+from app.services.interactions import forgotten_pairs
+from app.services.suppression import forgotten_ids
+from app.services.validation import check_id, check_interaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from app.domain.catalog import Interaction, User
+    from app.services.ports import UnitOfWork, UnitOfWorkFactory
+    from app.services.pseudonyms import Pseudonyms
+
+T = TypeVar("T")
+
+#: (id, title, attributes), as the catalogue's repository takes it.
+NewItem = tuple[str, str, dict[str, list[str]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """What was stored, and what was not and why: `forgotten`, `unknown_item` or `invalid`."""
+
+    users: int = 0
+    items: int = 0
+    interactions: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def plus(self, skipped: dict[str, int], **stored: int) -> ImportResult:
+        """Return the sum of this and one more chunk."""
+        reasons = set(self.skipped) | {reason for reason, count in skipped.items() if count}
+        return replace(
+            self,
+            skipped={r: self.skipped.get(r, 0) + skipped.get(r, 0) for r in sorted(reasons)},
+            **{name: getattr(self, name) + count for name, count in stored.items()},
+        )
+
+
+def import_data(
+    factory: UnitOfWorkFactory,
+    pseudonyms: Pseudonyms,
+    *,
+    users: Iterable[User],
+    items: Iterable[NewItem],
+    interactions: Iterable[Interaction],
+    chunk: int = 5000,
+    on_progress: Callable[[int], None] | None = None,
+) -> ImportResult:
+    """Import everything that is not forgotten; `on_progress` hears how many rows a chunk had.
+
+    Repeating an import is harmless: every row is added or replaced. `users` may be those with
+    attributes only; whoever an interaction names is created.
+    """
+    result = ImportResult()
+    steps: list[tuple[Iterable[Iterable[object]], Callable[..., ImportResult]]] = [
+        (_chunks(items, chunk), _import_items),
+        (_chunks(users, chunk), _import_users),
+        (_chunks(interactions, chunk), _import_interactions),
+    ]
+    for parts, store in steps:
+        for part in parts:
+            rows = list(part)
+            with factory() as uow:
+                # A deletion that commits meanwhile waits for this chunk, or is seen by it.
+                uow.state.lock()
+                result = store(uow, pseudonyms, rows, result)
+            if on_progress is not None:
+                on_progress(len(rows))
+    return result
+
+
+def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(rows)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def _valid(name: str, value: str) -> bool:
+    try:
+        check_id(name, value)
+    except InvalidInputError:
+        return False
+    return True
+
+
+def _import_items(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[NewItem], result: ImportResult
+) -> ImportResult:
+    valid = {row[0]: row for row in rows if _valid("item_id", row[0])}
+    invalid = sum(not _valid("item_id", row[0]) for row in rows)
+    forgotten = forgotten_ids(uow, {pseudonyms.item(item_id): item_id for item_id in valid})
+    kept = [row for item_id, row in valid.items() if item_id not in forgotten]
+    if kept:
+        uow.people.upsert_items(kept)
+        uow.state.bump("items")
+    return result.plus({"forgotten": len(forgotten), "invalid": invalid}, items=len(kept))
+
+
+def _import_users(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[User], result: ImportResult
+) -> ImportResult:
+    valid = {user.id: user for user in rows if _valid("user_id", user.id)}
+    invalid = sum(not _valid("user_id", user.id) for user in rows)
+    forgotten = forgotten_ids(uow, {pseudonyms.user(user_id): user_id for user_id in valid})
+    kept = [user for user in valid.values() if user.id not in forgotten]
+    if kept:
+        uow.people.upsert_users(kept)
+        uow.state.bump("interactions")
+    return result.plus({"forgotten": len(forgotten), "invalid": invalid}, users=len(kept))
+
+
+def _import_interactions(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[Interaction], result: ImportResult
+) -> ImportResult:
+    now = uow.state.now()
+    valid = {(one.user_id, one.item_id): one for one in rows if _possible(one, now)}
+    skipped = {"invalid": sum(not _possible(one, now) for one in rows)}
+    forgotten = forgotten_pairs(uow, pseudonyms, valid)
+    known = uow.people.known_items({item_id for _, item_id in valid})
+    kept = [one for pair, one in valid.items() if pair not in forgotten and one.item_id in known]
+    skipped["forgotten"] = len(forgotten)
+    skipped["unknown_item"] = len(valid) - len(forgotten) - len(kept)
+    if kept:
+        uow.people.ensure_users({one.user_id for one in kept})
+        uow.people.upsert_interactions(kept)
+        uow.state.bump("interactions")
+    return result.plus(skipped, interactions=len(kept))
+
+
+def _possible(interaction: Interaction, now: datetime) -> bool:
+    try:
+        check_interaction(interaction, now)
+    except InvalidInputError:
+        return False
+    return True

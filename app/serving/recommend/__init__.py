@@ -1,0 +1,1 @@
+"""Answering recommendation queries: inputs, ranking, and admission to the scoring threads."""

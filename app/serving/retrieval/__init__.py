@@ -1,0 +1,1 @@
+"""The first stage of a replica: the candidate index kept in step with the database."""

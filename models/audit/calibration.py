@@ -1,0 +1,126 @@
+"""Measures what leaving someone out changes: how far the loss of rows that a model never saw rises.
+
+Knows a model and its shadow; how either is trained is the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.data.forget_split import KINDS, ForgetIndices, prepare
+from models.training.trainer import row_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from models.data.forget_split import Prepared
+    from models.data.interactions import Interactions
+    from models.data.samples import Samples
+    from models.recommender.base import Recommender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationConfig:
+    """What a shadow model leaves out, so that the effect of leaving out is measured."""
+
+    users: float = 0.2
+    items: float = 0.01
+    pairs: float = 0.01
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedRise:
+    """How much the loss of rows rises (nats) when a model never saw them.
+
+    Measured between a model and its shadow: `mean` over `rows` rows, its standard error, and the
+    spread (standard deviation) of the means of single users, `units` of them.
+    """
+
+    mean: float
+    error: float
+    spread: float
+    rows: int
+    units: int
+
+
+def calibrate(
+    data: Interactions,
+    recommender: Recommender,
+    prepared: Prepared,
+    cohort: frozenset[int],
+    config: CalibrationConfig,
+    train: Callable[[Prepared], Recommender],
+) -> dict[str, ExpectedRise]:
+    """Train a shadow without some users, items and pairs; return the expected rise per kind.
+
+    `train` makes a model of rows as the recommender was made of its own. The result is what the
+    forgetting teacher is calibrated with, and what the audit compares with. A comparison of trained
+    rows with the cohort's rows would measure how hard the two are instead: the shadow's differences
+    are paired, row by row. The shadow's weights are never written.
+    """
+    shadow_data = shadow_rows(data, prepared, cohort, config)
+    return expected_rises(recommender, train(shadow_data), shadow_data, data)
+
+
+def shadow_rows(
+    data: Interactions, prepared: Prepared, cohort: frozenset[int], config: CalibrationConfig
+) -> Prepared:
+    """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
+    left_out = _leave_out(prepared.retained, cohort, config)
+    return prepare(data, left_out, cohort, prepared.bounds)
+
+
+def expected_rises(
+    recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
+) -> dict[str, ExpectedRise]:
+    """Return per kind how much higher the shadow's loss is on the rows that it never saw.
+
+    A shadow of fewer people is a little worse for everybody. What it is worse by for the cohort,
+    whom neither saw, is no forgetting, and is taken off where there is a cohort.
+    """
+
+    def rises(samples: Samples, table: Interactions) -> NDArray[Any]:
+        found: NDArray[Any] = row_losses(shadow, samples, table)
+        found -= row_losses(recommender, samples, table)
+        return found
+
+    cohort = shadow_data.parts.cohort
+    general = float(rises(cohort, shadow_data.retained).mean()) if len(cohort) else 0.0
+    rise = rises(shadow_data.forget, data) - general
+    expected = {}
+    for index, kind in enumerate(KINDS):
+        rows = shadow_data.forget_kind == index
+        unit = shadow_data.forget.user[rows]
+        means = [float(rise[rows][unit == user].mean()) for user in np.unique(unit)]
+        if len(means) > 1:
+            expected[kind] = ExpectedRise(
+                mean=float(rise[rows].mean()),
+                error=float(np.std(means, ddof=1) / np.sqrt(len(means))),
+                spread=float(np.std(means, ddof=1)),
+                rows=int(rows.sum()),
+                units=len(means),
+            )
+    return expected
+
+
+def _leave_out(
+    data: Interactions, cohort: frozenset[int], config: CalibrationConfig
+) -> ForgetIndices:
+    generator = np.random.default_rng(config.seed)
+    users = np.setdiff1d(np.unique(data.user), np.fromiter(cohort, np.int32))
+    # A spread needs two people; whoever is left has to train a shadow.
+    count = min(max(2, round(len(users) * config.users)), len(users) // 2)
+    chosen = generator.choice(users, count, replace=False)
+    rated = np.unique(data.item)
+    items = generator.choice(rated, round(len(rated) * config.items), replace=False)
+    rows = generator.choice(len(data), round(len(data) * config.pairs), replace=False)
+    pairs = zip(data.user[rows].tolist(), data.item[rows].tolist(), strict=True)
+    return ForgetIndices(
+        users=frozenset(chosen.tolist()), items=frozenset(items.tolist()), pairs=frozenset(pairs)
+    )

@@ -1,0 +1,1 @@
+"""Language models that a recommender is built on: compact, packaged, or from the hub."""

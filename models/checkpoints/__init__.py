@@ -1,0 +1,1 @@
+"""Releases on disk: weights with their manifests, adapters, and exports for engines."""

@@ -1,0 +1,1 @@
+"""Prompts: what a user and a candidate become before a language model reads them."""

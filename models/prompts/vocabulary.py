@@ -1,0 +1,114 @@
+"""The compact backbone's vocabulary: one token per item slot, rating and attribute value.
+
+It comes from the catalogue plus spare slots, never from who rated what: a vocabulary that grew with
+the ratings would itself be a fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from models.data.interactions import Interactions
+
+PAD, BOS, CANDIDATE, ANSWER, YES, NO, UNKNOWN_ITEM, UNKNOWN_ATTRIBUTE = range(8)
+FIRST_RATING: Final = 8
+#: 0.5 to 5 stars in half stars.
+RATINGS: Final = 10
+FIRST_ATTRIBUTE: Final = FIRST_RATING + RATINGS
+#: A value that fewer users share gets no token of its own: it would name them.
+MINIMUM_USERS_PER_VALUE: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Token ids: specials, ratings, attributes, then `slots` item rows (spare ones included).
+
+    `user_attributes` are the names that a prompt has places for; `values` are "name:value" strings.
+    """
+
+    slots: int
+    user_attributes: tuple[str, ...]
+    values: tuple[str, ...]
+
+    @classmethod
+    def from_catalogue(cls, data: Interactions, *, spare: float = 0.1) -> Self:
+        """Build from the catalogue and the attributes of users with rows, plus `spare` slots."""
+        present = np.unique(data.user)
+        items = {
+            f"{name}:{value}"
+            for item in data.items
+            for name, values in item.attributes.items()
+            for value in values
+        }
+        counts = Counter(
+            (name, value)
+            for index in present.tolist()
+            for name, value in data.users[index].attributes.items()
+        )
+        common = [pair for pair, users in counts.items() if users >= MINIMUM_USERS_PER_VALUE]
+        return cls(
+            slots=len(data.items) + max(64, int(len(data.items) * spare)),
+            user_attributes=tuple(sorted({name for name, _ in common})),
+            values=tuple(sorted(items | {f"{name}:{value}" for name, value in common})),
+        )
+
+    @property
+    def size(self) -> int:
+        """Return the number of tokens."""
+        return self.first_item + self.slots
+
+    @property
+    def first_item(self) -> int:
+        """Return the token of slot 0."""
+        return FIRST_ATTRIBUTE + len(self.values)
+
+    @cached_property
+    def _attribute_tokens(self) -> dict[str, int]:
+        return {value: FIRST_ATTRIBUTE + index for index, value in enumerate(self.values)}
+
+    def item(self, slot: int) -> int:
+        """Return the token of an item slot; slots beyond the vocabulary share one token."""
+        return self.first_item + slot if 0 <= slot < self.slots else UNKNOWN_ITEM
+
+    def attribute(self, name: str, value: str) -> int:
+        """Return the token of an attribute value; unknown values share one token."""
+        return self._attribute_tokens.get(f"{name}:{value}", UNKNOWN_ATTRIBUTE)
+
+    def user(self, attributes: Mapping[str, str]) -> list[int]:
+        """Return one token per user attribute that a prompt has a place for; PAD where missing."""
+        return [
+            self.attribute(name, attributes[name]) if attributes.get(name) else PAD
+            for name in self.user_attributes
+        ]
+
+    def item_attributes(self, attributes: Mapping[str, Sequence[str]], places: int) -> list[int]:
+        """Return `places` tokens for an item's attribute values, PAD where there are fewer."""
+        tokens = [
+            self.attribute(name, value) for name in sorted(attributes) for value in attributes[name]
+        ][:places]
+        return tokens + [PAD] * (places - len(tokens))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the vocabulary as JSON values."""
+        return {
+            "slots": self.slots,
+            "user_attributes": list(self.user_attributes),
+            "values": list(self.values),
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Rebuild from `manifest()`."""
+        return cls(
+            slots=int(manifest["slots"]),
+            user_attributes=tuple(manifest["user_attributes"]),
+            values=tuple(manifest["values"]),
+        )

@@ -1,0 +1,1 @@
+"""Recommenders: a backbone with its prompt, its weights, and its adapter."""

@@ -1,0 +1,1 @@
+"""Where models run: devices, memory, processes that train together, and progress bars."""

@@ -1,0 +1,1 @@
+"""Training a recommender from scratch or from its present weights."""

@@ -1,0 +1,209 @@
+"""Items and people are added, changed and removed through the interface, while it serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.app.api.test_routes import run, run_serving
+from tests.support.gateway_world import ITEMS, USERS
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.support.gateway_world import World
+
+_NEW = {"item_id": "films/new", "title": "New (2026)", "attributes": {"genre": ["Comedy", "Noir"]}}
+
+
+async def _recommended(client: httpx.AsyncClient, user_id: str = "u1") -> dict[str, float]:
+    """Return all that is recommended to somebody: the world's catalogue fits into one answer."""
+    answer = await client.get(
+        f"/recommend/{user_id}", params={"n": ITEMS + 1, "exclude_seen": "false"}
+    )
+    assert answer.status_code == 200
+    return {item["item_id"]: item["score"] for item in answer.json()["items"]}
+
+
+def test_a_posted_item_is_scored_at_once_and_a_withdrawn_one_never_shown(world: World) -> None:
+    wide = world.settings.model_copy(update={"candidates": ITEMS + 1})
+    world.settings = wide
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        before = await _recommended(client)
+        assert _NEW["item_id"] not in before
+        assert (await client.post("/items", json=[_NEW])).json() == {"stored": 1}
+        after = await _recommended(client)
+        assert set(after) == {*before, _NEW["item_id"]}
+        assert 0 < after["films/new"] < 1
+        assert {each: after[each] for each in before} == pytest.approx(before, abs=1e-6)
+
+        gone = await client.delete("/items/films/new")
+        assert (gone.status_code, gone.content) == (204, b"")
+        assert await _recommended(client) == pytest.approx(before, abs=1e-6)
+
+        # i0 is in people's histories: it leaves the shelf, and their ratings stay.
+        with world.uow(write=False) as uow:
+            rated = uow.people.raters_of("i0")
+        assert rated
+        assert (await client.delete("/items/i0")).status_code == 204
+        assert "i0" not in await _recommended(client, rated[0])
+        with world.uow(write=False) as uow:
+            assert uow.people.raters_of("i0") == rated
+        back = {"item_id": "i0", "title": "Item 0", "attributes": {"genre": "Drama"}}
+        assert (await client.post("/items", json=[back])).status_code == 200
+        assert set(await _recommended(client)) == set(before)
+
+    run_serving(world, scenario)
+
+
+def test_items_are_added_changed_and_listed(world: World) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        several = [_NEW, {**_NEW, "title": "Newer"}, {"item_id": "z", "title": "Z"}]
+        assert (await client.post("/items", json=several)).json() == {"stored": 2}
+        assert (await client.get("/items/films/new")).json() == {
+            "item_id": "films/new",
+            "title": "Newer",
+            "attributes": {"genre": ["Comedy", "Noir"]},
+            "available": True,
+        }
+        await client.post("/items/withdraw", json={"item_ids": ["z"]})
+        assert (await client.get("/items/z")).json()["available"] is False
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": 7} if cursor is None else {"limit": 7, "cursor": cursor}
+            page = (await client.get("/items", params=query)).json()
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        ids = [item["item_id"] for item in found]
+        assert ids == sorted({f"i{n}" for n in range(ITEMS)} | {"films/new", "z"})
+        with world.uow(write=False) as uow:
+            slots = {item.id: item.slot for item in uow.people.items()}
+        assert (slots["films/new"], slots["z"]) == (ITEMS, ITEMS + 1)
+
+    run(world, scenario)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        [{"item_id": "a"}],
+        [{"item_id": "", "title": "A"}],
+        [{"item_id": "a", "title": "A\0"}],
+        [{"item_id": "a", "title": "A", "attributes": {"genre": [1]}}],
+        [{"item_id": "a", "title": "A", "attributes": {"ge\nnre": ["x"]}}],
+        [{"item_id": "a", "title": "A", "attributes": {"genre": ["x"] * 33}}],
+        [{"item_id": "a", "title": "A", "attributes": {f"n{n}": "x" for n in range(33)}}],
+        [{"item_id": "a", "title": "A", "attributes": {"genre": "x" * 201}}],
+        [{"item_id": "a", "title": "A", "stars": 5}],
+    ],
+)
+def test_an_item_that_cannot_be_is_refused_with_all_others(
+    world: World, body: list[dict[str, Any]]
+) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        refused = await client.post("/items", json=[_NEW, *body] if body else body)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/invalid-input")
+        assert (await client.get("/items/films/new")).status_code == 404
+
+    run(world, scenario)
+
+
+def test_items_that_are_forgotten_or_unknown(world: World) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/forget", json={"item_id": "i3"})).status_code == 202
+        old = {"item_id": "i3", "title": "Again"}
+        refused = await client.post("/items", json=[_NEW, old])
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/forgotten")
+        assert (await client.get("/items/films/new")).status_code == 404
+        for unknown in (
+            await client.get("/items/i3"),
+            await client.delete("/items/i3"),
+            await client.delete("/items/none"),
+            await client.post("/items/withdraw", json={"item_ids": ["i1", "none"]}),
+        ):
+            assert unknown.status_code == 404
+            assert unknown.json()["type"] == "/problems/unknown-item"
+        assert "none" in unknown.json()["detail"]
+        assert (await client.get("/items/i1")).json()["available"] is True
+        listed = (await client.get("/items", params={"limit": 200})).json()["items"]
+        assert len(listed) == ITEMS - 1
+        several = await client.post("/items/withdraw", json={"item_ids": ["i1", "i2", "i1"]})
+        assert several.json() == {"withdrawn": 2}
+
+    run(world, scenario)
+
+
+def test_people_are_added_changed_and_shown(world: World) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        bodies = [
+            {"user_id": "a/b", "attributes": {"gender": "F"}},
+            {"user_id": "u1", "attributes": {"age": "25"}},
+        ]
+        before = set(await _recommended(client))
+        assert (await client.post("/users", json=bodies)).json() == {"stored": 2}
+        assert (await client.get("/users/a/b")).json() == {
+            "user_id": "a/b",
+            "attributes": {"gender": "F"},
+            "interactions": 0,
+        }
+        changed = (await client.get("/users/u1")).json()
+        assert (changed["attributes"], changed["interactions"]) == ({"age": "25"}, 6)
+        assert set(await _recommended(client)) == before
+        assert await _recommended(client, "a/b")
+        assert (await client.get("/users/none")).status_code == 404
+        listed = {"user_id": "u1", "attributes": {"age": ["25"]}}
+        assert (await client.post("/users", json=[listed])).status_code == 422
+
+    run_serving(world, scenario)
+
+
+def test_removing_a_user_is_forgetting(world: World) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        key = {"Idempotency-Key": "k"}
+        asked = await client.delete("/users/u1", headers=key)
+        assert asked.status_code == 202
+        assert asked.headers["location"] == f"/forget/{asked.json()['id']}"
+        assert (await client.get(asked.headers["location"])).json() == asked.json()
+        same = await client.post("/forget", json={"user_id": "u1"}, headers=key)
+        assert (same.status_code, same.json()["id"]) == (200, asked.json()["id"])
+        reused = await client.delete("/users/u2", headers=key)
+        assert reused.json()["type"] == "/problems/idempotency-conflict"
+        gone = await client.get("/users/u1")
+        assert (gone.status_code, gone.json()["type"]) == (410, "/problems/user-forgotten")
+        bodies = [{"user_id": "other"}, {"user_id": "u1"}]
+        refused = await client.post("/users", json=bodies)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/forgotten")
+        assert (await client.get("/users/other")).status_code == 404
+        assert (await client.delete("/users/none")).status_code == 404
+
+    run(world, scenario)
+
+
+def test_many_are_forgotten_at_once_or_nobody(world: World) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        strangers = [f"x{n:02}" for n in range(12)]
+        refused = await client.post("/users/forget", json={"user_ids": [*USERS, *strangers]})
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-user")
+        assert "x09" in refused.json()["detail"]
+        assert "x10" not in refused.json()["detail"]
+        assert (await client.get("/forget")).json()["items"] == []
+        assert (await client.get("/users/u1")).status_code == 200
+
+        earlier = (await client.delete("/users/u2")).json()
+        asked = await client.post("/users/forget", json={"user_ids": ["u1", "u2", "u3", "u1"]})
+        assert asked.status_code == 202
+        requests = asked.json()["items"]
+        assert len(requests) == 3
+        assert requests[1]["id"] == earlier["id"]
+        for user_id in ("u1", "u2", "u3"):
+            assert (await client.get(f"/users/{user_id}")).status_code == 410
+        assert (await client.get("/users/u4")).status_code == 200
+        assert (await client.post("/users/forget", json={"user_ids": []})).status_code == 422
+
+    run(world, scenario)

@@ -1,0 +1,82 @@
+"""Helpers that bring requests and jobs to where a test begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.services.certificates import Signer
+from app.services.forget import ForgetCommand, request_forget
+from app.services.jobs import claim, close_batch
+from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
+from app.storage.tables import Base
+from tests.support.gateway_world import world
+
+if TYPE_CHECKING:
+    from app.domain.jobs import Lease
+    from app.domain.requests import ForgetRequest
+    from app.services.pseudonyms import Pseudonyms
+    from app.storage.engine import Database
+    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+FORGET = ForgetPolicy(cancel_window=0.0, due_days=30.0)
+BATCH = BatchPolicy(size=32, seconds=0.0, method="e2urec", retry_delay=0.0)
+JOB = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
+
+Forget = Callable[..., "ForgetRequest"]
+
+
+@pytest.fixture
+def forget(catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
+    """Record a deletion request, its subject given as in the API."""
+
+    def record(
+        user_id: str | None = None, *item_ids: str, item_id: str | None = None
+    ) -> ForgetRequest:
+        with catalogue() as uow:
+            command = ForgetCommand.of(user_id, item_ids, item_id)
+            return request_forget(uow, pseudonyms, FORGET, command)[0]
+
+    return record
+
+
+@pytest.fixture
+def start_job(uow_factory: SqlUnitOfWorkFactory) -> Callable[[], Lease]:
+    """Close a batch and claim its job."""
+
+    def start() -> Lease:
+        with uow_factory() as uow:
+            close_batch(uow, BATCH)
+        with uow_factory() as uow:
+            claimed = claim(uow, "worker", JOB)
+        if claimed is None:
+            raise RuntimeError("there was nothing to claim")
+        return claimed[1]
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def signer() -> Signer:
+    return Signer(Ed25519PrivateKey.generate())
+
+
+@pytest.fixture
+def every_row(database: Database) -> Callable[[], str]:
+    """Return every value of every table as one text."""
+
+    def read() -> str:
+        with database.read.connect() as connection:
+            return "\n".join(
+                str(row)
+                for table in Base.metadata.tables.values()
+                for row in connection.execute(table.select())
+            )
+
+    return read
+
+
+__all__ = ["world"]

@@ -1,0 +1,239 @@
+"""Publishing, the flip, and the leases of replicas."""
+
+from __future__ import annotations
+
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.domain.errors import KeyMismatchError, ReleaseExistsError, StaleDataError
+from app.domain.identifiers import release_id
+from app.domain.jobs import JobStatus, Lease
+from app.domain.releases import Alias, Release, ReleaseStatus
+from app.domain.requests import Outcome
+from app.services.certificates import Evidence, Signer
+from app.services.completion import finish
+from app.services.jobs import advance, claim, fail, start_training, succeed
+from app.services.pages import list_releases
+from app.services.policies import JobPolicy, ReplicaPolicy
+from app.services.pseudonyms import Pseudonyms
+from app.services.replicas import (
+    ReplicaState,
+    deregister_replica,
+    register_replica,
+    renew_replica,
+)
+from app.services.rollout import (
+    fence,
+    flip,
+    publish,
+    start_rollout,
+    unconfirmed,
+    unprepared,
+)
+from app.services.secrets import check_hash_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.domain.requests import ForgetRequest
+    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+JOB = JobPolicy(lease_seconds=30.0, attempts=2, request_failures=2)
+REPLICA = ReplicaPolicy(ttl=30.0, margin=2.0, rollout_timeout=60.0)
+
+
+def train(factory: SqlUnitOfWorkFactory) -> Lease:
+    with factory() as uow:
+        start_training(uow)
+    with factory() as uow:
+        claimed = claim(uow, "w", JOB)
+    if claimed is None:
+        raise RuntimeError("there was nothing to claim")
+    with factory() as uow:
+        advance(uow, claimed[1], frozen_version=uow.state.data_version())
+    return claimed[1]
+
+
+def a_release(factory: SqlUnitOfWorkFactory, lease: Lease, digest: str) -> Release:
+    with factory(write=False) as uow:
+        return Release(
+            id=release_id(digest * 64),
+            digest=digest * 64,
+            parent=uow.releases.alias().live,
+            job_id=lease.job_id,
+            status=ReleaseStatus.CANDIDATE,
+            method="train",
+            outcome=Outcome.EXACT,
+            path=f"releases/{release_id(digest * 64)}",
+            created_at=uow.state.now(),
+        )
+
+
+def go_live(factory: SqlUnitOfWorkFactory, digest: str) -> str:
+    lease = train(factory)
+    release = a_release(factory, lease, digest)
+    with factory() as uow:
+        publish(uow, lease, release)
+    with factory() as uow:
+        start_rollout(uow, lease, release.id)
+    with factory() as uow:
+        assert uow.releases.alias().target == release.id
+        assert flip(uow, lease, release.id)
+    with factory() as uow:
+        assert flip(uow, lease, release.id)  # Once more after a crash.
+        succeed(uow, lease)
+    return release.id
+
+
+def test_one_release_follows_another(catalogue: SqlUnitOfWorkFactory) -> None:
+    first, second = go_live(catalogue, "a"), go_live(catalogue, "b")
+    with catalogue() as uow:
+        assert uow.releases.alias() == Alias(live=second, target=None, generation=2)
+        statuses = {r.id: r.status for r in uow.releases.unshredded()}
+        assert statuses == {first: ReleaseStatus.RETIRED, second: ReleaseStatus.LIVE}
+        uow.releases.update(first, status=ReleaseStatus.SHREDDED, shredded_at=uow.state.now())
+        assert [r.id for r in uow.releases.unshredded()] == [second]
+        page = list_releases(uow, limit=1)
+        assert [r.id for r in page.items] == [second]
+        assert [r.id for r in list_releases(uow, cursor=page.next_cursor).items] == [first]
+
+
+def test_the_flip_is_a_compare_and_set(catalogue: SqlUnitOfWorkFactory) -> None:
+    live = go_live(catalogue, "a")
+    with catalogue() as uow:
+        assert not uow.releases.flip(Alias(live=live, target=None, generation=0), live)
+        assert not uow.releases.flip(Alias(live=None, target=None, generation=1), live)
+        assert uow.releases.flip(Alias(live=live, target=None, generation=1), live)
+
+
+def test_weights_that_served_never_come_back(catalogue: SqlUnitOfWorkFactory) -> None:
+    go_live(catalogue, "a")
+    lease = train(catalogue)
+    with pytest.raises(ReleaseExistsError), catalogue() as uow:
+        publish(uow, lease, a_release(catalogue, lease, "a"))
+
+
+def test_a_candidate_that_never_served_may(catalogue: SqlUnitOfWorkFactory) -> None:
+    lease = train(catalogue)
+    release = a_release(catalogue, lease, "a")
+    with catalogue() as uow:
+        publish(uow, lease, release)
+    with catalogue() as uow:
+        start_rollout(uow, lease, release.id)
+        fail(uow, lease, "no", JOB)
+        assert uow.releases.alias().target is None
+        uow.releases.update(release.id, status=ReleaseStatus.SHREDDED)
+    again = train(catalogue)
+    with catalogue() as uow:
+        publish(uow, again, a_release(catalogue, again, "a"))
+        found = uow.releases.get(release.id)
+        assert found is not None
+        assert (found.status, found.job_id) == (ReleaseStatus.CANDIDATE, again.job_id)
+
+
+def test_data_frozen_before_a_completion_is_never_published(
+    catalogue: SqlUnitOfWorkFactory,
+    forget: Callable[..., ForgetRequest],
+    start_job: Callable[[], Lease],
+) -> None:
+    forget("ann")
+    with catalogue(write=False) as uow:
+        frozen = uow.state.data_version()
+    done = start_job()
+    with catalogue() as uow:
+        advance(uow, done, status=JobStatus.ROLLING_OUT)
+        signer = Signer(Ed25519PrivateKey.generate())
+        finish(uow, done, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
+    lease = train(catalogue)
+    release = a_release(catalogue, lease, "a")
+    with catalogue() as uow:
+        advance(uow, lease, frozen_version=frozen)
+    with pytest.raises(StaleDataError), catalogue() as uow:
+        publish(uow, lease, release)
+    with catalogue() as uow:
+        advance(uow, lease, frozen_version=uow.state.data_version())
+        publish(uow, lease, release)
+
+
+def test_replicas_are_waited_for(catalogue: SqlUnitOfWorkFactory) -> None:
+    with catalogue() as uow:
+        for name in ("a", "b"):
+            assert register_replica(uow, REPLICA, replica_id=name, host="h", pid=1).live is None
+    with catalogue() as uow:
+        assert renew_replica(uow, REPLICA, "a", ReplicaState(prepared="rel")) is not None
+        assert [r.id for r in unprepared(uow.replicas.live(2.0), "rel")] == ["b"]
+        assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a", "b"]
+    with catalogue() as uow:
+        renew_replica(uow, REPLICA, "a", ReplicaState(serving="rel"))
+        renew_replica(uow, REPLICA, "b", ReplicaState(problem="no memory"))
+        assert unprepared(uow.replicas.live(2.0), "rel")[0].problem == "no memory"
+        deregister_replica(uow, "b")
+        assert unconfirmed(uow.replicas.live(2.0), "rel") == []
+
+
+def test_a_fenced_replica_is_waited_for_until_its_lease_is_over(
+    catalogue: SqlUnitOfWorkFactory,
+) -> None:
+    lease = train(catalogue)
+    with catalogue() as uow:
+        register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
+        fence(uow, lease, ["a"])
+        assert unprepared(uow.replicas.live(2.0), "rel") == []
+        assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a"]
+        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is None
+        register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
+        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is not None
+
+
+def test_an_expired_replica_is_never_revived(catalogue: SqlUnitOfWorkFactory) -> None:
+    with catalogue() as uow:
+        uow.replicas.register("a", "h", 1, -1.0)
+        assert [r.id for r in uow.replicas.live(5.0)] == ["a"]  # It may still be answering.
+        assert uow.replicas.live(0.5) == []
+        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is None
+        uow.replicas.remove_expired(0.5)
+        assert uow.replicas.all() == []
+
+
+def test_registering_and_flipping_never_miss_each_other(catalogue: SqlUnitOfWorkFactory) -> None:
+    """A flip waits for a registration under way, so that its job then sees the replica."""
+    live = go_live(catalogue, "a")
+    started, flipped = Event(), Event()
+
+    def run() -> None:
+        started.set()
+        with catalogue() as uow:
+            uow.releases.flip(Alias(live=live, target=None, generation=1), live)
+        flipped.set()
+
+    thread = Thread(target=run)
+    with catalogue() as uow:
+        assert register_replica(uow, REPLICA, replica_id="a", host="h", pid=1).generation == 1
+        thread.start()
+        started.wait()
+        assert not flipped.wait(0.2)
+    thread.join()
+    with catalogue(write=False) as uow:
+        assert uow.releases.alias().generation == 2
+        assert [r.id for r in unconfirmed(uow.replicas.live(2.0), live)] == ["a"]
+
+
+def test_workers_are_counted_while_they_beat(uow_factory: SqlUnitOfWorkFactory) -> None:
+    with uow_factory() as uow:
+        uow.workers.beat("a", "h", 1, 30.0)
+        uow.workers.beat("a", "h", 1, 30.0)
+        uow.workers.beat("b", "h", 2, -0.1)
+        assert uow.workers.live_count() == 1
+        uow.workers.remove("a")
+        assert uow.workers.live_count() == 0
+
+
+def test_another_hash_key_is_noticed(uow_factory: SqlUnitOfWorkFactory) -> None:
+    for _ in range(2):
+        with uow_factory() as uow:
+            check_hash_key(uow, Pseudonyms(b"the first key"))
+    with pytest.raises(KeyMismatchError), uow_factory() as uow:
+        check_hash_key(uow, Pseudonyms(b"another key"))

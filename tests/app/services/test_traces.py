@@ -1,0 +1,95 @@
+"""After completion and maintenance no file of an SQLite database holds the person's id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.domain.catalog import Interaction
+from app.domain.jobs import JobStatus, Lease
+from app.domain.requests import Outcome
+from app.services.certificates import Evidence, Signer
+from app.services.completion import finish
+from app.services.forget import ForgetCommand, request_forget
+from app.services.interactions import add_interactions
+from app.services.jobs import advance, claim, close_batch
+from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
+from app.storage.maintenance import erase_remains
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from app.services.pseudonyms import Pseudonyms
+    from app.storage.engine import Database
+
+PERSON = "distinctive-person-9f27c1"
+ITEM = "distinctive-item-77ab03"
+
+
+def files_with(directory: Path, needle: str) -> list[str]:
+    return sorted(p.name for p in directory.glob("lethe.db*") if needle.encode() in p.read_bytes())
+
+
+def prepare(factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
+    """Hold, request and claim the deletion of a person and of an item."""
+    with factory() as uow:
+        uow.people.upsert_items([(ITEM, "An item", {}), ("other", "Another", {})])
+        rows = [
+            Interaction(user_id=user_id, item_id=item_id, rating=4.0, timestamp=7)
+            for user_id in (PERSON, *(f"user {n}" for n in range(300)))
+            for item_id in (ITEM, "other")
+        ]
+        add_interactions(uow, pseudonyms, rows)
+    policy = ForgetPolicy(cancel_window=0.0, due_days=1.0)
+    for command in (
+        ForgetCommand(user_id=PERSON, item_ids=(ITEM,)),
+        ForgetCommand(user_id=PERSON),
+        ForgetCommand(item_id=ITEM),
+    ):
+        with factory() as uow:
+            request_forget(uow, pseudonyms, policy, command, f"key of {command}")
+    with factory() as uow:
+        close_batch(uow, BatchPolicy(size=9, seconds=0.0, method="e2urec", retry_delay=0.0))
+    with factory() as uow:
+        job_policy = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
+        claimed = claim(uow, "worker", job_policy)
+    if claimed is None:
+        raise RuntimeError("there was nothing to claim")
+    return claimed[1]
+
+
+def test_no_file_holds_the_ids_any_more(
+    sqlite_database: Database,
+    tmp_path: Path,
+    pseudonyms: Pseudonyms,
+    signer: Signer,
+) -> None:
+    factory = SqlUnitOfWorkFactory(sqlite_database)
+    lease = prepare(factory, pseudonyms)
+    assert files_with(tmp_path, PERSON)  # The test looks in the right place.
+    with factory() as uow:
+        advance(uow, lease, status=JobStatus.ROLLING_OUT)
+        finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
+    assert erase_remains(sqlite_database)
+    assert files_with(tmp_path, PERSON) == []
+    assert files_with(tmp_path, ITEM) == []
+    assert files_with(tmp_path, "user 7")
+
+
+def test_no_row_of_any_table_holds_the_ids(
+    database: Database,
+    pseudonyms: Pseudonyms,
+    signer: Signer,
+    every_row: Callable[[], str],
+) -> None:
+    factory = SqlUnitOfWorkFactory(database)
+    lease = prepare(factory, pseudonyms)
+    assert PERSON in every_row()
+    with factory() as uow:
+        advance(uow, lease, status=JobStatus.ROLLING_OUT)
+        finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
+    found = every_row()
+    assert PERSON not in found
+    assert ITEM not in found
+    assert "user 7" in found

@@ -1,0 +1,107 @@
+"""What comes from outside is checked before it is used."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.domain.catalog import Interaction
+from app.domain.errors import InvalidInputError
+from app.domain.identifiers import new_id, release_id
+from app.domain.requests import Scope
+from app.services.forget import ForgetCommand
+from app.services.validation import check_id, check_interaction
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GOOD: dict[str, Any] = {"user_id": "u", "item_id": "i", "rating": 0.5, "timestamp": 0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"rating": 5.0},
+        {"rating": 4},
+        {"timestamp": 2**31},
+        {"user_id": "x" * 200},
+        {"user_id": "Zoë 7"},
+    ],
+)
+def test_a_possible_interaction_passes(change: dict[str, Any]) -> None:
+    check_interaction(Interaction(**(GOOD | change)), NOW)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rating": 0.0},
+        {"rating": 5.5},
+        {"rating": 3.3},
+        {"rating": float("nan")},
+        {"rating": float("inf")},
+        {"timestamp": -1},
+        {"timestamp": 2**33},
+        {"user_id": ""},
+        {"item_id": "x" * 201},
+        {"user_id": "a\x00b"},
+        {"user_id": "\ud800"},
+        {"item_id": "a\nb"},
+    ],
+)
+def test_an_impossible_interaction_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        check_interaction(Interaction(**(GOOD | change)), NOW)
+
+
+def test_time_goes_on_after_2038() -> None:
+    later = datetime(2040, 1, 1, tzinfo=UTC)
+    check_interaction(Interaction(**(GOOD | {"timestamp": int(later.timestamp())})), later)
+
+
+@pytest.mark.parametrize(
+    ("command", "scope", "item_ids"),
+    [
+        (ForgetCommand(user_id="1"), Scope.USER, ()),
+        (ForgetCommand(user_id="1", item_ids=("b", "a", "b")), Scope.USER_ITEMS, ("a", "b")),
+        (ForgetCommand(item_id="a"), Scope.ITEM, ("a",)),
+    ],
+)
+def test_a_command_has_one_subject(
+    command: ForgetCommand, scope: Scope, item_ids: tuple[str, ...]
+) -> None:
+    subject = command.subject()
+    assert (subject.scope, subject.item_ids) == (scope, item_ids)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ForgetCommand(),
+        ForgetCommand(item_ids=("a",)),
+        ForgetCommand(user_id="1", item_id="a"),
+        ForgetCommand(item_ids=("b",), item_id="a"),
+        ForgetCommand(user_id=""),
+        ForgetCommand(user_id="1", item_ids=tuple(str(n) for n in range(1001))),
+    ],
+)
+def test_an_ambiguous_command_is_refused(command: ForgetCommand) -> None:
+    with pytest.raises(InvalidInputError):
+        command.subject()
+
+
+def test_ids_sort_by_time_and_differ() -> None:
+    first = new_id("req")
+    started = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 == started:
+        pass
+    assert first < new_id("req")
+    assert len({new_id("job") for _ in range(1000)}) == 1000
+    check_id("id", first)
+    assert len(first) <= 40
+
+
+def test_a_release_is_named_by_its_content() -> None:
+    assert release_id("ab" * 32) == "rel_" + "ab" * 12

@@ -1,0 +1,282 @@
+"""A replica's lease, its loads and its confirmations, step by step."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.domain.errors import KeyMismatchError, ReplicaNotReadyError
+from app.services.policies import ReplicaPolicy
+from app.services.pseudonyms import Pseudonyms
+from app.services.secrets import check_hash_key
+from app.serving.recommend.service import RecommendService
+from app.serving.replica.answering_right import AnsweringRight
+from app.serving.scorers.torch_scorer import TorchScorer
+from app.storage.artifacts import ArtifactStore
+from tests.support.gateway_world import World, ask, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.serving.replica.live_model import Twin
+    from app.serving.replica.replica import Replica
+    from models.recommender.base import Recommender
+
+
+def weights_of(world: World, name: str) -> Path:
+    return world.artifacts.local_path(world.artifacts.release_path(name)) / "weights.safetensors"
+
+
+def reported(world: World, replica: Replica) -> tuple[str | None, str | None, bool]:
+    """Return what the database holds of the replica: serving, prepared, has a problem."""
+    with world.uow(write=False) as uow:
+        (row,) = [row for row in uow.replicas.all() if row.id == replica.id]
+    return row.serving, row.prepared, row.problem is not None
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
+    clock = Clock()
+    policy = ReplicaPolicy(ttl=10.0, margin=2.0, rollout_timeout=60.0)
+    right = AnsweringRight(policy, clock)
+    assert not right.valid
+    sent = right.now()
+    clock.now += 5  # The answer of the database took five seconds.
+    right.extend(sent)
+    clock.now = 107.9
+    assert right.valid
+    clock.now = 108.0
+    with pytest.raises(ReplicaNotReadyError):
+        right.require()
+
+
+def torch_recommender(twin: Twin) -> Recommender:
+    assert isinstance(twin.scorer, TorchScorer)
+    return twin.scorer.recommender
+
+
+def test_prepare_flip_confirm(world: World, replica: Replica) -> None:
+    first = replica.live.release_id
+    lease, second = world.publish(2)
+    wait_until(lambda: reported(world, replica) == (first, second, False), "not prepared")
+    assert replica.live.release_id == first
+    world.flip(lease, second)
+    wait_until(lambda: reported(world, replica) == (second, None, False), "not confirmed")
+    assert replica.live.release_id == second
+    with world.uow(write=False) as uow:
+        (row,) = uow.replicas.all()
+    assert row.pid == os.getpid()
+
+
+def test_serving_is_confirmed_only_after_the_last_reader_and_the_weights_are_gone(
+    world: World, replica: Replica
+) -> None:
+    first = replica.live.release_id
+    with replica.live.capture() as reading:
+        old = weakref.ref(torch_recommender(reading).model)
+        lease, second = world.publish(2)
+        wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
+        world.flip(lease, second)
+        wait_until(lambda: replica.live.release_id == second, "not switched")
+        wait_until(lambda: reported(world, replica)[1] is None, "not reported")
+        assert reported(world, replica)[0] == first  # Somebody still reads it.
+        assert torch_recommender(reading) is not None
+    del reading
+    wait_until(lambda: reported(world, replica)[0] == second, "not confirmed")
+    gc.collect()
+    assert old() is None
+
+
+def test_what_is_confirmed_has_no_page_of_the_old_weights_left(
+    world: World, replica: Replica, service: RecommendService
+) -> None:
+    def mapped(name: str | None) -> bool:
+        return f"{name}/weights.safetensors" in Path("/proc/self/maps").read_text()
+
+    first = replica.live.release_id
+    assert service.answer(ask("u1", 5)).release == first
+    assert mapped(first)
+    gc.disable()  # Nothing waits for a collection.
+    try:
+        second = world.roll_out(2)
+        assert not mapped(first)
+        assert mapped(second)
+    finally:
+        gc.enable()
+    assert service.answer(ask("u1", 5)).release == second
+
+
+def test_a_release_from_a_remote_store_is_mapped_although_its_copy_is_gone(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    changed = {"artifacts_url": "memory://mapped-releases"}
+    world.settings = world.settings.model_copy(update=changed)
+    world.artifacts = ArtifactStore(world.settings.artifacts_root, world.settings.home / "cache")
+    lease, first = world.publish(1)
+    world.flip(lease, first)
+    replica = make_replica()
+    replica.start()
+    wait_until(lambda: not replica.reasons_not_ready(), "not ready")
+    copies = list((world.settings.home / "cache").rglob("*.safetensors"))
+    maps = Path("/proc/self/maps").read_text()
+    assert copies == []
+    assert re.search(rf"{first}/weights.safetensors \(deleted\)", maps)
+    service = RecommendService(
+        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+    )
+    answer = service.answer(ask("u1", 5))
+    service.close()
+    found = world.scores(first, "u1", [item.item_id for item in answer.items])
+    assert [item.score for item in answer.items] == pytest.approx(found, abs=1e-5)
+    world.roll_out(2)
+    assert first not in Path("/proc/self/maps").read_text()
+
+
+def test_a_reader_that_stays_too_long_is_a_problem_and_is_never_cut_off(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    world.settings = world.settings.model_copy(update={"drain_timeout": 0.05})
+    lease, first = world.publish(1)
+    world.flip(lease, first)
+    replica = make_replica()
+    replica.start()
+    wait_until(lambda: replica.live.release_id == first, "not serving")
+    with replica.live.capture() as reading:
+        world_lease, second = world.publish(2)
+        wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
+        world.flip(world_lease, second)
+        wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
+        assert torch_recommender(reading) is not None
+    wait_until(lambda: reported(world, replica) == (second, None, False), "not confirmed")
+
+
+def test_a_damaged_release_is_reported_and_the_old_one_answers_until_the_flip(
+    world: World, replica: Replica, service: RecommendService
+) -> None:
+    first = replica.live.release_id
+    with world.uow() as uow:
+        uow.releases.set_target(None)
+    lease, second = damaged(world)
+    wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
+    assert reported(world, replica) == (first, None, True)
+    assert any(second in reason for reason in replica.reasons_not_ready())
+    assert service.answer(ask("u1", 5)).release == first
+    world.flip(lease, second)
+    with pytest.raises(ReplicaNotReadyError):
+        service.answer(ask("u1", 5))
+
+
+def damaged(world: World) -> tuple[object, str]:
+    """Publish a release whose weights are damaged before any replica can see it."""
+    publish = world.artifacts.publish
+
+    def publish_damaged(local: Path, relative: str) -> None:
+        weights = local / "weights.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        publish(local, relative)
+
+    world.artifacts.publish = publish_damaged  # type: ignore[method-assign] # damage on the way
+    return world.publish(2)
+
+
+def test_a_release_recorded_under_another_digest_is_refused(world: World, replica: Replica) -> None:
+    lease, second = world.publish(2)
+    wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
+    other = make_row_lie(world, second)
+    with pytest.raises(ValueError, match="another digest"):
+        replica._rollout._load(other)
+    world.flip(lease, second)
+
+
+def make_row_lie(world: World, name: str):  # noqa: ANN201 - a Release with a wrong digest
+    with world.uow(write=False) as uow:
+        release = uow.releases.get(name)
+    return release.evolve(digest="0" * 64)
+
+
+def test_a_fenced_replica_stops_answering_and_comes_back_under_a_new_id(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    lease, first = world.publish(1)
+    world.flip(lease, first)
+    replica = make_replica()
+    replica.tick()
+    old_id = replica.id
+    with world.uow() as uow:
+        uow.replicas.fence([old_id])
+    replica._renewed_at = float("-inf")  # The renewal is due.
+    replica.tick()
+    assert not replica.right.valid
+    assert replica.id is None
+    replica.tick()
+    assert replica.right.valid
+    assert replica.id != old_id
+
+
+def test_a_replica_that_comes_back_keeps_the_current_release_only(
+    world: World, replica: Replica, service: RecommendService
+) -> None:
+    world.publish(2)
+    wait_until(lambda: replica._rollout.state().prepared is not None, "not prepared")
+    old_id, live = replica.id, replica.live.release_id
+    with world.uow() as uow:
+        uow.releases.set_target(None)
+        uow.replicas.fence([old_id])
+    wait_until(lambda: replica.id not in (None, old_id), "not registered anew")
+    wait_until(lambda: reported(world, replica) == (live, None, False), "not serving")
+    assert service.answer(ask("u1", 5)).release == live
+
+
+def test_an_expired_replica_that_wakes_after_a_flip_does_not_answer_from_the_old_release(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    lease, first = world.publish(1)
+    world.flip(lease, first)
+    replica = make_replica()
+    replica.start()
+    wait_until(lambda: replica.live.release_id == first, "not serving")
+    replica._stopping.set()  # Frozen: its threads do nothing any more.
+    replica._thread.join()
+    lease, second = world.publish(2)
+    world.flip(lease, second)
+    late = Clock()
+    late.now = replica.right.now() + world.settings.replica_ttl
+    replica.right._monotonic = late
+    assert not replica.right.valid
+    replica.tick()  # It wakes up: a new registration, and the old weights are gone.
+    assert replica.live.release_id is None
+    wait_until(lambda: (replica.tick(), replica.live.release_id == second)[1], "not reloaded")
+
+
+def test_stopping_says_goodbye(world: World, replica: Replica) -> None:
+    replica.stop()
+    with world.uow(write=False) as uow:
+        assert uow.replicas.all() == []
+    assert not replica.right.valid
+    assert replica.live.release_id is None
+
+
+def test_another_hash_key_never_gets_a_lease(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    with world.uow() as uow:
+        check_hash_key(uow, world.pseudonyms)
+    world.pseudonyms = Pseudonyms(b"another key, thirty-two bytes long")
+    replica = make_replica()
+    with pytest.raises(KeyMismatchError):
+        replica.tick()
+    assert not replica.right.valid

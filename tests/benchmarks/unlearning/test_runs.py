@@ -1,0 +1,178 @@
+"""Runs under protocols that forget in batches, single ratings or items, and a run that fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.unlearning.command import Benchmark, Options
+from benchmarks.unlearning.measures import answers
+from benchmarks.unlearning.plan import make_plan
+from benchmarks.unlearning.report import failures, markdown_table
+from benchmarks.unlearning.results import RETRAIN
+from benchmarks.unlearning.runs import release
+from benchmarks.unlearning.setting import Setting, load_root, read_json
+from benchmarks.unlearning.units import Unit
+from models.backbones.compact import CompactConfig
+from models.training.step import DivergedError
+from models.training.trainer import TrainConfig
+from models.unlearning.base import Unlearned
+from models.unlearning.registry import get_method
+from tests.support.interaction_tables import planted_interactions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SMALL = TrainConfig(
+    backbone=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
+    learning_rate=1e-2,
+    epochs=1,
+    validations=0,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def made_here(out: Path, protocol: str) -> tuple[Benchmark, list[Unit], dict[str, Any]]:
+    """Make a comparison of our method with Original in this process."""
+    setting = Setting(
+        data=planted_interactions(users=60),
+        protocol=protocol,
+        forget_seed=0,
+        recipe=SMALL,
+        out=out,
+    )
+    options = Options(
+        data=out, out=out, protocol=protocol, methods=("original", "e2urec-fast"), seeds=1
+    )
+    benchmark = Benchmark(options=options, setting=setting, plan=make_plan(setting))
+    units = benchmark.units()
+    for unit in units:
+        assert not unit.finished(setting)
+        unit.make(setting, lambda _: None)
+        assert unit.finished(setting)
+    return benchmark, units, {**benchmark.about(), **benchmark.compare(units)}
+
+
+def test_a_chain_is_told_batch_by_batch(tmp_path: Path) -> None:
+    _, _, results = made_here(tmp_path, "sequential")
+    rows = results["data"]["rows"]
+    assert 1 < rows["batches"] == rows["users_forgotten"]
+    told = {run["method"]: run.get("batches") for run in results["runs"]}
+    assert told[RETRAIN] is None  # What it leaves depends on no earlier batch.
+    for run in results["runs"]:
+        if run["method"] != RETRAIN:
+            batches = run["batches"]
+            assert [batch["users"] for batch in batches] == [1] * rows["batches"]
+            assert batches[-1]["rows"] == rows["forget"]
+            assert batches[-1]["jsd"] == pytest.approx(run["jsd"])
+            assert batches[-1]["forget_loss"] == pytest.approx(run["forget_loss"])
+            assert run["seconds"] == pytest.approx(np.mean([one["seconds"] for one in batches]))
+    assert f"Seconds are per batch, of {rows['batches']}." in markdown_table(results)
+
+
+@pytest.mark.parametrize("protocol", ["interactions", "items"])
+def test_ratings_and_items_are_forgotten_as_well(protocol: str, tmp_path: Path) -> None:
+    benchmark, _, results = made_here(tmp_path, protocol)
+    assert results["data"]["rows"][f"{protocol}_forgotten"] >= 1
+    # The same test rows for everybody, none of them about what is gone.
+    rows = len(benchmark.setting.case.batch.parts.test)
+    for run in results["runs"]:
+        place = benchmark.setting.run_place(run["method"], run["seed"])
+        with np.load(place.with_suffix(".npz")) as saved:
+            assert len(saved["test_margins"]) == rows
+        assert run["jsd"] is not None
+
+
+def test_a_run_that_failed_is_in_the_results_and_the_table(tmp_path: Path) -> None:
+    benchmark, units, whole = made_here(tmp_path, "paper")
+    units[-1].note_failure(benchmark.setting, "The loss became NaN or infinite.")
+    results = {**benchmark.about(), **benchmark.compare(units)}
+    assert len(results["runs"]) == len(whole["runs"])
+    failed = results["runs"][-1]
+    assert failed["error"] == "The loss became NaN or infinite."
+    assert failed["data_sha256"] == whole["plan"]["data_sha256"]
+    assert "e2urec-fast" not in results["summary"]
+    assert results["noise_floor"] == whole["noise_floor"]
+    table = markdown_table(results)
+    assert "| e2urec-fast | – |" in table
+    assert "| failed |" in table
+    assert failures(results) == ["e2urec-fast seed 0 failed: The loss became NaN or infinite."]
+    assert f"- {failures(results)[0]}" in table
+
+
+def test_weights_that_answer_no_number_are_a_failure(tmp_path: Path) -> None:
+    setting = Setting(
+        data=planted_interactions(users=60),
+        protocol="items",
+        forget_seed=0,
+        recipe=SMALL,
+        out=tmp_path,
+    )
+    method, case = get_method("original"), setting.case
+    Unit(kind="root", method="original", seed=0).make(setting, lambda _: None)
+    original, seconds = load_root(setting, method, 0)
+    assert seconds > 0
+    with torch.no_grad():
+        for parameter in original.model.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(DivergedError):
+        answers(original, case.batch.forget, case.data)
+
+
+def test_rows_of_items_that_nobody_rates_start_afresh_in_a_release_but_not_in_its_parent(
+    tmp_path: Path,
+) -> None:
+    setting = Setting(
+        data=planted_interactions(users=60),
+        protocol="items",
+        forget_seed=0,
+        recipe=SMALL,
+        out=tmp_path,
+    )
+    Unit(kind="root", method="original", seed=0).make(setting, lambda _: None)
+    original, _ = load_root(setting, get_method("original"), 0)
+    again, _ = load_root(setting, get_method("original"), 0)
+    (gone,) = setting.case.batches[0].items
+    row = original.vocabulary.item(gone)
+
+    def trained(recommender: Any) -> torch.Tensor:
+        return recommender.model.get_input_embeddings().weight[row].clone()
+
+    before = trained(original)
+    assert release(original, Unlearned(recommender=original, adapter=None), setting.case.batch)
+    assert torch.equal(trained(original), before)
+    released = release(original, Unlearned(recommender=again, adapter=None), setting.case.batch)
+    assert not torch.equal(trained(released), before)
+
+
+def test_a_first_release_that_was_cut_off_while_it_was_written_is_made_again(
+    tmp_path: Path,
+) -> None:
+    setting = Setting(
+        data=planted_interactions(users=60),
+        protocol="paper",
+        forget_seed=0,
+        recipe=SMALL,
+        out=tmp_path,
+    )
+    unit = Unit(kind="root", method="original", seed=0)
+    place = setting.root_place(get_method("original"), 0)
+    partial = place.with_name(f"{place.name}.part")
+    partial.mkdir(parents=True)
+    (partial / "weights.safetensors").write_bytes(b"half")
+    assert not unit.finished(setting)
+    unit.make(setting, lambda _: None)
+    assert unit.finished(setting)
+    assert not partial.exists()
+    assert read_json(place / "manifest.json")["method"] == "plain"

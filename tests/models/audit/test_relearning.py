@@ -1,0 +1,60 @@
+"""Relearning: steps, seeds, giving up, and that nothing given is changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from models.audit.relearning import RelearnConfig, relearn_steps
+from models.data.forget_split import ForgetIndices, prepare
+from models.data.metrics import log_losses
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.base import Recommender
+from models.training.trainer import margins
+from tests.support.planted_tastes import COHORT, FORGOTTEN, RECIPE, planted
+
+if TYPE_CHECKING:
+    from models.prompts.compact_prompt import Encoded
+
+CONFIG = RelearnConfig(learning_rate=5e-3, batch_size=32, look_every=2, look_rows=200, cap=40)
+Rows = tuple[Recommender, "Encoded", np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    data = planted()
+    batch = prepare(data, ForgetIndices(users=FORGOTTEN), COHORT)
+    recommender = Recommender(Vocabulary.from_catalogue(data), RECIPE.backbone)
+    recommender.model.requires_grad_(requires_grad=False)
+    return recommender, recommender.prompt.samples(batch.forget, data), batch.forget.label
+
+
+def test_a_further_target_takes_more_steps(rows: Rows) -> None:
+    recommender, prompts, labels = rows
+    before = {name: value.clone() for name, value in recommender.model.state_dict().items()}
+    near, far = (relearn_steps(recommender, prompts, labels, t, CONFIG, 0) for t in (0.8, 0.7))
+    assert 0 < near.steps < far.steps <= CONFIG.cap
+    assert far.after <= far.target < far.before
+    assert far.steps % CONFIG.look_every == 0
+    assert relearn_steps(recommender, prompts, labels, 0.7, CONFIG, 0) == far
+    assert not any(p.requires_grad for p in recommender.model.parameters())
+    for name, value in recommender.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_what_is_known_takes_no_step(rows: Rows) -> None:
+    recommender, prompts, labels = rows
+    found = margins(recommender, prompts).numpy()
+    own = log_losses(labels, found) + 1e-4
+    # Row by row, the target is that of the rows looked at, however few.
+    config = replace(CONFIG, look_rows=20)
+    assert relearn_steps(recommender, prompts, labels, own, config, 0).steps == 0
+
+
+def test_what_is_never_reached_is_censored(rows: Rows) -> None:
+    found = relearn_steps(*rows, 0.0, replace(CONFIG, cap=3), 0)
+    assert (found.steps, found.censored) == (4, True)

@@ -1,0 +1,140 @@
+"""The audit on real models: doing nothing fails, overdoing it fails, real forgetting does not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from models.audit.gate import FAILED, INCONCLUSIVE, PASSED
+from models.audit.report import AuditReport, audit, audit_exact
+from models.checkpoints import adapter as adapters
+from models.recommender.base import Recommender
+from models.training.trainer import fit, live_margins
+from models.unlearning.registry import get_method
+from tests.models.conftest import World, nothing
+from tests.support.planted_tastes import RECIPE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def clone(world: World) -> Recommender:
+    parent = world.recommender
+    return Recommender(parent.vocabulary, parent.config, copy.deepcopy(parent.model))
+
+
+def judge(world: World, candidate: Recommender) -> AuditReport:
+    return audit(world.recommender, candidate, world.batch, world.expected)
+
+
+@pytest.fixture(scope="module")
+def release(world: World, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """What the default method releases: its adapter, written, read again and folded."""
+    directory: Path = tmp_path_factory.mktemp("adapter")
+    method = get_method("e2urec-fast")
+    result = method.unlearn(world.task(), nothing)
+    adapters.save(
+        result.recommender, directory, result.adapter, method=method.name, parent="p", extra={}
+    )
+    return adapters.fold(world.recommender, "p", directory)
+
+
+def overshoot(world: World, steps: int = 20) -> Recommender:
+    """Climb the loss of the forgotten rows, with no thought for anything else."""
+    candidate = clone(world)
+    candidate.model.requires_grad_(requires_grad=True)
+    prompts = candidate.prompt.samples(world.batch.forget, world.data)
+    labels = torch.from_numpy(world.batch.forget.label)
+    optimiser = torch.optim.Adam(candidate.model.parameters(), lr=2e-3)
+    for _ in range(steps):
+        loss = -functional.binary_cross_entropy_with_logits(
+            live_margins(candidate, prompts), labels
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return candidate
+
+
+def test_the_shadow_showed_what_forgetting_looks_like(world: World) -> None:
+    rise = world.expected["user"]
+    assert rise.mean > 2 * rise.error
+
+
+def test_the_unchanged_parent_fails(world: World) -> None:
+    report = judge(world, clone(world))
+    assert report.outcome == FAILED
+    assert "nothing was unlearned" in report.figures["reason"]
+    assert not report.figures["passed"]
+    assert report.figures["divergence"]["forget"]["jsd"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tiny_nudge_of_the_weights_does_not_pass(world: World, seed: int) -> None:
+    candidate = clone(world)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in candidate.model.parameters():
+            tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=1e-4)
+    report = judge(world, candidate)
+    assert report.outcome == FAILED
+    assert report.figures["reason"].startswith("no movement")
+
+
+def test_overshoot_fails(world: World) -> None:
+    report = judge(world, overshoot(world))
+    assert report.outcome == FAILED
+    assert report.figures["forget"]["interval"][0] > report.figures["ceiling"]
+
+
+def test_broken_weights_fail(world: World) -> None:
+    candidate = clone(world)
+    with torch.no_grad():
+        next(candidate.model.parameters()).fill_(math.nan)
+    assert judge(world, candidate).outcome == FAILED
+
+
+def test_the_default_methods_release_does_not_fail(world: World, release: Recommender) -> None:
+    report = judge(world, release)
+    assert report.outcome in {PASSED, INCONCLUSIVE}, report.figures["reason"]
+    forget = report.figures["forget"]
+    assert forget["mean"] > 0
+    assert forget["interval"][0] > 0
+    assert forget["rows"] == len(world.batch.forget)
+    loss = {
+        when: report.figures["forget_utility"][when]["log_loss"] for when in ("before", "after")
+    }
+    assert loss["after"] - loss["before"] == pytest.approx(forget["mean"])
+
+
+def test_exact_retraining_moves_the_way_the_shadow_said(world: World) -> None:
+    """The gate's lines must hold for the very thing that they imitate."""
+    exact = fit(world.recommender.vocabulary, world.batch, RECIPE, nothing)
+    assert judge(world, exact).figures["forget"]["mean"] > 0
+    report = audit_exact(world.recommender, exact, world.batch)
+    assert report.outcome == "exact"
+    assert set(report.figures["utility"]) == {"before", "after"}
+
+
+def test_exact_retraining_is_exempt(world: World) -> None:
+    """Not even a release that the gate would fail is held against the old one."""
+    assert audit_exact(world.recommender, clone(world), world.batch).outcome == "exact"
+
+
+def test_figures_are_json(world: World, release: Recommender) -> None:
+    figures: dict[str, Any] = judge(world, release).figures
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_the_audit_changes_neither_model(world: World, release: Recommender) -> None:
+    models = (world.recommender.model, release.model)
+    before = [copy.deepcopy(model.state_dict()) for model in models]
+    judge(world, release)
+    for model, state in zip(models, before, strict=True):
+        assert all(torch.equal(state[key], found) for key, found in model.state_dict().items())

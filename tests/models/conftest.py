@@ -1,0 +1,180 @@
+"""Tests of the models run on one thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from models.audit.calibration import ExpectedRise, calibrate
+from models.backbones.compact import CompactConfig
+from models.data.forget_split import ForgetIndices, Prepared, prepare
+from models.data.interactions import Interactions, ItemRecord, UserRecord
+from models.prompts.vocabulary import Vocabulary
+from models.training.trainer import TrainConfig, fit
+from models.unlearning.base import UnlearningTask
+from tests.support import planted_tastes
+from tests.support.planted_tastes import CALIBRATION, COHORT, FORGOTTEN, RECIPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from models.recommender.base import Recommender
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models are faster on one thread, and tests share their machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+USERS = 120
+ITEMS = 150
+#: The last items of the catalogue are never rated by anybody.
+NEVER_RATED = 10
+START = 1_000_000
+
+
+@pytest.fixture(scope="session")
+def planted() -> Interactions:
+    return make_planted()
+
+
+@pytest.fixture(scope="session")
+def cohort() -> frozenset[int]:
+    return frozenset(range(0, USERS, 12))
+
+
+@pytest.fixture(scope="session")
+def prepared(planted: Interactions, cohort: frozenset[int]) -> Prepared:
+    return prepare(planted, ForgetIndices(), cohort)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(planted: Interactions) -> Vocabulary:
+    return Vocabulary.from_catalogue(planted)
+
+
+@pytest.fixture(scope="session")
+def train_config() -> TrainConfig:
+    return TrainConfig(
+        backbone=CompactConfig(hidden_size=32, layers=2, heads=2, intermediate_size=64),
+        learning_rate=5e-3,
+        batch_size=64,
+        epochs=3,
+        warmup_steps=20,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(
+    one_thread: None,  # noqa: ARG001 -- training must come after it
+    vocabulary: Vocabulary,
+    prepared: Prepared,
+    train_config: TrainConfig,
+) -> Recommender:
+    """Trained once; tests that change weights copy it first."""
+    return fit(vocabulary, prepared, train_config, lambda _: None)
+
+
+def make_planted() -> Interactions:
+    generator = np.random.default_rng(7)
+    columns: list[tuple[int, int, float, int]] = []
+    for user in range(USERS):
+        count = int(generator.integers(30, 61))
+        items = generator.choice(ITEMS - NEVER_RATED, count, replace=False)
+        likes = ((items % 2 == 0) | (user % 2 == 1)) ^ (generator.random(count) < 0.1)
+        stars = np.where(
+            likes, generator.integers(7, 11, count) / 2, generator.integers(1, 7, count) / 2
+        )
+        times = START + generator.integers(0, 100_000, count)
+        columns += zip([user] * count, items.tolist(), stars.tolist(), times.tolist(), strict=True)
+    order = generator.permutation(len(columns))
+    user_column, item, rating, timestamp = zip(*(columns[row] for row in order), strict=True)
+    return Interactions(
+        users=tuple(
+            UserRecord(id=f"u{user}", attributes={"occupation": f"job{user % 3}"})
+            for user in range(USERS)
+        ),
+        items=tuple(
+            ItemRecord(id=f"i{item}", title=f"Film {item}", attributes={"genre": _genres(item)})
+            for item in range(ITEMS)
+        ),
+        user=np.array(user_column, np.int32),
+        item=np.array(item, np.int32),
+        rating=np.array(rating, np.float32),
+        timestamp=np.array(timestamp, np.int64),
+    )
+
+
+def _genres(item: int) -> tuple[str, ...]:
+    """Return one or two genres; the first is the planted kind, every fifth film is also War."""
+    kind = "Drama" if item % 2 else "Comedy"
+    return (kind, "War") if item % 5 == 0 else (kind,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A release as the product makes it, and the batch that is to be forgotten."""
+
+    data: Interactions
+    recommender: Recommender
+    expected: dict[str, ExpectedRise]
+    #: Split before anything was forgotten, and with the batch taken out.
+    whole: Prepared
+    batch: Prepared
+
+    def task(self, seed: int = 0) -> UnlearningTask:
+        return UnlearningTask(
+            recommender=self.recommender,
+            prepared=self.batch,
+            expected=self.expected,
+            recipe=RECIPE,
+            seed=seed,
+        )
+
+
+def nothing(fraction: float) -> None:
+    """Take the progress and do nothing with it."""
+
+
+@pytest.fixture(scope="session")
+def interactions() -> Interactions:
+    return planted_tastes.planted()
+
+
+@pytest.fixture(scope="session")
+def world(interactions: Interactions) -> World:
+    whole = prepare(interactions, ForgetIndices(), COHORT)
+    vocabulary = Vocabulary.from_catalogue(interactions)
+    recommender = fit(vocabulary, whole, RECIPE, nothing)
+    expected = calibrate(
+        interactions,
+        recommender,
+        whole,
+        COHORT,
+        CALIBRATION,
+        lambda rows: fit(vocabulary, rows, RECIPE, nothing),
+    )
+    recommender.model.requires_grad_(requires_grad=False)
+    return World(
+        data=interactions,
+        recommender=recommender,
+        expected=expected,
+        whole=whole,
+        batch=prepare(interactions, ForgetIndices(users=FORGOTTEN), COHORT, whole.bounds),
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,230 @@
+"""Tables of one's own, in whatever encoding, and Goodreads."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models.datasets.detect import DataSetError, detect_format, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.data.interactions import Interactions
+
+BASE = "user_id,item_id,rating,timestamp\n"
+NEEDS_PYARROW = pytest.mark.skipif(
+    importlib.util.find_spec("pyarrow") is None, reason="pyarrow is optional and not installed"
+)
+
+
+def rows(data: Interactions) -> list[tuple[str, str, float, int]]:
+    columns = zip(data.user, data.item, data.rating, data.timestamp, strict=True)
+    return [
+        (data.users[u].id, data.items[i].id, float(rating), int(when))
+        for u, i, rating, when in columns
+    ]
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["user,item,rating,timestamp", "userId,movieId,Rating,time", "UID,book_id,stars,created_at"],
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_columns_and_delimiters_are_found(tmp_path: Path, header: str, delimiter: str) -> None:
+    text = f"{header}\nu1,i2,3.5,7\n".replace(",", delimiter)
+    path = write(tmp_path / "mine.csv", text)
+    assert detect_format(path) == "csv"
+    assert rows(read(path)[0]) == [("u1", "i2", 3.5, 7)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_unicode_encodings(tmp_path: Path, encoding: str) -> None:
+    text = "user,item,rating,timestamp,title\nZoë,1,4,1,Amélie & 天\nbad\n"
+    data, report = read(write(tmp_path / "mine.csv", text, encoding))
+    assert (data.users[0].id, data.items[0].title) == ("Zoë", "Amélie & 天")
+    assert [g.examples[0].line for g in report.rejections.values()] == [3]
+    assert report.notes == []
+
+
+def test_latin_1_is_the_fallback_however_late_the_first_accent(tmp_path: Path) -> None:
+    text = BASE + "".join(f"u{n},1,4,1\n" for n in range(200_000)) + "Zoë,1,4,1\n"
+    data, report = read(write(tmp_path / "mine.csv", text, "latin-1"))
+    assert data.users[-1].id == "Zoë"
+    assert report.notes == ["mine.csv is not UTF-8 and was read as Latin-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1260759144", 1260759144),
+        ("1260759144.9", 1260759144),
+        ("1.26E9", 1_260_000_000),
+        ("2009-12-14T02:52:24Z", 1260759144),
+        ("2009-12-14T03:52:24+01:00", 1260759144),
+        ("2009-12-14 02:52:24", 1260759144),
+        ("2009-12-14", 1260748800),
+    ],
+)
+def test_timestamps(tmp_path: Path, text: str, seconds: int) -> None:
+    data, _ = read(write(tmp_path / "mine.csv", f"{BASE}a,b,4,{text}\n"))
+    assert data.timestamp.tolist() == [seconds]
+
+
+def test_attributes_of_items_and_people(tmp_path: Path) -> None:
+    text = (
+        "user,item,rating,timestamp,title,genres,attributes,gender,age,occupation\n"
+        "a,10,4,1,,,,,,\n"
+        "a,9,4,1,Nine,Comedy|Drama|Comedy,author:Le Guin|language:en|author:B,f,31,Writer\n"
+        "b,10,4,1,Ten,(no genres listed),,x,,other\n"
+    )
+    data, _ = read(write(tmp_path / "mine.csv", text))
+    assert [(item.id, item.title, dict(item.attributes)) for item in data.items] == [
+        (
+            "9",
+            "Nine",
+            {"author": ("Le Guin", "B"), "language": ("en",), "genre": ("Comedy", "Drama")},
+        ),
+        ("10", "Ten", {}),
+    ]
+    assert [dict(user.attributes) for user in data.users] == [
+        {"gender": "F", "age": "25-34", "occupation": "writer"},
+        {},
+    ]
+
+
+def test_the_order_of_items_does_not_tell_who_rated_first(tmp_path: Path) -> None:
+    lines = ["a,10,4,1\n", "b,9,4,2\n", "c,x,4,3\n", "d,9,1,4\n"]
+    forwards, _ = read(write(tmp_path / "one.csv", BASE + "".join(lines)))
+    backwards, _ = read(write(tmp_path / "two.csv", BASE + "".join(reversed(lines))))
+    assert [item.id for item in forwards.items] == ["9", "10", "x"]
+    assert forwards.items == backwards.items
+    assert sorted(rows(forwards)) == sorted(rows(backwards))
+
+
+def test_a_quoted_field_may_run_over_lines(tmp_path: Path) -> None:
+    text = (
+        'title,user,item,rating,timestamp\n"A\nlong, ""odd"" one",a,1,4,1\nB,a,2,9,2\nC,b,2,3,3\n'
+    )
+    data, report = read(write(tmp_path / "mine.csv", text))
+    assert data.items[0].title == 'A long, "odd" one'
+    assert rows(data) == [("a", "1", 4.0, 1), ("b", "2", 3.0, 3)]
+    assert [one.line for g in report.rejections.values() for one in g.examples] == [4]
+
+
+def test_a_stray_quote_swallows_nothing(tmp_path: Path) -> None:
+    good = "".join(f"a,{n},4,1\n" for n in range(30))
+    text = BASE + 'a,"x,4,1\n' + good + 'a,"y,4,1\n' + 'b,"z,4,1\n' + "b,2,4,1\n" + 'c,"z\n'
+    data, report = read(write(tmp_path / "mine.csv", text))
+    assert len(data) == 31
+    assert {r: [one.line for one in g.examples] for r, g in report.rejections.items()} == {
+        "the quotes are not balanced": [2, 33, 34, 36]
+    }
+
+
+def test_a_rejected_line_leaves_no_user_and_no_item(tmp_path: Path) -> None:
+    data, _ = read(write(tmp_path / "mine.csv", f"{BASE}ghost,spectre,9,1\na,b,4,1\n"))
+    assert ([u.id for u in data.users], [i.id for i in data.items]) == (["a"], ["b"])
+
+
+def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+    text = BASE + "".join(f"u{n},1,4,1\n" for n in range(50_000))
+    seen: list[tuple[int, int]] = []
+    read(write(tmp_path / "mine.csv", text), progress=lambda done, of: seen.append((done, of)))
+    assert len(seen) >= 3
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(text), len(text))
+
+
+def test_a_header_that_lacks_columns_is_an_error_that_names_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", "user;item;when\na;b;1\n")
+    with pytest.raises(DataSetError, match=r"no column for: rating, timestamp\..*found: user, it"):
+        read(path)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(DataSetError, match="pip install pyarrow"):
+        read(tmp_path / "mine.parquet")
+
+
+@NEEDS_PYARROW
+def test_parquet(tmp_path: Path) -> None:
+    arrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+    table = arrow.table(
+        {
+            "genres": [["Comedy", "Drama"], None, None],
+            "user_id": [1.0, None, 2.0],
+            "rating": [3.5, 4.0, 5.0],
+            "item_id": ["a", "b", "b"],
+            "timestamp": arrow.array([1_000_000, 2_000_000, 3_000_000], arrow.timestamp("us")),
+        }
+    )
+    parquet.write_table(table, tmp_path / "mine.parquet")
+    data, report = read(tmp_path / "mine.parquet")
+    assert report.format == "parquet"
+    assert rows(data) == [("1", "a", 3.5, 1), ("2", "b", 5.0, 3)]
+    assert data.items[0].attributes == {"genre": ("Comedy", "Drama")}
+    assert [str(g.examples[0]) for g in report.rejections.values()] == [
+        "mine.parquet:2: the user id is missing"
+    ]
+
+
+@NEEDS_PYARROW
+def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1" + b"x" * 100)
+    with pytest.raises(DataSetError, match="Parquet"):
+        read(tmp_path / "mine.parquet")
+
+
+def shelf(user: str, book: str, rating: object, when: str) -> str:
+    entry = {"user_id": user, "book_id": book, "rating": rating, "date_updated": when}
+    return json.dumps(entry) + "\n"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_goodreads(tmp_path: Path, packed: bool) -> None:
+    text = (
+        shelf("u", "20", 5, "Tue Oct 17 09:40:11 -0700 2017")
+        + shelf("u", "3", 4, "Tue Oct 17 09:40:11 +0100 2017")
+        + shelf("u", "4", 0, "Tue Oct 17 09:40:11 +0100 2017")
+        + shelf("v", "3", 2, "2017-10-17T08:40:11Z")
+        + "{broken\n[1]\n"
+        + shelf("u", "5", 3, "Tue Foo 17 09:40:11 +0100 2017")
+    )
+    name = "goodreads_interactions_poetry.json" + (".gz" if packed else "")
+    content = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    (tmp_path / "goodreads_books_poetry.json").write_text(
+        '{"book_id": "3", "title": "Odes"}\n{"book_id": "99", "title": "Never read"}\n'
+    )
+    data, report = read(tmp_path)
+    assert report.format == "goodreads"
+    assert rows(data) == [
+        ("u", "20", 5.0, 1508258411),
+        ("u", "3", 4.0, 1508229611),
+        ("v", "3", 2.0, 1508229611),
+    ]
+    assert [item.title for item in data.items] == ["Odes", "20"]
+    assert {r: g.examples[0].line for r, g in report.rejections.items()} == {
+        "the book was shelved but not rated (0 stars)": 3,
+        "the line is not valid JSON": 5,
+        "the line is not a JSON object": 6,
+        "the timestamp is neither Unix seconds nor ISO 8601": 7,
+    }
+    assert report.lines == report.accepted + report.described + report.rejected

@@ -1,0 +1,289 @@
+"""Prompts and scores: padding changes nothing, and the cached way gives the same answer."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from models.data.interactions import Interactions, ItemRecord, UserRecord
+from models.data.samples import HISTORY_LENGTH, build_samples
+from models.prompts.compact_prompt import ATTRIBUTE_PLACES, CompactPrompt, Encoded
+from models.prompts.scoring_inputs import Candidate, HistoryEvent
+from models.prompts.vocabulary import (
+    ANSWER,
+    BOS,
+    CANDIDATE,
+    PAD,
+    UNKNOWN_ATTRIBUTE,
+    UNKNOWN_ITEM,
+    Vocabulary,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from models.data.forget_split import Prepared
+    from models.recommender.base import Recommender
+
+#: Two orders of the same float32 sums.
+TOLERANCE = 1e-5
+ATTRIBUTES = {"occupation": "job1"}
+
+
+def events(count: int) -> list[HistoryEvent]:
+    return [HistoryEvent(slot=7 * n % 140, rating=(1 + n % 10) / 2) for n in range(count)]
+
+
+def candidates(slots: Sequence[int]) -> list[Candidate]:
+    """Make candidates with none, one, two, or more genres than there are places."""
+    genres = [(), ("Comedy",), ("Drama", "War"), ("Comedy", "Drama", "War", "Comedy")]
+    return [Candidate(slot, {"genre": genres[slot % 4]}) for slot in slots]
+
+
+def full_prompts(
+    vocabulary: Vocabulary,
+    attributes: dict[str, str],
+    history: Sequence[HistoryEvent],
+    wanted: Sequence[Candidate],
+) -> Encoded:
+    """Write the whole prompt of every candidate by hand, without a cache."""
+    prompt = CompactPrompt(vocabulary)
+    prefix = prompt.prefix(attributes, [(event.slot, event.rating) for event in history])
+    suffix = prompt.suffixes([(one.slot, one.attributes) for one in wanted])
+    return Encoded(tokens=torch.cat([prefix.expand(len(wanted), -1), suffix], dim=1))
+
+
+def assert_scores_are_the_full_logits(
+    recommender: Recommender,
+    attributes: dict[str, str],
+    history: Sequence[HistoryEvent],
+    wanted: Sequence[Candidate],
+) -> None:
+    expected = recommender.logits(
+        full_prompts(recommender.vocabulary, attributes, history, wanted)
+    ).softmax(1)[:, 0]
+
+    found = recommender.score(attributes, history, wanted)
+
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected.numpy(), atol=TOLERANCE)
+
+
+def test_a_sample_is_written_as_documented() -> None:
+    items = tuple(
+        ItemRecord(id=f"i{n}", title="", attributes={"genre": ("Comedy",)}) for n in range(6)
+    )
+    data = Interactions(
+        users=tuple(UserRecord(id=f"u{n}", attributes={"sex": "F"}) for n in range(12)),
+        items=items,
+        user=np.repeat(np.arange(12, dtype=np.int32), 6),
+        item=np.tile(np.arange(6, dtype=np.int32), 12),
+        rating=np.full(72, 4.5, np.float32),
+        timestamp=np.tile(np.arange(6, dtype=np.int64), 12),
+    )
+    vocabulary = Vocabulary.from_catalogue(data)
+
+    tokens = CompactPrompt(vocabulary).samples(build_samples(data), data).tokens
+
+    history = [token for n in range(5) for token in (vocabulary.item(n), 16)]
+    assert tokens[0].tolist() == [
+        BOS,
+        vocabulary.attribute("sex", "F"),
+        *[PAD] * 10,
+        *history,
+        CANDIDATE,
+        vocabulary.item(5),
+        vocabulary.attribute("genre", "Comedy"),
+        PAD,
+        PAD,
+        ANSWER,
+    ]
+    assert len(tokens) == 12
+
+
+def test_prompts_hold_no_token_outside_the_vocabulary(
+    trained: Recommender, planted: Interactions
+) -> None:
+    tokens = trained.prompt.samples(build_samples(planted), planted).tokens
+
+    assert tokens.min() >= 0
+    assert tokens.max() < trained.vocabulary.size
+    assert not torch.isin(tokens, torch.tensor([UNKNOWN_ITEM, UNKNOWN_ATTRIBUTE])).any()
+
+
+def test_positions_count_real_tokens_only() -> None:
+    encoded = Encoded(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
+
+    assert encoded.mask.tolist() == [[1, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
+    assert encoded.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
+
+
+def test_an_item_is_written_anew_once_its_attributes_change(trained: Recommender) -> None:
+    """Also where the very object that was given before is changed, and beyond the vocabulary."""
+    vocabulary, prompt = trained.vocabulary, CompactPrompt(trained.vocabulary)
+    genres = {"genre": ["Comedy"]}
+
+    def written(slot: int) -> list[int]:
+        row: list[int] = prompt.suffixes([(slot, genres)])[0].tolist()
+        return row
+
+    for slot, item in ((3, vocabulary.item(3)), (vocabulary.slots + 5, UNKNOWN_ITEM)):
+        for values in (["Comedy"], ["Comedy"], ["Drama", "War"], [], ["Comedy"]):
+            genres["genre"][:] = values
+            places = [*(vocabulary.attribute("genre", value) for value in values), PAD, PAD, PAD]
+            assert written(slot) == [CANDIDATE, item, *places[:ATTRIBUTE_PLACES], ANSWER]
+    assert set(prompt._written) == {3}
+    assert prompt.suffixes([]).shape == (0, ATTRIBUTE_PLACES + 3)
+
+
+def test_padded_and_unpadded_prompts_give_the_same_logits(
+    trained: Recommender, planted: Interactions, prepared: Prepared
+) -> None:
+    few = prepared.parts.train.take(np.flatnonzero(prepared.parts.train.earlier < 10)[:40])
+    padded = trained.prompt.samples(few, planted)
+    assert (padded.tokens == PAD).any(dim=1).all()
+
+    found = trained.logits(padded)
+
+    for row, tokens in enumerate(padded.tokens):
+        alone = trained.logits(Encoded(tokens=tokens[tokens != PAD][None]))
+        torch.testing.assert_close(alone[0], found[row], atol=TOLERANCE, rtol=0)
+
+
+def test_batches_do_not_matter(trained: Recommender, planted: Interactions) -> None:
+    prompts = trained.prompt.samples(build_samples(planted.take(planted.user < 3)), planted)
+
+    whole, pieces = trained.logits(prompts), trained.logits(prompts, batch_size=7)
+
+    assert whole.shape == (len(prompts), 2)
+    torch.testing.assert_close(whole, pieces, atol=TOLERANCE, rtol=0)
+    assert trained.logits(prompts.take(torch.arange(0))).shape == (0, 2)
+
+
+def test_looking_at_logits_leaves_the_mode_alone(trained: Recommender) -> None:
+    prompts = full_prompts(trained.vocabulary, {}, events(3), candidates([1]))
+    trained.model.train()
+    try:
+        trained.logits(prompts)
+        assert trained.model.training
+    finally:
+        trained.model.eval()
+    trained.logits(prompts)
+    assert not trained.model.training
+
+
+@pytest.mark.parametrize("length", range(13))
+def test_scores_are_the_logits_of_full_prompts(trained: Recommender, length: int) -> None:
+    wanted = candidates(range(0, 60, 3))
+
+    assert_scores_are_the_full_logits(trained, ATTRIBUTES, events(length), wanted)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"occupation": "astronaut"}, {"height": "tall"}])
+def test_scores_allow_unknown_user_attributes(
+    trained: Recommender, attributes: dict[str, str]
+) -> None:
+    assert_scores_are_the_full_logits(trained, attributes, events(6), candidates([1, 2, 3]))
+
+
+def test_scores_allow_unknown_slots_and_genres(trained: Recommender) -> None:
+    beyond = trained.vocabulary.slots + 5
+    history = [HistoryEvent(beyond, 4.0), *events(3)]
+    wanted = [
+        Candidate(beyond, {"genre": ("Comedy",)}),
+        Candidate(beyond + 1, {"genre": ("Comedy",)}),
+        Candidate(3, {"genre": ("Western",), "studio": ("A24",)}),
+        Candidate(-1, {}),
+    ]
+
+    scores = trained.score(ATTRIBUTES, history, wanted)
+
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)  # Unknown items share one token.
+    assert np.isfinite(scores).all()
+    assert_scores_are_the_full_logits(trained, ATTRIBUTES, history, wanted)
+
+
+def test_only_the_last_ten_ratings_count(trained: Recommender) -> None:
+    long, wanted = events(25), candidates([1, 2, 3])
+
+    whole = trained.score(ATTRIBUTES, long, wanted)
+
+    np.testing.assert_array_equal(whole, trained.score(ATTRIBUTES, long[-HISTORY_LENGTH:], wanted))
+    shorter = trained.score(ATTRIBUTES, long[-HISTORY_LENGTH + 1 :], wanted)
+    assert np.abs(whole - shorter).max() > TOLERANCE
+
+
+def test_serving_scores_what_training_measured(
+    trained: Recommender, planted: Interactions, prepared: Prepared
+) -> None:
+    """The request's way (slots and stars) and the sample's way (arrays) write the same prompt."""
+    samples = prepared.parts.test.take(np.arange(20))
+    expected = trained.logits(trained.prompt.samples(samples, planted)).softmax(1)[:, 0].numpy()
+
+    for row, probability in enumerate(expected):
+        history = [
+            HistoryEvent(int(slot), half_stars / 2)
+            for slot, half_stars in zip(
+                samples.history[row], samples.history_rating[row], strict=True
+            )
+            if slot >= 0
+        ]
+        slot = int(samples.candidate[row])
+        found = trained.score(
+            planted.users[samples.user[row]].attributes,
+            history,
+            [Candidate(slot, planted.items[slot].attributes)],
+        )
+        assert found[0] == pytest.approx(probability, abs=TOLERANCE)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(trained: Recommender) -> None:
+    wanted = candidates(range(40))
+
+    together = trained.score(ATTRIBUTES, events(8), wanted)
+
+    backwards = trained.score(ATTRIBUTES, events(8), wanted[::-1])[::-1]
+    alone = [trained.score(ATTRIBUTES, events(8), [one])[0] for one in wanted]
+    np.testing.assert_allclose(together, backwards, atol=TOLERANCE)
+    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+
+
+def test_no_candidates_have_no_scores(trained: Recommender) -> None:
+    assert trained.score({}, events(3), []).shape == (0,)
+
+
+def test_suffixes_cut_attributes_at_their_places(trained: Recommender) -> None:
+    suffix = trained.prompt.suffixes([(3, {"genre": ("Comedy", "Drama", "War", "Comedy")})])
+
+    assert suffix.shape == (1, 3 + ATTRIBUTE_PLACES)
+    assert suffix[0, -1] == ANSWER
+
+
+def test_the_answers_follow_the_history(trained: Recommender) -> None:
+    """The same dramas (odd slots), to someone who liked such ones before and one who did not."""
+    dramas = [Candidate(slot, {"genre": ("Drama",)}) for slot in range(21, 61, 2)]
+    disliked = [HistoryEvent(n, 1.5 if n % 2 else 4.5) for n in range(10)]
+    liked = [HistoryEvent(n, 4.5) for n in range(10)]
+
+    gain = trained.score(ATTRIBUTES, liked, dramas) - trained.score(ATTRIBUTES, disliked, dramas)
+
+    assert gain.min() > 0.1
+
+
+def test_threads_score_as_one_does(trained: Recommender) -> None:
+    requests = [
+        (events(length % 13), candidates(range(length, length + 15))) for length in range(40)
+    ]
+    serial = [trained.score(ATTRIBUTES, history, wanted) for history, wanted in requests]
+
+    with ThreadPoolExecutor(8) as pool:
+        threaded = list(
+            pool.map(lambda request: trained.score(ATTRIBUTES, request[0], request[1]), requests)
+        )
+
+    for one, other in zip(serial, threaded, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)

@@ -1,0 +1,387 @@
+"""What every backbone must do: ignore padding, score by its logits, come back from disk whole."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from models.backbones.compact import CompactConfig, CompactT5Config, UnknownBackboneError
+from models.backbones.errors import BackboneUnavailableError
+from models.checkpoints.checkpoint import load, read_weights, save
+from models.checkpoints.manifest import CheckpointError
+from models.data.forget_split import ForgetIndices, prepare
+from models.data.samples import build_samples
+from models.data.splits import TimeSplit
+from models.prompts.prompt_batch import Encoded
+from models.prompts.scoring_inputs import Candidate, HistoryEvent
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.factory import backbone_from_manifest, build, parse_backbone
+from models.recommender.pretrained import HuggingFaceConfig
+from models.training.trainer import TrainConfig, fit, margins
+from tests.support import tiny_models as tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.backbones.compact import BackboneConfig
+    from models.recommender.base import Recommender
+
+TOLERANCE = 2e-5
+VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+SAMPLES = build_samples(tiny.DATA)
+#: As the paper splits: a twentieth of this world would be too few to choose on.
+PREPARED = prepare(
+    tiny.DATA,
+    ForgetIndices(),
+    frozenset(),
+    TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2),
+)
+every_backbone = pytest.mark.parametrize("kind", tiny.BACKBONES)
+others = pytest.mark.parametrize("kind", [*tiny.CAUSAL, *tiny.SEQUENCE])
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneConfig]:
+    return {kind: tiny.save(kind, tmp_path_factory.mktemp(kind)) for kind in tiny.BACKBONES}
+
+
+@pytest.fixture(scope="module")
+def recommenders(sources: dict[str, BackboneConfig]) -> dict[str, Recommender]:
+    made = {kind: build(VOCABULARY, config) for kind, config in sources.items()}
+    for kind in tiny.COMPACT:
+        with torch.no_grad():  # As they start, they answer nearly the same to everything.
+            for parameter in made[kind].model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    return made
+
+
+def uneven(recommender: Recommender) -> Encoded:
+    """Return prompts of 5 to 10 ratings."""
+    return recommender.prompt.samples(SAMPLES.take(np.arange(0, 60, 5)), tiny.DATA)
+
+
+def rows(prompts: Encoded) -> list[torch.Tensor]:
+    return [
+        tokens[there.bool()] for tokens, there in zip(prompts.tokens, prompts.mask, strict=True)
+    ]
+
+
+def padded(row: torch.Tensor, left: int, right: int, filler: int) -> Encoded:
+    ends = [torch.full((count,), filler) for count in (left, right)]
+    present = [torch.zeros(left), torch.ones(len(row)), torch.zeros(right)]
+    return Encoded(
+        tokens=torch.cat([ends[0], row, ends[1]])[None], present=torch.cat(present).bool()[None]
+    )
+
+
+@every_backbone
+def test_padding_changes_no_answer(recommenders: dict[str, Recommender], kind: str) -> None:
+    """Left, right or both, among longer prompts, and whatever the padding's tokens are."""
+    recommender = recommenders[kind]
+    prompts = uneven(recommender)
+    alone = torch.cat([recommender.logits(padded(row, 0, 0, 0)) for row in rows(prompts)])
+    assert alone.std(0).min() > 10 * TOLERANCE  # They answer differently to different prompts.
+    assert len(prompts.lengths.unique()) > 1
+
+    torch.testing.assert_close(recommender.logits(prompts), alone, atol=TOLERANCE, rtol=0)
+    for left, right, filler in ((4, 0, 0), (0, 4, 0), (3, 2, 7)):
+        shifted = Encoded.cat(
+            [*(padded(row, left, right, filler) for row in rows(prompts)), prompts.take(slice(2))]
+        )
+        found = recommender.logits(shifted)[: len(alone)]
+        torch.testing.assert_close(found, alone, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["compact-t5", *tiny.SEQUENCE])
+def test_encoders_are_told_what_is_padding(recommenders: dict[str, Recommender], kind: str) -> None:
+    """The same padding that counts as text moves the answers; that is what the mask prevents."""
+    recommender = recommenders[kind]
+    short, long = sorted(rows(uneven(recommender)), key=len)[:: len(SAMPLES.take(np.arange(11)))]
+    gap = len(long) - len(short)
+    both = Encoded.cat([padded(short, 0, gap, 7), padded(long, 0, 0, 0)])
+    read_all = Encoded(tokens=both.tokens, present=torch.ones_like(both.tokens).bool())
+
+    alone = recommender.logits(padded(short, 0, 0, 0))[0]
+
+    torch.testing.assert_close(recommender.logits(both)[0], alone, atol=TOLERANCE, rtol=0)
+    assert (recommender.logits(read_all)[0] - alone).abs().max() > 10 * TOLERANCE
+
+
+@every_backbone
+def test_padded_rows_have_sound_gradients(recommenders: dict[str, Recommender], kind: str) -> None:
+    recommender = recommenders[kind]
+    prompts = uneven(recommender)
+    shifted = Encoded.cat([padded(row, 9, 0, 0) for row in rows(prompts)])
+
+    recommender.answer_logits(shifted).square().sum().backward()
+
+    gradients = [p.grad for p in recommender.model.parameters() if p.grad is not None]
+    recommender.model.zero_grad(set_to_none=True)
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every_backbone
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_scores_are_the_answers_to_whole_prompts(
+    recommenders: dict[str, Recommender], kind: str, count: int
+) -> None:
+    recommender = recommenders[kind]
+    history = [HistoryEvent(n, 1 + n % 5, tiny.DATA.items[n].title) for n in range(7)]
+    wanted = [
+        Candidate(n % 20, tiny.DATA.items[n % 20].attributes, f"Item {n}" * (1 + n % 3))
+        for n in range(count)
+    ]
+
+    scores = recommender.score({"group": "a"}, history, wanted)
+
+    prompts = recommender.prompt.request({"group": "a"}, history, wanted)
+    with torch.no_grad():
+        whole = recommender.answer_logits(prompts).softmax(1)[:, 0].numpy()
+    np.testing.assert_allclose(scores, whole, atol=TOLERANCE)
+    assert scores.dtype == np.float32
+    assert recommender.score({}, history, []).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", ["compact", *tiny.CAUSAL])
+def test_causal_models_read_the_history_once(
+    recommenders: dict[str, Recommender], kind: str
+) -> None:
+    """What each pass reads is counted: the shared part comes once, then the candidates alone."""
+    recommender = recommenders[kind]
+    history = [HistoryEvent(n, 4.0, tiny.DATA.items[n].title) for n in range(9)]
+    wanted = [Candidate(n, {}, f"Item {n}") for n in range(6)]
+    prompts = recommender.prompt.request({}, history, wanted)
+    recommender.score({}, history, wanted)  # What a model can do is looked at once.
+    read: list[int] = []
+    embedding = recommender.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda _, given, __: read.append(given[0].numel()))
+    try:
+        recommender.score({}, history, wanted)
+    finally:
+        handle.remove()
+
+    shared = prompts.shared()
+    assert read[0] == shared
+    assert len(read) == 2
+    assert read[1] <= 6 * (prompts.tokens.shape[1] - shared)
+    assert shared > 0.5 * int(prompts.lengths.max())
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "compact-t5"])
+def test_an_encoder_decoder_answers_with_its_first_word(
+    recommenders: dict[str, Recommender], kind: str
+) -> None:
+    recommender = recommenders[kind]
+    prompts = uneven(recommender).packed(right=False)
+    start = recommender.model.config.decoder_start_token_id
+
+    found = recommender.logits(prompts)
+
+    with torch.no_grad():
+        whole = recommender.model(
+            input_ids=prompts.tokens,
+            attention_mask=prompts.mask,
+            decoder_input_ids=torch.full((len(prompts), 1), start),
+        ).logits[:, 0]
+    torch.testing.assert_close(
+        found, whole[:, list(recommender.prompt.answers)], atol=TOLERANCE, rtol=0
+    )
+
+
+@every_backbone
+def test_a_release_comes_back_whole(
+    recommenders: dict[str, Recommender], kind: str, tmp_path: Path
+) -> None:
+    """The weights are the release's own, not the source's."""
+    recommender = recommenders[kind]
+    changed = recommender.with_model(recommender.model)
+    with torch.no_grad():
+        next(iter(changed.model.parameters())).mul_(1.5)
+    try:
+        prompts = uneven(changed)
+        save(changed, tmp_path / "release", method="train")
+        loaded = load(tmp_path / "release")
+        expected, state = changed.logits(prompts), changed.model.state_dict()
+
+        assert type(loaded) is type(recommender)
+        assert loaded.config == recommender.config
+        torch.testing.assert_close(loaded.logits(uneven(loaded)), expected, atol=1e-6, rtol=0)
+        found = loaded.model.state_dict()
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+        assert not any(p.requires_grad for p in loaded.model.parameters())
+        rows_of = [
+            module.weight.data_ptr()
+            for module in (
+                loaded.model.get_input_embeddings(),
+                loaded.model.get_output_embeddings(),
+            )
+        ]
+        assert len(set(rows_of)) == 1  # All of these are tied, and stay so.
+        written = read_weights(tmp_path / "release")
+        assert len(written) == len({tensor.data_ptr() for tensor in state.values()})
+    finally:
+        with torch.no_grad():
+            next(iter(recommender.model.parameters())).div_(1.5)
+
+
+@pytest.fixture
+def moved(sources: dict[str, BackboneConfig], tmp_path: Path) -> tuple[Path, Path]:
+    """A release of a model, and the source that it still needs for its tokenizer."""
+    source = shutil.copytree(sources["llama"].name, tmp_path / "source")
+    config = parse_backbone(f"hf:{source}")
+    save(build(VOCABULARY, config), tmp_path / "release", method="train")
+    return source, tmp_path / "release"
+
+
+def test_a_changed_tokenizer_is_noticed(moved: tuple[Path, Path]) -> None:
+    source, release = moved
+    load(release)
+    tokenizer = tiny.byte_pairs()
+    tokenizer.backend_tokenizer.normalizer = tiny.lower_case()
+    tokenizer.save_pretrained(source)
+
+    with pytest.raises(CheckpointError, match=r"tokenizer .* has changed"):
+        load(release)
+
+
+def test_a_missing_source_says_so(moved: tuple[Path, Path]) -> None:
+    source, release = moved
+    shutil.rmtree(source)
+
+    with pytest.raises(CheckpointError, match=r"no source.*there is no such directory"):
+        load(release)
+
+
+def test_people_name_backbones(tmp_path: Path) -> None:
+    assert parse_backbone(" compact ") == CompactConfig()
+    assert parse_backbone("compact-t5") == CompactT5Config()
+    assert parse_backbone("smollm2") == HuggingFaceConfig(name="smollm2")
+    assert parse_backbone("hf:google-t5/t5-base") == HuggingFaceConfig(name="google-t5/t5-base")
+    assert parse_backbone(f"hf:{tmp_path}/./x/..") == HuggingFaceConfig(name=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", "hf", "hf:", "Compact", "t5", "llama", "hf:smollm2"])
+def test_an_unknown_backbone_lists_what_there_is(name: str) -> None:
+    with pytest.raises(UnknownBackboneError, match="compact, compact-t5, smollm2, hf:<model id"):
+        parse_backbone(name)
+
+
+@every_backbone
+def test_settings_survive_the_manifest(sources: dict[str, BackboneConfig], kind: str) -> None:
+    config = sources[kind].seeded(7)
+
+    assert config.seed == 7
+    assert backbone_from_manifest(config.manifest()) == config
+
+
+def test_a_manifest_of_another_kind_is_refused() -> None:
+    with pytest.raises(UnknownBackboneError):
+        backbone_from_manifest({"kind": "gpt"})
+
+
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        ("*", "config.json"),
+        ("config.json", "config.json"),
+        ("*.safetensors", "safetensors"),
+        ("tokenizer*", "tokenizer"),
+    ],
+)
+def test_what_cannot_be_loaded_says_what_to_do(
+    sources: dict[str, BackboneConfig], tmp_path: Path, lacking: str, reason: str
+) -> None:
+    source = shutil.copytree(sources["llama"].name, tmp_path / "source")
+    for path in source.glob(lacking):
+        path.unlink()
+
+    with pytest.raises(BackboneUnavailableError, match=rf"{reason}.*Give a directory with"):
+        build(VOCABULARY, parse_backbone(f"hf:{source}"))
+
+
+def test_damaged_weights_cannot_be_loaded(
+    sources: dict[str, BackboneConfig], tmp_path: Path
+) -> None:
+    source = shutil.copytree(sources["t5"].name, tmp_path / "source")
+    (source / "model.safetensors").write_bytes(b"not weights")
+
+    with pytest.raises(BackboneUnavailableError, match="Give a directory"):
+        build(VOCABULARY, parse_backbone(f"hf:{source}"))
+
+
+def test_a_directory_that_is_not_there_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(BackboneUnavailableError, match="there is no such directory"):
+        build(VOCABULARY, parse_backbone(f"hf:{tmp_path}/nowhere"))
+
+
+def test_a_hub_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    with pytest.raises(BackboneUnavailableError, match="Give a directory"):
+        build(VOCABULARY, parse_backbone("hf:nobody/has-such-a-model"))
+
+
+def test_an_unknown_precision_cannot_be_loaded(sources: dict[str, BackboneConfig]) -> None:
+    with pytest.raises(BackboneUnavailableError, match="int3 is none of"):
+        build(VOCABULARY, replace(sources["llama"], dtype="int3"))
+
+
+@pytest.mark.parametrize("kind", ["compact", "compact-t5"])
+def test_initial_weights_follow_from_the_seed_alone(kind: str) -> None:
+    config = parse_backbone(kind)
+    before = torch.get_rng_state()
+    first, again, other = (
+        build(VOCABULARY, config.seeded(seed)).model.state_dict() for seed in (1, 1, 2)
+    )
+
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    embedding = build(VOCABULARY, config.seeded(1)).model.get_input_embeddings().weight
+    assert embedding.shape == (VOCABULARY.size, config.hidden_size)
+    assert sum(not torch.equal(tensor, other[name]) for name, tensor in first.items()) > 5
+
+
+SHORT = TrainConfig(batch_size=16, epochs=1, warmup_steps=3, validations=0)
+RECIPES = {
+    "compact-t5": replace(SHORT, learning_rate=3e-3, epochs=6),
+    "llama": replace(SHORT, learning_rate=3e-3, epochs=8),
+    "t5": replace(SHORT, learning_rate=5e-3),
+}
+
+
+@pytest.mark.parametrize("kind", ["compact-t5", "llama"])
+def test_training_lowers_the_loss(sources: dict[str, BackboneConfig], kind: str) -> None:
+    recipe = replace(RECIPES[kind], backbone=sources[kind])
+    train = PREPARED.parts.train
+    labels = torch.from_numpy(train.label)
+
+    def loss(recommender: Recommender) -> float:
+        found = margins(recommender, recommender.prompt.samples(train, tiny.DATA))
+        return functional.binary_cross_entropy_with_logits(found, labels).item()
+
+    constant = functional.binary_cross_entropy(labels.mean().expand_as(labels), labels).item()
+    trained = fit(VOCABULARY, PREPARED, recipe, lambda _: None)
+
+    assert loss(trained) < constant - 0.03
+    assert loss(trained) < loss(build(VOCABULARY, sources[kind]))
+
+
+def test_dropout_follows_from_the_seed(sources: dict[str, BackboneConfig]) -> None:
+    recipe = replace(RECIPES["t5"], backbone=sources["t5"])
+    torch.rand(3)  # Whoever drew from the global generator must not matter.
+    before = torch.get_rng_state()
+    first = fit(VOCABULARY, PREPARED, recipe, lambda _: None).model.state_dict()
+
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    again = fit(VOCABULARY, PREPARED, recipe, lambda _: None).model.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

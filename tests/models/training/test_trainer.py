@@ -1,0 +1,225 @@
+"""Training: it learns the planted tastes, repeats exactly, and stops when told or when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from models.audit.calibration import CalibrationConfig, shadow_rows
+from models.backbones.compact import CompactConfig
+from models.data.forget_split import ForgetIndices, prepare
+from models.data.metrics import item_mean_margins, utility
+from models.training.step import DivergedError
+from models.training.trainer import TrainConfig, fit, margins, row_losses
+
+if TYPE_CHECKING:
+    from models.data.forget_split import Prepared
+    from models.data.interactions import Interactions
+    from models.prompts.vocabulary import Vocabulary
+    from models.recommender.base import Recommender
+
+#: One short epoch of a tiny backbone, for tests that look at the loop rather than the result.
+SHORT = TrainConfig(
+    backbone=CompactConfig(hidden_size=8, layers=1, heads=1, intermediate_size=8),
+    batch_size=128,
+    warmup_steps=5,
+)
+
+
+class StopError(Exception):
+    """What a caller raises to interrupt."""
+
+
+def ignore(fraction: float) -> None:
+    """Take a fraction and do nothing."""
+
+
+def weights(recommender: Recommender) -> dict[str, torch.Tensor]:
+    return recommender.model.state_dict()
+
+
+def equal(one: Recommender, other: Recommender) -> bool:
+    return all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
+
+
+@pytest.fixture(scope="module")
+def short(vocabulary: Vocabulary, prepared: Prepared) -> Recommender:
+    return fit(vocabulary, prepared, SHORT, ignore)
+
+
+def test_the_model_beats_the_item_mean(
+    trained: Recommender, planted: Interactions, prepared: Prepared
+) -> None:
+    test = prepared.parts.test
+    found = margins(trained, trained.prompt.samples(test, planted)).numpy()
+
+    model = utility(test.label, found)
+    baseline = utility(test.label, item_mean_margins(prepared.parts.train, test, 150))
+
+    assert model["auc"] > baseline["auc"] + 0.02
+    assert model["log_loss"] < baseline["log_loss"] - 0.02
+
+
+def test_row_losses_are_those_of_the_answers(
+    trained: Recommender, planted: Interactions, prepared: Prepared
+) -> None:
+    test = prepared.parts.test
+    probability = trained.logits(trained.prompt.samples(test, planted)).double().softmax(1)[:, 0]
+    expected = -np.log(np.where(test.label > 0, probability, 1 - probability))
+
+    found = row_losses(trained, test, planted)
+
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_no_rows_have_no_losses(
+    trained: Recommender, planted: Interactions, prepared: Prepared
+) -> None:
+    assert len(prepared.forget) == 0
+    assert row_losses(trained, prepared.forget, planted).shape == (0,)
+
+
+def test_the_same_seed_gives_the_same_weights(
+    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+) -> None:
+    torch.manual_seed(99)  # What else draws random numbers does not matter.
+
+    again = fit(vocabulary, prepared, SHORT, ignore)
+
+    assert equal(again, short)
+
+
+def test_another_seed_gives_other_weights(
+    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+) -> None:
+    other_order = fit(vocabulary, prepared, replace(SHORT, seed=1), ignore)
+    other_start = fit(
+        vocabulary, prepared, replace(SHORT, backbone=replace(SHORT.backbone, seed=1)), ignore
+    )
+
+    assert not equal(other_order, short)
+    assert not equal(other_start, short)
+
+
+def test_training_leaves_the_global_random_state_alone(
+    vocabulary: Vocabulary, prepared: Prepared
+) -> None:
+    before = torch.get_rng_state()
+
+    fit(vocabulary, prepared, SHORT, ignore)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_weights_depend_on_retained_training_rows_alone(
+    planted: Interactions,
+    cohort: frozenset[int],
+    vocabulary: Vocabulary,
+    prepared: Prepared,
+) -> None:
+    """Retraining without a user is bit for bit the training of a world that never held them."""
+    gone = prepare(planted, ForgetIndices(users=frozenset({1})), cohort, prepared.bounds)
+    never = prepare(planted.take(planted.user != 1), ForgetIndices(), cohort, prepared.bounds)
+
+    assert len(gone.forget) > 0
+    assert equal(fit(vocabulary, gone, SHORT, ignore), fit(vocabulary, never, SHORT, ignore))
+
+
+def test_the_labels_of_test_and_cohort_are_never_looked_at(
+    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+) -> None:
+    parts = prepared.parts
+    changed = replace(
+        prepared,
+        parts=replace(
+            parts,
+            test=replace(parts.test, label=1 - parts.test.label),
+            cohort=replace(parts.cohort, label=1 - parts.cohort.label),
+        ),
+    )
+
+    assert equal(fit(vocabulary, changed, SHORT, ignore), short)
+
+
+def test_the_state_that_validated_best_is_returned(
+    vocabulary: Vocabulary, prepared: Prepared, planted: Interactions
+) -> None:
+    """On reversed validation labels every step away from the start is worse than the first."""
+    parts = prepared.parts
+    reversed_labels = replace(
+        prepared,
+        parts=replace(parts, valid=replace(parts.valid, label=1 - parts.valid.label)),
+    )
+    config = replace(SHORT, learning_rate=2e-2, epochs=2)
+
+    stopped = fit(vocabulary, reversed_labels, config, ignore)
+    whole = fit(vocabulary, prepared, config, ignore)
+
+    train = parts.train.take(np.arange(500))
+    losses = [row_losses(found, train, planted).mean() for found in (stopped, whole)]
+    assert losses[0] > losses[1] + 0.01
+
+
+def test_a_trained_model_is_in_evaluation_mode(short: Recommender) -> None:
+    assert not short.model.training
+
+
+def test_progress_rises_towards_one(vocabulary: Vocabulary, prepared: Prepared) -> None:
+    seen: list[float] = []
+
+    fit(vocabulary, prepared, SHORT, seen.append)
+
+    assert len(seen) >= 2
+    assert seen == sorted(set(seen))
+    assert all(0 < fraction <= 1 for fraction in seen)
+
+
+def test_progress_may_interrupt(vocabulary: Vocabulary, prepared: Prepared) -> None:
+    calls: list[float] = []
+
+    def stop(fraction: float) -> None:
+        calls.append(fraction)
+        raise StopError
+
+    with pytest.raises(StopError):
+        fit(vocabulary, prepared, SHORT, stop)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("rate", [1e30, float("inf")])
+def test_a_diverged_loss_is_an_error(
+    vocabulary: Vocabulary, prepared: Prepared, rate: float
+) -> None:
+    with pytest.raises(DivergedError, match="Lower the learning rate"):
+        fit(vocabulary, prepared, replace(SHORT, learning_rate=rate), ignore)
+
+
+def test_a_last_step_that_diverged_is_an_error(vocabulary: Vocabulary, prepared: Prepared) -> None:
+    """With one step only, no later loss would tell: validation has to."""
+    one_step = replace(SHORT, batch_size=len(prepared.parts.train), learning_rate=float("inf"))
+
+    with pytest.raises(DivergedError):
+        fit(vocabulary, prepared, one_step, ignore)
+
+
+@pytest.mark.parametrize("people", [2, 3, 9])
+def test_a_shadow_of_few_people_still_has_somebody_to_learn_from(
+    planted: Interactions, prepared: Prepared, people: int
+) -> None:
+    data = planted.take(planted.user < people)
+    whole = prepare(data, ForgetIndices(), frozenset(), prepared.bounds)
+    seen = shadow_rows(data, whole, frozenset(), CalibrationConfig(items=0, pairs=0))
+    assert len(seen.forget)
+    assert len(np.unique(seen.parts.train.user)) >= people // 2
+
+
+def test_the_manifest_of_a_recipe_is_json() -> None:
+    manifest = SHORT.manifest()
+
+    assert manifest["backbone"] == SHORT.backbone.manifest()
+    assert manifest["batch_size"] == 128

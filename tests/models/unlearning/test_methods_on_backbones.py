@@ -1,0 +1,240 @@
+"""Adapters by role on every architecture, and every method of unlearning on other backbones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+)
+
+from models.audit.calibration import ExpectedRise
+from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
+from models.checkpoints.adapter import attach, fold, save
+from models.checkpoints.checkpoint import load
+from models.checkpoints.checkpoint import save as save_release
+from models.data.forget_split import ForgetIndices, prepare
+from models.data.samples import build_samples
+from models.data.splits import TimeSplit
+from models.prompts.vocabulary import Vocabulary
+from models.recommender.factory import build
+from models.recommender.trainable import trainable_parameters
+from models.training.recipes import ADAPTER
+from models.training.trainer import TrainConfig, row_losses
+from models.unlearning.apa import Apa, ApaConfig
+from models.unlearning.badt import BadTeacher, BadTeacherConfig
+from models.unlearning.base import UnlearningTask
+from models.unlearning.e2urec import E2URec, E2URecConfig
+from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
+from models.unlearning.finetuning import LoopConfig
+from models.unlearning.neggrad import NegGrad, NegGradConfig
+from models.unlearning.npo import Npo, NpoConfig
+from models.unlearning.receraser import RecEraser, RecEraserConfig
+from models.unlearning.retrain import Retrain
+from models.unlearning.simnpo import SimNpo, SimNpoConfig
+from models.unlearning.sisa import Sisa, SisaConfig
+from tests.support import tiny_models as tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.prompts.prompt_batch import Encoded
+    from models.recommender.base import Recommender
+    from models.unlearning.base import UnlearningMethod
+
+VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+SAMPLES = build_samples(tiny.DATA)
+LOOP = LoopConfig(learning_rate=1e-3, batch_size=4, steps=2)
+METHODS: dict[str, UnlearningMethod] = {
+    "retrain": Retrain(),
+    "neggrad": NegGrad(NegGradConfig(loop=LOOP)),
+    "badt": BadTeacher(BadTeacherConfig(loop=LOOP)),
+    "npo": Npo(NpoConfig(loop=LOOP)),
+    "simnpo": SimNpo(SimNpoConfig(loop=LOOP)),
+    "e2urec": E2URec(E2URecConfig(augment_steps=2, joint_steps=2, batch_size=8)),
+    "e2urec-fast": E2URecFast(E2URecFastConfig(steps=2, forget_batch=4, retain_batch=4)),
+    "sisa": Sisa(SisaConfig(shards=2, passes=1)),
+    "receraser": RecEraser(RecEraserConfig(shards=2, passes=1, steps=2, most_rows=16)),
+    "apa": Apa(ApaConfig(shards=2, passes=1)),
+}
+RISE = ExpectedRise(mean=0.05, error=0.01, spread=0.01, rows=16, units=6)
+#: Ends of the names of what each role is on each architecture.
+EXPECTED = {
+    "compact": {"query": {"q_proj"}, "mlp": {"gate_proj", "up_proj", "down_proj"}},
+    "compact-t5": {"query": {"q"}, "output": {"o"}, "mlp": {"wi_0", "wi_1", "wo"}},
+    "llama": {"value": {"v_proj"}, "output": {"o_proj"}},
+    "gpt2": {"query": {"c_attn"}, "output": {"attn.c_proj"}, "mlp": {"mlp.c_fc", "mlp.c_proj"}},
+    "t5": {"key": {"k"}, "value": {"v"}, "mlp": {"wi", "wo"}},
+    "bart": {"query": {"q_proj"}, "output": {"out_proj"}, "mlp": {"fc1", "fc2"}},
+}
+INPUT = {"compact": "model.embed_tokens", "compact-t5": "shared", "gpt2": "transformer.wte"}
+every_backbone = pytest.mark.parametrize("kind", tiny.BACKBONES)
+
+
+@pytest.fixture(scope="module")
+def recommenders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recommender]:
+    return {
+        kind: build(VOCABULARY, tiny.save(kind, tmp_path_factory.mktemp(kind)))
+        for kind in tiny.BACKBONES
+    }
+
+
+def few_prompts(recommender: Recommender) -> Encoded:
+    return recommender.prompt.samples(SAMPLES.take(np.arange(0, 60, 5)), tiny.DATA)
+
+
+@every_backbone
+def test_roles_find_what_the_architecture_calls_them(
+    recommenders: dict[str, Recommender], kind: str
+) -> None:
+    model = recommenders[kind].model
+    for role, ends in EXPECTED[kind].items():
+        found = resolve(model, [role])
+        assert found
+        assert all(any(name.endswith(f".{end}") for end in ends) for name in found)
+        assert all(any(name.endswith(f".{end}") for name in found) for end in ends)
+    if kind in INPUT:
+        assert resolve(model, ["embedding"]) == [INPUT[kind]]
+
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+OTHERS: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "bloom": (BloomForCausalLM, BloomConfig(**SMALL)),
+    "falcon": (FalconForCausalLM, FalconConfig(**SMALL)),
+    "gpt-j": (GPTJForCausalLM, GPTJConfig(**SMALL, rotary_dim=4)),
+    "gpt-neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**SMALL, intermediate_size=32)),
+    "opt": (OPTForCausalLM, OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=16)),
+    "phi": (PhiForCausalLM, PhiConfig(**SMALL, intermediate_size=32)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_products_adapter_is_on_every_linear_layer_but_the_head(kind: str) -> None:
+    architecture, config = OTHERS[kind]
+    model = architecture(config)
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(resolve(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
+
+
+def test_an_unknown_role_lists_the_known_ones(recommenders: dict[str, Recommender]) -> None:
+    with pytest.raises(AdapterTargetError, match=", ".join(ROLES)):
+        attach(recommenders["compact"], AdapterConfig(targets=("q_proj",)), seed=0)
+
+
+def test_an_architecture_without_a_role_is_named() -> None:
+    class Bare(torch.nn.Module):
+        pass
+
+    with pytest.raises(AdapterTargetError, match="Bare has no layer known as 'query'"):
+        resolve(Bare(), ["query"])
+
+
+@every_backbone
+def test_prompts_in_words_leave_their_embedding_alone(
+    recommenders: dict[str, Recommender], kind: str
+) -> None:
+    student = attach(recommenders[kind], AdapterConfig(), seed=0)
+
+    adapted = any("lora_embedding" in name for name, _ in student.model.named_parameters())
+    assert adapted == (kind in tiny.COMPACT)
+    assert trainable_parameters(student) > 0
+
+
+@every_backbone
+def test_the_fold_answers_as_the_student_and_ties_hold(
+    recommenders: dict[str, Recommender], kind: str, tmp_path: Path
+) -> None:
+    recommender, config = recommenders[kind], AdapterConfig(rank=2, alpha=8, dropout=0.0)
+    prompts = few_prompts(recommender)
+    before = recommender.logits(prompts)
+    answers = recommender.model.get_output_embeddings().weight[list(recommender.prompt.answers)]
+    student = attach(recommender, config, seed=1)
+    torch.testing.assert_close(student.logits(prompts), before, atol=1e-6, rtol=0)
+    trainable = [p for p in student.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=3e-2)
+    student.model.train()
+    for _ in range(3):
+        loss = (student.answer_logits(prompts) - torch.tensor([2.0, -2.0])).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    student.model.eval()
+    save(student, tmp_path / "delta", config, method="e2urec", parent="", extra={})
+
+    folded = fold(recommender, "", tmp_path / "delta")
+
+    taught = student.logits(prompts)
+    assert (taught - before).abs().mean() > 0.01
+    torch.testing.assert_close(folded.logits(prompts), taught, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(recommender.logits(prompts), before, atol=0, rtol=0)
+    head, rows = folded.model.get_output_embeddings(), folded.model.get_input_embeddings()
+    assert head.weight.data_ptr() == rows.weight.data_ptr()
+    assert torch.equal(head.weight[list(recommender.prompt.answers)], answers)
+    assert folded.model.state_dict().keys() == recommender.model.state_dict().keys()
+    save_release(folded, tmp_path / "release", method="e2urec")
+    torch.testing.assert_close(
+        load(tmp_path / "release").logits(prompts), taught, atol=1e-4, rtol=1e-4
+    )
+
+
+def task(parent: Recommender) -> UnlearningTask:
+    bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
+    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
+    few = replace(
+        prepared,
+        parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),
+        forget=prepared.forget.take(np.arange(16)),
+        forget_kind=prepared.forget_kind[:16],
+    )
+    recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
+    return UnlearningTask(recommender=parent, prepared=few, expected={"user": RISE}, recipe=recipe)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_dropout_follows_from_the_tasks_seed(
+    recommenders: dict[str, Recommender], method: str
+) -> None:
+    made = []
+    for drawn in (1, 2):
+        torch.manual_seed(drawn)
+        result = METHODS[method].unlearn(task(recommenders["gpt2"]), lambda _: None)
+        made.append(result.recommender.model.state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+@pytest.mark.parametrize("kind", ["compact-t5", "llama", "gpt2", "t5"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_methods_run_on_other_backbones(
+    recommenders: dict[str, Recommender], kind: str, method: str, tmp_path: Path
+) -> None:
+    parent = recommenders[kind]
+    few = task(parent)
+    before = row_losses(parent, few.prepared.forget, tiny.DATA)
+
+    made = METHODS[method].unlearn(few, lambda _: None)
+
+    released = made.recommender
+    if made.adapter is not None:
+        save(released, tmp_path, made.adapter, method=method, parent="", extra={}, rows=made.rows)
+        released = fold(parent, "", tmp_path)
+    after = row_losses(released, few.prepared.forget, tiny.DATA)
+    assert math.isfinite(after.sum())
+    assert np.abs(after - before).max() > 1e-6
+    np.testing.assert_array_equal(row_losses(parent, few.prepared.forget, tiny.DATA), before)

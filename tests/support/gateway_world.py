@@ -1,0 +1,135 @@
+"""A gateway's world on SQLite: people, items, and real (untrained) releases to roll out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from app.domain.recommendations import Question
+from app.main import create_app
+from app.services import rollout
+from app.services.forget import ForgetCommand, request_forget
+from app.services.policies import ForgetPolicy, JobPolicy
+from app.services.secrets import load_pseudonyms
+from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
+from app.storage.engine import make_database
+from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from benchmarks.installations import Installation, fill
+from models.backbones.compact import CompactConfig
+from models.data.interactions import ItemRecord
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from fastapi import FastAPI
+
+    from app.domain.jobs import Lease
+    from app.services.pseudonyms import Pseudonyms
+
+ITEMS = 30
+USERS = [f"u{number}" for number in range(8)]
+_POLICY = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
+_TIMEOUT_SECONDS = 30.0
+
+
+def ask(user_id: str, n: int, *, exclude_seen: bool = True) -> Question:
+    """Return a question for the best `n` items."""
+    return Question(person=user_id, n=n, exclude_seen=exclude_seen)
+
+
+def wait_until(condition: Callable[[], bool], why: str) -> None:
+    """Wait for another thread; fail with `why` when it does not come about."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"timed out: {why}")
+        time.sleep(0.01)
+
+
+@dataclass
+class World(Installation):
+    """An installation with data in it, and what a worker would do to it."""
+
+    pseudonyms: Pseudonyms = field(kw_only=True)
+
+    def roll_out(self, seed: int) -> str:
+        """Publish, wait until all live replicas have prepared, flip, wait until all confirm."""
+        return self.through(*self.publish(seed))
+
+    def through(self, lease: Lease, name: str) -> str:
+        """Take what is published through to the end of its roll-out."""
+        wait_until(lambda: not rollout.unprepared(self.live_replicas(), name), "nobody prepared")
+        self.flip(lease, name)
+        wait_until(lambda: not rollout.unconfirmed(self.live_replicas(), name), "unconfirmed")
+        return name
+
+    def forget(self, user_id: str | None = None, *items: str, item_id: str | None = None) -> str:
+        """Ask to forget, as another replica would."""
+        with self.uow() as uow:
+            command = ForgetCommand.of(user_id, items, item_id)
+            policy = ForgetPolicy.of(self.settings)
+            return request_forget(uow, self.pseudonyms, policy, command)[0].id
+
+    def app(self, **changes: Any) -> FastAPI:
+        """Make an application on this installation."""
+        return create_app(self.settings.model_copy(update=changes))
+
+
+def _genre(number: int) -> str:
+    return "Comedy" if number % 2 else "Drama"
+
+
+_ITEMS = [
+    ItemRecord(id=f"i{n}", title=f"Item {n}", attributes={"genre": (_genre(n),)})
+    for n in range(ITEMS)
+]
+
+
+@pytest.fixture
+def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
+    """A migrated SQLite installation with eight people, thirty items, and no release."""
+    (tmp_path / "lethe.db").write_bytes(migrated_sqlite)
+    settings = Settings(
+        home=tmp_path, poll_seconds=0.05, cancel_window=60.0, drain_timeout=5.0, candidates=20
+    )
+    database = make_database(settings.sqlalchemy_url)
+    uow = SqlUnitOfWorkFactory(database)
+    fill(uow, _ITEMS, USERS, ratings=6)
+    yield World(
+        settings=settings,
+        uow=uow,
+        pseudonyms=load_pseudonyms(settings),
+        artifacts=ArtifactStore(settings.artifacts_root, tmp_path / "cache"),
+        items=_ITEMS,
+        config=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5),
+    )
+    database.dispose()
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the application's startup and shutdown around a client of it."""
+    async with app.router.lifespan_context(app), client_of(app, **options) as client:
+        yield client
+
+
+def client_of(app: FastAPI, *, client: str = "127.0.0.1", **options: Any) -> httpx.AsyncClient:
+    """Return a client that calls the application from this address."""
+    transport = httpx.ASGITransport(app, client=(client, 4711))
+    options.setdefault("base_url", "http://localhost")
+    return httpx.AsyncClient(transport=transport, **options)
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Wait until the replica says that it is ready."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while (await client.get("/readyz")).status_code != 200:
+        if time.monotonic() > deadline:
+            pytest.fail("the replica does not become ready")

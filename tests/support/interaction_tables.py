@@ -1,0 +1,65 @@
+"""Small tables for tests: one with a planted structure, and one of given rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from models.data.interactions import Interactions, ItemRecord, UserRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+USERS: Final = 240
+ITEMS: Final = 60
+RATINGS_EACH: Final = 30
+COHORT: Final = frozenset(range(0, USERS, 8))
+
+
+def planted_interactions(
+    users: int = USERS, items: int = ITEMS, each: int = RATINGS_EACH, seed: int = 7
+) -> Interactions:
+    """Return ratings made of a person's leniency and taste, an item's kind and fame, and noise."""
+    generator = np.random.default_rng(seed)
+    taste, kind = generator.normal(size=(users, 2)), generator.normal(size=(items, 2))
+    lenient, fame = generator.normal(size=users), generator.normal(scale=0.7, size=items)
+    rows = []
+    for user in range(users):
+        chosen = generator.choice(items, each, replace=False)
+        when = generator.integers(0, 10_000) + np.sort(generator.integers(0, 5_000, each))
+        liking = lenient[user] + 0.5 * kind[chosen] @ taste[user] + fame[chosen]
+        stars = 3.25 + liking + generator.normal(scale=0.5, size=each)
+        rating = np.clip(np.round(stars * 2) / 2, 0.5, 5)
+        rows.append(np.stack([np.full(each, user), chosen, rating, when], axis=1))
+    user_column, item_column, rating_column, time_column = np.concatenate(rows).T
+    return Interactions(
+        users=tuple(
+            UserRecord(id=f"u{n}", attributes={"group": "ab"[n % 2]}) for n in range(users)
+        ),
+        items=tuple(
+            ItemRecord(
+                id=f"i{n}",
+                title=f"Item {n}",
+                attributes={"genre": ("Drama",) if kind[n, 0] > 0 else ("Comedy", "Crime")},
+            )
+            for n in range(items)
+        ),
+        user=user_column.astype(np.int32),
+        item=item_column.astype(np.int32),
+        rating=rating_column.astype(np.float32),
+        timestamp=time_column.astype(np.int64),
+    )
+
+
+def table(rows: Iterable[tuple[int, int, float, int]], users: int, items: int) -> Interactions:
+    """Return a table of (user, item, rating, timestamp) rows over a bare catalogue."""
+    columns = np.array(list(rows), dtype=np.float64).reshape(-1, 4).T
+    return Interactions(
+        users=tuple(UserRecord(id=f"u{n}") for n in range(users)),
+        items=tuple(ItemRecord(id=f"i{n}", title=f"Item {n}") for n in range(items)),
+        user=columns[0].astype(np.int32),
+        item=columns[1].astype(np.int32),
+        rating=columns[2].astype(np.float32),
+        timestamp=columns[3].astype(np.int64),
+    )

@@ -1,0 +1,342 @@
+"""The pipeline's learner with real models: from training over two deletions to a retraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from app.domain.errors import InvalidInputError
+from app.domain.requests import Outcome
+from app.settings import Settings
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints import manifest as manifests
+from models.prompts.scoring_inputs import Candidate, HistoryEvent
+from models.recommender.base import Recommender
+from models.unlearning.apa import Apa, ApaConfig
+from models.unlearning.base import NothingToForgetError
+from models.unlearning.finetuning import LoopConfig
+from models.unlearning.neggrad import NegGrad, NegGradConfig
+from models.unlearning.receraser import RecEraser, RecEraserConfig
+from models.unlearning.registry import get_method
+from models.unlearning.sisa import Sisa, SisaConfig
+from tests.support.planted_tastes import CALIBRATION, RECIPE, planted
+from worker.errors import UnlearningFailedError
+from worker.learner import Artefact, ForgetSet, FrozenData
+from worker.trainer import ModelLearner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from models.training.trainer import TrainConfig
+    from models.unlearning.base import UnlearningMethod
+
+COHORT = frozenset(f"u{n}" for n in range(130, 150))
+ONE = ForgetSet(users=frozenset(["u3"]))
+FIRST = ForgetSet(users=frozenset(f"u{n}" for n in range(16)))
+SECOND = ForgetSet(pairs=frozenset((f"u{n}", f"i{m}") for n in range(20, 30) for m in range(120)))
+
+
+def nothing(fraction: float) -> None:
+    """Take the progress and do nothing with it."""
+
+
+def freeze(forget: ForgetSet, gone: ForgetSet = ForgetSet(), job_id: str = "job") -> FrozenData:  # noqa: B008 -- frozen
+    """What a job sees: the batch's rows are there, those of people `gone` before are not."""
+    data = planted()
+    there = [data.users[index].id not in gone.users for index in data.user.tolist()]
+    return FrozenData(
+        version=1,
+        data=data.take(torch.tensor(there).numpy()),
+        forget=forget,
+        cohort=COHORT,
+        job_id=job_id,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """A release, the delta and the release that forgot FIRST, and how it all came about."""
+
+    learner: ModelLearner
+    trained: Artefact
+    delta: Artefact
+    folded: Artefact
+    progress: tuple[float, ...]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_learner(recipe: TrainConfig = RECIPE) -> ModelLearner:
+    """The product's learner, with a recipe for this small data set."""
+    settings = Settings(method="e2urec-fast", seed=0)
+    return ModelLearner(settings, lambda _backbone: recipe, CALIBRATION)
+
+
+@pytest.fixture(scope="module")
+def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
+    learner = make_learner()
+    root = tmp_path_factory.mktemp("lineage")
+    seen: list[float] = []
+    trained = learner.train(freeze(ForgetSet()), root / "trained", "compact", seen.append)
+    frozen = freeze(FIRST, job_id="first")
+    delta = learner.unlearn(frozen, trained.directory, root / "delta", strength=0, report=nothing)
+    folded = learner.fold(trained.directory, delta.directory, root / "folded")
+    return Lineage(
+        learner=learner, trained=trained, delta=delta, folded=folded, progress=tuple(seen)
+    )
+
+
+def weights(artefact: Artefact) -> dict[str, torch.Tensor]:
+    return checkpoints.read_weights(artefact.directory)
+
+
+def test_an_unknown_method_is_refused_at_once() -> None:
+    with pytest.raises(InvalidInputError, match="e2urec-fast"):
+        ModelLearner(Settings(method="hope"))
+
+
+def test_training_beats_chance_and_says_what_it_measured(lineage: Lineage) -> None:
+    metrics = lineage.trained.metrics
+    assert metrics["test"]["model"]["auc"] > metrics["test"]["item_mean"]["auc"] > 0.5
+    assert metrics["expected_rise"]["user"]["mean"] > 0
+    assert metrics["rows"]["train"] > metrics["rows"]["cohort"] > 0
+    assert lineage.trained.method == "retrain"
+
+
+def test_trainings_progress_grows_to_the_end(lineage: Lineage) -> None:
+    assert list(lineage.progress) == sorted(lineage.progress)
+    assert lineage.progress[0] >= 0
+    assert 0.9 < lineage.progress[-1] <= 1
+
+
+def test_the_delta_names_its_parent_and_all_that_must_be_shredded(lineage: Lineage) -> None:
+    manifest = manifests.read_manifest(lineage.delta.directory)
+    assert manifest.parent == lineage.trained.digest
+    assert manifest.digest == lineage.delta.digest
+    files = {path.name: path for path in lineage.delta.directory.iterdir()}
+    assert lineage.delta.intermediates == {
+        name: manifests.sha256_file(path) for name, path in files.items()
+    }
+
+
+def test_the_folded_release_descends_and_inherits(lineage: Lineage) -> None:
+    before = manifests.read_manifest(lineage.trained.directory)
+    after = manifests.read_manifest(lineage.folded.directory)
+    assert after.parent == lineage.trained.digest
+    assert after.digest == lineage.folded.digest != before.digest
+    assert after.method == "e2urec-fast"
+    assert after.extra["job"] == "first"
+    assert all(after.extra[name] == before.extra[name] for name in ("bounds", "expected", "recipe"))
+    assert weights(lineage.folded).keys() == weights(lineage.trained).keys()
+
+
+def test_the_first_batch_does_not_fail_its_audit(lineage: Lineage) -> None:
+    verdict = lineage.learner.audit(
+        freeze(FIRST),
+        lineage.trained.directory,
+        lineage.folded.directory,
+        exact=False,
+        report=nothing,
+    )
+    assert verdict.outcome in {Outcome.PASSED, Outcome.INCONCLUSIVE}, verdict.figures["reason"]
+    assert verdict.figures["forget"]["interval"][0] > 0
+
+
+def test_an_unchanged_release_fails_its_audit(lineage: Lineage, tmp_path: Path) -> None:
+    idle = lineage.learner.carry_over(lineage.trained.directory, tmp_path / "idle", job_id="idle")
+    verdict = lineage.learner.audit(
+        freeze(FIRST), lineage.trained.directory, idle.directory, exact=False, report=nothing
+    )
+    assert verdict.outcome == Outcome.FAILED
+
+
+def test_a_second_batch_starts_from_the_first_ones_release(
+    lineage: Lineage, tmp_path: Path
+) -> None:
+    learner, parent = lineage.learner, lineage.folded
+    frozen = freeze(SECOND, gone=FIRST, job_id="second")
+    assert learner.has_training_rows(frozen, parent.directory)
+    delta = learner.unlearn(frozen, parent.directory, tmp_path / "d", strength=0, report=nothing)
+    folded = learner.fold(parent.directory, delta.directory, tmp_path / "f")
+    assert manifests.read_manifest(folded.directory).parent == parent.digest
+    assert folded.digest not in {parent.digest, lineage.trained.digest}
+    learner.audit(frozen, parent.directory, folded.directory, exact=False, report=nothing)
+    with pytest.raises(manifests.CheckpointError, match="no adapter of release"):
+        learner.fold(lineage.trained.directory, delta.directory, tmp_path / "wrong")
+
+
+def test_carrying_over_keeps_the_weights_under_a_new_name(lineage: Lineage, tmp_path: Path) -> None:
+    carry = lineage.learner.carry_over
+    one = carry(lineage.folded.directory, tmp_path / "one", job_id="one")
+    two = carry(lineage.folded.directory, tmp_path / "two", job_id="two")
+    assert len({lineage.folded.digest, one.digest, two.digest}) == 3
+    assert one.method == "carry-over"
+    before, after = weights(lineage.folded), weights(one)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("forget", "rows"),
+    [
+        (ForgetSet(users=frozenset(["u0"])), True),
+        (ForgetSet(items=frozenset(["i0"])), True),
+        (ForgetSet(users=frozenset(["u140"])), False),
+        (ForgetSet(users=frozenset(["nobody"])), False),
+        (ForgetSet(items=frozenset(["nothing"])), False),
+        (ForgetSet(pairs=frozenset([("u140", "i0"), ("nobody", "i0")])), False),
+        (ForgetSet(), False),
+    ],
+)
+def test_training_rows_are_those_that_weights_saw(
+    lineage: Lineage, tmp_path: Path, forget: ForgetSet, rows: bool
+) -> None:
+    frozen, parent = freeze(forget), lineage.trained.directory
+    assert lineage.learner.has_training_rows(frozen, parent) is rows
+    if not rows:
+        with pytest.raises(NothingToForgetError):
+            lineage.learner.unlearn(frozen, parent, tmp_path / "d", strength=0, report=nothing)
+
+
+def test_progress_may_interrupt_an_unlearning(lineage: Lineage, tmp_path: Path) -> None:
+    def stop(fraction: float) -> None:
+        raise InterruptedError(fraction)
+
+    parent = lineage.trained.directory
+    with pytest.raises(InterruptedError):
+        lineage.learner.unlearn(freeze(FIRST), parent, tmp_path / "delta", strength=0, report=stop)
+    assert not (tmp_path / "delta").exists()
+
+
+def test_retraining_never_sees_the_forgotten(lineage: Lineage, tmp_path: Path) -> None:
+    """With the batch frozen, and where its rows were never there: the weights are the same."""
+    frozen = freeze(FIRST, job_id="renew")
+    learner = make_learner(replace(RECIPE, epochs=1))
+    renewed = learner.train(frozen, tmp_path / "renewed", "compact", nothing)
+    absent = learner.train(
+        freeze(ForgetSet(), gone=FIRST, job_id="renew"), tmp_path / "absent", "compact", nothing
+    )
+    assert renewed.digest == absent.digest
+    assert not learner.has_training_rows(freeze(ForgetSet(), gone=FIRST), renewed.directory)
+    verdict = learner.audit(
+        frozen, lineage.trained.directory, renewed.directory, exact=True, report=nothing
+    )
+    assert verdict.outcome == Outcome.EXACT
+
+
+def test_forgetting_everybody_ends_in_weights_trained_on_nobody(tmp_path: Path) -> None:
+    learner = ModelLearner(Settings(hash_key=None))
+    everybody = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
+    artefact = learner.train(everybody, tmp_path / "release", "compact", nothing)
+    assert artefact.method == "untrained"
+    assert not learner.has_training_rows(freeze(FIRST), tmp_path / "release")
+    release = checkpoints.load(tmp_path / "release")
+    initial = Recommender(release.vocabulary, release.config).model.state_dict()
+    assert all(
+        torch.equal(found, initial[name]) for name, found in release.model.state_dict().items()
+    )
+    verdict = learner.audit(
+        everybody, tmp_path / "release", tmp_path / "release", exact=True, report=nothing
+    )
+    assert verdict.outcome is Outcome.EXACT
+
+
+def test_too_little_to_train_on_is_said_so(tmp_path: Path) -> None:
+    few = freeze(ForgetSet())
+    few = replace(few, data=few.data.take(few.data.user < 1))
+    with pytest.raises(InvalidInputError, match="too few"):
+        ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", "compact", nothing)
+
+
+def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
+    lineage: Lineage, tmp_path: Path
+) -> None:
+    learner = make_learner()
+    learner._method = NegGrad(NegGradConfig(loop=LoopConfig(learning_rate=1e-3, steps=5)))
+    parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="whole")
+    left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
+    # What is left knows the person still to be audited: nothing may serve it.
+    with pytest.raises(manifests.CheckpointError, match="release"):
+        checkpoints.load(left.directory)
+    release = learner.fold(parent, left.directory, tmp_path / "release")
+    before = manifests.read_manifest(parent)
+    after = manifests.read_manifest(release.directory)
+    assert (after.method, after.parent, after.extra["job"]) == ("neggrad", before.digest, "whole")
+    assert after.extra["expected"] == before.extra["expected"]
+    old, new = weights(lineage.trained), weights(release)
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+    assert checkpoints.load(release.directory).config == checkpoints.load(parent).config
+    assert set(left.intermediates) == {path.name for path in left.directory.iterdir()}
+
+
+def test_doing_nothing_never_passes_the_audit(lineage: Lineage, tmp_path: Path) -> None:
+    learner = make_learner()
+    learner._method = get_method("original")
+    parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="noop")
+    left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
+    release = learner.fold(parent, left.directory, tmp_path / "release")
+    verdict = learner.audit(frozen, parent, release.directory, exact=False, report=nothing)
+    assert verdict.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Sisa(SisaConfig(passes=1)),
+        RecEraser(RecEraserConfig(steps=30, most_rows=256)),
+        Apa(ApaConfig(passes=1)),
+    ],
+    ids=lambda method: method.name,
+)
+def test_an_ensemble_is_trained_forgets_exactly_and_serves(
+    method: UnlearningMethod, tmp_path: Path
+) -> None:
+    learner = make_learner(replace(RECIPE, epochs=1))
+    learner._method = method
+    root = learner.train(freeze(ForgetSet()), tmp_path / "root", "compact", nothing)
+    assert root.metrics["expected_rise"]["user"]["rows"] > 0
+    frozen = freeze(ONE, job_id="one")
+    left = learner.unlearn(frozen, root.directory, tmp_path / "left", strength=0, report=nothing)
+    assert left.exact
+    release = learner.fold(root.directory, left.directory, tmp_path / "release")
+    verdict = learner.audit(
+        frozen, root.directory, release.directory, exact=left.exact, report=nothing
+    )
+    assert verdict.outcome is Outcome.EXACT
+    after = manifests.read_manifest(release.directory)
+    assert (after.method, after.parent) == (method.name, root.digest)
+    # Rows of unrated items are initial as they are: folding changes no bit of what is exact.
+    unfolded, found = weights(left), weights(release)
+    assert all(torch.equal(unfolded[key], found[key]) for key in unfolded)
+    # People of the cohort have validation rows, which learned weights of answers know.
+    strangers = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
+    assert learner.has_training_rows(strangers, release.directory) is (method.name != "sisa")
+    loaded = checkpoints.load(release.directory)
+    scores = loaded.score(
+        {"taste": "odd"},
+        [HistoryEvent(slot=1, rating=4.5)],
+        [Candidate(slot, {"genre": ("odd",)}) for slot in range(9)],
+    )
+    assert scores.shape == (9,)
+    assert scores.std() > 0
+
+
+def test_a_method_of_another_root_asks_for_an_exact_training(tmp_path: Path) -> None:
+    """Where LETHE_METHOD was switched, nothing is unlearned on a release that does not fit."""
+    learner = make_learner(replace(RECIPE, epochs=1))
+    learner._method = Sisa(SisaConfig(passes=1))
+    root = learner.train(freeze(ForgetSet()), tmp_path / "root", "compact", nothing)
+    learner._method = get_method("e2urec-fast")
+    with pytest.raises(UnlearningFailedError):
+        learner.unlearn(freeze(ONE), root.directory, tmp_path / "left", strength=0, report=nothing)
+    exact = learner.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
+    assert manifests.read_manifest(exact.directory).content["backbone"]["kind"] == "compact"

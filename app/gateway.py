@@ -42,13 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.exit_with_parent:
         _stop_with_parent(server)
-    freeze_what_stays()
+    freeze_startup_objects()
     # Requests under way are answered before it ends.
     server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)
     return 0 if server.started else 1
 
 
-def freeze_what_stays() -> None:
+def freeze_startup_objects() -> None:
     """Have collections pass over what there is by now: half a million objects of libraries.
 
     Every answer waits for a collection, which took .2 s with them and takes .01 s without.

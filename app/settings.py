@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.backbone_names import KNOWN, check_backbone
@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="LETHE_",
         extra="ignore",
+        # Fields whose variable has an older name as well are still set by name in code.
+        populate_by_name=True,
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
     )
 
@@ -85,12 +87,15 @@ class Settings(BaseSettings):
         default=None,
         description="Train on about so many rows at most; unset: 4,000 for language models.",
     )
-    look_rows: Annotated[int, Field(ge=20)] | None = Field(
+    evaluation_rows: Annotated[int, Field(ge=20)] | None = Field(
         default=None,
+        validation_alias=AliasChoices("LETHE_EVALUATION_ROWS", "LETHE_LOOK_ROWS"),
         description="Choose, measure and audit on so many rows; unset: 400 for language models.",
     )
-    cohort_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
-        default=0.03, description="Share of users never trained on: the audit's cohort."
+    holdout_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
+        default=0.03,
+        validation_alias=AliasChoices("LETHE_HOLDOUT_SHARE", "LETHE_COHORT_SHARE"),
+        description="Share of users never trained on: the holdout users of the audit.",
     )
     error_budget: Annotated[int, Field(ge=0)] = Field(
         default=20, description="Inconclusive audits per lineage before an exact retraining."

@@ -32,7 +32,7 @@ LIMITS = (50, 200, 500)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class HeldOut:
     """One person: what was rated and liked before, and the liked item that came last."""
 
     user_id: str
@@ -41,44 +41,45 @@ class Question:
     answer: int
 
 
-def leave_last_out(data: Interactions) -> tuple[Interactions, list[Question]]:
+def leave_last_out(data: Interactions) -> tuple[Interactions, list[HeldOut]]:
     """Return the table without every person's last like, and what is to be found."""
     rows = data.sorted_rows()
     bounds = np.flatnonzero(np.diff(data.user[rows], prepend=-1))
-    questions, held_out = [], []
+    held_out: list[HeldOut] = []
+    removed: list[int] = []
     for own in np.split(rows, bounds[1:]):
         liked = own[data.rating[own] > LIKED_ABOVE]
         if len(liked) < MIN_LIKES:
             continue
         last = liked[-1]
-        held_out.append(last)
-        questions.append(
-            Question(
+        removed.append(last)
+        held_out.append(
+            HeldOut(
                 user_id=data.users[data.user[last]].id,
                 rated=data.item[own[own != last]].tolist(),
                 liked=data.item[liked[:-1]].tolist(),
                 answer=int(data.item[last]),
             )
         )
-    return data.take(np.setdiff1d(np.arange(len(data)), held_out)), questions
+    return data.take(np.setdiff1d(np.arange(len(data)), removed)), held_out
 
 
 def propose(
-    index: CandidateIndex, liked: Sequence[int], limit: int, barred: Collection[int]
+    index: CandidateIndex, liked: Sequence[int], limit: int, excluded: Collection[int]
 ) -> list[int]:
     """Propose to somebody who liked these, one after the other."""
-    history = [Event(slot, 5.0, when) for when, slot in enumerate(liked)]
-    found: list[int] = index.propose(history, limit, barred=barred).slots.tolist()
+    history = [Event(item_index, 5.0, when) for when, item_index in enumerate(liked)]
+    found: list[int] = index.propose(history, limit, excluded=excluded).item_indices.tolist()
     return found
 
 
-def recalls(index: CandidateIndex, questions: list[Question], *, history: bool) -> list[float]:
+def recalls(index: CandidateIndex, held_out: list[HeldOut], *, history: bool) -> list[float]:
     """Return the share of answers found within each of LIMITS."""
     ranks = []
-    for question in questions:
-        told = question.liked if history else []
-        found = propose(index, told, max(LIMITS), question.rated)
-        ranks.append(found.index(question.answer) if question.answer in found else max(LIMITS))
+    for each in held_out:
+        told = each.liked if history else []
+        found = propose(index, told, max(LIMITS), each.rated)
+        ranks.append(found.index(each.answer) if each.answer in found else max(LIMITS))
     return [mean(rank < limit for rank in ranks) for limit in LIMITS]
 
 
@@ -88,22 +89,22 @@ def milliseconds(seconds: list[float]) -> str:
     return f"median {1e3 * cuts[49]:.2f} ms, p99 {1e3 * cuts[98]:.2f} ms"
 
 
-def time_queries(index: CandidateIndex, questions: list[Question]) -> list[float]:
+def time_queries(index: CandidateIndex, held_out: list[HeldOut]) -> list[float]:
     """Return the seconds of one `propose` per person."""
     taken = []
-    for question in questions:
+    for each in held_out:
         begun = time.perf_counter()
-        propose(index, question.liked, 200, question.rated)
+        propose(index, each.liked, 200, each.rated)
         taken.append(time.perf_counter() - begun)
     return taken
 
 
-def time_removals(index: CandidateIndex, questions: list[Question]) -> list[float]:
+def time_removals(index: CandidateIndex, held_out: list[HeldOut]) -> list[float]:
     """Take one person after the other out and return the seconds of each."""
     taken = []
-    for question in questions:
+    for each in held_out:
         begun = time.perf_counter()
-        index.replace_user(question.user_id, [])
+        index.replace_user(each.user_id, [])
         taken.append(time.perf_counter() - begun)
     return taken
 
@@ -111,19 +112,19 @@ def time_removals(index: CandidateIndex, questions: list[Question]) -> list[floa
 def report_quality(path: str) -> None:
     """Print recall and times for a data set."""
     data, report = read(path)
-    known, questions = leave_last_out(data)
+    known, held_out = leave_last_out(data)
     begun = time.perf_counter()
     index = CandidateIndex.build(known)
-    index.describe({slot: item.attributes for slot, item in enumerate(data.items)})
+    index.describe({item_index: item.attributes for item_index, item in enumerate(data.items)})
     built = time.perf_counter() - begun
-    print(f"{report.accepted:,} ratings, {len(data.items):,} items, {len(questions)} questions")
+    print(f"{report.accepted:,} ratings, {len(data.items):,} items, {len(held_out)} users")
     print(f"{'recall at':<12}" + "".join(f"{limit:>8}" for limit in LIMITS))
     for name, history in (("popularity", False), ("proposals", True)):
-        figures = recalls(index, questions, history=history)
+        figures = recalls(index, held_out, history=history)
         print(f"{name:<12}" + "".join(f"{figure:>8.3f}" for figure in figures))
     print(f"build   {built:.2f} s, state {len(index.state()) / 1e6:.1f} MB")
-    print(f"propose {milliseconds(time_queries(index, questions))}")
-    print(f"remove  {milliseconds(time_removals(index, questions))}")
+    print(f"propose {milliseconds(time_queries(index, held_out))}")
+    print(f"remove  {milliseconds(time_removals(index, held_out))}")
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from models.checkpoints import manifest as manifests
 from models.data.metrics import utility
 from models.datasets.detect import read
 from models.training.trainer import margins
-from worker.learner import ForgetSet, FrozenData
+from worker.learner import DataSnapshot, ForgetSet
 from worker.trainer import ModelLearner
-from worker.training_data import prepare_frozen
+from worker.training_data import prepare_snapshot
 
 if TYPE_CHECKING:
     from models.recommender.base import Recommender
@@ -39,24 +39,26 @@ def _nothing(fraction: float) -> None:
     del fraction
 
 
-def _frozen(path: Path, settings: Settings) -> FrozenData:
+def _snapshot(path: Path, settings: Settings) -> DataSnapshot:
     data, _ = read(path)
     pseudonyms = Pseudonyms(b"benchmark")
-    cohort = frozenset(
-        user.id for user in data.users if pseudonyms.never_trained(user.id, settings.cohort_share)
+    holdout = frozenset(
+        user.id for user in data.users if pseudonyms.never_trained(user.id, settings.holdout_share)
     )
-    return FrozenData(version=1, data=data, forget=ForgetSet(), cohort=cohort, job_id="benchmark")
+    return DataSnapshot(
+        version=1, data=data, forget=ForgetSet(), holdout=holdout, job_id="benchmark"
+    )
 
 
-def _victims(frozen: FrozenData, parent: Path, count: int) -> frozenset[str]:
+def _victims(snapshot: DataSnapshot, parent: Path, count: int) -> frozenset[str]:
     """Return this many users with training rows, drawn by a fixed seed."""
-    train = prepare_frozen(frozen, manifests.read_manifest(parent)).parts.train
+    train = prepare_snapshot(snapshot, manifests.read_manifest(parent)).parts.train
     chosen = np.random.default_rng(0).choice(np.unique(train.user), count, replace=False)
-    return frozenset(frozen.data.users[index].id for index in chosen.tolist())
+    return frozenset(snapshot.data.users[index].id for index in chosen.tolist())
 
 
-def _forget_figures(model: Recommender, frozen: FrozenData, parent: Path) -> dict[str, float]:
-    prepared = prepare_frozen(frozen, manifests.read_manifest(parent))
+def _forget_figures(model: Recommender, snapshot: DataSnapshot, parent: Path) -> dict[str, float]:
+    prepared = prepare_snapshot(snapshot, manifests.read_manifest(parent))
 
     def of(samples: Any) -> dict[str, float]:
         prompts = model.prompt.samples(samples, prepared.retained)
@@ -66,15 +68,15 @@ def _forget_figures(model: Recommender, frozen: FrozenData, parent: Path) -> dic
     return {"forget_auc": forget["auc"], "forget_loss": forget["log_loss"], "test_auc": test["auc"]}
 
 
-def measure(frozen: FrozenData, learner: ModelLearner, parent: Path, work: Path) -> None:
+def measure(snapshot: DataSnapshot, learner: ModelLearner, parent: Path, work: Path) -> None:
     """Unlearn and retrain one batch and print a row for each."""
     began = time.perf_counter()
-    adapter = learner.unlearn(frozen, parent, work / "adapter", strength=0, report=_nothing)
-    learner.fold(parent, adapter.directory, work / "folded")
+    adapter = learner.unlearn(snapshot, parent, work / "adapter", strength=0, report=_nothing)
+    learner.merge(parent, adapter.directory, work / "folded")
     unlearned = time.perf_counter()
-    verdict = learner.audit(frozen, parent, work / "folded", exact=False, report=_nothing)
+    verdict = learner.audit(snapshot, parent, work / "folded", exact=False, report=_nothing)
     audited = time.perf_counter()
-    retrained = learner.train(frozen, work / "exact", parent, _nothing)
+    retrained = learner.train(snapshot, work / "exact", parent, _nothing)
     fit_seconds = float(retrained.metrics["fit_seconds"])
     rows = (
         ("before", parent, 0.0),
@@ -82,13 +84,13 @@ def measure(frozen: FrozenData, learner: ModelLearner, parent: Path, work: Path)
         ("retrained", work / "exact", fit_seconds),
     )
     print(
-        f"\n{len(frozen.forget.users)} user(s), {adapter.metrics['forget_rows']} rows: "
+        f"\n{len(snapshot.forget.users)} user(s), {adapter.metrics['forget_rows']} rows: "
         f"{verdict.outcome}, {verdict.figures['reason']}; audit {audited - unlearned:.1f} s; "
         f"retraining takes {fit_seconds / (unlearned - began):.1f} times as long as unlearning"
     )
     print(f"{'release':>10} {'seconds':>8} {'test AUC':>9} {'forget AUC':>11} {'forget loss':>12}")
     for name, directory, seconds in rows:
-        found = _forget_figures(checkpoints.load(directory), frozen, parent)
+        found = _forget_figures(checkpoints.load(directory), snapshot, parent)
         print(
             f"{name:>10} {seconds:8.1f} {found['test_auc']:9.4f} {found['forget_auc']:11.4f} "
             f"{found['forget_loss']:12.4f}"
@@ -104,14 +106,14 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = Settings()
     keep_in(settings.backbones_directory)
-    frozen = _frozen(arguments.data, settings)
+    snapshot = _snapshot(arguments.data, settings)
     learner = ModelLearner(settings)
     with tempfile.TemporaryDirectory() as directory:
         parent = Path(directory) / "parent"
-        learner.train(frozen, parent, settings.backbone, _nothing)
+        learner.train(snapshot, parent, settings.backbone, _nothing)
         for count in map(int, arguments.users.split(",")):
-            victims = _victims(frozen, parent, count)
-            batch = replace(frozen, forget=ForgetSet(users=victims))
+            victims = _victims(snapshot, parent, count)
+            batch = replace(snapshot, forget=ForgetSet(users=victims))
             measure(batch, learner, parent, Path(directory) / f"batch-{count}")
 
 

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from app.gateway import freeze_what_stays
+from app.gateway import freeze_startup_objects
 from app.main import make_gateway
 from app.storage.engine import make_database
 
@@ -24,7 +24,7 @@ def gateway_in_process(settings: Settings) -> Iterator[Gateway]:
     """Run a gateway until the block ends; raises TimeoutError where it does not get ready."""
     database = make_database(settings.sqlalchemy_url)
     made = make_gateway(settings, database)
-    freeze_what_stays()
+    freeze_startup_objects()
     made.replica.start()
     deadline = time.monotonic() + _WAIT
     try:

@@ -97,7 +97,7 @@ class Installation:
 
     def publish(self, seed: int) -> tuple[Lease, str]:
         """Publish a release with weights of its own, and begin its roll-out."""
-        vocabulary = Vocabulary.from_catalogue(Interactions.unrated(self.items))
+        vocabulary = Vocabulary.from_catalog(Interactions.unrated(self.items))
         recommender = Recommender(vocabulary, self.config.seeded(seed))
         return self.record(
             recommender, lambda directory: checkpoints.save(recommender, directory, method="train")
@@ -121,7 +121,7 @@ class Installation:
         self.artifacts.publish(staging, path)
         self.recommenders[name] = recommender
         with self.uow() as uow:
-            advance(uow, lease, frozen_version=uow.state.data_version())
+            advance(uow, lease, snapshot_version=uow.state.data_version())
             release = Release(
                 id=name,
                 digest=manifest.digest,
@@ -182,7 +182,7 @@ class Installation:
         asked = [items[each] for each in item_ids]
         found = self.recommenders[release].score(
             user.attributes if user else {},
-            [HistoryEvent(item.slot, rating, item.title) for item, rating in rated],
-            [Candidate(item.slot, item.attributes, item.title) for item in asked],
+            [HistoryEvent(item.item_index, rating, item.title) for item, rating in rated],
+            [Candidate(item.item_index, item.attributes, item.title) for item in asked],
         )
         return [float(score) for score in found]

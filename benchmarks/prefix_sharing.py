@@ -30,7 +30,7 @@ from models.recommender.pretrained import HuggingFaceConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
@@ -40,19 +40,19 @@ BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 CHOOSING: Final = 32
 
 
-def prompts_of(recommender: Recommender, data: str, candidates: int, seed: int) -> Encoded:
+def prompts_of(recommender: Recommender, data: str, candidates: int, seed: int) -> PromptBatch:
     """Encode a person with ten ratings and N candidates, of titles drawn from the data."""
     items = read(data)[0].items
     generator = np.random.default_rng(seed)
     drawn = generator.choice(len(items), HISTORY_LENGTH + candidates, replace=False).tolist()
     stars = generator.integers(1, 11, HISTORY_LENGTH) / 2
     history = [
-        HistoryEvent(slot, float(rating), items[slot].title)
-        for slot, rating in zip(drawn[:HISTORY_LENGTH], stars, strict=True)
+        HistoryEvent(item_index, float(rating), items[item_index].title)
+        for item_index, rating in zip(drawn[:HISTORY_LENGTH], stars, strict=True)
     ]
     wanted = [
-        Candidate(slot, items[slot].attributes, items[slot].title)
-        for slot in drawn[HISTORY_LENGTH:]
+        Candidate(item_index, items[item_index].attributes, items[item_index].title)
+        for item_index in drawn[HISTORY_LENGTH:]
     ]
     return recommender.prompt.request({}, history, wanted)
 
@@ -64,7 +64,7 @@ def timed(run: Callable[[], torch.Tensor]) -> tuple[float, float, torch.Tensor]:
     return time.perf_counter() - wall, time.process_time() - cpu, logits
 
 
-def compare(recommender: Recommender, prompts: Encoded, repetitions: int) -> dict[str, Any]:
+def compare(recommender: Recommender, prompts: PromptBatch, repetitions: int) -> dict[str, Any]:
     """Score both ways by turns and return medians; the first run of each is not counted."""
     recommender.score_logits(prompts)
     few = prompts.take(slice(CHOOSING))
@@ -95,7 +95,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = parse_backbone(arguments.backbone)
     if isinstance(config, HuggingFaceConfig):
         config = replace(config, dtype=arguments.dtype)
-    recommender = build(Vocabulary.from_catalogue(read(arguments.data)[0]), config)
+    recommender = build(Vocabulary.from_catalog(read(arguments.data)[0]), config)
     if isinstance(recommender.prompt, TextPrompt):
         recommender.prompt.wording = arguments.wording
     prompts = prompts_of(recommender, arguments.data, arguments.candidates, arguments.seed)

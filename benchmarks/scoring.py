@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from models.data.interactions import Interactions
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
 POLICY: Final = ScoringPolicy(prefix_cache_bytes=2**28, step_tokens=256, steps_at_once=2)
@@ -57,12 +57,14 @@ def requests(data: Interactions, people: int, candidates: int, seed: int) -> lis
                 user_id=f"user {person}",
                 attributes={},
                 history=[
-                    HistoryEvent(slot, star, data.items[slot].title)
-                    for slot, star in zip(rated, stars.tolist(), strict=True)
+                    HistoryEvent(item_index, star, data.items[item_index].title)
+                    for item_index, star in zip(rated, stars.tolist(), strict=True)
                 ],
                 candidates=[
-                    Candidate(slot, data.items[slot].attributes, data.items[slot].title)
-                    for slot in wanted
+                    Candidate(
+                        item_index, data.items[item_index].attributes, data.items[item_index].title
+                    )
+                    for item_index in wanted
                 ],
             )
         )
@@ -70,7 +72,7 @@ def requests(data: Interactions, people: int, candidates: int, seed: int) -> lis
 
 
 @torch.inference_mode()
-def naive(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
+def naive(recommender: Recommender, prompts: PromptBatch) -> torch.Tensor:
     """Return [N, 2] logits, one forward pass each; the head is computed for the last token only."""
     found = [
         recommender.model(input_ids=row[None], logits_to_keep=1).logits[0, -1]
@@ -158,7 +160,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Build the model with random weights, which take as long as others, and measure."""
     torch.set_num_threads(1)
     data = read(arguments.data)[0]
-    recommender = build(Vocabulary.from_catalogue(data), parse_backbone(arguments.backbone))
+    recommender = build(Vocabulary.from_catalog(data), parse_backbone(arguments.backbone))
     recommender.model.eval()
     asked = requests(data, 16, arguments.candidates, arguments.seed)
     return measured(recommender, asked, arguments.repetitions, arguments.threads)

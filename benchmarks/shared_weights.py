@@ -36,9 +36,9 @@ MEBIBYTE: Final = 2**20
 
 def make(directory: Path, items: int) -> float:
     """Write an untrained compact release for so many items; return the MiB of its weights."""
-    vocabulary = Vocabulary.from_catalogue(Interactions.unrated())
+    vocabulary = Vocabulary.from_catalog(Interactions.unrated())
     known = Vocabulary(
-        slots=items, user_attributes=vocabulary.user_attributes, values=vocabulary.values
+        item_capacity=items, user_attributes=vocabulary.user_attributes, values=vocabulary.values
     )
     checkpoints.save(Recommender(known, CompactConfig()), directory, method="train")
     return (directory / WEIGHTS).stat().st_size / MEBIBYTE
@@ -48,7 +48,7 @@ def hold(directory: Path, *, mapped: bool) -> None:
     """Load the release, use all of it, say so, and keep it until standard input ends."""
     torch.set_num_threads(1)
     recommender = checkpoints.load(directory, mapped=mapped)
-    recommender.score({}, [], [Candidate(slot, {}, "") for slot in range(1000)])
+    recommender.score({}, [], [Candidate(item_index, {}, "") for item_index in range(1000)])
     for weight in recommender.model.parameters():
         weight.sum()
     sys.stdout.write("ready\n")

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from app.cli.processes import Child, Children
-from app.domain.recommendations import Question
+from app.domain.recommendations import RecommendationQuery
 from benchmarks.gateways import gateway_in_process
 from benchmarks.installations import USERS, Installation, settings_of
 from worker.process import be_nice, stop_on_signals, stop_with_parent
@@ -47,7 +47,7 @@ _TIMEOUT: Final = 60.0
 
 def ask(service: RecommendService, user_id: str) -> Recommendation:
     """Ask for ten items: the one place that knows how."""
-    return service.answer(Question(person=user_id, n=10))
+    return service.answer(RecommendationQuery(person=user_id, n=10))
 
 
 class Load:

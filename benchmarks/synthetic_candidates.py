@@ -54,7 +54,7 @@ def synthetic(users: int, items: int, interactions: int) -> Interactions:
     stars = rng.choice(np.array(RATINGS, np.float32), len(pairs), p=SHARES)
     return Interactions(
         users=tuple(UserRecord(id=f"u{number}") for number in range(users)),
-        items=tuple(ItemRecord(id=str(slot), title="") for slot in range(items)),
+        items=tuple(ItemRecord(id=str(item_index), title="") for item_index in range(items)),
         user=(pairs // items).astype(np.int32),
         item=(pairs % items).astype(np.int32),
         rating=stars,
@@ -102,12 +102,12 @@ def _times(index: CandidateIndex, people: dict[str, History]) -> dict[str, dict[
     now = BEGUN + SPAN - BUCKET_SECONDS
     cold = _timed(lambda own: index.propose(own, 200), told)
     warm = _timed(lambda own: index.propose(own, 200), told)
-    top = index.popular(ASKED).slots.tolist()
-    similar = _timed(lambda slot: index.similar(slot, 10), top)
+    top = index.popular(ASKED).item_indices.tolist()
+    similar = _timed(lambda item_index: index.similar(item_index, 10), top)
     added, first, removed = [], [], []
     for (user_id, own), events in zip(people.items(), told, strict=True):
-        rated = {slot for slot, _, _ in own}
-        fresh = next(slot for slot in top if slot not in rated)
+        rated = {item_index for item_index, _, _ in own}
+        fresh = next(item_index for item_index in top if item_index not in rated)
         added += _timed(
             lambda more: index.replace_user(*more), [(user_id, [*own, (fresh, 5.0, now)])]
         )

@@ -110,7 +110,7 @@ def pseudonyms() -> Pseudonyms:
 
 
 @pytest.fixture
-def catalogue(uow_factory: SqlUnitOfWorkFactory) -> SqlUnitOfWorkFactory:
+def catalog(uow_factory: SqlUnitOfWorkFactory) -> SqlUnitOfWorkFactory:
     """Three users who rated some of five items."""
     with uow_factory() as uow:
         uow.people.upsert_items(

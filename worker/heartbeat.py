@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class Heartbeat:
+class LeaseHeartbeat:
     """Renews one lease every third of its length, from its own thread and connection."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Heartbeat:
 log = structlog.get_logger(__name__)
 
 
-class Presence:
+class WorkerHeartbeat:
     """Beats from its own thread: a long job must not make its worker look dead."""
 
     def __init__(self, context: WorkerContext) -> None:

@@ -37,7 +37,7 @@ class ForgetSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrozenData:
+class DataSnapshot:
     """All that a job may look at, read in one transaction at `version`.
 
     `data` holds the rows to forget as well; rows of people who are suppressed but not in this
@@ -47,13 +47,13 @@ class FrozenData:
     version: int
     data: Interactions
     forget: ForgetSet
-    cohort: frozenset[str]
+    holdout: frozenset[str]
     #: Goes into the manifests, so that every job's release has a name of its own.
     job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Artefact:
+class Artifact:
     """A directory of weights with its manifest. `digest` names weights and manifest (SHA-256)."""
 
     directory: Path
@@ -63,7 +63,7 @@ class Artefact:
     #: parent, as an exact retraining is.
     exact: bool = False
     #: False where it is already the release that it will be served as.
-    needs_folding: bool = True
+    needs_merge: bool = True
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Digests of what was made on the way and must be shredded: file name → SHA-256.
     intermediates: dict[str, str] = field(default_factory=dict)
@@ -81,8 +81,8 @@ class Learner(Protocol):
     """Training, unlearning, folding and auditing. Every directory given is the caller's to own."""
 
     def train(
-        self, frozen: FrozenData, into: Path, backbone: str | Path, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Report
+    ) -> Artifact:
         """Train from scratch on the retained rows and save the release's weights in `into`.
 
         `backbone` is what a person names, or the directory of a release to train another one like.
@@ -90,8 +90,8 @@ class Learner(Protocol):
         """
 
     def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artifact:
         """Forget the batch; save the new adapter, or what else there is, in `into`.
 
         The artefact says whether that is still to be folded.
@@ -100,22 +100,22 @@ class Learner(Protocol):
         the training diverges: it would at every repetition, so the caller escalates.
         """
 
-    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+    def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         """Fold the adapter into its parent's weights and save the release's weights in `into`."""
 
-    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
+    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
         """Save the parent's weights in `into` under a new manifest that names this job.
 
         For a batch that no weight ever saw: a release without it, and nothing pretended.
         """
 
-    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
+    def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
         """Say whether the batch has any row that the parent's weights know.
 
         Those are what it was trained on, and validation rows where its answers are weighed by them.
         """
 
     def audit(
-        self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
+        self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
         """Compare the candidate's weights with the parent's; `exact` skips the relative gates."""

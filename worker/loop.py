@@ -12,7 +12,7 @@ from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
 from app.services.jobs import close_batch
 from app.services.policies import BatchPolicy, JobPolicy
-from worker.heartbeat import Presence
+from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
 from worker.relay import Relay
 
@@ -66,7 +66,7 @@ def run_forever(
     There is no broker here: the loop looks by itself, and the outbox is only marked as sent.
     """
     relay = Relay(context, _ignore)
-    with Presence(context):
+    with WorkerHeartbeat(context):
         # A crash between a completion and its scrubbing leaves remains; a start clears them.
         _attempt(context.scrub_database)
         while not stop.is_set():

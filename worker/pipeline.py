@@ -21,12 +21,12 @@ from app.services import jobs as job_lifecycle
 from app.services.certificates import Evidence
 from app.services.policies import JobPolicy
 from worker.errors import ReleaseMissingError, WorkerStoppedError
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import LeaseHeartbeat
 from worker.run import JobRun
 from worker.stages.build import Builder
 from worker.stages.roll_out import publish, roll_out
 from worker.stages.shred import clear_lower_epochs, shred
-from worker.stages.snapshot import freeze
+from worker.stages.snapshot import take_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def run_job(
 ) -> None:
     """Work on a claimed job until it ends, the lease is lost or a stop is asked for."""
     job, lease = claimed
-    heartbeat = Heartbeat(
+    heartbeat = LeaseHeartbeat(
         context.uow_factory,
         lease,
         lease_seconds=context.settings.job_lease,
@@ -103,23 +103,23 @@ def _carry_out(run: JobRun) -> None:
 
 
 def _make_release(run: JobRun, live: str | None) -> None:
-    run.begin(Stage.FREEZE)
+    run.begin(Stage.SNAPSHOT)
     clear_lower_epochs(run)
     settings = run.context.settings
-    frozen = freeze(
+    snapshot = take_snapshot(
         run.context.uow_factory,
         run.context.pseudonyms,
         job_id=run.job.id,
-        cohort_share=settings.cohort_share,
+        holdout_share=settings.holdout_share,
     )
-    run.advance(frozen_version=frozen.version, parent_release=live)
+    run.advance(snapshot_version=snapshot.version, parent_release=live)
     parent = None
     if live is not None:
         with run.context.uow_factory(write=False) as uow:
             parent = uow.releases.get(live)
         if parent is None:
             raise ReleaseMissingError(release_id=live)
-    publish(run, Builder(run, frozen, parent).build(), parent)
+    publish(run, Builder(run, snapshot, parent).build(), parent)
 
 
 def _delete_rows(run: JobRun) -> None:

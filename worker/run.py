@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job, Lease
     from app.services.ports import UnitOfWork
     from worker.context import WorkerContext
-    from worker.heartbeat import Heartbeat
+    from worker.heartbeat import LeaseHeartbeat
     from worker.learner import Report
 
 log = structlog.get_logger(__name__)
@@ -41,10 +41,10 @@ class _Plan:
 
 
 _PLANS: Final = {
-    Stage.FREEZE: _Plan(JobStatus.RUNNING, 0.0, 0.02),
+    Stage.SNAPSHOT: _Plan(JobStatus.RUNNING, 0.0, 0.02),
     Stage.TRAIN: _Plan(JobStatus.RUNNING, 0.02, 0.65),
     Stage.UNLEARN: _Plan(JobStatus.RUNNING, 0.02, 0.6),
-    Stage.FOLD: _Plan(JobStatus.RUNNING, 0.6, 0.65),
+    Stage.MERGE: _Plan(JobStatus.RUNNING, 0.6, 0.65),
     Stage.AUDIT: _Plan(JobStatus.AUDITING, 0.65, 0.8),
     Stage.PUBLISH: _Plan(JobStatus.PUBLISHING, 0.8, 0.82),
     Stage.ROLL_OUT: _Plan(JobStatus.ROLLING_OUT, 0.82, 0.94),
@@ -62,7 +62,7 @@ class JobRun:
         context: WorkerContext,
         job: Job,
         lease: Lease,
-        heartbeat: Heartbeat,
+        heartbeat: LeaseHeartbeat,
         *,
         stop: Event,
         on_stage: Callable[[Stage], None],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.settings import get_settings
 from worker.context import WorkerContext, build_context
-from worker.heartbeat import Presence
+from worker.heartbeat import WorkerHeartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +24,13 @@ class Runtime:
         #: Another way to the machine learning than the settings', where there is one.
         self.make_learner: Callable[[Settings], Learner] | None = None
         self._context: WorkerContext | None = None
-        self._presence: Presence | None = None
+        self._worker_heartbeat: WorkerHeartbeat | None = None
 
     def start(self) -> None:
         """Connect and show that this worker is up."""
         self._context = build_context(get_settings(), self.make_learner)
-        self._presence = Presence(self._context)
-        self._presence.__enter__()
+        self._worker_heartbeat = WorkerHeartbeat(self._context)
+        self._worker_heartbeat.__enter__()
 
     @property
     def context(self) -> WorkerContext:
@@ -40,8 +40,8 @@ class Runtime:
 
     def close(self) -> None:
         """Say goodbye and disconnect."""
-        if self._presence is not None:
-            self._presence.__exit__(None, None, None)
+        if self._worker_heartbeat is not None:
+            self._worker_heartbeat.__exit__(None, None, None)
         if self._context is not None:
             self._context.close()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
-from models.audit.calibration import CalibrationConfig, ExpectedRise, calibrate
+from models.audit.calibration import CalibrationConfig, ExpectedLossIncrease, calibrate
 from models.audit.report import audit, audit_exact
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
@@ -33,9 +33,9 @@ from models.unlearning.base import PLAIN, UnlearningTask
 from models.unlearning.ensemble import weighed
 from models.unlearning.registry import UnknownMethodError, get_method
 from worker.errors import ReleaseUnusableError, UnlearningFailedError
-from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artefact, ForgetSet, Verdict
+from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, Verdict
 from worker.qualities import qualities
-from worker.training_data import cohort_indices, data_hash, prepare_frozen, prepare_within
+from worker.training_data import data_hash, holdout_indices, prepare_snapshot, prepare_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
     from models.training.trainer import TrainConfig
     from models.unlearning.base import Unlearned, UnlearningMethod
-    from worker.learner import FrozenData, Report
+    from worker.learner import DataSnapshot, Report
 
 #: With these it is the backbone that must be another one.
 _UNUSABLE: Final = (
@@ -78,8 +78,8 @@ class ModelLearner:
         self._calibration = calibration or CalibrationConfig(seed=settings.seed + 1)
 
     def train(
-        self, frozen: FrozenData, into: Path, backbone: str | Path, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Report
+    ) -> Artifact:
         """Train on the retained rows, measure against the baselines, calibrate, and save.
 
         Where deletions have left too little to train on, the exact result is a model that was
@@ -88,25 +88,25 @@ class ModelLearner:
         """
         recipe = self._recipe(backbone)
         try:
-            prepared = prepare_within(frozen, None, recipe.limits)
+            prepared = prepare_within(snapshot, None, recipe.limits)
         except TooSmallToSplitError as error:
-            if frozen.forget == ForgetSet():
+            if snapshot.forget == ForgetSet():
                 raise InvalidInputError(str(error)) from error
-            return self._untrained(frozen, into, recipe)
+            return self._untrained(snapshot, into, recipe)
         try:
-            return self._trained(frozen, prepared, into, recipe, report)
+            return self._trained(snapshot, prepared, into, recipe, report)
         except _UNUSABLE as error:
             raise InvalidInputError(str(error)) from error
 
     def _trained(
         self,
-        frozen: FrozenData,
+        snapshot: DataSnapshot,
         prepared: Prepared,
         into: Path,
         recipe: TrainConfig,
         report: Report,
-    ) -> Artefact:
-        vocabulary = Vocabulary.from_catalogue(prepared.retained)
+    ) -> Artifact:
+        vocabulary = Vocabulary.from_catalog(prepared.retained)
         method = self._method_for(recipe)
         started = time.monotonic()
         recommender = method.train(
@@ -119,7 +119,7 @@ class ModelLearner:
             prepared.retained,
             recommender,
             prepared,
-            cohort_indices(frozen),
+            holdout_indices(snapshot),
             self._calibration,
             lambda rows: method.train(
                 vocabulary, rows, recipe, lambda fraction: report(0.5 + fraction * 0.5)
@@ -131,31 +131,35 @@ class ModelLearner:
                 "train": len(prepared.parts.train),
                 "valid": len(prepared.parts.valid),
                 "test": len(prepared.parts.test),
-                "cohort": len(prepared.parts.cohort),
+                "holdout": len(prepared.parts.holdout),
             },
-            "expected_rise": {kind: asdict(rise) for kind, rise in expected.items()},
+            "expected_rise": {
+                kind: asdict(loss_increase) for kind, loss_increase in expected.items()
+            },
             "parameters": sum(p.numel() for p in recommender.model.parameters()),
             "trained_parameters": sum(t.numel() for t in own_state(recommender).values()),
             **memory_report(recommender),
             "fit_seconds": fitted - started,
             "calibration_seconds": time.monotonic() - fitted,
         }
-        rises = metrics["expected_rise"]
-        manifest = self._save_root(recommender, prepared, into, EXACT_METHOD, frozen, recipe, rises)
-        return Artefact(
+        loss_increases = metrics["expected_rise"]
+        manifest = self._save_root(
+            recommender, prepared, into, EXACT_METHOD, snapshot, recipe, loss_increases
+        )
+        return Artifact(
             directory=into, digest=manifest.digest, method=manifest.method, metrics=metrics
         )
 
-    def _untrained(self, frozen: FrozenData, into: Path, recipe: TrainConfig) -> Artefact:
+    def _untrained(self, snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> Artifact:
         """Save the initial weights: nobody's, and no row counts as one they were trained on."""
         bounds = TimeSplit(valid_from=0, test_from=1)
-        prepared = prepare_within(frozen, bounds)
-        vocabulary = Vocabulary.from_catalogue(prepared.retained)
+        prepared = prepare_within(snapshot, bounds)
+        vocabulary = Vocabulary.from_catalog(prepared.retained)
         recommender = build(vocabulary, recipe.backbone)
         manifest = self._save_root(
-            recommender, prepared, into, UNTRAINED_METHOD, frozen, recipe, {}
+            recommender, prepared, into, UNTRAINED_METHOD, snapshot, recipe, {}
         )
-        return Artefact(directory=into, digest=manifest.digest, method=manifest.method)
+        return Artifact(directory=into, digest=manifest.digest, method=manifest.method)
 
     def _save_root(
         self,
@@ -163,7 +167,7 @@ class ModelLearner:
         prepared: Prepared,
         into: Path,
         method: str,
-        frozen: FrozenData,
+        snapshot: DataSnapshot,
         recipe: TrainConfig,
         expected: dict[str, Any],
     ) -> Manifest:
@@ -173,7 +177,7 @@ class ModelLearner:
             into,
             method=method,
             extra={
-                "job": frozen.job_id,
+                "job": snapshot.job_id,
                 "bounds": prepared.bounds.manifest(),
                 "expected": expected,
                 "recipe": recipe.manifest(),
@@ -182,11 +186,11 @@ class ModelLearner:
         )
 
     def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artifact:
         """Train the adapter that forgets; `into` gets the delta, which must be shredded."""
         manifest = manifests.read_manifest(parent)
-        prepared = prepare_frozen(frozen, manifest)
+        prepared = prepare_snapshot(snapshot, manifest)
         if not len(prepared.parts.train):
             # Nobody is left to remember: only the exact way is open.
             raise UnlearningFailedError
@@ -212,9 +216,9 @@ class ModelLearner:
         except _UNUSABLE as error:
             raise InvalidInputError(str(error)) from error
         if recommender.config.adapter is not None:
-            return self._replaced(result, manifest, into, frozen)
-        saved = self._save_unfolded(result, into, manifest.digest, frozen, prepared)
-        return Artefact(
+            return self._replaced(result, manifest, into, snapshot)
+        saved = self._save_unmerged(result, into, manifest.digest, snapshot, prepared)
+        return Artifact(
             directory=into,
             digest=saved.digest,
             method=self._method.name,
@@ -227,23 +231,23 @@ class ModelLearner:
         )
 
     def _replaced(
-        self, result: Unlearned, before: Manifest, into: Path, frozen: FrozenData
-    ) -> Artefact:
+        self, result: Unlearned, before: Manifest, into: Path, snapshot: DataSnapshot
+    ) -> Artifact:
         """Save the new adapter, which replaces the parent's: it is the release as it is."""
         found = self._next_release(
-            result.recommender, before, into, self._method.name, frozen.job_id
+            result.recommender, before, into, self._method.name, snapshot.job_id
         )
-        return replace(found, exact=self._method.exact, metrics=result.metrics, needs_folding=False)
+        return replace(found, exact=self._method.exact, metrics=result.metrics, needs_merge=False)
 
-    def _save_unfolded(
-        self, result: Unlearned, into: Path, parent: str, frozen: FrozenData, prepared: Prepared
+    def _save_unmerged(
+        self, result: Unlearned, into: Path, parent: str, snapshot: DataSnapshot, prepared: Prepared
     ) -> Manifest:
         """Save what the method left: an adapter still to be folded, or weights of their own."""
         name, model = self._method.name, result.recommender
-        extra = {"job": frozen.job_id, "reset_tokens": unused_tokens(model, prepared)}
+        extra = {"job": snapshot.job_id, "reset_tokens": unused_tokens(model, prepared)}
         if result.adapter is None:
             return checkpoints.save(
-                model, into, method=name, parent=parent, extra=extra, kind=manifests.UNFOLDED
+                model, into, method=name, parent=parent, extra=extra, kind=manifests.UNMERGED
             )
         return adapters.save(
             model,
@@ -255,35 +259,35 @@ class ModelLearner:
             rows=result.rows,
         )
 
-    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+    def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         """Fold the delta into its parent; rows that no retained sample has become initial again.
 
         Weights of their own, which a method without an adapter leaves, need only the latter.
         """
         before = manifests.read_manifest(parent)
         delta = manifests.read_manifest(adapter)
-        if delta.content["kind"] == manifests.UNFOLDED and delta.parent == before.digest:
-            folded = _load(adapter, manifests.UNFOLDED)
+        if delta.content["kind"] == manifests.UNMERGED and delta.parent == before.digest:
+            merged = _load(adapter, manifests.UNMERGED)
         else:
-            folded = adapters.fold(_load(parent), before.digest, adapter)
-        reset_rows(folded, delta.extra["reset_tokens"])
-        return self._next_release(folded, before, into, delta.method, delta.extra["job"])
+            merged = adapters.merge(_load(parent), before.digest, adapter)
+        reset_rows(merged, delta.extra["reset_tokens"])
+        return self._next_release(merged, before, into, delta.method, delta.extra["job"])
 
-    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
+    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
         """Save the parent's weights under a new manifest: no weight ever saw this batch."""
         before = manifests.read_manifest(parent)
         return self._next_release(_load(parent), before, into, "carry-over", job_id)
 
-    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
+    def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
         """Say whether any sample that the parent's weights know contains what is forgotten."""
         manifest = manifests.read_manifest(parent)
-        prepared = prepare_frozen(frozen, manifest)
+        prepared = prepare_snapshot(snapshot, manifest)
         if prepared.forget_valid and weighed(backbone_from_manifest(manifest.content["backbone"])):
             return True
         return len(prepared.forget) > 0
 
     def audit(
-        self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
+        self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
         """Compare the folded weights, as they will be served, with their parent's."""
         manifest = manifests.read_manifest(parent)
@@ -291,9 +295,9 @@ class ModelLearner:
         report(0.1)
         if exact:  # By its own split: what was trained anew may be another kind of model.
             own = manifests.read_manifest(candidate)
-            found = audit_exact(old, new, prepare_frozen(frozen, own))
+            found = audit_exact(old, new, prepare_snapshot(snapshot, own))
         else:
-            found = audit(old, new, prepare_frozen(frozen, manifest), _expected(manifest))
+            found = audit(old, new, prepare_snapshot(snapshot, manifest), _expected(manifest))
         report(1.0)
         return Verdict(outcome=Outcome(found.outcome), figures=found.figures)
 
@@ -320,13 +324,14 @@ class ModelLearner:
     def _limited(self, recipe: TrainConfig) -> TrainConfig:
         settings, known = self._settings, recipe.limits
         limits = RowLimits(
-            train=settings.train_rows or known.train, look=settings.look_rows or known.look
+            train=settings.train_rows or known.train,
+            evaluation=settings.evaluation_rows or known.evaluation,
         )
         return replace(recipe, limits=limits)
 
     def _next_release(
         self, recommender: Recommender, before: Manifest, into: Path, method: str, job_id: str
-    ) -> Artefact:
+    ) -> Artifact:
         """Save a release that inherits its parent's bounds, recipe and calibration."""
         inherited = {k: v for k, v in before.extra.items() if k != "data_sha256"}
         manifest = checkpoints.save(
@@ -336,7 +341,7 @@ class ModelLearner:
             parent=before.digest,
             extra={**inherited, "job": job_id},
         )
-        return Artefact(directory=into, digest=manifest.digest, method=method)
+        return Artifact(directory=into, digest=manifest.digest, method=method)
 
 
 def _load(directory: Path, kind: str = manifests.RELEASE) -> Recommender:
@@ -347,5 +352,8 @@ def _load(directory: Path, kind: str = manifests.RELEASE) -> Recommender:
         raise ReleaseUnusableError(reason=str(error).rstrip(".")) from error
 
 
-def _expected(manifest: Manifest) -> dict[str, ExpectedRise]:
-    return {kind: ExpectedRise(**rise) for kind, rise in manifest.extra["expected"].items()}
+def _expected(manifest: Manifest) -> dict[str, ExpectedLossIncrease]:
+    return {
+        kind: ExpectedLossIncrease(**loss_increase)
+        for kind, loss_increase in manifest.extra["expected"].items()
+    }

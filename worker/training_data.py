@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from models.checkpoints.manifest import Manifest
     from models.data.forget_split import Prepared
     from models.data.splits import RowLimits
-    from worker.learner import FrozenData
+    from worker.learner import DataSnapshot
 
 
-def prepare_frozen(frozen: FrozenData, parent: Manifest) -> Prepared:
+def prepare_snapshot(snapshot: DataSnapshot, parent: Manifest) -> Prepared:
     """Split by the parent's bounds."""
-    return prepare_within(frozen, TimeSplit(**parent.extra["bounds"]))
+    return prepare_within(snapshot, TimeSplit.from_manifest(parent.extra["bounds"]))
 
 
 def prepare_within(
-    frozen: FrozenData, bounds: TimeSplit | None, limits: RowLimits = NO_LIMITS
+    snapshot: DataSnapshot, bounds: TimeSplit | None, limits: RowLimits = NO_LIMITS
 ) -> Prepared:
     """Turn ids into indices and split; without bounds, by new ones that keep to the limits."""
-    users = {user.id: index for index, user in enumerate(frozen.data.users)}
-    items = {item.id: index for index, item in enumerate(frozen.data.items)}
-    forget = frozen.forget
+    users = {user.id: index for index, user in enumerate(snapshot.data.users)}
+    items = {item.id: index for index, item in enumerate(snapshot.data.items)}
+    forget = snapshot.forget
     return prepare(
-        frozen.data,
+        snapshot.data,
         ForgetIndices(
             users=frozenset(users[user] for user in forget.users if user in users),
             items=frozenset(items[item] for item in forget.items if item in items),
@@ -40,16 +40,16 @@ def prepare_within(
                 if user in users and item in items
             ),
         ),
-        cohort_indices(frozen),
+        holdout_indices(snapshot),
         bounds,
         limits,
     )
 
 
-def cohort_indices(frozen: FrozenData) -> frozenset[int]:
+def holdout_indices(snapshot: DataSnapshot) -> frozenset[int]:
     """Return the indices of the users that are never trained on."""
     return frozenset(
-        index for index, user in enumerate(frozen.data.users) if user.id in frozen.cohort
+        index for index, user in enumerate(snapshot.data.users) if user.id in snapshot.holdout
     )
 
 

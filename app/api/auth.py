@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from app.api.problems import DOMAIN_PROBLEMS, HTTP_PROBLEMS, problem
-from app.domain.errors import InvalidInputError, UnauthorisedError
+from app.domain.errors import InvalidInputError, UnauthorizedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -78,7 +78,7 @@ class AccessGuard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_key(given.strip().encode("latin-1")):
             return None
-        return problem(DOMAIN_PROBLEMS[UnauthorisedError])
+        return problem(DOMAIN_PROBLEMS[UnauthorizedError])
 
     def _is_key(self, given: bytes) -> bool:
         """Compare with every key, each in constant time, so that the time tells nothing."""

@@ -73,7 +73,7 @@ DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
         (errors.StaleDataError, 409, "Stale data"),
         (errors.ReleaseExistsError, 409, "Release exists"),
         (errors.InvalidInputError, 422, "Invalid input"),
-        (errors.UnauthorisedError, 401, "API key needed"),
+        (errors.UnauthorizedError, 401, "API key needed"),
         (errors.UnavailableError, 503, "Unavailable"),
         (errors.OverloadedError, 503, "Overloaded"),
         (errors.NoReleaseError, 503, "No release"),

@@ -15,9 +15,9 @@ from app.domain.recommendations import (
     MAX_RANKED,
     MAX_USERS,
     AttributeFilter,
-    Question,
     RankedBy,
     Recommendation,
+    RecommendationQuery,
     Similar,
     Visitor,
 )
@@ -83,10 +83,10 @@ class RecommendBody(_Options):
         items = [one.item_id for one in self.history]
         if len(set(items)) < len(items):
             raise ValueError("the history must hold every item once")
-        check_explained(self.explain, self.question().n)
+        check_explained(self.explain, self.query().n)
         return self
 
-    def question(self) -> Question:
+    def query(self) -> RecommendationQuery:
         """Return what is asked, in the words of the domain."""
         given = self.item_ids
         person = self.user_id or Visitor(
@@ -94,7 +94,7 @@ class RecommendBody(_Options):
             history=tuple((one.item_id, one.rating) for one in self.history),
         )
         default_n = 10 if given is None else len(given)
-        return Question(
+        return RecommendationQuery(
             person=person,
             n=default_n if self.n is None else self.n,
             offset=self.offset,
@@ -118,10 +118,10 @@ class RecommendBatchBody(_Options):
         check_explained(self.explain, self.n)
         return self
 
-    def questions(self) -> list[Question]:
+    def queries(self) -> list[RecommendationQuery]:
         """Return one question per person, in the order given."""
         return [
-            Question(
+            RecommendationQuery(
                 person=user_id,
                 n=self.n,
                 offset=self.offset,

@@ -83,7 +83,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             screen.say(Text(f"  {options.backbone}: {describe_backbone(options.backbone)}"))
             if teacher_only:
                 with _bar(screen) as bar:
-                    results = teachers.look(made, bar)
+                    results = teachers.evaluate(made, bar)
                 screen.result(results, teachers.teacher_table(results))
             else:
                 with _bar(screen) as bar:

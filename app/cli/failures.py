@@ -67,7 +67,8 @@ def _end(screen: Screen, code: str, message: str, status: int) -> NoReturn:
 
 def _settings_message(error: ValidationError) -> str:
     def one(problem: Any) -> str:
-        name = "".join(f"LETHE_{str(part).upper()}: " for part in problem["loc"][:1])
+        fields = [str(part).upper().removeprefix("LETHE_") for part in problem["loc"][:1]]
+        name = "".join(f"LETHE_{field}: " for field in fields)
         return name + str(problem["msg"]).removeprefix("Value error, ")
 
     return "The settings are not valid. " + "; ".join(one(each) for each in error.errors())

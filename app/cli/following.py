@@ -16,10 +16,10 @@ POLL_SECONDS: Final = 0.25
 #: What people read for each stage.
 STAGES: Final = {
     "waiting": "waiting",
-    "freeze": "freezing the batch",
+    "snapshot": "taking a snapshot of the data",
     "train": "training",
     "unlearn": "unlearning",
-    "fold": "folding the adapter",
+    "merge": "merging the adapter",
     "audit": "auditing",
     "publish": "publishing",
     "roll_out": "rolling out",

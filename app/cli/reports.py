@@ -123,8 +123,9 @@ def audit_report(figures: dict[str, Any]) -> Table:
     rows = []
     for key, name in (
         ("forget", "forgotten rows: change in loss"),
-        ("cohort", "never-trained cohort: change in loss"),
-        ("movement", "forgotten less cohort"),
+        ("holdout", "holdout users: change in loss"),
+        ("cohort", "holdout users: change in loss"),  # as earlier versions stored the figures
+        ("movement", "forgotten less holdout"),
         ("test", "test rows: change in loss"),
     ):
         if key in figures:

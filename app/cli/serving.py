@@ -101,7 +101,7 @@ class Supervised:
     started_at: float = 0.0
     restart_at: float | None = None
 
-    def look(self, now: float) -> str:
+    def check(self, now: float) -> str:
         """Do what is due, and return what there is to tell about it."""
         if self.restart_at is not None:
             if now >= self.restart_at:

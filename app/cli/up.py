@@ -67,7 +67,7 @@ def supervise(screen: Screen, children: Sequence[Child]) -> None:
     watched = [Supervised(child, started_at=time.monotonic()) for child in children]
     while True:
         for one in watched:
-            told = one.look(time.monotonic())
+            told = one.check(time.monotonic())
             if told:
                 screen.say(told)
         time.sleep(_LOOK_EVERY)

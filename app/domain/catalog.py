@@ -13,7 +13,7 @@ class Item:
     title: str
     #: Attribute name → values, e.g. {"genre": ["Comedy"]}.
     attributes: dict[str, list[str]] = field(default_factory=dict)
-    slot: int
+    item_index: int
     retired: bool = False
     #: False while it is withdrawn: it keeps its ratings, but nobody is recommended it.
     available: bool = True

@@ -136,7 +136,7 @@ class InvalidInputError(LetheError):
     code = "invalid-input"
 
 
-class UnauthorisedError(LetheError):
+class UnauthorizedError(LetheError):
     """A valid API key is needed: send it as `Authorization: Bearer KEY`."""
 
     code = "unauthorised"

@@ -54,10 +54,10 @@ class Stage(StrEnum):
     """The step of the pipeline that a job is in, in order."""
 
     WAITING = "waiting"
-    FREEZE = "freeze"
+    SNAPSHOT = "snapshot"
     TRAIN = "train"
     UNLEARN = "unlearn"
-    FOLD = "fold"
+    MERGE = "merge"
     AUDIT = "audit"
     PUBLISH = "publish"
     ROLL_OUT = "roll_out"
@@ -65,6 +65,12 @@ class Stage(StrEnum):
     SHRED = "shred"
     CERTIFY = "certify"
     DONE = "done"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Stage | None:
+        """Return the stage that an earlier version stored under another name."""
+        earlier = {"freeze": cls.SNAPSHOT, "fold": cls.MERGE}
+        return earlier.get(value) if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +101,7 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
-    frozen_version: int | None = None
+    snapshot_version: int | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -52,7 +52,7 @@ class Visitor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class RecommendationQuery:
     """One call for recommendations: for whom, and which part of which items."""
 
     #: The id of a person, or a visitor.

@@ -165,7 +165,7 @@ def close_batch(uow: UnitOfWork, policy: BatchPolicy) -> Job | None:
         uow.jobs.add(job, delay_seconds=policy.retry_delay if retried else 0.0)
     except JobRunningError:
         return None  # Somebody was faster by a moment.
-    if uow.requests.freeze_batch([request.id for request in ready], job.id) == 0:
+    if uow.requests.assign_batch([request.id for request in ready], job.id) == 0:
         # Cannot be while the ready ones are locked; raising undoes the job all the same.
         raise ConflictError("Every request of the batch was taken by somebody else.")
     uow.outbox.add(Topic.JOB, job.id)

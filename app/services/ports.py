@@ -56,7 +56,7 @@ class RequestRepository(Protocol):
     def ready_for_batch(self, limit: int) -> list[ForgetRequest]:
         """Return jobless `batched` ones, then `scheduled` ones past their cancel window."""
 
-    def freeze_batch(self, request_ids: Sequence[str], job_id: str) -> int:
+    def assign_batch(self, request_ids: Sequence[str], job_id: str) -> int:
         """Give the requests to the job where still scheduled or jobless; return how many took."""
 
     def advance_of_job(self, lease: Lease, status: RequestStatus, progress: float) -> None: ...

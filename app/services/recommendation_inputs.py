@@ -102,10 +102,10 @@ def read_inputs(
         if request.subject is not None and request.scope is Scope.USER_ITEMS
         for item_id in request.subject.item_ids
     }
-    barred = hidden.item_ids | suppressed_pairs
+    excluded = hidden.item_ids | suppressed_pairs
     return Inputs(
         user=user,
-        history=tuple(one for one in history if one.item_id not in barred),
+        history=tuple(one for one in history if one.item_id not in excluded),
         seen_item_ids=frozenset(one.item_id for one in history),
         suppressed_item_ids=hidden.item_ids,
         data_version=standing.data_version,

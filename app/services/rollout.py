@@ -29,7 +29,7 @@ def publish(uow: UnitOfWork, lease: Lease, release: Release) -> None:
     """
     job = uow.jobs.get(lease.job_id)
     uow.jobs.update(lease, status=JobStatus.PUBLISHING)  # Locks the job before anything is read.
-    if job.frozen_version is None or uow.requests.completed_since(job.frozen_version):
+    if job.snapshot_version is None or uow.requests.completed_since(job.snapshot_version):
         raise StaleDataError(job_id=job.id)
     uow.releases.add(release)
     advance(uow, lease, stage=Stage.PUBLISH, release=release.id)

@@ -81,7 +81,7 @@ class ItemRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     title: Mapped[str]
     attributes: Mapped[dict[str, Any]]
-    slot: Mapped[int] = mapped_column(Integer, unique=True)
+    item_index: Mapped[int] = mapped_column("slot", Integer, key="item_index", unique=True)
     retired: Mapped[bool] = mapped_column(Boolean, default=False)
     #: False while off the shelf: its ratings count, but nobody is recommended it.
     available: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
@@ -181,7 +181,7 @@ class JobRow(Base):
     settings: Mapped[dict[str, Any]]
     metrics: Mapped[dict[str, Any]]
     error: Mapped[str | None]
-    frozen_version: Mapped[int | None]
+    snapshot_version: Mapped[int | None] = mapped_column("frozen_version", key="snapshot_version")
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -163,8 +163,9 @@ function requestRows({ items }) {
 function auditTables(audit) {
   const parts = [];
   const paired = [
-    ["forget", "Forgotten rows"], ["cohort", "Never-trained cohort"],
-    ["movement", "Forgotten less cohort"], ["test", "Test rows"],
+    ["forget", "Forgotten rows"], ["holdout", "Holdout users"],
+    ["cohort", "Holdout users"], // as earlier versions stored the figures
+    ["movement", "Forgotten less holdout"], ["test", "Test rows"],
   ].filter(([key]) => audit[key]);
   if (paired.length) {
     parts.push(table(["Change in loss (nats)", "Mean", "95 % interval", "Rows"],

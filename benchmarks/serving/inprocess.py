@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from app.domain.recommendations import Question
+from app.domain.recommendations import RecommendationQuery
 from app.services.recommendation_inputs import OpenItems, read_inputs
 from app.serving.recommend.ranking import Asked
 from app.serving.scorers.torch_scorer import TorchScorer
@@ -48,15 +48,15 @@ def parts(made: Gateway, users: Sequence[str]) -> dict[str, float]:
         return found
 
     for user in users:
-        question = Question(person=user)
+        query = RecommendationQuery(person=user)
         with made.uow(write=False) as uow:
             inputs = timed("read", read_inputs, uow, made.pseudonyms, user, open_items)
-            proposal = timed("first stage", made.candidates.propose, uow, inputs, question, 0, size)
-        request = Asked(question=question, inputs=inputs, proposal=proposal, start=0).request()
-        with made.replica.live.capture() as twin:
-            timed("model", twin.scorer.score, replace(request, keep=False))
-            timed("model, history kept", twin.scorer.score, request)
-        timed("whole", made.recommender.answer, question)
+            proposal = timed("first stage", made.candidates.propose, uow, inputs, query, 0, size)
+        request = Asked(query=query, inputs=inputs, proposal=proposal, start=0).request()
+        with made.replica.live.capture() as serving_model:
+            timed("model", serving_model.scorer.score, replace(request, keep=False))
+            timed("model, history kept", serving_model.scorer.score, request)
+        timed("whole", made.recommender.answer, query)
     return {name: median(each) for name, each in spent.items()}
 
 
@@ -65,7 +65,7 @@ def profile(made: Gateway, users: Sequence[str]) -> str:
     profiler = cProfile.Profile()
     profiler.enable()
     for user in users[:_PROFILED]:
-        made.recommender.answer(Question(person=user))
+        made.recommender.answer(RecommendationQuery(person=user))
     profiler.disable()
     text = io.StringIO()
     found = pstats.Stats(profiler, stream=text)
@@ -112,24 +112,24 @@ def _point(
 ) -> dict[str, float]:
     """Measure at one size: people with about 30 ratings each, 200 candidates."""
     data = synthetic(users, items, 30 * users)
-    genres = [{"genre": (str(slot % 20),)} for slot in range(items)]
+    genres = [{"genre": (str(item_index % 20),)} for item_index in range(items)]
     described = [
         replace(item, attributes=each) for item, each in zip(data.items, genres, strict=True)
     ]
     data = replace(data, items=tuple(described))
     index = CandidateIndex.build(data)
-    recommender = build(Vocabulary.from_catalogue(data), parse_backbone("compact"))
+    recommender = build(Vocabulary.from_catalog(data), parse_backbone("compact"))
     recommender.model.eval()
     scorer = TorchScorer(recommender, POLICY)
     asked = requests(data, 1, 200, seed=0)[0]
     drawn = np.random.default_rng(0).choice(items, history, replace=False).tolist()
     known = list(asked.history)
     asked = replace(asked, history=(known * (history // len(known) + 1))[:history])
-    events = [Event(slot, 5.0, when) for when, slot in enumerate(drawn)]
+    events = [Event(item_index, 5.0, when) for when, item_index in enumerate(drawn)]
     first, model = [], []
     for _ in range(repetitions):
         began = time.perf_counter()
-        index.propose(events, 200, barred=drawn)
+        index.propose(events, 200, excluded=drawn)
         between = time.perf_counter()
         scorer.score(replace(asked, keep=False))
         first.append(between - began)

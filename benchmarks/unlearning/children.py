@@ -42,7 +42,7 @@ PRELOAD: Final = [
 ]
 #: How often a process tells how far it is, and how often the command looks, in seconds.
 TELL_EVERY: Final = 0.1
-LOOK_EVERY: Final = 0.5
+EVALUATE_EVERY: Final = 0.5
 #: How long a process whose work is done may take to end, in seconds.
 _TO_END: Final = 10.0
 _STDOUT, _STDERR = 1, 2
@@ -78,7 +78,7 @@ def _follow(process: Any, told: Connection, look: Callable[[float], None]) -> No
     fraction = 0.0
     while True:
         look(fraction)
-        connection.wait([told, process.sentinel], LOOK_EVERY)
+        connection.wait([told, process.sentinel], EVALUATE_EVERY)
         # Asked in this order, for its last words may come just before its end.
         ended = not process.is_alive()
         kind, value = _hear(told)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.unlearning.protocols import Case
-    from models.audit.calibration import ExpectedRise
+    from models.audit.calibration import ExpectedLossIncrease
     from models.data.forget_split import Prepared
     from models.data.interactions import Interactions
     from models.data.samples import Samples
@@ -113,7 +113,7 @@ def audited(
     step: Prepared,
     old: Recommender,
     new: Recommender,
-    expected: Mapping[str, ExpectedRise],
+    expected: Mapping[str, ExpectedLossIncrease],
 ) -> dict[str, Any]:
     """Run and time the product's audit of one release against the one before.
 
@@ -121,11 +121,11 @@ def audited(
     alone; of the others only the time is told. Without a cohort there is no audit to time.
     """
     exact = method.exact
-    cohort = never_trained(case)
-    if not exact and not len(cohort):
+    holdout = never_trained(case)
+    if not exact and not len(holdout):
         nobody = "nobody came after the training period, so there is no cohort"
         return {"audit_seconds": None, "audit": {"outcome": None, "reason": nobody}}
-    prepared = replace(step, parts=replace(step.parts, cohort=cohort))
+    prepared = replace(step, parts=replace(step.parts, holdout=holdout))
     started = time.monotonic()
     found = audit_exact(old, new, prepared) if exact else audit(old, new, prepared, expected)
     seconds = time.monotonic() - started

@@ -120,17 +120,17 @@ def _label_right(axes: Axes, ends: list[tuple[str, float, float, str]]) -> None:
     box = axes.get_window_extent()
     heights = ((pixels[:, 1] - box.y0) / box.height).tolist()
     gap = 9 * LINE * figure.dpi / 72 / box.height
-    for (text, x, y, colour), place in zip(ends, _spread(heights, gap), strict=True):
+    for (text, x, y, color), place in zip(ends, _spread(heights, gap), strict=True):
         axes.annotate(
             text,
             (x, y),
             xytext=(1.03, place),
             textcoords="axes fraction",
-            color=colour,
+            color=color,
             fontsize=9,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6},
         )
 
 
@@ -224,12 +224,12 @@ def roc(results: Results, axes: Axes) -> bool:
             if run["method"] == method and run.get("roc")
         ]
         if curves:
-            mean, colour = np.mean(curves, axis=0), _style(results, method)["color"]
+            mean, color = np.mean(curves, axis=0), _style(results, method)["color"]
             ls = "-" if methods(results).index(method) < len(PALETTE) - 1 else "-."
-            axes.plot(grid, mean, color=colour, lw=1.5, ls=ls)
+            axes.plot(grid, mean, color=color, lw=1.5, ls=ls)
             # Labelled where the curves fan out: at 5 % false accusations, by their order there.
             at = int(np.searchsorted(grid, 0.05))
-            ends.append((method, float(grid[-1]), float(mean[at]), colour))
+            ends.append((method, float(grid[-1]), float(mean[at]), color))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(1e-3, 1)
@@ -237,12 +237,12 @@ def roc(results: Results, axes: Axes) -> bool:
     axes.set_xlabel("retrained rows accused (false positive rate)")
     axes.set_ylabel("forget rows found (true positive rate)")
     ordered = sorted(ends, key=lambda end: -end[2])
-    for place, (method, _, height, colour) in enumerate(ordered):
+    for place, (method, _, height, color) in enumerate(ordered):
         axes.annotate(
             f"{method}  {height:.3f}",
             (1.02, 0.92 - 0.055 * place),
             xycoords="axes fraction",
-            color=colour,
+            color=color,
             fontsize=9,
         )
     axes.annotate("found at 5 %", (1.02, 0.98), xycoords="axes fraction", color=GREY, fontsize=9)
@@ -266,18 +266,18 @@ def users(results: Results, axes: Axes) -> bool:
     if not known:
         return False
     for place, method in enumerate(known):
-        colour = _style(results, method)["color"]
+        color = _style(results, method)["color"]
         axes.boxplot(
             [held[method]],
             positions=[place],
             orientation="horizontal",
             widths=0.6,
             whis=(5, 95),
-            flierprops={"marker": ".", "ms": 3, "mec": colour},
-            boxprops={"color": colour},
-            medianprops={"color": colour, "lw": 2},
-            whiskerprops={"color": colour},
-            capprops={"color": colour},
+            flierprops={"marker": ".", "ms": 3, "mec": color},
+            boxprops={"color": color},
+            medianprops={"color": color, "lw": 2},
+            whiskerprops={"color": color},
+            capprops={"color": color},
         )
     if len(held.get(RETRAIN, ())):
         low, high = np.quantile(held[RETRAIN], [0.05, 0.95])

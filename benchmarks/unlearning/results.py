@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from models.audit.divergence import euclidean, jensen_shannon, per_user, symmetrised_kl
+from models.audit.divergence import euclidean, jensen_shannon, per_user, symmetrized_kl
 from models.audit.lira import lira, loss_attack
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
     people = per_user(own, others, forget.label.astype(np.float64), forget.user)
     return {
         "jsd": float(np.mean([jensen_shannon(own, other) for other in others])),
-        "symmetrised_kl": float(np.mean([symmetrised_kl(own, other) for other in others])),
+        "symmetrised_kl": float(np.mean([symmetrized_kl(own, other) for other in others])),
         "l2": float(np.mean([euclidean(own, other) for other in others])),
         **people.summary(),
         "per_user": people.arrays(),

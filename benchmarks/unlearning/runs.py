@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.protocols import Case
     from benchmarks.unlearning.setting import Setting
-    from models.audit.calibration import ExpectedRise
+    from models.audit.calibration import ExpectedLossIncrease
     from models.data.forget_split import Prepared
     from models.recommender.base import Recommender
     from models.training.trainer import Progress
@@ -140,7 +140,7 @@ def _unlearn_all(
     setting: Setting,
     method: UnlearningMethod,
     original: Recommender,
-    expected: Mapping[str, ExpectedRise],
+    expected: Mapping[str, ExpectedLossIncrease],
     seed: int,
     progress: Progress,
 ) -> _Chain:
@@ -189,7 +189,7 @@ def release(parent: Recommender, unlearned: Unlearned, batch: Prepared) -> Recom
                 extra={},
                 rows=unlearned.rows,
             )
-            released = adapters.fold(parent, "", delta)
+            released = adapters.merge(parent, "", delta)
     if released is not parent:  # Original's is its parent, and must stay as it is.
         reset_rows(released, unused_tokens(released, batch))
         released.model.eval().requires_grad_(requires_grad=False)

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.unlearning.protocols import apply
-from models.audit.calibration import CalibrationConfig, ExpectedRise, calibrate
+from models.audit.calibration import CalibrationConfig, ExpectedLossIncrease, calibrate
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from models.prompts.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ class Setting:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokens, from the whole catalogue."""
-        return Vocabulary.from_catalogue(self.data)
+        return Vocabulary.from_catalog(self.data)
 
     def bare(self) -> Self:
         """Return the same setting without what it has worked out, to be sent to a process."""
@@ -114,14 +114,14 @@ def calibrate_root(
     )
     kept = {
         "seconds": time.monotonic() - started,
-        "expected": {kind: asdict(rise) for kind, rise in expected.items()},
+        "expected": {kind: asdict(loss_increase) for kind, loss_increase in expected.items()},
     }
     write_json(setting.calibration_place(method, seed), kept)
 
 
 def load_calibration(
     setting: Setting, method: UnlearningMethod, seed: int
-) -> tuple[dict[str, ExpectedRise], float]:
+) -> tuple[dict[str, ExpectedLossIncrease], float]:
     """Return the expected rise per kind of row and the seconds it took; nothing, if uncalibrated.
 
     Every batch of a chain has the first release's, as the manifests of a lineage do.
@@ -129,7 +129,10 @@ def load_calibration(
     if not method.calibrated:
         return {}, 0.0
     kept = read_json(setting.calibration_place(method, seed))
-    return {kind: ExpectedRise(**rise) for kind, rise in kept["expected"].items()}, kept["seconds"]
+    return {
+        kind: ExpectedLossIncrease(**loss_increase)
+        for kind, loss_increase in kept["expected"].items()
+    }, kept["seconds"]
 
 
 def write_json(place: Path, value: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from benchmarks.unlearning.results import summary
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import write_json
 from benchmarks.unlearning.teaching import load_teachers, teaching
-from benchmarks.unlearning.units import look_at_teachers
+from benchmarks.unlearning.units import evaluate_teachers
 from models.audit.divergence import jensen_shannon
 from models.data.metrics import utility
 
@@ -30,10 +30,10 @@ TEACHERS: Final = "teachers.json"
 MEASURES: Final = ("jsd", "forget_loss", "forget_auc")
 
 
-def look(benchmark: Benchmark, screen: Screen) -> dict[str, Any]:
+def evaluate(benchmark: Benchmark, screen: Screen) -> dict[str, Any]:
     """Compare every teacher of every seed with all Retrain runs, and write teachers.json."""
     options = benchmark.options
-    wanted = look_at_teachers(teaching(options.methods), options.seeds)
+    wanted = evaluate_teachers(teaching(options.methods), options.seeds)
     failed = make_all(wanted, benchmark.setting, screen)
     compared = benchmark.compare(wanted)
     retrained = benchmark.retrained(wanted)

@@ -110,7 +110,7 @@ def comparison(methods: Sequence[str], seeds: int, shadows: int) -> list[Unit]:
     return _with_roots(wanted)
 
 
-def look_at_teachers(methods: Sequence[str], seeds: int) -> list[Unit]:
+def evaluate_teachers(methods: Sequence[str], seeds: int) -> list[Unit]:
     """Return what a look at these methods' teachers takes."""
     wanted = comparison([ORIGINAL], seeds, 0)
     wanted += [

@@ -35,7 +35,7 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedRise:
+class ExpectedLossIncrease:
     """How much the loss of rows rises (nats) when a model never saw them.
 
     Measured between a model and its shadow: `mean` over `rows` rows, its standard error, and the
@@ -53,10 +53,10 @@ def calibrate(
     data: Interactions,
     recommender: Recommender,
     prepared: Prepared,
-    cohort: frozenset[int],
+    holdout: frozenset[int],
     config: CalibrationConfig,
     train: Callable[[Prepared], Recommender],
-) -> dict[str, ExpectedRise]:
+) -> dict[str, ExpectedLossIncrease]:
     """Train a shadow without some users, items and pairs; return the expected rise per kind.
 
     `train` makes a model of rows as the recommender was made of its own. The result is what the
@@ -64,43 +64,43 @@ def calibrate(
     rows with the cohort's rows would measure how hard the two are instead: the shadow's differences
     are paired, row by row. The shadow's weights are never written.
     """
-    shadow_data = shadow_rows(data, prepared, cohort, config)
-    return expected_rises(recommender, train(shadow_data), shadow_data, data)
+    shadow_data = shadow_rows(data, prepared, holdout, config)
+    return expected_loss_increases(recommender, train(shadow_data), shadow_data, data)
 
 
 def shadow_rows(
-    data: Interactions, prepared: Prepared, cohort: frozenset[int], config: CalibrationConfig
+    data: Interactions, prepared: Prepared, holdout: frozenset[int], config: CalibrationConfig
 ) -> Prepared:
     """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
-    left_out = _leave_out(prepared.retained, cohort, config)
-    return prepare(data, left_out, cohort, prepared.bounds)
+    left_out = _leave_out(prepared.retained, holdout, config)
+    return prepare(data, left_out, holdout, prepared.bounds)
 
 
-def expected_rises(
+def expected_loss_increases(
     recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
-) -> dict[str, ExpectedRise]:
+) -> dict[str, ExpectedLossIncrease]:
     """Return per kind how much higher the shadow's loss is on the rows that it never saw.
 
     A shadow of fewer people is a little worse for everybody. What it is worse by for the cohort,
     whom neither saw, is no forgetting, and is taken off where there is a cohort.
     """
 
-    def rises(samples: Samples, table: Interactions) -> NDArray[Any]:
+    def loss_increases(samples: Samples, table: Interactions) -> NDArray[Any]:
         found: NDArray[Any] = row_losses(shadow, samples, table)
         found -= row_losses(recommender, samples, table)
         return found
 
-    cohort = shadow_data.parts.cohort
-    general = float(rises(cohort, shadow_data.retained).mean()) if len(cohort) else 0.0
-    rise = rises(shadow_data.forget, data) - general
+    holdout = shadow_data.parts.holdout
+    general = float(loss_increases(holdout, shadow_data.retained).mean()) if len(holdout) else 0.0
+    loss_increase = loss_increases(shadow_data.forget, data) - general
     expected = {}
     for index, kind in enumerate(KINDS):
         rows = shadow_data.forget_kind == index
         unit = shadow_data.forget.user[rows]
-        means = [float(rise[rows][unit == user].mean()) for user in np.unique(unit)]
+        means = [float(loss_increase[rows][unit == user].mean()) for user in np.unique(unit)]
         if len(means) > 1:
-            expected[kind] = ExpectedRise(
-                mean=float(rise[rows].mean()),
+            expected[kind] = ExpectedLossIncrease(
+                mean=float(loss_increase[rows].mean()),
                 error=float(np.std(means, ddof=1) / np.sqrt(len(means))),
                 spread=float(np.std(means, ddof=1)),
                 rows=int(rows.sum()),
@@ -110,10 +110,10 @@ def expected_rises(
 
 
 def _leave_out(
-    data: Interactions, cohort: frozenset[int], config: CalibrationConfig
+    data: Interactions, holdout: frozenset[int], config: CalibrationConfig
 ) -> ForgetIndices:
     generator = np.random.default_rng(config.seed)
-    users = np.setdiff1d(np.unique(data.user), np.fromiter(cohort, np.int32))
+    users = np.setdiff1d(np.unique(data.user), np.fromiter(holdout, np.int32))
     # A spread needs two people; whoever is left has to train a shadow.
     count = min(max(2, round(len(users) * config.users)), len(users) // 2)
     chosen = generator.choice(users, count, replace=False)

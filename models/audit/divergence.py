@@ -32,7 +32,7 @@ def jensen_shannon(first: Floats, second: Floats) -> float:
     return float(jensen_shannon_rows(first, second).mean())
 
 
-def symmetrised_kl(first: Floats, second: Floats) -> float:
+def symmetrized_kl(first: Floats, second: Floats) -> float:
     """Return the mean of (KL(a ‖ b) + KL(b ‖ a)) / 2 in nats; the paper calls this "JSD"."""
     one, two = _answers(first), _answers(second)
     return float((rel_entr(one, two) + rel_entr(two, one)).sum(0).mean() / 2)

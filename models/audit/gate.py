@@ -72,15 +72,15 @@ def paired_difference(old: Floats, new: Floats, confidence: float) -> Difference
     if len(change) < 2:  # noqa: PLR2004 -- a variance needs two
         return Difference(mean=mean, low=-math.inf, high=math.inf, rows=len(change))
     error = float(change.std(ddof=1)) / math.sqrt(len(change))
-    reach = error * float(stats.t.ppf((1 + confidence) / 2, len(change) - 1))
-    return Difference(mean=mean, low=mean - reach, high=mean + reach, rows=len(change))
+    step_size = error * float(stats.t.ppf((1 + confidence) / 2, len(change) - 1))
+    return Difference(mean=mean, low=mean - step_size, high=mean + step_size, rows=len(change))
 
 
-def contrast(forget: Difference, cohort: Difference) -> Difference:
+def contrast(forget: Difference, holdout: Difference) -> Difference:
     """Return the forget rows' change less the cohort's, with the two intervals combined."""
-    reach = math.hypot(forget.high - forget.mean, cohort.high - cohort.mean)
-    mean = forget.mean - cohort.mean
-    return Difference(mean=mean, low=mean - reach, high=mean + reach, rows=forget.rows)
+    step_size = math.hypot(forget.high - forget.mean, holdout.high - holdout.mean)
+    mean = forget.mean - holdout.mean
+    return Difference(mean=mean, low=mean - step_size, high=mean + step_size, rows=forget.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Decision:
 
 def decide(
     movement: Difference,
-    cohort: Difference,
+    holdout: Difference,
     test: Difference,
     expected: Expectation,
     config: GateConfig,
@@ -105,11 +105,13 @@ def decide(
     """Decide on a release. `unchanged` says that no forget row's answer moved at all."""
     floor = config.least_share * expected.mean
     people = max(1, expected.units)
-    reach = math.hypot(expected.error, expected.spread / math.sqrt(people))
-    ceiling = max(config.most_share * expected.mean, expected.mean + config.most_spreads * reach)
+    step_size = math.hypot(expected.error, expected.spread / math.sqrt(people))
+    ceiling = max(
+        config.most_share * expected.mean, expected.mean + config.most_spreads * step_size
+    )
 
     # Every comparison with a NaN is false, so that broken weights would fall through to a pass.
-    measured = (movement.mean, cohort.mean, test.mean)
+    measured = (movement.mean, holdout.mean, test.mean)
     # The first line that applies decides: failures come before doubts.
     lines = (
         (any(map(math.isnan, measured)), FAILED, "the answers are not numbers: the weights broke"),
@@ -125,7 +127,7 @@ def decide(
             "no movement: the rows moved less than forgetting would move them",
         ),
         (
-            cohort.low > config.collateral,
+            holdout.low > config.collateral,
             FAILED,
             "people who were never trained on lost accuracy as well",
         ),

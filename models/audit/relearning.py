@@ -21,7 +21,7 @@ from models.training.trainer import live_margins, margins
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
 
@@ -36,8 +36,8 @@ class RelearnConfig:
     learning_rate: float = 1e-3
     batch_size: int = 64
     #: Steps between two looks, and on how many rows at most.
-    look_every: int = 4
-    look_rows: int = 1024
+    evaluate_every: int = 4
+    evaluation_rows: int = 1024
     #: Given up after this many steps.
     cap: int = 200
 
@@ -58,7 +58,7 @@ class Relearned:
 
 def relearn_steps(
     recommender: Recommender,
-    prompts: Encoded,
+    prompts: PromptBatch,
     labels: NDArray[np.floating],
     target_loss: NDArray[np.floating] | float,
     config: RelearnConfig,
@@ -76,15 +76,15 @@ def relearn_steps(
     attacker.model.requires_grad_(requires_grad=True).eval()
     answers = torch.as_tensor(np.asarray(labels, np.float32))
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(answers), generator=generator)[: config.look_rows]
-    looked, looked_answers = prompts.take(rows), answers[rows]
+    rows = torch.randperm(len(answers), generator=generator)[: config.evaluation_rows]
+    evaluated, evaluated_answers = prompts.take(rows), answers[rows]
     target = float(np.broadcast_to(target_loss, len(answers))[rows.numpy()].mean())
 
     def loss() -> float:
-        found = margins(attacker, looked)
-        return functional.binary_cross_entropy_with_logits(found, looked_answers).item()
+        found = margins(attacker, evaluated)
+        return functional.binary_cross_entropy_with_logits(found, evaluated_answers).item()
 
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         attacker.model.parameters(), lr=config.learning_rate, weight_decay=0.0
     )
     before = now = loss()
@@ -96,12 +96,12 @@ def relearn_steps(
         )
         rows = waiting.pop()
         try:
-            take_step(attacker, optimiser, partial(_loss, attacker, prompts, answers, rows))
+            take_step(attacker, optimizer, partial(_loss, attacker, prompts, answers, rows))
         except DivergedError:
             now = float("nan")
             break
         steps += 1
-        if steps % config.look_every == 0 or steps == config.cap:
+        if steps % config.evaluate_every == 0 or steps == config.cap:
             now = loss()
     censored = not now <= target  # Also where broken weights answer NaN.
     return Relearned(
@@ -114,7 +114,7 @@ def relearn_steps(
 
 
 def _loss(
-    attacker: Recommender, prompts: Encoded, answers: torch.Tensor, rows: torch.Tensor
+    attacker: Recommender, prompts: PromptBatch, answers: torch.Tensor, rows: torch.Tensor
 ) -> torch.Tensor:
     found = live_margins(attacker, prompts.take(rows))
     return functional.binary_cross_entropy_with_logits(found, answers[rows])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.audit.divergence import euclidean, jensen_shannon, symmetrised_kl
+from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.gate import (
     PASSED,
     Decision,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.audit.calibration import ExpectedRise
+    from models.audit.calibration import ExpectedLossIncrease
     from models.data.forget_split import Prepared
     from models.data.samples import Samples
     from models.recommender.base import Recommender
@@ -65,14 +65,14 @@ def _compare(old: Recommender, new: Recommender, samples: Samples, prepared: Pre
     return _Compared(labels=samples.label.astype(np.float64), old=answers(old), new=answers(new))
 
 
-def expectation(prepared: Prepared, expected: Mapping[str, ExpectedRise]) -> Expectation:
+def expectation(prepared: Prepared, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
     """Return what this batch's mix of rows should show."""
     shares = [(kind, float((prepared.forget_kind == i).mean())) for i, kind in enumerate(KINDS)]
     known = [(share, expected[kind]) for kind, share in shares if kind in expected]
     return Expectation(
-        mean=sum(share * rise.mean for share, rise in known),
-        error=sum(share * rise.error for share, rise in known),
-        spread=sum(share * rise.spread for share, rise in known),
+        mean=sum(share * loss_increase.mean for share, loss_increase in known),
+        error=sum(share * loss_increase.error for share, loss_increase in known),
+        spread=sum(share * loss_increase.spread for share, loss_increase in known),
         units=len(np.unique(prepared.forget.user)),
     )
 
@@ -81,7 +81,7 @@ def audit(
     old: Recommender,
     new: Recommender,
     prepared: Prepared,
-    expected: Mapping[str, ExpectedRise],
+    expected: Mapping[str, ExpectedLossIncrease],
     config: GateConfig | None = None,
 ) -> AuditReport:
     """Compare a candidate with its parent on the forget rows, the cohort and the test rows.
@@ -91,10 +91,10 @@ def audit(
     """
     config = config or GateConfig()
     forget = _compare(old, new, prepared.forget, prepared)
-    cohort = _compare(old, new, prepared.parts.cohort, prepared)
+    holdout = _compare(old, new, prepared.parts.holdout, prepared)
     test = _compare(old, new, prepared.parts.test, prepared)
     moved = paired_difference(*forget.losses(), config.confidence)
-    stayed = paired_difference(*cohort.losses(), config.confidence)
+    stayed = paired_difference(*holdout.losses(), config.confidence)
     tested = paired_difference(*test.losses(), config.confidence)
     movement = contrast(moved, stayed)
     wanted = expectation(prepared, expected)
@@ -109,7 +109,7 @@ def audit(
     figures = {
         **_decision_figures(decision, wanted),
         "forget": moved.figures(),
-        "cohort": stayed.figures(),
+        "holdout": stayed.figures(),
         "movement": movement.figures(),
         "test": tested.figures(),
         "utility": {
@@ -121,11 +121,11 @@ def audit(
             "after": utility(forget.labels, forget.new),
         },
         "membership": {
-            "before": membership_auc(forget.losses()[0], cohort.losses()[0]),
-            "after": membership_auc(forget.losses()[1], cohort.losses()[1]),
+            "before": membership_auc(forget.losses()[0], holdout.losses()[0]),
+            "after": membership_auc(forget.losses()[1], holdout.losses()[1]),
         },
         "divergence": {
-            name: _distances(part) for name, part in (("forget", forget), ("cohort", cohort))
+            name: _distances(part) for name, part in (("forget", forget), ("holdout", holdout))
         },
         "config": asdict(config),
     }
@@ -158,6 +158,6 @@ def _decision_figures(decision: Decision, wanted: Expectation) -> dict[str, Any]
 def _distances(part: _Compared) -> dict[str, float]:
     return {
         "jsd": jensen_shannon(part.old, part.new),
-        "symmetrised_kl": symmetrised_kl(part.old, part.new),
+        "symmetrised_kl": symmetrized_kl(part.old, part.new),
         "l2": euclidean(part.old, part.new),
     }

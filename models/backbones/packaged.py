@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from models.backbones.errors import BackboneUnavailableError
 from models.backbones.weight_files import file_sha256, weights_sha256
-from models.runtime.progress_bars import no_bars
+from models.runtime.progress_bars import no_progress_bars
 
 #: Written last, with the digests of everything else.
 CONVERSION: Final = "conversion.json"
@@ -118,7 +118,7 @@ def _convert(source: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place_of = {"gguf_file": source.name, "local_files_only": True}
     try:
-        with no_bars():
+        with no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(source.parent, **place_of)
             model = AutoModelForCausalLM.from_pretrained(
                 source.parent, dtype=torch.float32, **place_of

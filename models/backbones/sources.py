@@ -21,7 +21,7 @@ from models.backbones.errors import BackboneUnavailableError
 from models.backbones.packaged import PACKAGED, converted
 from models.backbones.weight_files import weights_sha256
 from models.prompts.text_prompt import TextTokens
-from models.runtime.progress_bars import no_bars
+from models.runtime.progress_bars import no_progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,7 +128,7 @@ def _directory(name: str, files: Sequence[str] = _FILES) -> Path:
     if name in PACKAGED:
         return converted(name)
     if not is_path(name):
-        with no_bars():
+        with no_progress_bars():
             return _snapshot(name, files)
     if not Path(name).is_dir():
         raise BackboneUnavailableError(name, "there is no such directory")

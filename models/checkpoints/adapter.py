@@ -91,7 +91,7 @@ def save(
     return write(directory, state, {**content, "extra": dict(extra)})
 
 
-def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommender:
+def merge(parent: Recommender, parent_digest: str, directory: Path) -> Recommender:
     """Fold the adapter in `directory`, and its rows, into a copy of its parent's weights.
 
     Raises CheckpointError where the adapter belongs to another parent or does not fit.
@@ -109,8 +109,8 @@ def fold(parent: Recommender, parent_digest: str, directory: Path) -> Recommende
     set_peft_model_state_dict(wrapped.model, state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of tied embeddings again: see `attach`.
-        folded = wrapped.model.merge_and_unload()  # type: ignore[operator] # PEFT is untyped
-    return parent.with_model(folded)
+        merged = wrapped.model.merge_and_unload()  # type: ignore[operator] # PEFT is untyped
+    return parent.with_model(merged)
 
 
 def with_rows(recommender: Recommender, rows: TokenRows) -> Recommender:

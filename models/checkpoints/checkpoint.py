@@ -25,7 +25,7 @@ from models.checkpoints.manifest import (
     read_manifest,
     sha256_file,
 )
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import backbone_from_manifest, build
 from models.recommender.pretrained import HuggingFaceConfig
@@ -148,7 +148,7 @@ def load(
 
 
 def _reference(
-    recommender: Recommender, golden: Encoded, answers: list[list[float]]
+    recommender: Recommender, golden: PromptBatch, answers: list[list[float]]
 ) -> list[list[float]] | None:
     """Return the golden answers in float32, whatever precision is served: what engines must match.
 
@@ -167,7 +167,7 @@ def _reference(
     return attempt(exactly)
 
 
-def _golden(golden: Mapping[str, Any]) -> Encoded:
+def _golden(golden: Mapping[str, Any]) -> PromptBatch:
     tokens = torch.tensor(golden["tokens"])
     present = torch.tensor(golden["mask"]).bool() if "mask" in golden else None
-    return Encoded(tokens=tokens, present=present)
+    return PromptBatch(tokens=tokens, present=present)

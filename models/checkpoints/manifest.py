@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: A release may be served; unfolded weights are what a method left, before they become one.
 RELEASE: Final = "release"
-UNFOLDED: Final = "unfolded"
+UNMERGED: Final = "unfolded"
 WEIGHTS: Final = "weights.safetensors"
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1

@@ -57,7 +57,7 @@ class Prepared:
     forget_valid: int
     bounds: TimeSplit
 
-    def unused_slots(self) -> NDArray[np.int64]:
+    def unused_item_indices(self) -> NDArray[np.int64]:
         """Return the slots of items that no retained training sample contains."""
         used = np.zeros(len(self.retained.items), dtype=bool)
         used[self.parts.train.candidate] = True
@@ -68,7 +68,7 @@ class Prepared:
 def prepare(
     data: Interactions,
     forget: ForgetIndices,
-    cohort: frozenset[int],
+    holdout: frozenset[int],
     bounds: TimeSplit | None = None,
     limits: RowLimits = NO_LIMITS,
 ) -> Prepared:
@@ -82,13 +82,13 @@ def prepare(
     samples = build_samples(retained)
     if bounds is None:
         bounds = TimeSplit.by_shares(samples, train=0.9, valid=0.05)
-        bounds = bounds.limited(split(samples, bounds, cohort), limits)
-    before = split(build_samples(data), bounds, cohort)
+        bounds = bounds.limited(split(samples, bounds, holdout), limits)
+    before = split(build_samples(data), bounds, holdout)
     kind = _kinds(before.train, forget)
     rows = np.flatnonzero(kind >= 0)
     return Prepared(
         retained=retained,
-        parts=split(samples, bounds, cohort),
+        parts=split(samples, bounds, holdout),
         forget=before.train.take(rows),
         forget_kind=kind[rows],
         forget_valid=int((_kinds(before.valid, forget) >= 0).sum()),

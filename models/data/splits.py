@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -39,7 +39,7 @@ class TimeSplit:
     train_share: float = 1.0
     valid_share: float = 1.0
     test_share: float = 1.0
-    cohort_share: float = 1.0
+    holdout_share: float = 1.0
 
     @classmethod
     def by_shares(cls, samples: Samples, *, train: float, valid: float) -> TimeSplit:
@@ -64,14 +64,23 @@ class TimeSplit:
         return replace(
             self,
             train_share=_share(limits.train, len(parts.train)),
-            valid_share=_share(limits.look, len(parts.valid)),
-            test_share=_share(limits.look, len(parts.test)),
-            cohort_share=_share(limits.look, len(parts.cohort)),
+            valid_share=_share(limits.evaluation, len(parts.valid)),
+            test_share=_share(limits.evaluation, len(parts.test)),
+            holdout_share=_share(limits.evaluation, len(parts.holdout)),
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Return the bounds as JSON values."""
-        return asdict(self)
+        """Return the bounds as JSON values; the manifest format names holdout users a cohort."""
+        values = asdict(self)
+        values["cohort_share"] = values.pop("holdout_share")
+        return values
+
+    @classmethod
+    def from_manifest(cls, values: Mapping[str, Any]) -> TimeSplit:
+        """Rebuild the bounds from `manifest()`."""
+        fields = dict(values)
+        fields["holdout_share"] = fields.pop("cohort_share", 1.0)
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +91,16 @@ class RowLimits:
     """
 
     train: int | None = None
-    look: int | None = None
+    evaluation: int | None = None
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the limits as JSON values; the manifest format names evaluation rows `look`."""
+        return {"train": self.train, "look": self.evaluation}
+
+    @classmethod
+    def from_manifest(cls, values: Mapping[str, Any]) -> RowLimits:
+        """Rebuild the limits from `manifest()`."""
+        return cls(train=values.get("train"), evaluation=values.get("look"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,19 +110,19 @@ class Parts:
     train: Samples
     valid: Samples
     test: Samples
-    cohort: Samples
+    holdout: Samples
 
 
-def split(samples: Samples, bounds: TimeSplit, cohort: Collection[int]) -> Parts:
+def split(samples: Samples, bounds: TimeSplit, holdout: Collection[int]) -> Parts:
     """Split by time; rows of `cohort` users (indices) in the training period stay apart."""
     early: NDArray[np.bool_] = samples.timestamp < bounds.valid_from
     late: NDArray[np.bool_] = samples.timestamp >= bounds.test_from
-    held_out = np.isin(samples.user, np.fromiter(cohort, dtype=np.int32))
+    held_out = np.isin(samples.user, np.fromiter(holdout, dtype=np.int32))
     return Parts(
         train=samples.take(early & ~held_out & _drawn(samples, bounds.train_share)),
         valid=samples.take(~early & ~late & _drawn(samples, bounds.valid_share)),
         test=samples.take(late & _drawn(samples, bounds.test_share)),
-        cohort=samples.take(early & held_out & _drawn(samples, bounds.cohort_share)),
+        holdout=samples.take(early & held_out & _drawn(samples, bounds.holdout_share)),
     )
 
 

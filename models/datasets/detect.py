@@ -50,7 +50,7 @@ def detect_format(path: str | Path) -> str:
 
 def _first_match(path: Path) -> str | None:
     try:
-        return next((name for name, known in FORMATS.items() if known.recognises(path)), None)
+        return next((name for name, known in FORMATS.items() if known.recognizes(path)), None)
     except OSError as error:
         raise DataSetError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -20,5 +20,5 @@ class Format:
 
     name: str
     layout: str
-    recognises: Callable[[Path], bool]
+    recognizes: Callable[[Path], bool]
     read: Callable[[Path, ReadReport, Progress | None], Interactions]

@@ -33,7 +33,7 @@ _PARQUET_MAGIC: Final = b"PAR1"
 _BATCH_ROWS: Final = 20_000
 
 
-def _recognises_csv(path: Path) -> bool:
+def _recognizes_csv(path: Path) -> bool:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
@@ -42,7 +42,7 @@ def _recognises_csv(path: Path) -> bool:
 
 def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
     """Read one CSV file with a header; items are in the order of their ids."""
-    table = TableBuilder(report, open_catalogue=True)
+    table = TableBuilder(report, open_catalog=True)
     lines = numbered_lines(path, report, progress)
     _, first = next(lines, (0, ""))
     delimiter, header = _sniff(path, first)
@@ -82,7 +82,7 @@ def _lacks_columns(path: Path, names: Sequence[str]) -> DataSetError:
     )
 
 
-def _recognises_parquet(path: Path) -> bool:
+def _recognizes_parquet(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -111,7 +111,7 @@ def _read_parquet(path: Path, report: ReadReport, progress: Progress | None) -> 
             )
             reader = RowReader(
                 {meaning: position for position, meaning in enumerate(wanted)},
-                TableBuilder(report, open_catalogue=True),
+                TableBuilder(report, open_catalog=True),
             )
             total = file.metadata.num_rows
             for batch in batches:
@@ -153,12 +153,12 @@ def _text(value: object) -> str:
 CSV = Format(
     name="csv",
     layout="a CSV file whose header names user, item, rating and timestamp",
-    recognises=_recognises_csv,
+    recognizes=_recognizes_csv,
     read=_read_csv,
 )
 PARQUET = Format(
     name="parquet",
     layout="a Parquet file with the columns user, item, rating and timestamp (needs pyarrow)",
-    recognises=_recognises_parquet,
+    recognizes=_recognizes_parquet,
     read=_read_parquet,
 )

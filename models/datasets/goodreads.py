@@ -36,7 +36,7 @@ _MONTHS: Final = {
 _DATE_FIELDS: Final = 6
 
 
-def _recognises(path: Path) -> bool:
+def _recognizes(path: Path) -> bool:
     if path.is_file():
         return path.name.lower().endswith(_SUFFIXES)
     return _find(path, _INTERACTIONS) is not None
@@ -55,7 +55,7 @@ def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interact
     file = path if path.is_file() else _find(path, _INTERACTIONS)
     if file is None:
         raise DataSetError(f"{path} holds no {_INTERACTIONS}*.json. Give the file itself.")
-    table = TableBuilder(report, open_catalogue=True)
+    table = TableBuilder(report, open_catalog=True)
 
     def rating(line: str) -> None:
         entry = _parse(line)
@@ -118,6 +118,6 @@ def _unix_seconds(text: str) -> str:
 FORMAT = Format(
     name="goodreads",
     layout="a Goodreads file of JSON lines with user_id, book_id, rating and a date (.json[.gz])",
-    recognises=_recognises,
+    recognizes=_recognizes,
     read=_read,
 )

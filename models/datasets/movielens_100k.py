@@ -36,14 +36,14 @@ _GENRES: Final = (
 )
 
 
-def _recognises(path: Path) -> bool:
+def _recognizes(path: Path) -> bool:
     return directory_with(path, *_FILES) is not None
 
 
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
     """Read the directory; items are in the order of u.item, rated or not."""
     directory = require_directory(path, *_FILES)
-    table = TableBuilder(report, open_catalogue=False)
+    table = TableBuilder(report, open_catalog=False)
     genres = _read_genres(directory, report)
 
     def movie(line: str) -> None:
@@ -97,6 +97,6 @@ def _read_genres(directory: Path, report: ReadReport) -> Sequence[str]:
 FORMAT = Format(
     name="movielens-100k",
     layout="a directory with u.data and u.item (MovieLens ml-100k)",
-    recognises=_recognises,
+    recognizes=_recognizes,
     read=_read,
 )

@@ -55,14 +55,14 @@ _OCCUPATIONS: Final = {
 }
 
 
-def _recognises(path: Path) -> bool:
+def _recognizes(path: Path) -> bool:
     return directory_with(path, *_FILES) is not None
 
 
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
     """Read the directory; items are in the order of movies.dat, rated or not."""
     directory = require_directory(path, *_FILES)
-    table = TableBuilder(report, open_catalogue=False)
+    table = TableBuilder(report, open_catalog=False)
 
     def movie(line: str) -> None:
         # A title may hold the separator; the id and the genres cannot.
@@ -94,6 +94,6 @@ def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interact
 FORMAT = Format(
     name="movielens-1m",
     layout="a directory with ratings.dat, movies.dat and users.dat (MovieLens ml-1m, ml-10m)",
-    recognises=_recognises,
+    recognizes=_recognizes,
     read=_read,
 )

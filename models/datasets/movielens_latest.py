@@ -30,14 +30,14 @@ _RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
 _MOVIE_COLUMNS = ["movieId", "title", "genres"]
 
 
-def _recognises(path: Path) -> bool:
+def _recognizes(path: Path) -> bool:
     return directory_with(path, *_FILES) is not None
 
 
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
     """Read the directory; items are in the order of movies.csv, rated or not."""
     directory = require_directory(path, *_FILES)
-    table = TableBuilder(report, open_catalogue=False)
+    table = TableBuilder(report, open_catalog=False)
 
     def movie(fields: list[str]) -> None:
         item_id, title, genres = fields
@@ -81,6 +81,6 @@ def _consume_csv(
 FORMAT = Format(
     name="movielens-latest",
     layout="a directory with movies.csv and ratings.csv (MovieLens ml-latest*, ml-20m to ml-32m)",
-    recognises=_recognises,
+    recognizes=_recognizes,
     read=_read,
 )

@@ -34,9 +34,9 @@ class TableBuilder:
     item must have been added before, and the order of adding is kept.
     """
 
-    def __init__(self, report: ReadReport, *, open_catalogue: bool) -> None:
+    def __init__(self, report: ReadReport, *, open_catalog: bool) -> None:
         self._report = report
-        self._open = open_catalogue
+        self._open = open_catalog
         self._users: list[UserRecord] = []
         self._items: list[ItemRecord] = []
         #: The texts as they stand in the file → index, so that known ids are checked once.

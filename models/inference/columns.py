@@ -15,7 +15,7 @@ import torch
 
 if TYPE_CHECKING:
     from models.inference.shared_prefix import Prefix
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class Columns:
         return len(self.tokens)
 
     @classmethod
-    def of(cls, prefix: Prefix, rests: Encoded) -> Self:
+    def of(cls, prefix: Prefix, rests: PromptBatch) -> Self:
         """Lay out N rests, each of one real token at least."""
         there = rests.mask.bool()
         lengths = there.sum(1)

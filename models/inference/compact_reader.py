@@ -21,7 +21,7 @@ from transformers.models.llama import modeling_llama as llama
 
 from models.inference.columns import Columns
 from models.inference.shared_prefix import Prefix
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,8 +89,8 @@ class CompactReader:
         cls,
         model: nn.Module,
         answers: tuple[int, int],
-        golden: Callable[[], Encoded],
-        plain: Callable[[Encoded], torch.Tensor],
+        golden: Callable[[], PromptBatch],
+        plain: Callable[[PromptBatch], torch.Tensor],
     ) -> Self | None:
         """Return a reader of the weights as they are now if its answers are those of `plain`.
 
@@ -102,18 +102,18 @@ class CompactReader:
         shortest = int(prompts.lengths.min())
         for shared in (1, shortest // 2, shortest - 1):
             same = prompts.tokens[:1, :shared].expand(len(prompts), -1)
-            mixed = Encoded(tokens=torch.cat([same, prompts.tokens[:, shared:]], dim=1))
+            mixed = PromptBatch(tokens=torch.cat([same, prompts.tokens[:, shared:]], dim=1))
             expected = plain(mixed)
             allowed = TOLERANCE * expected.abs().max().clamp_min(1)
             if not (reader.score(mixed, shared) - expected).abs().max() <= allowed:
                 return None
         return reader
 
-    def score(self, prompts: Encoded, shared: int) -> torch.Tensor:
+    def score(self, prompts: PromptBatch, shared: int) -> torch.Tensor:
         """Return [N, 2] fp32 logits of N prompts that are one for their first `shared` columns."""
         return torch.cat(self.answer(self.rows(self.read(prompts.tokens[0, :shared]), prompts)))
 
-    def rows(self, prefix: Prefix, prompts: Encoded) -> list[Columns]:
+    def rows(self, prefix: Prefix, prompts: PromptBatch) -> list[Columns]:
         """Return what of N prompts follows a prefix, in parts that go through the model at once."""
         rests = prompts.columns(len(prefix))
         return [

@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from models.inference.split_attention import SplitAttention
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ class Reader(Protocol):
     def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
         """Return what the model makes of several [h] tokens, each by itself."""
 
-    def rows(self, prefix: Prefix, prompts: Encoded) -> Sequence[Any]:
+    def rows(self, prefix: Prefix, prompts: PromptBatch) -> Sequence[Any]:
         """Return what of N prompts follows a prefix, in rows that `answer` takes, in order."""
 
     def answer(self, batch: Sequence[Any]) -> list[torch.Tensor]:
@@ -129,8 +129,8 @@ class PackedReader:
         cls,
         model: nn.Module,
         answers: tuple[int, int],
-        golden: Callable[[], Encoded],
-        plain: Callable[[Encoded], torch.Tensor],
+        golden: Callable[[], PromptBatch],
+        plain: Callable[[PromptBatch], torch.Tensor],
     ) -> Self | None:
         """Return a reader if packed answers are those of `plain`, and else None.
 
@@ -144,12 +144,12 @@ class PackedReader:
         head = _proven[model]
         return None if head is None else cls(model, answers, plain_head=head)
 
-    def score(self, prompts: Encoded, shared: int) -> torch.Tensor:
+    def score(self, prompts: PromptBatch, shared: int) -> torch.Tensor:
         """Return [N, 2] fp32 logits of N prompts that are one for their first `shared` columns."""
         rows = self.rows(self.read(prompts.tokens[0, :shared]), prompts)
         return torch.cat([self.answer([row])[0] for row in rows])
 
-    def rows(self, prefix: Prefix, prompts: Encoded) -> list[Row]:
+    def rows(self, prefix: Prefix, prompts: PromptBatch) -> list[Row]:
         """Return what of N prompts follows a prefix, in rows of at most ROW_TOKENS."""
         rests = prompts.rests(len(prefix))
         return [Row(prefix=prefix, rests=few) for few in grouped(rests)]
@@ -221,7 +221,7 @@ class PackedReader:
         return cache
 
 
-def within_windows(model: nn.Module, prompts: Encoded) -> bool:
+def within_windows(model: nn.Module, prompts: PromptBatch) -> bool:
     """Say whether no sliding window of a causal model is shorter than the longest prompt.
 
     Behind a cache such a window would count columns of padding, and lose what comes before it.
@@ -263,7 +263,7 @@ def attention_mask(owners: torch.Tensor, prefixes: Sequence[int]) -> torch.Tenso
 
 
 def _prove(
-    reader: PackedReader, golden: Encoded, plain: Callable[[Encoded], torch.Tensor]
+    reader: PackedReader, golden: PromptBatch, plain: Callable[[PromptBatch], torch.Tensor]
 ) -> bool | None:
     """Return whether the head is plain if rows of golden pieces are answered right, else None."""
     known = inspect.signature(reader.inner.forward).parameters
@@ -275,7 +275,7 @@ def _prove(
         ends = [text[length:] for text in (first[: len(first) // 2 + 1], first, *others)]
         batch.append((first[:length], [end for end in ends if len(end)]))
     whole = [torch.cat([start, end]) for start, ends in batch for end in ends]
-    expected = plain(Encoded.of(whole))
+    expected = plain(PromptBatch.of(whole))
     try:
         reader.plain_head = _has_plain_head(reader, first)
         rows = [Row(prefix=reader.read(start), rests=ends) for start, ends in batch]

@@ -39,7 +39,7 @@ class SplitAttention(TorchFunctionMode):
         longest = int(lengths.max())
         steps = torch.arange(longest)
         self._there = steps < lengths[:, None]
-        self._slots = torch.where(self._there, starts[:, None] + steps, starts[:, None])
+        self._item_indices = torch.where(self._there, starts[:, None] + steps, starts[:, None])
         self._later = torch.ones(longest, longest).bool().triu(1)
         self._scores: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -94,11 +94,11 @@ class SplitAttention(TorchFunctionMode):
 
     def _blocks(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [M, H, C, E], a block for each rest, from rows [U, H, T, E]."""
-        return rows.transpose(1, 2).flatten(0, 1)[self._slots].transpose(1, 2)
+        return rows.transpose(1, 2).flatten(0, 1)[self._item_indices].transpose(1, 2)
 
     def _rows(self, blocks: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Return [U, H, T, E] from blocks [M, H, C, E]; what is padding in the rows is 0."""
         rows, heads, tokens, _ = like.shape
         found = blocks.new_zeros(rows * tokens, heads, blocks.shape[-1])
-        found[self._slots[self._there]] = blocks.transpose(1, 2)[self._there]
+        found[self._item_indices[self._there]] = blocks.transpose(1, 2)[self._there]
         return found.view(rows, tokens, heads, -1).transpose(1, 2)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from models.data.samples import HISTORY_LENGTH
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import (
     ANSWER,
     BOS,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from models.prompts.vocabulary import Vocabulary
 
 #: `Encoded` lives in a file of its own; everybody knows it from here.
-__all__ = ["ATTRIBUTE_PLACES", "CompactPrompt", "Encoded", "Prompt"]
+__all__ = ["ATTRIBUTE_PLACES", "CompactPrompt", "Prompt", "PromptBatch"]
 
 #: Places for an item's attribute values; MovieLens films have 2.2 genres on average.
 ATTRIBUTE_PLACES: Final = 3
@@ -59,7 +59,7 @@ class Prompt(Protocol):
     def answers(self) -> tuple[int, int]:
         """Return the tokens of Yes and No."""
 
-    def samples(self, samples: Samples, data: Interactions) -> Encoded:
+    def samples(self, samples: Samples, data: Interactions) -> PromptBatch:
         """Encode M samples of `data`."""
 
     def request(
@@ -67,10 +67,10 @@ class Prompt(Protocol):
         attributes: Mapping[str, str],
         history: Sequence[HistoryEvent],
         candidates: Sequence[Candidate],
-    ) -> Encoded:
+    ) -> PromptBatch:
         """Encode N candidates of one user, what they share first; history is oldest first."""
 
-    def golden(self) -> Encoded:
+    def golden(self) -> PromptBatch:
         """Encode some prompts of nobody, whose answers a release is checked by."""
 
     def manifest(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class CompactPrompt:
         #: Per slot the attributes, and the suffix as int64 bytes: an item that changed is compared.
         self._written: dict[int, tuple[Mapping[str, Sequence[str]], bytes]] = {}
 
-    def samples(self, samples: Samples, data: Interactions) -> Encoded:
+    def samples(self, samples: Samples, data: Interactions) -> PromptBatch:
         """Encode M samples of `data` as [M, T] tokens."""
         # Only who and what occurs is looked up: a catalogue is much larger than one person's rows.
         present, user = np.unique(samples.user, return_inverse=True)
@@ -119,31 +119,38 @@ class CompactPrompt:
             attributes[item],
             np.full((count, 1), ANSWER),
         )
-        return Encoded(tokens=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int64)))
+        return PromptBatch(
+            tokens=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int64))
+        )
 
     def request(
         self,
         attributes: Mapping[str, str],
         history: Sequence[HistoryEvent],
         candidates: Sequence[Candidate],
-    ) -> Encoded:
+    ) -> PromptBatch:
         """Encode N candidates of one user as [N, T] tokens: the prefix, then each its suffix."""
-        prefix = self.prefix(attributes, [(event.slot, event.rating) for event in history])
-        suffixes = self.suffixes([(one.slot, one.attributes) for one in candidates])
-        return Encoded(tokens=torch.cat([prefix.expand(len(suffixes), -1), suffixes], dim=1))
+        prefix = self.prefix(attributes, [(event.item_index, event.rating) for event in history])
+        suffixes = self.suffixes([(one.item_index, one.attributes) for one in candidates])
+        return PromptBatch(tokens=torch.cat([prefix.expand(len(suffixes), -1), suffixes], dim=1))
 
-    def golden(self) -> Encoded:
+    def golden(self) -> PromptBatch:
         """Make prompts of random items and ratings, which are nobody's."""
         vocabulary = self.vocabulary
         generator = torch.Generator().manual_seed(0)
         shape = (GOLDEN_PROMPTS, 5)
-        items = torch.randint(vocabulary.slots, shape, generator=generator) + vocabulary.first_item
+        items = (
+            torch.randint(vocabulary.item_capacity, shape, generator=generator)
+            + vocabulary.first_item
+        )
         ratings = torch.randint(RATINGS, shape, generator=generator) + FIRST_RATING
         history = torch.stack([items, ratings], dim=2).flatten(1)
-        candidate = torch.randint(vocabulary.slots, (GOLDEN_PROMPTS, 1), generator=generator)
+        candidate = torch.randint(
+            vocabulary.item_capacity, (GOLDEN_PROMPTS, 1), generator=generator
+        )
         ends = [torch.full((GOLDEN_PROMPTS, 1), token) for token in (BOS, CANDIDATE, ANSWER)]
         columns = [ends[0], history, ends[1], candidate + vocabulary.first_item, ends[2]]
-        return Encoded(tokens=torch.cat(columns, dim=1))
+        return PromptBatch(tokens=torch.cat(columns, dim=1))
 
     def manifest(self) -> dict[str, Any]:
         """Return the style; all else is in the vocabulary's manifest."""
@@ -154,8 +161,8 @@ class CompactPrompt:
     ) -> torch.Tensor:
         """Encode one user, [1, P] int64 without padding; history is (slot, stars), oldest first."""
         tokens = [BOS, *(token for token in self.vocabulary.user(attributes) if token != PAD)]
-        for slot, stars in history[-HISTORY_LENGTH:]:
-            tokens += [self.vocabulary.item(slot), FIRST_RATING - 1 + round(stars * 2)]
+        for item_index, stars in history[-HISTORY_LENGTH:]:
+            tokens += [self.vocabulary.item(item_index), FIRST_RATING - 1 + round(stars * 2)]
         return torch.tensor([tokens])
 
     def suffixes(
@@ -168,18 +175,20 @@ class CompactPrompt:
             return torch.empty(0, width, dtype=torch.int64)
         return torch.frombuffer(rows, dtype=torch.int64).view(-1, width)
 
-    def _suffix(self, slot: int, attributes: Mapping[str, Sequence[str]]) -> bytes:
+    def _suffix(self, item_index: int, attributes: Mapping[str, Sequence[str]]) -> bytes:
         """Return an item's tokens. Slots beyond the vocabulary are not kept: there is no end."""
-        kept = self._written.get(slot)
+        kept = self._written.get(item_index)
         if kept is not None and kept[0] == attributes:
             return kept[1]
         places = self.vocabulary.item_attributes(attributes, ATTRIBUTE_PLACES)
-        row = [CANDIDATE, self.vocabulary.item(slot), *places, ANSWER]
+        row = [CANDIDATE, self.vocabulary.item(item_index), *places, ANSWER]
         written = np.array(row, dtype=np.int64).tobytes()
-        if 0 <= slot < self.vocabulary.slots:
-            self._written[slot] = (copy.deepcopy(attributes), written)
+        if 0 <= item_index < self.vocabulary.item_capacity:
+            self._written[item_index] = (copy.deepcopy(attributes), written)
         return written
 
-    def _items(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
-        known = (slots >= 0) & (slots < self.vocabulary.slots)
-        return np.where(known, self.vocabulary.first_item + slots.astype(np.int64), UNKNOWN_ITEM)
+    def _items(self, item_indices: NDArray[np.int32]) -> NDArray[np.int64]:
+        known = (item_indices >= 0) & (item_indices < self.vocabulary.item_capacity)
+        return np.where(
+            known, self.vocabulary.first_item + item_indices.astype(np.int64), UNKNOWN_ITEM
+        )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoded:
+class PromptBatch:
     """B prompts of T tokens: `tokens` [B, T] int64; what is padding takes part in nothing.
 
     `present` [B, T] bool says what is no padding; without it, everything but PAD is there.
@@ -29,7 +29,7 @@ class Encoded:
         return len(self.tokens)
 
     @classmethod
-    def of(cls, rows: Sequence[torch.Tensor]) -> Encoded:
+    def of(cls, rows: Sequence[torch.Tensor]) -> PromptBatch:
         """Return the prompts of [t] int64 tokens each; shorter ones end in padding."""
         there = [torch.ones(len(row), dtype=torch.bool) for row in rows]
         return cls(
@@ -38,7 +38,7 @@ class Encoded:
         )
 
     @classmethod
-    def cat(cls, parts: Sequence[Encoded]) -> Encoded:
+    def cat(cls, parts: Sequence[PromptBatch]) -> PromptBatch:
         """Return the prompts of all parts, one after the other; shorter ones end in padding."""
         width = max(part.tokens.shape[1] for part in parts)
 
@@ -70,27 +70,27 @@ class Encoded:
         """Return [B] int64: the column of each prompt's last real token."""
         return self.tokens.shape[1] - 1 - self.mask.flip(1).argmax(1)
 
-    def to(self, device: torch.device) -> Encoded:
+    def to(self, device: torch.device) -> PromptBatch:
         """Return these prompts on a device."""
         present = None if self.present is None else self.present.to(device)
-        return Encoded(tokens=self.tokens.to(device), present=present)
+        return PromptBatch(tokens=self.tokens.to(device), present=present)
 
-    def take(self, rows: torch.Tensor | slice) -> Encoded:
+    def take(self, rows: torch.Tensor | slice) -> PromptBatch:
         """Return these prompts only."""
         present = None if self.present is None else self.present[rows]
-        return Encoded(tokens=self.tokens[rows], present=present)
+        return PromptBatch(tokens=self.tokens[rows], present=present)
 
-    def columns(self, start: int, end: int | None = None) -> Encoded:
+    def columns(self, start: int, end: int | None = None) -> PromptBatch:
         """Return these columns only."""
         present = None if self.present is None else self.present[:, start:end]
-        return Encoded(tokens=self.tokens[:, start:end], present=present)
+        return PromptBatch(tokens=self.tokens[:, start:end], present=present)
 
     def rests(self, start: int) -> list[torch.Tensor]:
         """Return [t] int64 for each prompt: its real tokens from this column on."""
         mask = self.mask.bool()[:, start:]
         return [row[there] for row, there in zip(self.tokens[:, start:], mask, strict=True)]
 
-    def packed(self, *, right: bool) -> Encoded:
+    def packed(self, *, right: bool) -> PromptBatch:
         """Move all padding to one end (tokens to the `right`, or left) and cut what is only that.
 
         Models that count columns instead of positions then see no gap.
@@ -99,7 +99,9 @@ class Encoded:
         order = (mask if right else 1 - mask).argsort(dim=1, stable=True)
         longest = int(mask.sum(1).max()) if len(mask) else 0
         order = order[:, order.shape[1] - longest :] if right else order[:, :longest]
-        return Encoded(tokens=self.tokens.gather(1, order), present=mask.bool().gather(1, order))
+        return PromptBatch(
+            tokens=self.tokens.gather(1, order), present=mask.bool().gather(1, order)
+        )
 
     def shared(self) -> int:
         """Return how many first columns are one for all prompts, and leave each a token more."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class HistoryEvent:
     """One earlier rating: the item's slot, 0.5 to 5 stars, and the title for prompts in words."""
 
-    slot: int
+    item_index: int
     rating: float
     title: str = ""
 
@@ -22,6 +22,6 @@ class HistoryEvent:
 class Candidate:
     """One item to score: its slot, its attribute values, and the title for prompts in words."""
 
-    slot: int
+    item_index: int
     attributes: Mapping[str, Sequence[str]]
     title: str = ""

@@ -37,7 +37,7 @@ class UnknownWordingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class PromptContent:
     """What one prompt says: the person, up to ten (title, half stars), oldest first, and a title.
 
     The published wording knows of `attributes` gender ("F" or "M"), occupation and age only.
@@ -54,9 +54,9 @@ class Question:
         return WORDINGS[wording](self)
 
 
-def title_of(title: str, slot: int) -> str:
+def title_of(title: str, item_index: int) -> str:
     """Return a title as prompts have it; an item without one has its number."""
-    return one_line(title)[:TITLE_LENGTH] or f"number {slot}"
+    return one_line(title)[:TITLE_LENGTH] or f"number {item_index}"
 
 
 def one_line(text: str) -> str:
@@ -69,31 +69,31 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _published(question: Question) -> str:
-    gender = _GENDERS.get(question.attributes.get("gender", ""))
+def _published(content: PromptContent) -> str:
+    gender = _GENDERS.get(content.attributes.get("gender", ""))
     he, his = {"female": ("she", "Her"), "male": ("he", "His")}.get(
         gender or "", ("the user", "The user's")
     )
     profile = [f"The user is a {gender}."] if gender else []
     for name, word in (("occupation", "job"), ("age", "age")):
-        if question.attributes.get(name):
-            profile.append(f"{his} {word} is {one_line(question.attributes[name])}.")
+        if content.attributes.get(name):
+            profile.append(f"{his} {word} is {one_line(content.attributes[name])}.")
     rated = [
         f"{number}. {title} ({_stars(half_stars)})"
-        for number, (title, half_stars) in enumerate(question.history)
+        for number, (title, half_stars) in enumerate(content.history)
     ]
     return (
         (" ".join(profile) + "\n" if profile else "")
         + f"{he[0].upper()}{he[1:]} watched the following movies in order in the past, "
         f"and rated them:\n{rated}\n"
         f"Based on the movies {he} has watched, deduce if {he} will like the movie "
-        f"***{question.title}***.\n"
+        f"***{content.title}***.\n"
         "Note that more stars the user rated the movie, the user liked the movie more.\n"
         "You should ONLY tell me yes or no."
     )
 
 
-def _shared_prefix(question: Question) -> str:
+def _shared_prefix(content: PromptContent) -> str:
     """Show every earlier title with the answer that was right, so that the next one follows.
 
     A pretrained model reads that pattern untuned: AUC .737 on 400 rows of ml-latest-small, where
@@ -102,22 +102,22 @@ def _shared_prefix(question: Question) -> str:
     lines = ["Will this user like a title? Yes or No, and the stars given, oldest first."]
     known = [
         one_line(f"{name} {_WORDS.get(name, {}).get(value, value)}")
-        for name, value in sorted(question.attributes.items())
+        for name, value in sorted(content.attributes.items())
         if value
     ]
     if known:
         lines.append(f"About the user: {', '.join(known)}.")
-    for title, half_stars in question.history:
+    for title, half_stars in content.history:
         answer = "Yes" if half_stars > 2 * LIKED_ABOVE else "No"
         lines.append(f"{title}: {answer}, {_stars(half_stars)}")
-    return "\n".join([*lines, f"{question.title}:"])
+    return "\n".join([*lines, f"{content.title}:"])
 
 
 def _stars(half_stars: int) -> str:
     return f"{half_stars / 2:g} star{'s' if half_stars > 2 else ''}"  # noqa: PLR2004 -- one star
 
 
-WORDINGS: Final[Mapping[str, Callable[[Question], str]]] = {
+WORDINGS: Final[Mapping[str, Callable[[PromptContent], str]]] = {
     PUBLISHED: _published,
     SHARED_PREFIX: _shared_prefix,
 }

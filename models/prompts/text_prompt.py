@@ -13,7 +13,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from models.data.samples import HISTORY_LENGTH
-from models.prompts.templates import PUBLISHED, WORDINGS, Question, UnknownWordingError, title_of
+from models.prompts.templates import (
+    PUBLISHED,
+    WORDINGS,
+    PromptContent,
+    UnknownWordingError,
+    title_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 #: With a leading blank first: that is how an answer goes on after a sentence. T5 reads both alike.
 ANSWERS: Final = ((" Yes", " No"), ("Yes", "No"), (" yes", " no"), ("yes", "no"))
 #: So many prompts are tokenised at once: lists of Python integers take much memory.
-TOKENISED_AT_ONCE: Final = 1024
+TOKENIZED_AT_ONCE: Final = 1024
 
 
 class NoAnswerTokensError(ValueError):
@@ -69,12 +75,14 @@ class TextTokens:
     ) -> list[list[int]]:
         """Return the tokens of N candidates' prompts for one user; raises PromptTooLongError."""
         rated = tuple(
-            (title_of(event.title, event.slot), round(event.rating * 2))
+            (title_of(event.title, event.item_index), round(event.rating * 2))
             for event in history[-HISTORY_LENGTH:]
         )
-        titles = [title_of(one.title, one.slot) for one in candidates]
+        titles = [title_of(one.title, one.item_index) for one in candidates]
         return list(
-            self.rows([Question(attributes=attributes, history=rated, title=one) for one in titles])
+            self.rows(
+                [PromptContent(attributes=attributes, history=rated, title=one) for one in titles]
+            )
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -86,26 +94,26 @@ class TextTokens:
             "answers": list(self.answers),
         }
 
-    def rows(self, questions: Sequence[Question]) -> Iterator[list[int]]:
+    def rows(self, contents: Sequence[PromptContent]) -> Iterator[list[int]]:
         """Yield the tokens of each question; raises PromptTooLongError."""
-        for start in range(0, len(questions), TOKENISED_AT_ONCE):
-            few = questions[start : start + TOKENISED_AT_ONCE]
-            found = self._tokenise([question.text(self.wording) for question in few])
-            for question, row in zip(few, found, strict=True):
-                yield self._fitting(question, row)
+        for start in range(0, len(contents), TOKENIZED_AT_ONCE):
+            few = contents[start : start + TOKENIZED_AT_ONCE]
+            found = self._tokenize([content.text(self.wording) for content in few])
+            for content, row in zip(few, found, strict=True):
+                yield self._fitting(content, row)
 
-    def _fitting(self, question: Question, row: list[int]) -> list[int]:
+    def _fitting(self, content: PromptContent, row: list[int]) -> list[int]:
         while self._limit is not None and len(row) > self._limit:
-            if question.history:
-                question = replace(question, history=question.history[1:])
-            elif len(question.title) > 1:  # Some titles have a token for every byte.
-                question = replace(question, title=question.title[: len(question.title) // 2])
+            if content.history:
+                content = replace(content, history=content.history[1:])
+            elif len(content.title) > 1:  # Some titles have a token for every byte.
+                content = replace(content, title=content.title[: len(content.title) // 2])
             else:
                 raise PromptTooLongError(PromptTooLongError.__doc__)
-            (row,) = self._tokenise([question.text(self.wording)])
+            (row,) = self._tokenize([content.text(self.wording)])
         return row
 
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
         # A title that spells a special token out is text like any other.
         found = self._tokenizer(texts, verbose=False, split_special_tokens=True)
         rows: list[list[int]] = found["input_ids"]

@@ -34,12 +34,12 @@ class Vocabulary:
     `user_attributes` are the names that a prompt has places for; `values` are "name:value" strings.
     """
 
-    slots: int
+    item_capacity: int
     user_attributes: tuple[str, ...]
     values: tuple[str, ...]
 
     @classmethod
-    def from_catalogue(cls, data: Interactions, *, spare: float = 0.1) -> Self:
+    def from_catalog(cls, data: Interactions, *, spare: float = 0.1) -> Self:
         """Build from the catalogue and the attributes of users with rows, plus `spare` slots."""
         present = np.unique(data.user)
         items = {
@@ -55,7 +55,7 @@ class Vocabulary:
         )
         common = [pair for pair, users in counts.items() if users >= MINIMUM_USERS_PER_VALUE]
         return cls(
-            slots=len(data.items) + max(64, int(len(data.items) * spare)),
+            item_capacity=len(data.items) + max(64, int(len(data.items) * spare)),
             user_attributes=tuple(sorted({name for name, _ in common})),
             values=tuple(sorted(items | {f"{name}:{value}" for name, value in common})),
         )
@@ -63,7 +63,7 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """Return the number of tokens."""
-        return self.first_item + self.slots
+        return self.first_item + self.item_capacity
 
     @property
     def first_item(self) -> int:
@@ -74,9 +74,11 @@ class Vocabulary:
     def _attribute_tokens(self) -> dict[str, int]:
         return {value: FIRST_ATTRIBUTE + index for index, value in enumerate(self.values)}
 
-    def item(self, slot: int) -> int:
+    def item(self, item_index: int) -> int:
         """Return the token of an item slot; slots beyond the vocabulary share one token."""
-        return self.first_item + slot if 0 <= slot < self.slots else UNKNOWN_ITEM
+        return (
+            self.first_item + item_index if 0 <= item_index < self.item_capacity else UNKNOWN_ITEM
+        )
 
     def attribute(self, name: str, value: str) -> int:
         """Return the token of an attribute value; unknown values share one token."""
@@ -99,7 +101,7 @@ class Vocabulary:
     def manifest(self) -> dict[str, Any]:
         """Return the vocabulary as JSON values."""
         return {
-            "slots": self.slots,
+            "slots": self.item_capacity,
             "user_attributes": list(self.user_attributes),
             "values": list(self.values),
         }
@@ -108,7 +110,7 @@ class Vocabulary:
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
         """Rebuild from `manifest()`."""
         return cls(
-            slots=int(manifest["slots"]),
+            item_capacity=int(manifest["slots"]),
             user_attributes=tuple(manifest["user_attributes"]),
             values=tuple(manifest["values"]),
         )

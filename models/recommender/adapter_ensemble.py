@@ -24,7 +24,7 @@ from models.recommender.ensemble import Ensemble, input_table, mean_embedding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.recommender.ensemble import EnsembleConfig, MixtureConfig
@@ -142,6 +142,7 @@ class Routing(nn.Module):
     """
 
     directions: torch.Tensor
+    #: The name is part of the weights file.
     centre: torch.Tensor
     spread: torch.Tensor
     losses: torch.Tensor
@@ -202,25 +203,25 @@ class AdapterEnsemble(Ensemble):
         tensors = adapter_tensors(self._base().model)
         return {name: tensor.detach()[shard] for name, tensor in tensors.items()}
 
-    def answer_logits(self, prompts: Encoded) -> torch.Tensor:
+    def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         return self.logits_with(prompts, self.weights(prompts))
 
-    def logits_with(self, prompts: Encoded, weights: torch.Tensor) -> torch.Tensor:
+    def logits_with(self, prompts: PromptBatch, weights: torch.Tensor) -> torch.Tensor:
         """Return [B, 2] logits of the base with adapters mixed by [B, K] weights."""
         with mixed(weights.to(self.device)):
             return self._base().answer_logits(prompts)
 
-    def weights(self, prompts: Encoded) -> torch.Tensor:
+    def weights(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, K] weights of the adapters; each row sums to 1."""
         embedded = self.embedded(prompts).to(self.device)
         return answered(self.routing(embedded, self.config.live()))
 
-    def embedded(self, prompts: Encoded) -> torch.Tensor:
+    def embedded(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, D]: what the base, which knows nobody, makes of a sample's tokens."""
         return mean_embedding(input_table(self._base()).detach(), prompts)
 
     @torch.inference_mode()
-    def score_logits(self, prompts: Encoded) -> torch.Tensor:
+    def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [N, 2] logits. Each candidate has parameters of its own: nothing is shared."""
         return self._in_batches(prompts, self.at_once)
 

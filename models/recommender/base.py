@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from models.backbones.compact import BackboneConfig
     from models.inference.shared_prefix import Reader
     from models.prompts.compact_prompt import Prompt
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
     from models.prompts.vocabulary import Vocabulary
 
@@ -91,7 +91,7 @@ class Recommender:
             return None
         return CompactReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
 
-    def shared(self, prompts: Encoded) -> int:
+    def shared(self, prompts: PromptBatch) -> int:
         """Return how many first columns this model may read once for all prompts."""
         return prompts.shared()
 
@@ -105,11 +105,11 @@ class Recommender:
         weight: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
         return [weight]
 
-    def answer_logits(self, prompts: Encoded) -> torch.Tensor:
+    def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled."""
         return self._forward(prompts)
 
-    def live_logits(self, prompts: Encoded) -> torch.Tensor:
+    def live_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits with gradients, in parts that fit into memory where not all do.
 
         What a part computed is computed again in the backward pass, so that only one part's
@@ -138,7 +138,7 @@ class Recommender:
         )
 
     @torch.inference_mode()
-    def logits(self, prompts: Encoded, batch_size: int = 128) -> torch.Tensor:
+    def logits(self, prompts: PromptBatch, batch_size: int = 128) -> torch.Tensor:
         """Return [B, 2] logits without gradients, dropout off, in batches of similar length."""
         training = self.model.training
         self.model.eval()
@@ -165,7 +165,7 @@ class Recommender:
         return scores
 
     @torch.inference_mode()
-    def score_logits(self, prompts: Encoded) -> torch.Tensor:
+    def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [N, 2] logits of prompts that share their first columns."""
         shared = self.shared(prompts)
         if not shared:
@@ -181,7 +181,7 @@ class Recommender:
             parts.append(self._forward(few, cache, shared))
         return torch.cat(parts)
 
-    def _in_batches(self, prompts: Encoded, batch_size: int) -> torch.Tensor:
+    def _in_batches(self, prompts: PromptBatch, batch_size: int) -> torch.Tensor:
         """Return [B, 2] logits, computed in batches of prompts of similar length.
 
         Batches halve where memory runs out; raises OutOfMemoryError where one prompt is too much.
@@ -208,7 +208,7 @@ class Recommender:
         return min(len(lengths), max(1, tokens // max(lengths[-1], 1)))
 
     def _forward(
-        self, prompts: Encoded, cache: DynamicCache | None = None, past: int = 0
+        self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
         """Return [B, 2] answer logits, after the `past` tokens of a cache that this fills further.
 

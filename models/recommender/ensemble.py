@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from models.backbones.compact import BackboneConfig
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
 
 #: Ways of making one answer of several members'.
@@ -54,7 +54,7 @@ class EnsembleConfig:
     aggregation: str
     member: BackboneConfig
     shards: int = 4
-    seals: tuple[str, ...] = ()
+    shard_fingerprints: tuple[str, ...] = ()
     #: Width of the attention's hidden layer.
     width: int = 16
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
@@ -63,8 +63,10 @@ class EnsembleConfig:
         """Raise ValueError for what no ensemble can be."""
         if self.aggregation not in {MEAN, ATTENTION, ADAPTERS}:
             raise ValueError(f"there is no aggregation {self.aggregation!r}")
-        if self.shards < 1 or len(self.seals) not in {0, self.shards}:
-            raise ValueError(f"{len(self.seals)} seals do not fit {self.shards} shards")
+        if self.shards < 1 or len(self.shard_fingerprints) not in {0, self.shards}:
+            raise ValueError(
+                f"{len(self.shard_fingerprints)} seals do not fit {self.shards} shards"
+            )
 
     @property
     def seed(self) -> int:
@@ -80,9 +82,9 @@ class EnsembleConfig:
         """Say whether answers have weights, which were learned from validation rows as well."""
         return self.aggregation != MEAN
 
-    def sealed(self, seals: Sequence[str]) -> Self:
+    def fingerprinted(self, shard_fingerprints: Sequence[str]) -> Self:
         """Return the same ensemble with other words on what its members are."""
-        return replace(self, seals=tuple(seals))
+        return replace(self, shard_fingerprints=tuple(shard_fingerprints))
 
     def members(self) -> list[BackboneConfig]:
         """Return the settings of every member; each has initial weights of its own."""
@@ -91,7 +93,11 @@ class EnsembleConfig:
 
     def live(self) -> list[int]:
         """Return the members that were trained; all of them where none was."""
-        trained = [shard for shard, seal in enumerate(self.seals) if seal]
+        trained = [
+            shard
+            for shard, shard_fingerprint in enumerate(self.shard_fingerprints)
+            if shard_fingerprint
+        ]
         return trained or list(range(self.shards))
 
     def manifest(self) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class EnsembleConfig:
             "aggregation": self.aggregation,
             "member": self.member.manifest(),
             "shards": self.shards,
-            "seals": list(self.seals),
+            "seals": list(self.shard_fingerprints),
             "width": self.width,
             "mixture": {**asdict(self.mixture), "targets": list(self.mixture.targets)},
         }
@@ -114,7 +120,7 @@ def ensemble_from_manifest(manifest: Mapping[str, Any], member: BackboneConfig) 
         aggregation=manifest["aggregation"],
         member=member,
         shards=int(manifest["shards"]),
-        seals=tuple(manifest["seals"]),
+        shard_fingerprints=tuple(manifest["seals"]),
         width=int(manifest["width"]),
         mixture=MixtureConfig(**{**mixture, "targets": tuple(mixture["targets"])}),
     )
@@ -136,10 +142,10 @@ class Ensemble(Recommender, ABC):
         self.memory = Memory()
         self._shell = shell
 
-    def with_seals(self, seals: Sequence[str]) -> Self:
+    def with_shard_fingerprints(self, shard_fingerprints: Sequence[str]) -> Self:
         """Return the same ensemble with other words on what its members are."""
         copied = copy.copy(self)
-        copied.config = self.config.sealed(seals)
+        copied.config = self.config.fingerprinted(shard_fingerprints)
         return copied
 
     @abstractmethod
@@ -201,16 +207,16 @@ class OutputEnsemble(Ensemble):
     def shard_state(self, shard: int) -> dict[str, torch.Tensor]:
         return self.members[shard].model.state_dict()
 
-    def answer_logits(self, prompts: Encoded) -> torch.Tensor:
+    def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         answers = self.member_logits(prompts)
         return average(answers, self.weights(prompts))
 
-    def member_logits(self, prompts: Encoded) -> torch.Tensor:
+    def member_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, L, 2] logits of the L members that were trained."""
         members = self.members
         return torch.stack([members[k].answer_logits(prompts) for k in self.config.live()], dim=1)
 
-    def weights(self, prompts: Encoded) -> torch.Tensor:
+    def weights(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, L] weights of the L members that were trained; each row sums to 1."""
         live = self.config.live()
         if self.config.aggregation == MEAN:
@@ -222,13 +228,13 @@ class OutputEnsemble(Ensemble):
         scores: torch.Tensor = self.model.attention(embedded.to(self.device))  # type: ignore[operator] # a module
         return answered(scores[:, self.config.live()].softmax(dim=1))
 
-    def embedded(self, prompts: Encoded) -> torch.Tensor:
+    def embedded(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, K, D]: each member's mean input embedding over the tokens that are there."""
         tables = [input_table(member) for member in self.members]
         return torch.stack([mean_embedding(table, prompts) for table in tables], dim=1)
 
     @torch.inference_mode()
-    def score_logits(self, prompts: Encoded) -> torch.Tensor:
+    def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [N, 2] logits; every member encodes what the prompts share once."""
         members = self.members
         answers = [members[k].score_logits(prompts) for k in self.config.live()]
@@ -246,7 +252,7 @@ def input_table(recommender: Recommender) -> torch.Tensor:
     return table
 
 
-def mean_embedding(table: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+def mean_embedding(table: torch.Tensor, prompts: PromptBatch) -> torch.Tensor:
     """Return [B, D]: the mean over a prompt's tokens of their rows in a [V, D] table."""
     prompts = prompts.to(table.device)
     present = prompts.mask.to(table.dtype)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import DynamicCache
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
 
 
 class TextRecommender(Recommender):
@@ -31,12 +31,12 @@ class TextRecommender(Recommender):
         return PackedReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
 
     @torch.inference_mode()
-    def score_logits(self, prompts: Encoded) -> torch.Tensor:
+    def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
         shared = self.shared(prompts)
         reader = self.reader() if shared else None
         return reader.score(prompts, shared) if reader else super().score_logits(prompts)
 
-    def shared(self, prompts: Encoded) -> int:
+    def shared(self, prompts: PromptBatch) -> int:
         """Return how many first columns may be read once for all: none without a cache for them."""
         if "past_key_values" not in _parameters(self.model) or not within_windows(
             self.model, prompts
@@ -45,7 +45,7 @@ class TextRecommender(Recommender):
         return prompts.shared()
 
     def _forward(
-        self, prompts: Encoded, cache: DynamicCache | None = None, past: int = 0
+        self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
         # Packed so that all answers are in the last column.
         packed = prompts.packed(right=True).to(self.device)
@@ -71,7 +71,7 @@ class SequenceRecommender(Recommender):
 
     at_once: ClassVar[int] = 64
 
-    def answer_logits(self, prompts: Encoded) -> torch.Tensor:
+    def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position."""
         packed = prompts.packed(right=False).to(self.device)
         logits: torch.Tensor = self.model(
@@ -82,7 +82,7 @@ class SequenceRecommender(Recommender):
         ).logits[:, 0]
         return answered(logits[:, list(self.prompt.answers)])
 
-    def shared(self, prompts: Encoded) -> int:  # noqa: ARG002 - none, whatever they are
+    def shared(self, prompts: PromptBatch) -> int:  # noqa: ARG002 - none, whatever they are
         """Return 0: what an encoder makes of the history knows the candidate."""
         return 0
 
@@ -92,7 +92,7 @@ class CompactSequenceRecommender(SequenceRecommender):
 
     at_once: ClassVar[int] = 1024
 
-    def answer_logits(self, prompts: Encoded) -> torch.Tensor:
+    def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position.
 
         Prompts go through the model's one input embedding, where adapters and hooks sit, and not
@@ -113,7 +113,7 @@ class CompactSequenceRecommender(SequenceRecommender):
         return answered(hidden @ rows.T)
 
 
-def _starts(model: nn.Module, prompts: Encoded) -> torch.Tensor:
+def _starts(model: nn.Module, prompts: PromptBatch) -> torch.Tensor:
     start: int = model.config.decoder_start_token_id  # type: ignore[union-attr, assignment]
     return torch.full((len(prompts), 1), start, device=prompts.tokens.device)
 

@@ -28,7 +28,7 @@ from models.prompts.text_encoding import TextPrompt
 from models.recommender.language import SequenceRecommender, TextRecommender
 from models.recommender.trainable import copied
 from models.runtime.devices import DTYPES
-from models.runtime.progress_bars import no_bars
+from models.runtime.progress_bars import no_progress_bars
 
 if TYPE_CHECKING:
     from models.backbones.sources import Source
@@ -125,7 +125,7 @@ def _load(directory: Path, config: HuggingFaceConfig) -> PreTrainedModel:
     """Load the weights; code that a model brings along is never run."""
     settings = AutoConfig.from_pretrained(directory, **PLACE)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
-    with torch.random.fork_rng(devices=[]), no_bars():
+    with torch.random.fork_rng(devices=[]), no_progress_bars():
         torch.manual_seed(config.seed)
         model, report = auto.from_pretrained(
             directory,

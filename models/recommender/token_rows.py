@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 import torch
 
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import FIRST_ATTRIBUTE, NO, YES
 from models.recommender.ensemble import input_table
 from models.recommender.factory import build
@@ -71,11 +71,16 @@ def unused_tokens(recommender: Recommender, prepared: Prepared) -> list[int]:
     return tokens
 
 
-def reset_item_rows(recommender: Recommender, slots: Sequence[int]) -> None:
+def reset_item_rows(recommender: Recommender, item_indices: Sequence[int]) -> None:
     """Give the embedding rows of these item slots their initial values back, in place."""
     vocabulary = recommender.vocabulary
     reset_rows(
-        recommender, [vocabulary.item(slot) for slot in slots if 0 <= slot < vocabulary.slots]
+        recommender,
+        [
+            vocabulary.item(item_index)
+            for item_index in item_indices
+            if 0 <= item_index < vocabulary.item_capacity
+        ],
     )
 
 
@@ -100,28 +105,30 @@ class ItemChange:
     the change of its mean residual (in probability), shrunk toward 0 by `damping` samples.
     """
 
-    slots: NDArray[np.int64]
+    item_indices: NDArray[np.int64]
     kept: NDArray[np.float64]
     effect: NDArray[np.float64]
 
     @classmethod
-    def of(cls, prepared: Prepared, slots: int, damping: float) -> ItemChange:
+    def of(cls, prepared: Prepared, item_indices: int, damping: float) -> ItemChange:
         """Count and average the retained training samples with and without those that leave."""
         stay = prepared.parts.train
         leave = leaving(prepared)
-        leave = leave.take(leave.candidate < slots)
+        leave = leave.take(leave.candidate < item_indices)
         expect = _expected_like(stay)
-        left = stay.candidate < slots
-        count = np.bincount(stay.candidate[left], minlength=slots)
-        gone = np.bincount(leave.candidate, minlength=slots)
+        left = stay.candidate < item_indices
+        count = np.bincount(stay.candidate[left], minlength=item_indices)
+        gone = np.bincount(leave.candidate, minlength=item_indices)
         residual = (stay.label - expect(stay))[left]
-        total = np.bincount(stay.candidate[left], weights=residual, minlength=slots)
-        lost = np.bincount(leave.candidate, weights=leave.label - expect(leave), minlength=slots)
+        total = np.bincount(stay.candidate[left], weights=residual, minlength=item_indices)
+        lost = np.bincount(
+            leave.candidate, weights=leave.label - expect(leave), minlength=item_indices
+        )
         after = total / (count + damping)
         before = (total + lost) / (count + gone + damping)
         touched = np.flatnonzero(gone)
         return cls(
-            slots=touched,
+            item_indices=touched,
             kept=(count / np.maximum(count + gone, 1))[touched],
             effect=np.where(count > 0, after - before, 0.0)[touched],
         )
@@ -147,8 +154,8 @@ class FirstStep:
         if not recommender.prompt.item_tokens:
             none = torch.empty(0, 1)
             return cls(tokens=torch.empty(0, dtype=torch.long), kept=none, way=none)
-        change = ItemChange.of(prepared, recommender.vocabulary.slots, damping)
-        tokens = recommender.vocabulary.first_item + torch.from_numpy(change.slots)
+        change = ItemChange.of(prepared, recommender.vocabulary.item_capacity, damping)
+        tokens = recommender.vocabulary.first_item + torch.from_numpy(change.item_indices)
         with torch.no_grad():
             now = input_table(recommender)[tokens].cpu()
             initial = _initial(recommender, tokens)
@@ -156,18 +163,18 @@ class FirstStep:
             kept = initial + share * (now - initial)
         if not len(tokens):
             return cls(tokens=tokens, kept=kept, way=torch.zeros_like(kept))
-        gradient = _gradient(recommender, prepared, change.slots, kept)
+        gradient = _gradient(recommender, prepared, change.item_indices, kept)
         wanted = torch.from_numpy(change.effect).float()[:, None]
         length = gradient.square().sum().clamp_min(torch.finfo(torch.float32).eps)
         return cls(tokens=tokens, kept=kept, way=wanted * gradient / length)
 
-    def rows(self, reach: float) -> TokenRows:
+    def rows(self, step_size: float) -> TokenRows:
         """Return the rows that have gone `reach` times along their way."""
-        return TokenRows(tokens=self.tokens, values=self.kept + reach * self.way)
+        return TokenRows(tokens=self.tokens, values=self.kept + step_size * self.way)
 
 
 @torch.no_grad()
-def cooled_answers(recommender: Recommender, factor: float) -> TokenRows:
+def shrunk_answers(recommender: Recommender, factor: float) -> TokenRows:
     """Return the rows of the two answers, drawn together so that each margin shrinks to `factor`.
 
     No prompt contains an answer, so nothing else changes. Where items are words, the answers are
@@ -213,17 +220,24 @@ class _expected_like:  # noqa: N801 -- a function that remembers its fit
 
 
 def _gradient(
-    recommender: Recommender, prepared: Prepared, slots: NDArray[np.int64], values: torch.Tensor
+    recommender: Recommender,
+    prepared: Prepared,
+    item_indices: NDArray[np.int64],
+    values: torch.Tensor,
 ) -> torch.Tensor:
     """Return the [D] mean over items of the margin's gradient by their rows, no history before.
 
     One for all: what is left of single items' gradients is mostly noise (docs/methods.md).
     """
     prompt = cast("CompactPrompt", recommender.prompt)
-    chosen = np.unique(np.linspace(0, len(slots) - 1, min(len(slots), ASKED)).astype(np.int64))
+    chosen = np.unique(
+        np.linspace(0, len(item_indices) - 1, min(len(item_indices), ASKED)).astype(np.int64)
+    )
     rows = values[torch.from_numpy(chosen)].to(recommender.device)
     items = prepared.retained.items
-    suffixes = prompt.suffixes([(slot, items[slot].attributes) for slot in slots[chosen].tolist()])
+    suffixes = prompt.suffixes(
+        [(item_index, items[item_index].attributes) for item_index in item_indices[chosen].tolist()]
+    )
     prefix = prompt.prefix({}, []).expand(len(suffixes), -1)
     seen: list[torch.Tensor] = []
 
@@ -240,7 +254,7 @@ def _gradient(
     try:
         with torch.enable_grad():
             tokens = torch.cat([prefix, suffixes], dim=1)
-            yes, no = recommender.answer_logits(Encoded(tokens=tokens)).unbind(1)
+            yes, no = recommender.answer_logits(PromptBatch(tokens=tokens)).unbind(1)
             margin = (yes - no).sum()
     finally:
         handle.remove()

@@ -49,7 +49,7 @@ ATTRIBUTES: Final = 0.3
 class Event(NamedTuple):
     """One of a person's ratings: 0.5 to 5 stars at Unix seconds."""
 
-    slot: int
+    item_index: int
     rating: float
     timestamp: int
 
@@ -58,7 +58,7 @@ class Event(NamedTuple):
 class Ranked:
     """Slots [N] int64, best first, and their scores [N] float64."""
 
-    slots: NDArray[np.int64]
+    item_indices: NDArray[np.int64]
     scores: NDArray[np.float64]
 
 
@@ -72,11 +72,11 @@ class CandidateIndex:
     `catalogue_size` is the number of slots that may be proposed although nobody has rated them.
     """
 
-    def __init__(self, catalogue_size: int = 0) -> None:
-        self._catalogue_size = catalogue_size
+    def __init__(self, catalog_size: int = 0) -> None:
+        self._catalog_size = catalog_size
         self._people: dict[str, Contribution] = {}
         self._retired: set[int] = set()
-        self._items = ItemCounts(catalogue_size)
+        self._items = ItemCounts(catalog_size)
         self._pairs = Cooccurrence()
         self._profile = AttributeProfile()
         #: May be set at any time, as the half-life, in buckets: counts know nothing of them.
@@ -104,10 +104,10 @@ class CandidateIndex:
         """Return the number of counts of pairs, of which there are the most by far."""
         return self._pairs.cells()
 
-    def grow(self, catalogue_size: int) -> None:
+    def grow(self, catalog_size: int) -> None:
         """Let the slots below `catalogue_size` be proposed although nobody has rated them."""
-        self._catalogue_size = max(self._catalogue_size, catalogue_size)
-        self._items.reserve(catalogue_size)
+        self._catalog_size = max(self._catalog_size, catalog_size)
+        self._items.reserve(catalog_size)
 
     def describe(self, attributes: Mapping[int, Mapping[str, Sequence[str]]]) -> None:
         """Take slot → attribute name → values of the whole catalogue in place of what was known."""
@@ -121,23 +121,23 @@ class CandidateIndex:
         new = contribution_of([event for event in history if event[0] not in self._retired])
         self._exchange({user_id: (self._people.get(user_id, NOTHING), new)})
 
-    def retire(self, slot: int) -> None:
+    def retire(self, item_index: int) -> None:
         """Forget the item: never propose it again, and count as though nobody had rated it."""
-        self._retired.add(slot)
+        self._retired.add(item_index)
         rated = self._items.total[RATED]
-        if slot >= len(rated) or not rated[slot]:
+        if item_index >= len(rated) or not rated[item_index]:
             return  # Nobody has to be looked for; a build retires all that was ever retired.
-        raters = [(user_id, one) for user_id, one in self._people.items() if one.rates(slot)]
+        raters = [(user_id, one) for user_id, one in self._people.items() if one.rates(item_index)]
         for start in range(0, len(raters), _AT_A_TIME):
             some = raters[start : start + _AT_A_TIME]
-            self._exchange({user_id: (old, old.without(slot)) for user_id, old in some})
+            self._exchange({user_id: (old, old.without(item_index)) for user_id, old in some})
 
     def propose(
         self,
         history: Sequence[Event],
         limit: int,
         *,
-        barred: Collection[int] = (),
+        excluded: Collection[int] = (),
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return up to `limit` slots for a person's own history, oldest first.
@@ -145,64 +145,64 @@ class CandidateIndex:
         `barred` slots are left out, and of `allowed`, by slot, only those that are True (slots
         beyond its end are not). A history of nothing gives what is popular.
         """
-        liked = [one.slot for one in history if one.rating > LIKED_ABOVE][-HISTORY:]
+        liked = [one.item_index for one in history if one.rating > LIKED_ABOVE][-HISTORY:]
         score = self._popularity() + self._nearness(liked)
         score += self.attributes_weight * self._profile.fit(liked, len(score))
-        return self._best(score, limit, barred, allowed)
+        return self._best(score, limit, excluded, allowed)
 
     def popular(
         self,
         limit: int,
         *,
-        barred: Collection[int] = (),
+        excluded: Collection[int] = (),
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return up to `limit` slots by popularity alone: `propose` to somebody without likes."""
-        return self.propose((), limit, barred=barred, allowed=allowed)
+        return self.propose((), limit, excluded=excluded, allowed=allowed)
 
     def similar(
         self,
-        slot: int,
+        item_index: int,
         limit: int,
         *,
-        barred: Collection[int] = (),
+        excluded: Collection[int] = (),
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return up to `limit` slots that are liked by those who liked this one; never itself."""
-        return self._best(self._nearness([slot]), limit, [*barred, slot], allowed)
+        return self._best(self._nearness([item_index]), limit, [*excluded, item_index], allowed)
 
-    def _nearness(self, slots: Sequence[int]) -> NDArray[np.float64]:
+    def _nearness(self, item_indices: Sequence[int]) -> NDArray[np.float64]:
         """Return by slot how often it was liked near these, for how often each was liked."""
         decayed, weights = self._items.decayed(self.half_life)
         rarity = 1.0 / np.sqrt(decayed[LIKED] + SHRINKAGE)
         score = np.zeros(len(rarity))
-        for slot in slots:
-            neighbours, counts = self._pairs.neighbours(slot, weights)
-            if len(neighbours):
-                score[neighbours] += counts * rarity[slot]
+        for item_index in item_indices:
+            neighbors, counts = self._pairs.neighbors(item_index, weights)
+            if len(neighbors):
+                score[neighbors] += counts * rarity[item_index]
         return np.asarray(score * rarity, np.float64)
 
     def _best(
         self,
         score: NDArray[np.float64],
         limit: int,
-        barred: Collection[int],
+        excluded: Collection[int],
         allowed: NDArray[np.bool_] | None,
     ) -> Ranked:
         """Return the best slots; of equal scores the smaller slot comes first."""
         usable = self._items.total[RATED] > 0
-        usable[: self._catalogue_size] = True
+        usable[: self._catalog_size] = True
         if allowed is not None:
             usable[: len(allowed)] &= allowed[: len(usable)]
             usable[len(allowed) :] = False
-        out = np.fromiter((*self._retired, *barred), np.int64)
+        out = np.fromiter((*self._retired, *excluded), np.int64)
         usable[out[(out >= 0) & (out < len(usable))]] = False
         best = _highest(np.flatnonzero(usable), score, max(limit, 0))
-        return Ranked(slots=best.astype(np.int64), scores=score[best])
+        return Ranked(item_indices=best.astype(np.int64), scores=score[best])
 
     def state(self) -> bytes:
         """Return all that is known in one canonical form: equal data gives equal bytes."""
-        parts = [struct.pack("<q", self._catalogue_size), struct.pack("<q", len(self._retired))]
+        parts = [struct.pack("<q", self._catalog_size), struct.pack("<q", len(self._retired))]
         parts.append(np.array(sorted(self._retired), "<i8").tobytes())
         for user_id, added in sorted(self._people.items()):
             name = user_id.encode()
@@ -237,17 +237,19 @@ class CandidateIndex:
         return np.asarray(scale * weight, np.float64)
 
 
-def _highest(slots: NDArray[np.int64], score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+def _highest(
+    item_indices: NDArray[np.int64], score: NDArray[np.float64], limit: int
+) -> NDArray[np.int64]:
     """Return the `limit` ascending slots of highest score, best first; ties go by slot."""
-    values = score[slots]
-    if limit < len(slots):
+    values = score[item_indices]
+    if limit < len(item_indices):
         if limit == 0:
-            return slots[:0]
+            return item_indices[:0]
         last = np.partition(values, len(values) - limit)[len(values) - limit]
         above = values > last
         # Of those that share the last place, the smaller slots are taken.
         level = np.flatnonzero(values == last)[: limit - int(above.sum())]
         kept = np.union1d(np.flatnonzero(above), level)
-        slots, values = slots[kept], values[kept]
+        item_indices, values = item_indices[kept], values[kept]
     # The sort is stable and the slots ascend, so the smaller slot wins a tie.
-    return slots[np.argsort(-values, kind="stable")]
+    return item_indices[np.argsort(-values, kind="stable")]

@@ -26,7 +26,7 @@ BUCKET_SECONDS: Final = 90 * 86_400
 BUCKET_BITS: Final = 10
 MOST_BUCKETS: Final = 1 << BUCKET_BITS
 #: What is left of 32 bits: about four million items.
-MOST_SLOTS: Final = 1 << (32 - BUCKET_BITS)
+MAX_ITEMS: Final = 1 << (32 - BUCKET_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,23 @@ class Contribution:
     rated: NDArray[np.uint32]
     liked: NDArray[np.uint32]
 
-    def rates(self, slot: int) -> bool:
+    def rates(self, item_index: int) -> bool:
         """Return whether the person has rated this slot."""
-        at = int(np.searchsorted(self.rated, slot << BUCKET_BITS))
-        return at < len(self.rated) and int(self.rated[at]) >> BUCKET_BITS == slot
+        at = int(np.searchsorted(self.rated, item_index << BUCKET_BITS))
+        return at < len(self.rated) and int(self.rated[at]) >> BUCKET_BITS == item_index
 
-    def without(self, slot: int) -> Contribution:
+    def without(self, item_index: int) -> Contribution:
         """Return the contribution that never held this slot."""
         return Contribution(
-            self.rated[slots_of(self.rated) != slot], self.liked[slots_of(self.liked) != slot]
+            self.rated[item_indices_of(self.rated) != item_index],
+            self.liked[item_indices_of(self.liked) != item_index],
         )
 
 
 NOTHING: Final = Contribution(np.empty(0, np.uint32), np.empty(0, np.uint32))
 
 
-def slots_of(events: NDArray[np.uint32]) -> NDArray[np.int64]:
+def item_indices_of(events: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Return the slot of each event key."""
     return (events >> BUCKET_BITS).astype(np.int64)
 
@@ -61,26 +62,28 @@ def buckets_of(events: NDArray[np.uint32]) -> NDArray[np.int64]:
     return (events & (MOST_BUCKETS - 1)).astype(np.int64)
 
 
-def event_keys(slots: NDArray[np.int64], timestamps: NDArray[np.int64]) -> NDArray[np.uint32]:
+def event_keys(
+    item_indices: NDArray[np.int64], timestamps: NDArray[np.int64]
+) -> NDArray[np.uint32]:
     """Return the event keys of slots [N] at Unix seconds [N].
 
     A time outside of all buckets goes to the nearest. ValueError for a slot out of range.
     """
-    if len(slots) and not (slots.min() >= 0 and slots.max() < MOST_SLOTS):
-        raise ValueError(f"a history must hold every slot once, from 0 to {MOST_SLOTS - 1}")
+    if len(item_indices) and not (item_indices.min() >= 0 and item_indices.max() < MAX_ITEMS):
+        raise ValueError(f"a history must hold every slot once, from 0 to {MAX_ITEMS - 1}")
     bucket = np.clip(timestamps // BUCKET_SECONDS, 0, MOST_BUCKETS - 1)
-    return (slots << BUCKET_BITS | bucket).astype(np.uint32)
+    return (item_indices << BUCKET_BITS | bucket).astype(np.uint32)
 
 
 def contribution_of(history: Sequence[tuple[int, float, int]]) -> Contribution:
     """Return what (slot, rating, timestamp) rows in any order add; each slot only once."""
-    slot = np.array([event[0] for event in history], np.int64)
+    item_index = np.array([event[0] for event in history], np.int64)
     when = np.array([event[2] for event in history], np.int64)
-    keys = event_keys(slot, when)
-    if len(np.unique(slot)) < len(slot):
+    keys = event_keys(item_index, when)
+    if len(np.unique(item_index)) < len(item_index):
         raise ValueError("a history must hold every slot once")
     likes = np.array([event[1] > LIKED_ABOVE for event in history], np.bool_)
-    order = np.lexsort((slot, when))
+    order = np.lexsort((item_index, when))
     return Contribution(np.sort(keys), keys[order[likes[order]]])
 
 

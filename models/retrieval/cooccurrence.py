@@ -47,12 +47,12 @@ def pairs_of(liked: NDArray[np.uint32], owner: NDArray[np.int32]) -> NDArray[np.
     """
     found = [np.empty(0, np.int64)]
     wide = liked.astype(np.int64)
-    slot, bucket = wide >> BUCKET_BITS, wide & (MOST_BUCKETS - 1)
+    item_index, bucket = wide >> BUCKET_BITS, wide & (MOST_BUCKETS - 1)
     for steps in range(1, min(WINDOW, len(liked) - 1) + 1):
         same = np.flatnonzero(owner[steps:] == owner[:-steps])
         later = same + steps
-        earlier_key = slot[same] << BUCKET_BITS | bucket[later]
-        found += [slot[same] << 32 | wide[later], slot[later] << 32 | earlier_key]
+        earlier_key = item_index[same] << BUCKET_BITS | bucket[later]
+        found += [item_index[same] << 32 | wide[later], item_index[later] << 32 | earlier_key]
     return np.concatenate(found)
 
 
@@ -73,9 +73,9 @@ class Cooccurrence:
         for part in _parts(chunks):
             keys, starts = _distinct(part)
             counts = np.diff(np.append(starts, len(part))).astype(np.int32)
-            for slot, start, end in _groups(keys):
+            for item_index, start, end in _groups(keys):
                 low = (keys[start:end] & _LOW).astype(np.uint32)
-                matrix._rows[slot] = _Row(low, counts[start:end].copy())
+                matrix._rows[item_index] = _Row(low, counts[start:end].copy())
         return matrix
 
     def exchange(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
@@ -89,16 +89,18 @@ class Cooccurrence:
         changes = np.add.reduceat(signs, starts).astype(np.int32)
         keys, changes = keys[changes != 0], changes[changes != 0]
         low = (keys & _LOW).astype(np.uint32)
-        for slot, start, end in _groups(keys):
-            self._change_row(slot, low[start:end], changes[start:end])
+        for item_index, start, end in _groups(keys):
+            self._change_row(item_index, low[start:end], changes[start:end])
 
-    def _change_row(self, slot: int, keys: NDArray[np.uint32], changes: NDArray[np.int32]) -> None:
+    def _change_row(
+        self, item_index: int, keys: NDArray[np.uint32], changes: NDArray[np.int32]
+    ) -> None:
         """Add changes at ascending keys; a row is copied only where cells appear or vanish."""
-        self._kept -= len(self._decayed.pop(slot, ((), ()))[0])
-        if slot not in self._rows:
-            self._rows[slot] = _Row(keys.copy(), changes.copy())
+        self._kept -= len(self._decayed.pop(item_index, ((), ()))[0])
+        if item_index not in self._rows:
+            self._rows[item_index] = _Row(keys.copy(), changes.copy())
             return
-        known, counts = self._rows[slot]
+        known, counts = self._rows[item_index]
         at = np.searchsorted(known, keys)
         there = np.zeros(len(keys), np.bool_)
         inside = at < len(known)
@@ -114,12 +116,12 @@ class Cooccurrence:
         if len(gone):
             known, counts = np.delete(known, gone), np.delete(counts, gone)
         if len(known):
-            self._rows[slot] = _Row(known, counts)
+            self._rows[item_index] = _Row(known, counts)
         else:
-            del self._rows[slot]
+            del self._rows[item_index]
 
-    def neighbours(
-        self, slot: int, weights: NDArray[np.float64]
+    def neighbors(
+        self, item_index: int, weights: NDArray[np.float64]
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return the slots liked near this one, ascending, and how often, weighted by bucket.
 
@@ -128,8 +130,8 @@ class Cooccurrence:
         if not np.array_equal(weights, self._weights):
             self._weights = weights
             self._decayed, self._kept = {}, 0
-        if slot not in self._decayed:
-            keys, counts = self._rows.get(slot, _NO_ROW)
+        if item_index not in self._decayed:
+            keys, counts = self._rows.get(item_index, _NO_ROW)
             near = (keys >> BUCKET_BITS).astype(np.int32)
             starts = np.flatnonzero(near[1:] != near[:-1]) + 1
             starts = np.append(np.zeros(min(len(near), 1), np.int64), starts)
@@ -137,9 +139,9 @@ class Cooccurrence:
             sums = np.add.reduceat(weighted, starts) if len(starts) else weighted
             while self._decayed and self._kept + len(starts) > _KEPT:
                 self._kept -= len(self._decayed.pop(next(iter(self._decayed)))[0])
-            self._decayed[slot] = (near[starts], sums)
+            self._decayed[item_index] = (near[starts], sums)
             self._kept += len(starts)
-        return self._decayed[slot]
+        return self._decayed[item_index]
 
     def cells(self) -> int:
         """Return the number of counts that are not zero."""
@@ -148,8 +150,8 @@ class Cooccurrence:
     def state(self) -> list[bytes]:
         """Return the matrix in one canonical form."""
         parts = [struct.pack("<q", len(self._rows))]
-        for slot, row in sorted(self._rows.items()):
-            parts.append(struct.pack("<qq", slot, len(row.keys)))
+        for item_index, row in sorted(self._rows.items()):
+            parts.append(struct.pack("<qq", item_index, len(row.keys)))
             parts += [row.keys.astype("<u4").tobytes(), row.counts.astype("<i4").tobytes()]
         return parts
 
@@ -162,9 +164,9 @@ def _distinct(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 def _groups(keys: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """Yield (slot, start, end) of the runs of ascending pairs that begin with the same slot."""
-    slots, starts = _distinct(keys >> 32)
+    item_indices, starts = _distinct(keys >> 32)
     ends = np.append(starts, len(keys))[1:]
-    return zip(slots.tolist(), starts.tolist(), ends.tolist(), strict=True)
+    return zip(item_indices.tolist(), starts.tolist(), ends.tolist(), strict=True)
 
 
 def _chunks(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from models.retrieval.contributions import BUCKET_BITS, buckets_of, slots_of
+from models.retrieval.contributions import BUCKET_BITS, buckets_of, item_indices_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,20 +52,20 @@ class ItemCounts:
             return
         self.reserve(int(rated.max() >> BUCKET_BITS) + 1)
         for kind, events in ((RATED, rated), (LIKED, liked)):
-            np.add.at(self.total[kind], slots_of(events), sign)
+            np.add.at(self.total[kind], item_indices_of(events), sign)
             self._add_by_bucket(kind, events, sign)
-        self._stale[slots_of(rated)] = True
+        self._stale[item_indices_of(rated)] = True
 
     def _add_by_bucket(self, kind: int, events: NDArray[np.uint32], sign: int) -> None:
         bucket = buckets_of(events)
         order = np.argsort(bucket, kind="stable")
         known, starts = np.unique(bucket[order], return_index=True)
-        parts = np.split(slots_of(events)[order], starts[1:])
-        for one, slots in zip(known.tolist(), parts, strict=False):
+        parts = np.split(item_indices_of(events)[order], starts[1:])
+        for one, item_indices in zip(known.tolist(), parts, strict=False):
             if one not in self._by_bucket:
                 self._by_bucket[one] = np.zeros_like(self.total)
-            np.add.at(self._by_bucket[one][kind], slots, sign)
-            self._in_bucket[one] = self._in_bucket.get(one, 0) + sign * len(slots)
+            np.add.at(self._by_bucket[one][kind], item_indices, sign)
+            self._in_bucket[one] = self._in_bucket.get(one, 0) + sign * len(item_indices)
             if not self._in_bucket[one]:
                 # An empty table would tell that somebody was here then.
                 del self._by_bucket[one], self._in_bucket[one]
@@ -86,11 +86,11 @@ class ItemCounts:
             for bucket, table in sorted(self._by_bucket.items()):
                 self._decayed += known[bucket] * table
         elif self._stale.any():
-            slots = np.flatnonzero(self._stale)
-            sums = np.zeros((2, len(slots)))
+            item_indices = np.flatnonzero(self._stale)
+            sums = np.zeros((2, len(item_indices)))
             for bucket, table in sorted(self._by_bucket.items()):
-                sums += known[bucket] * table[:, slots]
-            self._decayed[:, slots] = sums
+                sums += known[bucket] * table[:, item_indices]
+            self._decayed[:, item_indices] = sums
         self._stale[:] = False
         return self._decayed, known
 
@@ -98,7 +98,10 @@ class ItemCounts:
         """Return the counts in one canonical form, without zeros."""
         parts = []
         for bucket, table in [*sorted(self._by_bucket.items()), (-1, self.total)]:
-            slots = np.flatnonzero(table.any(axis=0))
-            parts.append(struct.pack("<qq", bucket, len(slots)))
-            parts += [slots.astype("<i4").tobytes(), table[:, slots].astype("<i4").tobytes()]
+            item_indices = np.flatnonzero(table.any(axis=0))
+            parts.append(struct.pack("<qq", bucket, len(item_indices)))
+            parts += [
+                item_indices.astype("<i4").tobytes(),
+                table[:, item_indices].astype("<i4").tobytes(),
+            ]
         return parts

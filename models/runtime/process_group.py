@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """One of `size` processes that hold the same weights; by default the only one."""
 
     rank: int = 0
@@ -45,4 +45,4 @@ class Team:
         return float(reduce(held, "sum").item())
 
 
-ALONE: Final = Team()
+ALONE: Final = ProcessGroup()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Let transformers and the hub draw nothing for a while."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

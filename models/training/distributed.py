@@ -24,7 +24,7 @@ from accelerate import PartialState
 from torch.distributed import TCPStore, destroy_process_group  # type: ignore[attr-defined] # untyped
 
 from models.runtime import devices
-from models.runtime.process_group import Team
+from models.runtime.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ class TrainingProcessError(RuntimeError):
 
 
 def together(
-    work: Callable[[Given, Team, Progress], Made],
+    work: Callable[[Given, ProcessGroup, Progress], Made],
     given: Given,
     processes: int,
     progress: Progress,
@@ -154,7 +154,7 @@ def _child(place: Mapping[str, str], payload: bytes, sender: Connection) -> None
         torch.set_num_threads(threads)
         state = PartialState(cpu=machine.device.type == "cpu")
         devices.use(replace(machine, device=state.device, processes=1))
-        made = work(given, Team(rank=rank, size=state.num_processes), moved)
+        made = work(given, ProcessGroup(rank=rank, size=state.num_processes), moved)
         state.wait_for_everyone()
         destroy_process_group()
         tell(_DONE, made if rank == 0 else None)

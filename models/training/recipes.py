@@ -29,7 +29,7 @@ LANGUAGE: Final = TrainConfig(
     batch_size=16,
     warmup_steps=10,
     validations=2,
-    limits=RowLimits(train=4000, look=400),
+    limits=RowLimits(train=4000, evaluation=400),
 )
 
 
@@ -48,6 +48,6 @@ def recipe_for(backbone: BackboneConfig, *, dtype: str = "float32") -> TrainConf
 
 def recipe_of(manifest: Mapping[str, Any]) -> TrainConfig:
     """Rebuild a recipe; raises UnknownBackboneError, and TypeError or KeyError for no recipe."""
-    limits = RowLimits(**manifest.get("limits", {}))
+    limits = RowLimits.from_manifest(manifest.get("limits", {}))
     backbone = backbone_from_manifest(manifest["backbone"])
     return TrainConfig(**{**manifest, "backbone": backbone, "limits": limits})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from models.recommender.base import Recommender
-    from models.runtime.process_group import Team
+    from models.runtime.process_group import ProcessGroup
 
 
 log = logging.getLogger(__name__)
@@ -32,26 +32,26 @@ class DivergedError(RuntimeError):
 
 def take_step(
     recommender: Recommender,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     loss_of: Callable[[], torch.Tensor],
-    team: Team = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> None:
     """Take one step down the loss that `loss_of` computes, of `recommender.live_logits`.
 
     Where memory runs out, `loss_of` is called again, and the same rows go in smaller parts. The
     gradients of a team's shares are added up. Raises DivergedError and OutOfMemoryError.
     """
-    while attempt(partial(_descend, optimiser, loss_of)) is None:
+    while attempt(partial(_descend, optimizer, loss_of)) is None:
         _make_room(recommender)
-    team.add(
+    process_group.add(
         [
             parameter.grad
-            for group in optimiser.param_groups
+            for group in optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
         ]
     )
-    if attempt(partial(_update, optimiser)) is None:
+    if attempt(partial(_update, optimizer)) is None:
         # What an optimiser keeps does not depend on the batch, and half an update is none.
         raise OutOfMemoryError(OutOfMemoryError.__doc__)
 
@@ -78,8 +78,8 @@ def _make_room(recommender: Recommender) -> None:
     log.warning("out of memory: a batch of %d goes on %d at a time", memory.asked, memory.rows)
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss_of: Callable[[], torch.Tensor]) -> bool:
-    optimiser.zero_grad()
+def _descend(optimizer: torch.optim.Optimizer, loss_of: Callable[[], torch.Tensor]) -> bool:
+    optimizer.zero_grad()
     loss = loss_of()
     if not torch.isfinite(loss):
         raise DivergedError(DivergedError.__doc__)
@@ -87,6 +87,6 @@ def _descend(optimiser: torch.optim.Optimizer, loss_of: Callable[[], torch.Tenso
     return True
 
 
-def _update(optimiser: torch.optim.Optimizer) -> bool:
-    optimiser.step()
+def _update(optimizer: torch.optim.Optimizer) -> bool:
+    optimizer.step()
     return True

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from models.data.interactions import Interactions
     from models.data.samples import Samples
     from models.data.splits import RowLimits
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.runtime.memory import Memory
-    from models.runtime.process_group import Team
+    from models.runtime.process_group import ProcessGroup
 
 
 class Progress(Protocol):
@@ -70,16 +70,20 @@ class TrainConfig:
 
     def manifest(self) -> dict[str, Any]:
         """Return the recipe as JSON values."""
-        return {**asdict(self), "backbone": self.backbone.manifest()}
+        return {
+            **asdict(self),
+            "backbone": self.backbone.manifest(),
+            "limits": self.limits.manifest(),
+        }
 
 
-def margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
+def margins(recommender: Recommender, prompts: PromptBatch) -> torch.Tensor:
     """Return [B] logit of Yes minus logit of No, without gradients."""
     logits = recommender.logits(prompts)
     return logits[:, 0] - logits[:, 1]
 
 
-def live_margins(recommender: Recommender, prompts: Encoded) -> torch.Tensor:
+def live_margins(recommender: Recommender, prompts: PromptBatch) -> torch.Tensor:
     """Return [B] logit of Yes minus logit of No, with gradients, in parts that fit into memory."""
     logits = recommender.live_logits(prompts)
     return logits[:, 0] - logits[:, 1]
@@ -133,12 +137,14 @@ def fit_from(
 
 
 def _fit_share(
-    given: tuple[Recommender, Prepared, TrainConfig], team: Team, progress: Progress
+    given: tuple[Recommender, Prepared, TrainConfig],
+    process_group: ProcessGroup,
+    progress: Progress,
 ) -> tuple[dict[str, torch.Tensor], Memory]:
     """Train as one of several processes; return the trained weights and what memory they took."""
     recommender, prepared, config = given
     recommender.model.to(machine().device)
-    _fit_from(recommender, prepared, config, progress, team)
+    _fit_from(recommender, prepared, config, progress, process_group)
     trained = {name: tensor.cpu() for name, tensor in _trained(recommender).items()}
     return trained, recommender.memory
 
@@ -148,11 +154,11 @@ def _fit_from(
     prepared: Prepared,
     config: TrainConfig,
     progress: Progress,
-    team: Team = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> Recommender:
     """Train on this process's share of every batch, whose dropout is its own."""
-    with seeded_dropout(config.seed + team.rank):
-        return _fitted(recommender, prepared, config, progress, team)
+    with seeded_dropout(config.seed + process_group.rank):
+        return _fitted(recommender, prepared, config, progress, process_group)
 
 
 def _fitted(
@@ -160,16 +166,16 @@ def _fitted(
     prepared: Prepared,
     config: TrainConfig,
     progress: Progress,
-    team: Team,
+    process_group: ProcessGroup,
 ) -> Recommender:
     train, valid = (
         _Rows.of(recommender, samples, prepared.retained)
         for samples in (prepared.parts.train, prepared.parts.valid)
     )
-    optimiser = _optimiser(recommender, config)
+    optimizer = _optimizer(recommender, config)
     per_epoch = -(-len(train.labels) // config.batch_size)
     total = config.epochs * per_epoch
-    look_every = max(1, per_epoch // config.validations) if config.validations else 0
+    evaluate_every = max(1, per_epoch // config.validations) if config.validations else 0
     best_loss, best_state = float("inf"), None
     generator = torch.Generator().manual_seed(config.seed)
     recommender.model.train()
@@ -177,17 +183,22 @@ def _fitted(
     for _ in range(config.epochs):
         for rows in epoch_batches(train.prompts.lengths, config.batch_size, generator):
             scale = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / total)
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * scale
-            take_step(recommender, optimiser, partial(train.loss, recommender, rows, team), team)
+            take_step(
+                recommender,
+                optimizer,
+                partial(train.loss, recommender, rows, process_group),
+                process_group,
+            )
             step += 1
-            if look_every and (step % look_every == 0 or step == total):
-                found = valid.look(recommender, team)
+            if evaluate_every and (step % evaluate_every == 0 or step == total):
+                found = valid.evaluate(recommender, process_group)
                 if found < best_loss:
                     best_loss, best_state = found, _trained(recommender)
             if step % 10 == 0:
                 progress(step / total)
-    if best_state is None and look_every and len(valid.labels):
+    if best_state is None and evaluate_every and len(valid.labels):
         raise DivergedError(DivergedError.__doc__)
     if best_state is not None:
         _put_trained(recommender, best_state)
@@ -199,7 +210,7 @@ def _fitted(
 class _Rows:
     """Encoded samples and their labels."""
 
-    prompts: Encoded
+    prompts: PromptBatch
     labels: torch.Tensor
 
     @classmethod
@@ -209,20 +220,22 @@ class _Rows:
             labels=torch.from_numpy(samples.label),
         )
 
-    def loss(self, recommender: Recommender, rows: torch.Tensor, team: Team) -> torch.Tensor:
+    def loss(
+        self, recommender: Recommender, rows: torch.Tensor, process_group: ProcessGroup
+    ) -> torch.Tensor:
         """Return a process's share of the mean loss (nats) of a batch: all shares add up to it."""
-        own, share = team.share(rows)
+        own, share = process_group.share(rows)
         found = live_margins(recommender, self.prompts.take(own))
         return share * functional.binary_cross_entropy_with_logits(found, self.labels[own])
 
-    def look(self, recommender: Recommender, team: Team) -> float:
+    def evaluate(self, recommender: Recommender, process_group: ProcessGroup) -> float:
         """Return the mean loss (nats) of all rows, without gradients; NaN where there are none."""
         if not len(self.labels):
             return float("nan")
-        own, share = team.share(torch.arange(len(self.labels)))
+        own, share = process_group.share(torch.arange(len(self.labels)))
         found = margins(recommender, self.prompts.take(own))
         loss = functional.binary_cross_entropy_with_logits(found, self.labels[own])
-        return team.total(share * loss.item())
+        return process_group.total(share * loss.item())
 
 
 def _trained(recommender: Recommender) -> dict[str, torch.Tensor]:
@@ -242,7 +255,7 @@ def _put_trained(recommender: Recommender, state: Mapping[str, torch.Tensor]) ->
         weights[name].copy_(tensor)
 
 
-def _optimiser(recommender: Recommender, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(recommender: Recommender, config: TrainConfig) -> torch.optim.Optimizer:
     embeddings: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     rows = {

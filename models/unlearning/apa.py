@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.data.forget_split import Prepared
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.recommender.ensemble import Ensemble
@@ -123,12 +123,12 @@ class Apa(ShardedMethod):
 
 
 @torch.no_grad()
-def _route(ensemble: AdapterEnsemble, prompts: Encoded, labels: torch.Tensor) -> None:
+def _route(ensemble: AdapterEnsemble, prompts: PromptBatch, labels: torch.Tensor) -> None:
     """Fill the routing table from validation samples, and choose its sharpness on them."""
     routing, shards = ensemble.routing, ensemble.config.shards
     embedded = ensemble.embedded(prompts).to(ensemble.device)
     lies = functional.normalize(embedded, dim=1) @ routing.directions.T
-    routing.centre.copy_(lies.mean(dim=0))
+    routing.center.copy_(lies.mean(dim=0))
     routing.spread.copy_(lies.std(dim=0, correction=0).clamp_min(1e-6))
     alone = torch.eye(shards)
     losses = torch.stack(
@@ -147,7 +147,10 @@ def _route(ensemble: AdapterEnsemble, prompts: Encoded, labels: torch.Tensor) ->
 
 
 def _losses(
-    ensemble: AdapterEnsemble, prompts: Encoded, labels: torch.Tensor, weights: torch.Tensor | None
+    ensemble: AdapterEnsemble,
+    prompts: PromptBatch,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return [B] log losses (nats) with these [K] weights for all samples, or with their own."""
     parts = []

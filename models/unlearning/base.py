@@ -11,7 +11,7 @@ from models.training.trainer import fit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.audit.calibration import ExpectedRise
+    from models.audit.calibration import ExpectedLossIncrease
     from models.backbones.lora import AdapterConfig
     from models.data.forget_split import Prepared
     from models.prompts.vocabulary import Vocabulary
@@ -38,7 +38,7 @@ class UnlearningTask:
 
     recommender: Recommender
     prepared: Prepared
-    expected: Mapping[str, ExpectedRise]
+    expected: Mapping[str, ExpectedLossIncrease]
     recipe: TrainConfig
     seed: int = 0
     #: 0 is the first try; 1 goes on longer, in smaller steps, with a harder teacher.

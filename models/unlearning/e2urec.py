@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from models.backbones.lora import AdapterConfig
 from models.checkpoints.adapter import attach
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.recommender.trainable import trainable_parameters
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
@@ -72,7 +72,7 @@ class E2URec(UnlearningMethod):
         taught_at = time.monotonic()
         student = attach(task.recommender, config.adapter, task.seed)
         trainable = [p for p in student.model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trainable, lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate)
         student.model.train()
         with seeded_dropout(task.seed):
             for step in range(1, alone + joint + 1):
@@ -82,7 +82,7 @@ class E2URec(UnlearningMethod):
                 else:
                     kept = retain, retain.draw(config.batch_size), remembering
                     loss = partial(self._joint_loss, student, forgetting, kept)
-                take_step(student, optimiser, loss)
+                take_step(student, optimizer, loss)
                 progress((config.augment_steps + step) / total)
         student.model.eval()
         return Unlearned(
@@ -109,12 +109,12 @@ class E2URec(UnlearningMethod):
         """Train the augmented model, and return the [F] margins of its teacher per α."""
         config = self.config
         augmented = trainable_copy(task.recommender)
-        optimiser = torch.optim.AdamW(augmented.model.parameters(), lr=config.augment_rate)
+        optimizer = torch.optim.AdamW(augmented.model.parameters(), lr=config.augment_rate)
         augmented.model.train()
         with seeded_dropout(task.seed):
             for step in range(1, config.augment_steps + 1):
                 rows = forget.draw(config.batch_size)
-                take_step(augmented, optimiser, partial(_label_loss, augmented, forget, rows))
+                take_step(augmented, optimizer, partial(_label_loss, augmented, forget, rows))
                 progress(step)
         before = task.recommender.logits(forget.prompts)
         after = augmented.logits(forget.prompts)
@@ -132,7 +132,7 @@ class E2URec(UnlearningMethod):
     ) -> torch.Tensor:
         forget, gone, teacher = forgetting
         retain, kept, remembering = retaining
-        both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
+        both = PromptBatch.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
         found = live_margins(student, both)
         lost, held = found[: len(gone)], found[len(gone) :]
         truth = functional.binary_cross_entropy_with_logits(held, retain.labels[kept])

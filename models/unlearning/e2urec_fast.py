@@ -29,8 +29,8 @@ from torch.nn import functional
 from models.audit.report import expectation
 from models.backbones.lora import AdapterConfig
 from models.checkpoints.adapter import attach, scale, with_rows
-from models.prompts.prompt_batch import Encoded
-from models.recommender.token_rows import FirstStep, cooled_answers, leaving
+from models.prompts.prompt_batch import PromptBatch
+from models.recommender.token_rows import FirstStep, leaving, shrunk_answers
 from models.recommender.trainable import trainable_parameters
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
@@ -53,7 +53,7 @@ OFFSET_SPREAD: Final = 0.08
 #: Item rows that come so near their share (relatively) are left where they are.
 NEAR: Final = 0.15
 #: One batch never shrinks margins below this share, however much of the data leaves with it.
-COOLEST: Final = 0.5
+MIN_TEMPERATURE_FACTOR: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +61,17 @@ class E2URecFastConfig:
     """Everything that can be set; the defaults were chosen on ml-latest-small."""
 
     #: At most so many forget rows, evenly spaced, are looked at to see how far the loss has risen.
-    look_at: int = 1024
+    evaluation_rows: int = 1024
     #: An item's mean counts as if it had this many more ratings, all as expected.
     damping: float = 5.0
     #: How far item rows go along their way at first, and at most; about a quarter of it arrives.
-    reach: float = 5.0
-    most_reach: float = 12.0
+    step_size: float = 5.0
+    max_step_size: float = 12.0
     #: The share of the expected rise that the first step should bring about.
     first_share: float = 0.4
     #: Margins shrink to the share of training rows that stay, to this power: many batches come to
     #: what one would.
-    cooling: float = 0.4
+    temperature_shrinkage: float = 0.4
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
             rank=4, alpha=8, dropout=0.0, targets=("value", "output", "embedding")
@@ -85,26 +85,31 @@ class E2URecFastConfig:
     forget_batch: int = 64
     retain_batch: int = 40
     #: How much further than the expected rise the teacher is driven.
-    drive: float = 4.0
+    overshoot_factor: float = 4.0
     #: Between which factors the trained adapter may be scaled to reach the expected rise.
     least_scale: float = 0.3
     most_scale: float = 1.2
 
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second try: a longer and harder lesson."""
-        return replace(self, steps=self.steps * 2, passes=self.passes * 2, drive=self.drive * 1.5)
+        return replace(
+            self,
+            steps=self.steps * 2,
+            passes=self.passes * 2,
+            overshoot_factor=self.overshoot_factor * 1.5,
+        )
 
 
 #: Where items are words, no row moves in closed form, and the lesson does all the work, in an
 #: adapter of the release's shape. A step on long prompts takes seconds, not milliseconds.
 LANGUAGE: Final = E2URecFastConfig(
-    look_at=256,
+    evaluation_rows=256,
     learning_rate=3e-4,
     warmup_steps=2,
     steps=12,
     forget_batch=8,
     retain_batch=8,
-    drive=2.0,
+    overshoot_factor=2.0,
 )
 
 
@@ -133,7 +138,7 @@ class E2URecFast(UnlearningMethod):
         stepped_at = time.monotonic()
         student = attach(first.base, config.adapter, task.seed)
         with seeded_dropout(task.seed):
-            _train(_Lesson(task, config, first), student, progress)
+            _train(_DistillationBatch(task, config, first), student, progress)
         taught_at = time.monotonic()
         settled = _settle(student, first, config)
         progress(1.0)
@@ -144,7 +149,7 @@ class E2URecFast(UnlearningMethod):
             metrics={
                 "forget_rows": len(task.prepared.forget),
                 "token_rows": len(first.rows.tokens),
-                "expected_rise": first.rise,
+                "expected_rise": first.loss_increase,
                 "first_rise": first.first,
                 "alpha": first.alpha,
                 **settled,
@@ -172,12 +177,14 @@ class E2URecFast(UnlearningMethod):
         progress(1.0)
         ahead = one_step_ahead(found, labels)
         return {"first step": found} | {
-            f"first step, α × {drive:g}": forgetting_margins(found, ahead, first.alpha * drive)
-            for drive in sorted({1.0, config.drive})
+            f"first step, α × {overshoot_factor:g}": forgetting_margins(
+                found, ahead, first.alpha * overshoot_factor
+            )
+            for overshoot_factor in sorted({1.0, config.overshoot_factor})
         }
 
 
-def _encode(task: UnlearningTask, samples: Samples) -> tuple[Encoded, torch.Tensor]:
+def _encode(task: UnlearningTask, samples: Samples) -> tuple[PromptBatch, torch.Tensor]:
     prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
     return prompts, torch.from_numpy(samples.label)
 
@@ -193,33 +200,36 @@ class _First:
         prepared = task.prepared
         if not len(prepared.forget):
             raise NothingToForgetError(NothingToForgetError.__doc__)
-        self.rise = max(expectation(prepared, task.expected).mean, 0.0)
-        stride = math.ceil(len(prepared.forget) / config.look_at)
-        looked_at = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
-        self._prompts, self._labels = _encode(task, looked_at)
+        self.loss_increase = max(expectation(prepared, task.expected).mean, 0.0)
+        stride = math.ceil(len(prepared.forget) / config.evaluation_rows)
+        evaluated = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
+        self._prompts, self._labels = _encode(task, evaluated)
         self._before = self._loss(margins(task.recommender, self._prompts))
         self._step = FirstStep.of(task.recommender, prepared, config.damping)
         gone = len(leaving(prepared))
         share = gone / max(gone + len(prepared.parts.train), 1)
-        self._cooled = cooled_answers(task.recommender, max(COOLEST, (1 - share) ** config.cooling))
-        self.reach = config.reach
+        self._shrunk = shrunk_answers(
+            task.recommender,
+            max(MIN_TEMPERATURE_FACTOR, (1 - share) ** config.temperature_shrinkage),
+        )
+        self.step_size = config.step_size
         self._move(task.recommender)
-        wanted = config.first_share * self.rise
+        wanted = config.first_share * self.loss_increase
         if self.first > 0 and abs(self.first - wanted) > NEAR * wanted:
             # The rise is nearly proportional to the reach.
-            self.reach = min(config.reach * wanted / self.first, config.most_reach)
+            self.step_size = min(config.step_size * wanted / self.first, config.max_step_size)
             self._move(task.recommender)
         ahead = one_step_ahead(self.found, self._labels)
-        rest = max(self.rise - self.first, 0.0)
+        rest = max(self.loss_increase - self.first, 0.0)
         self.alpha = solve_alpha(self.found, ahead, self._labels, rest)
 
     def _move(self, recommender: Recommender) -> None:
-        self.rows = self._step.rows(self.reach) + self._cooled
+        self.rows = self._step.rows(self.step_size) + self._shrunk
         self.base = with_rows(recommender, self.rows)
         self.found = margins(self.base, self._prompts)
         self.first = self._loss(self.found) - self._before
 
-    def look(self, student: Recommender) -> float:
+    def evaluate(self, student: Recommender) -> float:
         """Return the rise (nats) that a student has reached."""
         return self._loss(margins(student, self._prompts)) - self._before
 
@@ -227,7 +237,7 @@ class _First:
         return functional.binary_cross_entropy_with_logits(found, self._labels).item()
 
 
-class _Lesson:
+class _DistillationBatch:
     """What is taught: rows of both kinds, with the teachers' answers to them."""
 
     def __init__(self, task: UnlearningTask, config: E2URecFastConfig, first: _First) -> None:
@@ -246,7 +256,7 @@ class _Lesson:
         forget, labels = _encode(task, prepared.forget.take(seen.numpy()))
         now = margins(first.base, forget)
         ahead = one_step_ahead(now, labels)
-        forgetting = forgetting_margins(now, ahead, first.alpha * config.drive)
+        forgetting = forgetting_margins(now, ahead, first.alpha * config.overshoot_factor)
         self.forget, self.forgetting = forget.take(back), forgetting[back] + offset
         self.remembering = remembering + offset
 
@@ -255,7 +265,7 @@ class _Lesson:
         size = self.config.forget_batch, self.config.retain_batch
         lost = slice(step * size[0], (step + 1) * size[0])
         held = slice(step * size[1], (step + 1) * size[1])
-        both = Encoded.cat([self.forget.take(lost), self.retain.take(held)])
+        both = PromptBatch.cat([self.forget.take(lost), self.retain.take(held)])
         teachers = torch.cat([self.forgetting[lost], self.remembering[held]])
         return answer_kl(teachers, live_margins(student, both))
 
@@ -275,19 +285,23 @@ def _offset(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return offset
 
 
-def _train(lesson: _Lesson, student: Recommender, progress: Progress) -> None:
+def _train(
+    distillation_batch: _DistillationBatch, student: Recommender, progress: Progress
+) -> None:
     """Teach the lesson once, with a short warm-up and a linear decay."""
-    config = lesson.config
-    rate = config.learning_rate * min(1.0, lesson.steps / config.steps)  # Few rows, small steps.
+    config = distillation_batch.config
+    rate = config.learning_rate * min(
+        1.0, distillation_batch.steps / config.steps
+    )  # Few rows, small steps.
     trainable = [p for p in student.model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
     student.model.train()
-    for step in range(lesson.steps):
-        warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / lesson.steps)
-        for group in optimiser.param_groups:
+    for step in range(distillation_batch.steps):
+        warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / distillation_batch.steps)
+        for group in optimizer.param_groups:
             group["lr"] = rate * warm
-        take_step(student, optimiser, partial(lesson.loss, student, step))
-        progress(0.2 + 0.7 * (step + 1) / lesson.steps)
+        take_step(student, optimizer, partial(distillation_batch.loss, student, step))
+        progress(0.2 + 0.7 * (step + 1) / distillation_batch.steps)
     student.model.eval()
 
 
@@ -296,13 +310,13 @@ def _settle(student: Recommender, first: _First, config: E2URecFastConfig) -> di
 
     The bounds are narrow, because a longer adapter also moves what it was not taught.
     """
-    taught = first.look(student) - first.first
-    wanted = first.rise - first.first
+    taught = first.evaluate(student) - first.first
+    wanted = first.loss_increase - first.first
     factor = min(max(wanted / taught, config.least_scale), config.most_scale) if taught > 0 else 1.0
     scale(student, first.base, factor)
     return {
         "taught_rise": first.first + taught,
         "scale": factor,
-        "reach": first.reach,
+        "reach": first.step_size,
         "reached_rise": first.first + factor * taught,
     }

@@ -27,7 +27,7 @@ from models.recommender.factory import build
 from models.training.step import memory_report
 from models.training.trainer import fit_from
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
-from models.unlearning.sharding import seal
+from models.unlearning.sharding import shard_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,7 +150,7 @@ class ShardedMethod(UnlearningMethod):
         ensemble = build(vocabulary, self.ensemble_config(recipe))
         if not isinstance(ensemble, Ensemble):
             raise TypeError(f"{self.aggregation} is no aggregation of an ensemble")
-        seals: list[str] = []
+        shard_fingerprints: list[str] = []
         retrained: list[int] = []
         trained = done = 0
         shards = self._shards(vocabulary, prepared, recipe)
@@ -168,18 +168,20 @@ class ShardedMethod(UnlearningMethod):
                 trained += sum({t.data_ptr(): t.numel() for t in state.values()}.values())
             if state is not None:
                 ensemble.put_shard(shard.index, state)
-            seals.append(self._seal(shard, ensemble) if shard.size else "")
+            shard_fingerprints.append(
+                self._shard_fingerprint(shard, ensemble) if shard.size else ""
+            )
             done += shard.size
-        sealed = ensemble.with_seals(seals)
-        sealed.model.eval()
-        trained += self.aggregate(sealed, prepared, recipe)
-        sealed.model.eval().requires_grad_(requires_grad=False)
+        fingerprinted = ensemble.with_shard_fingerprints(shard_fingerprints)
+        fingerprinted.model.eval()
+        trained += self.aggregate(fingerprinted, prepared, recipe)
+        fingerprinted.model.eval().requires_grad_(requires_grad=False)
         progress(1.0)
-        return sealed, {
+        return fingerprinted, {
             "shards": [shard.size for shard in shards],
             "shards_retrained": retrained,
             "trainable_parameters": trained,
-            **memory_report(sealed),
+            **memory_report(fingerprinted),
         }
 
     def _shards(
@@ -202,14 +204,14 @@ class ShardedMethod(UnlearningMethod):
         if not isinstance(parent, Ensemble) or not shard.size:
             return None
         known = parent.config
-        if known.sealed(()) != ensemble.config or not known.seals:
+        if known.fingerprinted(()) != ensemble.config or not known.shard_fingerprints:
             return None
-        fits = self._seal(shard, parent) == known.seals[shard.index]
+        fits = self._shard_fingerprint(shard, parent) == known.shard_fingerprints[shard.index]
         return parent.shard_state(shard.index) if fits else None
 
-    def _seal(self, shard: _Shard, ensemble: Ensemble) -> str:
+    def _shard_fingerprint(self, shard: _Shard, ensemble: Ensemble) -> str:
         samples, data = shard.prepared.parts.train, shard.prepared.retained
-        return seal(
+        return shard_fingerprint(
             {
                 "method": self.name,
                 "config": asdict(self.config),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.recommender.trainable import copied, own_parameters
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
@@ -74,7 +74,7 @@ class Order:
 class Rows:
     """Encoded rows with their labels, drawn in batches."""
 
-    def __init__(self, prompts: Encoded, labels: torch.Tensor, seed: int) -> None:
+    def __init__(self, prompts: PromptBatch, labels: torch.Tensor, seed: int) -> None:
         self.prompts, self.labels = prompts, labels
         self._order = Order(len(labels), seed)
 
@@ -120,14 +120,14 @@ def tune(
     forget, retain = forget_rows(task), retained_rows(task)
     student = trainable_copy(task.recommender)
     trained = [p for p in student.model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
     student.model.train()
     original = task.recommender if with_original else None
     with seeded_dropout(task.seed):
         for step in range(1, config.steps + 1):
             rows = forget.draw(config.batch_size), retain.draw(config.batch_size)
             batch = partial(_batch, original, student, (forget, retain), rows)
-            take_step(student, optimiser, partial(_loss, loss, batch))
+            take_step(student, optimizer, partial(_loss, loss, batch))
             if step % REPORT_EVERY == 0 or step == config.steps:
                 progress(step / config.steps)
     student.model.eval().requires_grad_(requires_grad=False)
@@ -150,7 +150,7 @@ def _batch(
     drawn: tuple[torch.Tensor, torch.Tensor],
 ) -> Batch:
     (forget, retain), (gone, kept) = sources, drawn
-    both = Encoded.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
+    both = PromptBatch.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
     # The original answers first, while no activations wait for a backward pass.
     before = margins(original, both) if original else torch.empty(0)
     found = live_margins(student, both)

@@ -43,7 +43,7 @@ def solve_alpha(
     original: torch.Tensor,
     augmented: torch.Tensor,
     labels: torch.Tensor,
-    rise: float,
+    loss_increase: float,
     *,
     most: float = 16.0,
 ) -> float:
@@ -56,7 +56,7 @@ def solve_alpha(
         margins = forgetting_margins(original, augmented, alpha)
         return functional.binary_cross_entropy_with_logits(margins, labels).item()
 
-    target = loss(0.0) + rise
+    target = loss(0.0) + loss_increase
     low, high = 0.0, most
     for _ in range(40):
         middle = (low + high) / 2

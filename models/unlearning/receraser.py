@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from models.data.forget_split import Prepared
     from models.data.samples import Samples
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.ensemble import Ensemble
     from models.training.trainer import TrainConfig
@@ -46,7 +46,7 @@ class RecEraserConfig(ShardedConfig):
     steps: int = 300
     batch_size: int = 256
     learning_rate: float = 3e-3
-    looks: int = 10
+    evaluations: int = 10
     #: So many retained samples, drawn at random, are enough for so few weights.
     most_rows: int = 6_000
 
@@ -86,13 +86,13 @@ class RecEraser(ShardedMethod):
             return 0
         config = self.config
         attention.requires_grad_(requires_grad=True)
-        optimiser = torch.optim.AdamW(attention.parameters(), lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(attention.parameters(), lr=config.learning_rate)
         order = Order(len(train.labels), recipe.seed)
-        every = max(1, config.steps // config.looks)
+        every = max(1, config.steps // config.evaluations)
         best, state = valid.loss(ensemble).item(), copy.deepcopy(attention.state_dict())
         for step in range(1, config.steps + 1):
             rows = order.draw(config.batch_size)
-            take_step(ensemble, optimiser, partial(train.loss, ensemble, rows))
+            take_step(ensemble, optimizer, partial(train.loss, ensemble, rows))
             if step % every == 0:
                 with torch.no_grad():
                     found = valid.loss(ensemble).item()
@@ -125,7 +125,7 @@ class _Answers:
 
 @torch.no_grad()
 def _constants(
-    ensemble: OutputEnsemble, prompts: Encoded, batch_size: int = 1024
+    ensemble: OutputEnsemble, prompts: PromptBatch, batch_size: int = 1024
 ) -> tuple[torch.Tensor, torch.Tensor]:
     parts = [
         (ensemble.embedded(batch), ensemble.member_logits(batch))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from models.data.interactions import Interactions, ItemRecord
     from models.data.samples import Samples
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
 
 #: Prices are multiples of this; features have length 1.
 PRICE_STEP: Final = 0.02
@@ -61,8 +61,8 @@ def tastes(data: Interactions, before: int, seed: int) -> tuple[NDArray[Any], ND
     user, item = data.user[early], data.item[early]
     signs = np.zeros((len(data.items), SIGNS))
     rated = np.unique(item)
-    for slot in rated.tolist():
-        signs[slot] = _signs(data.items[slot], seed)
+    for item_index in rated.tolist():
+        signs[item_index] = _signs(data.items[item_index], seed)
     weighted = signs[item] * (data.rating[early] - _LIKED_FROM)[:, None]
     features = np.zeros((len(data.users), SIGNS))
     np.add.at(features, user, weighted)
@@ -110,9 +110,9 @@ def prices(scores: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     return stepped
 
 
-def seal(
+def shard_fingerprint(
     recipe: Mapping[str, Any],
-    prompts: Encoded,
+    prompts: PromptBatch,
     labels: torch.Tensor,
     state: Mapping[str, torch.Tensor],
 ) -> str:

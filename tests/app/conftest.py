@@ -30,13 +30,13 @@ Forget = Callable[..., "ForgetRequest"]
 
 
 @pytest.fixture
-def forget(catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
+def forget(catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
     """Record a deletion request, its subject given as in the API."""
 
     def record(
         user_id: str | None = None, *item_ids: str, item_id: str | None = None
     ) -> ForgetRequest:
-        with catalogue() as uow:
+        with catalog() as uow:
             command = ForgetCommand.of(user_id, item_ids, item_id)
             return request_forget(uow, pseudonyms, FORGET, command)[0]
 

@@ -54,7 +54,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "LETHE_HOME": str(tmp_path / "home"),
         "LETHE_POLL_SECONDS": "0.1",
         # Few people: a larger share of them is left out of training, so that there is a cohort.
-        "LETHE_COHORT_SHARE": "0.2",
+        "LETHE_HOLDOUT_SHARE": "0.2",
         "PYTHONUNBUFFERED": "1",
     }
 

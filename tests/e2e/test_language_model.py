@@ -19,7 +19,7 @@ def test_smollm2_is_tuned_forgets_a_person_and_goes_on_recommending(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     write_slice(ROOT / "data" / "ml-latest-small", tmp_path / "slice", users=18, ratings=30)
-    few = {"LETHE_TRAIN_ROWS": "64", "LETHE_LOOK_ROWS": "24", "LETHE_CANDIDATES": "8"}
+    few = {"LETHE_TRAIN_ROWS": "64", "LETHE_EVALUATION_ROWS": "24", "LETHE_CANDIDATES": "8"}
 
     ended = subprocess.run(
         [
@@ -44,7 +44,7 @@ def test_smollm2_is_tuned_forgets_a_person_and_goes_on_recommending(
     job = told["job"]
     assert told["request"]["status"] == "completed"
     assert job["metrics"]["tries"][0]["training"]["forget_rows"] > 0
-    assert "fold" not in job["metrics"]["stage_seconds"]
+    assert "merge" not in job["metrics"]["stage_seconds"]
     assert told["others"]["before"]["release"] == told["train"]["release"] != job["release"]
     assert told["others"]["after"]["release"] == job["release"]
     scores = [item["score"] for item in told["others"]["after"]["items"]]

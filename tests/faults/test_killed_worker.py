@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Installation
 
 STAGES = (
-    "freeze",
+    "snapshot",
     "unlearn",
-    "fold",
+    "merge",
     "audit",
     "publish",
     "roll_out",
@@ -36,17 +36,17 @@ def test_another_worker_finishes_after_kill_9(installation: Installation, point:
 
 
 @pytest.mark.parametrize("point", ["unlearn", "publish", "roll_out", "shred", "certify"])
-def test_a_frozen_worker_changes_nothing_when_it_wakes(
+def test_a_stopped_worker_changes_nothing_when_it_wakes(
     installation: Installation, point: str
 ) -> None:
     request_id = installation.forget()
-    frozen = installation.start_and_stop_at(point)
+    stopped = installation.start_and_stop_at(point)
     installation.finish_elsewhere()
     installation.check_forgotten(request_id)
     before = installation.state()
-    frozen.send_signal(signal.SIGCONT)
-    _, errors = frozen.communicate(timeout=30)
-    assert frozen.returncode == 0
+    stopped.send_signal(signal.SIGCONT)
+    _, errors = stopped.communicate(timeout=30)
+    assert stopped.returncode == 0
     assert b"lease_lost" in errors
     assert installation.state() == before
     # What it still wrote lies under its own epoch, and the sweeper takes it away.

@@ -14,7 +14,7 @@ from app.domain.requests import Outcome, RequestStatus
 from tests.faults.conftest import PERSON
 from tests.support.file_learner import FileLearner, read_weights
 from worker.loop import run_forever, run_once
-from worker.stages.snapshot import freeze
+from worker.stages.snapshot import take_snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.domain.releases import Release
     from tests.faults.conftest import Installation
     from worker.context import WorkerContext
-    from worker.learner import Artefact, FrozenData, Report
+    from worker.learner import Artifact, DataSnapshot, Report
 
 FAILED, UNSURE, PASSED = Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED
 
@@ -76,9 +76,9 @@ class ExactLearner(FileLearner):
     """Unlearns exactly: its audit is no question of how far rows moved."""
 
     def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
-        made = super().unlearn(frozen, parent, into, strength=strength, report=report)
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artifact:
+        made = super().unlearn(snapshot, parent, into, strength=strength, report=report)
         return replace(made, exact=True)
 
 
@@ -99,25 +99,25 @@ class ReplacingLearner(FileLearner):
     """What it unlearns is the next release as it is, as an adapter that replaces another."""
 
     def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artifact:
         delta = super().unlearn(
-            frozen, parent, into.parent / "delta", strength=strength, report=report
+            snapshot, parent, into.parent / "delta", strength=strength, report=report
         )
-        made = super().fold(parent, delta.directory, into)
-        return replace(made, needs_folding=False)
+        made = super().merge(parent, delta.directory, into)
+        return replace(made, needs_merge=False)
 
-    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+    def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         raise AssertionError((parent, adapter, into))
 
 
-def test_what_replaces_the_old_release_is_not_folded(installation: Installation) -> None:
+def test_what_replaces_the_old_release_is_not_merged(installation: Installation) -> None:
     request_id = installation.forget()
     learner = ReplacingLearner(installation.settings, [FAILED, PASSED])
     stages: list[Stage] = []
     assert run_once(replace(installation.context, learner=learner), on_stage=stages.append)
     installation.check_forgotten(request_id)
-    assert Stage.FOLD not in stages
+    assert Stage.MERGE not in stages
     assert live_release(installation).outcome is Outcome.PASSED
 
 
@@ -126,7 +126,7 @@ def test_a_job_tells_how_long_each_stage_took(installation: Installation) -> Non
     assert run_once(with_verdicts(installation, FAILED, PASSED))
     seconds = job_of(installation, request_id).metrics["stage_seconds"]
     assert list(seconds) == [
-        *("freeze", "unlearn", "fold", "audit", "publish"),
+        *("snapshot", "unlearn", "merge", "audit", "publish"),
         *("roll_out", "delete_rows", "shred"),
     ]
     assert all(spent > 0 for spent in seconds.values())
@@ -198,15 +198,17 @@ def test_rows_of_a_later_batch_are_left_out(installation: Installation) -> None:
     with context.uow_factory(write=False) as uow:
         counts = uow.people.counts()
         late = len(uow.people.history("u2")) + 1
-    frozen = freeze(context.uow_factory, context.pseudonyms, job_id="none", cohort_share=0.03)
-    users = [user.id for user in frozen.data.users]
+    snapshot = take_snapshot(
+        context.uow_factory, context.pseudonyms, job_id="none", holdout_share=0.03
+    )
+    users = [user.id for user in snapshot.data.users]
     pairs = {
-        (users[user], frozen.data.items[item].id)
-        for user, item in zip(frozen.data.user, frozen.data.item, strict=True)
+        (users[user], snapshot.data.items[item].id)
+        for user, item in zip(snapshot.data.user, snapshot.data.item, strict=True)
     }
     assert "u2" not in users
     assert ("u1", "i1") not in pairs
-    assert len(frozen.data) == counts["interactions"] - late
+    assert len(snapshot.data) == counts["interactions"] - late
 
 
 def test_a_renewal_replaces_the_release_exactly(installation: Installation) -> None:
@@ -220,8 +222,8 @@ def test_a_renewal_replaces_the_release_exactly(installation: Installation) -> N
 class BrokenLearner(FileLearner):
     """Fails with data in the message of its error."""
 
-    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
-        raise KeyError(parent, *frozen.forget.users)
+    def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
+        raise KeyError(parent, *snapshot.forget.users)
 
 
 def test_a_failing_job_keeps_the_release_and_names_nobody(
@@ -243,7 +245,7 @@ def test_a_failing_job_keeps_the_release_and_names_nobody(
         jobs = uow.jobs.page(10, None)
     failed = [job for job in jobs if job.kind is JobKind.FORGET]
     assert {job.status for job in failed} == {JobStatus.FAILED}
-    assert all(job.error == "freeze: KeyError" for job in failed)
+    assert all(job.error == "snapshot: KeyError" for job in failed)
     assert live_release(installation) == before
     assert installation.staged() == []
 

@@ -19,7 +19,7 @@ from worker.loop import run_forever, run_once
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Installation
-    from worker.learner import Artefact
+    from worker.learner import Artifact
 
 
 def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installation) -> None:
@@ -46,7 +46,7 @@ def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installat
 class DivergingLearner(FileLearner):
     """Fails in the same way at every try, as seeded training does."""
 
-    def unlearn(self, *_inputs: object, **_options: object) -> Artefact:
+    def unlearn(self, *_inputs: object, **_options: object) -> Artifact:
         raise UnlearningFailedError
 
 

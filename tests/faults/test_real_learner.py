@@ -54,7 +54,7 @@ def real_installation(database: Database, tmp_path: Path) -> Iterator[Installati
         real=True,
         LETHE_JOB_LEASE="3",
         # A cohort of 25 people, and the person to be forgotten is not among them.
-        LETHE_COHORT_SHARE="0.2",
+        LETHE_HOLDOUT_SHARE="0.2",
         LETHE_HASH_KEY="another key for tests, number 0",
         LETHE_METHOD="e2urec-fast",
     )
@@ -70,7 +70,7 @@ def real_installation(database: Database, tmp_path: Path) -> Iterator[Installati
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["fold", "audit", "shred"])
+@pytest.mark.parametrize("point", ["merge", "audit", "shred"])
 def test_another_worker_finishes_with_real_weights(
     real_installation: Installation, point: str
 ) -> None:

@@ -25,7 +25,7 @@ from models.recommender.base import Recommender
 from tests.faults.conftest import Installation, fill, make_installation
 from tests.support.file_learner import FileLearner
 from tests.support.processes import wait_until
-from worker.learner import Artefact, FrozenData, Verdict
+from worker.learner import Artifact, DataSnapshot, Verdict
 from worker.loop import run_once
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from worker.learner import Report
 
 #: How they will fare; each is a process of its own, on a port of its own.
-BEHAVIOURS = ("healthy", "hangs", "dies", "cannot load")
+BEHAVIORS = ("healthy", "hangs", "dies", "cannot load")
 
 
 class UntrainedLearner(FileLearner):
@@ -45,29 +45,33 @@ class UntrainedLearner(FileLearner):
     _seeds = count()
 
     def train(
-        self, frozen: FrozenData, into: Path, _backbone: str | Path, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Report
+    ) -> Artifact:
         report(1.0)
         config = CompactConfig(
             hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5
         ).seeded(next(self._seeds))
-        recommender = Recommender(Vocabulary.from_catalogue(frozen.data), config)
+        recommender = Recommender(Vocabulary.from_catalog(snapshot.data), config)
         manifest = checkpoints.save(recommender, into, method="retrain")
-        return Artefact(
-            directory=into, digest=manifest.digest, method="retrain", needs_folding=False
-        )
+        return Artifact(directory=into, digest=manifest.digest, method="retrain", needs_merge=False)
 
     def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artifact:
         del strength
-        return self.train(frozen, into, parent, report)
+        return self.train(snapshot, into, parent, report)
 
-    def has_training_rows(self, _frozen: FrozenData, _parent: Path) -> bool:
+    def has_training_rows(self, _snapshot: DataSnapshot, _parent: Path) -> bool:
         return True
 
     def audit(
-        self, _frozen: FrozenData, _parent: Path, _candidate: Path, *, exact: bool, report: Report
+        self,
+        _snapshot: DataSnapshot,
+        _parent: Path,
+        _candidate: Path,
+        *,
+        exact: bool,
+        report: Report,
     ) -> Verdict:
         report(1.0)
         return Verdict(outcome=Outcome.PASSED, figures={"exact": exact})
@@ -125,14 +129,14 @@ def replicas(untrained: Installation, tmp_path: Path) -> Iterator[dict[str, Repl
     shutil.copytree(untrained.settings.artifacts_root, elsewhere)
     found: dict[str, Replica] = {}
     with Children() as children:
-        for behaviour in BEHAVIOURS:
+        for behavior in BEHAVIORS:
             with listening("127.0.0.1", 0) as held:
-                child = gateway(held, log=tmp_path / f"{behaviour}.log")
-                own = {"LETHE_ARTIFACTS_URL": str(elsewhere)} if "load" in behaviour else {}
+                child = gateway(held, log=tmp_path / f"{behavior}.log")
+                own = {"LETHE_ARTIFACTS_URL": str(elsewhere)} if "load" in behavior else {}
                 child.environment = {**untrained.environment, **child.environment, **own}
                 children.start(child)
                 host, port = held.getsockname()
-            found[behaviour] = Replica(child, f"http://{host}:{port}")
+            found[behavior] = Replica(child, f"http://{host}:{port}")
         for one in found.values():
             wait_until(lambda one=one: is_ready(one), "a replica is not ready")  # type: ignore[misc] # mypy knows no types of such defaults
         yield found
@@ -148,7 +152,7 @@ def is_ready(replica: Replica) -> bool:
         return False
 
 
-class Question(threading.Thread):
+class RecommendationQuery(threading.Thread):
     """A question that is put to a replica, and answered whenever it can."""
 
     def __init__(self, replica: Replica) -> None:
@@ -190,7 +194,7 @@ def test_whoever_cannot_follow_is_counted_out_before_the_deletion_completes(
     request_id = untrained.forget()
     os.kill(hung.pid, signal.SIGSTOP)
     replicas["dies"].child.kill()
-    question = Question(hung)
+    query = RecommendationQuery(hung)
     assert run_once(untrained.context, on_stage=look)
 
     # Nothing is deleted or shredded while anybody could still answer from the old release, and
@@ -198,7 +202,7 @@ def test_whoever_cannot_follow_is_counted_out_before_the_deletion_completes(
     untrained.check_forgotten(request_id)
     new = untrained.request(request_id).release
     counted = seen[Stage.DELETE_ROWS]
-    assert set(ids.values()) <= set(seen[Stage.FREEZE])
+    assert set(ids.values()) <= set(seen[Stage.SNAPSHOT])
     assert counted.pop(ids["healthy"]) == new
     assert not counted.keys() & set(ids.values())
     assert set(counted.values()) <= {None}
@@ -215,11 +219,11 @@ def test_whoever_cannot_follow_is_counted_out_before_the_deletion_completes(
     assert replicas["cannot load"].release() is None
 
     # It wakes up with the old weights in memory, and says nothing that it made of them.
-    assert question.answer is None
+    assert query.answer is None
     os.kill(hung.pid, signal.SIGCONT)
-    question.join()
-    assert question.answer is not None
-    assert question.answer.status_code == 503 or question.answer.json()["release"] == new
+    query.join()
+    assert query.answer is not None
+    assert query.answer.status_code == 503 or query.answer.json()["release"] == new
     wait_until(lambda: hung.release() == new, "it does not come back")
     wait_until(lambda: not hung.maps(old), "it keeps the old weights")
     again = [row for name, row in listed(healthy).items() if name not in ids.values()]

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class FakeReplica:
     """Follows the alias as a gateway does, less the model; how far, its `behaviour` says."""
 
-    def __init__(self, installation: Installation, behaviour: str) -> None:
-        self.id = f"rep_{behaviour}"
+    def __init__(self, installation: Installation, behavior: str) -> None:
+        self.id = f"rep_{behavior}"
         self.fenced = threading.Event()
         self._factory = installation.context.uow_factory
         self._policy = ReplicaPolicy.of(installation.settings)
-        self._behaviour = behaviour
+        self._behavior = behavior
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)
         with self._factory() as uow:
@@ -49,11 +49,11 @@ class FakeReplica:
             if alias is None:
                 self.fenced.set()
                 return
-            if self._behaviour == "broken":
+            if self._behavior == "broken":
                 state = ReplicaState(serving=self._serving, problem="digest")
-            elif self._behaviour == "good":
+            elif self._behavior == "good":
                 state = ReplicaState(serving=alias.live, prepared=alias.target)
-            elif self._behaviour == "unconfirming":
+            elif self._behavior == "unconfirming":
                 state = ReplicaState(serving=self._serving, prepared=alias.target)
 
 
@@ -67,7 +67,7 @@ def test_the_job_ends_when_every_replica_has_confirmed(installation: Installatio
 
 @pytest.mark.parametrize("behaviour", ["unconfirming", "deaf"])
 def test_a_laggard_is_fenced_before_anything_is_deleted(
-    installation: Installation, behaviour: str
+    installation: Installation, behavior: str
 ) -> None:
     request_id = installation.forget()
     margin = installation.settings.replica_margin
@@ -77,7 +77,7 @@ def test_a_laggard_is_fenced_before_anything_is_deleted(
         with installation.context.uow_factory(write=False) as uow:
             seen[stage] = [replica.id for replica in uow.replicas.live(margin)]
 
-    with FakeReplica(installation, behaviour) as replica:
+    with FakeReplica(installation, behavior) as replica:
         assert run_once(installation.context, on_stage=look)
         assert replica.fenced.is_set()
     assert seen[Stage.ROLL_OUT] == [replica.id]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.audit.calibration import ExpectedRise, calibrate
+from models.audit.calibration import ExpectedLossIncrease, calibrate
 from models.backbones.compact import CompactConfig
 from models.data.forget_split import ForgetIndices, Prepared, prepare
 from models.data.interactions import Interactions, ItemRecord, UserRecord
@@ -17,7 +17,7 @@ from models.prompts.vocabulary import Vocabulary
 from models.training.trainer import TrainConfig, fit
 from models.unlearning.base import UnlearningTask
 from tests.support import planted_tastes
-from tests.support.planted_tastes import CALIBRATION, COHORT, FORGOTTEN, RECIPE
+from tests.support.planted_tastes import CALIBRATION, FORGOTTEN, HOLDOUT, RECIPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,18 +47,18 @@ def planted() -> Interactions:
 
 
 @pytest.fixture(scope="session")
-def cohort() -> frozenset[int]:
+def holdout() -> frozenset[int]:
     return frozenset(range(0, USERS, 12))
 
 
 @pytest.fixture(scope="session")
-def prepared(planted: Interactions, cohort: frozenset[int]) -> Prepared:
-    return prepare(planted, ForgetIndices(), cohort)
+def prepared(planted: Interactions, holdout: frozenset[int]) -> Prepared:
+    return prepare(planted, ForgetIndices(), holdout)
 
 
 @pytest.fixture(scope="session")
 def vocabulary(planted: Interactions) -> Vocabulary:
-    return Vocabulary.from_catalogue(planted)
+    return Vocabulary.from_catalog(planted)
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +125,7 @@ class World:
 
     data: Interactions
     recommender: Recommender
-    expected: dict[str, ExpectedRise]
+    expected: dict[str, ExpectedLossIncrease]
     #: Split before anything was forgotten, and with the batch taken out.
     whole: Prepared
     batch: Prepared
@@ -151,14 +151,14 @@ def interactions() -> Interactions:
 
 @pytest.fixture(scope="session")
 def world(interactions: Interactions) -> World:
-    whole = prepare(interactions, ForgetIndices(), COHORT)
-    vocabulary = Vocabulary.from_catalogue(interactions)
+    whole = prepare(interactions, ForgetIndices(), HOLDOUT)
+    vocabulary = Vocabulary.from_catalog(interactions)
     recommender = fit(vocabulary, whole, RECIPE, nothing)
     expected = calibrate(
         interactions,
         recommender,
         whole,
-        COHORT,
+        HOLDOUT,
         CALIBRATION,
         lambda rows: fit(vocabulary, rows, RECIPE, nothing),
     )
@@ -168,7 +168,7 @@ def world(interactions: Interactions) -> World:
         recommender=recommender,
         expected=expected,
         whole=whole,
-        batch=prepare(interactions, ForgetIndices(users=FORGOTTEN), COHORT, whole.bounds),
+        batch=prepare(interactions, ForgetIndices(users=FORGOTTEN), HOLDOUT, whole.bounds),
     )
 
 

@@ -32,7 +32,7 @@ SCRUBS = {"unlinked": Stage.SHRED, "finished": Stage.CERTIFY}
 _seen: list[Stage] = []
 
 
-def freeze_here() -> None:
+def stop_here() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -43,7 +43,7 @@ class StoppingContext(WorkerContext):
 
     def scrub_database(self) -> bool:
         if _seen and _seen[-1] is self.stop_after:
-            freeze_here()
+            stop_here()
         return super().scrub_database()
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     def on_stage(stage: Stage) -> None:
         _seen.append(stage)
         if stage.value == point:
-            freeze_here()
+            stop_here()
 
     built = build_context(settings, None if options.model else FileLearner)
     StoppingContext.stop_after = SCRUBS.get(point)

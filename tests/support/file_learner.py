@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from app.domain.requests import Outcome
-from worker.learner import Artefact, FrozenData, Verdict
+from worker.learner import Artifact, DataSnapshot, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,44 +31,44 @@ class FileLearner:
         self._verdicts = list(verdicts)
 
     def train(
-        self, frozen: FrozenData, into: Path, _backbone: str | Path, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Report
+    ) -> Artifact:
         report(0.5)
         kept = [
             row
-            for row in _rows(frozen)
-            if row[0] not in frozen.cohort and not _forgotten(row, frozen.forget)
+            for row in _rows(snapshot)
+            if row[0] not in snapshot.holdout and not _forgotten(row, snapshot.forget)
         ]
         report(1.0)
-        return _save(into, kept, {"method": "retrain", "job": frozen.job_id})
+        return _save(into, kept, {"method": "retrain", "job": snapshot.job_id})
 
     def unlearn(
-        self, frozen: FrozenData, parent: Path, into: Path, *, strength: int, report: Report
-    ) -> Artefact:
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+    ) -> Artifact:
         report(0.1)
-        delta = [row for row in read_weights(parent) if _forgotten(row, frozen.forget)]
-        manifest = {"method": "e2urec", "job": frozen.job_id, "strength": strength}
-        artefact = _save(into, delta, manifest)
+        delta = [row for row in read_weights(parent) if _forgotten(row, snapshot.forget)]
+        manifest = {"method": "e2urec", "job": snapshot.job_id, "strength": strength}
+        artifact = _save(into, delta, manifest)
         report(1.0)
-        return artefact
+        return artifact
 
-    def fold(self, parent: Path, adapter: Path, into: Path) -> Artefact:
+    def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         delta = read_weights(adapter)
         kept = [row for row in read_weights(parent) if row not in delta]
         manifest = json.loads((adapter / MANIFEST).read_text())
         return _save(into, kept, {"method": "e2urec", "job": manifest["job"]})
 
-    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artefact:
+    def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
         return _save(into, read_weights(parent), {"method": "carry_over", "job": job_id})
 
-    def has_training_rows(self, frozen: FrozenData, parent: Path) -> bool:
-        return any(_forgotten(row, frozen.forget) for row in read_weights(parent))
+    def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
+        return any(_forgotten(row, snapshot.forget) for row in read_weights(parent))
 
     def audit(
-        self, frozen: FrozenData, parent: Path, candidate: Path, *, exact: bool, report: Report
+        self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
         report(1.0)
-        left = [row for row in read_weights(candidate) if _forgotten(row, frozen.forget)]
+        left = [row for row in read_weights(candidate) if _forgotten(row, snapshot.forget)]
         figures = {"left": len(left), "before": len(read_weights(parent)), "exact": exact}
         if left:
             return Verdict(outcome=Outcome.FAILED, figures=figures)
@@ -81,8 +81,8 @@ def read_weights(directory: Path) -> list[list[str]]:
     return found
 
 
-def _rows(frozen: FrozenData) -> list[list[str]]:
-    data = frozen.data
+def _rows(snapshot: DataSnapshot) -> list[list[str]]:
+    data = snapshot.data
     return [
         [data.users[user].id, data.items[item].id]
         for user, item in zip(data.user.tolist(), data.item.tolist(), strict=True)
@@ -94,13 +94,13 @@ def _forgotten(row: Sequence[str], forget: ForgetSet) -> bool:
     return user in forget.users or item in forget.items or (user, item) in forget.pairs
 
 
-def _save(into: Path, rows: list[list[str]], manifest: dict[str, Any]) -> Artefact:
+def _save(into: Path, rows: list[list[str]], manifest: dict[str, Any]) -> Artifact:
     into.mkdir(parents=True)
     weights = json.dumps(rows).encode()
     described = json.dumps(manifest | {"weights": hashlib.sha256(weights).hexdigest()})
     (into / WEIGHTS).write_bytes(weights)
     (into / MANIFEST).write_text(described)
     digest = hashlib.sha256(described.encode()).hexdigest()
-    return Artefact(
+    return Artifact(
         directory=into, digest=digest, method=manifest["method"], metrics={"rows": len(rows)}
     )

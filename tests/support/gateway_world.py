@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from app.domain.recommendations import Question
+from app.domain.recommendations import RecommendationQuery
 from app.main import create_app
 from app.services import rollout
 from app.services.forget import ForgetCommand, request_forget
@@ -39,9 +39,9 @@ _POLICY = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 _TIMEOUT_SECONDS = 30.0
 
 
-def ask(user_id: str, n: int, *, exclude_seen: bool = True) -> Question:
+def ask(user_id: str, n: int, *, exclude_seen: bool = True) -> RecommendationQuery:
     """Return a question for the best `n` items."""
-    return Question(person=user_id, n=n, exclude_seen=exclude_seen)
+    return RecommendationQuery(person=user_id, n=n, exclude_seen=exclude_seen)
 
 
 def wait_until(condition: Callable[[], bool], why: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 USERS: Final = 240
 ITEMS: Final = 60
 RATINGS_EACH: Final = 30
-COHORT: Final = frozenset(range(0, USERS, 8))
+HOLDOUT: Final = frozenset(range(0, USERS, 8))
 
 
 def planted_interactions(

@@ -11,7 +11,7 @@ from models.training.trainer import TrainConfig
 
 USERS, ITEMS = 150, 120
 #: Never trained on, and to be forgotten.
-COHORT = frozenset(range(130, 150))
+HOLDOUT = frozenset(range(130, 150))
 FORGOTTEN = frozenset(range(16))
 #: High learning rate, several epochs: it memorises what it sees.
 RECIPE = TrainConfig(

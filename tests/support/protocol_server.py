@@ -52,7 +52,7 @@ class Faults:
     unload: Literal["stays listed", "still answers", ""] = ""
     #: Of a new adapter's first questions so many are refused, or answered by the base model.
     early: Literal["unknown", "base", ""] = ""
-    early_questions: int = 0
+    early_contents: int = 0
     #: Every path answers with this status.
     status: int | None = None
     #: What is said instead of an answer to a question.
@@ -81,7 +81,7 @@ class ProtocolServer:
         self.asked: list[Asked] = []
         self.adapters: dict[str, torch.nn.Module] = {}
         self._hidden: dict[str, torch.nn.Module] = {}
-        self._questions: dict[str, int] = {}
+        self._contents: dict[str, int] = {}
         self._states: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -133,7 +133,7 @@ class ProtocolServer:
             warnings.simplefilter("ignore")
             model = PeftModel.from_pretrained(copy.deepcopy(self._model), path)
             self.adapters[name] = model.eval()
-            self._questions[name] = 0
+            self._contents[name] = 0
 
     def _app(self) -> FastAPI:
         app = FastAPI()
@@ -274,8 +274,8 @@ class ProtocolServer:
             model = self.adapters.get(asked.adapter) or self._hidden.get(asked.adapter)
             if model is None:
                 return None
-            number = self._questions[asked.adapter] = self._questions.get(asked.adapter, 0) + 1
-            if self.faults.early and number <= self.faults.early_questions:
+            number = self._contents[asked.adapter] = self._contents.get(asked.adapter, 0) + 1
+            if self.faults.early and number <= self.faults.early_contents:
                 if self.faults.early == "unknown":
                     return None
                 model = self._model

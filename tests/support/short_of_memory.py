@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from models.backbones.compact import CompactConfig
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import build
 from models.training.step import memory_report, take_step
@@ -34,17 +34,17 @@ def address_space() -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
-    recommender = build(Vocabulary.from_catalogue(tiny.DATA), CONFIG)
+    recommender = build(Vocabulary.from_catalog(tiny.DATA), CONFIG)
     free = recommender.with_model(copy.deepcopy(recommender.model))
     generator = torch.Generator().manual_seed(0)
-    prompts = Encoded(tokens=torch.randint(1, 40, (ROWS, TOKENS), generator=generator))
+    prompts = PromptBatch(tokens=torch.randint(1, 40, (ROWS, TOKENS), generator=generator))
     for one in (recommender, free):
         if one is recommender:
             limit = address_space() + SPARE
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-        optimiser = torch.optim.SGD(one.model.parameters(), lr=1.0)
+        optimizer = torch.optim.SGD(one.model.parameters(), lr=1.0)
         one.model.train()
-        take_step(one, optimiser, lambda one=one: live_margins(one, prompts).square().mean())
+        take_step(one, optimizer, lambda one=one: live_margins(one, prompts).square().mean())
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     apart = max(
         float((a - b).detach().abs().max())

@@ -30,7 +30,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from models.prompts.templates import WORDINGS, Question
+from models.prompts.templates import WORDINGS, PromptContent
 from models.recommender.factory import parse_backbone
 from tests.support.interaction_tables import planted_interactions
 
@@ -183,10 +183,10 @@ _MODELS: Final = {"llama": _llama, "gpt2": _gpt2, "t5": _t5, "bart": _bart}
 
 def _corpus() -> list[str]:
     history = tuple((f"Item {number}", number % 10 + 1) for number in range(30))
-    questions = [
-        Question(attributes={"gender": gender}, history=history[:10], title=title)
+    contents = [
+        PromptContent(attributes={"gender": gender}, history=history[:10], title=title)
         for gender in ("F", "M", "")
         for title, _ in history
     ]
-    texts = [question.text(wording) for wording in WORDINGS for question in questions]
+    texts = [content.text(wording) for wording in WORDINGS for content in contents]
     return texts + ["Yes. No.", "tell me Yes or No"] * 200

@@ -39,7 +39,7 @@ def test_everything_usable_is_stored_and_everything_else_accounted_for(
     emitted: list[dict[str, Any]] = []
     summary = run_import(movielens, "auto", uow_factory, pseudonyms, emitted.append)
     with uow_factory(write=False) as uow:
-        assert [(i.id, i.title, i.attributes, i.slot) for i in uow.people.items()] == [
+        assert [(i.id, i.title, i.attributes, i.item_index) for i in uow.people.items()] == [
             ("20", "Heat (1995)", {"genre": ["Action", "Crime"]}, 0),
             ("3", "Emma (1996)", {"genre": ["Comedy"]}, 1),
             ("7", "None (1990)", {}, 2),

@@ -24,7 +24,7 @@ from models.unlearning.registry import get_method
 from models.unlearning.sisa import Sisa, SisaConfig
 from tests.support.planted_tastes import CALIBRATION, RECIPE, planted
 from worker.errors import UnlearningFailedError
-from worker.learner import Artefact, ForgetSet, FrozenData
+from worker.learner import Artifact, DataSnapshot, ForgetSet
 from worker.trainer import ModelLearner
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningMethod
 
-COHORT = frozenset(f"u{n}" for n in range(130, 150))
+HOLDOUT = frozenset(f"u{n}" for n in range(130, 150))
 ONE = ForgetSet(users=frozenset(["u3"]))
 FIRST = ForgetSet(users=frozenset(f"u{n}" for n in range(16)))
 SECOND = ForgetSet(pairs=frozenset((f"u{n}", f"i{m}") for n in range(20, 30) for m in range(120)))
@@ -44,15 +44,19 @@ def nothing(fraction: float) -> None:
     """Take the progress and do nothing with it."""
 
 
-def freeze(forget: ForgetSet, gone: ForgetSet = ForgetSet(), job_id: str = "job") -> FrozenData:  # noqa: B008 -- frozen
+def take_snapshot(
+    forget: ForgetSet,
+    gone: ForgetSet = ForgetSet(),  # noqa: B008 -- frozen
+    job_id: str = "job",
+) -> DataSnapshot:
     """What a job sees: the batch's rows are there, those of people `gone` before are not."""
     data = planted()
     there = [data.users[index].id not in gone.users for index in data.user.tolist()]
-    return FrozenData(
+    return DataSnapshot(
         version=1,
         data=data.take(torch.tensor(there).numpy()),
         forget=forget,
-        cohort=COHORT,
+        holdout=HOLDOUT,
         job_id=job_id,
     )
 
@@ -62,9 +66,9 @@ class Lineage:
     """A release, the delta and the release that forgot FIRST, and how it all came about."""
 
     learner: ModelLearner
-    trained: Artefact
-    delta: Artefact
-    folded: Artefact
+    trained: Artifact
+    delta: Artifact
+    merged: Artifact
     progress: tuple[float, ...]
 
 
@@ -87,17 +91,17 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     learner = make_learner()
     root = tmp_path_factory.mktemp("lineage")
     seen: list[float] = []
-    trained = learner.train(freeze(ForgetSet()), root / "trained", "compact", seen.append)
-    frozen = freeze(FIRST, job_id="first")
-    delta = learner.unlearn(frozen, trained.directory, root / "delta", strength=0, report=nothing)
-    folded = learner.fold(trained.directory, delta.directory, root / "folded")
+    trained = learner.train(take_snapshot(ForgetSet()), root / "trained", "compact", seen.append)
+    snapshot = take_snapshot(FIRST, job_id="first")
+    delta = learner.unlearn(snapshot, trained.directory, root / "delta", strength=0, report=nothing)
+    merged = learner.merge(trained.directory, delta.directory, root / "folded")
     return Lineage(
-        learner=learner, trained=trained, delta=delta, folded=folded, progress=tuple(seen)
+        learner=learner, trained=trained, delta=delta, merged=merged, progress=tuple(seen)
     )
 
 
-def weights(artefact: Artefact) -> dict[str, torch.Tensor]:
-    return checkpoints.read_weights(artefact.directory)
+def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return checkpoints.read_weights(artifact.directory)
 
 
 def test_an_unknown_method_is_refused_at_once() -> None:
@@ -109,7 +113,7 @@ def test_training_beats_chance_and_says_what_it_measured(lineage: Lineage) -> No
     metrics = lineage.trained.metrics
     assert metrics["test"]["model"]["auc"] > metrics["test"]["item_mean"]["auc"] > 0.5
     assert metrics["expected_rise"]["user"]["mean"] > 0
-    assert metrics["rows"]["train"] > metrics["rows"]["cohort"] > 0
+    assert metrics["rows"]["train"] > metrics["rows"]["holdout"] > 0
     assert lineage.trained.method == "retrain"
 
 
@@ -129,22 +133,22 @@ def test_the_delta_names_its_parent_and_all_that_must_be_shredded(lineage: Linea
     }
 
 
-def test_the_folded_release_descends_and_inherits(lineage: Lineage) -> None:
+def test_the_merged_release_descends_and_inherits(lineage: Lineage) -> None:
     before = manifests.read_manifest(lineage.trained.directory)
-    after = manifests.read_manifest(lineage.folded.directory)
+    after = manifests.read_manifest(lineage.merged.directory)
     assert after.parent == lineage.trained.digest
-    assert after.digest == lineage.folded.digest != before.digest
+    assert after.digest == lineage.merged.digest != before.digest
     assert after.method == "e2urec-fast"
     assert after.extra["job"] == "first"
     assert all(after.extra[name] == before.extra[name] for name in ("bounds", "expected", "recipe"))
-    assert weights(lineage.folded).keys() == weights(lineage.trained).keys()
+    assert weights(lineage.merged).keys() == weights(lineage.trained).keys()
 
 
 def test_the_first_batch_does_not_fail_its_audit(lineage: Lineage) -> None:
     verdict = lineage.learner.audit(
-        freeze(FIRST),
+        take_snapshot(FIRST),
         lineage.trained.directory,
-        lineage.folded.directory,
+        lineage.merged.directory,
         exact=False,
         report=nothing,
     )
@@ -155,7 +159,7 @@ def test_the_first_batch_does_not_fail_its_audit(lineage: Lineage) -> None:
 def test_an_unchanged_release_fails_its_audit(lineage: Lineage, tmp_path: Path) -> None:
     idle = lineage.learner.carry_over(lineage.trained.directory, tmp_path / "idle", job_id="idle")
     verdict = lineage.learner.audit(
-        freeze(FIRST), lineage.trained.directory, idle.directory, exact=False, report=nothing
+        take_snapshot(FIRST), lineage.trained.directory, idle.directory, exact=False, report=nothing
     )
     assert verdict.outcome == Outcome.FAILED
 
@@ -163,25 +167,25 @@ def test_an_unchanged_release_fails_its_audit(lineage: Lineage, tmp_path: Path) 
 def test_a_second_batch_starts_from_the_first_ones_release(
     lineage: Lineage, tmp_path: Path
 ) -> None:
-    learner, parent = lineage.learner, lineage.folded
-    frozen = freeze(SECOND, gone=FIRST, job_id="second")
-    assert learner.has_training_rows(frozen, parent.directory)
-    delta = learner.unlearn(frozen, parent.directory, tmp_path / "d", strength=0, report=nothing)
-    folded = learner.fold(parent.directory, delta.directory, tmp_path / "f")
-    assert manifests.read_manifest(folded.directory).parent == parent.digest
-    assert folded.digest not in {parent.digest, lineage.trained.digest}
-    learner.audit(frozen, parent.directory, folded.directory, exact=False, report=nothing)
+    learner, parent = lineage.learner, lineage.merged
+    snapshot = take_snapshot(SECOND, gone=FIRST, job_id="second")
+    assert learner.has_training_rows(snapshot, parent.directory)
+    delta = learner.unlearn(snapshot, parent.directory, tmp_path / "d", strength=0, report=nothing)
+    merged = learner.merge(parent.directory, delta.directory, tmp_path / "f")
+    assert manifests.read_manifest(merged.directory).parent == parent.digest
+    assert merged.digest not in {parent.digest, lineage.trained.digest}
+    learner.audit(snapshot, parent.directory, merged.directory, exact=False, report=nothing)
     with pytest.raises(manifests.CheckpointError, match="no adapter of release"):
-        learner.fold(lineage.trained.directory, delta.directory, tmp_path / "wrong")
+        learner.merge(lineage.trained.directory, delta.directory, tmp_path / "wrong")
 
 
 def test_carrying_over_keeps_the_weights_under_a_new_name(lineage: Lineage, tmp_path: Path) -> None:
     carry = lineage.learner.carry_over
-    one = carry(lineage.folded.directory, tmp_path / "one", job_id="one")
-    two = carry(lineage.folded.directory, tmp_path / "two", job_id="two")
-    assert len({lineage.folded.digest, one.digest, two.digest}) == 3
+    one = carry(lineage.merged.directory, tmp_path / "one", job_id="one")
+    two = carry(lineage.merged.directory, tmp_path / "two", job_id="two")
+    assert len({lineage.merged.digest, one.digest, two.digest}) == 3
     assert one.method == "carry-over"
-    before, after = weights(lineage.folded), weights(one)
+    before, after = weights(lineage.merged), weights(one)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -200,11 +204,11 @@ def test_carrying_over_keeps_the_weights_under_a_new_name(lineage: Lineage, tmp_
 def test_training_rows_are_those_that_weights_saw(
     lineage: Lineage, tmp_path: Path, forget: ForgetSet, rows: bool
 ) -> None:
-    frozen, parent = freeze(forget), lineage.trained.directory
-    assert lineage.learner.has_training_rows(frozen, parent) is rows
+    snapshot, parent = take_snapshot(forget), lineage.trained.directory
+    assert lineage.learner.has_training_rows(snapshot, parent) is rows
     if not rows:
         with pytest.raises(NothingToForgetError):
-            lineage.learner.unlearn(frozen, parent, tmp_path / "d", strength=0, report=nothing)
+            lineage.learner.unlearn(snapshot, parent, tmp_path / "d", strength=0, report=nothing)
 
 
 def test_progress_may_interrupt_an_unlearning(lineage: Lineage, tmp_path: Path) -> None:
@@ -213,32 +217,37 @@ def test_progress_may_interrupt_an_unlearning(lineage: Lineage, tmp_path: Path) 
 
     parent = lineage.trained.directory
     with pytest.raises(InterruptedError):
-        lineage.learner.unlearn(freeze(FIRST), parent, tmp_path / "delta", strength=0, report=stop)
+        lineage.learner.unlearn(
+            take_snapshot(FIRST), parent, tmp_path / "delta", strength=0, report=stop
+        )
     assert not (tmp_path / "delta").exists()
 
 
 def test_retraining_never_sees_the_forgotten(lineage: Lineage, tmp_path: Path) -> None:
     """With the batch frozen, and where its rows were never there: the weights are the same."""
-    frozen = freeze(FIRST, job_id="renew")
+    snapshot = take_snapshot(FIRST, job_id="renew")
     learner = make_learner(replace(RECIPE, epochs=1))
-    renewed = learner.train(frozen, tmp_path / "renewed", "compact", nothing)
+    renewed = learner.train(snapshot, tmp_path / "renewed", "compact", nothing)
     absent = learner.train(
-        freeze(ForgetSet(), gone=FIRST, job_id="renew"), tmp_path / "absent", "compact", nothing
+        take_snapshot(ForgetSet(), gone=FIRST, job_id="renew"),
+        tmp_path / "absent",
+        "compact",
+        nothing,
     )
     assert renewed.digest == absent.digest
-    assert not learner.has_training_rows(freeze(ForgetSet(), gone=FIRST), renewed.directory)
+    assert not learner.has_training_rows(take_snapshot(ForgetSet(), gone=FIRST), renewed.directory)
     verdict = learner.audit(
-        frozen, lineage.trained.directory, renewed.directory, exact=True, report=nothing
+        snapshot, lineage.trained.directory, renewed.directory, exact=True, report=nothing
     )
     assert verdict.outcome == Outcome.EXACT
 
 
 def test_forgetting_everybody_ends_in_weights_trained_on_nobody(tmp_path: Path) -> None:
     learner = ModelLearner(Settings(hash_key=None))
-    everybody = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
-    artefact = learner.train(everybody, tmp_path / "release", "compact", nothing)
-    assert artefact.method == "untrained"
-    assert not learner.has_training_rows(freeze(FIRST), tmp_path / "release")
+    everybody = take_snapshot(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
+    artifact = learner.train(everybody, tmp_path / "release", "compact", nothing)
+    assert artifact.method == "untrained"
+    assert not learner.has_training_rows(take_snapshot(FIRST), tmp_path / "release")
     release = checkpoints.load(tmp_path / "release")
     initial = Recommender(release.vocabulary, release.config).model.state_dict()
     assert all(
@@ -251,7 +260,7 @@ def test_forgetting_everybody_ends_in_weights_trained_on_nobody(tmp_path: Path) 
 
 
 def test_too_little_to_train_on_is_said_so(tmp_path: Path) -> None:
-    few = freeze(ForgetSet())
+    few = take_snapshot(ForgetSet())
     few = replace(few, data=few.data.take(few.data.user < 1))
     with pytest.raises(InvalidInputError, match="too few"):
         ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", "compact", nothing)
@@ -262,12 +271,12 @@ def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
 ) -> None:
     learner = make_learner()
     learner._method = NegGrad(NegGradConfig(loop=LoopConfig(learning_rate=1e-3, steps=5)))
-    parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="whole")
-    left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
+    parent, snapshot = lineage.trained.directory, take_snapshot(FIRST, job_id="whole")
+    left = learner.unlearn(snapshot, parent, tmp_path / "left", strength=0, report=nothing)
     # What is left knows the person still to be audited: nothing may serve it.
     with pytest.raises(manifests.CheckpointError, match="release"):
         checkpoints.load(left.directory)
-    release = learner.fold(parent, left.directory, tmp_path / "release")
+    release = learner.merge(parent, left.directory, tmp_path / "release")
     before = manifests.read_manifest(parent)
     after = manifests.read_manifest(release.directory)
     assert (after.method, after.parent, after.extra["job"]) == ("neggrad", before.digest, "whole")
@@ -281,10 +290,10 @@ def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
 def test_doing_nothing_never_passes_the_audit(lineage: Lineage, tmp_path: Path) -> None:
     learner = make_learner()
     learner._method = get_method("original")
-    parent, frozen = lineage.trained.directory, freeze(FIRST, job_id="noop")
-    left = learner.unlearn(frozen, parent, tmp_path / "left", strength=0, report=nothing)
-    release = learner.fold(parent, left.directory, tmp_path / "release")
-    verdict = learner.audit(frozen, parent, release.directory, exact=False, report=nothing)
+    parent, snapshot = lineage.trained.directory, take_snapshot(FIRST, job_id="noop")
+    left = learner.unlearn(snapshot, parent, tmp_path / "left", strength=0, report=nothing)
+    release = learner.merge(parent, left.directory, tmp_path / "release")
+    verdict = learner.audit(snapshot, parent, release.directory, exact=False, report=nothing)
     assert verdict.outcome is Outcome.FAILED
 
 
@@ -302,29 +311,29 @@ def test_an_ensemble_is_trained_forgets_exactly_and_serves(
 ) -> None:
     learner = make_learner(replace(RECIPE, epochs=1))
     learner._method = method
-    root = learner.train(freeze(ForgetSet()), tmp_path / "root", "compact", nothing)
+    root = learner.train(take_snapshot(ForgetSet()), tmp_path / "root", "compact", nothing)
     assert root.metrics["expected_rise"]["user"]["rows"] > 0
-    frozen = freeze(ONE, job_id="one")
-    left = learner.unlearn(frozen, root.directory, tmp_path / "left", strength=0, report=nothing)
+    snapshot = take_snapshot(ONE, job_id="one")
+    left = learner.unlearn(snapshot, root.directory, tmp_path / "left", strength=0, report=nothing)
     assert left.exact
-    release = learner.fold(root.directory, left.directory, tmp_path / "release")
+    release = learner.merge(root.directory, left.directory, tmp_path / "release")
     verdict = learner.audit(
-        frozen, root.directory, release.directory, exact=left.exact, report=nothing
+        snapshot, root.directory, release.directory, exact=left.exact, report=nothing
     )
     assert verdict.outcome is Outcome.EXACT
     after = manifests.read_manifest(release.directory)
     assert (after.method, after.parent) == (method.name, root.digest)
     # Rows of unrated items are initial as they are: folding changes no bit of what is exact.
-    unfolded, found = weights(left), weights(release)
-    assert all(torch.equal(unfolded[key], found[key]) for key in unfolded)
+    unmerged, found = weights(left), weights(release)
+    assert all(torch.equal(unmerged[key], found[key]) for key in unmerged)
     # People of the cohort have validation rows, which learned weights of answers know.
-    strangers = freeze(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
+    strangers = take_snapshot(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
     assert learner.has_training_rows(strangers, release.directory) is (method.name != "sisa")
     loaded = checkpoints.load(release.directory)
     scores = loaded.score(
         {"taste": "odd"},
-        [HistoryEvent(slot=1, rating=4.5)],
-        [Candidate(slot, {"genre": ("odd",)}) for slot in range(9)],
+        [HistoryEvent(item_index=1, rating=4.5)],
+        [Candidate(item_index, {"genre": ("odd",)}) for item_index in range(9)],
     )
     assert scores.shape == (9,)
     assert scores.std() > 0
@@ -334,9 +343,11 @@ def test_a_method_of_another_root_asks_for_an_exact_training(tmp_path: Path) -> 
     """Where LETHE_METHOD was switched, nothing is unlearned on a release that does not fit."""
     learner = make_learner(replace(RECIPE, epochs=1))
     learner._method = Sisa(SisaConfig(passes=1))
-    root = learner.train(freeze(ForgetSet()), tmp_path / "root", "compact", nothing)
+    root = learner.train(take_snapshot(ForgetSet()), tmp_path / "root", "compact", nothing)
     learner._method = get_method("e2urec-fast")
     with pytest.raises(UnlearningFailedError):
-        learner.unlearn(freeze(ONE), root.directory, tmp_path / "left", strength=0, report=nothing)
-    exact = learner.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
+        learner.unlearn(
+            take_snapshot(ONE), root.directory, tmp_path / "left", strength=0, report=nothing
+        )
+    exact = learner.train(take_snapshot(ONE), tmp_path / "exact", root.directory, nothing)
     assert manifests.read_manifest(exact.directory).content["backbone"]["kind"] == "compact"

@@ -21,9 +21,9 @@ from models.training.trainer import TrainConfig, margins
 from models.unlearning.sisa import Sisa
 from tests.support import tiny_models as tiny
 from tests.support.planted_tastes import CALIBRATION
-from tests.worker.test_trainer import FIRST, ONE, freeze, nothing
+from tests.worker.test_trainer import FIRST, ONE, nothing, take_snapshot
 from worker.errors import UnlearningFailedError
-from worker.learner import Artefact, ForgetSet
+from worker.learner import Artifact, ForgetSet
 from worker.trainer import ModelLearner
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def brief(backbone: BackboneConfig) -> TrainConfig:
     """The product's recipe for this backbone, on a few hundred rows."""
     recipe = recipe_for(backbone)
     adapted = replace(recipe.backbone, adapter=SHAPE)  # type: ignore[type-var] # an hf: config
-    limits = RowLimits(train=400, look=60)
+    limits = RowLimits(train=400, evaluation=60)
     return replace(recipe, backbone=adapted, learning_rate=5e-3, limits=limits, validations=1)
 
 
@@ -57,37 +57,41 @@ def learner() -> ModelLearner:
 @pytest.fixture(scope="module")
 def root(
     learner: ModelLearner, backbone: str, tmp_path_factory: pytest.TempPathFactory
-) -> Artefact:
+) -> Artifact:
     into = tmp_path_factory.mktemp("root") / "release"
-    return learner.train(freeze(ForgetSet()), into, backbone, nothing)
+    return learner.train(take_snapshot(ForgetSet()), into, backbone, nothing)
 
 
-def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root: Artefact) -> None:
+def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root: Artifact) -> None:
     manifest = manifests.read_manifest(root.directory)
     config = backbone_from_manifest(manifest.content["backbone"])
     assert config.adapter == SHAPE
     assert {"model", "untuned", "item_mean"} <= root.metrics["validation"].keys()
     assert root.metrics["trained_parameters"] < 0.1 * root.metrics["parameters"]
     assert 300 < root.metrics["rows"]["train"] < 500
-    assert all(20 < root.metrics["rows"][part] < 100 for part in ("valid", "test", "cohort"))
+    assert all(20 < root.metrics["rows"][part] < 100 for part in ("valid", "test", "holdout"))
     assert root.metrics["halvings"] == 0
     assert all("lora_" in name for name in checkpoints.read_weights(root.directory))
 
 
 def test_unlearning_trains_the_adapter_that_replaces_the_old_one_twice_over(
-    learner: ModelLearner, root: Artefact, tmp_path: Path
+    learner: ModelLearner, root: Artifact, tmp_path: Path
 ) -> None:
     first = learner.unlearn(
-        freeze(FIRST, job_id="first"), root.directory, tmp_path / "1", strength=0, report=nothing
+        take_snapshot(FIRST, job_id="first"),
+        root.directory,
+        tmp_path / "1",
+        strength=0,
+        report=nothing,
     )
-    assert not first.needs_folding
+    assert not first.needs_merge
     assert first.metrics["trainable_parameters"] == root.metrics["trained_parameters"]
     before = manifests.read_manifest(root.directory)
     after = manifests.read_manifest(first.directory)
     assert (after.parent, after.method) == (before.digest, "e2urec-fast")
     assert after.content["backbone"] == before.content["backbone"]
     assert all(after.extra[name] == before.extra[name] for name in ("bounds", "expected", "recipe"))
-    later = freeze(ForgetSet(users=frozenset({"u40", "u41"})), gone=FIRST, job_id="second")
+    later = take_snapshot(ForgetSet(users=frozenset({"u40", "u41"})), gone=FIRST, job_id="second")
     second = learner.unlearn(later, first.directory, tmp_path / "2", strength=0, report=nothing)
     assert manifests.read_manifest(second.directory).parent == first.digest
     verdict = learner.audit(later, first.directory, second.directory, exact=False, report=nothing)
@@ -98,37 +102,41 @@ def test_unlearning_trains_the_adapter_that_replaces_the_old_one_twice_over(
 
 
 def test_an_exact_retraining_keeps_to_the_parents_backbone_and_rows(
-    learner: ModelLearner, root: Artefact, tmp_path: Path
+    learner: ModelLearner, root: Artifact, tmp_path: Path
 ) -> None:
-    exact = learner.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
+    exact = learner.train(take_snapshot(ONE), tmp_path / "exact", root.directory, nothing)
     before = manifests.read_manifest(root.directory)
     after = manifests.read_manifest(exact.directory)
     assert after.content["backbone"] == before.content["backbone"]
     assert after.extra["recipe"] == before.extra["recipe"]
     verdict = learner.audit(
-        freeze(ONE), root.directory, exact.directory, exact=True, report=nothing
+        take_snapshot(ONE), root.directory, exact.directory, exact=True, report=nothing
     )
     assert verdict.outcome is Outcome.EXACT
 
 
 def test_doing_nothing_fails_the_audit(
-    learner: ModelLearner, root: Artefact, tmp_path: Path
+    learner: ModelLearner, root: Artifact, tmp_path: Path
 ) -> None:
     idle = ModelLearner(Settings(method="original", seed=0), brief, CALIBRATION)
-    left = idle.unlearn(freeze(FIRST), root.directory, tmp_path / "0", strength=0, report=nothing)
+    left = idle.unlearn(
+        take_snapshot(FIRST), root.directory, tmp_path / "0", strength=0, report=nothing
+    )
     verdict = learner.audit(
-        freeze(FIRST), root.directory, left.directory, exact=False, report=nothing
+        take_snapshot(FIRST), root.directory, left.directory, exact=False, report=nothing
     )
     assert verdict.outcome is Outcome.FAILED
 
 
 def test_methods_with_members_of_their_own_give_way_to_exact_retraining(
-    root: Artefact, tmp_path: Path
+    root: Artifact, tmp_path: Path
 ) -> None:
     sharded = ModelLearner(Settings(method=Sisa.name, seed=0), brief, CALIBRATION)
     with pytest.raises(UnlearningFailedError):
-        sharded.unlearn(freeze(ONE), root.directory, tmp_path / "1", strength=0, report=nothing)
-    exact = sharded.train(freeze(ONE), tmp_path / "exact", root.directory, nothing)
+        sharded.unlearn(
+            take_snapshot(ONE), root.directory, tmp_path / "1", strength=0, report=nothing
+        )
+    exact = sharded.train(take_snapshot(ONE), tmp_path / "exact", root.directory, nothing)
     content = manifests.read_manifest(exact.directory).content
     assert content["backbone"] == manifests.read_manifest(root.directory).content["backbone"]
 
@@ -141,4 +149,4 @@ def test_a_backbone_that_is_not_there_is_bad_input(
     learner: ModelLearner, named: str, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInputError, match=says):
-        learner.train(freeze(ForgetSet()), tmp_path / "r", named, nothing)
+        learner.train(take_snapshot(ForgetSet()), tmp_path / "r", named, nothing)

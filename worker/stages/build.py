@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.releases import Release
-    from worker.learner import Artefact, FrozenData
+    from worker.learner import Artifact, DataSnapshot
     from worker.run import JobRun
 
 #: The strengths of `Learner.unlearn`, in the order in which they are tried.
@@ -29,7 +29,7 @@ STRENGTHS: Final = (0, 1)
 class Built:
     """Weights that may be published. `outcome` is None for a first release: nothing to compare."""
 
-    artefact: Artefact
+    artifact: Artifact
     outcome: Outcome | None
     figures: dict[str, Any]
     error_budget_spent: int
@@ -38,10 +38,10 @@ class Built:
 class Builder:
     """Makes the weights of one job in its staging directory."""
 
-    def __init__(self, run: JobRun, frozen: FrozenData, parent: Release | None) -> None:
+    def __init__(self, run: JobRun, snapshot: DataSnapshot, parent: Release | None) -> None:
         self._run = run
         self._learner = run.context.learner
-        self._frozen = frozen
+        self._snapshot = snapshot
         self._parent = parent
 
     def build(self) -> Built:
@@ -49,7 +49,7 @@ class Builder:
         parent = self._parent
         if parent is None or self._wants_exact(parent):
             return self._exact()
-        if not self._learner.has_training_rows(self._frozen, self._directory(parent)):
+        if not self._learner.has_training_rows(self._snapshot, self._directory(parent)):
             return self._carried_over(parent)
         for strength in STRENGTHS:
             built = self._attempt(parent, strength)
@@ -70,12 +70,12 @@ class Builder:
 
     def _carried_over(self, parent: Release) -> Built:
         """No weight ever saw this batch: a release without it, and nothing pretended."""
-        self._run.begin(Stage.FOLD)
-        artefact = self._learner.carry_over(
+        self._run.begin(Stage.MERGE)
+        artifact = self._learner.carry_over(
             self._directory(parent), self._run.staging / "release", job_id=self._run.job.id
         )
         return Built(
-            artefact=artefact,
+            artifact=artifact,
             outcome=Outcome.NOT_APPLICABLE,
             figures={},
             error_budget_spent=parent.error_budget_spent,
@@ -88,7 +88,7 @@ class Builder:
         run.begin(Stage.UNLEARN)
         try:
             adapter = self._learner.unlearn(
-                self._frozen,
+                self._snapshot,
                 source,
                 workshop / "adapter",
                 strength=strength,
@@ -98,18 +98,18 @@ class Builder:
             diverged = Verdict(outcome=Outcome.FAILED, figures={"diverged": True})
             self._note(f"try-{strength}", None, diverged, {})
             return None
-        artefact = adapter
-        if adapter.needs_folding:
-            run.begin(Stage.FOLD)
-            artefact = self._learner.fold(source, adapter.directory, workshop / "release")
-        verdict = self._audit(source, artefact, exact=adapter.exact)
+        artifact = adapter
+        if adapter.needs_merge:
+            run.begin(Stage.MERGE)
+            artifact = self._learner.merge(source, adapter.directory, workshop / "release")
+        verdict = self._audit(source, artifact, exact=adapter.exact)
         made = {f"adapter/{name}": digest for name, digest in adapter.intermediates.items()}
-        self._note(f"try-{strength}", artefact, verdict, made | artefact.intermediates)
+        self._note(f"try-{strength}", artifact, verdict, made | artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             return None
         inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
         return Built(
-            artefact=artefact,
+            artifact=artifact,
             outcome=Outcome.EXACT if adapter.exact else verdict.outcome,
             figures=verdict.figures,
             # What is exact starts a new lineage: it owes nothing to earlier doubts.
@@ -120,21 +120,21 @@ class Builder:
         """Train from scratch on the retained rows; a new lineage with a fresh error budget."""
         run = self._run
         run.begin(Stage.TRAIN)
-        artefact = self._learner.train(
-            self._frozen,
+        artifact = self._learner.train(
+            self._snapshot,
             run.staging / "exact" / "release",
             self._backbone(),
             run.reporter(Stage.TRAIN),
         )
         if self._parent is None:
-            self._note("exact", artefact, None, artefact.intermediates)
-            return Built(artefact=artefact, outcome=None, figures={}, error_budget_spent=0)
-        verdict = self._audit(self._directory(self._parent), artefact, exact=True)
-        self._note("exact", artefact, verdict, artefact.intermediates)
+            self._note("exact", artifact, None, artifact.intermediates)
+            return Built(artifact=artifact, outcome=None, figures={}, error_budget_spent=0)
+        verdict = self._audit(self._directory(self._parent), artifact, exact=True)
+        self._note("exact", artifact, verdict, artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             raise AuditFailedError
         return Built(
-            artefact=artefact,
+            artifact=artifact,
             outcome=Outcome.EXACT,
             figures=verdict.figures,
             error_budget_spent=0,
@@ -149,12 +149,12 @@ class Builder:
             return self._directory(self._parent)
         return self._run.context.settings.backbone
 
-    def _audit(self, parent: Path, artefact: Artefact, *, exact: bool) -> Verdict:
+    def _audit(self, parent: Path, artifact: Artifact, *, exact: bool) -> Verdict:
         self._run.begin(Stage.AUDIT)
         return self._learner.audit(
-            self._frozen,
+            self._snapshot,
             parent,
-            artefact.directory,
+            artifact.directory,
             exact=exact,
             report=self._run.reporter(Stage.AUDIT),
         )
@@ -162,7 +162,7 @@ class Builder:
     def _note(
         self,
         attempt: str,
-        artefact: Artefact | None,
+        artifact: Artifact | None,
         verdict: Verdict | None,
         intermediates: dict[str, str],
     ) -> None:
@@ -171,8 +171,8 @@ class Builder:
         tried = {
             "epoch": run.lease.epoch,
             "attempt": attempt,
-            "method": artefact.method if artefact else run.job.method,
-            "training": artefact.metrics if artefact else {},
+            "method": artifact.method if artifact else run.job.method,
+            "training": artifact.metrics if artifact else {},
             "outcome": verdict.outcome.value if verdict else None,
             "audit": verdict.figures if verdict else {},
         }

@@ -29,31 +29,31 @@ _LOOK_EVERY: Final = 0.1
 def publish(run: JobRun, built: Built, parent: Release | None) -> None:
     """Move the weights to their place and write their row: a candidate, served by nobody yet."""
     run.begin(Stage.PUBLISH)
-    name = release_id(built.artefact.digest)
+    name = release_id(built.artifact.digest)
     path = run.context.artifacts.release_path(name)
     run.check()  # A claim that was frozen here must not move anything any more.
-    run.context.artifacts.publish(built.artefact.directory, path)
+    run.context.artifacts.publish(built.artifact.directory, path)
     with run.writing() as uow:
         rollout.publish(
             uow,
             run.lease,
             Release(
                 id=name,
-                digest=built.artefact.digest,
+                digest=built.artifact.digest,
                 parent=parent.id if parent else None,
                 job_id=run.job.id,
                 status=ReleaseStatus.CANDIDATE,
-                method=built.artefact.method,
+                method=built.artifact.method,
                 outcome=built.outcome,
                 path=path,
-                metrics={"training": built.artefact.metrics, "audit": built.figures},
+                metrics={"training": built.artifact.metrics, "audit": built.figures},
                 error_budget_spent=built.error_budget_spent,
                 created_at=uow.state.now(),
             ),
         )
         # An escalated job says what it ended with.
-        uow.jobs.update(run.lease, method=built.artefact.method)
-    run.job = run.job.evolve(release=name, method=built.artefact.method)
+        uow.jobs.update(run.lease, method=built.artifact.method)
+    run.job = run.job.evolve(release=name, method=built.artifact.method)
 
 
 def roll_out(run: JobRun, name: str) -> None:

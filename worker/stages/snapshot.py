@@ -14,7 +14,7 @@ import numpy as np
 
 from app.domain.requests import Scope
 from models.data.interactions import Interactions, ItemRecord, UserRecord
-from worker.learner import ForgetSet, FrozenData
+from worker.learner import DataSnapshot, ForgetSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
 
 
-def freeze(
-    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, *, job_id: str, cohort_share: float
-) -> FrozenData:
+def take_snapshot(
+    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, *, job_id: str, holdout_share: float
+) -> DataSnapshot:
     """Read the data of a job in one snapshot."""
     with uow_factory(write=False) as uow:
         version = uow.state.data_version()
@@ -36,12 +36,12 @@ def freeze(
         forget = forget_set(requests)
         others = _Suppressed(uow.suppressions.all_hashes() - own, pseudonyms, forget)
         data = _read(uow, others)
-    return FrozenData(
+    return DataSnapshot(
         version=version,
         data=data,
         forget=forget,
-        cohort=frozenset(
-            user.id for user in data.users if pseudonyms.never_trained(user.id, cohort_share)
+        holdout=frozenset(
+            user.id for user in data.users if pseudonyms.never_trained(user.id, holdout_share)
         ),
         job_id=job_id,
     )
@@ -89,8 +89,8 @@ class _Suppressed:
 
 
 def _read(uow: UnitOfWork, others: _Suppressed) -> Interactions:
-    items = _by_slot(uow.people.items())
-    slots = {item.id: slot for slot, item in enumerate(items)}
+    items = _by_item_index(uow.people.items())
+    item_indices = {item.id: item_index for item_index, item in enumerate(items)}
     late_items = {item.id for item in items if others.item(item.id)}
     people = list(uow.people.users())
     late_users = {user.id for user in people if others.user(user.id)}
@@ -105,25 +105,25 @@ def _read(uow: UnitOfWork, others: _Suppressed) -> Interactions:
     return _table(
         tuple(UserRecord(id=user.id, attributes=user.attributes) for user in users),
         tuple(items),
-        slots,
+        item_indices,
         rows,
     )
 
 
-def _by_slot(items: Sequence[Item]) -> list[ItemRecord]:
+def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
     """Return records whose index is the item's slot; a slot that nobody holds gets a blank."""
-    size = max((item.slot for item in items), default=-1) + 1
-    records = [ItemRecord(id=f"\0slot {slot}", title="") for slot in range(size)]
+    size = max((item.item_index for item in items), default=-1) + 1
+    records = [ItemRecord(id=f"\0slot {item_index}", title="") for item_index in range(size)]
     for item in items:
         attributes = {name: tuple(values) for name, values in item.attributes.items()}
-        records[item.slot] = ItemRecord(id=item.id, title=item.title, attributes=attributes)
+        records[item.item_index] = ItemRecord(id=item.id, title=item.title, attributes=attributes)
     return records
 
 
 def _table(
     users: tuple[UserRecord, ...],
     items: tuple[ItemRecord, ...],
-    slots: Mapping[str, int],
+    item_indices: Mapping[str, int],
     rows: Iterable[Interaction],
 ) -> Interactions:
     index = {user.id: position for position, user in enumerate(users)}
@@ -131,7 +131,7 @@ def _table(
     rating, timestamp = array("f"), array("q")
     for row in rows:
         user.append(index[row.user_id])
-        item.append(slots[row.item_id])
+        item.append(item_indices[row.item_id])
         rating.append(row.rating)
         timestamp.append(row.timestamp)
     return Interactions(

@@ -21,7 +21,7 @@ from app.api.schemas_recommend import (
     RefusedAnswer,
 )
 from app.domain.errors import InvalidInputError, LetheError
-from app.domain.recommendations import MAX_EXPLAINED, Question
+from app.domain.recommendations import MAX_EXPLAINED, RecommendationQuery
 
 router = APIRouter(tags=["recommendations"])
 
@@ -68,7 +68,7 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
     """Return the items that the user will like best, all scored by the one release named."""
     if explain and n > MAX_EXPLAINED:
         raise InvalidInputError(f"explain takes an n of at most {MAX_EXPLAINED}.")
-    question = Question(
+    query = RecommendationQuery(
         person=user_id,
         n=n,
         offset=offset,
@@ -77,11 +77,11 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
         explain=explain,
         fallback=fallback,
     )
-    held = await gateway.recommender.held(question, if_none_match or frozenset())
+    held = await gateway.recommender.held(query, if_none_match or frozenset())
     if held is not None:
         return not_modified(held)
     deadline = None if deadline_ms is None else deadline_ms / _MILLISECONDS
-    answer = await gateway.recommender.recommend(question, deadline=deadline)
+    answer = await gateway.recommender.recommend(query, deadline=deadline)
     answered(response, answer.tag)
     return RecommendAnswer.of(answer)
 
@@ -94,7 +94,7 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
 async def rank(body: RecommendBody, gateway: TheGateway, response: Response) -> RecommendAnswer:
     """Rank given items, or recommend to a visitor of whom nothing is stored."""
     deadline = None if body.deadline_ms is None else body.deadline_ms / _MILLISECONDS
-    answer = await gateway.recommender.recommend(body.question(), deadline=deadline)
+    answer = await gateway.recommender.recommend(body.query(), deadline=deadline)
     answered(response)
     return RecommendAnswer.of(answer)
 
@@ -108,14 +108,14 @@ async def recommend_batch(
     body: RecommendBatchBody, gateway: TheGateway, response: Response
 ) -> RecommendBatchAnswer:
     """Recommend to several users in one call, read together; one that fails fails alone."""
-    questions = body.questions()
-    answers = await gateway.recommender.recommend_all(questions)
+    queries = body.queries()
+    answers = await gateway.recommender.recommend_all(queries)
     answered(response)
     return RecommendBatchAnswer(
         items=[RecommendAnswer.of(one) for one in answers if not isinstance(one, LetheError)],
         refused=[
-            RefusedAnswer.of(str(question.person), one)
-            for question, one in zip(questions, answers, strict=True)
+            RefusedAnswer.of(str(query.person), one)
+            for query, one in zip(queries, answers, strict=True)
             if isinstance(one, LetheError)
         ],
     )

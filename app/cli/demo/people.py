@@ -35,7 +35,7 @@ def choose(installation: Installation) -> Cast:
         for interaction in uow.people.interactions():
             held.setdefault(interaction.user_id, []).append(interaction.timestamp)
     bound = np.quantile([time for times in held.values() for time in times], _TRAINED_SHARE)
-    share = installation.settings.cohort_share
+    share = installation.settings.holdout_share
     trained = {
         user: len(times)
         for user, times in held.items()

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from app.domain.catalog import Item
-    from app.domain.recommendations import AttributeFilter, Question
+    from app.domain.recommendations import AttributeFilter, RecommendationQuery
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs, Recheck
     from app.serving.retrieval.first_stage import Candidates
 
 
-class Questions:
+class QueryReader:
     """What the database and the first stage say to questions; thread-safe."""
 
     def __init__(
@@ -44,13 +44,13 @@ class Questions:
         self._open_items = OpenItems()
         self.tier = tier
 
-    def read(self, questions: Sequence[Question]) -> list[Asked | LetheError]:
+    def read(self, queries: Sequence[RecommendationQuery]) -> list[Asked | LetheError]:
         """Return each with its inputs, or with what keeps it alone from being answered.
 
         Raises UnavailableError, which keeps all of them.
         """
         with self._uow(write=False) as uow:
-            return [self._read_one(uow, question) for question in questions]
+            return [self._read_one(uow, query) for query in queries]
 
     def recheck(self, asked: Sequence[Asked]) -> Recheck:
         """Look once more, in a new snapshot."""
@@ -59,12 +59,12 @@ class Questions:
         with self._uow(write=False) as uow:
             return recheck(uow, self._pseudonyms, people, oldest)
 
-    def held(self, question: Question, tags: AbstractSet[str]) -> str | None:
+    def held(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
         """Return the tag of the present answer if it is one of these; raises GoneError."""
-        if not isinstance(question.person, str):
+        if not isinstance(query.person, str):
             return None
         with self._uow(write=False) as uow:
-            standing = uow.state.standing([self._pseudonyms.user(question.person)])
+            standing = uow.state.standing([self._pseudonyms.user(query.person)])
         if standing.suppressed:
             raise GoneError
         if standing.alias.live is None:
@@ -86,27 +86,25 @@ class Questions:
         with self._uow(write=False) as uow:
             return recheck(uow, self._pseudonyms, (), version).changed_by_forget
 
-    def _read_one(self, uow: UnitOfWork, question: Question) -> Asked | LetheError:
+    def _read_one(self, uow: UnitOfWork, query: RecommendationQuery) -> Asked | LetheError:
         try:
-            inputs, unknown = self._inputs(uow, question)
-            start, stop = (0, 0) if question.item_ids else tiers(question, self.tier)
-            proposal = self._candidates.propose(uow, inputs, question, start, stop)
+            inputs, unknown = self._inputs(uow, query)
+            start, stop = (0, 0) if query.item_ids else tiers(query, self.tier)
+            proposal = self._candidates.propose(uow, inputs, query, start, stop)
         except UnavailableError:
             raise
         except LetheError as error:
             return error
-        return Asked(
-            question=question, inputs=inputs, proposal=proposal, start=start, unknown=unknown
-        )
+        return Asked(query=query, inputs=inputs, proposal=proposal, start=start, unknown=unknown)
 
-    def _inputs(self, uow: UnitOfWork, question: Question) -> tuple[Inputs, bool]:
+    def _inputs(self, uow: UnitOfWork, query: RecommendationQuery) -> tuple[Inputs, bool]:
         """Return the inputs, and whether they are those of somebody unknown."""
-        person = question.person
+        person = query.person
         if isinstance(person, Visitor):
             return read_visitor(uow, person, self._open_items), False
         try:
             return read_inputs(uow, self._pseudonyms, person, self._open_items), False
         except UnknownUserError:
-            if not question.fallback:
+            if not query.fallback:
                 raise
         return read_visitor(uow, Visitor(), self._open_items), True

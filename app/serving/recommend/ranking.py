@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.domain.catalog import Item
-    from app.domain.recommendations import Question
+    from app.domain.recommendations import RecommendationQuery
     from app.services.recommendation_inputs import Inputs
-    from app.serving.replica.live_model import Twin
+    from app.serving.replica.live_model import ServingModel
     from app.serving.retrieval.first_stage import Proposal
     from app.serving.scorers.base import Scorer
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
@@ -37,7 +37,7 @@ _REASONS: Final = 3
 class Asked:
     """A question with all that its answer is made from."""
 
-    question: Question
+    query: RecommendationQuery
     inputs: Inputs
     proposal: Proposal
     #: The tiers that the page lies in begin at this place of the first stage's order.
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def user_id(self) -> str | None:
-        person = self.question.person
+        person = self.query.person
         return person if isinstance(person, str) else None
 
     def request(self) -> ScoringRequest:
@@ -74,23 +74,29 @@ class Asked:
         )
 
 
-def tiers(question: Question, size: int) -> tuple[int, int]:
+def tiers(query: RecommendationQuery, size: int) -> tuple[int, int]:
     """Return from where to where in the first stage's order the page's tiers reach."""
-    first = question.offset // size
-    last = (question.offset + question.n - 1) // size
+    first = query.offset // size
+    last = (query.offset + query.n - 1) // size
     return first * size, (last + 1) * size
 
 
-def by_model(twin: Twin, questions: Sequence[Asked], size: int) -> list[Recommendation]:
+def by_model(
+    serving_model: ServingModel, queries: Sequence[Asked], size: int
+) -> list[Recommendation]:
     """Answer with the scores of one release; raises ReleaseLostError.
 
     Equal scores go by slot, so that answers reproduce.
     """
-    requests = [asked.request() for asked in questions]
+    requests = [asked.request() for asked in queries]
     scores = (
-        [twin.scorer.score(requests[0])] if len(requests) == 1 else twin.scorer.score_all(requests)
+        [serving_model.scorer.score(requests[0])]
+        if len(requests) == 1
+        else serving_model.scorer.score_all(requests)
     )
-    return [_answer(twin, asked, own, size) for asked, own in zip(questions, scores, strict=True)]
+    return [
+        _answer(serving_model, asked, own, size) for asked, own in zip(queries, scores, strict=True)
+    ]
 
 
 def by_first_stage(asked: Asked) -> Recommendation:
@@ -104,19 +110,21 @@ def by_first_stage(asked: Asked) -> Recommendation:
     )
 
 
-def _answer(twin: Twin, asked: Asked, scores: NDArray[np.float32], size: int) -> Recommendation:
+def _answer(
+    serving_model: ServingModel, asked: Asked, scores: NDArray[np.float32], size: int
+) -> Recommendation:
     items = asked.proposal.items
-    size = size if asked.question.item_ids is None else max(len(items), 1)
-    slots = np.array([item.slot for item in items], np.int64)
+    size = size if asked.query.item_ids is None else max(len(items), 1)
+    item_indices = np.array([item.item_index for item in items], np.int64)
     tier = np.arange(len(items)) // size
-    order = np.lexsort((slots, -scores, tier)).tolist()
+    order = np.lexsort((item_indices, -scores, tier)).tolist()
     ordered = [(items[place], float(scores[place])) for place in order]
-    answer = _page(asked, ordered, ranked_by=RankedBy.MODEL, release=twin.release_id)
-    if not asked.question.explain or not answer.items:
+    answer = _page(asked, ordered, ranked_by=RankedBy.MODEL, release=serving_model.release_id)
+    if not asked.query.explain or not answer.items:
         return answer
-    begin = asked.question.offset - asked.start
-    page = [asked.proposal.candidates[place] for place in order[begin : begin + asked.question.n]]
-    return _explained(twin.scorer, asked, answer, page)
+    begin = asked.query.offset - asked.start
+    page = [asked.proposal.candidates[place] for place in order[begin : begin + asked.query.n]]
+    return _explained(serving_model.scorer, asked, answer, page)
 
 
 def _page(
@@ -127,19 +135,19 @@ def _page(
     release: str | None = None,
 ) -> Recommendation:
     """Cut the page out of its tiers."""
-    question = asked.question
-    begin = question.offset - asked.start
-    end = begin + question.n
+    query = asked.query
+    begin = query.offset - asked.start
+    end = begin + query.n
     more = end < len(ordered) or asked.proposal.more
     return Recommendation(
         user_id=asked.user_id,
         release=release,
         items=tuple(
             RecommendedItem(item_id=item.id, title=item.title, score=score, rank=rank)
-            for rank, (item, score) in enumerate(ordered[begin:end], start=question.offset + 1)
+            for rank, (item, score) in enumerate(ordered[begin:end], start=query.offset + 1)
         ),
         ranked_by=ranked_by,
-        next_offset=question.offset + question.n if more else None,
+        next_offset=query.offset + query.n if more else None,
         data_version=asked.inputs.data_version,
     )
 

@@ -22,19 +22,19 @@ from app.domain.errors import (
 )
 from app.domain.recommendations import Similar, SimilarItem
 from app.serving.recommend.capacity import Capacity
-from app.serving.recommend.query_reader import Questions
+from app.serving.recommend.query_reader import QueryReader
 from app.serving.recommend.ranking import Asked, by_first_stage, by_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
-    from app.domain.recommendations import AttributeFilter, Question, Recommendation
+    from app.domain.recommendations import AttributeFilter, Recommendation, RecommendationQuery
     from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Recheck
-    from app.serving.replica.live_model import Twin
+    from app.serving.replica.live_model import ServingModel
     from app.serving.replica.replica import Replica
     from app.serving.retrieval.first_stage import Candidates
     from app.settings import Settings
@@ -85,7 +85,7 @@ class RecommendService:
     ) -> None:
         """Make the threads that score."""
         self._replica = replica
-        self._questions = Questions(uow, pseudonyms, candidates, settings.candidates)
+        self._query_reader = QueryReader(uow, pseudonyms, candidates, settings.candidates)
         self.scoring = Capacity(
             threads=settings.threads_that_score, places=settings.scoring_queue, name="lethe-score"
         )
@@ -99,7 +99,7 @@ class RecommendService:
         self.quick.close()
 
     async def recommend(
-        self, question: Question, *, deadline: float | None = None
+        self, query: RecommendationQuery, *, deadline: float | None = None
     ) -> Recommendation:
         """Answer one question.
 
@@ -108,7 +108,7 @@ class RecommendService:
         UnknownItemError, InvalidInputError, NoReleaseError, ReplicaNotReadyError,
         DatabaseUnavailableError, OverloadedError or UnavailableError.
         """
-        scored = self.scoring.run(partial(self.answer, question))
+        scored = self.scoring.run(partial(self.answer, query))
         if deadline is None:
             answer = await scored
         else:
@@ -116,27 +116,27 @@ class RecommendService:
                 async with asyncio.timeout(deadline):
                     answer = await scored
             except (TimeoutError, OverloadedError):
-                answer = await self.quick.run(partial(self.answer_in_haste, question))
+                answer = await self.quick.run(partial(self.answer_from_first_stage, query))
         self._replica.right.require()
         return answer
 
-    async def held(self, question: Question, tags: AbstractSet[str]) -> str | None:
+    async def held(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
         """Return the present answer's tag where the caller's `tags` hold it; raises GoneError."""
         if not tags:
             return None
         try:
-            tag = await self.quick.run(partial(self._questions.held, question, tags))
+            tag = await self.quick.run(partial(self._query_reader.held, query, tags))
         except OverloadedError:
             return None  # Then the answer is made: there may be a place for that.
         self._replica.right.require()
         return tag
 
     async def recommend_all(
-        self, questions: Sequence[Question]
+        self, queries: Sequence[RecommendationQuery]
     ) -> list[Recommendation | LetheError]:
         """Answer several questions jointly; each has its own answer or its own error."""
-        work = partial(self.answer_all, questions)
-        answers = await self.scoring.run(work, weight=len(questions))
+        work = partial(self.answer_all, queries)
+        answers = await self.scoring.run(work, weight=len(queries))
         self._replica.right.require()
         return answers
 
@@ -147,21 +147,24 @@ class RecommendService:
         return answer
 
     def answer(
-        self, question: Question, *, before_recheck: Callable[[], None] | None = None
+        self, query: RecommendationQuery, *, before_recheck: Callable[[], None] | None = None
     ) -> Recommendation:
         """Do the work of `recommend` on this thread; `before_recheck` is for watching it."""
-        (found,) = self.answer_all([question], before_recheck=before_recheck)
+        (found,) = self.answer_all([query], before_recheck=before_recheck)
         if isinstance(found, LetheError):
             raise found
         return found
 
     def answer_all(
-        self, questions: Sequence[Question], *, before_recheck: Callable[[], None] | None = None
+        self,
+        queries: Sequence[RecommendationQuery],
+        *,
+        before_recheck: Callable[[], None] | None = None,
     ) -> list[Recommendation | LetheError]:
         """Do the work of `recommend_all` on this thread."""
         attempts = _Attempts()
         while True:
-            read = self._questions.read(questions)
+            read = self._query_reader.read(queries)
             asked = [one for one in read if isinstance(one, Asked)]
             if not asked:
                 return [one for one in read if isinstance(one, LetheError)]
@@ -179,14 +182,14 @@ class RecommendService:
         ready = iter(made.answers)
         return [next(ready) if isinstance(one, Asked) else one for one in read]
 
-    def answer_in_haste(self, question: Question) -> Recommendation:
+    def answer_from_first_stage(self, query: RecommendationQuery) -> Recommendation:
         """Answer in the first stage's order, on this thread."""
         attempts = _Attempts()
         while True:
-            (asked,) = self._questions.read([replace(question, explain=False)])
+            (asked,) = self._query_reader.read([replace(query, explain=False)])
             if isinstance(asked, LetheError):
                 raise asked
-            now = self._questions.recheck([asked])
+            now = self._query_reader.recheck([asked])
             if now.gone:
                 raise GoneError
             if not now.changed_by_forget:
@@ -197,8 +200,8 @@ class RecommendService:
         """Do the work of `similar` on this thread."""
         attempts = _Attempts()
         while True:
-            pairs, version = self._questions.similar(item_id, n, wanted)
-            if not self._questions.forgotten_since(version):
+            pairs, version = self._query_reader.similar(item_id, n, wanted)
+            if not self._query_reader.forgotten_since(version):
                 items = tuple(
                     SimilarItem(item_id=item.id, title=item.title, score=score, rank=rank)
                     for rank, (item, score) in enumerate(pairs, start=1)
@@ -217,7 +220,7 @@ class RecommendService:
             release, answers = self._answers(asked)
             if before_recheck is not None:
                 before_recheck()
-            now = self._questions.recheck(asked)
+            now = self._query_reader.recheck(asked)
             sound = not (now.gone or now.changed_by_forget)
         finally:
             if not sound:
@@ -235,15 +238,15 @@ class RecommendService:
     ) -> tuple[str | None, list[Recommendation | LetheError] | None]:
         """Return the release asked, and the answers; None where the release is lost meanwhile."""
         alias = asked[0].inputs.alias
-        plain = [one.unknown or (alias.live is None and one.question.fallback) for one in asked]
+        plain = [one.unknown or (alias.live is None and one.query.fallback) for one in asked]
         scored = [one for one, without in zip(asked, plain, strict=True) if not without]
         release: str | None = None
         of_release: Iterator[Recommendation] = iter(())
         if scored:
-            with self._capture(alias) as twin:
-                release = twin.release_id
+            with self._capture(alias) as serving_model:
+                release = serving_model.release_id
                 try:
-                    of_release = iter(by_model(twin, scored, self._questions.tier))
+                    of_release = iter(by_model(serving_model, scored, self._query_reader.tier))
                 except ReleaseLostError:
                     return release, None
         return release, [
@@ -258,11 +261,11 @@ class RecommendService:
             raise ReplicaNotReadyError
 
     @contextmanager
-    def _capture(self, alias: Alias) -> Iterator[Twin]:
+    def _capture(self, alias: Alias) -> Iterator[ServingModel]:
         """Capture the live twin; no release at all is told apart from one not here yet."""
         if alias.live is None:
             raise NoReleaseError
         if self._replica.live.release_id is None:
             raise ReplicaNotReadyError
-        with self._replica.live.capture() as twin:
-            yield twin
+        with self._replica.live.capture() as serving_model:
+            yield serving_model

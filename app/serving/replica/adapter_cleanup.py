@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
-def tidy(uow_factory: UnitOfWorkFactory, scorers: Scorers) -> None:
+def clean_up_adapters(uow_factory: UnitOfWorkFactory, scorers: Scorers) -> None:
     """Unload what the alias does not name; raises EngineError, OSError or of the database.
 
     What is held is asked for before the alias is read. Whatever is loaded by then was named by
@@ -40,7 +40,7 @@ def tidy(uow_factory: UnitOfWorkFactory, scorers: Scorers) -> None:
         _log.info("replica.unloaded", release=release_id)
 
 
-class Tidying:
+class AdapterCleanup:
     """Tidies on the executor whenever the alias has changed, until it has succeeded once."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Tidying:
         if self._done == wanted:
             return True
         if self._running is None and now >= self._again:
-            future = self._executor.submit(tidy, self._uow, self._scorers)
+            future = self._executor.submit(clean_up_adapters, self._uow, self._scorers)
             self._running = wanted, future
             future.add_done_callback(lambda _: self._wake())
         return False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.serving.scorers.base import Scorer
 
 
-class Twin:
+class ServingModel:
     """An immutable release in memory, counting its readers."""
 
     def __init__(self, release_id: str, scorer: Scorer) -> None:
@@ -67,45 +67,45 @@ class Twin:
         self.scorer.close()
 
 
-class LiveTwin:
+class LiveModel:
     """The one reference that every answer goes through."""
 
     def __init__(self) -> None:
         """Start without a release."""
         self._lock = threading.Condition()
-        self._twin: Twin | None = None
+        self._serving_model: ServingModel | None = None
 
     @property
     def release_id(self) -> str | None:
         """Return the release that answers at the moment."""
-        twin = self._twin
-        return None if twin is None else twin.release_id
+        serving_model = self._serving_model
+        return None if serving_model is None else serving_model.release_id
 
     @property
     def lost(self) -> bool:
         """Say whether there is a release, but it can no longer be asked."""
-        twin = self._twin
-        return twin is not None and twin.scorer.lost
+        serving_model = self._serving_model
+        return serving_model is not None and serving_model.scorer.lost
 
     @contextmanager
-    def capture(self) -> Iterator[Twin]:
+    def capture(self) -> Iterator[ServingModel]:
         """Hold the present twin until the block ends; raises NoReleaseError without one."""
         # The lock closes the gap between reading the reference and counting the reader: without
         # it a switch in between would find the old twin idle and free it.
         with self._lock:
-            twin = self._twin
-            if twin is None:
+            serving_model = self._serving_model
+            if serving_model is None:
                 raise NoReleaseError
-            twin.enter()
+            serving_model.enter()
         try:
-            yield twin
+            yield serving_model
         finally:
-            twin.leave()
+            serving_model.leave()
 
-    def switch(self, twin: Twin | None) -> Twin | None:
+    def switch(self, serving_model: ServingModel | None) -> ServingModel | None:
         """Make `twin` the one that answers from now on, and return the one before for draining."""
         with self._lock:
-            before, self._twin = self._twin, twin
+            before, self._serving_model = self._serving_model, serving_model
             self._lock.notify_all()
         return before
 

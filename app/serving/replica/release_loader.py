@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.serving.replica.live_model import Twin
+from app.serving.replica.live_model import ServingModel
 from app.serving.scorers.engine import EngineScorers
 from app.serving.scorers.sglang import SglangWire
 from app.serving.scorers.vllm import VllmWire
@@ -26,7 +26,7 @@ class ReleaseLoader:
         self._artifacts = artifacts
         self.scorers = scorers
 
-    def __call__(self, release: Release) -> Twin:
+    def __call__(self, release: Release) -> ServingModel:
         """Return the release as a twin; raises CheckpointError, EngineError or OSError.
 
         The manifest is checked against what the database says of the release; the scorers check the
@@ -40,7 +40,7 @@ class ReleaseLoader:
                 raise CheckpointError(
                     f"release {release.id} is recorded with another digest than its manifest's"
                 )
-            return Twin(release.id, self.scorers.load(release, directory, manifest))
+            return ServingModel(release.id, self.scorers.load(release, directory, manifest))
         finally:
             self._artifacts.evict(release.path)
 

@@ -12,8 +12,8 @@ import structlog
 
 from app.domain.errors import EngineError
 from app.services.replicas import ReplicaState
-from app.serving.replica.adapter_cleanup import Tidying
-from app.serving.replica.live_model import LiveTwin
+from app.serving.replica.adapter_cleanup import AdapterCleanup
+from app.serving.replica.live_model import LiveModel
 from models.checkpoints.manifest import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
-    from app.serving.replica.live_model import Twin
+    from app.serving.replica.live_model import ServingModel
     from app.serving.replica.release_loader import ReleaseLoader
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class Rollout:
         wake: Callable[[], None],
     ) -> None:
         """Start with nothing; `wake` is called when a step would find something to do."""
-        self.live = LiveTwin()
+        self.live = LiveModel()
         self.swaps = 0
         self._uow = uow
         self._load = loader
@@ -50,26 +50,26 @@ class Rollout:
         self._drain_timeout = drain_timeout
         self._retry_seconds = retry_seconds
         self._wake = wake
-        self._prepared: Twin | None = None
-        self._draining: list[tuple[Twin, float]] = []
-        self._loading: tuple[str, Future[Twin]] | None = None
+        self._prepared: ServingModel | None = None
+        self._draining: list[tuple[ServingModel, float]] = []
+        self._loading: tuple[str, Future[ServingModel]] | None = None
         #: Release → (what went wrong, when to try again).
         self._failed: dict[str, tuple[str, float]] = {}
         self._slow_drain: str | None = None
-        self._tidying = Tidying(
+        self._adapter_cleanup = AdapterCleanup(
             uow, loader.scorers, executor, retry_seconds=retry_seconds, wake=wake
         )
         self._confirmed: str | None = None
         #: Every twin that is not freed yet, wherever it is on its way through.
-        self._twins: set[Twin] = set()
+        self._serving_models: set[ServingModel] = set()
         self._lock = threading.Lock()
 
     def forget(self, user_id: str | None) -> None:
         """Have every release in memory drop what it made of this person, or of everybody."""
         with self._lock:
-            twins = list(self._twins)
-        for twin in twins:
-            twin.scorer.forget(user_id)
+            serving_models = list(self._serving_models)
+        for serving_model in serving_models:
+            serving_model.scorer.forget(user_id)
 
     def state(self) -> ReplicaState:
         """Return what is to be reported: `serving` only once nothing older is left anywhere."""
@@ -85,13 +85,13 @@ class Rollout:
         failures = [message for message, _ in self._failed.values()]
         if self.live.lost:
             failures.append(f"the engine has lost release {self.live.release_id}")
-        return failures[0] if failures else self._slow_drain or self._tidying.problem
+        return failures[0] if failures else self._slow_drain or self._adapter_cleanup.problem
 
     def restart(self, alias: Alias, now: float) -> None:
         """Begin anew under a new registration, keeping nothing but the current release."""
         self._drop_prepared()
         self._failed.clear()
-        self._tidying.restart()
+        self._adapter_cleanup.restart()
         if self.live.release_id != alias.live:
             self._retire(self.live.switch(None), now)
         self._confirmed = None
@@ -110,17 +110,17 @@ class Rollout:
             if release_id not in here:
                 self._begin_load(release_id, now)
         self._finish_draining(now)
-        if self._draining or not self._tidying.done(frozenset(wanted), now):
+        if self._draining or not self._adapter_cleanup.done(frozenset(wanted), now):
             return
         if self.live.release_id == alias.live:
             self._confirmed = alias.live
 
     def close(self) -> None:
         """Drain what answers and drop everything, at shutdown."""
-        twin = self.live.switch(None)
-        if twin is not None:
-            twin.drain(self._drain_timeout)
-            self._free(twin)
+        serving_model = self.live.switch(None)
+        if serving_model is not None:
+            serving_model.drain(self._drain_timeout)
+            self._free(serving_model)
         self._drop_prepared()
 
     def _prepared_id(self) -> str | None:
@@ -145,9 +145,9 @@ class Rollout:
         release_id, future = self._loading
         self._loading = None
         try:
-            twin = future.result()
+            serving_model = future.result()
             with self._lock:
-                self._twins.add(twin)
+                self._serving_models.add(serving_model)
         except (CheckpointError, EngineError, OSError, RuntimeError, MemoryError) as error:
             _log.warning("replica.load_failed", release=release_id, error=str(error))
             message = f"release {release_id} cannot be loaded: {type(error).__name__}"
@@ -156,21 +156,21 @@ class Rollout:
         self._failed.pop(release_id, None)
         if release_id in wanted:
             self._drop_prepared()
-            self._prepared = twin
+            self._prepared = serving_model
         else:
-            self._free(twin)
+            self._free(serving_model)
 
-    def _switch(self, twin: Twin, now: float) -> None:
+    def _switch(self, serving_model: ServingModel, now: float) -> None:
         self._prepared = None
-        before = self.live.switch(twin)
+        before = self.live.switch(serving_model)
         self.swaps += 1
-        _log.info("replica.switched", release=twin.release_id)
+        _log.info("replica.switched", release=serving_model.release_id)
         self._retire(before, now)
 
-    def _retire(self, twin: Twin | None, now: float) -> None:
-        if twin is not None:
-            self._draining.append((twin, now + self._drain_timeout))
-            twin.when_idle(self._wake)
+    def _retire(self, serving_model: ServingModel | None, now: float) -> None:
+        if serving_model is not None:
+            self._draining.append((serving_model, now + self._drain_timeout))
+            serving_model.when_idle(self._wake)
 
     def _finish_draining(self, now: float) -> None:
         """Free what nobody reads any more; a reader that stays too long is a problem to report.
@@ -179,13 +179,13 @@ class Rollout:
         answer is checked against the alias, and the roll-out waits or fences this replica.
         """
         waiting = []
-        for twin, deadline in self._draining:
-            if twin.idle:
-                self._free(twin)
+        for serving_model, deadline in self._draining:
+            if serving_model.idle:
+                self._free(serving_model)
             else:
-                waiting.append((twin, deadline))
+                waiting.append((serving_model, deadline))
         self._draining = waiting
-        late = [twin.release_id for twin, deadline in waiting if now >= deadline]
+        late = [serving_model.release_id for serving_model, deadline in waiting if now >= deadline]
         self._slow_drain = f"release {late[0]} is still being read" if late else None
 
     def _drop_prepared(self) -> None:
@@ -193,7 +193,7 @@ class Rollout:
             self._free(self._prepared)
             self._prepared = None
 
-    def _free(self, twin: Twin) -> None:
-        twin.free()
+    def _free(self, serving_model: ServingModel) -> None:
+        serving_model.free()
         with self._lock:
-            self._twins.discard(twin)
+            self._serving_models.discard(serving_model)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
-    from app.serving.replica.live_model import LiveTwin
+    from app.serving.replica.live_model import LiveModel
     from app.serving.replica.release_loader import ReleaseLoader
     from app.serving.retrieval.first_stage import Candidates
     from app.settings import Settings
@@ -88,7 +88,7 @@ class Replica:
         return self._id
 
     @property
-    def live(self) -> LiveTwin:
+    def live(self) -> LiveModel:
         """Return the reference that answers go through."""
         return self._rollout.live
 

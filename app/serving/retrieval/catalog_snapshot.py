@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 _NAMED: Final = 20
 
 
-class Shelf:
+class CatalogSnapshot:
     """An immutable snapshot of the items; what filters need is worked out when first asked for."""
 
     def __init__(self, items: Sequence[Item] = ()) -> None:
         """Take the whole catalogue, retired items included."""
-        self.by_slot = {item.slot: item for item in items}
+        self.by_item_index = {item.item_index: item for item in items}
         self.by_id = {item.id: item for item in items if not item.retired}
         self._candidates: dict[int, Candidate] = {}
-        self.size = 1 + max(self.by_slot, default=-1)
+        self.size = 1 + max(self.by_item_index, default=-1)
         #: By slot, whether an item is on offer; None where all are.
         self._offered: NDArray[np.bool_] | None = None
-        withdrawn = [item.slot for item in items if not item.available]
+        withdrawn = [item.item_index for item in items if not item.available]
         if withdrawn:
             self._offered = np.ones(self.size, np.bool_)
             self._offered[withdrawn] = False
-        self._slots: dict[str, dict[str, NDArray[np.int64]]] | None = None
+        self._item_indices: dict[str, dict[str, NDArray[np.int64]]] | None = None
 
     def candidate(self, item: Item) -> Candidate:
         """Return what a model is asked of this item; it is made once."""
-        known = self._candidates.get(item.slot)
+        known = self._candidates.get(item.item_index)
         if known is None:
-            known = Candidate(item.slot, item.attributes, item.title)
-            self._candidates[item.slot] = known
+            known = Candidate(item.item_index, item.attributes, item.title)
+            self._candidates[item.item_index] = known
         return known
 
-    def slots_of(self, item_ids: Iterable[str]) -> set[int]:
+    def item_indices_of(self, item_ids: Iterable[str]) -> set[int]:
         """Return the slots of those ids that are on the shelf."""
-        return {self.by_id[each].slot for each in item_ids if each in self.by_id}
+        return {self.by_id[each].item_index for each in item_ids if each in self.by_id}
 
     def passing(self, wanted: AttributeFilter) -> NDArray[np.bool_] | None:
         """Return by slot whether an item is on offer and passes; None where all are and do.
@@ -76,14 +76,14 @@ class Shelf:
         return having
 
     def _attributes(self) -> Mapping[str, Mapping[str, NDArray[np.int64]]]:
-        if self._slots is None:
+        if self._item_indices is None:
             found: dict[str, dict[str, list[int]]] = {}
             for item in self.by_id.values():
                 for name, values in item.attributes.items():
                     for value in values:
-                        found.setdefault(name, {}).setdefault(value, []).append(item.slot)
-            self._slots = {
-                name: {value: np.array(slots) for value, slots in values.items()}
+                        found.setdefault(name, {}).setdefault(value, []).append(item.item_index)
+            self._item_indices = {
+                name: {value: np.array(item_indices) for value, item_indices in values.items()}
                 for name, values in found.items()
             }
-        return self._slots
+        return self._item_indices

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.domain.catalog import Item
-    from app.domain.recommendations import AttributeFilter, Question
+    from app.domain.recommendations import AttributeFilter, RecommendationQuery
     from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
-    from app.serving.retrieval.catalog_snapshot import Shelf
+    from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
     from app.serving.retrieval.index_building import Counted
     from models.prompts.scoring_inputs import Candidate
 
@@ -112,7 +112,7 @@ class Candidates:
                     self._state = fresh
 
     def propose(
-        self, uow: UnitOfWork, inputs: Inputs, question: Question, start: int, stop: int
+        self, uow: UnitOfWork, inputs: Inputs, query: RecommendationQuery, start: int, stop: int
     ) -> Proposal:
         """Propose the items from place `start` to `stop`, none of them retired or being forgotten.
 
@@ -122,27 +122,32 @@ class Candidates:
         """
         with self._lock:
             state = self._current(uow, inputs.data_version)
-            shelf = state.shelf
-            events, history, history_ids = _usable_history(shelf, inputs)
-            barred = set(inputs.suppressed_item_ids)
-            if question.exclude_seen:
-                barred |= inputs.seen_item_ids
-            exclude = shelf.slots_of(barred)
-            allowed = shelf.passing(question.filter)
-            if question.item_ids is not None:
-                require_items(set(question.item_ids), shelf.by_id)
-                allowed = _only(shelf.slots_of(question.item_ids), shelf.size, allowed)
-                start, stop = 0, len(question.item_ids)
-            found = state.index.propose(events, stop + 1, barred=exclude, allowed=allowed)
-            slots = found.slots.tolist()
-            items = tuple(shelf.by_slot[slot] for slot in slots[start:stop])
-            candidates = tuple(shelf.candidate(item) for item in items)
+            catalog_snapshot = state.catalog_snapshot
+            events, history, history_ids = _usable_history(catalog_snapshot, inputs)
+            excluded = set(inputs.suppressed_item_ids)
+            if query.exclude_seen:
+                excluded |= inputs.seen_item_ids
+            exclude = catalog_snapshot.item_indices_of(excluded)
+            allowed = catalog_snapshot.passing(query.filter)
+            if query.item_ids is not None:
+                require_items(set(query.item_ids), catalog_snapshot.by_id)
+                allowed = _only(
+                    catalog_snapshot.item_indices_of(query.item_ids), catalog_snapshot.size, allowed
+                )
+                start, stop = 0, len(query.item_ids)
+            found = state.index.propose(events, stop + 1, excluded=exclude, allowed=allowed)
+            item_indices = found.item_indices.tolist()
+            items = tuple(
+                catalog_snapshot.by_item_index[item_index]
+                for item_index in item_indices[start:stop]
+            )
+            candidates = tuple(catalog_snapshot.candidate(item) for item in items)
         return Proposal(
             items=items,
             candidates=candidates,
             history=history,
             history_ids=history_ids,
-            more=len(slots) > stop,
+            more=len(item_indices) > stop,
         )
 
     def similar(
@@ -157,16 +162,20 @@ class Candidates:
         """Return up to `n` items that are liked by those who like this one; UnknownItemError."""
         with self._lock:
             state = self._current(uow, version)
-            shelf = state.shelf
-            require_items({item_id}, () if item_id in suppressed else shelf.by_id)
+            catalog_snapshot = state.catalog_snapshot
+            require_items({item_id}, () if item_id in suppressed else catalog_snapshot.by_id)
             found = state.index.similar(
-                shelf.by_id[item_id].slot,
+                catalog_snapshot.by_id[item_id].item_index,
                 n,
-                barred=shelf.slots_of(suppressed),
-                allowed=shelf.passing(wanted),
+                excluded=catalog_snapshot.item_indices_of(suppressed),
+                allowed=catalog_snapshot.passing(wanted),
             )
-            pairs = zip(found.slots.tolist(), found.scores.tolist(), strict=True)
-            return [(shelf.by_slot[slot], score) for slot, score in pairs if score > 0]
+            pairs = zip(found.item_indices.tolist(), found.scores.tolist(), strict=True)
+            return [
+                (catalog_snapshot.by_item_index[item_index], score)
+                for item_index, score in pairs
+                if score > 0
+            ]
 
     def _current(self, uow: UnitOfWork, version: int) -> Counted:
         """Return the statistics with every deletion of this snapshot applied; under the lock."""
@@ -198,7 +207,7 @@ class Candidates:
         if nameless & _NEVER_WAITS or len(users) > _MOST_CHANGED_USERS:
             return False
         if any(one.kind == "items" for one in changes):
-            state.take_catalogue(uow.people.items())
+            state.take_catalog(uow.people.items())
         for user_id in users:
             self._on_change(user_id)
         self._replace(uow, state, users)
@@ -216,31 +225,37 @@ class Candidates:
             state.index.replace_user(
                 user_id,
                 [
-                    (state.shelf.by_id[one.item_id].slot, one.rating, one.timestamp)
+                    (
+                        state.catalog_snapshot.by_id[one.item_id].item_index,
+                        one.rating,
+                        one.timestamp,
+                    )
                     for one in history
-                    if one.item_id in state.shelf.by_id
+                    if one.item_id in state.catalog_snapshot.by_id
                 ],
             )
 
 
 def _usable_history(
-    shelf: Shelf, inputs: Inputs
+    catalog_snapshot: CatalogSnapshot, inputs: Inputs
 ) -> tuple[list[Event], tuple[HistoryEvent, ...], tuple[str, ...]]:
     """Return what the first stage and the model read of a history, and the items' ids."""
     known = [
-        (shelf.by_id[one.item_id], one) for one in inputs.history if one.item_id in shelf.by_id
+        (catalog_snapshot.by_id[one.item_id], one)
+        for one in inputs.history
+        if one.item_id in catalog_snapshot.by_id
     ]
     return (
-        [Event(item.slot, one.rating, one.timestamp) for item, one in known],
-        tuple(HistoryEvent(item.slot, one.rating, item.title) for item, one in known),
+        [Event(item.item_index, one.rating, one.timestamp) for item, one in known],
+        tuple(HistoryEvent(item.item_index, one.rating, item.title) for item, one in known),
         tuple(item.id for item, _ in known),
     )
 
 
 def _only(
-    slots: Collection[int], size: int, allowed: NDArray[np.bool_] | None
+    item_indices: Collection[int], size: int, allowed: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
     """Return by slot whether it is one of these and allowed."""
     mask = np.zeros(size, np.bool_)
-    mask[list(slots)] = True
+    mask[list(item_indices)] = True
     return mask if allowed is None else mask & allowed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.serving.retrieval.catalog_snapshot import Shelf
+from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.retrieval.candidate_index import CandidateIndex
 
@@ -28,26 +28,28 @@ class Counted:
     """An index and the catalogue that it counts over, as of `version`."""
 
     index: CandidateIndex
-    shelf: Shelf
+    catalog_snapshot: CatalogSnapshot
     version: int
 
-    def take_catalogue(self, items: Sequence[Item]) -> None:
+    def take_catalog(self, items: Sequence[Item]) -> None:
         """Take titles and attributes anew, and retire what has been retired since."""
         for item in items:
-            before = self.shelf.by_slot.get(item.slot)
+            before = self.catalog_snapshot.by_item_index.get(item.item_index)
             if item.retired and (before is None or not before.retired):
-                self.index.retire(item.slot)
-        self.shelf = Shelf(items)
-        self.index.grow(self.shelf.size)
-        self.index.describe({item.slot: item.attributes for item in self.shelf.by_id.values()})
+                self.index.retire(item.item_index)
+        self.catalog_snapshot = CatalogSnapshot(items)
+        self.index.grow(self.catalog_snapshot.size)
+        self.index.describe(
+            {item.item_index: item.attributes for item in self.catalog_snapshot.by_id.values()}
+        )
 
 
 def count_all(uow: UnitOfWork, pseudonyms: Pseudonyms) -> Counted:
     """Count the whole snapshot, leaving out everything that is suppressed in it."""
     items = uow.people.items()
     index = CandidateIndex.build(_usable_interactions(uow, pseudonyms, items))
-    counted = Counted(index, Shelf(), uow.state.data_version())
-    counted.take_catalogue(items)
+    counted = Counted(index, CatalogSnapshot(), uow.state.data_version())
+    counted.take_catalog(items)
     return counted
 
 
@@ -58,8 +60,8 @@ def _usable_interactions(
 
     A row takes 20 bytes, because millions of them as Python objects would take gigabytes.
     """
-    slots = {item.id: item.slot for item in items}
-    catalogue = 1 + max(slots.values(), default=-1)
+    item_indices = {item.id: item.item_index for item in items}
+    catalog = 1 + max(item_indices.values(), default=-1)
     hashes = uow.suppressions.all_hashes()
     hidden = uow.requests.open_item_ids() if hashes else set()
     gone: dict[str, bool] = {}
@@ -75,12 +77,12 @@ def _usable_interactions(
                 continue
         user = users.setdefault(one.user_id, len(users))
         columns[0].append(user)
-        columns[1].append(slots[one.item_id])
+        columns[1].append(item_indices[one.item_id])
         columns[2].append(one.rating)
         columns[3].append(one.timestamp)
     return Interactions(
         users=tuple(UserRecord(id=user_id) for user_id in users),
-        items=tuple(ItemRecord(id=str(slot), title="") for slot in range(catalogue)),
+        items=tuple(ItemRecord(id=str(item_index), title="") for item_index in range(catalog)),
         user=np.array(columns[0], np.int32),
         item=np.array(columns[1], np.int32),
         rating=np.array(columns[2], np.float32),

@@ -167,7 +167,7 @@ class Engine:
     ) -> list[float]:
         """Return P(first answer) for each prompt; raises ReleaseLostError for an unknown name."""
         prompts = Prompts.of(rows)
-        response = self._post(self._wire.question(adapter, prompts, answers, salt))
+        response = self._post(self._wire.query(adapter, prompts, answers, salt))
         if response.status_code in _UNKNOWN and adapter not in self.names():
             raise ReleaseLostError
         if response.status_code != httpx.codes.OK:
@@ -215,7 +215,7 @@ class Engine:
         if adapter in self.names():
             raise EngineError(f"The engine was told to unload {adapter}, and still lists it.")
         anything = Prompts.of([[0, 0]])
-        response = self._post(self._wire.question(adapter, anything, (0, 1), "none"))
+        response = self._post(self._wire.query(adapter, anything, (0, 1), "none"))
         if response.status_code not in _UNKNOWN:
             raise EngineError(
                 f"{adapter} is unloaded, but asking for it was answered {response.status_code}."

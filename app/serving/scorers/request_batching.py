@@ -43,7 +43,7 @@ class _Job:
         return width
 
 
-class Steps:
+class RequestBatcher:
     """The steps of one model."""
 
     def __init__(self, *, tokens: int, at_once: int) -> None:

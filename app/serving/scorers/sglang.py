@@ -27,7 +27,7 @@ class SglangWire:
     def unload(self, adapter: str) -> Call:
         return "/unload_lora_adapter", {"lora_name": adapter}
 
-    def question(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
+    def query(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
         return "/generate", {
             "input_ids": prompts.whole,
             "lora_path": [adapter] * len(prompts),

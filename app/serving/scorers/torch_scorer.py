@@ -10,7 +10,7 @@ import torch
 
 from app.domain.errors import InvalidInputError, NoReleaseError
 from app.serving.scorers.prefix_cache import PrefixCache
-from app.serving.scorers.request_batching import Steps
+from app.serving.scorers.request_batching import RequestBatcher
 from models.checkpoints import checkpoint as checkpoints
 from models.recommender.trainable import let_go
 from models.runtime.devices import Machine, UnknownDeviceError, choose_device, use
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from models.checkpoints.manifest import Manifest
     from models.inference.shared_prefix import Prefix, Reader
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class _Asked(NamedTuple):
     """A request, its N prompts, and the [h] tokens that they share."""
 
     request: ScoringRequest
-    prompts: Encoded
+    prompts: PromptBatch
     shared: torch.Tensor
 
 
@@ -68,7 +68,7 @@ class TorchScorer:
         self._reader = recommender.reader()
         self._recommender: Recommender | None = recommender
         self._cache = PrefixCache(policy.prefix_cache_bytes)
-        self._steps = Steps(tokens=policy.step_tokens, at_once=policy.steps_at_once)
+        self._steps = RequestBatcher(tokens=policy.step_tokens, at_once=policy.steps_at_once)
         #: Whether a request is one step with all that belongs to it: where passes are short and
         #: nobody joins them, threads that prepare beside them would hold each other up.
         self._steps_alone = self._reader is not None and not self._reader.joins

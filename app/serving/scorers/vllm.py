@@ -28,7 +28,7 @@ class VllmWire:
     def unload(self, adapter: str) -> Call:
         return "/v1/unload_lora_adapter", {"lora_name": adapter}
 
-    def question(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
+    def query(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
         return "/generative_scoring", {
             "model": adapter,
             "query": prompts.shared,

@@ -46,7 +46,7 @@ class Wire(Protocol):
     def unload(self, adapter: str) -> Call:
         """Return how the engine is told to let go of the adapter."""
 
-    def question(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
+    def query(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
         """Return how the adapter is asked for its probabilities of the two answers' tokens.
 
         No state is reused that was cached under another `salt`.

@@ -43,7 +43,7 @@ _PLAIN: Final = (
     "settings",
     "metrics",
     "error",
-    "frozen_version",
+    "snapshot_version",
     "created_at",
     "started_at",
     "finished_at",
@@ -62,7 +62,7 @@ _WRITABLE: Final = frozenset(
         "settings",
         "metrics",
         "error",
-        "frozen_version",
+        "snapshot_version",
     }
 )
 

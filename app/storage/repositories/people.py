@@ -47,7 +47,7 @@ class SqlPeople(Repository):
         return None if row is None else _item(row)
 
     def items(self) -> list[Item]:
-        query = select(ItemRow.__table__).order_by(ItemRow.slot)
+        query = select(ItemRow.__table__).order_by(ItemRow.item_index)
         return [_item(row) for row in self._connection.execute(query)]
 
     def page_of_items(self, limit: int, after: str | None) -> list[Item]:
@@ -133,13 +133,13 @@ class SqlPeople(Repository):
             query = select(ItemRow.id).where(ItemRow.id.in_(portion))
             held.update(self._connection.execute(query).scalars())
         # A retired item keeps its row, so its slot is never given away again.
-        highest = self._connection.execute(select(func.max(ItemRow.slot))).scalar_one()
+        highest = self._connection.execute(select(func.max(ItemRow.item_index))).scalar_one()
         following = 0 if highest is None else highest + 1
         rows = []
         for item_id, title, attributes in latest.values():
             values = {"id": item_id, "title": title, "attributes": attributes, "retired": False}
             # The slot of an item that is held is not in the update's set, so any value will do.
-            rows.append({**values, "slot": following})
+            rows.append({**values, "item_index": following})
             following += item_id not in held
         insert = self._insert(ItemRow)
         changed = {"title": insert.excluded.title, "attributes": insert.excluded.attributes}
@@ -207,7 +207,7 @@ def _item(row: Row[Any]) -> Item:
         id=row.id,
         title=row.title,
         attributes=row.attributes,
-        slot=row.slot,
+        item_index=row.item_index,
         retired=row.retired,
         available=row.available,
     )

@@ -162,7 +162,7 @@ class SqlRequests(Repository):
             .with_for_update(skip_locked=True)
         )
 
-    def freeze_batch(self, request_ids: Sequence[str], job_id: str) -> int:
+    def assign_batch(self, request_ids: Sequence[str], job_id: str) -> int:
         free = or_(RequestRow.status == _R.SCHEDULED.value, _JOBLESS)
         return sum(
             self._changed(

@@ -82,8 +82,8 @@ def test_items_are_added_changed_and_listed(world: World) -> None:
         ids = [item["item_id"] for item in found]
         assert ids == sorted({f"i{n}" for n in range(ITEMS)} | {"films/new", "z"})
         with world.uow(write=False) as uow:
-            slots = {item.id: item.slot for item in uow.people.items()}
-        assert (slots["films/new"], slots["z"]) == (ITEMS, ITEMS + 1)
+            item_indices = {item.id: item.item_index for item in uow.people.items()}
+        assert (item_indices["films/new"], item_indices["z"]) == (ITEMS, ITEMS + 1)
 
     run(world, scenario)
 

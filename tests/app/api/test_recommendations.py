@@ -355,7 +355,7 @@ def _likes(world: World, users: list[str]) -> dict[str, set[str]]:
         ("POST", "/recommend/batch", {"json": {"user_ids": ["u1"] * 51}}),
     ],
 )
-def test_bad_questions_are_refused_at_the_edge(
+def test_bad_queries_are_refused_at_the_edge(
     world: World, method: str, path: str, options: dict[str, Any]
 ) -> None:
     async def ask() -> httpx.Response:

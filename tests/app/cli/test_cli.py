@@ -290,11 +290,11 @@ def test_a_child_that_keeps_ending_is_started_later_and_later() -> None:
     watched = Supervised(child)
     now, waited = 0.0, []
     for _ in range(6):
-        assert "starting it again" in watched.look(now)
+        assert "starting it again" in watched.check(now)
         waited.append((watched.restart_at or 0.0) - now)
-        assert watched.look(now) == ""  # It waits.
+        assert watched.check(now) == ""  # It waits.
         now += waited[-1]
-        watched.look(now)
+        watched.check(now)
         child.process.wait()
     child.kill()
     assert waited == sorted(waited)

@@ -83,15 +83,15 @@ def one(user_id: str, item_id: str = "i1") -> Interaction:
 
 
 def test_a_user_is_gone_from_the_request_on(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         seen = read_inputs(uow, pseudonyms, "ann")
         other = read_inputs(uow, pseudonyms, "bob")
     assert [i.item_id for i in seen.history] == ["i0", "i1", "i2", "i3"]
     assert seen.user.attributes == {"gender": "F"}
     forget("ann")
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         with pytest.raises(GoneError):
             read_inputs(uow, pseudonyms, "ann")
         again = recheck(uow, pseudonyms, ["ann"], seen.data_version)
@@ -102,16 +102,16 @@ def test_a_user_is_gone_from_the_request_on(
         assert (again.gone, again.changed_by_forget) == (set(), False)
         changes = uow.state.changes_since(other.data_version)
         assert [(c.kind, c.user_id) for c in changes] == [("forget", "ann")]
-    with catalogue() as uow:
+    with catalog() as uow:
         assert [topic for _, topic, _ in uow.outbox.pending(10)] == ["request"]
 
 
 def test_pairs_and_items_leave_the_inputs(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann", "i1", "i2")
     forget(item_id="i0")
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         inputs = read_inputs(uow, pseudonyms, "ann")
         assert [i.item_id for i in inputs.history] == ["i3"]
         assert inputs.seen_item_ids == {"i0", "i1", "i2", "i3"}
@@ -131,14 +131,14 @@ def test_pairs_and_items_leave_the_inputs(
     ],
 )
 def test_what_is_not_held_cannot_be_forgotten(
-    catalogue: SqlUnitOfWorkFactory,
+    catalog: SqlUnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     command: ForgetCommand,
     error: type[Exception],
 ) -> None:
-    with pytest.raises(error), catalogue() as uow:
+    with pytest.raises(error), catalog() as uow:
         request_forget(uow, pseudonyms, FORGET, command)
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.requests.page(10, None) == []
 
 
@@ -155,19 +155,19 @@ def test_an_earlier_request_that_covers_it_is_returned(forget: Forget) -> None:
 
 
 def test_one_person_asking_twice_at_once_gives_one_request(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget
+    catalog: SqlUnitOfWorkFactory, forget: Forget
 ) -> None:
     found = at_once(*[lambda: forget("ann").id] * 4)
     assert len(set(found)) == 1
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert len(uow.requests.page(10, None)) == 1
 
 
 def test_one_idempotency_key_gives_one_request(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     def post(command: ForgetCommand) -> str:
-        with catalogue() as uow:
+        with catalog() as uow:
             return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
 
     same = ForgetCommand(user_id="ann", item_ids=("i1",))
@@ -178,16 +178,16 @@ def test_one_idempotency_key_gives_one_request(
 
 
 def test_a_key_still_tells_bodies_apart_after_completion(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, signer: Signer, start_job: StartJob
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, signer: Signer, start_job: StartJob
 ) -> None:
     def post(command: ForgetCommand) -> str:
-        with catalogue() as uow:
+        with catalog() as uow:
             return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
 
     request_id = post(ForgetCommand(user_id="ann"))
-    complete(catalogue, start_job(), signer)
+    complete(catalog, start_job(), signer)
     key_hash = pseudonyms.opaque("idempotency-key", "key")
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.idempotency.find(key_hash) == ("", request_id)
     assert post(ForgetCommand(user_id="ann")) == request_id
     with pytest.raises(IdempotencyConflictError):
@@ -195,38 +195,38 @@ def test_a_key_still_tells_bodies_apart_after_completion(
 
 
 def test_cancelling_lifts_the_suppression_of_this_request_only(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     first, _second = forget("ann", "i1", "i2"), forget("ann", "i2", "i3")
-    with catalogue() as uow:
+    with catalog() as uow:
         assert cancel_forget(uow, first.id).status is RequestStatus.CANCELLED
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         held = [i.item_id for i in read_inputs(uow, pseudonyms, "ann").history]
         assert held == ["i0", "i1"]
-    with pytest.raises(NotCancellableError), catalogue() as uow:
+    with pytest.raises(NotCancellableError), catalog() as uow:
         cancel_forget(uow, first.id)
 
 
 @pytest.mark.parametrize("_round", range(5))
 def test_cancelling_and_freezing_never_both_take_a_request(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget, _round: int
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget, _round: int
 ) -> None:
     request = forget("ann")
 
     def cancel() -> bool:
-        with catalogue() as uow:
+        with catalog() as uow:
             cancel_forget(uow, request.id)
         return True
 
-    def freeze() -> bool:
-        with catalogue() as uow:
+    def take_snapshot() -> bool:
+        with catalog() as uow:
             return close_batch(uow, BATCH) is not None
 
-    cancelled, frozen = at_once(cancel, freeze)
-    with catalogue(write=False) as uow:
+    cancelled, snapshot = at_once(cancel, take_snapshot)
+    with catalog(write=False) as uow:
         found = uow.requests.get(request.id)
         suppressed = uow.suppressions.matching([pseudonyms.user("ann")])
-    if frozen is True:
+    if snapshot is True:
         assert isinstance(cancelled, NotCancellableError)
         assert found.status is RequestStatus.BATCHED
         assert suppressed
@@ -237,43 +237,43 @@ def test_cancelling_and_freezing_never_both_take_a_request(
 
 
 def test_a_held_request_waits_until_it_is_released(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget
+    catalog: SqlUnitOfWorkFactory, forget: Forget
 ) -> None:
     request = forget("ann")
-    with catalogue() as uow:
+    with catalog() as uow:
         assert hold_forget(uow, request.id).status is RequestStatus.ON_HOLD
         assert close_batch(uow, BATCH) is None
-    with catalogue() as uow:
+    with catalog() as uow:
         assert release_forget(uow, request.id).status is RequestStatus.SCHEDULED
-    with catalogue() as uow:
+    with catalog() as uow:
         assert close_batch(uow, BATCH) is not None
-    with pytest.raises(IllegalTransitionError), catalogue() as uow:
+    with pytest.raises(IllegalTransitionError), catalog() as uow:
         hold_forget(uow, request.id)
 
 
 def test_forgotten_people_and_things_are_refused_whole(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann")
     forget("bob", "i1")
     forget(item_id="i3")
     for bad in (one("ann"), one("bob", "i1"), one("new", "i3")):
-        with pytest.raises(ForgottenPersonError), catalogue() as uow:
+        with pytest.raises(ForgottenPersonError), catalog() as uow:
             add_interactions(uow, pseudonyms, [one("new", "i2"), bad])
-    with catalogue() as uow:
+    with catalog() as uow:
         assert uow.people.user("new") is None
         assert add_interactions(uow, pseudonyms, [one("new", "i2"), one("bob", "i2")]) == 2
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert [i.timestamp for i in uow.people.history("bob")] == [1000, 1001, 2000]
 
 
 def test_an_import_leaves_out_and_counts_what_is_forgotten(
-    catalogue: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann")
     heard: list[int] = []
     result = import_data(
-        catalogue,
+        catalog,
         pseudonyms,
         users=[User(id="ann", attributes={"age": "9"}), User(id="dan", attributes={"age": "8"})],
         items=[("i9", "Item 9", {}), ("i0", "Item nought", {})],
@@ -284,13 +284,13 @@ def test_an_import_leaves_out_and_counts_what_is_forgotten(
     assert (result.users, result.items, result.interactions) == (1, 2, 1)
     assert result.skipped == {"forgotten": 2, "invalid": 1, "unknown_item": 1}
     assert heard == [2, 2, 2, 2]
-    with catalogue(write=False) as uow:
-        assert [(i.id, i.slot) for i in uow.people.items()][-1] == ("i9", 5)
+    with catalog(write=False) as uow:
+        assert [(i.id, i.item_index) for i in uow.people.items()][-1] == ("i9", 5)
         assert uow.people.user("ann") == User(id="ann", attributes={"gender": "F"})
 
 
 def test_completion_of_each_scope(
-    catalogue: SqlUnitOfWorkFactory,
+    catalog: SqlUnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -298,19 +298,19 @@ def test_completion_of_each_scope(
 ) -> None:
     requests = [forget("ann"), forget("bob", "i1"), forget(item_id="i0")]
     lease = start_job()
-    done = complete(catalogue, lease, signer)
+    done = complete(catalog, lease, signer)
     assert [r.id for r in done] == [r.id for r in requests]
     assert {(r.status, r.subject, r.progress) for r in done} == {
         (RequestStatus.COMPLETED, None, 1.0)
     }
-    with catalogue() as uow:
+    with catalog() as uow:
         assert finish(uow, lease, signer, EVIDENCE) == done  # Once more after the commit.
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.people.user("ann") is None
         assert [i.item_id for i in uow.people.history("bob")] == ["i2"]
         assert uow.people.item("i0") is None
         retired = [item for item in uow.people.items() if item.retired]
-        assert [(item.slot, item.title) for item in retired] == [(0, "")]
+        assert [(item.item_index, item.title) for item in retired] == [(0, "")]
         assert uow.suppressions.any_completed()
         assert uow.jobs.get(lease.job_id).status is JobStatus.SUCCEEDED
         assert {c.user_id for c in uow.state.changes_since(0)} == {None}
@@ -320,73 +320,73 @@ def test_completion_of_each_scope(
 
 
 def test_a_user_takes_the_other_requests_along(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob, signer: Signer
+    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob, signer: Signer
 ) -> None:
     pairs = forget("ann", "i1")
-    with catalogue() as uow:
+    with catalog() as uow:
         hold_forget(uow, pairs.id)
     forget("ann")
-    done = complete(catalogue, start_job(), signer)
+    done = complete(catalog, start_job(), signer)
     assert len(done) == 2
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.requests.get(pairs.id).status is RequestStatus.COMPLETED
         assert uow.requests.open_of_user("ann") == []
 
 
 def test_consent_allows_new_data_and_a_new_deletion(
-    catalogue: SqlUnitOfWorkFactory,
+    catalog: SqlUnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
     signer: Signer,
 ) -> None:
     first = forget("ann")
-    with pytest.raises(ConflictError), catalogue() as uow:
+    with pytest.raises(ConflictError), catalog() as uow:
         record_consent(uow, pseudonyms, "ann")
-    complete(catalogue, start_job(), signer)
-    with catalogue() as uow:
+    complete(catalog, start_job(), signer)
+    with catalog() as uow:
         assert record_consent(uow, pseudonyms, "ann") == 1
         assert record_consent(uow, pseudonyms, "ann") == 0
     assert forget("ann").id == first.id  # Consent alone brings nothing back.
-    with catalogue() as uow:
+    with catalog() as uow:
         add_interactions(uow, pseudonyms, [one("ann")])
     second = forget("ann")
     assert second.id != first.id
-    complete(catalogue, start_job(), signer)
+    complete(catalog, start_job(), signer)
     assert forget("ann").id == second.id
-    with pytest.raises(UnknownUserError), catalogue() as uow:
+    with pytest.raises(UnknownUserError), catalog() as uow:
         record_consent(uow, pseudonyms, "nobody")
 
 
 def test_consent_to_single_interactions(
-    catalogue: SqlUnitOfWorkFactory,
+    catalog: SqlUnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
     signer: Signer,
 ) -> None:
     forget("ann", "i1", "i2")
-    complete(catalogue, start_job(), signer)
-    with catalogue() as uow:
+    complete(catalog, start_job(), signer)
+    with catalog() as uow:
         assert record_consent(uow, pseudonyms, "ann", ["i1"]) == 1
         add_interactions(uow, pseudonyms, [one("ann", "i1")])
-    with pytest.raises(ForgottenPersonError), catalogue() as uow:
+    with pytest.raises(ForgottenPersonError), catalog() as uow:
         add_interactions(uow, pseudonyms, [one("ann", "i2")])
 
 
 def test_failed_jobs_return_their_requests_until_they_die(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     for dead, status in ([], RequestStatus.BATCHED), ([request.id], RequestStatus.DEAD):
         lease = start_job()
-        with catalogue() as uow:
+        with catalog() as uow:
             assert uow.requests.get(request.id).status is RequestStatus.UNLEARNING
             assert fail(uow, lease, "it did not work", JOB) == dead
-        with catalogue() as uow:
+        with catalog() as uow:
             found = uow.requests.get(request.id)
             assert (found.status, found.job_id) == (status, None)
-    with catalogue() as uow:
+    with catalog() as uow:
         assert close_batch(uow, BATCH) is None
         revived = release_forget(uow, request.id)
         assert (revived.status, revived.failures) == (RequestStatus.BATCHED, 0)

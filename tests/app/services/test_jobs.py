@@ -56,9 +56,9 @@ def expire(factory: SqlUnitOfWorkFactory, lease: Lease) -> None:
 
 
 @pytest.fixture
-def training(catalogue: SqlUnitOfWorkFactory) -> str:
+def training(catalog: SqlUnitOfWorkFactory) -> str:
     """The id of a queued job."""
-    with catalogue() as uow:
+    with catalog() as uow:
         return start_training(uow).id
 
 
@@ -69,8 +69,8 @@ def test_training_needs_data_and_a_free_model(uow_factory: SqlUnitOfWorkFactory)
         start_training(uow, JobKind.FORGET)
 
 
-def test_one_job_of_any_kind_at_a_time(catalogue: SqlUnitOfWorkFactory, training: str) -> None:
-    with catalogue() as uow:
+def test_one_job_of_any_kind_at_a_time(catalog: SqlUnitOfWorkFactory, training: str) -> None:
+    with catalog() as uow:
         with pytest.raises(JobRunningError) as raised:
             start_training(uow, JobKind.RENEW)
         assert training in str(raised.value)
@@ -80,12 +80,12 @@ def test_one_job_of_any_kind_at_a_time(catalogue: SqlUnitOfWorkFactory, training
 
 @pytest.mark.usefixtures("training")
 @pytest.mark.parametrize("_round", range(3))
-def test_one_of_many_claims_wins(catalogue: SqlUnitOfWorkFactory, _round: int) -> None:
+def test_one_of_many_claims_wins(catalog: SqlUnitOfWorkFactory, _round: int) -> None:
     barrier, won = Barrier(6), list[tuple[Job, Lease]]()
 
     def run(owner: str) -> None:
         barrier.wait()
-        with catalogue() as uow:
+        with catalog() as uow:
             claimed = claim(uow, owner, JOB)
         if claimed is not None:
             won.append(claimed)
@@ -102,31 +102,31 @@ def test_one_of_many_claims_wins(catalogue: SqlUnitOfWorkFactory, _round: int) -
 
 
 @pytest.mark.usefixtures("training")
-def test_a_lease_expires_by_the_databases_clock(catalogue: SqlUnitOfWorkFactory) -> None:
-    _, lease = take(catalogue)
-    with catalogue() as uow:
+def test_a_lease_expires_by_the_databases_clock(catalog: SqlUnitOfWorkFactory) -> None:
+    _, lease = take(catalog)
+    with catalog() as uow:
         assert claim(uow, "other", JOB) is None
         renew(uow, lease, JOB)
         assert uow.jobs.expired() == []
-    expire(catalogue, lease)
-    with catalogue(write=False) as uow:
+    expire(catalog, lease)
+    with catalog(write=False) as uow:
         assert [job.id for job in uow.jobs.expired()] == [lease.job_id]
-    job, second = take(catalogue, "other")
+    job, second = take(catalog, "other")
     assert (second.epoch, job.attempts) == (2, 2)
 
 
 def test_a_worker_that_wakes_up_late_can_change_nothing(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     stale = start_job()
-    expire(catalogue, stale)
-    take(catalogue, stale.owner)  # The same worker, started anew: only the epoch tells them apart.
+    expire(catalog, stale)
+    take(catalog, stale.owner)  # The same worker, started anew: only the epoch tells them apart.
     writes: list[Callable[[], None]] = []
 
     def attempt(write: Callable[..., object], *args: object, **kwargs: object) -> None:
         def run() -> None:
-            with catalogue() as uow:
+            with catalog() as uow:
                 write(uow, stale, *args, **kwargs)
 
         writes.append(run)
@@ -139,25 +139,25 @@ def test_a_worker_that_wakes_up_late_can_change_nothing(
     attempt(succeed)
     attempt(lambda uow, lease: uow.requests.advance_of_job(lease, RequestStatus.AUDITING, 0.5))
     attempt(lambda uow, lease: uow.requests.release_of_job(lease, max_failures=1))
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         before = uow.jobs.get(stale.job_id), uow.requests.get(request.id)
     for write in writes:
         with pytest.raises(LeaseLostError):
             write()
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert (uow.jobs.get(stale.job_id), uow.requests.get(request.id)) == before
 
 
 @pytest.mark.usefixtures("training")
-def test_nothing_is_written_after_the_end(catalogue: SqlUnitOfWorkFactory) -> None:
-    _, lease = take(catalogue)
-    with pytest.raises(IllegalTransitionError), catalogue() as uow:
+def test_nothing_is_written_after_the_end(catalog: SqlUnitOfWorkFactory) -> None:
+    _, lease = take(catalog)
+    with pytest.raises(IllegalTransitionError), catalog() as uow:
         succeed(uow, lease)
-    with catalogue() as uow:
+    with catalog() as uow:
         fail(uow, lease, "no", JOB)
-    with pytest.raises(LeaseLostError), catalogue() as uow:
+    with pytest.raises(LeaseLostError), catalog() as uow:
         renew(uow, lease, JOB)
-    with catalogue() as uow:
+    with catalog() as uow:
         assert claim(uow, "other", JOB) is None
         assert uow.jobs.open_job() is None
         assert uow.jobs.get(lease.job_id).finished_at is not None
@@ -166,7 +166,7 @@ def test_nothing_is_written_after_the_end(catalogue: SqlUnitOfWorkFactory) -> No
 
 
 def test_a_job_takes_its_requests_along(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     lease = start_job()
@@ -178,87 +178,87 @@ def test_a_job_takes_its_requests_along(
         ({"status": JobStatus.ROLLING_OUT, "progress": 0.9}, RequestStatus.ROLLING_OUT),
     ]
     for changes, expected in steps:
-        with catalogue() as uow:
+        with catalog() as uow:
             advance(uow, lease, **changes)
-        with catalogue(write=False) as uow:
+        with catalog(write=False) as uow:
             assert uow.requests.get(request.id).status is expected
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.jobs.get(lease.job_id).metrics == {"a": 1, "b": 2}
         assert uow.requests.get(request.id).progress == 0.9
-    expire(catalogue, lease)
-    job, _ = take(catalogue, "other")
+    expire(catalog, lease)
+    job, _ = take(catalog, "other")
     assert job.status is JobStatus.ROLLING_OUT  # What rolls out goes on rolling out.
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.requests.get(request.id).status is RequestStatus.ROLLING_OUT
 
 
 def test_the_sweeper_gives_up_at_last(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     lease = start_job()
-    expire(catalogue, lease)
-    with catalogue() as uow:
+    expire(catalog, lease)
+    with catalog() as uow:
         swept = sweep(uow, JOB)
         assert (swept.abandoned, swept.woken) == ((), (lease.job_id,))
-    _, second = take(catalogue)
-    with catalogue() as uow:
+    _, second = take(catalog)
+    with catalog() as uow:
         assert sweep(uow, JOB).woken == ()
-    expire(catalogue, second)
-    with catalogue() as uow:
+    expire(catalog, second)
+    with catalog() as uow:
         assert claim(uow, "w", JOB) is None  # Out of attempts.
         assert sweep(uow, JOB).abandoned == (lease.job_id,)
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.jobs.get(lease.job_id).status is JobStatus.DEAD
         found = uow.requests.get(request.id)
         assert (found.status, found.failures, found.job_id) == (RequestStatus.BATCHED, 1, None)
 
 
 @pytest.mark.usefixtures("training")
-def test_a_lost_wake_up_is_sent_again_and_owed_once(catalogue: SqlUnitOfWorkFactory) -> None:
-    with catalogue() as uow:
+def test_a_lost_wake_up_is_sent_again_and_owed_once(catalog: SqlUnitOfWorkFactory) -> None:
+    with catalog() as uow:
         uow.outbox.mark_sent([outbox_id for outbox_id, _, _ in uow.outbox.pending(9)])
         assert uow.outbox.pending(9) == []
     for _ in range(2):
-        with catalogue() as uow:
+        with catalog() as uow:
             sweep(uow, JOB)
             assert [topic for _, topic, _ in uow.outbox.pending(9)] == ["job"]
-    with catalogue() as uow:
+    with catalog() as uow:
         uow.outbox.prune(-1.0)
         assert len(uow.outbox.pending(9)) == 1
 
 
 def test_a_batch_closes_when_it_is_full_or_old_or_a_retry(
-    catalogue: SqlUnitOfWorkFactory, forget: Forget
+    catalog: SqlUnitOfWorkFactory, forget: Forget
 ) -> None:
     forget("ann")
-    with catalogue() as uow:
+    with catalog() as uow:
         assert close_batch(uow, BATCH) is None
     forget("bob")
     forget("cid")
-    with catalogue() as uow:
+    with catalog() as uow:
         job = close_batch(uow, BATCH)
         assert job is not None
         assert len(uow.requests.of_job(job.id)) == BATCH.size
         assert close_batch(uow, BATCH) is None
-    _, lease = take(catalogue)
-    with catalogue() as uow:
+    _, lease = take(catalog)
+    with catalog() as uow:
         fail(uow, lease, "no", JOB)
-    with catalogue() as uow:
+    with catalog() as uow:
         retry = close_batch(uow, BATCH)
         assert retry is not None
         assert claim(uow, "w", JOB) is None  # A retry waits.
 
 
-def test_a_batch_without_requests_makes_no_job(catalogue: SqlUnitOfWorkFactory) -> None:
-    with catalogue() as uow:
+def test_a_batch_without_requests_makes_no_job(catalog: SqlUnitOfWorkFactory) -> None:
+    with catalog() as uow:
         assert close_batch(uow, BATCH) is None
         assert uow.jobs.page(9, None) == []
 
 
-def test_lists_are_pages_newest_first(catalogue: SqlUnitOfWorkFactory, forget: Forget) -> None:
+def test_lists_are_pages_newest_first(catalog: SqlUnitOfWorkFactory, forget: Forget) -> None:
     ids = [forget(user).id for user in ("ann", "bob", "cid")]
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         first = list_requests(uow, limit=2)
         assert first.next_cursor is not None
         second = list_requests(uow, limit=2, cursor=first.next_cursor)
@@ -271,19 +271,19 @@ def test_lists_are_pages_newest_first(catalogue: SqlUnitOfWorkFactory, forget: F
 
 
 @pytest.mark.usefixtures("training")
-def test_being_asked_to_stop_is_no_attempt(catalogue: SqlUnitOfWorkFactory) -> None:
+def test_being_asked_to_stop_is_no_attempt(catalog: SqlUnitOfWorkFactory) -> None:
     for _ in range(JOB.attempts + 2):
-        job, lease = take(catalogue)
+        job, lease = take(catalog)
         assert job.attempts == 1
-        with catalogue() as uow:
+        with catalog() as uow:
             give_back(uow, lease)
 
 
 @pytest.mark.usefixtures("training")
-def test_a_figure_that_is_not_finite_is_stored_as_null(catalogue: SqlUnitOfWorkFactory) -> None:
-    _, lease = take(catalogue)
-    with catalogue() as uow:
+def test_a_figure_that_is_not_finite_is_stored_as_null(catalog: SqlUnitOfWorkFactory) -> None:
+    _, lease = take(catalog)
+    with catalog() as uow:
         advance(uow, lease, metrics={"test": {"auc": float("nan"), "loss": [float("inf"), 0.5]}})
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         metrics = uow.jobs.get(lease.job_id).metrics
     assert metrics == {"test": {"auc": None, "loss": [None, 0.5]}}

@@ -36,7 +36,7 @@ def test_a_subject_has_one_hash_per_suppressed_thing() -> None:
     assert HASHES.of(Subject(scope=Scope.ITEM, item_ids=("a",))) == (HASHES.item("a"),)
 
 
-def test_the_cohort_has_about_its_share_and_grows_with_it() -> None:
+def test_the_holdout_has_about_its_share_and_grows_with_it() -> None:
     users = [str(n) for n in range(4000)]
     small = {user for user in users if HASHES.never_trained(user, 0.03)}
     large = {user for user in users if HASHES.never_trained(user, 0.3)}

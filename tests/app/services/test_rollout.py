@@ -53,7 +53,7 @@ def train(factory: SqlUnitOfWorkFactory) -> Lease:
     if claimed is None:
         raise RuntimeError("there was nothing to claim")
     with factory() as uow:
-        advance(uow, claimed[1], frozen_version=uow.state.data_version())
+        advance(uow, claimed[1], snapshot_version=uow.state.data_version())
     return claimed[1]
 
 
@@ -88,9 +88,9 @@ def go_live(factory: SqlUnitOfWorkFactory, digest: str) -> str:
     return release.id
 
 
-def test_one_release_follows_another(catalogue: SqlUnitOfWorkFactory) -> None:
-    first, second = go_live(catalogue, "a"), go_live(catalogue, "b")
-    with catalogue() as uow:
+def test_one_release_follows_another(catalog: SqlUnitOfWorkFactory) -> None:
+    first, second = go_live(catalog, "a"), go_live(catalog, "b")
+    with catalog() as uow:
         assert uow.releases.alias() == Alias(live=second, target=None, generation=2)
         statuses = {r.id: r.status for r in uow.releases.unshredded()}
         assert statuses == {first: ReleaseStatus.RETIRED, second: ReleaseStatus.LIVE}
@@ -101,72 +101,72 @@ def test_one_release_follows_another(catalogue: SqlUnitOfWorkFactory) -> None:
         assert [r.id for r in list_releases(uow, cursor=page.next_cursor).items] == [first]
 
 
-def test_the_flip_is_a_compare_and_set(catalogue: SqlUnitOfWorkFactory) -> None:
-    live = go_live(catalogue, "a")
-    with catalogue() as uow:
+def test_the_flip_is_a_compare_and_set(catalog: SqlUnitOfWorkFactory) -> None:
+    live = go_live(catalog, "a")
+    with catalog() as uow:
         assert not uow.releases.flip(Alias(live=live, target=None, generation=0), live)
         assert not uow.releases.flip(Alias(live=None, target=None, generation=1), live)
         assert uow.releases.flip(Alias(live=live, target=None, generation=1), live)
 
 
-def test_weights_that_served_never_come_back(catalogue: SqlUnitOfWorkFactory) -> None:
-    go_live(catalogue, "a")
-    lease = train(catalogue)
-    with pytest.raises(ReleaseExistsError), catalogue() as uow:
-        publish(uow, lease, a_release(catalogue, lease, "a"))
+def test_weights_that_served_never_come_back(catalog: SqlUnitOfWorkFactory) -> None:
+    go_live(catalog, "a")
+    lease = train(catalog)
+    with pytest.raises(ReleaseExistsError), catalog() as uow:
+        publish(uow, lease, a_release(catalog, lease, "a"))
 
 
-def test_a_candidate_that_never_served_may(catalogue: SqlUnitOfWorkFactory) -> None:
-    lease = train(catalogue)
-    release = a_release(catalogue, lease, "a")
-    with catalogue() as uow:
+def test_a_candidate_that_never_served_may(catalog: SqlUnitOfWorkFactory) -> None:
+    lease = train(catalog)
+    release = a_release(catalog, lease, "a")
+    with catalog() as uow:
         publish(uow, lease, release)
-    with catalogue() as uow:
+    with catalog() as uow:
         start_rollout(uow, lease, release.id)
         fail(uow, lease, "no", JOB)
         assert uow.releases.alias().target is None
         uow.releases.update(release.id, status=ReleaseStatus.SHREDDED)
-    again = train(catalogue)
-    with catalogue() as uow:
-        publish(uow, again, a_release(catalogue, again, "a"))
+    again = train(catalog)
+    with catalog() as uow:
+        publish(uow, again, a_release(catalog, again, "a"))
         found = uow.releases.get(release.id)
         assert found is not None
         assert (found.status, found.job_id) == (ReleaseStatus.CANDIDATE, again.job_id)
 
 
-def test_data_frozen_before_a_completion_is_never_published(
-    catalogue: SqlUnitOfWorkFactory,
+def test_data_stopped_before_a_completion_is_never_published(
+    catalog: SqlUnitOfWorkFactory,
     forget: Callable[..., ForgetRequest],
     start_job: Callable[[], Lease],
 ) -> None:
     forget("ann")
-    with catalogue(write=False) as uow:
-        frozen = uow.state.data_version()
+    with catalog(write=False) as uow:
+        snapshot = uow.state.data_version()
     done = start_job()
-    with catalogue() as uow:
+    with catalog() as uow:
         advance(uow, done, status=JobStatus.ROLLING_OUT)
         signer = Signer(Ed25519PrivateKey.generate())
         finish(uow, done, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
-    lease = train(catalogue)
-    release = a_release(catalogue, lease, "a")
-    with catalogue() as uow:
-        advance(uow, lease, frozen_version=frozen)
-    with pytest.raises(StaleDataError), catalogue() as uow:
+    lease = train(catalog)
+    release = a_release(catalog, lease, "a")
+    with catalog() as uow:
+        advance(uow, lease, snapshot_version=snapshot)
+    with pytest.raises(StaleDataError), catalog() as uow:
         publish(uow, lease, release)
-    with catalogue() as uow:
-        advance(uow, lease, frozen_version=uow.state.data_version())
+    with catalog() as uow:
+        advance(uow, lease, snapshot_version=uow.state.data_version())
         publish(uow, lease, release)
 
 
-def test_replicas_are_waited_for(catalogue: SqlUnitOfWorkFactory) -> None:
-    with catalogue() as uow:
+def test_replicas_are_waited_for(catalog: SqlUnitOfWorkFactory) -> None:
+    with catalog() as uow:
         for name in ("a", "b"):
             assert register_replica(uow, REPLICA, replica_id=name, host="h", pid=1).live is None
-    with catalogue() as uow:
+    with catalog() as uow:
         assert renew_replica(uow, REPLICA, "a", ReplicaState(prepared="rel")) is not None
         assert [r.id for r in unprepared(uow.replicas.live(2.0), "rel")] == ["b"]
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a", "b"]
-    with catalogue() as uow:
+    with catalog() as uow:
         renew_replica(uow, REPLICA, "a", ReplicaState(serving="rel"))
         renew_replica(uow, REPLICA, "b", ReplicaState(problem="no memory"))
         assert unprepared(uow.replicas.live(2.0), "rel")[0].problem == "no memory"
@@ -175,10 +175,10 @@ def test_replicas_are_waited_for(catalogue: SqlUnitOfWorkFactory) -> None:
 
 
 def test_a_fenced_replica_is_waited_for_until_its_lease_is_over(
-    catalogue: SqlUnitOfWorkFactory,
+    catalog: SqlUnitOfWorkFactory,
 ) -> None:
-    lease = train(catalogue)
-    with catalogue() as uow:
+    lease = train(catalog)
+    with catalog() as uow:
         register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
         fence(uow, lease, ["a"])
         assert unprepared(uow.replicas.live(2.0), "rel") == []
@@ -188,8 +188,8 @@ def test_a_fenced_replica_is_waited_for_until_its_lease_is_over(
         assert renew_replica(uow, REPLICA, "a", ReplicaState()) is not None
 
 
-def test_an_expired_replica_is_never_revived(catalogue: SqlUnitOfWorkFactory) -> None:
-    with catalogue() as uow:
+def test_an_expired_replica_is_never_revived(catalog: SqlUnitOfWorkFactory) -> None:
+    with catalog() as uow:
         uow.replicas.register("a", "h", 1, -1.0)
         assert [r.id for r in uow.replicas.live(5.0)] == ["a"]  # It may still be answering.
         assert uow.replicas.live(0.5) == []
@@ -198,25 +198,25 @@ def test_an_expired_replica_is_never_revived(catalogue: SqlUnitOfWorkFactory) ->
         assert uow.replicas.all() == []
 
 
-def test_registering_and_flipping_never_miss_each_other(catalogue: SqlUnitOfWorkFactory) -> None:
+def test_registering_and_flipping_never_miss_each_other(catalog: SqlUnitOfWorkFactory) -> None:
     """A flip waits for a registration under way, so that its job then sees the replica."""
-    live = go_live(catalogue, "a")
+    live = go_live(catalog, "a")
     started, flipped = Event(), Event()
 
     def run() -> None:
         started.set()
-        with catalogue() as uow:
+        with catalog() as uow:
             uow.releases.flip(Alias(live=live, target=None, generation=1), live)
         flipped.set()
 
     thread = Thread(target=run)
-    with catalogue() as uow:
+    with catalog() as uow:
         assert register_replica(uow, REPLICA, replica_id="a", host="h", pid=1).generation == 1
         thread.start()
         started.wait()
         assert not flipped.wait(0.2)
     thread.join()
-    with catalogue(write=False) as uow:
+    with catalog(write=False) as uow:
         assert uow.releases.alias().generation == 2
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), live)] == ["a"]
 

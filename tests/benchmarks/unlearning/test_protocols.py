@@ -103,7 +103,7 @@ def test_forgotten_ratings_are_in_no_row_and_all_rows_that_had_them_are_known() 
     )
 
 
-def test_a_forgotten_item_is_gone_and_its_slot_is_one_that_nobody_uses() -> None:
+def test_a_forgotten_item_is_gone_and_its_item_index_is_one_that_nobody_uses() -> None:
     data = planted_interactions()
     case = apply(data, "items", 0)
     (batch,) = case.batches
@@ -111,7 +111,7 @@ def test_a_forgotten_item_is_gone_and_its_slot_is_one_that_nobody_uses() -> None
     parts = case.batch.parts
     for part in (parts.train, parts.valid, parts.test):
         assert not part.touches_items(batch.items).any()
-    assert batch.items <= set(case.batch.unused_slots().tolist())
+    assert batch.items <= set(case.batch.unused_item_indices().tolist())
     assert len(case.batch.forget) == case.whole.parts.train.touches_items(batch.items).sum()
     assert len(case.batch.retained.items) == len(data.items)  # Slots keep their places.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from models.audit.divergence import euclidean, jensen_shannon, symmetrised_kl
+from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.membership import membership_auc
 from models.data.metrics import auc, item_mean_margins, log_losses, utility
 from models.data.samples import Samples
@@ -103,10 +103,10 @@ def test_jensen_shannon() -> None:
     assert jensen_shannon(floats(800), floats(-800)) == pytest.approx(math.log(2))
 
 
-def test_symmetrised_kl() -> None:
-    assert symmetrised_kl(floats(LIKELY), floats(UNLIKELY)) == pytest.approx(math.log(3) / 2)
+def test_symmetrized_kl() -> None:
+    assert symmetrized_kl(floats(LIKELY), floats(UNLIKELY)) == pytest.approx(math.log(3) / 2)
     # Against one half the two directions differ, and their mean is 1/8 ln 3.
-    assert symmetrised_kl(floats(LIKELY), floats(0)) == pytest.approx(math.log(3) / 8)
+    assert symmetrized_kl(floats(LIKELY), floats(0)) == pytest.approx(math.log(3) / 8)
 
 
 def test_euclidean() -> None:
@@ -114,7 +114,7 @@ def test_euclidean() -> None:
     assert euclidean(floats(LIKELY), floats(UNLIKELY)) == pytest.approx(math.sqrt(0.5))
 
 
-@pytest.mark.parametrize("distance", [jensen_shannon, symmetrised_kl, euclidean])
+@pytest.mark.parametrize("distance", [jensen_shannon, symmetrized_kl, euclidean])
 def test_distances_are_symmetric_means_and_zero_of_the_same(distance: Distance) -> None:
     one, two = floats(LIKELY, 0.3), floats(UNLIKELY, 0.3)
     assert distance(one, one) == pytest.approx(0)
@@ -122,7 +122,7 @@ def test_distances_are_symmetric_means_and_zero_of_the_same(distance: Distance) 
     assert distance(one, two) == pytest.approx(distance(one[:1], two[:1]) / 2)
 
 
-def test_members_with_lower_losses_are_recognised() -> None:
+def test_members_with_lower_losses_are_recognized() -> None:
     found = membership_auc(floats(0.1, 0.2, 0.3), floats(0.4, 0.5))
     assert found == {"auc": 1.0, "interval": [1.0, 1.0], "advantage": 0.5}
 

@@ -14,22 +14,22 @@ from models.data.metrics import utility
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.base import Recommender
 from models.training.trainer import margins
-from tests.support.interaction_tables import COHORT, planted_interactions
+from tests.support.interaction_tables import HOLDOUT, planted_interactions
 
 BACKBONE = CompactConfig(hidden_size=16, intermediate_size=32)
 DATA = planted_interactions()
 #: The catalogue as it was when the old release was trained: a genre less, so every item token of
 #: the new release lies one further; and no item's own words are the same.
-OLD_CATALOGUE = replace(
+OLD_CATALOG = replace(
     DATA, items=tuple(ItemRecord(id=item.id, title=item.title) for item in DATA.items)
 )
 
 
 def test_a_retrained_model_is_measured_with_its_own_vocabulary() -> None:
-    old = Recommender(Vocabulary.from_catalogue(OLD_CATALOGUE), BACKBONE)
-    new = Recommender(Vocabulary.from_catalogue(DATA), BACKBONE)
+    old = Recommender(Vocabulary.from_catalog(OLD_CATALOG), BACKBONE)
+    new = Recommender(Vocabulary.from_catalog(DATA), BACKBONE)
     assert old.vocabulary.first_item != new.vocabulary.first_item
-    prepared = prepare(DATA, ForgetIndices(users=frozenset({1})), COHORT)
+    prepared = prepare(DATA, ForgetIndices(users=frozenset({1})), HOLDOUT)
     test = prepared.parts.test
 
     def by_itself(recommender: Recommender) -> dict[str, float]:

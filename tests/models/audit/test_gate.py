@@ -33,12 +33,12 @@ def change(mean: float, reach: float) -> Difference:
 def judge(
     movement: Difference,
     *,
-    cohort: Difference = STILL,
+    holdout: Difference = STILL,
     test: Difference = STILL,
     expected: Expectation = EXPECTED,
     unchanged: bool = False,
 ) -> Decision:
-    return decide(movement, cohort, test, expected, GateConfig(), unchanged=unchanged)
+    return decide(movement, holdout, test, expected, GateConfig(), unchanged=unchanged)
 
 
 def test_movement_as_expected_passes() -> None:
@@ -91,8 +91,8 @@ def test_single_people_may_differ_more_than_many(people: int, outcome: str) -> N
     assert judge(change(0.35, 0.05), expected=expected).outcome == outcome
 
 
-def test_loss_of_the_cohort_fails() -> None:
-    decision = judge(change(0.1, 0.03), cohort=change(0.03, 0.01))
+def test_loss_of_the_holdout_fails() -> None:
+    decision = judge(change(0.1, 0.03), holdout=change(0.03, 0.01))
     assert decision.outcome == FAILED
     assert "never trained on" in decision.reason
 
@@ -105,12 +105,12 @@ def test_loss_of_everybody_else_fails() -> None:
 
 def test_collateral_must_be_sure_before_it_fails() -> None:
     unsure = change(0.03, 0.025)
-    assert judge(change(0.1, 0.03), cohort=unsure, test=unsure).outcome == PASSED
+    assert judge(change(0.1, 0.03), holdout=unsure, test=unsure).outcome == PASSED
 
 
 def test_everybody_else_may_gain() -> None:
     gain = change(-0.2, 0.01)
-    assert judge(change(0.1, 0.03), cohort=gain, test=gain).outcome == PASSED
+    assert judge(change(0.1, 0.03), holdout=gain, test=gain).outcome == PASSED
 
 
 @pytest.mark.parametrize(("mean", "reach"), [(0.1, 0.09), (0.1, math.inf), (0.0, 0.2)])
@@ -139,10 +139,10 @@ def test_an_undefined_expectation_is_never_a_pass() -> None:
     assert judge(change(0.1, 0.03), expected=undefined).outcome != PASSED
 
 
-@pytest.mark.parametrize("where", ["movement", "cohort", "test"])
+@pytest.mark.parametrize("where", ["movement", "holdout", "test"])
 def test_an_undefined_difference_is_never_a_pass(where: str) -> None:
     undefined = Difference(mean=math.nan, low=math.nan, high=math.nan, rows=300)
-    parts = {"movement": change(0.1, 0.03), "cohort": STILL, "test": STILL, where: undefined}
+    parts = {"movement": change(0.1, 0.03), "holdout": STILL, "test": STILL, where: undefined}
     movement = parts.pop("movement")
     assert judge(movement, **parts).outcome != PASSED  # type: ignore[arg-type] # three Differences
 
@@ -170,7 +170,7 @@ def test_contrast_by_hand() -> None:
     assert found.rows == 300
 
 
-def test_contrast_with_no_cohort_can_only_be_inconclusive() -> None:
+def test_contrast_with_no_holdout_can_only_be_inconclusive() -> None:
     nobody = paired_difference(np.empty(0), np.empty(0), 0.95)
-    decision = judge(contrast(change(0.1, 0.01), nobody), cohort=nobody)
+    decision = judge(contrast(change(0.1, 0.01), nobody), holdout=nobody)
     assert decision.outcome == INCONCLUSIVE

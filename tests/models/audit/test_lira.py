@@ -142,7 +142,7 @@ def test_too_few_retrained_runs_are_refused() -> None:
         lira(np.ones(5), np.ones((1, 5)), np.ones((2, 5)), np.ones(5))
 
 
-def test_an_original_is_recognised_on_planted_data() -> None:
+def test_an_original_is_recognized_on_planted_data() -> None:
     """Ridge models on random features, which differ by run, memorise some of what they see."""
     rng = np.random.default_rng(0)
     forget, rows = 300, 600

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,23 +11,23 @@ import torch
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.data.forget_split import ForgetIndices, prepare
 from models.data.metrics import log_losses
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.base import Recommender
 from models.training.trainer import margins
-from tests.support.planted_tastes import COHORT, FORGOTTEN, RECIPE, planted
+from tests.support.planted_tastes import FORGOTTEN, HOLDOUT, RECIPE, planted
 
-if TYPE_CHECKING:
-    from models.prompts.compact_prompt import Encoded
-
-CONFIG = RelearnConfig(learning_rate=5e-3, batch_size=32, look_every=2, look_rows=200, cap=40)
-Rows = tuple[Recommender, "Encoded", np.ndarray]
+CONFIG = RelearnConfig(
+    learning_rate=5e-3, batch_size=32, evaluate_every=2, evaluation_rows=200, cap=40
+)
+Rows = tuple[Recommender, PromptBatch, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
     data = planted()
-    batch = prepare(data, ForgetIndices(users=FORGOTTEN), COHORT)
-    recommender = Recommender(Vocabulary.from_catalogue(data), RECIPE.backbone)
+    batch = prepare(data, ForgetIndices(users=FORGOTTEN), HOLDOUT)
+    recommender = Recommender(Vocabulary.from_catalog(data), RECIPE.backbone)
     recommender.model.requires_grad_(requires_grad=False)
     return recommender, recommender.prompt.samples(batch.forget, data), batch.forget.label
 
@@ -39,7 +38,7 @@ def test_a_further_target_takes_more_steps(rows: Rows) -> None:
     near, far = (relearn_steps(recommender, prompts, labels, t, CONFIG, 0) for t in (0.8, 0.7))
     assert 0 < near.steps < far.steps <= CONFIG.cap
     assert far.after <= far.target < far.before
-    assert far.steps % CONFIG.look_every == 0
+    assert far.steps % CONFIG.evaluate_every == 0
     assert relearn_steps(recommender, prompts, labels, 0.7, CONFIG, 0) == far
     assert not any(p.requires_grad for p in recommender.model.parameters())
     for name, value in recommender.model.state_dict().items():
@@ -51,7 +50,7 @@ def test_what_is_known_takes_no_step(rows: Rows) -> None:
     found = margins(recommender, prompts).numpy()
     own = log_losses(labels, found) + 1e-4
     # Row by row, the target is that of the rows looked at, however few.
-    config = replace(CONFIG, look_rows=20)
+    config = replace(CONFIG, evaluation_rows=20)
     assert relearn_steps(recommender, prompts, labels, own, config, 0).steps == 0
 
 

@@ -42,7 +42,7 @@ def release(world: World, tmp_path_factory: pytest.TempPathFactory) -> Recommend
     adapters.save(
         result.recommender, directory, result.adapter, method=method.name, parent="p", extra={}
     )
-    return adapters.fold(world.recommender, "p", directory)
+    return adapters.merge(world.recommender, "p", directory)
 
 
 def overshoot(world: World, steps: int = 20) -> Recommender:
@@ -51,20 +51,20 @@ def overshoot(world: World, steps: int = 20) -> Recommender:
     candidate.model.requires_grad_(requires_grad=True)
     prompts = candidate.prompt.samples(world.batch.forget, world.data)
     labels = torch.from_numpy(world.batch.forget.label)
-    optimiser = torch.optim.Adam(candidate.model.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(candidate.model.parameters(), lr=2e-3)
     for _ in range(steps):
         loss = -functional.binary_cross_entropy_with_logits(
             live_margins(candidate, prompts), labels
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return candidate
 
 
 def test_the_shadow_showed_what_forgetting_looks_like(world: World) -> None:
-    rise = world.expected["user"]
-    assert rise.mean > 2 * rise.error
+    loss_increase = world.expected["user"]
+    assert loss_increase.mean > 2 * loss_increase.error
 
 
 def test_the_unchanged_parent_fails(world: World) -> None:

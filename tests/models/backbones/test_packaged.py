@@ -241,7 +241,7 @@ def test_smollm2_answers_as_its_package_does(kept: Path) -> None:
     assert found is not None, "make setup installs it"
     [place] = found.submodule_search_locations or []
 
-    recommender = build(Vocabulary.from_catalogue(tiny.DATA), parse_backbone("smollm2"))
+    recommender = build(Vocabulary.from_catalog(tiny.DATA), parse_backbone("smollm2"))
 
     [name] = models_in(kept)
     texts = ["The capital of France is", "Will the user like Alien? Answer yes or no."]

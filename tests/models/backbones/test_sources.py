@@ -24,7 +24,7 @@ from tests.support import tiny_models as tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
-VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 COMMIT = "0" * 40
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from models.backbones.compact import build_compact
 from models.backbones.lora import AdapterConfig
-from models.checkpoints.adapter import attach, fold, save
+from models.checkpoints.adapter import attach, merge, save
 from models.checkpoints.checkpoint import load, read_weights, write
 from models.checkpoints.checkpoint import save as save_release
 from models.checkpoints.manifest import CheckpointError, read_manifest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from models.data.forget_split import Prepared
     from models.data.interactions import Interactions
-    from models.prompts.compact_prompt import Encoded
+    from models.prompts.compact_prompt import PromptBatch
 
 PARENT = "ab" * 32
 CONFIG = AdapterConfig(rank=4, alpha=8)
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def prompts(trained: Recommender, planted: Interactions, prepared: Prepared) -> Encoded:
+def prompts(trained: Recommender, planted: Interactions, prepared: Prepared) -> PromptBatch:
     return trained.prompt.samples(prepared.parts.test, planted)
 
 
@@ -45,13 +45,13 @@ def student(trained: Recommender, planted: Interactions, prepared: Prepared) -> 
     found = attach(trained, CONFIG, seed=3)
     prompts = found.prompt.samples(prepared.parts.valid, planted)
     wrong = 1 - torch.from_numpy(prepared.parts.valid.label)
-    optimiser = torch.optim.AdamW([p for p in found.model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in found.model.parameters() if p.requires_grad], lr=1e-2)
     found.model.train()
     for _ in range(10):
         loss = functional.binary_cross_entropy_with_logits(live_margins(found, prompts), wrong)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     found.model.eval()
     return found
 
@@ -83,7 +83,7 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_fresh_adapter_changes_no_answer(trained: Recommender, prompts: Encoded) -> None:
+def test_a_fresh_adapter_changes_no_answer(trained: Recommender, prompts: PromptBatch) -> None:
     fresh = attach(trained, CONFIG, seed=0)
 
     torch.testing.assert_close(fresh.logits(prompts), trained.logits(prompts))
@@ -103,7 +103,7 @@ def test_only_the_adapter_trains(trained: Recommender) -> None:
 
 
 def test_attaching_and_training_leave_the_parent_alone(
-    trained: Recommender, student: Recommender, prompts: Encoded
+    trained: Recommender, student: Recommender, prompts: PromptBatch
 ) -> None:
     """The student is long trained here; its base is a copy."""
     assert not any("lora" in name for name in trained.model.state_dict())
@@ -113,60 +113,60 @@ def test_attaching_and_training_leave_the_parent_alone(
     assert not shared & {tensor.data_ptr() for tensor in trained.model.parameters()}
 
 
-def test_the_fold_answers_as_the_student(
-    trained: Recommender, student: Recommender, saved: Path, prompts: Encoded
+def test_the_merge_answers_as_the_student(
+    trained: Recommender, student: Recommender, saved: Path, prompts: PromptBatch
 ) -> None:
-    folded = fold(trained, PARENT, saved)
+    merged = merge(trained, PARENT, saved)
 
     torch.testing.assert_close(
-        folded.logits(prompts), student.logits(prompts), atol=TOLERANCE, rtol=TOLERANCE
+        merged.logits(prompts), student.logits(prompts), atol=TOLERANCE, rtol=TOLERANCE
     )
 
 
-def test_the_fold_leaves_the_parent_alone(trained: Recommender, saved: Path) -> None:
+def test_the_merge_leaves_the_parent_alone(trained: Recommender, saved: Path) -> None:
     before = weights(trained)
 
-    fold(trained, PARENT, saved)
+    merge(trained, PARENT, saved)
 
     assert_same_weights(weights(trained), before)
 
 
-def test_the_fold_is_a_release_like_any_other(
-    trained: Recommender, saved: Path, prompts: Encoded, tmp_path: Path
+def test_the_merge_is_a_release_like_any_other(
+    trained: Recommender, saved: Path, prompts: PromptBatch, tmp_path: Path
 ) -> None:
     """It has the parent's tensors, tied as before, and survives a checkpoint; no LoRA remains."""
-    folded = fold(trained, PARENT, saved)
-    assert folded.model.state_dict().keys() == trained.model.state_dict().keys()
+    merged = merge(trained, PARENT, saved)
+    assert merged.model.state_dict().keys() == trained.model.state_dict().keys()
 
-    save_release(folded, tmp_path / "release", method="e2urec", parent=PARENT)
+    save_release(merged, tmp_path / "release", method="e2urec", parent=PARENT)
     loaded = load(tmp_path / "release")
 
-    assert torch.equal(loaded.logits(prompts), folded.logits(prompts))
-    assert folded.model.lm_head.weight is folded.model.get_input_embeddings().weight
+    assert torch.equal(loaded.logits(prompts), merged.logits(prompts))
+    assert merged.model.lm_head.weight is merged.model.get_input_embeddings().weight
     score = (
         {},
         [HistoryEvent(1, 4.0), HistoryEvent(2, 1.5)],
-        [Candidate(slot, {"genre": ("War",)}) for slot in range(9)],
+        [Candidate(item_index, {"genre": ("War",)}) for item_index in range(9)],
     )
-    assert loaded.score(*score).tolist() == folded.score(*score).tolist()
+    assert loaded.score(*score).tolist() == merged.score(*score).tolist()
 
 
-def test_folding_twice_gives_the_same_weights(trained: Recommender, saved: Path) -> None:
+def test_merging_twice_gives_the_same_weights(trained: Recommender, saved: Path) -> None:
     assert_same_weights(
-        weights(fold(trained, PARENT, saved)), weights(fold(trained, PARENT, saved))
+        weights(merge(trained, PARENT, saved)), weights(merge(trained, PARENT, saved))
     )
 
 
 def test_an_adapter_of_another_parent_is_refused(trained: Recommender, saved: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no adapter of release cdcdcd"):
-        fold(trained, "cd" * 32, saved)
+        merge(trained, "cd" * 32, saved)
 
 
 def test_a_release_is_no_adapter(trained: Recommender, tmp_path: Path) -> None:
     save_release(trained, tmp_path, method="train", parent=PARENT)
 
     with pytest.raises(CheckpointError, match="holds no adapter"):
-        fold(trained, PARENT, tmp_path)
+        merge(trained, PARENT, tmp_path)
 
 
 def test_an_adapter_is_no_release(saved: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_adapter_is_refused(trained: Recommender, saved: Path) -> None
     (saved / "weights.safetensors").write_bytes(content)
 
     with pytest.raises(CheckpointError, match="damaged"):
-        fold(trained, PARENT, saved)
+        merge(trained, PARENT, saved)
 
 
 @pytest.mark.parametrize("fault", ["unexpected", "missing", "shape"])
@@ -199,7 +199,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
     write(tmp_path / "other", state, content)
 
     with pytest.raises(CheckpointError, match="does not fit"):
-        fold(trained, PARENT, tmp_path / "other")
+        merge(trained, PARENT, tmp_path / "other")
 
 
 def test_rows_of_items_nobody_rated_keep_their_initial_values(
@@ -208,9 +208,12 @@ def test_rows_of_items_nobody_rated_keep_their_initial_values(
     """Training moves only the rows of items that occur: others cannot show a trace."""
     first = trained.vocabulary.first_item
     found, initial = embeddings(trained)[first:], initial_embeddings(trained)[first:]
-    never = [*prepared.unused_slots().tolist(), *range(150, trained.vocabulary.slots)]
+    never = [
+        *prepared.unused_item_indices().tolist(),
+        *range(150, trained.vocabulary.item_capacity),
+    ]
     assert set(range(140, 150)) <= set(never)
-    rated = [slot for slot in range(150) if slot not in set(never)]
+    rated = [item_index for item_index in range(150) if item_index not in set(never)]
 
     assert torch.equal(found[never], initial[never])
     assert ((found[rated] - initial[rated]).abs().amax(dim=1) > 1e-4).all()
@@ -218,11 +221,11 @@ def test_rows_of_items_nobody_rated_keep_their_initial_values(
 
 def test_reset_rows_have_their_exact_initial_values(trained: Recommender) -> None:
     found = Recommender(trained.vocabulary, trained.config, copy.deepcopy(trained.model))
-    slots = [3, 77, 139, -1, trained.vocabulary.slots + 4]
+    item_indices = [3, 77, 139, -1, trained.vocabulary.item_capacity + 4]
 
-    reset_item_rows(found, slots)
+    reset_item_rows(found, item_indices)
 
-    tokens = torch.tensor([trained.vocabulary.item(slot) for slot in slots[:3]])
+    tokens = torch.tensor([trained.vocabulary.item(item_index) for item_index in item_indices[:3]])
     others = torch.ones(trained.vocabulary.size, dtype=torch.bool)
     others[tokens] = False
     assert torch.equal(embeddings(found)[tokens], initial_embeddings(found)[tokens])
@@ -230,13 +233,13 @@ def test_reset_rows_have_their_exact_initial_values(trained: Recommender) -> Non
     assert not torch.equal(embeddings(trained)[tokens], initial_embeddings(found)[tokens])
 
 
-def test_rows_of_a_fold_can_be_reset(trained: Recommender, saved: Path) -> None:
-    folded = fold(trained, PARENT, saved)
+def test_rows_of_a_merge_can_be_reset(trained: Recommender, saved: Path) -> None:
+    merged = merge(trained, PARENT, saved)
 
-    reset_item_rows(folded, range(140))
+    reset_item_rows(merged, range(140))
 
-    rows = slice(folded.vocabulary.first_item, None)
-    assert torch.equal(embeddings(folded)[rows], initial_embeddings(folded)[rows])
+    rows = slice(merged.vocabulary.first_item, None)
+    assert torch.equal(embeddings(merged)[rows], initial_embeddings(merged)[rows])
 
 
 def test_resetting_nothing_is_fine(trained: Recommender) -> None:

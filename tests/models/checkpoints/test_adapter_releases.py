@@ -32,7 +32,7 @@ from tests.support import tiny_models as tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
 SHAPE = AdapterConfig(rank=3, alpha=6, dropout=0.0, targets=("query", "value", "mlp"))
@@ -49,7 +49,7 @@ class World:
     config: HuggingFaceConfig
     public: Recommender
     trained: Recommender
-    prompts: Encoded
+    prompts: PromptBatch
 
 
 @pytest.fixture(scope="module", params=[*tiny.CAUSAL, *tiny.SEQUENCE])
@@ -79,7 +79,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     )
 
 
-def close(first: Recommender, second: Recommender, prompts: Encoded) -> bool:
+def close(first: Recommender, second: Recommender, prompts: PromptBatch) -> bool:
     return torch.allclose(margins(first, prompts), margins(second, prompts), atol=1e-5)
 
 

@@ -45,7 +45,7 @@ def release(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "release")
 
 
-def seal(directory: Path, **changes: Any) -> None:
+def shard_fingerprint(directory: Path, **changes: Any) -> None:
     """Change the manifest and make all digests consistent again, as a skilled forger would."""
     content = json.loads((directory / MANIFEST).read_text())
     del content["digest"]
@@ -87,7 +87,7 @@ def test_every_tensor_survives_exactly(saved: Path, trained: Recommender) -> Non
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_loaded_release_is_frozen(saved: Path) -> None:
+def test_a_loaded_release_is_stopped(saved: Path) -> None:
     model = load(saved).model
 
     assert not model.training
@@ -213,14 +213,14 @@ def test_a_missing_directory_is_found(tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(release: Path) -> None:
-    seal(release, format=FORMAT + 1)
+    shard_fingerprint(release, format=FORMAT + 1)
 
     with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}"):
         load(release)
 
 
 def test_another_backbone_is_refused(release: Path) -> None:
-    seal(release, backbone={"kind": "gpt"})
+    shard_fingerprint(release, backbone={"kind": "gpt"})
 
     with pytest.raises(CheckpointError, match="does not fit"):
         load(release)
@@ -228,7 +228,7 @@ def test_another_backbone_is_refused(release: Path) -> None:
 
 def test_weights_of_another_vocabulary_are_refused(release: Path) -> None:
     vocabulary = dict(read_manifest(release).content["vocabulary"])
-    seal(release, vocabulary={**vocabulary, "slots": vocabulary["slots"] + 1})
+    shard_fingerprint(release, vocabulary={**vocabulary, "slots": vocabulary["slots"] + 1})
 
     with pytest.raises(CheckpointError, match="do not fit"):
         load(release)
@@ -237,7 +237,7 @@ def test_weights_of_another_vocabulary_are_refused(release: Path) -> None:
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.embed_tokens.weight"])
 def test_a_lacking_tensor_is_found(release: Path, name: str) -> None:
     edit_weights(release, lambda state: state.__delitem__(name))
-    seal(release)
+    shard_fingerprint(release)
 
     with pytest.raises(CheckpointError, match="missing or left over"):
         load(release)
@@ -245,7 +245,7 @@ def test_a_lacking_tensor_is_found(release: Path, name: str) -> None:
 
 def test_an_additional_tensor_is_found(release: Path) -> None:
     edit_weights(release, lambda state: state.update(stowaway=torch.zeros(3)))
-    seal(release)
+    shard_fingerprint(release)
 
     with pytest.raises(CheckpointError, match="missing or left over"):
         load(release)
@@ -262,7 +262,7 @@ def test_an_additional_tensor_is_found(release: Path) -> None:
 def test_golden_prompts_find_swapped_tensors(release: Path, one: str, other: str) -> None:
     """All digests are consistent and all shapes fit; only the answers tell."""
     edit_weights(release, lambda state: swap(state, one, other))
-    seal(release)
+    shard_fingerprint(release)
     read_weights(release)
 
     with pytest.raises(CheckpointError, match="golden prompts"):
@@ -271,17 +271,17 @@ def test_golden_prompts_find_swapped_tensors(release: Path, one: str, other: str
 
 def test_golden_prompts_find_weights_that_are_not_numbers(release: Path) -> None:
     edit_weights(release, lambda state: state["model.norm.weight"].fill_(float("nan")))
-    seal(release)
+    shard_fingerprint(release)
 
     with pytest.raises(CheckpointError, match="golden prompts"):
         load(release)
 
 
-def test_a_sealed_but_unchanged_release_loads(release: Path) -> None:
+def test_a_fingerprinted_but_unchanged_release_loads(release: Path) -> None:
     """The forger of these tests breaks nothing by itself."""
     digest = read_manifest(release).digest
     edit_weights(release, lambda _: None)
-    seal(release)
+    shard_fingerprint(release)
 
     load(release)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models.data.forget_split import KINDS, ForgetIndices, Prepared, prepare
 from models.data.samples import Samples, build_samples
 from models.data.splits import MINIMUM_SPLIT, RowLimits, TimeSplit, TooSmallToSplitError, split
-from tests.support.interaction_tables import COHORT, ITEMS, USERS, planted_interactions, table
+from tests.support.interaction_tables import HOLDOUT, ITEMS, USERS, planted_interactions, table
 
 DATA = planted_interactions()
 SAMPLES = build_samples(DATA)
@@ -33,25 +33,25 @@ def keys(samples: Samples) -> set[tuple[int, int]]:
 
 def every_part(prepared: Prepared) -> list[Samples]:
     parts = prepared.parts
-    return [parts.train, parts.valid, parts.test, parts.cohort]
+    return [parts.train, parts.valid, parts.test, parts.holdout]
 
 
 def test_the_product_trains_on_nine_tenths_by_time() -> None:
-    parts = split(SAMPLES, BOUNDS, cohort=())
+    parts = split(SAMPLES, BOUNDS, holdout=())
     shares = [len(part) / len(SAMPLES) for part in (parts.train, parts.valid, parts.test)]
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.005)
     assert parts.train.timestamp.max() < parts.valid.timestamp.min()
     assert parts.valid.timestamp.max() < parts.test.timestamp.min()
 
 
-def test_parts_are_disjoint_and_complete_and_the_cohort_never_trains() -> None:
-    parts = split(SAMPLES, BOUNDS, COHORT)
-    found = [keys(part) for part in (parts.train, parts.valid, parts.test, parts.cohort)]
+def test_parts_are_disjoint_and_complete_and_the_holdout_never_trains() -> None:
+    parts = split(SAMPLES, BOUNDS, HOLDOUT)
+    found = [keys(part) for part in (parts.train, parts.valid, parts.test, parts.holdout)]
     assert sum(map(len, found)) == len(SAMPLES)
     assert set().union(*found) == keys(SAMPLES)
-    assert not COHORT & set(parts.train.user.tolist())
-    assert set(parts.cohort.user.tolist()) == COHORT
-    assert parts.cohort.timestamp.max() < BOUNDS.valid_from
+    assert not HOLDOUT & set(parts.train.user.tolist())
+    assert set(parts.holdout.user.tolist()) == HOLDOUT
+    assert parts.holdout.timestamp.max() < BOUNDS.valid_from
 
 
 def one_each(count: int, *, same_time: bool = False) -> Samples:
@@ -69,7 +69,7 @@ def test_too_few_samples_cannot_be_split() -> None:
     with pytest.raises(TooSmallToSplitError):
         TimeSplit.by_shares(one_each(enough - 20), train=0.9, valid=0.05)
     bounds = TimeSplit.by_shares(one_each(enough), train=0.9, valid=0.05)
-    parts = split(one_each(enough), bounds, cohort=())
+    parts = split(one_each(enough), bounds, holdout=())
     assert min(len(parts.valid), len(parts.test)) >= MINIMUM_SPLIT
 
 
@@ -84,14 +84,14 @@ def test_nothing_at_all_cannot_be_split() -> None:
 
 
 def test_bounds_survive_their_manifest() -> None:
-    assert TimeSplit(**BOUNDS.manifest()) == BOUNDS
+    assert TimeSplit.from_manifest(BOUNDS.manifest()) == BOUNDS
 
 
 @given(forget_sets)
 @settings(max_examples=15, deadline=None)
 def test_forget_rows_are_the_training_rows_that_contain_what_goes(forget: ForgetIndices) -> None:
-    prepared = prepare(DATA, forget, COHORT, BOUNDS)
-    before = split(SAMPLES, BOUNDS, COHORT).train
+    prepared = prepare(DATA, forget, HOLDOUT, BOUNDS)
+    before = split(SAMPLES, BOUNDS, HOLDOUT).train
     expected = {}
     for user, candidate, history in zip(
         before.user.tolist(), before.candidate.tolist(), before.history.tolist(), strict=True
@@ -111,7 +111,7 @@ def test_forget_rows_are_the_training_rows_that_contain_what_goes(forget: Forget
 @given(forget_sets)
 @settings(max_examples=15, deadline=None)
 def test_nothing_that_is_retained_contains_what_goes(forget: ForgetIndices) -> None:
-    prepared = prepare(DATA, forget, COHORT, BOUNDS)
+    prepared = prepare(DATA, forget, HOLDOUT, BOUNDS)
     assert not forget.rows(prepared.retained).any()
     for part in every_part(prepared):
         assert not np.isin(part.user, list(forget.users)).any()
@@ -120,8 +120,8 @@ def test_nothing_that_is_retained_contains_what_goes(forget: ForgetIndices) -> N
 
 
 def test_a_users_removal_leaves_every_other_sample_where_it_was() -> None:
-    before = prepare(DATA, ForgetIndices(), COHORT, BOUNDS)
-    after = prepare(DATA, ForgetIndices(users=frozenset({3, 8})), COHORT, BOUNDS)
+    before = prepare(DATA, ForgetIndices(), HOLDOUT, BOUNDS)
+    after = prepare(DATA, ForgetIndices(users=frozenset({3, 8})), HOLDOUT, BOUNDS)
     for old, new in zip(every_part(before), every_part(after), strict=True):
         others = old.take(~np.isin(old.user, [3, 8]))
         for name in ("user", "candidate", "label", "timestamp", "history", "history_rating"):
@@ -133,7 +133,7 @@ def test_a_pairs_removal_rebuilds_the_histories_after_it() -> None:
     own = build_samples(DATA.take(DATA.user == user))
     row = len(own) // 2
     item = int(own.history[row, -1])
-    prepared = prepare(DATA, ForgetIndices(pairs=frozenset({(user, item)})), COHORT, BOUNDS)
+    prepared = prepare(DATA, ForgetIndices(pairs=frozenset({(user, item)})), HOLDOUT, BOUNDS)
     train = prepared.parts.train.take(prepared.parts.train.user == user)
     rebuilt = train.take(train.candidate == own.candidate[row])
     assert rebuilt.history[0, -9:].tolist() == own.history[row, :-1].tolist()
@@ -143,20 +143,20 @@ def test_a_pairs_removal_rebuilds_the_histories_after_it() -> None:
 
 def test_given_bounds_are_kept_whatever_is_forgotten() -> None:
     gone = ForgetIndices(users=frozenset(range(1, 120)))
-    assert prepare(DATA, gone, COHORT, BOUNDS).bounds == BOUNDS
-    assert prepare(DATA, gone, COHORT).bounds != BOUNDS
+    assert prepare(DATA, gone, HOLDOUT, BOUNDS).bounds == BOUNDS
+    assert prepare(DATA, gone, HOLDOUT).bounds != BOUNDS
 
 
-def test_forgetting_somebody_of_the_cohort_has_no_training_rows() -> None:
-    person = min(COHORT)
-    prepared = prepare(DATA, ForgetIndices(users=frozenset({person})), COHORT, BOUNDS)
+def test_forgetting_somebody_of_the_holdout_has_no_training_rows() -> None:
+    person = min(HOLDOUT)
+    prepared = prepare(DATA, ForgetIndices(users=frozenset({person})), HOLDOUT, BOUNDS)
     assert len(prepared.forget) == 0
-    assert person not in prepared.parts.cohort.user
+    assert person not in prepared.parts.holdout.user
 
 
 def test_an_item_that_is_forgotten_is_unused_and_others_are_not() -> None:
-    prepared = prepare(DATA, ForgetIndices(items=frozenset({5})), COHORT, BOUNDS)
-    assert prepared.unused_slots().tolist() == [5]
+    prepared = prepare(DATA, ForgetIndices(items=frozenset({5})), HOLDOUT, BOUNDS)
+    assert prepared.unused_item_indices().tolist() == [5]
 
 
 def test_a_lone_raters_item_becomes_unused_with_its_rater() -> None:
@@ -168,21 +168,21 @@ def test_a_lone_raters_item_becomes_unused_with_its_rater() -> None:
         USERS,
         ITEMS + 1,
     )
-    before = prepare(lonely, ForgetIndices(), COHORT, BOUNDS)
-    after = prepare(lonely, ForgetIndices(users=frozenset({1})), COHORT, BOUNDS)
-    assert ITEMS not in before.unused_slots()
-    assert after.unused_slots().tolist() == [ITEMS]
+    before = prepare(lonely, ForgetIndices(), HOLDOUT, BOUNDS)
+    after = prepare(lonely, ForgetIndices(users=frozenset({1})), HOLDOUT, BOUNDS)
+    assert ITEMS not in before.unused_item_indices()
+    assert after.unused_item_indices().tolist() == [ITEMS]
 
 
 def test_limits_leave_about_so_many_rows_and_choose_each_by_itself() -> None:
     data = planted_interactions(users=60, items=40, each=30)
-    cohort = frozenset(range(6))
-    drawn = prepare(data, ForgetIndices(), cohort, limits=RowLimits(train=200, look=50))
+    holdout = frozenset(range(6))
+    drawn = prepare(data, ForgetIndices(), holdout, limits=RowLimits(train=200, evaluation=50))
     sizes = [len(part) for part in every_part(drawn)]
     assert 150 < sizes[0] < 250
     assert all(25 < size < 75 for size in sizes[1:])
 
-    without = prepare(data, ForgetIndices(users=frozenset({20, 21})), cohort, drawn.bounds)
+    without = prepare(data, ForgetIndices(users=frozenset({20, 21})), holdout, drawn.bounds)
     gone = {key for key in keys(drawn.parts.train) if key[0] in {20, 21}}
     assert gone
     # Nobody else's row is chosen because somebody left.

@@ -59,9 +59,9 @@ def test_leaving_one_user_out_changes_no_other_sample(planted: Interactions, use
 
 
 def test_the_forget_rows_of_an_item_have_it_as_candidate_or_in_the_history(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared
 ) -> None:
-    found = prepare(planted, ForgetIndices(items=frozenset({30})), cohort, prepared.bounds)
+    found = prepare(planted, ForgetIndices(items=frozenset({30})), holdout, prepared.bounds)
 
     expected = {key for key, held in contents(prepared.parts.train).items() if 30 in held}
     assert names(found) == dict.fromkeys(expected, "item")
@@ -69,9 +69,9 @@ def test_the_forget_rows_of_an_item_have_it_as_candidate_or_in_the_history(
 
 
 def test_the_forget_rows_of_a_pair_are_those_of_its_user_only(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared, pairs: frozenset[Key]
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared, pairs: frozenset[Key]
 ) -> None:
-    found = prepare(planted, ForgetIndices(pairs=pairs), cohort, prepared.bounds)
+    found = prepare(planted, ForgetIndices(pairs=pairs), holdout, prepared.bounds)
 
     expected = {
         key
@@ -83,12 +83,12 @@ def test_the_forget_rows_of_a_pair_are_those_of_its_user_only(
 
 
 def test_a_row_that_is_several_kinds_counts_as_the_first(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared, pairs: frozenset[Key]
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared, pairs: frozenset[Key]
 ) -> None:
     (user, _), (_, item), _ = sorted(pairs)
     forget = ForgetIndices(users=frozenset({user}), items=frozenset({item}), pairs=pairs)
 
-    found = prepare(planted, forget, cohort, prepared.bounds)
+    found = prepare(planted, forget, holdout, prepared.bounds)
 
     held = contents(found.forget)
     for key, name in names(found).items():
@@ -97,74 +97,78 @@ def test_a_row_that_is_several_kinds_counts_as_the_first(
 
 
 def test_a_rating_before_the_sixth_is_forgotten_from_the_histories_it_stands_in(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared
 ) -> None:
     """The first five ratings make no sample of their own."""
     rows = planted.sorted_rows()
     pair = (3, int(planted.item[rows[planted.user[rows] == 3][0]]))
 
-    found = prepare(planted, ForgetIndices(pairs=frozenset({pair})), cohort, prepared.bounds)
+    found = prepare(planted, ForgetIndices(pairs=frozenset({pair})), holdout, prepared.bounds)
 
     assert found.forget.earlier.tolist() == [5, 6, 7, 8, 9, 10]
     assert pair not in names(found)
 
 
 def test_where_an_item_leaves_a_history_the_one_before_moves_up(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared
 ) -> None:
-    found = prepare(planted, ForgetIndices(items=frozenset({30})), cohort, prepared.bounds)
+    found = prepare(planted, ForgetIndices(items=frozenset({30})), holdout, prepared.bounds)
 
-    for part in (found.parts.train, found.parts.valid, found.parts.test, found.parts.cohort):
+    for part in (found.parts.train, found.parts.valid, found.parts.test, found.parts.holdout):
         assert not any(30 in held for held in contents(part).values())
         present = (part.history >= 0).sum(axis=1)
         assert (present == np.minimum(part.earlier, 10)).all()
 
 
-def test_a_cohort_user_has_no_forget_rows(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared
+def test_a_holdout_user_has_no_forget_rows(
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared
 ) -> None:
-    member = min(cohort)
+    member = min(holdout)
     item = int(planted.item[planted.user == member][0])
     forget = ForgetIndices(users=frozenset({member}), items=frozenset({item}))
 
-    found = prepare(planted, forget, cohort, prepared.bounds)
+    found = prepare(planted, forget, holdout, prepared.bounds)
 
     assert set(names(found).values()) == {"item"}
-    assert not cohort & set(found.forget.user.tolist())
+    assert not holdout & set(found.forget.user.tolist())
     assert member not in found.retained.user
 
 
 def test_the_sides_of_a_row_never_change(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared
 ) -> None:
     forget = ForgetIndices(users=frozenset(range(1, 60)))
 
-    found = prepare(planted, forget, cohort, prepared.bounds)
+    found = prepare(planted, forget, holdout, prepared.bounds)
 
     assert found.bounds == prepared.bounds
     for after, before in (
         (found.parts.train, prepared.parts.train),
         (found.parts.valid, prepared.parts.valid),
         (found.parts.test, prepared.parts.test),
-        (found.parts.cohort, prepared.parts.cohort),
+        (found.parts.holdout, prepared.parts.holdout),
     ):
         kept = {key: held for key, held in contents(before).items() if key[0] not in forget.users}
         assert contents(after) == kept
 
 
 def test_deleting_nearly_everything_cannot_be_split(
-    planted: Interactions, cohort: frozenset[int]
+    planted: Interactions, holdout: frozenset[int]
 ) -> None:
     with pytest.raises(TooSmallToSplitError, match="Import more"):
-        prepare(planted, ForgetIndices(users=frozenset(range(3, 120))), cohort)
+        prepare(planted, ForgetIndices(users=frozenset(range(3, 120))), holdout)
 
 
-def test_unused_slots_are_those_of_no_training_sample(
-    planted: Interactions, cohort: frozenset[int], prepared: Prepared
+def test_unused_item_indices_are_those_of_no_training_sample(
+    planted: Interactions, holdout: frozenset[int], prepared: Prepared
 ) -> None:
-    found = prepare(planted, ForgetIndices(items=frozenset({30, 31})), cohort, prepared.bounds)
+    found = prepare(planted, ForgetIndices(items=frozenset({30, 31})), holdout, prepared.bounds)
 
     used = {item for held in contents(found.parts.train).values() for item in held}
-    assert set(found.unused_slots().tolist()) == set(range(150)) - used
-    assert set(found.unused_slots().tolist()) == {30, 31, *prepared.unused_slots().tolist()}
-    assert set(range(140, 150)) <= set(prepared.unused_slots().tolist())
+    assert set(found.unused_item_indices().tolist()) == set(range(150)) - used
+    assert set(found.unused_item_indices().tolist()) == {
+        30,
+        31,
+        *prepared.unused_item_indices().tolist(),
+    }
+    assert set(range(140, 150)) <= set(prepared.unused_item_indices().tolist())

@@ -65,7 +65,7 @@ def slow_samples(data: Interactions) -> list[tuple[object, ...]]:
                     item,
                     1.0 if rating > 3 else 0.0,
                     when,
-                    (-1,) * absent + tuple(slot for _, slot, _ in last),
+                    (-1,) * absent + tuple(item_index for _, item_index, _ in last),
                     (0,) * absent + tuple(int(stars * 2) for _, _, stars in last),
                     earlier,
                 )

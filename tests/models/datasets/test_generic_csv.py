@@ -192,7 +192,7 @@ def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
         read(tmp_path / "mine.parquet")
 
 
-def shelf(user: str, book: str, rating: object, when: str) -> str:
+def catalog_snapshot(user: str, book: str, rating: object, when: str) -> str:
     entry = {"user_id": user, "book_id": book, "rating": rating, "date_updated": when}
     return json.dumps(entry) + "\n"
 
@@ -200,12 +200,12 @@ def shelf(user: str, book: str, rating: object, when: str) -> str:
 @pytest.mark.parametrize("packed", [False, True])
 def test_goodreads(tmp_path: Path, packed: bool) -> None:
     text = (
-        shelf("u", "20", 5, "Tue Oct 17 09:40:11 -0700 2017")
-        + shelf("u", "3", 4, "Tue Oct 17 09:40:11 +0100 2017")
-        + shelf("u", "4", 0, "Tue Oct 17 09:40:11 +0100 2017")
-        + shelf("v", "3", 2, "2017-10-17T08:40:11Z")
+        catalog_snapshot("u", "20", 5, "Tue Oct 17 09:40:11 -0700 2017")
+        + catalog_snapshot("u", "3", 4, "Tue Oct 17 09:40:11 +0100 2017")
+        + catalog_snapshot("u", "4", 0, "Tue Oct 17 09:40:11 +0100 2017")
+        + catalog_snapshot("v", "3", 2, "2017-10-17T08:40:11Z")
         + "{broken\n[1]\n"
-        + shelf("u", "5", 3, "Tue Foo 17 09:40:11 +0100 2017")
+        + catalog_snapshot("u", "5", 3, "Tue Foo 17 09:40:11 +0100 2017")
     )
     name = "goodreads_interactions_poetry.json" + (".gz" if packed else "")
     content = text.encode()

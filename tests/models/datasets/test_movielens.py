@@ -42,7 +42,7 @@ def write_latest(directory: Path, ratings: str, movies: str | None = None) -> Pa
 HEADER = "userId,movieId,rating,timestamp\n"
 
 
-def test_latest_reads_half_stars_and_keeps_the_catalogue_in_its_order(tmp_path: Path) -> None:
+def test_latest_reads_half_stars_and_keeps_the_catalog_in_its_order(tmp_path: Path) -> None:
     path = write_latest(tmp_path, HEADER + "b,7,4.5,20\na,3,0.5,10\nb,3,5,30\n")
     assert detect_format(path) == "movielens-latest"
     data, report = read(path)

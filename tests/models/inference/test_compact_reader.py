@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.backbones.compact import CompactConfig
 from models.inference.compact_reader import AT_ONCE, CompactReader
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.base import Recommender
@@ -26,7 +26,7 @@ from tests.support import tiny_models as tiny
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 GENRES = st.lists(st.sampled_from(["Comedy", "Drama", "War", "Nobody's"]), max_size=4)
 
 
@@ -60,7 +60,7 @@ def reader_of(made: Recommender) -> CompactReader:
     return reader
 
 
-def request(made: Recommender, count: int, history: int = 7) -> Encoded:
+def request(made: Recommender, count: int, history: int = 7) -> PromptBatch:
     genres = [[], ["Comedy"], ["Drama", "War"], ["Comedy", "Drama", "War", "Comedy"]]
     return made.prompt.request(
         {"gender": "F"},
@@ -69,7 +69,9 @@ def request(made: Recommender, count: int, history: int = 7) -> Encoded:
     )
 
 
-def assert_plain(made: Recommender, reader: CompactReader, prompts: Encoded, shared: int) -> None:
+def assert_plain(
+    made: Recommender, reader: CompactReader, prompts: PromptBatch, shared: int
+) -> None:
     found = reader.score(prompts, shared)
     torch.testing.assert_close(found, made.logits(prompts), atol=1e-5, rtol=1e-5)
 
@@ -86,8 +88,8 @@ def test_any_request_is_answered_as_whole_prompts_are(
     """Short and long histories, unknown items and values, none to more attributes than places."""
     prompts = usual().prompt.request(
         gender,
-        [HistoryEvent(slot, half_stars / 2) for slot, half_stars in history],
-        [Candidate(slot, {"genre": genres}) for slot, genres in wanted],
+        [HistoryEvent(item_index, half_stars / 2) for item_index, half_stars in history],
+        [Candidate(item_index, {"genre": genres}) for item_index, genres in wanted],
     )
 
     assert_plain(usual(), usual_reader(), prompts, prompts.shared())
@@ -102,7 +104,7 @@ def test_any_request_is_answered_as_whole_prompts_are(
 )
 def test_padding_is_nowhere(prefix: list[int], rests: list[list[int]]) -> None:
     """PAD is 0, and may stand anywhere in what is not shared."""
-    prompts = Encoded(tokens=torch.tensor([[*prefix, *rest] for rest in rests]))
+    prompts = PromptBatch(tokens=torch.tensor([[*prefix, *rest] for rest in rests]))
 
     assert_plain(usual(), usual_reader(), prompts, len(prefix))
 
@@ -132,7 +134,7 @@ def test_other_sizes_are_read_as_well(config: CompactConfig) -> None:
 
 
 def test_prompts_beyond_the_configured_positions_are_read() -> None:
-    prompts = Encoded(tokens=torch.randint(1, 30, (3, 150)))
+    prompts = PromptBatch(tokens=torch.randint(1, 30, (3, 150)))
 
     assert_plain(usual(), usual_reader(), prompts.take(slice(1)), 147)
 
@@ -219,10 +221,10 @@ def test_what_answers_otherwise_is_not_used() -> None:
     made = usual()
     prompt = made.prompt
 
-    def wrong(prompts: Encoded) -> torch.Tensor:
+    def wrong(prompts: PromptBatch) -> torch.Tensor:
         return made.logits(prompts) + 1e-3
 
-    def broken(prompts: Encoded) -> torch.Tensor:
+    def broken(prompts: PromptBatch) -> torch.Tensor:
         return made.logits(prompts) * torch.nan
 
     assert CompactReader.of(made.model, prompt.answers, prompt.golden, made.logits) is not None

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
-VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 TOKENIZER = tiny.byte_pairs()
 SMALL = {
     "vocab_size": len(TOKENIZER),
@@ -86,7 +86,7 @@ def recommender(kind: type[PreTrainedModel], config: Any) -> TextRecommender:
     return TextRecommender(VOCABULARY, parse_backbone("hf:tiny"), model.eval(), prompt)
 
 
-def request(made: Recommender, count: int, history: int = 6) -> Encoded:
+def request(made: Recommender, count: int, history: int = 6) -> PromptBatch:
     """Return prompts of candidates whose titles are 1 to 4 words."""
     titles = [" ".join([f"Item {n}"] * (1 + n % 4)) for n in range(count)]
     return made.prompt.request(
@@ -278,7 +278,7 @@ def test_a_model_is_looked_at_once(llama: Recommender, tmp_path: Path) -> None:
     assert llama.reader() is not None
     asked: list[int] = []
 
-    def plain(prompts: Encoded) -> torch.Tensor:
+    def plain(prompts: PromptBatch) -> torch.Tensor:
         asked.append(len(prompts))
         return made.logits(prompts)
 
@@ -302,7 +302,7 @@ def test_nobody_waits_while_another_model_is_looked_at(llama: Recommender, tmp_p
 
     with ThreadPoolExecutor(1) as other:
 
-        def plain(prompts: Encoded) -> torch.Tensor:
+        def plain(prompts: PromptBatch) -> torch.Tensor:
             assert other.submit(llama.reader).result(timeout=30) is not None
             return made.logits(prompts)
 

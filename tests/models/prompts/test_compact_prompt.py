@@ -11,7 +11,7 @@ import torch
 
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.data.samples import HISTORY_LENGTH, build_samples
-from models.prompts.compact_prompt import ATTRIBUTE_PLACES, CompactPrompt, Encoded
+from models.prompts.compact_prompt import ATTRIBUTE_PLACES, CompactPrompt, PromptBatch
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.vocabulary import (
     ANSWER,
@@ -35,13 +35,13 @@ ATTRIBUTES = {"occupation": "job1"}
 
 
 def events(count: int) -> list[HistoryEvent]:
-    return [HistoryEvent(slot=7 * n % 140, rating=(1 + n % 10) / 2) for n in range(count)]
+    return [HistoryEvent(item_index=7 * n % 140, rating=(1 + n % 10) / 2) for n in range(count)]
 
 
-def candidates(slots: Sequence[int]) -> list[Candidate]:
+def candidates(item_indices: Sequence[int]) -> list[Candidate]:
     """Make candidates with none, one, two, or more genres than there are places."""
     genres = [(), ("Comedy",), ("Drama", "War"), ("Comedy", "Drama", "War", "Comedy")]
-    return [Candidate(slot, {"genre": genres[slot % 4]}) for slot in slots]
+    return [Candidate(item_index, {"genre": genres[item_index % 4]}) for item_index in item_indices]
 
 
 def full_prompts(
@@ -49,12 +49,12 @@ def full_prompts(
     attributes: dict[str, str],
     history: Sequence[HistoryEvent],
     wanted: Sequence[Candidate],
-) -> Encoded:
+) -> PromptBatch:
     """Write the whole prompt of every candidate by hand, without a cache."""
     prompt = CompactPrompt(vocabulary)
-    prefix = prompt.prefix(attributes, [(event.slot, event.rating) for event in history])
-    suffix = prompt.suffixes([(one.slot, one.attributes) for one in wanted])
-    return Encoded(tokens=torch.cat([prefix.expand(len(wanted), -1), suffix], dim=1))
+    prefix = prompt.prefix(attributes, [(event.item_index, event.rating) for event in history])
+    suffix = prompt.suffixes([(one.item_index, one.attributes) for one in wanted])
+    return PromptBatch(tokens=torch.cat([prefix.expand(len(wanted), -1), suffix], dim=1))
 
 
 def assert_scores_are_the_full_logits(
@@ -85,7 +85,7 @@ def test_a_sample_is_written_as_documented() -> None:
         rating=np.full(72, 4.5, np.float32),
         timestamp=np.tile(np.arange(6, dtype=np.int64), 12),
     )
-    vocabulary = Vocabulary.from_catalogue(data)
+    vocabulary = Vocabulary.from_catalog(data)
 
     tokens = CompactPrompt(vocabulary).samples(build_samples(data), data).tokens
 
@@ -116,7 +116,7 @@ def test_prompts_hold_no_token_outside_the_vocabulary(
 
 
 def test_positions_count_real_tokens_only() -> None:
-    encoded = Encoded(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
+    encoded = PromptBatch(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
 
     assert encoded.mask.tolist() == [[1, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
     assert encoded.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
@@ -127,15 +127,15 @@ def test_an_item_is_written_anew_once_its_attributes_change(trained: Recommender
     vocabulary, prompt = trained.vocabulary, CompactPrompt(trained.vocabulary)
     genres = {"genre": ["Comedy"]}
 
-    def written(slot: int) -> list[int]:
-        row: list[int] = prompt.suffixes([(slot, genres)])[0].tolist()
+    def written(item_index: int) -> list[int]:
+        row: list[int] = prompt.suffixes([(item_index, genres)])[0].tolist()
         return row
 
-    for slot, item in ((3, vocabulary.item(3)), (vocabulary.slots + 5, UNKNOWN_ITEM)):
+    for item_index, item in ((3, vocabulary.item(3)), (vocabulary.item_capacity + 5, UNKNOWN_ITEM)):
         for values in (["Comedy"], ["Comedy"], ["Drama", "War"], [], ["Comedy"]):
             genres["genre"][:] = values
             places = [*(vocabulary.attribute("genre", value) for value in values), PAD, PAD, PAD]
-            assert written(slot) == [CANDIDATE, item, *places[:ATTRIBUTE_PLACES], ANSWER]
+            assert written(item_index) == [CANDIDATE, item, *places[:ATTRIBUTE_PLACES], ANSWER]
     assert set(prompt._written) == {3}
     assert prompt.suffixes([]).shape == (0, ATTRIBUTE_PLACES + 3)
 
@@ -150,7 +150,7 @@ def test_padded_and_unpadded_prompts_give_the_same_logits(
     found = trained.logits(padded)
 
     for row, tokens in enumerate(padded.tokens):
-        alone = trained.logits(Encoded(tokens=tokens[tokens != PAD][None]))
+        alone = trained.logits(PromptBatch(tokens=tokens[tokens != PAD][None]))
         torch.testing.assert_close(alone[0], found[row], atol=TOLERANCE, rtol=0)
 
 
@@ -190,8 +190,8 @@ def test_scores_allow_unknown_user_attributes(
     assert_scores_are_the_full_logits(trained, attributes, events(6), candidates([1, 2, 3]))
 
 
-def test_scores_allow_unknown_slots_and_genres(trained: Recommender) -> None:
-    beyond = trained.vocabulary.slots + 5
+def test_scores_allow_unknown_item_indices_and_genres(trained: Recommender) -> None:
+    beyond = trained.vocabulary.item_capacity + 5
     history = [HistoryEvent(beyond, 4.0), *events(3)]
     wanted = [
         Candidate(beyond, {"genre": ("Comedy",)}),
@@ -226,17 +226,17 @@ def test_serving_scores_what_training_measured(
 
     for row, probability in enumerate(expected):
         history = [
-            HistoryEvent(int(slot), half_stars / 2)
-            for slot, half_stars in zip(
+            HistoryEvent(int(item_index), half_stars / 2)
+            for item_index, half_stars in zip(
                 samples.history[row], samples.history_rating[row], strict=True
             )
-            if slot >= 0
+            if item_index >= 0
         ]
-        slot = int(samples.candidate[row])
+        item_index = int(samples.candidate[row])
         found = trained.score(
             planted.users[samples.user[row]].attributes,
             history,
-            [Candidate(slot, planted.items[slot].attributes)],
+            [Candidate(item_index, planted.items[item_index].attributes)],
         )
         assert found[0] == pytest.approx(probability, abs=TOLERANCE)
 
@@ -265,7 +265,7 @@ def test_suffixes_cut_attributes_at_their_places(trained: Recommender) -> None:
 
 def test_the_answers_follow_the_history(trained: Recommender) -> None:
     """The same dramas (odd slots), to someone who liked such ones before and one who did not."""
-    dramas = [Candidate(slot, {"genre": ("Drama",)}) for slot in range(21, 61, 2)]
+    dramas = [Candidate(item_index, {"genre": ("Drama",)}) for item_index in range(21, 61, 2)]
     disliked = [HistoryEvent(n, 1.5 if n % 2 else 4.5) for n in range(10)]
     liked = [HistoryEvent(n, 4.5) for n in range(10)]
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import PAD
 
 #: Two prompts whose padding is no PAD, one padded on the left and one in its middle.
-PROMPTS = Encoded(
+PROMPTS = PromptBatch(
     tokens=torch.tensor([[9, 9, 5, 6], [7, 9, 8, 9]]),
     present=torch.tensor([[False, False, True, True], [True, False, True, False]]),
 )
 
 
-def rows(encoded: Encoded) -> list[list[int]]:
+def rows(encoded: PromptBatch) -> list[list[int]]:
     return [
         row[there.bool()].tolist() for row, there in zip(encoded.tokens, encoded.mask, strict=True)
     ]
@@ -23,8 +23,8 @@ def rows(encoded: Encoded) -> list[list[int]]:
 def test_an_explicit_mask_goes_before_pad() -> None:
     tokens = torch.tensor([[PAD, 3, PAD]])
 
-    assert Encoded(tokens=tokens).mask.tolist() == [[0, 1, 0]]
-    explicit = Encoded(tokens=tokens, present=torch.tensor([[True, True, False]]))
+    assert PromptBatch(tokens=tokens).mask.tolist() == [[0, 1, 0]]
+    explicit = PromptBatch(tokens=tokens, present=torch.tensor([[True, True, False]]))
     assert explicit.mask.tolist() == [[1, 1, 0]]
     assert explicit.positions.tolist() == [[0, 1, 1]]
     assert explicit.lengths.tolist() == [2]
@@ -32,7 +32,7 @@ def test_an_explicit_mask_goes_before_pad() -> None:
 
 def test_last_is_the_last_real_token() -> None:
     assert PROMPTS.last.tolist() == [3, 2]
-    assert Encoded(tokens=torch.tensor([[4, 0, 0], [0, 0, 4], [4, 5, 0]])).last.tolist() == [
+    assert PromptBatch(tokens=torch.tensor([[4, 0, 0], [0, 0, 4], [4, 5, 0]])).last.tolist() == [
         0,
         2,
         1,
@@ -45,20 +45,20 @@ def test_packing_moves_padding_to_one_end_and_cuts_it() -> None:
         assert packed.tokens.shape == (2, 2)
         assert packed.tokens[0].tolist() == first
         assert rows(packed) == [[5, 6], [7, 8]]
-    uneven = Encoded(tokens=torch.tensor([[1, 0, 2, 3, 0], [0, 4, 0, 0, 0]]))
+    uneven = PromptBatch(tokens=torch.tensor([[1, 0, 2, 3, 0], [0, 4, 0, 0, 0]]))
     assert uneven.packed(right=True).mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert uneven.packed(right=False).mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_concatenating_keeps_what_is_there() -> None:
-    narrow = Encoded(tokens=torch.tensor([[3, 0, 2]]))
+    narrow = PromptBatch(tokens=torch.tensor([[3, 0, 2]]))
 
-    both = Encoded.cat([PROMPTS, narrow])
+    both = PromptBatch.cat([PROMPTS, narrow])
 
     assert rows(both) == [[5, 6], [7, 8], [3, 2]]
     assert both.tokens.shape == (3, 4)
-    assert Encoded.cat([narrow, narrow]).present is None
-    assert rows(Encoded.cat([narrow, narrow])) == [[3, 2], [3, 2]]
+    assert PromptBatch.cat([narrow, narrow]).present is None
+    assert rows(PromptBatch.cat([narrow, narrow])) == [[3, 2], [3, 2]]
 
 
 def test_taking_rows_and_columns_takes_their_masks() -> None:
@@ -69,8 +69,8 @@ def test_taking_rows_and_columns_takes_their_masks() -> None:
 
 def test_shared_columns_leave_every_prompt_a_token() -> None:
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 4]])
-    assert Encoded(tokens=tokens).shared() == 2
-    assert Encoded(tokens=tokens[:1]).shared() == 3
-    assert Encoded(tokens=torch.tensor([[1, 2, 0], [1, 2, 3]])).shared() == 1
+    assert PromptBatch(tokens=tokens).shared() == 2
+    assert PromptBatch(tokens=tokens[:1]).shared() == 3
+    assert PromptBatch(tokens=torch.tensor([[1, 2, 0], [1, 2, 3]])).shared() == 1
     assert PROMPTS.shared() == 0
     assert PROMPTS.take(slice(0)).shared() == 0

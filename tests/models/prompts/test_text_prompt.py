@@ -13,7 +13,7 @@ from models.prompts.templates import (
     PUBLISHED,
     SHARED_PREFIX,
     WORDINGS,
-    Question,
+    PromptContent,
     UnknownWordingError,
 )
 from models.prompts.text_encoding import TextPrompt
@@ -32,7 +32,7 @@ She watched the following movies in order in the past, and rated them:
 Based on the movies she has watched, deduce if she will like the movie ***Fargo (1996)***.
 Note that more stars the user rated the movie, the user liked the movie more.
 You should ONLY tell me yes or no."""
-QUESTION = Question(
+CONTENT = PromptContent(
     attributes={"gender": "F", "occupation": "lawyer", "age": "25-34", "zip": "12345"},
     history=(("Heat (1995)", 8), ("Ocean's Eleven (2001)", 2), ("Up (2009)", 1)),
     title="Fargo (1996)",
@@ -53,18 +53,18 @@ def prompt(*, limit: int | None = None, wording: str = PUBLISHED) -> TextPrompt:
     return TextPrompt(byte_pairs(), closed=False, limit=limit, wording=wording)
 
 
-def words(made: TextPrompt, row: int, questions: list[Question]) -> str:
-    encoded = made.encode(questions)
+def words(made: TextPrompt, row: int, contents: list[PromptContent]) -> str:
+    encoded = made.encode(contents)
     text: str = made._tokenizer.decode(encoded.tokens[row, : int(encoded.lengths[row])])
     return text
 
 
 def test_the_wording_is_the_published_one() -> None:
-    assert QUESTION.text(PUBLISHED) == AS_PUBLISHED
+    assert CONTENT.text(PUBLISHED) == AS_PUBLISHED
 
 
 def test_men_have_their_own_pronouns() -> None:
-    lines = replace(QUESTION, attributes={"gender": "M", "age": "56+"}).text(PUBLISHED).split("\n")
+    lines = replace(CONTENT, attributes={"gender": "M", "age": "56+"}).text(PUBLISHED).split("\n")
 
     assert lines[:2] == [
         "The user is a male. His age is 56+.",
@@ -74,23 +74,23 @@ def test_men_have_their_own_pronouns() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    lines = replace(QUESTION, attributes={}).text(PUBLISHED).split("\n")
+    lines = replace(CONTENT, attributes={}).text(PUBLISHED).split("\n")
 
     assert lines[0].startswith("The user watched the following movies")
     assert lines[2] == (
         "Based on the movies the user has watched, deduce if the user will like the movie "
         "***Fargo (1996)***."
     )
-    job = replace(QUESTION, attributes={"occupation": "lawyer"}).text(PUBLISHED).split("\n")
+    job = replace(CONTENT, attributes={"occupation": "lawyer"}).text(PUBLISHED).split("\n")
     assert job[0] == "The user's job is lawyer."
 
 
 def test_the_products_wording_puts_every_instruction_before_the_candidate() -> None:
-    assert QUESTION.text(SHARED_PREFIX) == AS_SERVED
+    assert CONTENT.text(SHARED_PREFIX) == AS_SERVED
 
 
 def test_the_products_wording_leaves_out_what_is_not_known() -> None:
-    lines = Question(attributes={"gender": ""}, history=(), title="Up").text(SHARED_PREFIX)
+    lines = PromptContent(attributes={"gender": ""}, history=(), title="Up").text(SHARED_PREFIX)
 
     assert lines.split("\n")[1:] == ["Up:"]
 
@@ -102,7 +102,7 @@ def test_other_words_are_other_prompts() -> None:
     with pytest.raises(UnknownWordingError, match="Known: published, shared-prefix"):
         prompt(wording="mine")
     with pytest.raises(UnknownWordingError):
-        QUESTION.text("mine")
+        CONTENT.text("mine")
 
 
 @every_wording
@@ -149,11 +149,11 @@ def test_samples_and_requests_write_the_same_prompt(wording: str) -> None:
     made, samples = prompt(wording=wording), build_samples(DATA)
     row = 40
     encoded = made.samples(samples, DATA)
-    slots, stars = samples.history[row], samples.history_rating[row] / 2
+    item_indices, stars = samples.history[row], samples.history_rating[row] / 2
     history = [
-        HistoryEvent(int(slot), float(star), DATA.items[slot].title)
-        for slot, star in zip(slots, stars, strict=True)
-        if slot >= 0
+        HistoryEvent(int(item_index), float(star), DATA.items[item_index].title)
+        for item_index, star in zip(item_indices, stars, strict=True)
+        if item_index >= 0
     ]
     wanted = int(samples.candidate[row])
     found = made.request(
@@ -165,7 +165,7 @@ def test_samples_and_requests_write_the_same_prompt(wording: str) -> None:
     length = int(encoded.lengths[row])
     assert found.tokens[0].tolist() == encoded.tokens[row, :length].tolist()
     assert found.mask.all()
-    assert f"Item {wanted}" in words(made, 0, [replace(QUESTION, title=f"Item {wanted}")])
+    assert f"Item {wanted}" in words(made, 0, [replace(CONTENT, title=f"Item {wanted}")])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_samples_and_requests_write_the_same_prompt(wording: str) -> None:
 )
 def test_candidates_share_everything_before_their_titles(wording: str, end: str) -> None:
     made = prompt(wording=wording)
-    wanted = [Candidate(slot, {}, f"{slot} Film") for slot in (1, 2, 3)]
+    wanted = [Candidate(item_index, {}, f"{item_index} Film") for item_index in (1, 2, 3)]
 
     encoded = made.request({"gender": "M"}, [HistoryEvent(5, 4.0, "Heat")], wanted)
 
@@ -183,18 +183,18 @@ def test_candidates_share_everything_before_their_titles(wording: str, end: str)
 
 
 def test_long_prompts_lose_their_oldest_ratings() -> None:
-    whole = prompt().encode([QUESTION])
+    whole = prompt().encode([CONTENT])
     limit = int(whole.lengths[0]) - 1
 
-    shorter = words(prompt(limit=limit), 0, [QUESTION])
+    shorter = words(prompt(limit=limit), 0, [CONTENT])
 
-    assert shorter == replace(QUESTION, history=QUESTION.history[1:]).text(PUBLISHED)
-    assert words(prompt(limit=limit + 1), 0, [QUESTION]) == AS_PUBLISHED
+    assert shorter == replace(CONTENT, history=CONTENT.history[1:]).text(PUBLISHED)
+    assert words(prompt(limit=limit + 1), 0, [CONTENT]) == AS_PUBLISHED
 
 
-def test_a_question_that_never_fits_is_refused() -> None:
+def test_a_query_that_never_fits_is_refused() -> None:
     with pytest.raises(PromptTooLongError, match="even without history"):
-        prompt(limit=30).encode([QUESTION])
+        prompt(limit=30).encode([CONTENT])
 
 
 def test_very_long_titles_are_cut_and_missing_ones_are_numbered() -> None:
@@ -208,7 +208,7 @@ def test_very_long_titles_are_cut_and_missing_ones_are_numbered() -> None:
     assert "***number 7***" in texts[1]
 
 
-def test_no_questions_are_no_prompts() -> None:
+def test_no_queries_are_no_prompts() -> None:
     assert prompt().encode([]).tokens.shape == (0, 0)
 
 
@@ -234,8 +234,8 @@ def test_a_tokenizer_without_answers_is_refused() -> None:
 
 def test_only_encoders_read_the_end_of_a_text() -> None:
     tokenizer = word_pieces()
-    closed = TextPrompt(tokenizer, closed=True, limit=None).encode([QUESTION])
-    open_ended = TextPrompt(tokenizer, closed=False, limit=None).encode([QUESTION])
+    closed = TextPrompt(tokenizer, closed=True, limit=None).encode([CONTENT])
+    open_ended = TextPrompt(tokenizer, closed=False, limit=None).encode([CONTENT])
 
     assert closed.tokens[0, -1] == tokenizer.eos_token_id
     assert open_ended.tokens[0].tolist() == closed.tokens[0, :-1].tolist()
@@ -244,7 +244,7 @@ def test_only_encoders_read_the_end_of_a_text() -> None:
 def test_the_digest_is_that_of_the_tokenizer_and_not_of_its_use(tmp_path: object) -> None:
     tokenizer = byte_pairs()
     before = digest(tokenizer)
-    TextPrompt(tokenizer, closed=False, limit=None).encode([QUESTION, QUESTION])
+    TextPrompt(tokenizer, closed=False, limit=None).encode([CONTENT, CONTENT])
     tokenizer.save_pretrained(tmp_path)
 
     assert digest(tokenizer) == before == digest(AutoTokenizer.from_pretrained(tmp_path))

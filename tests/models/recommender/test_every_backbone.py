@@ -18,7 +18,7 @@ from models.checkpoints.manifest import CheckpointError
 from models.data.forget_split import ForgetIndices, prepare
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import backbone_from_manifest, build, parse_backbone
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
 
 TOLERANCE = 2e-5
-VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
 #: As the paper splits: a twentieth of this world would be too few to choose on.
 PREPARED = prepare(
@@ -62,21 +62,21 @@ def recommenders(sources: dict[str, BackboneConfig]) -> dict[str, Recommender]:
     return made
 
 
-def uneven(recommender: Recommender) -> Encoded:
+def uneven(recommender: Recommender) -> PromptBatch:
     """Return prompts of 5 to 10 ratings."""
     return recommender.prompt.samples(SAMPLES.take(np.arange(0, 60, 5)), tiny.DATA)
 
 
-def rows(prompts: Encoded) -> list[torch.Tensor]:
+def rows(prompts: PromptBatch) -> list[torch.Tensor]:
     return [
         tokens[there.bool()] for tokens, there in zip(prompts.tokens, prompts.mask, strict=True)
     ]
 
 
-def padded(row: torch.Tensor, left: int, right: int, filler: int) -> Encoded:
+def padded(row: torch.Tensor, left: int, right: int, filler: int) -> PromptBatch:
     ends = [torch.full((count,), filler) for count in (left, right)]
     present = [torch.zeros(left), torch.ones(len(row)), torch.zeros(right)]
-    return Encoded(
+    return PromptBatch(
         tokens=torch.cat([ends[0], row, ends[1]])[None], present=torch.cat(present).bool()[None]
     )
 
@@ -92,7 +92,7 @@ def test_padding_changes_no_answer(recommenders: dict[str, Recommender], kind: s
 
     torch.testing.assert_close(recommender.logits(prompts), alone, atol=TOLERANCE, rtol=0)
     for left, right, filler in ((4, 0, 0), (0, 4, 0), (3, 2, 7)):
-        shifted = Encoded.cat(
+        shifted = PromptBatch.cat(
             [*(padded(row, left, right, filler) for row in rows(prompts)), prompts.take(slice(2))]
         )
         found = recommender.logits(shifted)[: len(alone)]
@@ -105,8 +105,8 @@ def test_encoders_are_told_what_is_padding(recommenders: dict[str, Recommender],
     recommender = recommenders[kind]
     short, long = sorted(rows(uneven(recommender)), key=len)[:: len(SAMPLES.take(np.arange(11)))]
     gap = len(long) - len(short)
-    both = Encoded.cat([padded(short, 0, gap, 7), padded(long, 0, 0, 0)])
-    read_all = Encoded(tokens=both.tokens, present=torch.ones_like(both.tokens).bool())
+    both = PromptBatch.cat([padded(short, 0, gap, 7), padded(long, 0, 0, 0)])
+    read_all = PromptBatch(tokens=both.tokens, present=torch.ones_like(both.tokens).bool())
 
     alone = recommender.logits(padded(short, 0, 0, 0))[0]
 
@@ -118,7 +118,7 @@ def test_encoders_are_told_what_is_padding(recommenders: dict[str, Recommender],
 def test_padded_rows_have_sound_gradients(recommenders: dict[str, Recommender], kind: str) -> None:
     recommender = recommenders[kind]
     prompts = uneven(recommender)
-    shifted = Encoded.cat([padded(row, 9, 0, 0) for row in rows(prompts)])
+    shifted = PromptBatch.cat([padded(row, 9, 0, 0) for row in rows(prompts)])
 
     recommender.answer_logits(shifted).square().sum().backward()
 

@@ -14,22 +14,22 @@ from models.recommender.factory import build
 from models.recommender.token_rows import (
     FirstStep,
     ItemChange,
-    cooled_answers,
     leaving,
     reset_rows,
+    shrunk_answers,
     unused_tokens,
 )
 from models.training.trainer import margins
 from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
 from tests.models.conftest import World, nothing
-from tests.support.planted_tastes import COHORT, RECIPE, planted
+from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 DATA = planted()
-WHOLE = prepare(DATA, ForgetIndices(), COHORT)
-VOCABULARY = Vocabulary.from_catalogue(DATA)
+WHOLE = prepare(DATA, ForgetIndices(), HOLDOUT)
+VOCABULARY = Vocabulary.from_catalog(DATA)
 #: One rating from the middle of a person's history: eleven samples know it, one of them goes.
 PAIR = (3, int(DATA.item[DATA.user == 3][12]))
-PAIR_ALONE = prepare(DATA, ForgetIndices(pairs=frozenset([PAIR])), COHORT, WHOLE.bounds)
+PAIR_ALONE = prepare(DATA, ForgetIndices(pairs=frozenset([PAIR])), HOLDOUT, WHOLE.bounds)
 
 RATER = int(DATA.user[(DATA.item == 5) & (DATA.timestamp < WHOLE.bounds.valid_from)][0])
 
@@ -41,26 +41,26 @@ def test_a_sample_with_only_its_history_shortened_does_not_leave() -> None:
 
 
 def test_items_outside_the_vocabulary_have_no_row_to_move() -> None:
-    change = ItemChange.of(PAIR_ALONE, slots=PAIR[1], damping=5.0)
-    assert not len(change.slots)
-    small = replace(VOCABULARY, slots=PAIR[1])
+    change = ItemChange.of(PAIR_ALONE, item_indices=PAIR[1], damping=5.0)
+    assert not len(change.item_indices)
+    small = replace(VOCABULARY, item_indices=PAIR[1])
     step = FirstStep.of(build(small, RECIPE.backbone), PAIR_ALONE, damping=5.0)
     assert not len(step.rows(5.0).tokens)
 
 
 def test_an_item_keeps_the_share_of_its_samples_that_stay() -> None:
-    change = ItemChange.of(PAIR_ALONE, VOCABULARY.slots, damping=5.0)
+    change = ItemChange.of(PAIR_ALONE, VOCABULARY.item_capacity, damping=5.0)
     count = int((WHOLE.parts.train.candidate == PAIR[1]).sum())
-    assert change.slots.tolist() == [PAIR[1]]
+    assert change.item_indices.tolist() == [PAIR[1]]
     assert np.allclose(change.kept, (count - 1) / count)
 
 
-def test_cooling_twice_multiplies_every_margin_by_both_factors() -> None:
+def test_temperature_shrinkage_twice_multiplies_every_margin_by_both_factors() -> None:
     recommender = build(VOCABULARY, RECIPE.backbone)
     prompts = recommender.prompt.samples(WHOLE.parts.test.take(np.arange(20)), DATA)
     before = margins(recommender, prompts)
-    once = with_rows(recommender, cooled_answers(recommender, 0.9))
-    twice = with_rows(once, cooled_answers(once, 0.8))
+    once = with_rows(recommender, shrunk_answers(recommender, 0.9))
+    twice = with_rows(once, shrunk_answers(once, 0.8))
     torch.testing.assert_close(margins(once, prompts), 0.9 * before)
     torch.testing.assert_close(margins(twice, prompts), 0.72 * before)
 
@@ -72,7 +72,7 @@ def test_answers_cool_by_the_share_of_rows_that_leave_not_of_those_that_change(
     made = E2URecFast(E2URecFastConfig(steps=1)).unlearn(task, nothing)
     assert made.rows is not None
     found = made.rows.values[-2] - made.rows.values[-1]
-    now = cooled_answers(world.recommender, 1.0).values
+    now = shrunk_answers(world.recommender, 1.0).values
     factor = (found @ (now[0] - now[1]) / (now[0] - now[1]).square().sum()).item()
     share = 1 / len(WHOLE.parts.train)
     np.testing.assert_allclose(1 - factor, 0.4 * share, rtol=0.05)
@@ -83,13 +83,13 @@ def test_rows_of_what_only_the_forgotten_had_become_initial_attributes_among_the
     items = list(DATA.items)
     items[5] = replace(items[5], attributes={"author": ("Le Guin",)})
     data = replace(DATA, items=tuple(items)).take((DATA.item != 5) | (DATA.user == RATER))
-    vocabulary = Vocabulary.from_catalogue(data)
-    batch = prepare(data, ForgetIndices(users=frozenset([RATER])), COHORT, WHOLE.bounds)
+    vocabulary = Vocabulary.from_catalog(data)
+    batch = prepare(data, ForgetIndices(users=frozenset([RATER])), HOLDOUT, WHOLE.bounds)
     recommender = build(vocabulary, RECIPE.backbone)
     tokens = unused_tokens(recommender, batch)
     lost = [vocabulary.attribute("author", "Le Guin"), vocabulary.item(5)]
     assert set(tokens) == {*lost, *range(vocabulary.item(len(items) - 1) + 1, vocabulary.size)}
-    whole = prepare(data, ForgetIndices(), COHORT, WHOLE.bounds)
+    whole = prepare(data, ForgetIndices(), HOLDOUT, WHOLE.bounds)
     assert not set(lost) & set(unused_tokens(recommender, whole))
     (table,) = recommender.item_tables()
     initial = table.detach().clone()

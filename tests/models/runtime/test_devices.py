@@ -90,7 +90,7 @@ def test_an_unknown_precision_is_refused() -> None:
 
 
 def test_models_are_built_as_the_machine_says() -> None:
-    vocabulary, config = Vocabulary.from_catalogue(tiny.DATA), parse_backbone("compact")
+    vocabulary, config = Vocabulary.from_catalog(tiny.DATA), parse_backbone("compact")
     assert not build(vocabulary, config).model.is_activation_checkpointing
     use(Machine(checkpointing=True))
     assert build(vocabulary, config).model.is_activation_checkpointing

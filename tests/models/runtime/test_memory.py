@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from models.backbones.compact import BackboneConfig
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
-VOCABULARY: Final = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES: Final = build_samples(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
 PREPARED: Final = prepare(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
@@ -123,7 +123,7 @@ def assert_same(one: Recommender, other: Recommender) -> None:
     )
 
 
-def some(recommender: Recommender, count: int = 12) -> Encoded:
+def some(recommender: Recommender, count: int = 12) -> PromptBatch:
     return recommender.prompt.samples(SAMPLES.take(np.arange(count) * 5), tiny.DATA)
 
 
@@ -266,7 +266,7 @@ def test_unlearning_goes_on_and_reports_it(
 def step(sources: dict[str, BackboneConfig]) -> Callable[[object], None]:
     """Take a step whose loss is that of the prompts, or raises."""
     recommender = fresh(sources["compact"])
-    optimiser = torch.optim.AdamW(recommender.model.parameters())
+    optimizer = torch.optim.AdamW(recommender.model.parameters())
 
     def take(outcome: object) -> None:
         def loss() -> torch.Tensor:
@@ -276,7 +276,7 @@ def step(sources: dict[str, BackboneConfig]) -> Callable[[object], None]:
 
         before = copy.deepcopy(weights(recommender))
         try:
-            take_step(recommender, optimiser, loss)
+            take_step(recommender, optimizer, loss)
         finally:
             if outcome != 1.0:
                 after = weights(recommender)
@@ -299,7 +299,7 @@ def test_what_cannot_be_split_is_not_tried_for_ever(sources: dict[str, BackboneC
     recommender = fresh(sources["compact"])
     checkpoint_layers(recommender.model)
     parameter = torch.nn.Parameter(torch.ones(2))
-    optimiser = torch.optim.AdamW([parameter])
+    optimizer = torch.optim.AdamW([parameter])
     tried = []
 
     def loss() -> torch.Tensor:
@@ -307,7 +307,7 @@ def test_what_cannot_be_split_is_not_tried_for_ever(sources: dict[str, BackboneC
         raise MemoryError
 
     with pytest.raises(OutOfMemoryError):
-        take_step(recommender, optimiser, loss)
+        take_step(recommender, optimizer, loss)
     assert len(tried) == 1
 
 

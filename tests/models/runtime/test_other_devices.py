@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.audit.calibration import ExpectedRise
+from models.audit.calibration import ExpectedLossIncrease
 from models.backbones.compact import CompactConfig, CompactT5Config
 from models.checkpoints.adapter import AdapterConfig, attach
 from models.data.forget_split import ForgetIndices, prepare
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from models.unlearning.base import UnlearningMethod
 
 ELSEWHERE: Final = torch.device("meta")
-VOCABULARY: Final = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
 BATCH: Final = prepare(tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT)
-RISE: Final = ExpectedRise(mean=0.05, error=0.01, spread=0.03, rows=20, units=5)
+LOSS_INCREASE: Final = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.03, rows=20, units=5)
 SMALL: Final = {
     "compact": CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
     "compact-t5": CompactT5Config(),
@@ -151,7 +151,7 @@ def test_unlearning(method: UnlearningMethod, kind: str, tmp_path: Path) -> None
     config = SMALL.get(kind) or tiny.save(kind, tmp_path)
     root: Recommender = method.train(VOCABULARY, BATCH, recipe(config), lambda _: None)
     task = UnlearningTask(
-        recommender=root, prepared=BATCH, expected={"user": RISE}, recipe=recipe(config)
+        recommender=root, prepared=BATCH, expected={"user": LOSS_INCREASE}, recipe=recipe(config)
     )
 
     found = method.unlearn(task, lambda _: None)

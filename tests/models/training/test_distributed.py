@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.recommender.base import Recommender
-    from models.runtime.process_group import Team
+    from models.runtime.process_group import ProcessGroup
     from models.training.trainer import Progress
 
-VOCABULARY: Final = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
 PREPARED: Final = prepare(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
 #: The last batch has one row, so that somebody gets none.
@@ -138,13 +138,13 @@ class _StrangeError(Exception):
         super().__init__(f"{first} {second}")
 
 
-def _wait_for_ever(_: None, team: Team, progress: Progress) -> None:
+def _wait_for_ever(_: None, process_group: ProcessGroup, progress: Progress) -> None:
     progress(0.5)
-    team.total(0.0)
+    process_group.total(0.0)
     signal.pause()
 
 
-def _die(rank: int, team: Team, _: Progress) -> float:
-    if team.rank == rank:
+def _die(rank: int, process_group: ProcessGroup, _: Progress) -> float:
+    if process_group.rank == rank:
         os.kill(os.getpid(), signal.SIGKILL)
-    return team.total(1.0)  # Waits for the one that died.
+    return process_group.total(1.0)  # Waits for the one that died.

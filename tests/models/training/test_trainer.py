@@ -118,19 +118,19 @@ def test_training_leaves_the_global_random_state_alone(
 
 def test_the_weights_depend_on_retained_training_rows_alone(
     planted: Interactions,
-    cohort: frozenset[int],
+    holdout: frozenset[int],
     vocabulary: Vocabulary,
     prepared: Prepared,
 ) -> None:
     """Retraining without a user is bit for bit the training of a world that never held them."""
-    gone = prepare(planted, ForgetIndices(users=frozenset({1})), cohort, prepared.bounds)
-    never = prepare(planted.take(planted.user != 1), ForgetIndices(), cohort, prepared.bounds)
+    gone = prepare(planted, ForgetIndices(users=frozenset({1})), holdout, prepared.bounds)
+    never = prepare(planted.take(planted.user != 1), ForgetIndices(), holdout, prepared.bounds)
 
     assert len(gone.forget) > 0
     assert equal(fit(vocabulary, gone, SHORT, ignore), fit(vocabulary, never, SHORT, ignore))
 
 
-def test_the_labels_of_test_and_cohort_are_never_looked_at(
+def test_the_labels_of_test_and_holdout_are_never_looked_at(
     vocabulary: Vocabulary, prepared: Prepared, short: Recommender
 ) -> None:
     parts = prepared.parts
@@ -139,7 +139,7 @@ def test_the_labels_of_test_and_cohort_are_never_looked_at(
         parts=replace(
             parts,
             test=replace(parts.test, label=1 - parts.test.label),
-            cohort=replace(parts.cohort, label=1 - parts.cohort.label),
+            holdout=replace(parts.holdout, label=1 - parts.holdout.label),
         ),
     )
 

@@ -16,7 +16,7 @@ from models.audit.relearning import RelearnConfig, relearn_steps
 from models.backbones.compact import CompactConfig
 from models.checkpoints import checkpoint as checkpoints
 from models.data.forget_split import ForgetIndices, prepare
-from models.prompts.prompt_batch import Encoded
+from models.prompts.prompt_batch import PromptBatch
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.adapter_ensemble import (
@@ -31,10 +31,10 @@ from models.recommender.token_rows import reset_item_rows
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import UnlearningTask
 from models.unlearning.receraser import RecEraser, RecEraserConfig
-from models.unlearning.sharding import balanced, by_hash, prices, seal, tastes
+from models.unlearning.sharding import balanced, by_hash, prices, shard_fingerprint, tastes
 from models.unlearning.sisa import Sisa, SisaConfig
 from tests.models.conftest import nothing
-from tests.support.planted_tastes import COHORT, RECIPE, planted
+from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 DATA = planted()
 DATA = DATA.take((DATA.user < 30) | (DATA.user >= 145))
-WHOLE = prepare(DATA, ForgetIndices(), COHORT)
-VOCABULARY = Vocabulary.from_catalogue(DATA)
+WHOLE = prepare(DATA, ForgetIndices(), HOLDOUT)
+VOCABULARY = Vocabulary.from_catalog(DATA)
 BRIEF = replace(
     RECIPE,
     epochs=1,
@@ -57,7 +57,7 @@ BRIEF = replace(
 )
 METHODS: dict[str, ShardedMethod] = {
     "sisa": Sisa(SisaConfig(passes=1)),
-    "receraser": RecEraser(RecEraserConfig(passes=1, steps=40, looks=2, most_rows=256)),
+    "receraser": RecEraser(RecEraserConfig(passes=1, steps=40, evaluations=2, most_rows=256)),
     "apa": Apa(ApaConfig(passes=1)),
 }
 PAIR = (3, int(DATA.item[DATA.user == 3][10]))
@@ -94,7 +94,7 @@ def case(request: pytest.FixtureRequest, roots: dict[str, Ensemble]) -> Case:
 
 
 def without(forget: ForgetIndices) -> Prepared:
-    return prepare(DATA, forget, COHORT, WHOLE.bounds)
+    return prepare(DATA, forget, HOLDOUT, WHOLE.bounds)
 
 
 def same(one: Recommender, other: Recommender) -> bool:
@@ -106,7 +106,7 @@ def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def prompts_of(recommender: Recommender, count: int = 40) -> Encoded:
+def prompts_of(recommender: Recommender, count: int = 40) -> PromptBatch:
     return recommender.prompt.samples(WHOLE.parts.test.take(np.arange(count)), DATA)
 
 
@@ -207,7 +207,12 @@ def test_empty_shards_are_left_out(case: Case) -> None:
 
     method = OneShard(case.method.config)
     found = method.train(VOCABULARY, few, BRIEF, nothing)
-    assert [bool(seal) for seal in found.config.seals] == [False, False, True, False]
+    assert [bool(shard_fingerprint) for shard_fingerprint in found.config.shard_fingerprints] == [
+        False,
+        False,
+        True,
+        False,
+    ]
     prompts = prompts_of(found)
     alone = (
         found.logits_with(prompts, torch.eye(4)[2].expand(len(prompts), -1))
@@ -217,13 +222,19 @@ def test_empty_shards_are_left_out(case: Case) -> None:
     assert torch.allclose(found.logits(prompts), alone, atol=TOLERANCE)
 
 
-def test_a_seal_tells_padding_from_words_and_knows_every_precision() -> None:
+def test_a_shard_fingerprint_tells_padding_from_words_and_knows_every_precision() -> None:
     tokens, labels = torch.zeros(1, 2, dtype=torch.long), torch.ones(1)
-    words = Encoded(tokens=tokens, present=torch.ones(1, 2, dtype=torch.bool))
+    words = PromptBatch(tokens=tokens, present=torch.ones(1, 2, dtype=torch.bool))
     state = {"weight": torch.ones(2, 3, dtype=torch.bfloat16).T, "scalar": torch.tensor(1.0)}
-    seals = {seal({}, prompts, labels, state) for prompts in (words, Encoded(tokens=tokens))}
-    assert len(seals) == 2
-    assert seal({}, words, labels, {**state, "scalar": torch.tensor(2.0)}) not in seals
+    shard_fingerprints = {
+        shard_fingerprint({}, prompts, labels, state)
+        for prompts in (words, PromptBatch(tokens=tokens))
+    }
+    assert len(shard_fingerprints) == 2
+    assert (
+        shard_fingerprint({}, words, labels, {**state, "scalar": torch.tensor(2.0)})
+        not in shard_fingerprints
+    )
 
 
 def test_nobody_at_all_leaves_initial_weights(case: Case) -> None:
@@ -325,11 +336,14 @@ def test_what_is_loaded_is_what_was_saved(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_score_is_the_probability_of_the_whole_prompt(case: Case) -> None:
-    history = [HistoryEvent(slot=n, rating=1 + n % 5) for n in range(7)]
-    wanted = [Candidate(slot, {"genre": ("even",) if slot % 2 else ()}) for slot in range(20, 30)]
+    history = [HistoryEvent(item_index=n, rating=1 + n % 5) for n in range(7)]
+    wanted = [
+        Candidate(item_index, {"genre": ("even",) if item_index % 2 else ()})
+        for item_index in range(20, 30)
+    ]
     prompt = case.root.prompt
-    prefix = prompt.prefix({"taste": "odd"}, [(e.slot, e.rating) for e in history])
-    suffix = prompt.suffixes([(c.slot, c.attributes) for c in wanted])
+    prefix = prompt.prefix({"taste": "odd"}, [(e.item_index, e.rating) for e in history])
+    suffix = prompt.suffixes([(c.item_index, c.attributes) for c in wanted])
     tokens = torch.cat([prefix.expand(len(wanted), -1), suffix], dim=1)
     whole = case.root.logits(type(prompts_of(case.root))(tokens=tokens))
     found = case.root.score({"taste": "odd"}, history, wanted)
@@ -340,8 +354,10 @@ def test_a_score_is_the_probability_of_the_whole_prompt(case: Case) -> None:
 
 def test_many_threads_may_score_at_once(case: Case) -> None:
     def score(first: int) -> list[float]:
-        history = [HistoryEvent(slot=first + n, rating=1 + n % 5) for n in range(9)]
-        wanted = [Candidate(slot, {"genre": ("even",)}) for slot in range(first, first + 12)]
+        history = [HistoryEvent(item_index=first + n, rating=1 + n % 5) for n in range(9)]
+        wanted = [
+            Candidate(item_index, {"genre": ("even",)}) for item_index in range(first, first + 12)
+        ]
         found: list[float] = case.root.score({"taste": "even"}, history, wanted).tolist()
         return found
 
@@ -356,7 +372,7 @@ def test_rows_of_unrated_items_are_initial_in_every_member(case: Case) -> None:
     batch = without(ForgetIndices(items=frozenset([5])))
     found = case.method.unlearn(case.task(batch), nothing).recommender
     before = copy.deepcopy(found.model.state_dict())
-    unused = batch.unused_slots().tolist()
+    unused = batch.unused_item_indices().tolist()
     assert 5 in unused
     reset_item_rows(found, unused)
     assert equal(before, found.model.state_dict())
@@ -369,7 +385,7 @@ def test_rows_of_unrated_items_are_initial_in_every_member(case: Case) -> None:
 
 def test_a_relearning_attack_reaches_every_member_and_leaves_the_release(case: Case) -> None:
     before = copy.deepcopy(case.root.model.state_dict())
-    rows = WHOLE.parts.cohort.take(np.arange(64))
+    rows = WHOLE.parts.holdout.take(np.arange(64))
     prompts = case.root.prompt.samples(rows, DATA)
     config = RelearnConfig(cap=30, learning_rate=1e-2)
     found = relearn_steps(case.root, prompts, rows.label, 0.3, config, seed=0)
@@ -415,7 +431,7 @@ def test_prices_balance_and_hardly_depend_on_one_person() -> None:
 def test_an_ensemble_that_cannot_be_is_refused() -> None:
     known = Sisa().ensemble_config(BRIEF)
     assert backbone_from_manifest(known.manifest()) == known
-    for wrong in ({"aggregation": "hope"}, {"shards": 0}, {"seals": ["one"]}):
+    for wrong in ({"aggregation": "hope"}, {"shards": 0}, {"shard_fingerprints": ["one"]}):
         with pytest.raises(ValueError, match=r"aggregation|shards"):
             backbone_from_manifest({**known.manifest(), **wrong})
     assert isinstance(known, EnsembleConfig)

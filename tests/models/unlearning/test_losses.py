@@ -82,16 +82,16 @@ def test_alpha_by_hand() -> None:
     assert alpha == pytest.approx(LIKELY, abs=1e-4)
 
 
-@pytest.mark.parametrize("rise", [0.01, 0.1, 1.0])
-def test_alpha_hits_the_rise(rise: float) -> None:
+@pytest.mark.parametrize("loss_increase", [0.01, 0.1, 1.0])
+def test_alpha_hits_the_loss_increase(loss_increase: float) -> None:
     generator = torch.Generator().manual_seed(0)
     original = torch.randn(200, generator=generator)
     labels = (torch.rand(200, generator=generator) < torch.sigmoid(original)).float()
     augmented = original + (2 * labels - 1) * torch.rand(200, generator=generator)
-    alpha = solve_alpha(original, augmented, labels, rise)
+    alpha = solve_alpha(original, augmented, labels, loss_increase)
     reached = loss(forgetting_margins(original, augmented, alpha), labels)
     assert 0 < alpha < 16
-    assert reached - loss(original, labels) == pytest.approx(rise, abs=1e-4)
+    assert reached - loss(original, labels) == pytest.approx(loss_increase, abs=1e-4)
 
 
 def test_alpha_is_capped() -> None:
@@ -101,7 +101,7 @@ def test_alpha_is_capped() -> None:
     assert solve_alpha(original, barely_moved, labels, 5.0, most=2.0) == pytest.approx(2, abs=1e-6)
 
 
-def test_no_rise_needs_no_alpha() -> None:
+def test_no_loss_increase_needs_no_alpha() -> None:
     original, labels = torch.tensor([1.0, -0.5]), torch.tensor([1.0, 0.0])
     assert solve_alpha(original, original * 2, labels, 0.0) == pytest.approx(0, abs=1e-6)
 

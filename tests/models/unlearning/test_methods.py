@@ -27,7 +27,7 @@ from models.unlearning.registry import METHODS, UnknownMethodError, get_method
 from models.unlearning.simnpo import SimNpo, SimNpoConfig
 from models.unlearning.sisa import Sisa, SisaConfig
 from tests.models.conftest import World, nothing
-from tests.support.planted_tastes import COHORT, RECIPE
+from tests.support.planted_tastes import HOLDOUT, RECIPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -179,7 +179,7 @@ def test_the_forgotten_rows_loss_rises_as_expected(
     assert 0.5 * wanted < (new - old).mean() < 2.5 * wanted
 
 
-@pytest.mark.parametrize("part", ["test", "cohort"])
+@pytest.mark.parametrize("part", ["test", "holdout"])
 def test_what_is_retained_hardly_moves(
     name: str, part: str, world: World, unlearned: dict[str, Unlearned]
 ) -> None:
@@ -194,7 +194,7 @@ def test_what_is_retained_hardly_moves(
 def test_an_empty_batch_is_refused(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
-    empty = prepare(world.data, ForgetIndices(), COHORT, world.whole.bounds)
+    empty = prepare(world.data, ForgetIndices(), HOLDOUT, world.whole.bounds)
     with pytest.raises(NothingToForgetError):
         make(name).unlearn(replace(tasks[name], prepared=empty), nothing)
 
@@ -202,8 +202,8 @@ def test_an_empty_batch_is_refused(
 def test_people_who_were_never_trained_on_are_an_empty_batch(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
-    forget = ForgetIndices(users=frozenset([min(COHORT)]))
-    strangers = prepare(world.data, forget, COHORT, world.whole.bounds)
+    forget = ForgetIndices(users=frozenset([min(HOLDOUT)]))
+    strangers = prepare(world.data, forget, HOLDOUT, world.whole.bounds)
     if name in _WEIGHED:
         assert strangers.forget_valid  # Their validation rows weighed the answers.
         strangers = replace(strangers, forget_valid=0)

@@ -25,9 +25,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from models.audit.calibration import ExpectedRise
+from models.audit.calibration import ExpectedLossIncrease
 from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
-from models.checkpoints.adapter import attach, fold, save
+from models.checkpoints.adapter import attach, merge, save
 from models.checkpoints.checkpoint import load
 from models.checkpoints.checkpoint import save as save_release
 from models.data.forget_split import ForgetIndices, prepare
@@ -55,11 +55,11 @@ from tests.support import tiny_models as tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from models.prompts.prompt_batch import Encoded
+    from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
     from models.unlearning.base import UnlearningMethod
 
-VOCABULARY = Vocabulary.from_catalogue(tiny.DATA)
+VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
 LOOP = LoopConfig(learning_rate=1e-3, batch_size=4, steps=2)
 METHODS: dict[str, UnlearningMethod] = {
@@ -74,7 +74,7 @@ METHODS: dict[str, UnlearningMethod] = {
     "receraser": RecEraser(RecEraserConfig(shards=2, passes=1, steps=2, most_rows=16)),
     "apa": Apa(ApaConfig(shards=2, passes=1)),
 }
-RISE = ExpectedRise(mean=0.05, error=0.01, spread=0.01, rows=16, units=6)
+LOSS_INCREASE = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.01, rows=16, units=6)
 #: Ends of the names of what each role is on each architecture.
 EXPECTED = {
     "compact": {"query": {"q_proj"}, "mlp": {"gate_proj", "up_proj", "down_proj"}},
@@ -96,7 +96,7 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recommen
     }
 
 
-def few_prompts(recommender: Recommender) -> Encoded:
+def few_prompts(recommender: Recommender) -> PromptBatch:
     return recommender.prompt.samples(SAMPLES.take(np.arange(0, 60, 5)), tiny.DATA)
 
 
@@ -158,7 +158,7 @@ def test_prompts_in_words_leave_their_embedding_alone(
 
 
 @every_backbone
-def test_the_fold_answers_as_the_student_and_ties_hold(
+def test_the_merge_answers_as_the_student_and_ties_hold(
     recommenders: dict[str, Recommender], kind: str, tmp_path: Path
 ) -> None:
     recommender, config = recommenders[kind], AdapterConfig(rank=2, alpha=8, dropout=0.0)
@@ -168,27 +168,27 @@ def test_the_fold_answers_as_the_student_and_ties_hold(
     student = attach(recommender, config, seed=1)
     torch.testing.assert_close(student.logits(prompts), before, atol=1e-6, rtol=0)
     trainable = [p for p in student.model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=3e-2)
+    optimizer = torch.optim.AdamW(trainable, lr=3e-2)
     student.model.train()
     for _ in range(3):
         loss = (student.answer_logits(prompts) - torch.tensor([2.0, -2.0])).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     student.model.eval()
     save(student, tmp_path / "delta", config, method="e2urec", parent="", extra={})
 
-    folded = fold(recommender, "", tmp_path / "delta")
+    merged = merge(recommender, "", tmp_path / "delta")
 
     taught = student.logits(prompts)
     assert (taught - before).abs().mean() > 0.01
-    torch.testing.assert_close(folded.logits(prompts), taught, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(merged.logits(prompts), taught, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(recommender.logits(prompts), before, atol=0, rtol=0)
-    head, rows = folded.model.get_output_embeddings(), folded.model.get_input_embeddings()
+    head, rows = merged.model.get_output_embeddings(), merged.model.get_input_embeddings()
     assert head.weight.data_ptr() == rows.weight.data_ptr()
     assert torch.equal(head.weight[list(recommender.prompt.answers)], answers)
-    assert folded.model.state_dict().keys() == recommender.model.state_dict().keys()
-    save_release(folded, tmp_path / "release", method="e2urec")
+    assert merged.model.state_dict().keys() == recommender.model.state_dict().keys()
+    save_release(merged, tmp_path / "release", method="e2urec")
     torch.testing.assert_close(
         load(tmp_path / "release").logits(prompts), taught, atol=1e-4, rtol=1e-4
     )
@@ -204,7 +204,9 @@ def task(parent: Recommender) -> UnlearningTask:
         forget_kind=prepared.forget_kind[:16],
     )
     recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
-    return UnlearningTask(recommender=parent, prepared=few, expected={"user": RISE}, recipe=recipe)
+    return UnlearningTask(
+        recommender=parent, prepared=few, expected={"user": LOSS_INCREASE}, recipe=recipe
+    )
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -233,7 +235,7 @@ def test_methods_run_on_other_backbones(
     released = made.recommender
     if made.adapter is not None:
         save(released, tmp_path, made.adapter, method=method, parent="", extra={}, rows=made.rows)
-        released = fold(parent, "", tmp_path)
+        released = merge(parent, "", tmp_path)
     after = row_losses(released, few.prepared.forget, tiny.DATA)
     assert math.isfinite(after.sum())
     assert np.abs(after - before).max() > 1e-6

@@ -24,7 +24,7 @@ from tests.support.gateway_world import World, ask, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.serving.replica.live_model import Twin
+    from app.serving.replica.live_model import ServingModel
     from app.serving.replica.replica import Replica
     from models.recommender.base import Recommender
 
@@ -62,9 +62,9 @@ def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
         right.require()
 
 
-def torch_recommender(twin: Twin) -> Recommender:
-    assert isinstance(twin.scorer, TorchScorer)
-    return twin.scorer.recommender
+def torch_recommender(serving_model: ServingModel) -> Recommender:
+    assert isinstance(serving_model.scorer, TorchScorer)
+    return serving_model.scorer.recommender
 
 
 def test_prepare_flip_confirm(world: World, replica: Replica) -> None:

@@ -107,7 +107,7 @@ def test_the_history_is_proposed_with_its_titles(world: World, candidates: Candi
         proposal = candidates.propose(uow, inputs, ask("u1", ITEMS, exclude_seen=False), 0, ITEMS)
         items = {item.id: item for item in uow.people.items()}
     assert proposal.history == tuple(
-        HistoryEvent(items[one.item_id].slot, one.rating, items[one.item_id].title)
+        HistoryEvent(items[one.item_id].item_index, one.rating, items[one.item_id].title)
         for one in inputs.history
     )
     assert all(event.title for event in proposal.history)

@@ -31,6 +31,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recommender(source: Path) -> Recommender:
     config = parse_backbone(f"hf:{source}")
-    made = build(Vocabulary.from_catalogue(tiny.DATA), config)
+    made = build(Vocabulary.from_catalog(tiny.DATA), config)
     made.prompt = TextPrompt(tiny.byte_pairs(), closed=False, limit=None, wording=SHARED_PREFIX)
     return made

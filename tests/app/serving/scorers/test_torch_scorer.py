@@ -15,7 +15,7 @@ import torch
 
 from app.domain.errors import NoReleaseError, UnavailableError
 from app.serving.scorers.base import ScoringRequest
-from app.serving.scorers.request_batching import Steps
+from app.serving.scorers.request_batching import RequestBatcher
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
 from models.inference.compact_reader import CompactReader
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
@@ -69,7 +69,7 @@ def widths(recommender: Recommender) -> list[tuple[int, ...]]:
 @pytest.fixture
 def compact() -> Iterator[TorchScorer]:
     """The embedded default with weights whose answers differ, read without transformers."""
-    recommender = build(Vocabulary.from_catalogue(tiny.DATA), parse_backbone("compact"))
+    recommender = build(Vocabulary.from_catalog(tiny.DATA), parse_backbone("compact"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in recommender.model.parameters():
@@ -166,7 +166,7 @@ def test_a_score_under_way_puts_nothing_back(
 @pytest.mark.parametrize("kind", ["compact", "llama", "gpt2", "t5"])
 def test_several_requests_are_answered_like_each_alone(kind: str, tmp_path: Path) -> None:
     """Several people, one whose history is known, no candidates, and variations of a history."""
-    made = build(Vocabulary.from_catalogue(tiny.DATA), tiny.save(kind, tmp_path))
+    made = build(Vocabulary.from_catalog(tiny.DATA), tiny.save(kind, tmp_path))
     scorer = TorchScorer(made, POLICY)
     scorer.score(request(4))
     whole = request(6, 9)
@@ -215,7 +215,7 @@ def test_compact_keeps_a_persons_states_until_they_are_forgotten(compact: TorchS
 
 
 def test_closing_frees_compact_and_every_state() -> None:
-    made = build(Vocabulary.from_catalogue(tiny.DATA), parse_backbone("compact"))
+    made = build(Vocabulary.from_catalog(tiny.DATA), parse_backbone("compact"))
     scorer = TorchScorer(made, POLICY)
     scorer.score(request(3))
     held = [
@@ -245,7 +245,7 @@ def test_compact_under_load_answers_as_each_alone(compact: TorchScorer) -> None:
 
 
 def test_closing_frees_the_weights_and_every_state(source: Path) -> None:
-    made = build(Vocabulary.from_catalogue(tiny.DATA), parse_backbone(f"hf:{source}"))
+    made = build(Vocabulary.from_catalog(tiny.DATA), parse_backbone(f"hf:{source}"))
     scorer = TorchScorer(made, POLICY)
     scorer.score(request(3))
     held = [weakref.ref(made.model), weakref.ref(scorer._cache._kept["user 3"].states[0][0])]
@@ -299,7 +299,7 @@ def test_answers_under_load_are_those_of_each_alone(recommender: Recommender, at
 
 @pytest.mark.parametrize("kind", ["compact", "gpt2", "t5"])
 def test_every_kind_of_model_is_scored(kind: str, tmp_path: Path) -> None:
-    made = build(Vocabulary.from_catalogue(tiny.DATA), tiny.save(kind, tmp_path))
+    made = build(Vocabulary.from_catalog(tiny.DATA), tiny.save(kind, tmp_path))
     scorer = TorchScorer(made, POLICY)
     asked = [request(user, 9) for user in range(6)]
 
@@ -337,7 +337,7 @@ def test_an_error_reaches_only_whom_it_concerns(
 
 
 def test_closing_sends_away_who_waits_for_a_pass_alone() -> None:
-    steps, begun, go = Steps(tokens=1, at_once=1), threading.Event(), threading.Event()
+    steps, begun, go = RequestBatcher(tokens=1, at_once=1), threading.Event(), threading.Event()
 
     def work() -> bool:
         begun.set()

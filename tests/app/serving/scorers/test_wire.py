@@ -30,7 +30,7 @@ def test_prompts_are_split_at_their_first_difference_and_keep_a_token_each(
 
 
 def test_vllm_is_asked_as_its_documents_say() -> None:
-    path, body = VllmWire().question("lethe-rel_1", PROMPTS, (7, 8), "salt")
+    path, body = VllmWire().query("lethe-rel_1", PROMPTS, (7, 8), "salt")
     assert path == "/generative_scoring"
     assert body == {
         "model": "lethe-rel_1",
@@ -57,7 +57,7 @@ def test_vllms_scores_are_put_in_order() -> None:
 
 
 def test_sglang_is_asked_where_adapters_are_taken() -> None:
-    path, body = SglangWire().question("lethe-rel_1", PROMPTS, (7, 8), "salt")
+    path, body = SglangWire().query("lethe-rel_1", PROMPTS, (7, 8), "salt")
     assert path == "/generate"  # /v1/score answers from the base, whatever it is asked for.
     assert body["input_ids"] == [[1, 2, 3, 4], [1, 2, 5]]
     assert body["lora_path"] == ["lethe-rel_1", "lethe-rel_1"]

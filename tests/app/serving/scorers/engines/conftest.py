@@ -46,7 +46,7 @@ class TextWorld:
         named = parse_backbone(f"hf:{self._base}")
         assert isinstance(named, HuggingFaceConfig)
         config = replace(named, wording=SHARED_PREFIX, adapter=SHAPE)
-        recommender = build(Vocabulary.from_catalogue(tiny.DATA), config)
+        recommender = build(Vocabulary.from_catalog(tiny.DATA), config)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for name, tensor in own_state(recommender).items():

@@ -42,7 +42,7 @@ def test_an_adapter_counts_as_loaded_once_its_answers_are_right(
     make_service: Callable[[Replica], RecommendService],
     early: Any,
 ) -> None:
-    texts.engine.faults.early, texts.engine.faults.early_questions = early, 3
+    texts.engine.faults.early, texts.engine.faults.early_queries = early, 3
     name = texts.first()
     service = make_service(start())
     assert len(texts.engine.asked) == 4
@@ -60,9 +60,9 @@ def test_an_adapter_that_never_answers_rightly_is_never_prepared(
     replica = start()
     service = make_service(replica)
     hurry(replica)
-    texts.engine.faults.early, texts.engine.faults.early_questions = early, 10**6
+    texts.engine.faults.early, texts.engine.faults.early_queries = early, 10**6
     # The live adapter has been asked already, and goes on.
-    texts.engine._questions[f"lethe-{first}"] = 10**7
+    texts.engine._query_reader[f"lethe-{first}"] = 10**7
     _, second = texts.publish(2)
     wait_until(lambda: row(texts, replica).problem is not None, "no problem is reported")
     assert second in row(texts, replica).problem

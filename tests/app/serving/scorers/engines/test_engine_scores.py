@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def scorer_of(replica: Replica) -> EngineScorer:
-    with replica.live.capture() as twin:
-        assert isinstance(twin.scorer, EngineScorer)
-        return twin.scorer
+    with replica.live.capture() as serving_model:
+        assert isinstance(serving_model.scorer, EngineScorer)
+        return serving_model.scorer
 
 
 def test_every_releases_scores_are_torchs_and_only_the_live_one_is_held(
@@ -53,8 +53,8 @@ def test_the_engine_hears_of_tokens_and_never_of_people(
     service = make_service(start())
     service.answer(ask("u1", 5))
 
-    question = texts.engine.asked[-1].body
-    strings = [word for word in walk(json.loads(json.dumps(question))) if isinstance(word, str)]
+    query = texts.engine.asked[-1].body
+    strings = [word for word in walk(json.loads(json.dumps(query))) if isinstance(word, str)]
     salt = texts.engine.asked[-1].salt
     allowed = {salt, texts.engine.asked[-1].adapter}
     assert salt is not None

@@ -128,7 +128,7 @@ def _route(ensemble: AdapterEnsemble, prompts: PromptBatch, labels: torch.Tensor
     routing, shards = ensemble.routing, ensemble.config.shards
     embedded = ensemble.embedded(prompts).to(ensemble.device)
     lies = functional.normalize(embedded, dim=1) @ routing.directions.T
-    routing.center.copy_(lies.mean(dim=0))
+    routing.centre.copy_(lies.mean(dim=0))
     routing.spread.copy_(lies.std(dim=0, correction=0).clamp_min(1e-6))
     alone = torch.eye(shards)
     losses = torch.stack(

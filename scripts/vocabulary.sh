@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Check that identifiers, docstrings, comments and documents use the project's vocabulary.
+# Usage: scripts/vocabulary.sh [PATH…]. The words are in docs/vocabulary.txt, the terms in
+# docs/glossary.md. codespell also turns British into American spelling.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+paths=("$@")
+[ ${#paths[@]} -gt 0 ] ||
+    paths=(app worker models benchmarks migrations tests scripts docs/*.md docs/guides README.md ARCHITECTURE.md
+        CHANGELOG.md CONTRIBUTING.md Makefile Dockerfile docker-compose.yml pyproject.toml)
+
+# `cancelled` is a public status. Names stored in manifests, weights files, tables and certificates
+# stay as they are; each stands in quotes or in the attribute that names the stored value.
+exec "${BIN:-.venv/bin}/codespell" \
+    --dictionary - --dictionary docs/vocabulary.txt --builtin en-GB_to_en-US \
+    --regex '[A-Z]?[a-z]+|[A-Z]+' \
+    --ignore-words-list cancelled,cancelling \
+    --ignore-regex '"(slot|slots|seals|cohort|cohort_share|fold|freeze|symmetrised_kl|centre)"|LETHE_COHORT_SHARE|uq_items_slot|#: The stored name is [a-z_`]+\.|\bcentre\b' \
+    "${paths[@]}"

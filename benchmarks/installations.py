@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 from models.backbones.compact import CompactConfig
 from models.checkpoints import checkpoint as checkpoints
 from models.data.interactions import Interactions, ItemRecord
@@ -46,7 +46,7 @@ def settings_of(home: Path) -> Settings:
 
 
 def fill(
-    factory: SqlUnitOfWorkFactory, items: Sequence[ItemRecord], users: Sequence[str], ratings: int
+    factory: UnitOfWorkFactory, items: Sequence[ItemRecord], users: Sequence[str], ratings: int
 ) -> None:
     """Store the items, and people with so many ratings each, all of them drawn alike."""
     with factory() as uow:
@@ -77,7 +77,7 @@ class Installation:
     """People, items and releases; keeps the weights of each release to recompute answers."""
 
     settings: Settings
-    uow: SqlUnitOfWorkFactory
+    uow: UnitOfWorkFactory
     artifacts: ArtifactStore
     items: Sequence[ItemRecord]
     config: CompactConfig
@@ -90,7 +90,7 @@ class Installation:
         database = make_database(settings.sqlalchemy_url)
         migrate(database)
         load_pseudonyms(settings)
-        uow = SqlUnitOfWorkFactory(database)
+        uow = UnitOfWorkFactory(database)
         fill(uow, _ITEMS, USERS, ratings=12)
         artifacts = ArtifactStore(settings.artifacts_root, home / "cache")
         return cls(settings, uow, artifacts, _ITEMS, _CONFIG)

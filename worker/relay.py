@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
-    from app.services.ports import UnitOfWorkFactory
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 log = structlog.get_logger(__name__)
 

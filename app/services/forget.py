@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.services.policies import ForgetPolicy
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

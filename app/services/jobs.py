@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from app.domain.requests import ForgetRequest
     from app.services.policies import BatchPolicy, JobPolicy
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 #: Publishing is still the audit's step for whoever asked: nothing new serves yet.
 _REQUEST_STATUS: Final = {

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from app.domain.recommendations import Visitor
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 #: The id that a visitor's interactions carry while an answer is made. Nothing stored has it.
 NOBODY: Final = ""

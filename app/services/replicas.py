@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from app.domain.releases import Alias
     from app.services.policies import ReplicaPolicy
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
     from app.storage.engine import Database
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 FORGET = ForgetPolicy(cancel_window=0.0, due_days=30.0)
 BATCH = BatchPolicy(size=32, seconds=0.0, method="e2urec", retry_delay=0.0)
@@ -30,7 +30,7 @@ Forget = Callable[..., "ForgetRequest"]
 
 
 @pytest.fixture
-def forget(catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
+def forget(catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
     """Record a deletion request, its subject given as in the API."""
 
     def record(
@@ -44,7 +44,7 @@ def forget(catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
 
 
 @pytest.fixture
-def start_job(uow_factory: SqlUnitOfWorkFactory) -> Callable[[], Lease]:
+def start_job(uow_factory: UnitOfWorkFactory) -> Callable[[], Lease]:
     """Close a batch and claim its job."""
 
     def start() -> Lease:

@@ -19,7 +19,7 @@ from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 from benchmarks.installations import Installation, fill
 from models.backbones.compact import CompactConfig
 from models.data.interactions import ItemRecord
@@ -100,7 +100,7 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
         home=tmp_path, poll_seconds=0.05, cancel_window=60.0, drain_timeout=5.0, candidates=20
     )
     database = make_database(settings.sqlalchemy_url)
-    uow = SqlUnitOfWorkFactory(database)
+    uow = UnitOfWorkFactory(database)
     fill(uow, _ITEMS, USERS, ratings=6)
     yield World(
         settings=settings,

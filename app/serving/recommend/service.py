@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
     from app.domain.recommendations import AttributeFilter, Recommendation, RecommendationQuery
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Recheck
     from app.serving.replica.live_model import ServingModel
     from app.serving.replica.replica import Replica
     from app.serving.retrieval.first_stage import Candidates
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 #: How often an answer is made anew because somebody was forgotten while it was made.
 _RECOMPUTATIONS: Final = 3

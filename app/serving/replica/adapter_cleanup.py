@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
-    from app.services.ports import UnitOfWorkFactory
     from app.serving.scorers.base import Scorers
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 

@@ -32,12 +32,12 @@ from app.serving.replica.release_switch import Rollout
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.serving.replica.live_model import LiveModel
     from app.serving.replica.release_loader import ReleaseLoader
     from app.serving.retrieval.first_stage import Candidates
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 _RENEWALS_PER_LEASE: Final = 3

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.domain.recommendations import AttributeFilter, RecommendationQuery
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
     from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
     from app.serving.retrieval.index_building import Counted
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
     from models.prompts.scoring_inputs import Candidate
 
 #: Beyond this many changed users, counting everything anew is the faster way.

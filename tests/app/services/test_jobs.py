@@ -33,7 +33,7 @@ from app.services.pages import list_jobs, list_requests
 from app.services.policies import BatchPolicy, JobPolicy
 
 if TYPE_CHECKING:
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 JOB = JobPolicy(lease_seconds=30.0, attempts=2, request_failures=2)
 BATCH = BatchPolicy(size=2, seconds=1000.0, method="e2urec", retry_delay=1000.0)
@@ -42,7 +42,7 @@ Forget = Callable[..., ForgetRequest]
 StartJob = Callable[[], Lease]
 
 
-def take(factory: SqlUnitOfWorkFactory, owner: str = "w") -> tuple[Job, Lease]:
+def take(factory: UnitOfWorkFactory, owner: str = "w") -> tuple[Job, Lease]:
     with factory() as uow:
         claimed = claim(uow, owner, JOB)
     if claimed is None:
@@ -50,26 +50,26 @@ def take(factory: SqlUnitOfWorkFactory, owner: str = "w") -> tuple[Job, Lease]:
     return claimed
 
 
-def expire(factory: SqlUnitOfWorkFactory, lease: Lease) -> None:
+def expire(factory: UnitOfWorkFactory, lease: Lease) -> None:
     with factory() as uow:
         uow.jobs.renew(lease, -1.0)
 
 
 @pytest.fixture
-def training(catalog: SqlUnitOfWorkFactory) -> str:
+def training(catalog: UnitOfWorkFactory) -> str:
     """The id of a queued job."""
     with catalog() as uow:
         return start_training(uow).id
 
 
-def test_training_needs_data_and_a_free_model(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_training_needs_data_and_a_free_model(uow_factory: UnitOfWorkFactory) -> None:
     with pytest.raises(NothingToTrainError), uow_factory() as uow:
         start_training(uow)
     with pytest.raises(InvalidInputError), uow_factory() as uow:
         start_training(uow, JobKind.FORGET)
 
 
-def test_one_job_of_any_kind_at_a_time(catalog: SqlUnitOfWorkFactory, training: str) -> None:
+def test_one_job_of_any_kind_at_a_time(catalog: UnitOfWorkFactory, training: str) -> None:
     with catalog() as uow:
         with pytest.raises(JobRunningError) as raised:
             start_training(uow, JobKind.RENEW)
@@ -80,7 +80,7 @@ def test_one_job_of_any_kind_at_a_time(catalog: SqlUnitOfWorkFactory, training: 
 
 @pytest.mark.usefixtures("training")
 @pytest.mark.parametrize("_round", range(3))
-def test_one_of_many_claims_wins(catalog: SqlUnitOfWorkFactory, _round: int) -> None:
+def test_one_of_many_claims_wins(catalog: UnitOfWorkFactory, _round: int) -> None:
     barrier, won = Barrier(6), list[tuple[Job, Lease]]()
 
     def run(owner: str) -> None:
@@ -102,7 +102,7 @@ def test_one_of_many_claims_wins(catalog: SqlUnitOfWorkFactory, _round: int) -> 
 
 
 @pytest.mark.usefixtures("training")
-def test_a_lease_expires_by_the_databases_clock(catalog: SqlUnitOfWorkFactory) -> None:
+def test_a_lease_expires_by_the_databases_clock(catalog: UnitOfWorkFactory) -> None:
     _, lease = take(catalog)
     with catalog() as uow:
         assert claim(uow, "other", JOB) is None
@@ -116,7 +116,7 @@ def test_a_lease_expires_by_the_databases_clock(catalog: SqlUnitOfWorkFactory) -
 
 
 def test_a_worker_that_wakes_up_late_can_change_nothing(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     stale = start_job()
@@ -149,7 +149,7 @@ def test_a_worker_that_wakes_up_late_can_change_nothing(
 
 
 @pytest.mark.usefixtures("training")
-def test_nothing_is_written_after_the_end(catalog: SqlUnitOfWorkFactory) -> None:
+def test_nothing_is_written_after_the_end(catalog: UnitOfWorkFactory) -> None:
     _, lease = take(catalog)
     with pytest.raises(IllegalTransitionError), catalog() as uow:
         succeed(uow, lease)
@@ -166,7 +166,7 @@ def test_nothing_is_written_after_the_end(catalog: SqlUnitOfWorkFactory) -> None
 
 
 def test_a_job_takes_its_requests_along(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     lease = start_job()
@@ -193,7 +193,7 @@ def test_a_job_takes_its_requests_along(
 
 
 def test_the_sweeper_gives_up_at_last(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     lease = start_job()
@@ -215,7 +215,7 @@ def test_the_sweeper_gives_up_at_last(
 
 
 @pytest.mark.usefixtures("training")
-def test_a_lost_wake_up_is_sent_again_and_owed_once(catalog: SqlUnitOfWorkFactory) -> None:
+def test_a_lost_wake_up_is_sent_again_and_owed_once(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
         uow.outbox.mark_sent([outbox_id for outbox_id, _, _ in uow.outbox.pending(9)])
         assert uow.outbox.pending(9) == []
@@ -229,7 +229,7 @@ def test_a_lost_wake_up_is_sent_again_and_owed_once(catalog: SqlUnitOfWorkFactor
 
 
 def test_a_batch_closes_when_it_is_full_or_old_or_a_retry(
-    catalog: SqlUnitOfWorkFactory, forget: Forget
+    catalog: UnitOfWorkFactory, forget: Forget
 ) -> None:
     forget("ann")
     with catalog() as uow:
@@ -250,13 +250,13 @@ def test_a_batch_closes_when_it_is_full_or_old_or_a_retry(
         assert claim(uow, "w", JOB) is None  # A retry waits.
 
 
-def test_a_batch_without_requests_makes_no_job(catalog: SqlUnitOfWorkFactory) -> None:
+def test_a_batch_without_requests_makes_no_job(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
         assert close_batch(uow, BATCH) is None
         assert uow.jobs.page(9, None) == []
 
 
-def test_lists_are_pages_newest_first(catalog: SqlUnitOfWorkFactory, forget: Forget) -> None:
+def test_lists_are_pages_newest_first(catalog: UnitOfWorkFactory, forget: Forget) -> None:
     ids = [forget(user).id for user in ("ann", "bob", "cid")]
     with catalog(write=False) as uow:
         first = list_requests(uow, limit=2)
@@ -271,7 +271,7 @@ def test_lists_are_pages_newest_first(catalog: SqlUnitOfWorkFactory, forget: For
 
 
 @pytest.mark.usefixtures("training")
-def test_being_asked_to_stop_is_no_attempt(catalog: SqlUnitOfWorkFactory) -> None:
+def test_being_asked_to_stop_is_no_attempt(catalog: UnitOfWorkFactory) -> None:
     for _ in range(JOB.attempts + 2):
         job, lease = take(catalog)
         assert job.attempts == 1
@@ -280,7 +280,7 @@ def test_being_asked_to_stop_is_no_attempt(catalog: SqlUnitOfWorkFactory) -> Non
 
 
 @pytest.mark.usefixtures("training")
-def test_a_figure_that_is_not_finite_is_stored_as_null(catalog: SqlUnitOfWorkFactory) -> None:
+def test_a_figure_that_is_not_finite_is_stored_as_null(catalog: UnitOfWorkFactory) -> None:
     _, lease = take(catalog)
     with catalog() as uow:
         advance(uow, lease, metrics={"test": {"auc": float("nan"), "loss": [float("inf"), 0.5]}})

@@ -14,7 +14,7 @@ from app.services.interactions import add_interactions
 from app.services.jobs import advance, claim, close_batch
 from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
 from app.storage.maintenance import erase_remains
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def files_with(directory: Path, needle: str) -> list[str]:
     return sorted(p.name for p in directory.glob("lethe.db*") if needle.encode() in p.read_bytes())
 
 
-def prepare(factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
+def prepare(factory: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
     """Hold, request and claim the deletion of a person and of an item."""
     with factory() as uow:
         uow.people.upsert_items([(ITEM, "An item", {}), ("other", "Another", {})])
@@ -65,7 +65,7 @@ def test_no_file_holds_the_ids_any_more(
     pseudonyms: Pseudonyms,
     signer: Signer,
 ) -> None:
-    factory = SqlUnitOfWorkFactory(sqlite_database)
+    factory = UnitOfWorkFactory(sqlite_database)
     lease = prepare(factory, pseudonyms)
     assert files_with(tmp_path, PERSON)  # The test looks in the right place.
     with factory() as uow:
@@ -83,7 +83,7 @@ def test_no_row_of_any_table_holds_the_ids(
     signer: Signer,
     every_row: Callable[[], str],
 ) -> None:
-    factory = SqlUnitOfWorkFactory(database)
+    factory = UnitOfWorkFactory(database)
     lease = prepare(factory, pseudonyms)
     assert PERSON in every_row()
     with factory() as uow:

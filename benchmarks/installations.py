@@ -10,7 +10,6 @@ from app.domain.identifiers import release_id
 from app.domain.releases import Release, ReleaseStatus
 from app.services import rollout
 from app.services.jobs import advance, claim, start_training, succeed
-from app.services.policies import JobPolicy
 from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
@@ -37,12 +36,11 @@ _CONFIG: Final = CompactConfig(
     hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5
 )
 USERS: Final = [f"u{number}" for number in range(20)]
-_POLICY: Final = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 
 
 def settings_of(home: Path) -> Settings:
     """Return the settings that the installation's processes share."""
-    return Settings(home=home, poll_seconds=0.05, candidates=50)
+    return Settings(home=home, poll_seconds=0.05, candidates=50, job_lease=60.0)
 
 
 def fill(
@@ -110,7 +108,7 @@ class Installation:
         with self.uow() as uow:
             start_training(uow)
         with self.uow() as uow:
-            claimed = claim(uow, "benchmark", _POLICY)
+            claimed = claim(uow, "benchmark", self.settings)
         if claimed is None:
             raise RuntimeError("another job is open")
         lease = claimed[1]

@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.errors import InvalidInputError
 from app.services.forget import ForgetCommand, request_forget
-from app.services.policies import ForgetPolicy
+from app.settings import Settings
 from worker.importer import run_import
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_a_forgotten_person_does_not_come_back(
         request_forget(
             uow,
             pseudonyms,
-            ForgetPolicy(cancel_window=60, due_days=30),
+            Settings(),
             ForgetCommand(user_id="bob"),
         )
         uow.people.delete_user("bob")

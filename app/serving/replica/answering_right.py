@@ -11,7 +11,7 @@ from app.domain.errors import ReplicaNotReadyError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.services.policies import ReplicaPolicy
+    from app.settings import Settings
 
 
 class AnsweringRight:
@@ -21,11 +21,9 @@ class AnsweringRight:
     slightly different speeds and an answer may be on its way for a moment.
     """
 
-    def __init__(
-        self, policy: ReplicaPolicy, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Start without the right."""
-        self._seconds = policy.ttl - policy.margin
+        self._seconds = settings.replica_ttl - settings.replica_margin
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._until: float | None = None

@@ -19,7 +19,6 @@ import structlog
 
 from app.domain.errors import DatabaseUnavailableError
 from app.domain.identifiers import new_id
-from app.services.policies import ReplicaPolicy
 from app.services.replicas import (
     ReplicaState,
     deregister_replica,
@@ -55,12 +54,12 @@ class Replica:
         pseudonyms: Pseudonyms,
     ) -> None:
         """Take everything that the threads need; nothing starts yet."""
-        self.policy = ReplicaPolicy.of(settings)
-        self.right = AnsweringRight(self.policy)
+        self._ttl = settings.replica_ttl
+        self.right = AnsweringRight(settings)
         self._uow = uow
         self.candidates = candidates
         self._pseudonyms = pseudonyms
-        self._poll_seconds = min(settings.poll_seconds, self.policy.ttl / _RENEWALS_PER_LEASE)
+        self._poll_seconds = min(settings.poll_seconds, self._ttl / _RENEWALS_PER_LEASE)
         self._wake = threading.Event()
         self._behind = threading.Event()
         self._stopping = threading.Event()
@@ -71,7 +70,7 @@ class Replica:
             loader,
             self._loading,
             drain_timeout=settings.drain_timeout,
-            retry_seconds=self.policy.ttl,
+            retry_seconds=self._ttl,
             wake=self.wake,
         )
         candidates.watch(self.forget)
@@ -165,7 +164,7 @@ class Replica:
             alias: Alias | None = self._register(now)
         elif (
             self._rollout.state() != self._reported
-            or now - self._renewed_at >= self.policy.ttl / _RENEWALS_PER_LEASE
+            or now - self._renewed_at >= self._ttl / _RENEWALS_PER_LEASE
         ):
             alias = self._renew(self._id, now)
         else:
@@ -210,7 +209,7 @@ class Replica:
             # Under another key no suppression would be recognised: never answer with that.
             check_hash_key(uow, self._pseudonyms)
             alias = register_replica(
-                uow, self.policy, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
+                uow, self._ttl, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
             )
         self._id, self._reported = replica_id, ReplicaState()
         self._rollout.restart(alias, now)
@@ -221,7 +220,7 @@ class Replica:
     def _renew(self, replica_id: str, now: float) -> Alias | None:
         state = self._rollout.state()
         with self._uow() as uow:
-            alias = renew_replica(uow, self.policy, replica_id, state)
+            alias = renew_replica(uow, self._ttl, replica_id, state)
         if alias is None:
             self._lose()
             self.wake()

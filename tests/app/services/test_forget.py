@@ -36,17 +36,25 @@ from app.services.forget import (
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
 from app.services.jobs import advance, close_batch, fail
-from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
 from app.services.recommendation_inputs import read_inputs, recheck
 from app.services.suppression import record_consent
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWorkFactory
 
-FORGET = ForgetPolicy(cancel_window=0.0, due_days=30.0)
-BATCH = BatchPolicy(size=32, seconds=0.0, method="e2urec", retry_delay=0.0)
-JOB = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
+SETTINGS = Settings(
+    cancel_window=0.0,
+    due_days=30.0,
+    batch_size=32,
+    batch_seconds=0.0,
+    method="e2urec",
+    retry_delay=0.0,
+    job_lease=30.0,
+    job_attempts=3,
+    request_failures=2,
+)
 EVIDENCE = Evidence(outcome=Outcome.PASSED)
 
 Forget = Callable[..., ForgetRequest]
@@ -137,7 +145,7 @@ def test_what_is_not_held_cannot_be_forgotten(
     error: type[Exception],
 ) -> None:
     with pytest.raises(error), catalog() as uow:
-        request_forget(uow, pseudonyms, FORGET, command)
+        request_forget(uow, pseudonyms, SETTINGS, command)
     with catalog(write=False) as uow:
         assert uow.requests.page(10, None) == []
 
@@ -168,7 +176,7 @@ def test_one_idempotency_key_gives_one_request(
 ) -> None:
     def post(command: ForgetCommand) -> str:
         with catalog() as uow:
-            return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
+            return request_forget(uow, pseudonyms, SETTINGS, command, "key")[0].id
 
     same = ForgetCommand(user_id="ann", item_ids=("i1",))
     found = at_once(*[lambda: post(same)] * 4)
@@ -182,7 +190,7 @@ def test_a_key_still_tells_bodies_apart_after_completion(
 ) -> None:
     def post(command: ForgetCommand) -> str:
         with catalog() as uow:
-            return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
+            return request_forget(uow, pseudonyms, SETTINGS, command, "key")[0].id
 
     request_id = post(ForgetCommand(user_id="ann"))
     complete(catalog, start_job(), signer)
@@ -220,7 +228,7 @@ def test_cancelling_and_freezing_never_both_take_a_request(
 
     def take_snapshot() -> bool:
         with catalog() as uow:
-            return close_batch(uow, BATCH) is not None
+            return close_batch(uow, SETTINGS) is not None
 
     cancelled, snapshot = at_once(cancel, take_snapshot)
     with catalog(write=False) as uow:
@@ -242,11 +250,11 @@ def test_a_held_request_waits_until_it_is_released(
     request = forget("ann")
     with catalog() as uow:
         assert hold_forget(uow, request.id).status is RequestStatus.ON_HOLD
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
     with catalog() as uow:
         assert release_forget(uow, request.id).status is RequestStatus.SCHEDULED
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is not None
+        assert close_batch(uow, SETTINGS) is not None
     with pytest.raises(IllegalTransitionError), catalog() as uow:
         hold_forget(uow, request.id)
 
@@ -382,12 +390,12 @@ def test_failed_jobs_return_their_requests_until_they_die(
         lease = start_job()
         with catalog() as uow:
             assert uow.requests.get(request.id).status is RequestStatus.UNLEARNING
-            assert fail(uow, lease, "it did not work", JOB) == dead
+            assert fail(uow, lease, "it did not work", SETTINGS) == dead
         with catalog() as uow:
             found = uow.requests.get(request.id)
             assert (found.status, found.job_id) == (status, None)
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
         revived = release_forget(uow, request.id)
         assert (revived.status, revived.failures) == (RequestStatus.BATCHED, 0)
     start_job()

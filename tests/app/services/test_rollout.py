@@ -17,7 +17,6 @@ from app.services.certificates import Evidence, Signer
 from app.services.completion import finish
 from app.services.jobs import advance, claim, fail, start_training, succeed
 from app.services.pages import list_releases
-from app.services.policies import JobPolicy, ReplicaPolicy
 from app.services.pseudonyms import Pseudonyms
 from app.services.replicas import (
     ReplicaState,
@@ -34,6 +33,7 @@ from app.services.rollout import (
     unprepared,
 )
 from app.services.secrets import check_hash_key
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from app.domain.requests import ForgetRequest
     from app.storage.unit_of_work import UnitOfWorkFactory
 
-JOB = JobPolicy(lease_seconds=30.0, attempts=2, request_failures=2)
-REPLICA = ReplicaPolicy(ttl=30.0, margin=2.0, rollout_timeout=60.0)
+SETTINGS = Settings(job_lease=30.0, job_attempts=2, request_failures=2)
+REPLICA_TTL = 30.0
 
 
 def train(factory: UnitOfWorkFactory) -> Lease:
     with factory() as uow:
         start_training(uow)
     with factory() as uow:
-        claimed = claim(uow, "w", JOB)
+        claimed = claim(uow, "w", SETTINGS)
     if claimed is None:
         raise RuntimeError("there was nothing to claim")
     with factory() as uow:
@@ -123,7 +123,7 @@ def test_a_candidate_that_never_served_may(catalog: UnitOfWorkFactory) -> None:
         publish(uow, lease, release)
     with catalog() as uow:
         start_rollout(uow, lease, release.id)
-        fail(uow, lease, "no", JOB)
+        fail(uow, lease, "no", SETTINGS)
         assert uow.releases.alias().target is None
         uow.releases.update(release.id, status=ReleaseStatus.SHREDDED)
     again = train(catalog)
@@ -161,14 +161,14 @@ def test_data_stopped_before_a_completion_is_never_published(
 def test_replicas_are_waited_for(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
         for name in ("a", "b"):
-            assert register_replica(uow, REPLICA, replica_id=name, host="h", pid=1).live is None
+            assert register_replica(uow, REPLICA_TTL, replica_id=name, host="h", pid=1).live is None
     with catalog() as uow:
-        assert renew_replica(uow, REPLICA, "a", ReplicaState(prepared="rel")) is not None
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState(prepared="rel")) is not None
         assert [r.id for r in unprepared(uow.replicas.live(2.0), "rel")] == ["b"]
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a", "b"]
     with catalog() as uow:
-        renew_replica(uow, REPLICA, "a", ReplicaState(serving="rel"))
-        renew_replica(uow, REPLICA, "b", ReplicaState(problem="no memory"))
+        renew_replica(uow, REPLICA_TTL, "a", ReplicaState(serving="rel"))
+        renew_replica(uow, REPLICA_TTL, "b", ReplicaState(problem="no memory"))
         assert unprepared(uow.replicas.live(2.0), "rel")[0].problem == "no memory"
         deregister_replica(uow, "b")
         assert unconfirmed(uow.replicas.live(2.0), "rel") == []
@@ -179,13 +179,13 @@ def test_a_fenced_replica_is_waited_for_until_its_lease_is_over(
 ) -> None:
     lease = train(catalog)
     with catalog() as uow:
-        register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
+        register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1)
         fence(uow, lease, ["a"])
         assert unprepared(uow.replicas.live(2.0), "rel") == []
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a"]
-        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is None
-        register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
-        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is not None
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState()) is None
+        register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1)
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState()) is not None
 
 
 def test_an_expired_replica_is_never_revived(catalog: UnitOfWorkFactory) -> None:
@@ -193,7 +193,7 @@ def test_an_expired_replica_is_never_revived(catalog: UnitOfWorkFactory) -> None
         uow.replicas.register("a", "h", 1, -1.0)
         assert [r.id for r in uow.replicas.live(5.0)] == ["a"]  # It may still be answering.
         assert uow.replicas.live(0.5) == []
-        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is None
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState()) is None
         uow.replicas.remove_expired(0.5)
         assert uow.replicas.all() == []
 
@@ -211,7 +211,7 @@ def test_registering_and_flipping_never_miss_each_other(catalog: UnitOfWorkFacto
 
     thread = Thread(target=run)
     with catalog() as uow:
-        assert register_replica(uow, REPLICA, replica_id="a", host="h", pid=1).generation == 1
+        assert register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1).generation == 1
         thread.start()
         started.wait()
         assert not flipped.wait(0.2)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.errors import KeyMismatchError, ReplicaNotReadyError
-from app.services.policies import ReplicaPolicy
 from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.recommend.service import RecommendService
 from app.serving.replica.answering_right import AnsweringRight
 from app.serving.scorers.torch_scorer import TorchScorer
+from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from tests.support.gateway_world import World, ask, wait_until
 
@@ -49,8 +49,7 @@ class Clock:
 
 def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
     clock = Clock()
-    policy = ReplicaPolicy(ttl=10.0, margin=2.0, rollout_timeout=60.0)
-    right = AnsweringRight(policy, clock)
+    right = AnsweringRight(Settings(replica_ttl=10.0, replica_margin=2.0), clock)
     assert not right.valid
     sent = right.now()
     clock.now += 5  # The answer of the database took five seconds.

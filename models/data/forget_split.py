@@ -43,7 +43,7 @@ class ForgetIndices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prepared:
+class ForgetSplit:
     """`parts` hold retained rows only; `forget` [F] are the training rows that know what goes.
 
     `forget_kind` [F] int64 indexes KINDS. `retained` is the table without what is forgotten.
@@ -65,13 +65,13 @@ class Prepared:
         return np.flatnonzero(~used)
 
 
-def prepare(
+def split_for_forgetting(
     data: Interactions,
     forget: ForgetIndices,
     holdout: frozenset[int],
     bounds: TimeSplit | None = None,
     limits: RowLimits = NO_LIMITS,
-) -> Prepared:
+) -> ForgetSplit:
     """Separate retained from forgotten; without `bounds` the product's 90/5/5 split is made.
 
     Only then `limits` count: bounds say themselves how many rows they leave.
@@ -86,7 +86,7 @@ def prepare(
     before = split(build_samples(data), bounds, holdout)
     kind = _kinds(before.train, forget)
     rows = np.flatnonzero(kind >= 0)
-    return Prepared(
+    return ForgetSplit(
         retained=retained,
         parts=split(samples, bounds, holdout),
         forget=before.train.take(rows),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.forget_split import KINDS, ForgetIndices, Prepared, prepare
+from models.data.forget_split import KINDS, ForgetIndices, ForgetSplit, split_for_forgetting
 from models.data.samples import Samples, build_samples
 from models.data.splits import MINIMUM_SPLIT, RowLimits, TimeSplit, TooSmallToSplitError, split
 from tests.support.interaction_tables import HOLDOUT, ITEMS, USERS, planted_interactions, table
@@ -31,7 +31,7 @@ def keys(samples: Samples) -> set[tuple[int, int]]:
     return set(zip(samples.user.tolist(), samples.candidate.tolist(), strict=True))
 
 
-def every_part(prepared: Prepared) -> list[Samples]:
+def every_part(prepared: ForgetSplit) -> list[Samples]:
     parts = prepared.parts
     return [parts.train, parts.valid, parts.test, parts.holdout]
 
@@ -80,7 +80,7 @@ def test_samples_of_one_moment_cannot_be_split_by_time() -> None:
 
 def test_nothing_at_all_cannot_be_split() -> None:
     with pytest.raises(TooSmallToSplitError):
-        prepare(table([], 1, 1), ForgetIndices(), frozenset())
+        split_for_forgetting(table([], 1, 1), ForgetIndices(), frozenset())
 
 
 def test_bounds_survive_their_manifest() -> None:
@@ -90,7 +90,7 @@ def test_bounds_survive_their_manifest() -> None:
 @given(forget_sets)
 @settings(max_examples=15, deadline=None)
 def test_forget_rows_are_the_training_rows_that_contain_what_goes(forget: ForgetIndices) -> None:
-    prepared = prepare(DATA, forget, HOLDOUT, BOUNDS)
+    prepared = split_for_forgetting(DATA, forget, HOLDOUT, BOUNDS)
     before = split(SAMPLES, BOUNDS, HOLDOUT).train
     expected = {}
     for user, candidate, history in zip(
@@ -111,7 +111,7 @@ def test_forget_rows_are_the_training_rows_that_contain_what_goes(forget: Forget
 @given(forget_sets)
 @settings(max_examples=15, deadline=None)
 def test_nothing_that_is_retained_contains_what_goes(forget: ForgetIndices) -> None:
-    prepared = prepare(DATA, forget, HOLDOUT, BOUNDS)
+    prepared = split_for_forgetting(DATA, forget, HOLDOUT, BOUNDS)
     assert not forget.rows(prepared.retained).any()
     for part in every_part(prepared):
         assert not np.isin(part.user, list(forget.users)).any()
@@ -120,8 +120,8 @@ def test_nothing_that_is_retained_contains_what_goes(forget: ForgetIndices) -> N
 
 
 def test_a_users_removal_leaves_every_other_sample_where_it_was() -> None:
-    before = prepare(DATA, ForgetIndices(), HOLDOUT, BOUNDS)
-    after = prepare(DATA, ForgetIndices(users=frozenset({3, 8})), HOLDOUT, BOUNDS)
+    before = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT, BOUNDS)
+    after = split_for_forgetting(DATA, ForgetIndices(users=frozenset({3, 8})), HOLDOUT, BOUNDS)
     for old, new in zip(every_part(before), every_part(after), strict=True):
         others = old.take(~np.isin(old.user, [3, 8]))
         for name in ("user", "candidate", "label", "timestamp", "history", "history_rating"):
@@ -133,7 +133,9 @@ def test_a_pairs_removal_rebuilds_the_histories_after_it() -> None:
     own = build_samples(DATA.take(DATA.user == user))
     row = len(own) // 2
     item = int(own.history[row, -1])
-    prepared = prepare(DATA, ForgetIndices(pairs=frozenset({(user, item)})), HOLDOUT, BOUNDS)
+    prepared = split_for_forgetting(
+        DATA, ForgetIndices(pairs=frozenset({(user, item)})), HOLDOUT, BOUNDS
+    )
     train = prepared.parts.train.take(prepared.parts.train.user == user)
     rebuilt = train.take(train.candidate == own.candidate[row])
     assert rebuilt.history[0, -9:].tolist() == own.history[row, :-1].tolist()
@@ -143,19 +145,19 @@ def test_a_pairs_removal_rebuilds_the_histories_after_it() -> None:
 
 def test_given_bounds_are_kept_whatever_is_forgotten() -> None:
     gone = ForgetIndices(users=frozenset(range(1, 120)))
-    assert prepare(DATA, gone, HOLDOUT, BOUNDS).bounds == BOUNDS
-    assert prepare(DATA, gone, HOLDOUT).bounds != BOUNDS
+    assert split_for_forgetting(DATA, gone, HOLDOUT, BOUNDS).bounds == BOUNDS
+    assert split_for_forgetting(DATA, gone, HOLDOUT).bounds != BOUNDS
 
 
 def test_forgetting_somebody_of_the_holdout_has_no_training_rows() -> None:
     person = min(HOLDOUT)
-    prepared = prepare(DATA, ForgetIndices(users=frozenset({person})), HOLDOUT, BOUNDS)
+    prepared = split_for_forgetting(DATA, ForgetIndices(users=frozenset({person})), HOLDOUT, BOUNDS)
     assert len(prepared.forget) == 0
     assert person not in prepared.parts.holdout.user
 
 
 def test_an_item_that_is_forgotten_is_unused_and_others_are_not() -> None:
-    prepared = prepare(DATA, ForgetIndices(items=frozenset({5})), HOLDOUT, BOUNDS)
+    prepared = split_for_forgetting(DATA, ForgetIndices(items=frozenset({5})), HOLDOUT, BOUNDS)
     assert prepared.unused_item_indices().tolist() == [5]
 
 
@@ -168,8 +170,8 @@ def test_a_lone_raters_item_becomes_unused_with_its_rater() -> None:
         USERS,
         ITEMS + 1,
     )
-    before = prepare(lonely, ForgetIndices(), HOLDOUT, BOUNDS)
-    after = prepare(lonely, ForgetIndices(users=frozenset({1})), HOLDOUT, BOUNDS)
+    before = split_for_forgetting(lonely, ForgetIndices(), HOLDOUT, BOUNDS)
+    after = split_for_forgetting(lonely, ForgetIndices(users=frozenset({1})), HOLDOUT, BOUNDS)
     assert ITEMS not in before.unused_item_indices()
     assert after.unused_item_indices().tolist() == [ITEMS]
 
@@ -177,12 +179,16 @@ def test_a_lone_raters_item_becomes_unused_with_its_rater() -> None:
 def test_limits_leave_about_so_many_rows_and_choose_each_by_itself() -> None:
     data = planted_interactions(users=60, items=40, each=30)
     holdout = frozenset(range(6))
-    drawn = prepare(data, ForgetIndices(), holdout, limits=RowLimits(train=200, evaluation=50))
+    drawn = split_for_forgetting(
+        data, ForgetIndices(), holdout, limits=RowLimits(train=200, evaluation=50)
+    )
     sizes = [len(part) for part in every_part(drawn)]
     assert 150 < sizes[0] < 250
     assert all(25 < size < 75 for size in sizes[1:])
 
-    without = prepare(data, ForgetIndices(users=frozenset({20, 21})), holdout, drawn.bounds)
+    without = split_for_forgetting(
+        data, ForgetIndices(users=frozenset({20, 21})), holdout, drawn.bounds
+    )
     gone = {key for key in keys(drawn.parts.train) if key[0] in {20, 21}}
     assert gone
     # Nobody else's row is chosen because somebody left.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from models.data.forget_split import KINDS, ForgetIndices, Prepared, prepare
+from models.data.forget_split import KINDS, ForgetIndices, ForgetSplit, split_for_forgetting
 from models.data.samples import MINIMUM_HISTORY, Samples, build_samples
 from models.data.splits import TooSmallToSplitError
 
@@ -27,14 +27,14 @@ def contents(samples: Samples) -> dict[Key, tuple[int, ...]]:
     }
 
 
-def names(prepared: Prepared) -> dict[Key, str]:
+def names(prepared: ForgetSplit) -> dict[Key, str]:
     """Return the kind of every forget row by its (user, candidate)."""
     kinds = [KINDS[index] for index in prepared.forget_kind.tolist()]
     return dict(zip(contents(prepared.forget), kinds, strict=True))
 
 
 @pytest.fixture
-def pairs(planted: Interactions, prepared: Prepared) -> frozenset[Key]:
+def pairs(planted: Interactions, prepared: ForgetSplit) -> frozenset[Key]:
     """One interaction of three users each, of the training period."""
     early = planted.take(planted.timestamp < prepared.bounds.valid_from)
     found = [(user, int(early.item[early.user == user][0])) for user in (3, 5, 7)]
@@ -59,9 +59,11 @@ def test_leaving_one_user_out_changes_no_other_sample(planted: Interactions, use
 
 
 def test_the_forget_rows_of_an_item_have_it_as_candidate_or_in_the_history(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit
 ) -> None:
-    found = prepare(planted, ForgetIndices(items=frozenset({30})), holdout, prepared.bounds)
+    found = split_for_forgetting(
+        planted, ForgetIndices(items=frozenset({30})), holdout, prepared.bounds
+    )
 
     expected = {key for key, held in contents(prepared.parts.train).items() if 30 in held}
     assert names(found) == dict.fromkeys(expected, "item")
@@ -69,9 +71,9 @@ def test_the_forget_rows_of_an_item_have_it_as_candidate_or_in_the_history(
 
 
 def test_the_forget_rows_of_a_pair_are_those_of_its_user_only(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared, pairs: frozenset[Key]
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit, pairs: frozenset[Key]
 ) -> None:
-    found = prepare(planted, ForgetIndices(pairs=pairs), holdout, prepared.bounds)
+    found = split_for_forgetting(planted, ForgetIndices(pairs=pairs), holdout, prepared.bounds)
 
     expected = {
         key
@@ -83,12 +85,12 @@ def test_the_forget_rows_of_a_pair_are_those_of_its_user_only(
 
 
 def test_a_row_that_is_several_kinds_counts_as_the_first(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared, pairs: frozenset[Key]
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit, pairs: frozenset[Key]
 ) -> None:
     (user, _), (_, item), _ = sorted(pairs)
     forget = ForgetIndices(users=frozenset({user}), items=frozenset({item}), pairs=pairs)
 
-    found = prepare(planted, forget, holdout, prepared.bounds)
+    found = split_for_forgetting(planted, forget, holdout, prepared.bounds)
 
     held = contents(found.forget)
     for key, name in names(found).items():
@@ -97,22 +99,26 @@ def test_a_row_that_is_several_kinds_counts_as_the_first(
 
 
 def test_a_rating_before_the_sixth_is_forgotten_from_the_histories_it_stands_in(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit
 ) -> None:
     """The first five ratings make no sample of their own."""
     rows = planted.sorted_rows()
     pair = (3, int(planted.item[rows[planted.user[rows] == 3][0]]))
 
-    found = prepare(planted, ForgetIndices(pairs=frozenset({pair})), holdout, prepared.bounds)
+    found = split_for_forgetting(
+        planted, ForgetIndices(pairs=frozenset({pair})), holdout, prepared.bounds
+    )
 
     assert found.forget.earlier.tolist() == [5, 6, 7, 8, 9, 10]
     assert pair not in names(found)
 
 
 def test_where_an_item_leaves_a_history_the_one_before_moves_up(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit
 ) -> None:
-    found = prepare(planted, ForgetIndices(items=frozenset({30})), holdout, prepared.bounds)
+    found = split_for_forgetting(
+        planted, ForgetIndices(items=frozenset({30})), holdout, prepared.bounds
+    )
 
     for part in (found.parts.train, found.parts.valid, found.parts.test, found.parts.holdout):
         assert not any(30 in held for held in contents(part).values())
@@ -121,13 +127,13 @@ def test_where_an_item_leaves_a_history_the_one_before_moves_up(
 
 
 def test_a_holdout_user_has_no_forget_rows(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit
 ) -> None:
     member = min(holdout)
     item = int(planted.item[planted.user == member][0])
     forget = ForgetIndices(users=frozenset({member}), items=frozenset({item}))
 
-    found = prepare(planted, forget, holdout, prepared.bounds)
+    found = split_for_forgetting(planted, forget, holdout, prepared.bounds)
 
     assert set(names(found).values()) == {"item"}
     assert not holdout & set(found.forget.user.tolist())
@@ -135,11 +141,11 @@ def test_a_holdout_user_has_no_forget_rows(
 
 
 def test_the_sides_of_a_row_never_change(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit
 ) -> None:
     forget = ForgetIndices(users=frozenset(range(1, 60)))
 
-    found = prepare(planted, forget, holdout, prepared.bounds)
+    found = split_for_forgetting(planted, forget, holdout, prepared.bounds)
 
     assert found.bounds == prepared.bounds
     for after, before in (
@@ -156,13 +162,15 @@ def test_deleting_nearly_everything_cannot_be_split(
     planted: Interactions, holdout: frozenset[int]
 ) -> None:
     with pytest.raises(TooSmallToSplitError, match="Import more"):
-        prepare(planted, ForgetIndices(users=frozenset(range(3, 120))), holdout)
+        split_for_forgetting(planted, ForgetIndices(users=frozenset(range(3, 120))), holdout)
 
 
 def test_unused_item_indices_are_those_of_no_training_sample(
-    planted: Interactions, holdout: frozenset[int], prepared: Prepared
+    planted: Interactions, holdout: frozenset[int], prepared: ForgetSplit
 ) -> None:
-    found = prepare(planted, ForgetIndices(items=frozenset({30, 31})), holdout, prepared.bounds)
+    found = split_for_forgetting(
+        planted, ForgetIndices(items=frozenset({30, 31})), holdout, prepared.bounds
+    )
 
     used = {item for held in contents(found.parts.train).values() for item in held}
     assert set(found.unused_item_indices().tolist()) == set(range(150)) - used

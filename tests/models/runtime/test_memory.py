@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from models.backbones.compact import CompactConfig
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES: Final = build_samples(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
-PREPARED: Final = prepare(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
+PREPARED: Final = split_for_forgetting(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
 RECIPE: Final = TrainConfig(batch_size=32, warmup_steps=3, validations=1, learning_rate=1e-3)
 #: What a machine without memory says, on a GPU and on a CPU.
 ERRORS: Final = (
@@ -247,7 +247,9 @@ def test_unlearning_goes_on_and_reports_it(
         method = E2URec(replace(method.config, adapter=adapter))
     task = UnlearningTask(
         recommender=fresh(sources["llama"]),
-        prepared=prepare(tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT),
+        prepared=split_for_forgetting(
+            tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT
+        ),
         expected={},
         recipe=RECIPE,
     )

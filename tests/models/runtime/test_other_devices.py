@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from models.audit.calibration import ExpectedLossIncrease
 from models.backbones.compact import CompactConfig, CompactT5Config
 from models.checkpoints.adapter import AdapterConfig, attach
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 ELSEWHERE: Final = torch.device("meta")
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
-BATCH: Final = prepare(tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT)
+BATCH: Final = split_for_forgetting(
+    tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT
+)
 LOSS_INCREASE: Final = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.03, rows=20, units=5)
 SMALL: Final = {
     "compact": CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -17,6 +15,7 @@ from app.domain.errors import LetheError
 from app.edge import bounded
 from app.logs import configure_logging
 from app.main import create_app
+from app.parent_watch import stop_with_parent
 from app.settings import get_settings
 
 if TYPE_CHECKING:
@@ -41,7 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     if options.exit_with_parent:
-        _stop_with_parent(server)
+
+        def stop() -> None:
+            server.should_exit = True
+
+        stop_with_parent(stop, grace_seconds=_GRACE)
     freeze_startup_objects()
     # Requests under way are answered before it ends.
     server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)
@@ -73,20 +76,6 @@ def _server(settings: Settings) -> uvicorn.Server:
             timeout_graceful_shutdown=int(settings.drain_timeout),
         )
     )
-
-
-def _stop_with_parent(server: uvicorn.Server) -> None:
-    """Stop once standard input ends, as it does when the parent process is gone."""
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        server.should_exit = True
-        cut_off = threading.Timer(_GRACE, os._exit, args=(1,))
-        cut_off.daemon = True
-        cut_off.start()
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 if __name__ == "__main__":

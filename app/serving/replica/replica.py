@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +27,7 @@ from app.services.replicas import (
 from app.services.secrets import check_hash_key
 from app.serving.replica.answering_right import AnsweringRight
 from app.serving.replica.release_switch import Rollout
+from app.tracebacks import error_location
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
@@ -183,7 +183,7 @@ class Replica:
                 self._database_up = False
             except Exception as error:  # noqa: BLE001 - the thread is the replica's life; logged below
                 # A replica that stops renewing leaves the service; the next tick may do better.
-                _log_failure("replica.tick_failed", error)
+                _log.error("replica.tick_failed", **error_location(error))
             if self._id is not None and self._rollout.state() != self._reported:
                 continue  # Confirm at once; a roll-out waits for it.
             self._wake.wait(self._poll_seconds)
@@ -199,7 +199,7 @@ class Replica:
                 self._database_up = False
             except Exception as error:  # noqa: BLE001 - as in _run
                 # Requests bring the statistics up to date themselves, or fail with the cause.
-                _log_failure("candidates.follow_failed", error)
+                _log.error("candidates.follow_failed", **error_location(error))
             # An import changes everything many times over; rebuilding takes a fifth of the time.
             self._behind.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
 
@@ -237,10 +237,3 @@ class Replica:
         _log.warning("replica.lease_lost", replica=self._id)
         self.right.revoke()
         self._id = None
-
-
-def _log_failure(event: str, error: Exception) -> None:
-    """Log where it failed, not the message: a database's message can quote a person's data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{frame.filename}:{frame.lineno}" for frame in frames[-5:]]
-    _log.error(event, error=type(error).__name__, where=where)

@@ -50,7 +50,8 @@ def test_a_stopped_worker_changes_nothing_when_it_wakes(
     assert b"lease_lost" in errors
     assert installation.state() == before
     # What it still wrote lies under its own epoch, and the sweeper takes it away.
-    Relay(installation.context, lambda _entity: None).sweep()
+    context = installation.context
+    Relay(context.settings, context.uow_factory, context.artifacts, lambda _id: None).sweep()
     installation.check_forgotten(request_id)
 
 

@@ -11,8 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from file_learner import FileLearner
 
-from worker.celery_app import celery_app
-from worker.runtime import runtime
+from worker.celery_app import celery_app, runtime
 
 if __name__ == "__main__":
     runtime.make_learner = FileLearner

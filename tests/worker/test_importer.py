@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_everything_usable_is_stored_and_everything_else_accounted_for(
     stores = [(event["done"], event["total"]) for event in emitted if event["stage"] == "store"]
     assert stores[0] == (0, 8)
     assert stores[-1] == (8, 8)
-    assert emitted[-1] == {"stage": "done", "summary": summary.as_json()}
+    assert emitted[-1] == {"stage": "done", "summary": asdict(summary)}
     assert "ann" not in json.dumps(emitted)
 
 

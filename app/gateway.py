@@ -14,7 +14,7 @@ import uvicorn
 
 from app.api.auth import check_binding
 from app.domain.errors import LetheError
-from app.edge import bounded
+from app.connection_limits import bounded
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import get_settings

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
 
 #: The id that a visitor's interactions carry while an answer is made. Nothing stored has it.
-NOBODY: Final = ""
+VISITOR_ID: Final = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """All that a recommendation may use about a person, as of `data_version`."""
 
-    #: A visitor's id is NOBODY.
+    #: A visitor's id is VISITOR_ID.
     user: User
     #: In order of (timestamp, item id), without anything suppressed.
     history: tuple[Interaction, ...]
@@ -58,7 +58,7 @@ class _Hidden:
     any_pairs: bool
 
 
-class OpenItems:
+class SuppressedItemsCache:
     """What open requests hide from everybody, kept for as long as the data's version lasts.
 
     Requests open, close and are cancelled with a change of that version, in one transaction.
@@ -81,7 +81,7 @@ class OpenItems:
 
 
 def read_inputs(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str, open_items: OpenItems | None = None
+    uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str, open_items: SuppressedItemsCache | None = None
 ) -> Inputs:
     """Read the inputs from one snapshot; raises GoneError or UnknownUserError.
 
@@ -95,7 +95,7 @@ def read_inputs(
     if user is None:
         raise UnknownUserError
     history = uow.people.history(user_id)
-    hidden = (open_items or OpenItems()).as_of(uow, standing.data_version)
+    hidden = (open_items or SuppressedItemsCache()).as_of(uow, standing.data_version)
     suppressed_pairs = {
         item_id
         for request in (uow.requests.open_of_user(user_id) if hidden.any_pairs else ())
@@ -113,7 +113,7 @@ def read_inputs(
     )
 
 
-def read_visitor(uow: UnitOfWork, visitor: Visitor, open_items: OpenItems) -> Inputs:
+def read_visitor(uow: UnitOfWork, visitor: Visitor, open_items: SuppressedItemsCache) -> Inputs:
     """Return the inputs of somebody of whom nothing is stored; raises UnknownItemError."""
     standing = uow.state.standing(())
     rated = {item_id for item_id, _ in visitor.history}
@@ -121,9 +121,9 @@ def read_visitor(uow: UnitOfWork, visitor: Visitor, open_items: OpenItems) -> In
     hidden = open_items.as_of(uow, standing.data_version)
     now = int(time.time())
     return Inputs(
-        user=User(id=NOBODY, attributes=dict(visitor.attributes)),
+        user=User(id=VISITOR_ID, attributes=dict(visitor.attributes)),
         history=tuple(
-            Interaction(user_id=NOBODY, item_id=item_id, rating=rating, timestamp=now)
+            Interaction(user_id=VISITOR_ID, item_id=item_id, rating=rating, timestamp=now)
             for item_id, rating in visitor.history
             if item_id not in hidden.item_ids
         ),

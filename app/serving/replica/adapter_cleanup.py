@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from app.services.ports import UnitOfWorkFactory
-    from app.serving.scorers.base import Scorers
+    from app.serving.scorers.scorer import ScorerBackend
 
 _log = structlog.get_logger(__name__)
 
 
-def clean_up_adapters(uow_factory: UnitOfWorkFactory, scorers: Scorers) -> None:
+def clean_up_adapters(uow_factory: UnitOfWorkFactory, scorers: ScorerBackend) -> None:
     """Unload what the alias does not name; raises EngineError, OSError or of the database.
 
     What is held is asked for before the alias is read. Whatever is loaded by then was named by
@@ -46,7 +46,7 @@ class AdapterCleanup:
     def __init__(
         self,
         uow: UnitOfWorkFactory,
-        scorers: Scorers,
+        scorers: ScorerBackend,
         executor: Executor,
         *,
         retry_seconds: float,

@@ -15,10 +15,10 @@ from app.domain.errors import NoReleaseError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from app.serving.scorers.base import Scorer
+    from app.serving.scorers.scorer import Scorer
 
 
-class ServingModel:
+class LoadedModel:
     """An immutable release in memory, counting its readers."""
 
     def __init__(self, release_id: str, scorer: Scorer) -> None:
@@ -67,45 +67,45 @@ class ServingModel:
         self.scorer.close()
 
 
-class LiveModel:
+class LiveModelReference:
     """The one reference that every answer goes through."""
 
     def __init__(self) -> None:
         """Start without a release."""
         self._lock = threading.Condition()
-        self._serving_model: ServingModel | None = None
+        self._loaded_model: LoadedModel | None = None
 
     @property
     def release_id(self) -> str | None:
         """Return the release that answers at the moment."""
-        serving_model = self._serving_model
-        return None if serving_model is None else serving_model.release_id
+        loaded_model = self._loaded_model
+        return None if loaded_model is None else loaded_model.release_id
 
     @property
     def lost(self) -> bool:
         """Say whether there is a release, but it can no longer be asked."""
-        serving_model = self._serving_model
-        return serving_model is not None and serving_model.scorer.lost
+        loaded_model = self._loaded_model
+        return loaded_model is not None and loaded_model.scorer.lost
 
     @contextmanager
-    def capture(self) -> Iterator[ServingModel]:
+    def capture(self) -> Iterator[LoadedModel]:
         """Hold the present twin until the block ends; raises NoReleaseError without one."""
         # The lock closes the gap between reading the reference and counting the reader: without
         # it a switch in between would find the old twin idle and free it.
         with self._lock:
-            serving_model = self._serving_model
-            if serving_model is None:
+            loaded_model = self._loaded_model
+            if loaded_model is None:
                 raise NoReleaseError
-            serving_model.enter()
+            loaded_model.enter()
         try:
-            yield serving_model
+            yield loaded_model
         finally:
-            serving_model.leave()
+            loaded_model.leave()
 
-    def switch(self, serving_model: ServingModel | None) -> ServingModel | None:
+    def switch(self, loaded_model: LoadedModel | None) -> LoadedModel | None:
         """Make `twin` the one that answers from now on, and return the one before for draining."""
         with self._lock:
-            before, self._serving_model = self._serving_model, serving_model
+            before, self._loaded_model = self._loaded_model, loaded_model
             self._lock.notify_all()
         return before
 

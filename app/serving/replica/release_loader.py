@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.serving.replica.live_model import ServingModel
-from app.serving.scorers.engine import EngineScorers
+from app.serving.replica.live_model import LoadedModel
+from app.serving.scorers.engine_scorer import EngineBackend
 from app.serving.scorers.sglang import SglangWire
 from app.serving.scorers.vllm import VllmWire
 from models.backbones.packaged import keep_in
@@ -13,7 +13,7 @@ from models.checkpoints.manifest import CheckpointError, read_manifest
 
 if TYPE_CHECKING:
     from app.domain.releases import Release
-    from app.serving.scorers.base import Scorers
+    from app.serving.scorers.scorer import ScorerBackend
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class ReleaseLoader:
     """Loads releases from the store of artefacts."""
 
-    def __init__(self, artifacts: ArtifactStore, scorers: Scorers) -> None:
+    def __init__(self, artifacts: ArtifactStore, scorers: ScorerBackend) -> None:
         """Remember where the artefacts are, and what makes scorers of them."""
         self._artifacts = artifacts
         self.scorers = scorers
 
-    def __call__(self, release: Release) -> ServingModel:
+    def __call__(self, release: Release) -> LoadedModel:
         """Return the release as a twin; raises CheckpointError, EngineError or OSError.
 
         The manifest is checked against what the database says of the release; the scorers check the
@@ -40,17 +40,17 @@ class ReleaseLoader:
                 raise CheckpointError(
                     f"release {release.id} is recorded with another digest than its manifest's"
                 )
-            return ServingModel(release.id, self.scorers.load(release, directory, manifest))
+            return LoadedModel(release.id, self.scorers.load(release, directory, manifest))
         finally:
             self._artifacts.evict(release.path)
 
 
-def make_scorers(settings: Settings, artifacts: ArtifactStore) -> Scorers:
+def make_scorer_backend(settings: Settings, artifacts: ArtifactStore) -> ScorerBackend:
     """Return what computes scores, as the settings say; torch is imported for `torch` only."""
     keep_in(settings.backbones_directory)
     if settings.scorer == "torch":
-        from app.serving.scorers.torch_scorer import TorchScorers  # noqa: PLC0415 -- see above
+        from app.serving.scorers.torch_scorer import TorchBackend  # noqa: PLC0415 -- see above
 
-        return TorchScorers(settings)
+        return TorchBackend(settings)
     wire = VllmWire() if settings.scorer == "vllm" else SglangWire()
-    return EngineScorers(settings, artifacts, wire)
+    return EngineBackend(settings, artifacts, wire)

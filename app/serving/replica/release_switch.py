@@ -13,7 +13,7 @@ import structlog
 from app.domain.errors import EngineError
 from app.services.replicas import ReplicaState
 from app.serving.replica.adapter_cleanup import AdapterCleanup
-from app.serving.replica.live_model import LiveModel
+from app.serving.replica.live_model import LiveModelReference
 from models.checkpoints.manifest import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
-    from app.serving.replica.live_model import ServingModel
+    from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.release_loader import ReleaseLoader
 
 _log = structlog.get_logger(__name__)
 
 
-class Rollout:
+class ReleaseSwitch:
     """What this replica holds: the live twin, one prepared beside it, and one being drained."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Rollout:
         wake: Callable[[], None],
     ) -> None:
         """Start with nothing; `wake` is called when a step would find something to do."""
-        self.live = LiveModel()
+        self.live = LiveModelReference()
         self.swaps = 0
         self._uow = uow
         self._load = loader
@@ -50,9 +50,9 @@ class Rollout:
         self._drain_timeout = drain_timeout
         self._retry_seconds = retry_seconds
         self._wake = wake
-        self._prepared: ServingModel | None = None
-        self._draining: list[tuple[ServingModel, float]] = []
-        self._loading: tuple[str, Future[ServingModel]] | None = None
+        self._prepared: LoadedModel | None = None
+        self._draining: list[tuple[LoadedModel, float]] = []
+        self._loading: tuple[str, Future[LoadedModel]] | None = None
         #: Release → (what went wrong, when to try again).
         self._failed: dict[str, tuple[str, float]] = {}
         self._slow_drain: str | None = None
@@ -61,15 +61,15 @@ class Rollout:
         )
         self._confirmed: str | None = None
         #: Every twin that is not freed yet, wherever it is on its way through.
-        self._serving_models: set[ServingModel] = set()
+        self._loaded_models: set[LoadedModel] = set()
         self._lock = threading.Lock()
 
     def forget(self, user_id: str | None) -> None:
         """Have every release in memory drop what it made of this person, or of everybody."""
         with self._lock:
-            serving_models = list(self._serving_models)
-        for serving_model in serving_models:
-            serving_model.scorer.forget(user_id)
+            loaded_models = list(self._loaded_models)
+        for loaded_model in loaded_models:
+            loaded_model.scorer.forget(user_id)
 
     def state(self) -> ReplicaState:
         """Return what is to be reported: `serving` only once nothing older is left anywhere."""
@@ -117,10 +117,10 @@ class Rollout:
 
     def close(self) -> None:
         """Drain what answers and drop everything, at shutdown."""
-        serving_model = self.live.switch(None)
-        if serving_model is not None:
-            serving_model.drain(self._drain_timeout)
-            self._free(serving_model)
+        loaded_model = self.live.switch(None)
+        if loaded_model is not None:
+            loaded_model.drain(self._drain_timeout)
+            self._free(loaded_model)
         self._drop_prepared()
 
     def _prepared_id(self) -> str | None:
@@ -145,9 +145,9 @@ class Rollout:
         release_id, future = self._loading
         self._loading = None
         try:
-            serving_model = future.result()
+            loaded_model = future.result()
             with self._lock:
-                self._serving_models.add(serving_model)
+                self._loaded_models.add(loaded_model)
         except (CheckpointError, EngineError, OSError, RuntimeError, MemoryError) as error:
             _log.warning("replica.load_failed", release=release_id, error=str(error))
             message = f"release {release_id} cannot be loaded: {type(error).__name__}"
@@ -156,21 +156,21 @@ class Rollout:
         self._failed.pop(release_id, None)
         if release_id in wanted:
             self._drop_prepared()
-            self._prepared = serving_model
+            self._prepared = loaded_model
         else:
-            self._free(serving_model)
+            self._free(loaded_model)
 
-    def _switch(self, serving_model: ServingModel, now: float) -> None:
+    def _switch(self, loaded_model: LoadedModel, now: float) -> None:
         self._prepared = None
-        before = self.live.switch(serving_model)
+        before = self.live.switch(loaded_model)
         self.swaps += 1
-        _log.info("replica.switched", release=serving_model.release_id)
+        _log.info("replica.switched", release=loaded_model.release_id)
         self._retire(before, now)
 
-    def _retire(self, serving_model: ServingModel | None, now: float) -> None:
-        if serving_model is not None:
-            self._draining.append((serving_model, now + self._drain_timeout))
-            serving_model.when_idle(self._wake)
+    def _retire(self, loaded_model: LoadedModel | None, now: float) -> None:
+        if loaded_model is not None:
+            self._draining.append((loaded_model, now + self._drain_timeout))
+            loaded_model.when_idle(self._wake)
 
     def _finish_draining(self, now: float) -> None:
         """Free what nobody reads any more; a reader that stays too long is a problem to report.
@@ -179,13 +179,13 @@ class Rollout:
         answer is checked against the alias, and the roll-out waits or fences this replica.
         """
         waiting = []
-        for serving_model, deadline in self._draining:
-            if serving_model.idle:
-                self._free(serving_model)
+        for loaded_model, deadline in self._draining:
+            if loaded_model.idle:
+                self._free(loaded_model)
             else:
-                waiting.append((serving_model, deadline))
+                waiting.append((loaded_model, deadline))
         self._draining = waiting
-        late = [serving_model.release_id for serving_model, deadline in waiting if now >= deadline]
+        late = [loaded_model.release_id for loaded_model, deadline in waiting if now >= deadline]
         self._slow_drain = f"release {late[0]} is still being read" if late else None
 
     def _drop_prepared(self) -> None:
@@ -193,7 +193,7 @@ class Rollout:
             self._free(self._prepared)
             self._prepared = None
 
-    def _free(self, serving_model: ServingModel) -> None:
-        serving_model.free()
+    def _free(self, loaded_model: LoadedModel) -> None:
+        loaded_model.free()
         with self._lock:
-            self._serving_models.discard(serving_model)
+            self._loaded_models.discard(loaded_model)

@@ -27,16 +27,16 @@ from app.services.replicas import (
     renew_replica,
 )
 from app.services.secrets import check_hash_key
-from app.serving.replica.answering_right import AnsweringRight
-from app.serving.replica.release_switch import Rollout
+from app.serving.replica.answer_lease import AnswerLease
+from app.serving.replica.release_switch import ReleaseSwitch
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
     from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
-    from app.serving.replica.live_model import LiveModel
+    from app.serving.replica.live_model import LiveModelReference
     from app.serving.replica.release_loader import ReleaseLoader
-    from app.serving.retrieval.first_stage import Candidates
+    from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -51,12 +51,12 @@ class Replica:
         settings: Settings,
         uow: UnitOfWorkFactory,
         loader: ReleaseLoader,
-        candidates: Candidates,
+        candidates: FirstStage,
         pseudonyms: Pseudonyms,
     ) -> None:
         """Take everything that the threads need; nothing starts yet."""
         self.policy = ReplicaPolicy.of(settings)
-        self.right = AnsweringRight(self.policy)
+        self.right = AnswerLease(self.policy)
         self._uow = uow
         self.candidates = candidates
         self._pseudonyms = pseudonyms
@@ -66,7 +66,7 @@ class Replica:
         self._stopping = threading.Event()
         self._scorers = loader.scorers
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
-        self._rollout = Rollout(
+        self._release_switch = ReleaseSwitch(
             uow,
             loader,
             self._loading,
@@ -88,14 +88,14 @@ class Replica:
         return self._id
 
     @property
-    def live(self) -> LiveModel:
+    def live(self) -> LiveModelReference:
         """Return the reference that answers go through."""
-        return self._rollout.live
+        return self._release_switch.live
 
     @property
     def swaps(self) -> int:
         """Return how often the reference has flipped to another release."""
-        return self._rollout.swaps
+        return self._release_switch.swaps
 
     def start(self) -> None:
         """Start the threads; registering and loading go on beside the caller."""
@@ -112,7 +112,7 @@ class Replica:
                 thread.join()
         self.right.revoke()
         self._loading.shutdown(cancel_futures=True)
-        self._rollout.close()
+        self._release_switch.close()
         self._scorers.close()
         if self._id is not None:
             # Where the database is away the lease runs out by itself.
@@ -122,7 +122,7 @@ class Replica:
 
     def forget(self, user_id: str | None) -> None:
         """Drop what any release in memory made of this person's history, or of everybody's."""
-        self._rollout.forget(user_id)
+        self._release_switch.forget(user_id)
 
     def data_changed(self) -> None:
         """Have the change log followed now rather than at the next poll."""
@@ -151,8 +151,8 @@ class Replica:
             reasons.append("no release is being served yet")
         if not self.candidates.ready:
             reasons.append("the candidates' statistics are being built")
-        if self._rollout.problem is not None:
-            reasons.append(self._rollout.problem)
+        if self._release_switch.problem is not None:
+            reasons.append(self._release_switch.problem)
         return reasons
 
     def tick(self) -> None:
@@ -164,7 +164,7 @@ class Replica:
         if self._id is None:
             alias: Alias | None = self._register(now)
         elif (
-            self._rollout.state() != self._reported
+            self._release_switch.state() != self._reported
             or now - self._renewed_at >= self.policy.ttl / _RENEWALS_PER_LEASE
         ):
             alias = self._renew(self._id, now)
@@ -173,7 +173,7 @@ class Replica:
                 alias = uow.releases.alias()
         self._database_up = True
         if alias is not None:
-            self._rollout.step(alias, now)
+            self._release_switch.step(alias, now)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -185,7 +185,7 @@ class Replica:
             except Exception as error:  # noqa: BLE001 - the thread is the replica's life; logged below
                 # A replica that stops renewing leaves the service; the next tick may do better.
                 _log_failure("replica.tick_failed", error)
-            if self._id is not None and self._rollout.state() != self._reported:
+            if self._id is not None and self._release_switch.state() != self._reported:
                 continue  # Confirm at once; a roll-out waits for it.
             self._wake.wait(self._poll_seconds)
 
@@ -213,13 +213,13 @@ class Replica:
                 uow, self.policy, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
             )
         self._id, self._reported = replica_id, ReplicaState()
-        self._rollout.restart(alias, now)
+        self._release_switch.restart(alias, now)
         self._extend(now)
         _log.info("replica.registered", replica=replica_id, release=alias.live)
         return alias
 
     def _renew(self, replica_id: str, now: float) -> Alias | None:
-        state = self._rollout.state()
+        state = self._release_switch.state()
         with self._uow() as uow:
             alias = renew_replica(uow, self.policy, replica_id, state)
         if alias is None:

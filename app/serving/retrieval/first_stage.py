@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.errors import GoneError, UnknownUserError
-from app.services.recommendation_inputs import OpenItems, read_inputs, require_items
-from app.serving.retrieval.index_building import count_all
+from app.services.recommendation_inputs import SuppressedItemsCache, read_inputs, require_items
+from app.serving.retrieval.index_building import build_index
 from models.prompts.scoring_inputs import HistoryEvent
 from models.retrieval.candidate_index import Event
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
     from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
-    from app.serving.retrieval.index_building import Counted
+    from app.serving.retrieval.index_building import IndexWithCatalog
     from models.prompts.scoring_inputs import Candidate
 
 #: Beyond this many changed users, counting everything anew is the faster way.
@@ -39,7 +39,7 @@ _NEVER_WAITS: Final = frozenset({"forget"})
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ProposedItems:
     """The items proposed to one user, best first, and the usable history, oldest first."""
 
     items: tuple[Item, ...]
@@ -52,7 +52,7 @@ class Proposal:
     more: bool
 
 
-class Candidates:
+class FirstStage:
     """The first stage of every recommendation on this replica; thread-safe."""
 
     def __init__(self, uow: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> None:
@@ -61,8 +61,8 @@ class Candidates:
         self._pseudonyms = pseudonyms
         self._lock = threading.Lock()
         self._rebuilding = threading.Lock()
-        self._state: Counted | None = None
-        self._open_items = OpenItems()
+        self._state: IndexWithCatalog | None = None
+        self._open_items = SuppressedItemsCache()
         self._on_change: Callable[[str | None], None] = lambda _: None
 
     def watch(self, on_change: Callable[[str | None], None]) -> None:
@@ -105,7 +105,7 @@ class Candidates:
         """Count everything anew from one snapshot, while the present statistics keep answering."""
         with self._rebuilding:
             with self._uow(write=False) as uow:
-                fresh = count_all(uow, self._pseudonyms)
+                fresh = build_index(uow, self._pseudonyms)
             with self._lock:
                 if self._state is None or fresh.version >= self._state.version:
                     self._on_change(None)
@@ -113,7 +113,7 @@ class Candidates:
 
     def propose(
         self, uow: UnitOfWork, inputs: Inputs, query: RecommendationQuery, start: int, stop: int
-    ) -> Proposal:
+    ) -> ProposedItems:
         """Propose the items from place `start` to `stop`, none of them retired or being forgotten.
 
         Where the question names its items, all of those that may be recommended are proposed.
@@ -142,7 +142,7 @@ class Candidates:
                 for item_index in item_indices[start:stop]
             )
             candidates = tuple(catalog_snapshot.candidate(item) for item in items)
-        return Proposal(
+        return ProposedItems(
             items=items,
             candidates=candidates,
             history=history,
@@ -177,16 +177,16 @@ class Candidates:
                 if score > 0
             ]
 
-    def _current(self, uow: UnitOfWork, version: int) -> Counted:
+    def _current(self, uow: UnitOfWork, version: int) -> IndexWithCatalog:
         """Return the statistics with every deletion of this snapshot applied; under the lock."""
         state = self._state
         if state is None or not self._advance(uow, state, version, strict=False):
             self._on_change(None)
-            state = self._state = count_all(uow, self._pseudonyms)
+            state = self._state = build_index(uow, self._pseudonyms)
         return state
 
     def _advance(
-        self, uow: UnitOfWork, state: Counted, version: int, *, strict: bool = True
+        self, uow: UnitOfWork, state: IndexWithCatalog, version: int, *, strict: bool = True
     ) -> bool:
         """Apply what the log of a snapshot of this version holds beyond `state.version`.
 
@@ -216,7 +216,7 @@ class Candidates:
         state.version = version
         return True
 
-    def _replace(self, uow: UnitOfWork, state: Counted, users: Sequence[str]) -> None:
+    def _replace(self, uow: UnitOfWork, state: IndexWithCatalog, users: Sequence[str]) -> None:
         for user_id in users:
             try:
                 history = read_inputs(uow, self._pseudonyms, user_id, self._open_items).history

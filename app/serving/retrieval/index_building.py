@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Counted:
+class IndexWithCatalog:
     """An index and the catalogue that it counts over, as of `version`."""
 
     index: CandidateIndex
@@ -44,11 +44,11 @@ class Counted:
         )
 
 
-def count_all(uow: UnitOfWork, pseudonyms: Pseudonyms) -> Counted:
+def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexWithCatalog:
     """Count the whole snapshot, leaving out everything that is suppressed in it."""
     items = uow.people.items()
     index = CandidateIndex.build(_usable_interactions(uow, pseudonyms, items))
-    counted = Counted(index, CatalogSnapshot(), uow.state.data_version())
+    counted = IndexWithCatalog(index, CatalogSnapshot(), uow.state.data_version())
     counted.take_catalog(items)
     return counted
 

@@ -42,7 +42,7 @@ class PrefixCache:
     ) -> tuple[Prefix | None, int]:
         """Return a prefix that begins [h] `tokens`, or None; and what `keep` has to be told.
 
-        Candidates read by themselves what a shorter one lacks: it is of use while that is less
+        FirstStage read by themselves what a shorter one lacks: it is of use while that is less
         than reading all of `tokens` again.
         """
         with self._lock:

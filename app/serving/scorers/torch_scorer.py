@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.domain.releases import Release
-    from app.serving.scorers.base import ScoringRequest
+    from app.serving.scorers.scorer import ScoringRequest
     from app.settings import Settings
     from models.checkpoints.manifest import Manifest
     from models.inference.shared_prefix import Prefix, Reader
@@ -164,7 +164,7 @@ class TorchScorer:
         return [prefix for prefix in found if prefix is not None]
 
 
-class TorchScorers:
+class TorchBackend:
     """Holds nothing outside of its scorers."""
 
     def __init__(self, settings: Settings) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.services.policies import ReplicaPolicy
 
 
-class AnsweringRight:
+class AnswerLease:
     """Ends by itself at monotonic(sending of the last renewal) + TTL - margin.
 
     The database counts this replica out only after TTL + margin, so that clocks may run at

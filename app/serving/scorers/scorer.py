@@ -56,7 +56,7 @@ class Scorer(Protocol):
         """Free what this process holds of the release."""
 
 
-class Scorers(Protocol):
+class ScorerBackend(Protocol):
     """Makes scorers of releases, and knows what is held of releases outside of this process.
 
     What an engine holds is shared by all gateways that use it, so that closing a scorer leaves it

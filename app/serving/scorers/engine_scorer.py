@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.domain.releases import Release
-    from app.serving.scorers.base import ScoringRequest
+    from app.serving.scorers.scorer import ScoringRequest
     from app.serving.scorers.wire import Wire
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
@@ -238,8 +238,8 @@ class Engine:
         raise EngineError
 
 
-class EngineScorers:
-    """Implements `base.Scorers` for adapters that an engine has loaded."""
+class EngineBackend:
+    """Implements `base.ScorerBackend` for adapters that an engine has loaded."""
 
     def __init__(self, settings: Settings, artifacts: ArtifactStore, wire: Wire) -> None:
         self._artifacts = artifacts

@@ -1,7 +1,7 @@
 """Run blocking work on threads and refuse work beyond a bounded queue.
 
 An unbounded queue would let every response time grow past the callers' timeouts, so the executor
-answers 429 with a `Retry-After` estimate instead.
+raises OverloadedError with an estimate for `Retry-After` instead.
 """
 
 from __future__ import annotations

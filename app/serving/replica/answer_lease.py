@@ -1,4 +1,4 @@
-"""The right to answer, as this process sees it: valid for a while after each renewal was sent."""
+"""Track this process's lease, the permission to send answers for a time after each renewal."""
 
 from __future__ import annotations
 
@@ -15,42 +15,47 @@ if TYPE_CHECKING:
 
 
 class AnswerLease:
-    """Ends by itself at monotonic(sending of the last renewal) + TTL - margin.
+    """The local view of the replica's lease: valid until renewal sent + TTL - margin.
 
-    The database counts this replica out only after TTL + margin, so that clocks may run at
-    slightly different speeds and an answer may be on its way for a moment.
+    A roll-out waits for this replica until renewal committed + TTL + margin, on the database's
+    clock. The two margins prevent this race: a process whose clock runs slower, or an answer that
+    passed its last check just before the lease ended and is still being sent, would deliver the
+    old release's answer after the roll-out has stopped waiting for this replica.
     """
 
     def __init__(
         self, policy: ReplicaPolicy, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start without the right."""
+        """Start with an invalid lease."""
         self._seconds = policy.ttl - policy.margin
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._until: float | None = None
 
     def now(self) -> float:
-        """Return the moment to pass to `extend`; read it before the renewal is sent."""
+        """Return the time to pass to `extend`, in seconds; read it before sending the renewal.
+
+        The database counts the TTL from a later moment, so the local lease always ends first.
+        """
         return self._monotonic()
 
     def extend(self, sent_at: float) -> None:
-        """Take note of a renewal that was sent at `sent_at` and has succeeded."""
+        """Extend the lease after a successful renewal that was sent at `sent_at`."""
         with self._lock:
             self._until = sent_at + self._seconds
 
     def revoke(self) -> None:
-        """Stop answering at once."""
+        """End the lease now."""
         with self._lock:
             self._until = None
 
     @property
     def valid(self) -> bool:
-        """Say whether this replica may send an answer right now."""
+        """Return whether this replica may send an answer now."""
         until = self._until
         return until is not None and self._monotonic() < until
 
     def require(self) -> None:
-        """Raise ReplicaNotReadyError unless an answer may be sent right now."""
+        """Raise ReplicaNotReadyError unless an answer may be sent now."""
         if not self.valid:
             raise ReplicaNotReadyError

@@ -120,9 +120,7 @@ class RecommendService:
         self._replica.answer_lease.require()
         return answer
 
-    async def matching_tag(
-        self, query: RecommendationQuery, tags: AbstractSet[str]
-    ) -> str | None:
+    async def matching_tag(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
         """Return the current answer's entity tag if `tags` contains it; raises GoneError."""
         if not tags:
             return None

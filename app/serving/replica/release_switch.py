@@ -106,7 +106,9 @@ class ReleaseSwitch:
 
     def step(self, alias: Alias, now: float) -> None:
         """Move one step toward holding exactly the live and the target release of the alias."""
-        release_ids = [release_id for release_id in (alias.live, alias.target) if release_id is not None]
+        release_ids = [
+            release_id for release_id in (alias.live, alias.target) if release_id is not None
+        ]
         self._failures = {k: v for k, v in self._failures.items() if k in release_ids}
         self._collect_load(release_ids, now)
         if self._standby is not None and self._standby.release_id not in release_ids:

@@ -36,7 +36,9 @@ class IndexWithCatalog:
                 self.index.retire(item.item_index)
         self.catalog = CatalogSnapshot(items)
         self.index.grow(self.catalog.size)
-        self.index.describe({item.item_index: item.attributes for item in self.catalog.by_id.values()})
+        self.index.describe(
+            {item.item_index: item.attributes for item in self.catalog.by_id.values()}
+        )
 
 
 def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexWithCatalog:

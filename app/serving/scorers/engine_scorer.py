@@ -1,36 +1,29 @@
-"""Scores with a serving engine over HTTP: what all engines share, whatever their wire format.
+"""Compute scores with a serving engine that holds one adapter per release.
 
-An adapter has one name for ever, `lethe-<release id>`, and the id is the digest of what is in it:
-nothing is reloaded under a name with other content, so that a prefix cache that survives a reload
-is harmless. An engine is believed in nothing. What counts as loaded is an adapter whose answers to
-the release's golden prompts are those of torch in fp32, asked until they are or the time is over,
-since loading may be answered too early. What counts as unloaded is a name that is no longer listed
-and that is asked once more and refused. One that is there already is held to the same: a crashed
-gateway, or a sibling on the same engine, may have loaded it.
+An adapter's name is `lethe-<release id>`, and a release id is the digest of its content. So a name
+is never reused for other content, and a prefix cache that survives reloading an adapter is
+harmless.
 
-Prompts go as token ids, so that they are those the model was trained on; nobody's id ever goes.
-An engine keeps states of what it read, people's histories among it. They are kept apart by a random
-salt for each person and release, which is thrown away when the person is forgotten: nothing can
-reach the states any more, and the engine's need for room overwrites them. Emptying all of it
-(vLLM's `/reset_prefix_cache` in its development mode, SGLang's `/flush_cache` while it is idle) is
-left to operators: it takes everybody's states at the cost of everybody's next answer.
+Prompts are sent as token ids, so that the engine scores exactly the tokens of the training. User
+ids are never sent. The engine caches the states of prompts, which contain users' histories. A
+random salt per user and release separates these states. When a user is forgotten, the salt is
+discarded: no query can reach the states any more, and the engine overwrites them when it needs
+memory. Clearing the whole cache (vLLM's `/reset_prefix_cache` in development mode, SGLang's
+`/flush_cache` while idle) is left to operators, because it slows down the next answer of every
+user.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
 import threading
-import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final
 
-import httpx
 import numpy as np
 
-from app.domain.errors import EngineError, ReleaseLostError
-from app.serving.scorers.wire import Prompts
+from app.domain.errors import ReleaseLostError
+from app.serving.scorers.engine_client import EngineClient, GoldenPrompts
 from models.backbones.sources import load_tokens
 from models.checkpoints.manifest import CheckpointError
 from models.checkpoints.peft_export import write_peft
@@ -50,45 +43,16 @@ if TYPE_CHECKING:
     from models.prompts.text_prompt import TextTokens
 
 _PREFIX: Final = "lethe-"
-#: In probability. bf16 moves it by up to a tenth, which no check could tell from another adapter.
-GOLDEN_TOLERANCE: Final = 1e-3
-#: A connection that breaks is tried so often: questions and orders may all be repeated.
-_ATTEMPTS: Final = 3
-#: Between two looks at whether a loaded adapter answers rightly, in seconds.
-_LOOK_EVERY: Final = 0.1
-#: Salts of so many people are kept; who comes back later has a new one.
-_MOST_SALTS: Final = 10_000
-#: How engines refuse a name that they do not know.
-_UNKNOWN: Final = frozenset({400, 404})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Golden:
-    """A release's golden prompts, and what torch in fp32 made of them."""
-
-    rows: list[list[int]]
-    scores: list[float]
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Self:
-        """Read them from a manifest; raises CheckpointError."""
-        try:
-            golden = manifest.content["golden"]
-            pairs = zip(golden["tokens"], golden["mask"], strict=True)
-            rows = [[t for t, there in zip(*pair, strict=True) if there] for pair in pairs]
-            scores = [1 / (1 + math.exp(no - yes)) for yes, no in golden["reference"]]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError("the manifest has no golden prompts in words") from error
-        if not all(rows) or not len(rows) == len(scores) > 0:
-            raise CheckpointError("the manifest's golden prompts and answers do not match")
-        return cls(rows=rows, scores=scores)
+#: Salts are kept for this many users; a user who returns later gets a new salt.
+_MAX_SALTS: Final = 10_000
 
 
 class EngineScorer:
-    """One release, asked under its adapter's name."""
+    """Score with the adapter of one release."""
 
-    def __init__(self, engine: Engine, adapter: str, tokens: TextTokens) -> None:
-        self._engine = engine
+    def __init__(self, client: EngineClient, adapter: str, tokens: TextTokens) -> None:
+        """Create a scorer of a loaded adapter; `tokens` writes the release's prompts."""
+        self._client = client
         self._adapter = adapter
         self._tokens = tokens
         self._salts: OrderedDict[str, str] = OrderedDict()
@@ -100,10 +64,10 @@ class EngineScorer:
         rows = self._tokens.requested(request.attributes, request.history, request.candidates)
         if not rows:
             return np.empty(0, dtype=np.float32)
-        # A salt that nobody remembers: no state is found by it, and none is found again.
+        # A salt that is used once neither finds cached states nor lets others find these states.
         salt = self._salt(request.user_id) if request.keep else secrets.token_urlsafe(32)
         try:
-            scores = self._engine.ask(self._adapter, rows, self._tokens.answers, salt)
+            scores = self._client.score(self._adapter, rows, self._tokens.answers, salt)
         except ReleaseLostError:
             self.lost = True
             raise
@@ -113,184 +77,84 @@ class EngineScorer:
         return [self.score(request) for request in requests]
 
     def forget(self, user_id: str | None) -> None:
-        """Throw away the one way to the states that the engine made from this person's history."""
+        """Discard the salt of this user, or of all users."""
         with self._lock:
             if user_id is None:
                 self._salts.clear()
             self._salts.pop(user_id or "", None)
 
     def close(self) -> None:
-        """Throw away all ways to the engine's states."""
-        with self._lock:
-            self._salts.clear()
+        """Discard all salts."""
+        self.forget(None)
 
     def _salt(self, user_id: str) -> str:
         with self._lock:
             salt = self._salts.setdefault(user_id, secrets.token_urlsafe(32))
             self._salts.move_to_end(user_id)
-            if len(self._salts) > _MOST_SALTS:
+            if len(self._salts) > _MAX_SALTS:
                 self._salts.popitem(last=False)
             return salt
 
 
-class Engine:
-    """The engine over HTTP. Thread-safe; every failure is an EngineError, never a wrong answer."""
-
-    def __init__(self, settings: Settings, wire: Wire) -> None:
-        self._wire = wire
-        self._timeout = settings.engine_timeout
-        key = settings.engine_key
-        self._client = httpx.Client(
-            base_url=settings.engine_url,
-            headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
-            timeout=settings.engine_timeout,
-            # Beside the threads that score there is the one that loads.
-            limits=httpx.Limits(max_connections=settings.threads_that_score + 1),
-            # Histories go to the engine and through no proxy of the environment.
-            trust_env=False,
-        )
-
-    def close(self) -> None:
-        self._client.close()
-
-    def names(self) -> set[str]:
-        """Return the names that the engine answers under."""
-        response = self._call("GET", "/v1/models")
-        try:
-            response.raise_for_status()
-            return {str(model["id"]) for model in response.json()["data"]}
-        except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
-            raise EngineError(f"The engine lists no models ({response.status_code}).") from error
-
-    def ask(
-        self, adapter: str, rows: Sequence[list[int]], answers: tuple[int, int], salt: str
-    ) -> list[float]:
-        """Return P(first answer) for each prompt; raises ReleaseLostError for an unknown name."""
-        prompts = Prompts.of(rows)
-        response = self._post(self._wire.query(adapter, prompts, answers, salt))
-        if response.status_code in _UNKNOWN and adapter not in self.names():
-            raise ReleaseLostError
-        if response.status_code != httpx.codes.OK:
-            raise EngineError(f"The engine answered {response.status_code} to a question.")
-        try:
-            scores = self._wire.scores(response.json(), adapter, prompts)
-            return [_probability(score) for score in scores]
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-            raise EngineError(f"The engine's answer is not one: {error}.") from error
-
-    def load(self, adapter: str, path: str) -> None:
-        """Have the adapter loaded, unless it is there; whether it answers rightly is not known."""
-        if adapter in self.names():
-            return
-        response = self._post(self._wire.load(adapter, path))
-        # A sibling may have been faster: what counts is whether it is there now.
-        if response.status_code != httpx.codes.OK and adapter not in self.names():
-            raise EngineError(
-                f"The engine does not load {path} ({response.status_code}): see its log, and"
-                " LETHE_ENGINE_ADAPTERS where it sees the artefacts elsewhere."
-            )
-
-    def await_golden(self, adapter: str, golden: Golden, answers: tuple[int, int]) -> None:
-        """Return once the adapter answers its golden prompts as torch does; raises EngineError."""
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                # A new salt each time: no cached state may answer for the weights.
-                found = self.ask(adapter, golden.rows, answers, secrets.token_urlsafe(32))
-                pairs = zip(found, golden.scores, strict=True)
-                off = max(abs(one - other) for one, other in pairs)
-                if off <= GOLDEN_TOLERANCE:
-                    return
-                why = f"they are off by {off:.2g}; the engine must compute in float32"
-            except EngineError as error:
-                why = str(error)
-            if time.monotonic() >= deadline:
-                raise EngineError(f"{adapter} does not answer its golden prompts: {why}.")
-            time.sleep(_LOOK_EVERY)
-
-    def unload(self, adapter: str) -> None:
-        """Have the adapter unloaded and see that asking for it fails; raises EngineError."""
-        if adapter in self.names():
-            self._post(self._wire.unload(adapter))  # What it answers is not believed.
-        if adapter in self.names():
-            raise EngineError(f"The engine was told to unload {adapter}, and still lists it.")
-        anything = Prompts.of([[0, 0]])
-        response = self._post(self._wire.query(adapter, anything, (0, 1), "none"))
-        if response.status_code not in _UNKNOWN:
-            raise EngineError(
-                f"{adapter} is unloaded, but asking for it was answered {response.status_code}."
-            )
-
-    def _post(self, call: tuple[str, dict[str, Any]]) -> httpx.Response:
-        return self._call("POST", *call)
-
-    def _call(
-        self, method: str, path: str, content: dict[str, Any] | None = None
-    ) -> httpx.Response:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._client.request(method, path, json=content)
-            except httpx.TimeoutException as error:
-                raise EngineError(f"The engine is silent for {self._timeout:g} seconds.") from error
-            except httpx.TransportError as error:
-                if attempt == _ATTEMPTS:
-                    raise EngineError("The engine cannot be reached.") from error
-        raise EngineError
-
-
 class EngineBackend:
-    """Implements `base.ScorerBackend` for adapters that an engine has loaded."""
+    """Load releases as adapters of a serving engine."""
 
     def __init__(self, settings: Settings, artifacts: ArtifactStore, wire: Wire) -> None:
+        """Create the backend; nothing is loaded yet."""
         self._artifacts = artifacts
-        self._seen_under = settings.engine_adapters.rstrip("/")
-        self._engine = Engine(settings, wire)
+        self._adapters_as_seen_by_engine = settings.engine_adapters.rstrip("/")
+        self._client = EngineClient(settings, wire)
 
     def load(self, release: Release, directory: Path, manifest: Manifest) -> EngineScorer:
-        """Write the adapter where the engine reads it, have it loaded, and check its answers.
+        """Write the adapter to a directory that the engine reads, load it, and verify its scores.
 
         Raises CheckpointError, EngineError or OSError.
         """
-        golden, tokens = Golden.of(manifest), _tokens(manifest)
+        golden, tokens = GoldenPrompts.of(manifest), _load_tokens(manifest)
         adapter = _PREFIX + release.id
-        self._engine.load(adapter, self._written(release, directory, manifest))
-        self._engine.await_golden(adapter, golden, tokens.answers)
-        return EngineScorer(self._engine, adapter, tokens)
+        self._client.load(adapter, self._write_adapter(release, directory, manifest))
+        self._client.await_golden(adapter, golden, tokens.answers)
+        return EngineScorer(self._client, adapter, tokens)
 
     def held(self) -> set[str]:
-        """Return whose adapter the engine has, or still lies written for it."""
-        names = {name for name in self._engine.names() if name.startswith(_PREFIX)}
+        """Return the release ids of all adapters in the engine or on disk."""
+        names = {name for name in self._client.names() if name.startswith(_PREFIX)}
         return {name.removeprefix(_PREFIX) for name in names} | set(self._artifacts.adapters())
 
     def unload(self, release_id: str) -> None:
-        """Have the adapter unloaded, see that it is gone, and unlink what the engine had read."""
-        self._engine.unload(_PREFIX + release_id)
+        """Unload the adapter, verify that it is gone, and delete its files."""
+        self._client.unload(_PREFIX + release_id)
         self._artifacts.remove(self._artifacts.adapter_path(release_id))
 
     def close(self) -> None:
-        self._engine.close()
+        """Close all connections."""
+        self._client.close()
 
-    def _written(self, release: Release, directory: Path, manifest: Manifest) -> str:
-        """Write the adapter as PEFT does and return where the engine sees it."""
+    def _write_adapter(self, release: Release, directory: Path, manifest: Manifest) -> str:
+        """Write the adapter in PEFT's format and return its path as seen by the engine."""
         try:
             with self._artifacts.writing_adapter(release.id) as target:
                 write_peft(directory, manifest, target)
         except OSError:
-            # A sibling on this machine wrote the same at the same moment.
+            # Another gateway on this machine may have written the same adapter concurrently.
             if release.id not in self._artifacts.adapters():
                 raise
         relative = self._artifacts.adapter_path(release.id)
+        # Race: a deletion may shred the release and its copies before this copy is written. The
+        # check comes after the write, so that either the shredding or this check sees the copy.
         if not self._artifacts.exists(release.path):
-            # It was shredded meanwhile, and with it the copies that lay there by then.
             self._artifacts.remove(relative)
             raise CheckpointError(f"release {release.id} is gone")
-        if self._seen_under:
-            return f"{self._seen_under}/{release.id}"
+        if self._adapters_as_seen_by_engine:
+            return f"{self._adapters_as_seen_by_engine}/{release.id}"
         return str(self._artifacts.local_path(relative))
 
 
-def _tokens(manifest: Manifest) -> TextTokens:
-    """Return what writes the release's prompts; raises CheckpointError where it would differ."""
+def _load_tokens(manifest: Manifest) -> TextTokens:
+    """Return the writer of the release's prompts as token ids.
+
+    Raises CheckpointError if the writer would produce other tokens than the training did.
+    """
     name = manifest.content.get("backbone", {}).get("name", "")
     try:
         tokens = load_tokens(name, manifest.content.get("prompt", {}).get("wording", ""))
@@ -298,13 +162,7 @@ def _tokens(manifest: Manifest) -> TextTokens:
         raise CheckpointError(f"an engine cannot serve this release: {error}") from error
     if tokens.manifest() != manifest.content.get("prompt"):
         raise CheckpointError(
-            f"the tokenizer of {name} has changed since the release was made: bring back the one"
-            " that it was trained with"
+            f"the tokenizer of {name} has changed since the release was trained; restore the"
+            " tokenizer of that time"
         )
     return tokens
-
-
-def _probability(score: Any) -> float:
-    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise ValueError(f"{score!r} is no probability")
-    return float(score)

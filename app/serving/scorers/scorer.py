@@ -1,4 +1,4 @@
-"""The one interface between serving and whatever computes scores; knows neither torch nor HTTP."""
+"""Define the interface between serving and the backends that compute scores."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringRequest:
-    """N candidates for one user; the history is oldest first.
+    """N candidates to score for one user; the history is oldest first.
 
-    Without `keep` it is scored from nothing and leaves nothing: what a model made of this user's
-    history before is not used, and what it makes of this one, a variation perhaps, is not kept.
+    With `keep=False` the scorer neither uses nor keeps cached states of this user: the history may
+    be a variation of the user's real history.
     """
 
     user_id: str
@@ -33,44 +33,43 @@ class ScoringRequest:
 
 
 class Scorer(Protocol):
-    """One release, ready to answer. Thread-safe; an answer comes from this release alone."""
+    """Scores of one release. Thread-safe; no score comes from another release."""
 
     @property
     def lost(self) -> bool:
-        """Say whether the release can no longer be asked and must be loaded anew."""
+        """Return whether the backend no longer holds the release, so that it must be reloaded."""
 
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
-        """Return [N] float32 P(Yes); raises UnavailableError where it cannot be had at present."""
+        """Return [N] float32 P(Yes); raises UnavailableError if scores cannot be computed now."""
 
     def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
-        """Return the scores of several requests, read together where that is faster.
+        """Return the scores of several requests, computed jointly if this is faster.
 
-        Each has a history of its own: several people, or one person's history in variations,
-        which should say `keep=False`.
+        Requests with `keep` must be of different users.
         """
 
     def forget(self, user_id: str | None) -> None:
-        """Drop every state that was made from this user's history, at once; None: everybody's."""
+        """Drop all states computed from this user's history at once; None means all users."""
 
     def close(self) -> None:
-        """Free what this process holds of the release."""
+        """Free the memory that this process uses for the release."""
 
 
 class ScorerBackend(Protocol):
-    """Makes scorers of releases, and knows what is held of releases outside of this process.
+    """Create scorers, and manage the releases that are held outside this process.
 
-    What an engine holds is shared by all gateways that use it, so that closing a scorer leaves it
-    there: `app.serving.replica.adapter_cleanup` says when it goes.
+    A serving engine is shared by several gateways, so closing a scorer leaves its adapter loaded.
+    `app.serving.replica.adapter_cleanup` decides when to unload the adapter.
     """
 
     def load(self, release: Release, directory: Path, manifest: Manifest) -> Scorer:
-        """Return the release in `directory`, checked; raises CheckpointError or EngineError."""
+        """Load and verify the release in `directory`; raises CheckpointError or EngineError."""
 
     def held(self) -> set[str]:
-        """Return the ids of all releases that are held; raises EngineError."""
+        """Return the ids of all releases held outside this process; raises EngineError."""
 
     def unload(self, release_id: str) -> None:
-        """Have the release let go of, and verify it; raises EngineError where it is not gone."""
+        """Unload the release and verify that it is gone; raises EngineError if it is not."""
 
     def close(self) -> None:
-        """Drop all connections."""
+        """Close all connections."""

@@ -16,9 +16,9 @@ from app.api.routes import ROUTERS
 from app.api.state import Gateway
 from app.services.secrets import load_pseudonyms
 from app.serving.recommend.service import RecommendService
-from app.serving.replica.release_loader import ReleaseLoader, make_scorers
+from app.serving.replica.release_loader import ReleaseLoader, make_scorer_backend
 from app.serving.replica.replica import Replica
-from app.serving.retrieval.first_stage import Candidates
+from app.serving.retrieval.first_stage import FirstStage
 from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -68,18 +68,18 @@ def make_gateway(settings: Settings, database: Database) -> Gateway:
     """Wire the parts of one gateway; nothing runs yet."""
     uow = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
-    candidates = Candidates(uow, pseudonyms)
+    first_stage = FirstStage(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
-    loader = ReleaseLoader(artifacts, make_scorers(settings, artifacts))
-    replica = Replica(settings, uow, loader, candidates, pseudonyms)
+    loader = ReleaseLoader(artifacts, make_scorer_backend(settings, artifacts))
+    replica = Replica(settings, uow, loader, first_stage, pseudonyms)
     metrics = Metrics()
     gateway = Gateway(
         settings=settings,
         uow=uow,
         pseudonyms=pseudonyms,
-        candidates=candidates,
+        first_stage=first_stage,
         replica=replica,
-        recommender=RecommendService(settings, uow, pseudonyms, replica, candidates),
+        recommender=RecommendService(settings, uow, pseudonyms, replica, first_stage),
         metrics=metrics,
     )
     metrics.watch(gateway)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from app.serving.scorers.base import ScoringRequest
+from app.serving.scorers.scorer import ScoringRequest
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
 from models.data.samples import HISTORY_LENGTH
 from models.datasets.detect import read

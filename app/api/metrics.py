@@ -74,7 +74,7 @@ class _State:
         yield GaugeMetricFamily(
             "lethe_replica_lease_valid",
             "1 while this replica may answer.",
-            value=gateway.replica.right.valid,
+            value=gateway.replica.answer_lease.valid,
         )
         yield GaugeMetricFamily(
             "lethe_replica_ready",
@@ -84,7 +84,7 @@ class _State:
         yield GaugeMetricFamily(
             "lethe_candidate_people",
             "People in the candidates' statistics.",
-            value=len(gateway.candidates),
+            value=len(gateway.first_stage),
         )
         yield from self._from_database()
 

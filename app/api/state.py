@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
     from app.serving.recommend.service import RecommendService
     from app.serving.replica.replica import Replica
-    from app.serving.retrieval.first_stage import Candidates
+    from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWorkFactory
 
@@ -22,7 +22,7 @@ class Gateway:
     settings: Settings
     uow: UnitOfWorkFactory
     pseudonyms: Pseudonyms
-    candidates: Candidates
+    first_stage: FirstStage
     replica: Replica
     recommender: RecommendService
     metrics: Metrics

@@ -77,7 +77,7 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
         explain=explain,
         fallback=fallback,
     )
-    held = await gateway.recommender.held(query, if_none_match or frozenset())
+    held = await gateway.recommender.matching_tag(query, if_none_match or frozenset())
     if held is not None:
         return not_modified(held)
     deadline = None if deadline_ms is None else deadline_ms / _MILLISECONDS

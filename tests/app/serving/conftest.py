@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.serving.recommend.service import RecommendService
-from app.serving.replica.release_loader import ReleaseLoader, make_scorers
+from app.serving.replica.release_loader import ReleaseLoader, make_scorer_backend
 from app.serving.replica.replica import Replica
-from app.serving.retrieval.first_stage import Candidates
+from app.serving.retrieval.first_stage import FirstStage
 from tests.support.gateway_world import World, wait_until, world
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ def make_replica(world: World) -> Iterator[Callable[[], Replica]]:
     made: list[Replica] = []
 
     def make() -> Replica:
-        candidates = Candidates(world.uow, world.pseudonyms)
+        candidates = FirstStage(world.uow, world.pseudonyms)
         candidates.rebuild()
-        loader = ReleaseLoader(world.artifacts, make_scorers(world.settings, world.artifacts))
+        loader = ReleaseLoader(
+            world.artifacts, make_scorer_backend(world.settings, world.artifacts)
+        )
         made.append(Replica(world.settings, world.uow, loader, candidates, world.pseudonyms))
         return made[-1]
 
@@ -49,7 +51,7 @@ def replica(world: World, make_replica: Callable[[], Replica]) -> Replica:
 @pytest.fixture
 def service(world: World, replica: Replica) -> Iterator[RecommendService]:
     made = RecommendService(
-        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+        world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
     yield made
     made.close()

@@ -148,7 +148,7 @@ def test_without_any_release_it_says_so(world: World, make_replica: Callable[[],
     replica = make_replica()
     replica.tick()
     service = RecommendService(
-        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+        world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
     with pytest.raises(NoReleaseError):
         service.answer(ask("u1", 5))
@@ -157,7 +157,7 @@ def test_without_any_release_it_says_so(world: World, make_replica: Callable[[],
 
 def test_what_does_not_fit_is_refused_at_once(world: World, replica: Replica) -> None:
     settings = world.settings.model_copy(update={"scoring_threads": 1, "scoring_queue": 2})
-    service = RecommendService(settings, world.uow, world.pseudonyms, replica, replica.candidates)
+    service = RecommendService(settings, world.uow, world.pseudonyms, replica, replica.first_stage)
     busy, go = threading.Event(), threading.Event()
 
     def block() -> None:

@@ -15,7 +15,7 @@ from app.domain.errors import KeyMismatchError, ReplicaNotReadyError
 from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.recommend.service import RecommendService
-from app.serving.replica.answering_right import AnsweringRight
+from app.serving.replica.answer_lease import AnswerLease
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
@@ -24,7 +24,7 @@ from tests.support.gateway_world import World, ask, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.serving.replica.live_model import ServingModel
+    from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.replica import Replica
     from models.recommender.base import Recommender
 
@@ -49,7 +49,7 @@ class Clock:
 
 def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
     clock = Clock()
-    right = AnsweringRight(Settings(replica_ttl=10.0, replica_margin=2.0), clock)
+    right = AnswerLease(Settings(replica_ttl=10.0, replica_margin=2.0), clock)
     assert not right.valid
     sent = right.now()
     clock.now += 5  # The answer of the database took five seconds.
@@ -61,9 +61,9 @@ def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
         right.require()
 
 
-def torch_recommender(serving_model: ServingModel) -> Recommender:
-    assert isinstance(serving_model.scorer, TorchScorer)
-    return serving_model.scorer.recommender
+def torch_recommender(loaded_model: LoadedModel) -> Recommender:
+    assert isinstance(loaded_model.scorer, TorchScorer)
+    return loaded_model.scorer.recommender
 
 
 def test_prepare_flip_confirm(world: World, replica: Replica) -> None:
@@ -133,7 +133,7 @@ def test_a_release_from_a_remote_store_is_mapped_although_its_copy_is_gone(
     assert copies == []
     assert re.search(rf"{first}/weights.safetensors \(deleted\)", maps)
     service = RecommendService(
-        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+        world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
     answer = service.answer(ask("u1", 5))
     service.close()
@@ -197,7 +197,7 @@ def test_a_release_recorded_under_another_digest_is_refused(world: World, replic
     wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
     other = make_row_lie(world, second)
     with pytest.raises(ValueError, match="another digest"):
-        replica._rollout._load(other)
+        replica._release_switch._load(other)
     world.flip(lease, second)
 
 
@@ -219,10 +219,10 @@ def test_a_fenced_replica_stops_answering_and_comes_back_under_a_new_id(
         uow.replicas.fence([old_id])
     replica._renewed_at = float("-inf")  # The renewal is due.
     replica.tick()
-    assert not replica.right.valid
+    assert not replica.answer_lease.valid
     assert replica.id is None
     replica.tick()
-    assert replica.right.valid
+    assert replica.answer_lease.valid
     assert replica.id != old_id
 
 
@@ -230,7 +230,7 @@ def test_a_replica_that_comes_back_keeps_the_current_release_only(
     world: World, replica: Replica, service: RecommendService
 ) -> None:
     world.publish(2)
-    wait_until(lambda: replica._rollout.state().prepared is not None, "not prepared")
+    wait_until(lambda: replica._release_switch.state().prepared is not None, "not prepared")
     old_id, live = replica.id, replica.live.release_id
     with world.uow() as uow:
         uow.releases.set_target(None)
@@ -253,9 +253,9 @@ def test_an_expired_replica_that_wakes_after_a_flip_does_not_answer_from_the_old
     lease, second = world.publish(2)
     world.flip(lease, second)
     late = Clock()
-    late.now = replica.right.now() + world.settings.replica_ttl
-    replica.right._monotonic = late
-    assert not replica.right.valid
+    late.now = replica.answer_lease.now() + world.settings.replica_ttl
+    replica.answer_lease._monotonic = late
+    assert not replica.answer_lease.valid
     replica.tick()  # It wakes up: a new registration, and the old weights are gone.
     assert replica.live.release_id is None
     wait_until(lambda: (replica.tick(), replica.live.release_id == second)[1], "not reloaded")
@@ -265,7 +265,7 @@ def test_stopping_says_goodbye(world: World, replica: Replica) -> None:
     replica.stop()
     with world.uow(write=False) as uow:
         assert uow.replicas.all() == []
-    assert not replica.right.valid
+    assert not replica.answer_lease.valid
     assert replica.live.release_id is None
 
 
@@ -278,4 +278,4 @@ def test_another_hash_key_never_gets_a_lease(
     replica = make_replica()
     with pytest.raises(KeyMismatchError):
         replica.tick()
-    assert not replica.right.valid
+    assert not replica.answer_lease.valid

@@ -10,7 +10,7 @@ from app.domain.catalog import Interaction
 from app.services.forget import cancel_forget
 from app.services.interactions import add_interactions
 from app.services.recommendation_inputs import read_inputs
-from app.serving.retrieval.first_stage import Candidates
+from app.serving.retrieval.first_stage import FirstStage
 from models.prompts.scoring_inputs import HistoryEvent
 from tests.support.gateway_world import ITEMS, USERS, World, ask
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def candidates(world: World) -> Candidates:
-    made = Candidates(world.uow, world.pseudonyms)
+def candidates(world: World) -> FirstStage:
+    made = FirstStage(world.uow, world.pseudonyms)
     made.rebuild()
     return made
 
 
 def fresh(world: World) -> bytes:
     """Return the state that is built from nothing."""
-    made = Candidates(world.uow, world.pseudonyms)
+    made = FirstStage(world.uow, world.pseudonyms)
     made.rebuild()
     return made.fingerprint()
 
 
-def propose(world: World, candidates: Candidates, user_id: str = "u0") -> list[str]:
+def propose(world: World, candidates: FirstStage, user_id: str = "u0") -> list[str]:
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, user_id)
         proposal = candidates.propose(
@@ -74,7 +74,7 @@ CHANGES = [forget_user, forget_item, new_rating, cancelled]
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_following_gives_the_bytes_of_building_anew(
-    world: World, candidates: Candidates, change: Callable[[World], None]
+    world: World, candidates: FirstStage, change: Callable[[World], None]
 ) -> None:
     change(world)
     before = candidates._state
@@ -85,14 +85,14 @@ def test_following_gives_the_bytes_of_building_anew(
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_request_catches_up_by_itself(
-    world: World, candidates: Candidates, change: Callable[[World], None]
+    world: World, candidates: FirstStage, change: Callable[[World], None]
 ) -> None:
     change(world)
     propose(world, candidates)
     assert candidates.fingerprint() == fresh(world)
 
 
-def test_a_forgotten_pair_is_taken_out(world: World, candidates: Candidates) -> None:
+def test_a_forgotten_pair_is_taken_out(world: World, candidates: FirstStage) -> None:
     with world.uow(write=False) as uow:
         item_id = uow.people.history("u3")[0].item_id
     world.forget("u3", item_id)
@@ -100,7 +100,7 @@ def test_a_forgotten_pair_is_taken_out(world: World, candidates: Candidates) -> 
     assert candidates.fingerprint() == fresh(world)
 
 
-def test_the_history_is_proposed_with_its_titles(world: World, candidates: Candidates) -> None:
+def test_the_history_is_proposed_with_its_titles(world: World, candidates: FirstStage) -> None:
     """Prompts in words need them: slots mean nothing to a language model."""
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, "u1")
@@ -113,7 +113,7 @@ def test_the_history_is_proposed_with_its_titles(world: World, candidates: Candi
     assert all(event.title for event in proposal.history)
 
 
-def test_a_forgotten_item_is_never_proposed(world: World, candidates: Candidates) -> None:
+def test_a_forgotten_item_is_never_proposed(world: World, candidates: FirstStage) -> None:
     assert "i3" in propose(world, candidates)
     world.forget(item_id="i3")
     assert "i3" not in propose(world, candidates)
@@ -126,7 +126,7 @@ def test_a_forgotten_item_is_never_proposed(world: World, candidates: Candidates
 
 
 def test_a_nameless_deletion_is_counted_anew_before_anything_is_proposed(
-    world: World, candidates: Candidates
+    world: World, candidates: FirstStage
 ) -> None:
     people = len(candidates)
     world.forget("u3")
@@ -140,7 +140,7 @@ def test_a_nameless_deletion_is_counted_anew_before_anything_is_proposed(
 
 
 def test_nameless_ratings_wait_for_the_rebuild_off_the_path_but_deletions_do_not(
-    world: World, candidates: Candidates
+    world: World, candidates: FirstStage
 ) -> None:
     with world.uow() as uow:
         uow.people.upsert_interactions(
@@ -156,7 +156,7 @@ def test_nameless_ratings_wait_for_the_rebuild_off_the_path_but_deletions_do_not
     assert candidates.fingerprint() == fresh(world)
 
 
-def test_new_items_can_be_proposed(world: World, candidates: Candidates) -> None:
+def test_new_items_can_be_proposed(world: World, candidates: FirstStage) -> None:
     with world.uow() as uow:
         uow.people.upsert_items([("new", "New", {"genre": ["Drama"]})])
         uow.state.bump("items")

@@ -11,8 +11,8 @@ from app.domain.errors import DatabaseUnavailableError, GoneError
 from app.serving.recommend.service import RecommendService
 from app.serving.replica.release_loader import ReleaseLoader
 from app.serving.replica.replica import Replica
-from app.serving.retrieval.first_stage import Candidates
-from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer, TorchScorers
+from app.serving.retrieval.first_stage import FirstStage
+from app.serving.scorers.torch_scorer import ScoringPolicy, TorchBackend, TorchScorer
 from tests.support.gateway_world import USERS, World, ask, serving, wait_until
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Recording(TorchScorer):
         super().forget(user_id)
 
 
-class RecordingScorers(TorchScorers):
+class RecordingScorers(TorchBackend):
     """Loads releases as ever, and notes who scores them."""
 
     def __init__(self, settings: Settings, loaded: dict[str, Recording]) -> None:
@@ -58,7 +58,7 @@ def scorers() -> dict[str, Recording]:
 @pytest.fixture
 def replica(world: World, scorers: dict[str, Recording]) -> Iterator[Replica]:
     """A replica whose threads do not run; it answers from one release and has prepared another."""
-    candidates = Candidates(world.uow, world.pseudonyms)
+    candidates = FirstStage(world.uow, world.pseudonyms)
     candidates.rebuild()
     loader = ReleaseLoader(world.artifacts, RecordingScorers(world.settings, scorers))
     made = Replica(world.settings, world.uow, loader, candidates, world.pseudonyms)
@@ -67,7 +67,8 @@ def replica(world: World, scorers: dict[str, Recording]) -> Iterator[Replica]:
     wait_until(lambda: (made.tick(), made.live.release_id == first)[1], "the first is not live")
     _, second = world.publish(2)
     wait_until(
-        lambda: (made.tick(), made._rollout.state().prepared == second)[1], "none is prepared"
+        lambda: (made.tick(), made._release_switch.state().prepared == second)[1],
+        "none is prepared",
     )
     yield made
     made.stop()
@@ -76,7 +77,7 @@ def replica(world: World, scorers: dict[str, Recording]) -> Iterator[Replica]:
 @pytest.fixture
 def service(world: World, replica: Replica) -> Iterator[RecommendService]:
     made = RecommendService(
-        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+        world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
     yield made
     made.close()
@@ -98,7 +99,7 @@ def test_following_the_log_tells_every_release(
     world: World, replica: Replica, scorers: dict[str, Recording]
 ) -> None:
     world.forget("u3")
-    replica.candidates.follow()
+    replica.first_stage.follow()
 
     assert told(scorers) == ["u3"]
 
@@ -120,7 +121,7 @@ def test_a_forgotten_item_concerns_all_who_rated_it(
             user for user in USERS if any(one.item_id == "i3" for one in uow.people.history(user))
         )
     world.forget(item_id="i3")
-    replica.candidates.follow()
+    replica.first_stage.follow()
 
     assert raters
     assert told(scorers) == raters
@@ -134,7 +135,7 @@ def test_where_the_log_names_nobody_everything_goes(
         uow.state.forget_user_in_log("u3")
         uow.people.delete_user("u3")
         uow.state.bump("completed")
-    replica.candidates.follow()
+    replica.first_stage.follow()
 
     assert told(scorers) == [None]
 
@@ -145,12 +146,13 @@ def test_a_release_that_is_freed_is_told_nothing_more(
     with world.uow() as uow:
         uow.releases.set_target(None)
     wait_until(
-        lambda: (replica.tick(), replica._rollout.state().prepared is None)[1], "still prepared"
+        lambda: (replica.tick(), replica._release_switch.state().prepared is None)[1],
+        "still prepared",
     )
     live, gone = scorers.values()
     told_before = len(gone.told)
     world.forget("u3")
-    replica.candidates.follow()
+    replica.first_stage.follow()
 
     assert live.told == ["u3"]
     assert len(gone.told) == told_before
@@ -163,7 +165,7 @@ def test_a_person_forgotten_while_an_answer_is_made_leaves_nothing(
 
     def forget_and_follow() -> None:
         world.forget("u1")
-        replica.candidates.follow()
+        replica.first_stage.follow()
         for scorer in scorers.values():
             scorer.told.clear()
 
@@ -202,7 +204,7 @@ def test_a_state_that_was_kept_is_gone_with_the_person(
     assert kept(scorers) == ["u1", "u2"]
 
     world.forget("u1")
-    replica.candidates.follow()
+    replica.first_stage.follow()
 
     assert kept(scorers) == ["u2"]
 
@@ -210,7 +212,7 @@ def test_a_state_that_was_kept_is_gone_with_the_person(
 def test_an_accepted_deletion_is_followed_without_waiting_for_the_next_look(world: World) -> None:
     """The log is looked at every ten minutes here: only the call itself can have woken it."""
     app = world.app(poll_seconds=600.0, replica_ttl=3600.0)
-    candidates = app.state.gateway.candidates
+    candidates = app.state.gateway.first_stage
 
     async def whole() -> None:
         async with serving(app) as client:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from app.domain.errors import NoReleaseError, UnavailableError
-from app.serving.scorers.base import ScoringRequest
 from app.serving.scorers.request_batching import RequestBatcher
+from app.serving.scorers.scorer import ScoringRequest
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
 from models.inference.compact_reader import CompactReader
 from models.prompts.scoring_inputs import Candidate, HistoryEvent

@@ -124,7 +124,7 @@ def make_service(texts: TextWorld) -> Iterator[Callable[[Replica], RecommendServ
         world = texts.world
         made.append(
             RecommendService(
-                world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+                world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
             )
         )
         return made[-1]

@@ -87,16 +87,16 @@ def test_an_adapter_of_other_content_under_our_name_is_refused(
         wrong, right = uow.releases.get(other), uow.releases.get(name)
     assert wrong is not None
     assert right is not None
-    replica._rollout._load(wrong)  # Writes it where the engine can read it.
+    replica._release_switch._load(wrong)  # Writes it where the engine can read it.
     texts.engine.adapters[f"lethe-{name}"] = texts.engine.adapters[f"lethe-{other}"]
     with pytest.raises(EngineError, match=r"golden prompts.*float32"):
-        replica._rollout._load(right)
+        replica._release_switch._load(right)
     del texts.engine.adapters[f"lethe-{name}"]
     # It is loaded rightly now; what was cached before still answers.
     with pytest.raises(EngineError, match="golden prompts"):
-        replica._rollout._load(right)
+        replica._release_switch._load(right)
     texts.engine.faults.stale_prefix_cache = False
-    replica._rollout._load(right)
+    replica._release_switch._load(right)
 
 
 def test_a_stale_prefix_cache_does_no_harm_where_no_name_comes_twice(
@@ -205,7 +205,7 @@ def test_a_wrong_key_is_a_problem_and_no_answer(
     texts.first()
     replica = make_replica()
     replica.start()
-    wait_until(lambda: replica._rollout.problem is not None, "no problem is reported")
+    wait_until(lambda: replica._release_switch.problem is not None, "no problem is reported")
     assert texts.engine.asked == []
 
 
@@ -302,6 +302,6 @@ def test_a_copy_of_a_release_that_was_shredded_meanwhile_does_not_stay(
 
     texts.world.artifacts.exists = shredded  # type: ignore[method-assign] # shreds in between
     with pytest.raises(ValueError, match="is gone"):
-        replica._rollout._load(release)
+        replica._release_switch._load(release)
     assert texts.exported() == []
     assert texts.engine.adapters == {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from app.serving.scorers.base import ScoringRequest
-from app.serving.scorers.engine import EngineScorer
+from app.serving.scorers.engine_scorer import EngineScorer
+from app.serving.scorers.scorer import ScoringRequest
 from models.prompts.scoring_inputs import Candidate
 from tests.support.gateway_world import USERS, ask, wait_until
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def scorer_of(replica: Replica) -> EngineScorer:
-    with replica.live.capture() as serving_model:
-        assert isinstance(serving_model.scorer, EngineScorer)
-        return serving_model.scorer
+    with replica.live.capture() as loaded_model:
+        assert isinstance(loaded_model.scorer, EngineScorer)
+        return loaded_model.scorer
 
 
 def test_every_releases_scores_are_torchs_and_only_the_live_one_is_held(
@@ -118,7 +118,7 @@ def test_a_compact_release_is_refused_with_the_way_out(
     texts.world.flip(lease, name)
     replica = make_replica()
     replica.start()
-    wait_until(lambda: replica._rollout.problem is not None, "no problem is reported")
+    wait_until(lambda: replica._release_switch.problem is not None, "no problem is reported")
     assert replica.live.release_id is None
     assert texts.engine.adapters == {}
 

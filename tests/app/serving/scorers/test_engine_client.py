@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.errors import EngineError
-from app.serving.scorers.engine import Engine, Golden
+from app.serving.scorers.engine_scorer import Engine, Golden
 from app.serving.scorers.vllm import VllmWire
 from app.settings import Settings
 from models.checkpoints.manifest import CheckpointError, Manifest

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.errors import OverloadedError, UnavailableError
-from app.serving.recommend.capacity import Capacity
+from app.serving.recommend.bounded_executor import BoundedExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def capacity() -> Iterator[Capacity]:
-    made = Capacity(threads=1, places=3, name="test")
+def capacity() -> Iterator[BoundedExecutor]:
+    made = BoundedExecutor(threads=1, places=3, name="test")
     yield made
     made.close()
 
 
-def test_what_does_not_fit_is_refused_with_when_to_come_back(capacity: Capacity) -> None:
+def test_what_does_not_fit_is_refused_with_when_to_come_back(capacity: BoundedExecutor) -> None:
     go = threading.Event()
 
     async def crowd() -> None:
@@ -38,7 +38,9 @@ def test_what_does_not_fit_is_refused_with_when_to_come_back(capacity: Capacity)
     assert capacity.taken == 0
 
 
-def test_a_heavy_piece_takes_its_weight_but_never_more_than_there_is(capacity: Capacity) -> None:
+def test_a_heavy_piece_takes_its_weight_but_never_more_than_there_is(
+    capacity: BoundedExecutor,
+) -> None:
     async def heavy() -> int:
         return await capacity.run(lambda: capacity.taken, weight=100)
 
@@ -47,7 +49,7 @@ def test_a_heavy_piece_takes_its_weight_but_never_more_than_there_is(capacity: C
 
 
 def test_a_caller_who_leaves_gives_up_the_place_unless_the_thread_is_at_it(
-    capacity: Capacity,
+    capacity: BoundedExecutor,
 ) -> None:
     busy, go = threading.Event(), threading.Event()
 
@@ -73,7 +75,7 @@ def test_a_caller_who_leaves_gives_up_the_place_unless_the_thread_is_at_it(
     assert capacity.taken == 0
 
 
-def test_failures_give_their_place_back(capacity: Capacity) -> None:
+def test_failures_give_their_place_back(capacity: BoundedExecutor) -> None:
     def fail() -> None:
         raise ValueError("no")
 
@@ -87,7 +89,7 @@ def test_failures_give_their_place_back(capacity: Capacity) -> None:
 
 
 def test_after_closing_nothing_is_taken() -> None:
-    made = Capacity(threads=1, places=1, name="test")
+    made = BoundedExecutor(threads=1, places=1, name="test")
     made.close()
     for _ in range(2):
         with pytest.raises(UnavailableError, match="shutting down"):

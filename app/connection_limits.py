@@ -1,7 +1,7 @@
-"""What one connection may take of a gateway: time to say what it asks, and a place among many.
+"""Limit the time and the number of client connections of a gateway.
 
-uvicorn waits for ever for a request that is never completed; a few thousand such sockets would
-otherwise use up the process's files.
+uvicorn waits without limit for a request that is never completed. A few thousand such sockets
+would use up the process's file descriptors.
 """
 
 from __future__ import annotations
@@ -19,90 +19,91 @@ if TYPE_CHECKING:
 
 _BAD_REQUEST: Final = 400
 _TIMEOUT: Final = 408
-#: A request line and headers beyond this many bytes are refused before they are complete.
-_MAX_HEAD: Final = 128 * 1024
+#: The maximum size of a request line with its headers, in bytes.
+_MAX_HEADER_BYTES: Final = 128 * 1024
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose requests must be complete in time, on a bounded number of connections."""
+class LimitedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with a timeout for complete requests and a maximum number of connections."""
 
     request_timeout: float
     max_connections: int
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what uvicorn gives a protocol."""
+        """Create the protocol with uvicorn's arguments."""
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._has_headers = False
-        self._head = 0
+        self._header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             transport.abort()
             return
-        self._expect_request()
+        self._start_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._request_is_there()
+        self._stop_timeout()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # Any byte ends uvicorn's own wait on an idle connection, even one that begins no request.
+        # uvicorn's keep-alive timeout ends with any received byte, even one that starts no
+        # request, so the request timeout starts again here.
         if self.cycle is None or self.cycle.response_complete:
-            self._expect_request()
+            self._start_timeout()
         super().data_received(data)
         if not self._has_headers and not self.transport.is_closing():
-            self._head += len(data)
-            if self._head > _MAX_HEAD:
+            self._header_bytes += len(data)
+            if self._header_bytes > _MAX_HEADER_BYTES:
                 self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self._has_headers = False
-        self._expect_request()
+        self._start_timeout()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._has_headers = True
-        self._head = 0
+        self._header_bytes = 0
 
     def on_message_complete(self) -> None:
-        self._request_is_there()
+        self._stop_timeout()
         super().on_message_complete()
 
-    def _expect_request(self) -> None:
+    def _start_timeout(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(self.request_timeout, self._too_late)
+            self._deadline = self.loop.call_later(self.request_timeout, self._on_timeout)
 
-    def _request_is_there(self) -> None:
+    def _stop_timeout(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _too_late(self) -> None:
+    def _on_timeout(self) -> None:
         self._deadline = None
         if self.transport.is_closing():
             return
         if self._has_headers and not self.cycle.response_started:
-            self._refuse(_TIMEOUT)
+            self._send_problem(_TIMEOUT)
         self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's words are for logs
-        self._refuse(_BAD_REQUEST)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn logs the message
+        self._send_problem(_BAD_REQUEST)
         self.transport.close()
 
-    def _refuse(self, status: int) -> None:
+    def _send_problem(self, status: int) -> None:
         answer = problem(HTTP_PROBLEMS[status], headers={"Connection": "close"})
         fields = b"".join(b"%s: %s\r\n" % field for field in answer.raw_headers)
         self.transport.write(STATUS_LINE[status] + fields + b"\r\n" + bytes(answer.body))
 
 
-def bounded(settings: Settings) -> type[asyncio.Protocol]:
-    """Return the protocol with the limits that these settings give."""
+def limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """Return a protocol class with the limits of these settings."""
 
-    class Bounded(BoundedProtocol):
+    class Limited(LimitedProtocol):
         request_timeout = settings.request_timeout
         max_connections = settings.max_connections
 
-    return Bounded
+    return Limited

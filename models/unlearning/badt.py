@@ -16,7 +16,7 @@ from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.finetuning import LoopConfig, tune
 
 if TYPE_CHECKING:
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
     from models.unlearning.finetuning import Batch
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.recommender.token_rows import TokenRows
-    from models.training.trainer import Progress, TrainConfig
+    from models.runtime.progress import Progress
+    from models.training.trainer import TrainConfig
 
 
 #: The root of methods that start from one model.

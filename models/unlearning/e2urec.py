@@ -28,7 +28,7 @@ from models.unlearning.losses import answer_kl, published_forgetting_logits
 
 if TYPE_CHECKING:
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
     from models.unlearning.finetuning import Rows
 

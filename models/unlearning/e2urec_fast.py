@@ -46,7 +46,7 @@ from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahe
 if TYPE_CHECKING:
     from models.data.samples import Samples
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
 #: How much the mean margins of models differ that only their seed sets apart.
 OFFSET_SPREAD: Final = 0.08

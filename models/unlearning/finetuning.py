@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from models.data.samples import Samples
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
 
 #: How often a loop says how far it is.

@@ -17,7 +17,7 @@ from models.unlearning.finetuning import LoopConfig, tune
 if TYPE_CHECKING:
     import torch
 
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
     from models.unlearning.finetuning import Batch
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 
 if TYPE_CHECKING:
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
 
 

@@ -10,7 +10,7 @@ from models.training.trainer import fit
 from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
 
 if TYPE_CHECKING:
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
 
 

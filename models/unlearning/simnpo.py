@@ -15,7 +15,7 @@ from models.unlearning.losses import answer_kl, simple_negative_preference
 if TYPE_CHECKING:
     import torch
 
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
     from models.unlearning.finetuning import Batch
 

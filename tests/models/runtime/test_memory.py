@@ -154,8 +154,8 @@ def test_it_says_so_without_saying_of_whom(
         fit_from(fresh(sources["llama"]), PREPARED, RECIPE, lambda _: None)
 
     assert caplog.messages == [
-        "out of memory: the activations of layers are computed again from now on",
-        "out of memory: a batch of 32 goes on 16 at a time",
+        "out of memory: recomputing the layers' activations from now on",
+        "out of memory: computing a batch of 32 rows 16 at a time",
     ]
 
 
@@ -325,7 +325,7 @@ def test_it_goes_on_where_the_system_gives_no_more() -> None:
     report = json.loads(found.stdout)
     assert report["halvings"] >= 1
     assert report["apart"] < 1e-5
-    assert b"out of memory: a batch of 8192 goes on 4096 at a time" in found.stderr
+    assert b"out of memory: computing a batch of 8192 rows 4096 at a time" in found.stderr
 
 
 @every_kind

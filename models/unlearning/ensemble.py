@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress, TrainConfig
+    from models.runtime.progress import Progress
+    from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningTask
 
 

@@ -18,7 +18,7 @@ from models.training.step import DivergedError
 
 if TYPE_CHECKING:
     from benchmarks.unlearning.setting import Setting
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
 
 class Diverging(Unit):

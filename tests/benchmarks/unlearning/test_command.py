@@ -80,7 +80,7 @@ def refusal(data: Path, out: Path, *more: str) -> str:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "unlearn"], "No method 'unlearn'; there are: "),
+        (["--methods", "unlearn"], "Unknown method 'unlearn'; known methods: "),
         (["--methods", " , "], "Name a method: --methods "),
         (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
         (["--backbone", "gpt"], "There is no backbone 'gpt'. Known: compact, compact-t5, smollm2"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.training.batches import GROUP, WORTHWHILE, epoch_batches
+from models.training.batches import GROUP, MIN_COLUMNS_SAVED, epoch_batches
 
 LENGTHS = torch.randint(150, 400, (1000,), generator=torch.Generator().manual_seed(1))
 
@@ -51,7 +51,7 @@ def test_the_order_follows_from_the_seed() -> None:
 
 def test_prompts_of_nearly_one_length_keep_their_permutation() -> None:
     """So do those of one token per item: the figures of compact models depend on it."""
-    lengths = torch.randint(12, 12 + WORTHWHILE, (1000,))
+    lengths = torch.randint(12, 12 + MIN_COLUMNS_SAVED, (1000,))
     generator = torch.Generator().manual_seed(5)
     again = torch.Generator().manual_seed(5)
     for _ in range(2):  # The second epoch shows that nothing else was drawn.

@@ -19,7 +19,7 @@ from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import build
 from models.runtime.devices import Machine, use
-from models.training.distributed import TrainingProcessError, _portable, together
+from models.training.distributed import TrainingProcessError, _portable, run_in_processes
 from models.training.step import DivergedError, memory_report
 from models.training.trainer import TrainConfig, fit, fit_from
 from tests.support import tiny_models as tiny
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from models.recommender.base import Recommender
     from models.runtime.process_group import ProcessGroup
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
@@ -118,12 +118,12 @@ def test_whoever_asked_can_interrupt() -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        together(_wait_for_ever, None, 2, stop)
+        run_in_processes(_wait_for_ever, None, 2, stop)
 
 
 def test_one_that_is_killed_ends_all_of_them() -> None:
     with pytest.raises(TrainingProcessError, match="process 1 ended by signal 9"):
-        together(_die, 1, 2, ignore)
+        run_in_processes(_die, 1, 2, ignore)
 
 
 def test_errors_that_do_not_travel_say_what_they_were() -> None:

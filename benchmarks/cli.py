@@ -52,7 +52,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     out: OutputDirectory,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Methods, separated by commas. [default: all]"),
+        typer.Option(metavar="A,B", help="Methods, separated by commas. Default: all."),
     ] = None,
     protocol: Annotated[
         str,
@@ -107,14 +107,14 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
 def serving(
     out: OutputDirectory,
     data: Annotated[
-        Path, typer.Option(metavar="PATH", help="Data set. [default: data/ml-latest-small]")
+        Path, typer.Option(metavar="PATH", help="Data set. Default: data/ml-latest-small.")
     ] = SHIPPED_DATA,
     home: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Directory that keeps the trained release for the next run. "
-            "[default: a temporary one]",
+            "Default: a temporary one.",
         ),
     ] = None,
     clients: Annotated[

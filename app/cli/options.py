@@ -16,7 +16,7 @@ Items = Annotated[
 Port = Annotated[
     int | None,
     typer.Option(
-        min=0, max=65535, help="Port to listen on; 0 takes any free port. [default: 8000]"
+        min=0, max=65535, help="Port to listen on; 0 takes any free port. Default: 8000."
     ),
 ]
 DataPath = Annotated[

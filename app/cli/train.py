@@ -36,7 +36,7 @@ def train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help=f"{KNOWN}. [default: the live release's backbone, or LETHE_BACKBONE]",
+            help=f"{KNOWN}. Default: the live release's backbone, or LETHE_BACKBONE.",
             metavar="NAME",
         ),
     ] = None,

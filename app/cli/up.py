@@ -32,7 +32,7 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Port = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, help="Gateway processes on the port. [default: 1]")
+        int | None, typer.Option(min=1, help="Gateway processes on the port. Default: 1.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

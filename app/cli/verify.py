@@ -23,7 +23,7 @@ def verify(
     ],
     key: Annotated[
         Path | None,
-        typer.Option(metavar="PUBLIC", help="Public key (PEM). [default: this installation's]"),
+        typer.Option(metavar="PUBLIC", help="Public key (PEM). Default: this installation's."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

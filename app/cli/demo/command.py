@@ -46,7 +46,7 @@ INSTALLATION_VARIABLES: Final = (
 @command
 def demo(
     data: Annotated[
-        Path, typer.Option(metavar="PATH", help="Data set. [default: data/ml-latest-small]")
+        Path, typer.Option(metavar="PATH", help="Data set. Default: data/ml-latest-small.")
     ] = SHIPPED_DATA,
     port: Port = None,
     exit_at_end: Annotated[

@@ -1,4 +1,4 @@
-"""`lethe recommend`, `lethe forget` and `lethe consent`."""
+"""`lethe forget` requests a deletion; `lethe consent` accepts a forgotten user's data again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.api.schemas import ForgetAnswer
-from app.cli.client import Service
+from app.api.schemas.forget import ForgetAnswer
 from app.cli.failures import CommandError, command
-from app.cli.following import follow_job
 from app.cli.installation import open_installation
-from app.cli.options import AsJson, Items, Url, User
+from app.cli.jobs import follow_job, read_job
+from app.cli.options import AsJson, Items, User
 from app.cli.processes import Children
-from app.cli.reports import facts, recommendations
-from app.cli.screen import Screen
-from app.cli.training import ensure_worker, must_be_at_work, read_job
+from app.cli.screen import Screen, facts
+from app.cli.train import ensure_worker, require_running
 from app.services.forget import ForgetCommand, request_forget
 from app.services.suppression import record_consent
 from app.settings import get_settings
@@ -24,31 +22,20 @@ from app.settings import get_settings
 if TYPE_CHECKING:
     from app.cli.installation import Installation
 
-_OPEN = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolling_out"})
-
-
-@command
-def recommend(
-    user: User,
-    n: Annotated[int, typer.Option("-n", min=1, max=100, help="How many items.")] = 10,
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
-    """Ask the running service what a user will like."""
-    screen = Screen.make(as_json=as_json)
-    with Service.of(get_settings(), url) as service:
-        answer = service.recommend(user, n)
-    screen.result(answer, recommendations(answer), f"  release {answer['release']}")
+#: Statuses of requests that a job has yet to finish; a held request waits for its release.
+UNFINISHED = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolling_out"})
 
 
 @command
 def forget(
     user: User,
     item: Items = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is completed.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the deletion is completed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Request the deletion of a user, or of single interactions of a user."""
+    """Request the deletion of a user, or of a user's ratings of single items."""
     screen = Screen.make(as_json=as_json)
     settings = get_settings()
     with open_installation(settings) as installation:
@@ -59,40 +46,43 @@ def forget(
                 settings,
                 ForgetCommand.of(user, item or (), None),
             )
-        answer = _answer(installation, request.id)
+        answer = _read_request(installation, request.id)
         if wait and answer["status"] != "completed":
             if created:
                 screen.say(f"Recorded as {request.id}; suppressed from now on.")
-            answer = _wait(screen, installation, request.id)
-    told = {name: answer[name] for name in ("id", "status", "scope", "outcome", "release")}
+            answer = _wait_until_completed(screen, installation, request.id)
+    values = {name: answer[name] for name in ("id", "status", "scope", "outcome", "release")}
     note = [] if created else ["An earlier request covers this one."]
-    screen.result(answer, *note, facts({**told, "due": answer["due_at"]}))
+    screen.result(answer, *note, facts({**values, "due": answer["due_at"]}))
 
 
 @command
 def consent(user: User, item: Items = None, as_json: AsJson = False) -> None:
-    """Record that a forgotten user consents anew: data about them is accepted again."""
+    """Record a forgotten user's new consent, so that data about the user is accepted again."""
     screen = Screen.make(as_json=as_json)
     with open_installation(get_settings()) as installation, installation.uow() as uow:
         lifted = record_consent(uow, installation.pseudonyms, user, item or ())
     screen.result({"lifted": lifted}, f"Consent recorded; {lifted} tombstone(s) lifted.")
 
 
-def _answer(installation: Installation, request_id: str) -> dict[str, Any]:
+def _read_request(installation: Installation, request_id: str) -> dict[str, Any]:
+    """Return the deletion request in the form of the API's JSON."""
     with installation.uow(write=False) as uow:
         return ForgetAnswer.of(uow.requests.get(request_id)).model_dump(mode="json")
 
 
-def _wait(screen: Screen, installation: Installation, request_id: str) -> dict[str, Any]:
-    """Follow the request to its end, with a worker started where none is up."""
+def _wait_until_completed(
+    screen: Screen, installation: Installation, request_id: str
+) -> dict[str, Any]:
+    """Follow the request to its end; a worker is started if none is running."""
     log = Path(installation.settings.home) / "logs" / "worker.log"
     with Children() as children:
-        # Not one that ends when idle: nothing is due before the cancel window is over.
-        helper = ensure_worker(installation, children, log=log, until_idle=False)
+        # The worker must not end when idle: no job is due before the cancel window is over.
+        worker = ensure_worker(installation, children, log=log, until_idle=False)
 
         def read() -> dict[str, Any] | None:
-            request = _answer(installation, request_id)
-            if request["status"] not in _OPEN:
+            request = _read_request(installation, request_id)
+            if request["status"] not in UNFINISHED:
                 # The bar ends with the request, not with the job: both end in one transaction.
                 return {"status": request["status"], "stage": "done", "progress": 1.0}
             job_id = request["job_id"]
@@ -101,10 +91,10 @@ def _wait(screen: Screen, installation: Installation, request_id: str) -> dict[s
         follow_job(
             screen,
             read,
-            check=lambda: must_be_at_work(helper),
+            check=lambda: require_running(worker),
             until=lambda job: bool(job["status"]),
         )
-    answer = _answer(installation, request_id)
+    answer = _read_request(installation, request_id)
     if answer["status"] != "completed":
         raise CommandError(f"The request {request_id} is {answer['status']}. See: lethe jobs")
     return answer

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from app.cli.demo.command import OWN
+from app.cli.demo.command import INSTALLATION_VARIABLES
 from app.cli.installation import open_installation
+from app.cli.launch import gateway as gateway_process
+from app.cli.launch import listening, service_at, wait_until_up, worker
 from app.cli.processes import ROOT, Children
-from app.cli.serving import gateway as gateway_process
-from app.cli.serving import listening, service_at, wait_until_up, worker
 from app.domain.json_values import plain
 from app.logs import configure_logging
 from app.settings import Settings
@@ -119,7 +119,7 @@ def run(options: Options, bar: Bar) -> Results:
 def _environment(home: Path) -> Iterator[Settings]:
     """Let nothing of another installation leak in; what tunes serving is measured as it is set."""
     before = dict(os.environ)
-    for name in OWN:
+    for name in INSTALLATION_VARIABLES:
         os.environ.pop(name, None)
     os.environ |= {
         "LETHE_HOME": str(home),

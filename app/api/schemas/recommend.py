@@ -1,4 +1,4 @@
-"""The JSON of recommendations."""
+"""JSON of recommendation queries, recommendations and similar items."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from app.api.dependencies import Id
 from app.api.problems import kind_of
-from app.api.schemas import Answer, Body
+from app.api.schemas.common import Answer, Body, Id
+from app.api.schemas.users import Stars
 from app.domain.errors import LetheError
 from app.domain.recommendations import (
     MAX_EXPLAINED,
@@ -33,7 +33,10 @@ _MAX_ATTRIBUTES = 50
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Filters = Annotated[
     dict[Name, Annotated[list[Name], Field(min_length=1, max_length=_MAX_VALUES)]],
-    Field(max_length=_MAX_FILTERS, description="Attribute → values, one of which must be there."),
+    Field(
+        max_length=_MAX_FILTERS,
+        description="Values per attribute; an item matches if it has one of them.",
+    ),
 ]
 N = Annotated[int, Field(ge=1, le=MAX_N)]
 Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET)]
@@ -41,14 +44,14 @@ DeadlineMs = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
 
 
 class RatedBody(Body):
-    """One rating of a visitor: 0.5 to 5 stars in half stars."""
+    """Rating by a visitor, of 0.5 to 5 stars in half stars."""
 
     item_id: Id
-    rating: Annotated[float, Field(ge=0.5, le=5, multiple_of=0.5)]
+    rating: Stars
 
 
 class _Options(Body):
-    """What may be said of any question."""
+    """Options of every recommendation query."""
 
     offset: Offset = 0
     include: Filters = Field(default_factory=dict)
@@ -62,7 +65,7 @@ class _Options(Body):
 
 
 class RecommendBody(_Options):
-    """One person's question: `user_id`, or a visitor's `attributes` and `history`, not stored."""
+    """Query for a user, or for a visitor whose `attributes` and `history` are not stored."""
 
     user_id: Id | None = None
     attributes: Annotated[dict[Name, Name], Field(max_length=_MAX_ATTRIBUTES)] = Field(
@@ -72,54 +75,56 @@ class RecommendBody(_Options):
         default_factory=list, description="Oldest first."
     )
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_RANKED)] | None = None
-    n: N | None = Field(default=None, description="10, or all where `item_ids` are given.")
-    exclude_seen: bool | None = Field(default=None, description="True without `item_ids`.")
+    n: N | None = Field(default=None, description="Default: 10, or all of `item_ids`.")
+    exclude_seen: bool | None = Field(
+        default=None, description="Default: true without `item_ids`, else false."
+    )
     deadline_ms: DeadlineMs | None = None
 
     @model_validator(mode="after")
-    def _one_person(self) -> Self:
+    def _check(self) -> Self:
         if self.user_id is not None and (self.attributes or self.history):
-            raise ValueError("give a user_id, or attributes and history of a visitor, not both")
-        items = [one.item_id for one in self.history]
-        if len(set(items)) < len(items):
-            raise ValueError("the history must hold every item once")
+            raise ValueError("give either a user_id or a visitor's attributes and history")
+        item_ids = [rated.item_id for rated in self.history]
+        if len(set(item_ids)) < len(item_ids):
+            raise ValueError("the history must contain each item only once")
         check_explained(self.explain, self.query().n)
         return self
 
     def query(self) -> RecommendationQuery:
-        """Return what is asked, in the words of the domain."""
-        given = self.item_ids
+        """Return the query with its defaults filled in."""
+        item_ids = self.item_ids
         person = self.user_id or Visitor(
             attributes=self.attributes,
-            history=tuple((one.item_id, one.rating) for one in self.history),
+            history=tuple((rated.item_id, rated.rating) for rated in self.history),
         )
-        default_n = 10 if given is None else len(given)
+        default_n = 10 if item_ids is None else len(item_ids)
         return RecommendationQuery(
             person=person,
             n=default_n if self.n is None else self.n,
             offset=self.offset,
-            exclude_seen=given is None if self.exclude_seen is None else self.exclude_seen,
+            exclude_seen=item_ids is None if self.exclude_seen is None else self.exclude_seen,
             filter=self.filter,
-            item_ids=None if given is None else tuple(dict.fromkeys(given)),
+            item_ids=None if item_ids is None else tuple(dict.fromkeys(item_ids)),
             explain=self.explain,
             fallback=self.fallback,
         )
 
 
 class RecommendBatchBody(_Options):
-    """The same question for several people, answered jointly."""
+    """Query for several users, which are scored together."""
 
     user_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
     n: N = 10
     exclude_seen: bool = True
 
     @model_validator(mode="after")
-    def _few_explained(self) -> Self:
+    def _check(self) -> Self:
         check_explained(self.explain, self.n)
         return self
 
     def queries(self) -> list[RecommendationQuery]:
-        """Return one question per person, in the order given."""
+        """Return one query per user, in the order of the request."""
         return [
             RecommendationQuery(
                 person=user_id,
@@ -135,7 +140,7 @@ class RecommendBatchBody(_Options):
 
 
 class ReasonAnswer(Answer):
-    """An item of the history; without it the score would be lower by `effect`."""
+    """Item of the history; without the item the score would be lower by `effect`."""
 
     item_id: str
     title: str
@@ -144,19 +149,20 @@ class ReasonAnswer(Answer):
 
 
 class RecommendedItemAnswer(Answer):
-    """One item; `score` is the probability that the user likes it, null without the model."""
+    """Recommended item; `score` is the probability of a like, null without the model."""
 
     item_id: str
     title: str
     score: float | None
     rank: int
     because: list[ReasonAnswer] | None = Field(
-        default=None, description="With `explain`: what moved the score most."
+        default=None,
+        description="With `explain`: the ratings with the largest effect on the score.",
     )
 
 
 class RecommendAnswer(Answer):
-    """The best items for a user, all from the one release named; null: no model was asked."""
+    """Recommendations for a user from one release; `release` is null without the model."""
 
     user_id: str | None
     release: str | None
@@ -170,7 +176,7 @@ class RecommendAnswer(Answer):
 
 
 class RefusedAnswer(Answer):
-    """Why one of several people got no recommendations."""
+    """Problem that one user of a batch got in place of recommendations."""
 
     user_id: str
     type: str
@@ -191,14 +197,14 @@ class RefusedAnswer(Answer):
 
 
 class RecommendBatchAnswer(Answer):
-    """One entry per person, in the order asked; `refused` has those who got nothing."""
+    """Recommendations and problems per user, in the order of the request."""
 
     items: list[RecommendAnswer]
     refused: list[RefusedAnswer]
 
 
 class SimilarItemAnswer(Answer):
-    """One item; `score` compares within one answer only."""
+    """Similar item; scores are comparable only within one answer."""
 
     item_id: str
     title: str
@@ -207,7 +213,7 @@ class SimilarItemAnswer(Answer):
 
 
 class SimilarAnswer(Answer):
-    """The items that are liked by those who like this one."""
+    """Items that are liked by the users who like this item."""
 
     item_id: str
     items: list[SimilarItemAnswer]
@@ -218,10 +224,10 @@ class SimilarAnswer(Answer):
 
 
 def check_explained(explain: bool, n: int) -> None:
-    """Raise ValueError where more is to be explained than one answer takes."""
+    """Raise ValueError if an explanation is requested for too many items."""
     if explain and n > MAX_EXPLAINED:
         raise ValueError(f"explain takes an n of at most {MAX_EXPLAINED}")
 
 
 def _sets(values: dict[str, list[str]]) -> dict[str, frozenset[str]]:
-    return {name: frozenset(those) for name, those in values.items()}
+    return {name: frozenset(choices) for name, choices in values.items()}

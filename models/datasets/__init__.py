@@ -1,1 +1,1 @@
-"""One file per format, all giving the same Interactions table."""
+"""Readers of data sets: each format has one module and gives an Interactions table."""

@@ -1,4 +1,4 @@
-"""MovieLens `ml-100k`: u.data, u.item and, where they are there, u.genre and u.user."""
+"""Read MovieLens `ml-100k`: u.data, u.item and, if present, u.genre and u.user."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from models.datasets.text_files import Progress
 
 _FILES = ("u.data", "u.item")
-#: The fields of u.item between the title and the flags: two dates and an address.
-_DATES: Final = 3
-#: The genres in the order of the flags of u.item, for where u.genre is not there.
+#: The number of fields of u.item between the title and the flags: two dates and a URL.
+_SKIPPED_FIELDS: Final = 3
+#: The genres in the order of the flags of u.item, used without u.genre.
 _GENRES: Final = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
     *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
@@ -36,60 +36,57 @@ _GENRES: Final = (
 )
 
 
-def _recognizes(path: Path) -> bool:
-    return directory_with(path, *_FILES) is not None
-
-
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read the directory; items are in the order of u.item, rated or not."""
+    """Read the directory; items, rated or not, keep the order of u.item."""
     directory = require_directory(path, *_FILES)
     table = TableBuilder(report, open_catalog=False)
     genres = _read_genres(directory, report)
 
-    def movie(line: str) -> None:
-        # Read from both ends: a title may hold the separator, the other fields cannot.
+    def add_movie(line: str) -> None:
+        # Split from both ends, because only a title can contain the separator.
         item_id, _, rest = line.partition("|")
-        parts = fields_of(rest.rsplit("|", len(genres) + _DATES), len(genres) + _DATES + 1)
+        after_title = _SKIPPED_FIELDS + len(genres)
+        parts = fields_of(rest.rsplit("|", after_title), after_title + 1)
         flags = parts[-len(genres) :]
         if any(flag not in {"0", "1"} for flag in flags):
-            raise RejectedLineError("a genre's flag is neither 0 nor 1")
+            raise RejectedLineError("a genre flag is neither 0 nor 1")
         names = [name for name, flag in zip(genres, flags, strict=True) if flag == "1"]
         table.add_item(item_id, one_line(parts[0]), genre_attribute(names))
 
-    def person(line: str) -> None:
-        # The last field is the zip code, which nothing here needs to know.
+    def add_user(line: str) -> None:
+        # The last field, the zip code, is personal data that no model uses.
         user_id, age, gender, occupation, _ = fields_of(line.split("|"), 5)
         table.add_user(user_id, demographics(gender, age, occupation))
 
-    def rating(line: str) -> None:
+    def add_rating(line: str) -> None:
         table.add_rating(*fields_of(line.split("\t"), 4))
 
-    consume(directory / "u.item", report, movie)
+    consume(directory / "u.item", report, add_movie)
     if (directory / "u.user").is_file():
-        consume(directory / "u.user", report, person)
+        consume(directory / "u.user", report, add_user)
     else:
-        report.notes.append("u.user is not there: nothing is known of the people")
-    consume(directory / "u.data", report, rating, progress)
+        report.notes.append("u.user is missing: users have no attributes")
+    consume(directory / "u.data", report, add_rating, progress)
     return table.finish(directory)
 
 
 def _read_genres(directory: Path, report: ReadReport) -> Sequence[str]:
-    """Return the genres in the order of their flags."""
+    """Return the genres of u.genre, or the default genres, in the order of their flags."""
     path = directory / "u.genre"
     if not path.is_file():
         return _GENRES
     names: dict[int, str] = {}
 
-    def genre(line: str) -> None:
+    def add_genre(line: str) -> None:
         name, _, number = line.partition("|")
         if not (number.strip().isascii() and number.strip().isdigit()):
             raise RejectedLineError("the genre has no number")
         names[int(number)] = name
         report.described += 1
 
-    consume(path, report, genre)
+    consume(path, report, add_genre)
     if sorted(names) != list(range(len(names))):
-        report.notes.append("u.genre does not number the genres from 0; the usual ones are taken")
+        report.notes.append("u.genre does not number the genres from 0; default genres are used")
         return _GENRES
     return tuple(names[number] for number in range(len(names)))
 
@@ -97,6 +94,6 @@ def _read_genres(directory: Path, report: ReadReport) -> Sequence[str]:
 FORMAT = Format(
     name="movielens-100k",
     layout="a directory with u.data and u.item (MovieLens ml-100k)",
-    recognizes=_recognizes,
+    recognizes=lambda path: directory_with(path, *_FILES) is not None,
     read=_read,
 )

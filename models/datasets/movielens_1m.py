@@ -1,4 +1,4 @@
-"""MovieLens `ml-1m` and `ml-10m`: ratings.dat, movies.dat and, of people, users.dat."""
+"""Read MovieLens `ml-1m` and `ml-10m`: ratings.dat, movies.dat and, if present, users.dat."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _FILES = ("ratings.dat", "movies.dat")
 _USERS = "users.dat"
 _SEPARATOR = "::"
 
-#: The codes of users.dat, from the README of the data set. Code 0, "other or not specified",
-#: says nothing and is left out.
+#: Occupations by their code in users.dat, from the data set's README. Code 0, "other or not
+#: specified", gives no attribute.
 _OCCUPATIONS: Final = {
     "0": "",
     "1": "academic/educator",
@@ -55,45 +55,41 @@ _OCCUPATIONS: Final = {
 }
 
 
-def _recognizes(path: Path) -> bool:
-    return directory_with(path, *_FILES) is not None
-
-
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read the directory; items are in the order of movies.dat, rated or not."""
+    """Read the directory; items, rated or not, keep the order of movies.dat."""
     directory = require_directory(path, *_FILES)
     table = TableBuilder(report, open_catalog=False)
 
-    def movie(line: str) -> None:
-        # A title may hold the separator; the id and the genres cannot.
+    def add_movie(line: str) -> None:
+        # Split from both ends, because only a title can contain the separator.
         item_id, _, rest = line.partition(_SEPARATOR)
         title, separator, genres = rest.rpartition(_SEPARATOR)
         if not separator:
             raise RejectedLineError("the line does not have 3 fields")
         table.add_item(item_id, one_line(title), genre_attribute(genres.split("|")))
 
-    def person(line: str) -> None:
-        # The last field is the zip code, which nothing here needs to know.
+    def add_user(line: str) -> None:
+        # The last field, the zip code, is personal data that no model uses.
         user_id, gender, age, occupation, _ = fields_of(line.split(_SEPARATOR), 5)
-        # The codes of ages are the first years of their brackets, "1" included.
-        words = _OCCUPATIONS.get(occupation.strip(), "")
-        table.add_user(user_id, demographics(gender, age, words))
+        # The code of an age is the first year of its bracket; "1" means under 18.
+        occupation = _OCCUPATIONS.get(occupation.strip(), "")
+        table.add_user(user_id, demographics(gender, age, occupation))
 
-    def rating(line: str) -> None:
+    def add_rating(line: str) -> None:
         table.add_rating(*fields_of(line.split(_SEPARATOR), 4))
 
-    consume(directory / "movies.dat", report, movie)
+    consume(directory / "movies.dat", report, add_movie)
     if (directory / _USERS).is_file():
-        consume(directory / _USERS, report, person)
+        consume(directory / _USERS, report, add_user)
     else:
-        report.notes.append(f"{_USERS} is not there: nothing is known of the people")
-    consume(directory / "ratings.dat", report, rating, progress)
+        report.notes.append(f"{_USERS} is missing: users have no attributes")
+    consume(directory / "ratings.dat", report, add_rating, progress)
     return table.finish(directory)
 
 
 FORMAT = Format(
     name="movielens-1m",
     layout="a directory with ratings.dat, movies.dat and users.dat (MovieLens ml-1m, ml-10m)",
-    recognizes=_recognizes,
+    recognizes=lambda path: directory_with(path, *_FILES) is not None,
     read=_read,
 )

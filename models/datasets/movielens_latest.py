@@ -1,4 +1,4 @@
-"""MovieLens `ml-latest*`, `ml-20m`, `ml-25m`, `ml-32m`: movies.csv and ratings.csv, no people."""
+"""Read MovieLens `ml-latest*`, `ml-20m`, `ml-25m` and `ml-32m`: movies.csv and ratings.csv."""
 
 from __future__ import annotations
 
@@ -30,24 +30,20 @@ _RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
 _MOVIE_COLUMNS = ["movieId", "title", "genres"]
 
 
-def _recognizes(path: Path) -> bool:
-    return directory_with(path, *_FILES) is not None
-
-
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read the directory; items are in the order of movies.csv, rated or not."""
+    """Read the directory; items, rated or not, keep the order of movies.csv."""
     directory = require_directory(path, *_FILES)
     table = TableBuilder(report, open_catalog=False)
 
-    def movie(fields: list[str]) -> None:
+    def add_movie(fields: list[str]) -> None:
         item_id, title, genres = fields
         table.add_item(item_id, one_line(title), genre_attribute(genres.split("|")))
 
-    def rating(fields: list[str]) -> None:
+    def add_rating(fields: list[str]) -> None:
         table.add_rating(*fields)
 
-    _consume_csv(directory / "movies.csv", _MOVIE_COLUMNS, report, movie, None)
-    _consume_csv(directory / "ratings.csv", _RATING_COLUMNS, report, rating, progress)
+    _consume_csv(directory / "movies.csv", _MOVIE_COLUMNS, report, add_movie, None)
+    _consume_csv(directory / "ratings.csv", _RATING_COLUMNS, report, add_rating, progress)
     return table.finish(directory)
 
 
@@ -58,8 +54,7 @@ def _consume_csv(
     take: Callable[[list[str]], None],
     progress: Progress | None,
 ) -> None:
-    """Give the fields of every line below the header to `take`."""
-    width = len(columns)
+    """Check the header and pass the fields of every other line to `take`."""
     header: list[str] | None = None
 
     def take_line(line: str) -> None:
@@ -69,11 +64,11 @@ def _consume_csv(
             if header != columns:
                 raise DataSetError(
                     f"{path} does not begin with the header {','.join(columns)}. "
-                    "If it is not MovieLens, give the file itself with --format csv."
+                    "For other data, give the path of the file and --format csv."
                 )
             report.lines -= 1
             return
-        take(fields_of(split_line(line, ","), width))
+        take(fields_of(split_line(line, ","), len(columns)))
 
     consume(path, report, take_line, progress)
 
@@ -81,6 +76,6 @@ def _consume_csv(
 FORMAT = Format(
     name="movielens-latest",
     layout="a directory with movies.csv and ratings.csv (MovieLens ml-latest*, ml-20m to ml-32m)",
-    recognizes=_recognizes,
+    recognizes=lambda path: directory_with(path, *_FILES) is not None,
     read=_read,
 )

@@ -1,6 +1,6 @@
-"""How the texts of a data set become ids, stars, instants and attribute values.
+"""Parse the text fields of data sets: ids, ratings, timestamps, ages and titles.
 
-Every function returns the value or raises RejectedLineError with the reason.
+The `parse_*` functions raise RejectedLineError for invalid text.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Final
 
 from models.datasets.errors import RejectedLineError
 
-#: As `app.services.validation` has it, which is asked again before anything is stored.
+#: The same limit as in `app.services.validation`, which checks ids again before storing them.
 MAX_ID: Final = 200
 MIN_STARS: Final = 0.5
 MAX_STARS: Final = 5.0
-#: The year 2100. What lies beyond is no instant in seconds; most likely it is in milliseconds.
+#: The year 2100. Larger values are most likely milliseconds.
 MAX_TIMESTAMP: Final = 4_102_444_800
 
-#: The brackets of MovieLens-1M: its code, the first age beyond it, and what it stands for.
-#: Single years would be fingerprints: many a year has one person only.
+#: The age brackets of MovieLens-1M: the first age above the bracket, and its name. Brackets
+#: protect users, because a single year of age could identify a user.
 _AGE_BRACKETS: Final = (
     (18, "under 18"),
     (25, "18-24"),
@@ -32,7 +32,7 @@ _AGE_BRACKETS: Final = (
 
 
 def parse_id(text: str, kind: str) -> str:
-    """Return the id without surrounding blanks; `kind` is "user" or "item"."""
+    """Return the id without surrounding whitespace; `kind` is "user" or "item"."""
     identity = text.strip()
     if not identity:
         raise RejectedLineError(f"the {kind} id is missing")
@@ -44,7 +44,7 @@ def parse_id(text: str, kind: str) -> str:
 def parse_stars(text: str) -> float:
     """Return a rating of half or whole stars from 0.5 to 5."""
     try:
-        # float() takes "1_0" for ten.
+        # float() reads "1_0" as 10.
         stars = float(text) if "_" not in text else math.nan
     except ValueError:
         stars = math.nan
@@ -58,7 +58,7 @@ def parse_stars(text: str) -> float:
 
 
 def parse_timestamp(text: str) -> int:
-    """Return Unix seconds from Unix seconds or from ISO 8601, which without a zone means UTC."""
+    """Return Unix seconds from Unix seconds or ISO 8601; a time without a zone is UTC."""
     text = text.strip()
     try:
         seconds = float(text) if "_" not in text else math.nan
@@ -82,7 +82,7 @@ def _iso_seconds(text: str) -> float:
 
 
 def age_bracket(text: str) -> str | None:
-    """Return the bracket of an age in years, None where it is not known."""
+    """Return the bracket of an age in years, or None if the age is unknown."""
     years = text.strip()
     if not (years.isascii() and years.isdigit()):
         return None
@@ -90,12 +90,12 @@ def age_bracket(text: str) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Return a title with every run of blanks as one space."""
+    """Return the text with every run of whitespace replaced by one space."""
     return " ".join(text.split())
 
 
 def natural_order(identity: str) -> tuple[int, int, str]:
-    """Sort key of ids: numbers by value and before other texts."""
+    """Return a sort key for ids: numbers by value, before other texts."""
     if identity.isascii() and identity.isdigit():
         return (0, int(identity), identity)
     return (1, 0, identity)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Longer lines are rejected: no format has them, and they could fill the memory.
 MAX_LINE: Final = 1 << 16
-LINES_PER_PROGRESS: Final = 20_000
+_LINES_PER_PROGRESS: Final = 20_000
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 1 << 13
@@ -35,7 +35,7 @@ _MIN_ZERO_SHARE: Final = 0.3
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def _open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Open a file as (decompressed content, raw file); raises DataSetError."""
     try:
         with path.open("rb") as raw:
@@ -76,12 +76,12 @@ def _encoding_of_head(path: Path, head: bytes) -> str:
     return "utf-8"
 
 
-def detect_encoding(path: Path) -> str:
+def _detect_encoding(path: Path) -> str:
     """Return an encoding that decodes the whole file: Latin-1 if the file is not valid UTF-8.
 
     The whole file is read, because the first non-ASCII character may be far from the beginning.
     """
-    with open_bytes(path) as (content, _):
+    with _open_bytes(path) as (content, _):
         head = content.read(_HEAD)
         if not head:
             raise DataSetError(f"{path} is empty.")
@@ -118,19 +118,19 @@ def numbered_lines(
 ) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without line break) for all lines that are not blank.
 
-    Too long lines and lines with NUL bytes are counted in `report` and skipped; the caller counts
+    Lines that are too long or have NUL bytes are counted in `report` and skipped; the caller counts
     all other lines. Raises DataSetError if the file cannot be read.
     """
-    encoding = detect_encoding(path)
+    encoding = _detect_encoding(path)
     if encoding == "latin-1":
         report.notes.append(f"{path.name} is not UTF-8 and was read as Latin-1")
     total = path.stat().st_size
-    with open_bytes(path) as (content, raw):
+    with _open_bytes(path) as (content, raw):
         stream = io.TextIOWrapper(content, encoding=encoding)
         number = 0
         while True:
             number += 1
-            if progress is not None and number % LINES_PER_PROGRESS == 0:
+            if progress is not None and number % _LINES_PER_PROGRESS == 0:
                 progress(min(raw.tell(), total), total)
             try:
                 line = _read_line(stream)

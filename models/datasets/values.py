@@ -13,8 +13,8 @@ from models.datasets.errors import RejectedLineError
 
 #: The same limit as in `app.services.validation`, which checks ids again before storing them.
 MAX_ID: Final = 200
-MIN_STARS: Final = 0.5
-MAX_STARS: Final = 5.0
+_MIN_STARS: Final = 0.5
+_MAX_STARS: Final = 5.0
 #: The year 2100. Larger values are most likely milliseconds.
 MAX_TIMESTAMP: Final = 4_102_444_800
 
@@ -50,7 +50,7 @@ def parse_stars(text: str) -> float:
         stars = math.nan
     if not math.isfinite(stars):
         raise RejectedLineError("the rating is not a number")
-    if not MIN_STARS <= stars <= MAX_STARS:
+    if not _MIN_STARS <= stars <= _MAX_STARS:
         raise RejectedLineError("the rating is not within 0.5 to 5 stars")
     if not (2 * stars).is_integer():
         raise RejectedLineError("the rating is not a whole or half star")

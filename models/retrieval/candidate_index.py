@@ -44,6 +44,8 @@ POPULARITY_WEIGHT: Final = 0.1
 PRIOR_RATINGS: Final = 10.0
 #: The weight of the attributes that an item shares with the user's likes.
 ATTRIBUTES_WEIGHT: Final = 0.3
+#: The number of users that `retire` updates at a time.
+_USERS_PER_BATCH: Final = 500
 
 
 class Event(NamedTuple):
@@ -60,10 +62,6 @@ class Ranked:
 
     item_indices: NDArray[np.int64]
     scores: NDArray[np.float64]
-
-
-#: The number of users that `retire` updates at a time.
-_USERS_PER_BATCH: Final = 500
 
 
 class CandidateIndex:
@@ -125,7 +123,7 @@ class CandidateIndex:
         self._retired.add(item_index)
         rated = self._items.total[RATED]
         if item_index >= len(rated) or not rated[item_index]:
-            return  # Without ratings, a search through all users would be a waste of time.
+            return  # No user has rated the item; new builds retire many such items.
         raters = [
             (user_id, contribution)
             for user_id, contribution in self._contributions.items()
@@ -166,7 +164,10 @@ class CandidateIndex:
         return self._best(self._nearness([item_index]), limit, [*excluded, item_index], allowed)
 
     def _nearness(self, item_indices: Sequence[int]) -> NDArray[np.float64]:
-        """Return scores by item index: likes close to the given items, relative to all likes."""
+        """Return scores by item index from the likes close to the likes of `item_indices`.
+
+        Each decayed pair count is divided by the square roots of both items' likes.
+        """
         decayed, weights = self._items.decayed(self.half_life)
         rarity = 1.0 / np.sqrt(decayed[LIKED] + SHRINKAGE)
         score = np.zeros(len(rarity))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from datetime import date, datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from models.datasets.column_names import RowReader, find_columns, missing_columns
@@ -34,10 +35,8 @@ _BATCH_ROWS: Final = 20_000
 
 
 def _recognizes_csv(path: Path) -> bool:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return path.is_file() and bool(suffixes) and suffixes[-1] in _CSV_SUFFIXES
+    plain_name = path.name.lower().removesuffix(".gz")
+    return path.is_file() and PurePath(plain_name).suffix in _CSV_SUFFIXES
 
 
 def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:

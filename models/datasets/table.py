@@ -10,13 +10,7 @@ import numpy as np
 
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.datasets.errors import DataSetError, RejectedLineError
-from models.datasets.values import (
-    MAX_TIMESTAMP,
-    natural_order,
-    parse_id,
-    parse_stars,
-    parse_timestamp,
-)
+from models.datasets.values import natural_order, parse_id, parse_stars, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,13 +63,7 @@ class TableBuilder:
         stars = self._stars.get(rating)
         if stars is None:
             stars = self._stars[rating] = parse_stars(rating)
-        # Digits only, by far the most frequent case, need no further parsing.
-        if timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= len("4102444800"):
-            seconds = int(timestamp)
-            if seconds > MAX_TIMESTAMP:
-                seconds = parse_timestamp(timestamp)
-        else:
-            seconds = parse_timestamp(timestamp)
+        seconds = parse_timestamp(timestamp)
         # Ids come last, so that a rejected line adds neither a user nor an item.
         item = self._item_index.get(item_id)
         user = self._user_index.get(user_id)

@@ -16,7 +16,7 @@ MAX_ID: Final = 200
 _MIN_STARS: Final = 0.5
 _MAX_STARS: Final = 5.0
 #: The year 2100. Larger values are most likely milliseconds.
-MAX_TIMESTAMP: Final = 4_102_444_800
+_MAX_TIMESTAMP: Final = 4_102_444_800
 
 #: The age brackets of MovieLens-1M: the first age above the bracket, and its name. Brackets
 #: protect users, because a single year of age could identify a user.
@@ -66,7 +66,7 @@ def parse_timestamp(text: str) -> int:
         seconds = _iso_seconds(text)
     if not math.isfinite(seconds):
         raise RejectedLineError("the timestamp is neither Unix seconds nor ISO 8601")
-    if not 0 <= seconds <= MAX_TIMESTAMP:
+    if not 0 <= seconds <= _MAX_TIMESTAMP:
         raise RejectedLineError(
             "the timestamp is not within 1970 to 2100 (are these milliseconds?)"
         )

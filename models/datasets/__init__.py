@@ -1,1 +1,1 @@
-"""Readers of data sets: each format has one module and gives an Interactions table."""
+"""Readers of data sets: every reader turns a format into an Interactions table."""

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from models.datasets.movielens import demographics
-from models.datasets.values import one_line
+from models.datasets.values import demographics, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from models.datasets import generic_csv, goodreads, movielens_1m, movielens_100k, movielens_latest
+from models.datasets import generic_csv, goodreads, movielens
 from models.datasets.errors import DataSetError, UnknownFormatError
 from models.datasets.read_report import ReadReport
 
@@ -20,9 +20,9 @@ __all__ = ["FORMATS", "DataSetError", "UnknownFormatError", "detect_format", "re
 FORMATS: Final[dict[str, Format]] = {
     entry.name: entry
     for entry in (
-        movielens_latest.FORMAT,
-        movielens_1m.FORMAT,
-        movielens_100k.FORMAT,
+        movielens.LATEST,
+        movielens.ML_1M,
+        movielens.ML_100K,
         generic_csv.PARQUET,
         goodreads.FORMAT,
         generic_csv.CSV,

@@ -29,6 +29,7 @@ _AGE_BRACKETS: Final = (
     (56, "50-55"),
     (130, "56+"),
 )
+_UNKNOWN_OCCUPATIONS: Final = frozenset({"", "none", "other"})
 
 
 def parse_id(text: str, kind: str) -> str:
@@ -81,12 +82,26 @@ def _iso_seconds(text: str) -> float:
         return math.nan
 
 
-def age_bracket(text: str) -> str | None:
+def _age_bracket(text: str) -> str | None:
     """Return the bracket of an age in years, or None if the age is unknown."""
     years = text.strip()
     if not (years.isascii() and years.isdigit()):
         return None
     return next((name for end, name in _AGE_BRACKETS if 0 < int(years[:4]) < end), None)
+
+
+def demographics(gender: str, age: str, occupation: str) -> dict[str, str]:
+    """Return the known attributes among gender, age (given in years) and occupation."""
+    attributes = {
+        "gender": gender.strip().upper(),
+        "age": _age_bracket(age),
+        "occupation": occupation.strip().lower(),
+    }
+    if attributes["gender"] not in {"F", "M"}:
+        del attributes["gender"]
+    if attributes["occupation"] in _UNKNOWN_OCCUPATIONS:
+        del attributes["occupation"]
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def one_line(text: str) -> str:

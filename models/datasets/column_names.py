@@ -26,7 +26,7 @@ _NAMES: Final = {
     "age": ("age",),
     "occupation": ("occupation", "job"),
 }
-REQUIRED: Final = ("user", "item", "rating", "timestamp")
+_REQUIRED: Final = ("user", "item", "rating", "timestamp")
 _ITEM_COLUMNS: Final = ("title", "genres", "attributes")
 _USER_COLUMNS: Final = ("gender", "age", "occupation")
 
@@ -44,7 +44,7 @@ def find_columns(header: Sequence[str]) -> dict[str, int]:
 
 def missing_columns(columns: dict[str, int]) -> list[str]:
     """Return the required meanings that have no column."""
-    return [meaning for meaning in REQUIRED if meaning not in columns]
+    return [meaning for meaning in _REQUIRED if meaning not in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class RowReader:
     def take(self, row: Sequence[str]) -> None:
         """Add the rating of a row, and the attributes of its item and user."""
         columns = self.columns
-        item = self.table.add_rating(*(row[columns[meaning]] for meaning in REQUIRED))
+        item = self.table.add_rating(*(row[columns[meaning]] for meaning in _REQUIRED))
         if any(meaning in columns for meaning in _ITEM_COLUMNS):
             title, genres, attributes = self._fields(row, _ITEM_COLUMNS)
             values = {**_pairs(attributes), **_values("genre", genres)}

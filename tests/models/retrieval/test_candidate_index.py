@@ -24,15 +24,15 @@ History = list[tuple[int, float, int]]
 times = st.integers(0, 5).map(lambda step: step * BUCKET_SECONDS // 2)
 events = st.tuples(st.integers(0, CATALOG - 1), st.sampled_from([1.0, 3.0, 3.5, 5.0]), times)
 histories = st.lists(events, max_size=30, unique_by=lambda event: event[0])
-people = st.sampled_from(["ada", "bob", "cyd", "Zoë"])
-changes = st.lists(st.tuples(people, histories), max_size=12)
+user_ids = st.sampled_from(["ada", "bob", "cyd", "Zoë"])
+changes = st.lists(st.tuples(user_ids, histories), max_size=12)
 
 
-def table(final: dict[str, History]) -> Interactions:
-    flat = [(u, *event) for u, history in enumerate(final.values()) for event in history]
+def table(users: dict[str, History]) -> Interactions:
+    flat = [(u, *event) for u, history in enumerate(users.values()) for event in history]
     columns = np.array(flat, float).reshape(-1, 4).T
     return Interactions(
-        users=tuple(UserRecord(id=user_id) for user_id in final),
+        users=tuple(UserRecord(id=user_id) for user_id in users),
         items=tuple(ItemRecord(id=str(item_index), title="") for item_index in range(CATALOG)),
         user=columns[0].astype(np.int32),
         item=columns[1].astype(np.int32),
@@ -49,8 +49,8 @@ def proposed(
     return index.propose(history, limit, excluded=excluded).item_indices.tolist()
 
 
-def build(final: dict[str, History]) -> CandidateIndex:
-    return CandidateIndex.build(table(final))
+def build(users: dict[str, History]) -> CandidateIndex:
+    return CandidateIndex.build(table(users))
 
 
 @settings(deadline=None)
@@ -59,13 +59,13 @@ def test_any_sequence_of_changes_equals_build_from_final_data(
     sequence: list[tuple[str, History]],
 ) -> None:
     index = CandidateIndex(CATALOG)
-    final: dict[str, History] = {}
+    users: dict[str, History] = {}
     for user_id, history in sequence:
         index.replace_user(user_id, history)
-        final[user_id] = history
-    expected = build(final)
+        users[user_id] = history
+    expected = build(users)
     assert index.state() == expected.state()
-    assert len(index) == len(expected) == sum(map(bool, final.values()))
+    assert len(index) == len(expected) == sum(map(bool, users.values()))
     for item_indices in ([], [1, 2, 3]):
         assert proposed(index, item_indices, CATALOG, ()) == proposed(
             expected, item_indices, CATALOG, ()
@@ -73,29 +73,29 @@ def test_any_sequence_of_changes_equals_build_from_final_data(
 
 
 @settings(deadline=None)
-@given(st.dictionaries(people, histories, min_size=1), st.data())
+@given(st.dictionaries(user_ids, histories, min_size=1), st.data())
 def test_removed_user_equals_build_without_user(
-    final: dict[str, History], data: st.DataObject
+    users: dict[str, History], data: st.DataObject
 ) -> None:
-    removed = data.draw(st.sampled_from(sorted(final)))
-    index = build(final)
+    removed = data.draw(st.sampled_from(sorted(users)))
+    index = build(users)
     index.replace_user(removed, [])
-    others = {user_id: history for user_id, history in final.items() if user_id != removed}
+    others = {user_id: history for user_id, history in users.items() if user_id != removed}
     assert index.state() == build(others).state()
-    assert index.state() == CandidateIndex.build(table(final), exclude_users={removed}).state()
+    assert index.state() == CandidateIndex.build(table(users), exclude_users={removed}).state()
 
 
 @settings(deadline=None)
-@given(st.dictionaries(people, histories), st.integers(0, CATALOG - 1), people, histories)
+@given(st.dictionaries(user_ids, histories), st.integers(0, CATALOG - 1), user_ids, histories)
 def test_retired_item_equals_build_without_its_ratings(
-    final: dict[str, History], item_index: int, changed: str, history: History
+    users: dict[str, History], item_index: int, changed: str, history: History
 ) -> None:
-    index = build(final)
+    index = build(users)
     index.retire(item_index)
     index.replace_user(changed, history)
     without = {
-        user_id: [event for event in own if event[0] != item_index]
-        for user_id, own in (final | {changed: history}).items()
+        user_id: [event for event in rows if event[0] != item_index]
+        for user_id, rows in (users | {changed: history}).items()
     }
     expected = build(without)
     expected.retire(item_index)
@@ -195,11 +195,11 @@ def test_highest_equals_full_sort(scores: list[float], limit: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.dictionaries(people, histories), st.integers(0, CATALOG))
+@given(st.dictionaries(user_ids, histories), st.integers(0, CATALOG))
 def test_history_without_likes_gives_same_proposals_as_empty_history(
-    final: dict[str, History], limit: int
+    users: dict[str, History], limit: int
 ) -> None:
-    index = build(final)
+    index = build(users)
     expected = index.propose([Event(1, 1.0, 1)], limit, excluded={2})
     popular = index.propose((), limit, excluded={2})
     assert popular.item_indices.tolist() == expected.item_indices.tolist()
@@ -222,12 +222,12 @@ retirements = st.integers(0, CATALOG - 1)
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(people, histories) | retirements, max_size=12))
+@given(st.lists(st.tuples(user_ids, histories) | retirements, max_size=12))
 def test_changes_and_retirements_in_any_order_equal_build_from_retained_data(
     sequence: list[tuple[str, History] | int],
 ) -> None:
     index = CandidateIndex(CATALOG)
-    final: dict[str, History] = {}
+    users: dict[str, History] = {}
     retired: set[int] = set()
     for step in sequence:
         if isinstance(step, int):
@@ -235,28 +235,29 @@ def test_changes_and_retirements_in_any_order_equal_build_from_retained_data(
             retired.add(step)
         else:
             index.replace_user(*step)
-            final[step[0]] = step[1]
+            users[step[0]] = step[1]
     kept = {
-        user: [event for event in own if event[0] not in retired] for user, own in final.items()
+        user: [event for event in history if event[0] not in retired]
+        for user, history in users.items()
     }
-    expected = build({user: own for user, own in kept.items() if own})
+    expected = build({user: history for user, history in kept.items() if history})
     for item_index in retired:
         expected.retire(item_index)
     assert index.state() == expected.state()
     query = [Event(item_index, 5.0, 0) for item_index in (1, 2, 3)]
-    actual, expected_ranked = index.propose(query, CATALOG), expected.propose(query, CATALOG)
-    assert actual.item_indices.tolist() == expected_ranked.item_indices.tolist()
-    assert actual.scores.tolist() == expected_ranked.scores.tolist()
+    actual, expected_proposals = index.propose(query, CATALOG), expected.propose(query, CATALOG)
+    assert actual.item_indices.tolist() == expected_proposals.item_indices.tolist()
+    assert actual.scores.tolist() == expected_proposals.scores.tolist()
 
 
-def random_histories(users: int, items: int, ratings: int) -> dict[str, History]:
+def random_histories(user_count: int, items: int, ratings: int) -> dict[str, History]:
     rng = np.random.default_rng(3)
     return {
         f"u{user}": [
             (int(item_index), float(rng.integers(1, 6)), int(rng.integers(0, 9 * BUCKET_SECONDS)))
             for item_index in rng.choice(items, ratings, replace=False)
         ]
-        for user in range(users)
+        for user in range(user_count)
     }
 
 
@@ -266,36 +267,36 @@ def test_build_in_many_parts_equals_single_changes(
     # Small limits give many parts of users and of items.
     monkeypatch.setattr(cooccurrence, "_BUILD_LIKES", 30)
     monkeypatch.setattr(cooccurrence, "_BUILD_PAIRS", 200)
-    people = random_histories(users=40, items=CATALOG, ratings=25)
-    built, changed = build(people), CandidateIndex(CATALOG)
-    for user_id, history in people.items():
+    users = random_histories(user_count=40, items=CATALOG, ratings=25)
+    built, changed = build(users), CandidateIndex(CATALOG)
+    for user_id, history in users.items():
         changed.replace_user(user_id, history)
     assert built.state() == changed.state()
 
 
 def test_proposals_between_changes_equal_those_of_new_build() -> None:
     # Every query fills the caches, so a stale entry would change the next result.
-    final = random_histories(users=12, items=CATALOG, ratings=20)
-    index = build(final)
+    users = random_histories(user_count=12, items=CATALOG, ratings=20)
+    index = build(users)
     query = [Event(item_index, 5.0, 0) for item_index in range(0, CATALOG, 3)]
-    for number, (user_id, history) in enumerate(list(final.items())):
-        final[user_id] = [] if number % 2 else [*history[:5], (39 - number, 5.0, 10**9)]
-        final[user_id] = list({event[0]: event for event in final[user_id]}.values())
-        index.replace_user(user_id, final[user_id])
-        fresh = build({user: own for user, own in final.items() if own})
-        actual, expected_ranked = index.propose(query, CATALOG), fresh.propose(query, CATALOG)
-        assert actual.item_indices.tolist() == expected_ranked.item_indices.tolist()
-        assert actual.scores.tolist() == expected_ranked.scores.tolist()
+    for number, (user_id, history) in enumerate(list(users.items())):
+        users[user_id] = [] if number % 2 else [*history[:5], (39 - number, 5.0, 10**9)]
+        users[user_id] = list({event[0]: event for event in users[user_id]}.values())
+        index.replace_user(user_id, users[user_id])
+        fresh = build({user: history for user, history in users.items() if history})
+        actual, expected_proposals = index.propose(query, CATALOG), fresh.propose(query, CATALOG)
+        assert actual.item_indices.tolist() == expected_proposals.item_indices.tolist()
+        assert actual.scores.tolist() == expected_proposals.scores.tolist()
         similar, expected = index.similar(3, 10), fresh.similar(3, 10)
         assert similar.scores.tolist() == expected.scores.tolist()
 
 
 def test_small_cache_gives_same_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
-    people = random_histories(users=12, items=CATALOG, ratings=20)
+    users = random_histories(user_count=12, items=CATALOG, ratings=20)
     query = [Event(item_index, 5.0, 0) for item_index in range(20)]
-    expected = build(people).propose(query, CATALOG)
+    expected = build(users).propose(query, CATALOG)
     monkeypatch.setattr(cooccurrence, "_MAX_CACHED", 50)
-    index = build(people)
+    index = build(users)
     for _ in range(2):
         assert index.propose(query, CATALOG).scores.tolist() == expected.scores.tolist()
     assert index._pairs._cached <= 50

@@ -67,7 +67,8 @@ def replica(world: World, scorers: dict[str, Recording]) -> Iterator[Replica]:
     wait_until(lambda: (made.tick(), made.live.release_id == first)[1], "the first is not live")
     _, second = world.publish(2)
     wait_until(
-        lambda: (made.tick(), made._release_switch.state().prepared == second)[1], "none is prepared"
+        lambda: (made.tick(), made._release_switch.state().prepared == second)[1],
+        "none is prepared",
     )
     yield made
     made.stop()
@@ -145,7 +146,8 @@ def test_a_release_that_is_freed_is_told_nothing_more(
     with world.uow() as uow:
         uow.releases.set_target(None)
     wait_until(
-        lambda: (replica.tick(), replica._release_switch.state().prepared is None)[1], "still prepared"
+        lambda: (replica.tick(), replica._release_switch.state().prepared is None)[1],
+        "still prepared",
     )
     live, gone = scorers.values()
     told_before = len(gone.told)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from app.serving.scorers.scorer import ScoringRequest
 from app.serving.scorers.engine_scorer import EngineScorer
+from app.serving.scorers.scorer import ScoringRequest
 from models.prompts.scoring_inputs import Candidate
 from tests.support.gateway_world import USERS, ask, wait_until
 

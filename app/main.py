@@ -22,7 +22,7 @@ from app.serving.retrieval.first_stage import FirstStage
 from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def make_gateway(settings: Settings, database: Database) -> Gateway:
     """Wire the parts of one gateway; nothing runs yet."""
-    uow = SqlUnitOfWorkFactory(database)
+    uow = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
     first_stage = FirstStage(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")

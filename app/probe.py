@@ -18,7 +18,7 @@ from app.domain.errors import LetheError
 from app.settings import get_settings
 
 if TYPE_CHECKING:
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 _TIMEOUT_SECONDS: Final = 4.0
 #: A relay sends wake-ups within a second. A wake-up that is this old means that the relay hangs.
@@ -49,11 +49,11 @@ def check_gateway(port: int) -> str:
 
 def _check_database(service: str) -> str:
     from app.storage.engine import make_database  # noqa: PLC0415 -- not for the gateway
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory  # noqa: PLC0415 -- as above
+    from app.storage.unit_of_work import UnitOfWorkFactory  # noqa: PLC0415 -- as above
 
     database = make_database(get_settings().sqlalchemy_url)
     try:
-        with SqlUnitOfWorkFactory(database)(write=False) as uow:
+        with UnitOfWorkFactory(database)(write=False) as uow:
             return check_worker(uow) if service == "worker" else check_relay(uow)
     except LetheError as error:
         return str(error)

@@ -15,7 +15,7 @@ from app.services.pseudonyms import Pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
 from app.storage.tables import Base
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +100,8 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def uow_factory(database: Database) -> SqlUnitOfWorkFactory:
-    return SqlUnitOfWorkFactory(database)
+def uow_factory(database: Database) -> UnitOfWorkFactory:
+    return UnitOfWorkFactory(database)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,7 @@ def pseudonyms() -> Pseudonyms:
 
 
 @pytest.fixture
-def catalog(uow_factory: SqlUnitOfWorkFactory) -> SqlUnitOfWorkFactory:
+def catalog(uow_factory: UnitOfWorkFactory) -> UnitOfWorkFactory:
     """Three users who rated some of five items."""
     with uow_factory() as uow:
         uow.people.upsert_items(

@@ -67,7 +67,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     """Import a data set, telling the progress as JSON lines on standard output."""
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415 # only this command needs it
     from app.storage.engine import make_database  # noqa: PLC0415 # as above
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory  # noqa: PLC0415 # as above
+    from app.storage.unit_of_work import UnitOfWorkFactory  # noqa: PLC0415 # as above
     from worker.importer import run_import  # noqa: PLC0415 # as above
 
     database = make_database(settings.sqlalchemy_url)
@@ -75,7 +75,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
         run_import(
             options.path,
             options.format,
-            SqlUnitOfWorkFactory(database),
+            UnitOfWorkFactory(database),
             load_pseudonyms(settings),
             _emit,
         )

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.services.imports import ImportResult, NewItem
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWorkFactory
     from models.data.interactions import Interactions
     from models.datasets.read_report import ReadReport
 

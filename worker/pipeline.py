@@ -19,7 +19,6 @@ from app.domain.requests import Outcome
 from app.services import completion as complete
 from app.services import jobs as job_lifecycle
 from app.services.certificates import Evidence
-from app.services.policies import JobPolicy
 from worker.errors import ReleaseMissingError, WorkerStoppedError
 from worker.heartbeat import LeaseHeartbeat
 from worker.run import JobRun
@@ -189,8 +188,8 @@ def _fail(run: JobRun, error: Exception) -> None:
             return
         message = str(error) if isinstance(error, LetheError) else type(error).__name__
         with run.context.uow_factory() as uow:
-            policy = JobPolicy.of(run.context.settings)
-            job_lifecycle.fail(uow, run.lease, f"{run.job.stage}: {message}", policy)
+            error_text = f"{run.job.stage}: {message}"
+            job_lifecycle.fail(uow, run.lease, error_text, run.context.settings)
         run.context.artifacts.remove_staging(run.job.id)
     except LetheError as second:
         # The lease then runs out, and the job is claimed again.

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, StringConstraints
 
 from app.api.state import Gateway
 from app.services.pages import DEFAULT_LIMIT, MAX_LIMIT
-from app.services.ports import UnitOfWork
 from app.services.validation import MAX_ID_LENGTH
+from app.storage.unit_of_work import UnitOfWork
 
 
 def _gateway(request: Request) -> Gateway:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.api.metrics import Metrics
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.serving.recommend.service import RecommendService
     from app.serving.replica.replica import Replica
     from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

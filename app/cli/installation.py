@@ -10,12 +10,11 @@ from app.cli.failures import BadInputError
 from app.services.secrets import check_hash_key, load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
 
@@ -38,7 +37,7 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
         raise BadInputError(f"LETHE_DATABASE_URL cannot be used: {error}") from error
     try:
         migrate(database)
-        factory = SqlUnitOfWorkFactory(database)
+        factory = UnitOfWorkFactory(database)
         pseudonyms = load_pseudonyms(settings)
         with factory() as uow:
             check_hash_key(uow, pseudonyms)

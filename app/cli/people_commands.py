@@ -18,7 +18,6 @@ from app.cli.reports import facts, recommendations
 from app.cli.screen import Screen
 from app.cli.training import ensure_worker, must_be_at_work, read_job
 from app.services.forget import ForgetCommand, request_forget
-from app.services.policies import ForgetPolicy
 from app.services.suppression import record_consent
 from app.settings import get_settings
 
@@ -57,7 +56,7 @@ def forget(
             request, created = request_forget(
                 uow,
                 installation.pseudonyms,
-                ForgetPolicy.of(settings),
+                settings,
                 ForgetCommand.of(user, item or (), None),
             )
         answer = _answer(installation, request.id)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job, Lease
     from app.domain.requests import ForgetRequest
     from app.services.certificates import Evidence, Signer
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 _R = RequestStatus
 #: Legal steps from where a request can be without a job to where a job can complete it.

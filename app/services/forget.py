@@ -24,9 +24,9 @@ from app.services.validation import check_subject
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.services.policies import ForgetPolicy
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class ForgetCommand:
 def request_forget(
     uow: UnitOfWork,
     pseudonyms: Pseudonyms,
-    policy: ForgetPolicy,
+    settings: Settings,
     command: ForgetCommand,
     idempotency_key: str | None = None,
 ) -> tuple[ForgetRequest, bool]:
@@ -77,7 +77,7 @@ def request_forget(
     created = request is None
     if request is None:
         _check_held(uow, subject)
-        request = _record(uow, pseudonyms, policy, subject)
+        request = _record(uow, pseudonyms, settings, subject)
     if idempotency_key is not None:
         uow.idempotency.add(
             pseudonyms.opaque("idempotency-key", idempotency_key),
@@ -157,7 +157,7 @@ def _check_held(uow: UnitOfWork, subject: Subject) -> None:
 
 
 def _record(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, policy: ForgetPolicy, subject: Subject
+    uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, subject: Subject
 ) -> ForgetRequest:
     """Write the request with its suppressions, the change of data and the wake-up."""
     now = uow.state.now()
@@ -168,8 +168,8 @@ def _record(
         subject_hashes=pseudonyms.of(subject),
         status=RequestStatus.SCHEDULED,
         created_at=now,
-        due_at=now + timedelta(days=policy.due_days),
-        cancellable_until=now + timedelta(seconds=policy.cancel_window),
+        due_at=now + timedelta(days=settings.due_days),
+        cancellable_until=now + timedelta(seconds=settings.cancel_window),
     )
     uow.requests.add(request)
     uow.suppressions.add(request.subject_hashes, request)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.catalog import Interaction, User
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 T = TypeVar("T")
 

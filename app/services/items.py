@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.services.imports import NewItem
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 
 def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem]) -> int:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.requests import ForgetRequest
-    from app.services.policies import BatchPolicy, JobPolicy
-    from app.services.ports import UnitOfWork
+    from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
 #: Publishing is still the audit's step for whoever asked: nothing new serves yet.
 _REQUEST_STATUS: Final = {
@@ -42,18 +42,13 @@ class Sweep:
     woken: tuple[str, ...]
 
 
-def claim(uow: UnitOfWork, owner: str, policy: JobPolicy) -> tuple[Job, Lease] | None:
+def claim(uow: UnitOfWork, owner: str, settings: Settings) -> tuple[Job, Lease] | None:
     """Claim the job that waits for a worker, if any; its requests show that work has begun."""
-    claimed = uow.jobs.claim(owner, policy.lease_seconds, max_attempts=policy.attempts)
+    claimed = uow.jobs.claim(owner, settings.job_lease, max_attempts=settings.job_attempts)
     if claimed is not None:
         job, lease = claimed
         uow.requests.advance_of_job(lease, _REQUEST_STATUS[job.status], job.progress)
     return claimed
-
-
-def renew(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> None:
-    """Extend the lease, or raise LeaseLostError."""
-    uow.jobs.renew(lease, policy.lease_seconds)
 
 
 def give_back(uow: UnitOfWork, lease: Lease) -> None:
@@ -82,13 +77,13 @@ def advance(uow: UnitOfWork, lease: Lease, **changes: Any) -> None:
         uow.requests.advance_of_job(lease, _REQUEST_STATUS[status], progress)
 
 
-def fail(uow: UnitOfWork, lease: Lease, error: str, policy: JobPolicy) -> list[str]:
+def fail(uow: UnitOfWork, lease: Lease, error: str, settings: Settings) -> list[str]:
     """End the job as failed and return its requests to `batched`; return those that died.
 
     `error` is shown to operators and must name nobody.
     """
     uow.jobs.update(lease, status=JobStatus.FAILED, error=error)
-    return _let_go(uow, lease, policy)
+    return _let_go(uow, lease, settings)
 
 
 def succeed(uow: UnitOfWork, lease: Lease) -> None:
@@ -98,7 +93,7 @@ def succeed(uow: UnitOfWork, lease: Lease) -> None:
     uow.outbox.add(Topic.REQUEST, lease.job_id)
 
 
-def sweep(uow: UnitOfWork, policy: JobPolicy) -> Sweep:
+def sweep(uow: UnitOfWork, settings: Settings) -> Sweep:
     """Give up jobs that ran out of attempts, and wake somebody for those that can be claimed.
 
     A queued job is woken for as well: its first wake-up may have been lost with the broker.
@@ -106,13 +101,13 @@ def sweep(uow: UnitOfWork, policy: JobPolicy) -> Sweep:
     abandoned: list[str] = []
     woken = uow.jobs.claimable()
     for job in uow.jobs.expired():
-        if job.attempts < policy.attempts:
+        if job.attempts < settings.job_attempts:
             woken.append(job.id)
             continue
         lease = Lease(job_id=job.id, epoch=job.epoch, owner=job.lease_owner or "")
         error = f"given up after {job.attempts} attempts, the last in stage {job.stage}"
         if uow.jobs.abandon(job.id, error):
-            _let_go(uow, lease, policy)
+            _let_go(uow, lease, settings)
             abandoned.append(job.id)
     for job_id in woken:
         uow.outbox.add(Topic.JOB, job_id)
@@ -130,9 +125,9 @@ def has_ended(uow: UnitOfWork, job_id: str) -> bool:
         return False
 
 
-def _let_go(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> list[str]:
+def _let_go(uow: UnitOfWork, lease: Lease, settings: Settings) -> list[str]:
     """Release the requests of a job that has just ended, and stop replicas from preparing."""
-    dead = uow.requests.release_of_job(lease, max_failures=policy.request_failures)
+    dead = uow.requests.release_of_job(lease, max_failures=settings.request_failures)
     job = uow.jobs.get(lease.job_id)
     if job.release is not None and uow.releases.alias().target == job.release:
         uow.releases.set_target(None)
@@ -140,7 +135,7 @@ def _let_go(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> list[str]:
     return dead
 
 
-def close_batch(uow: UnitOfWork, policy: BatchPolicy) -> Job | None:
+def close_batch(uow: UnitOfWork, settings: Settings) -> Job | None:
     """Make the forget job of the next batch and freeze its requests, or return None.
 
     Nothing happens while any job is open: what arrives meanwhile waits. A request that is being
@@ -148,21 +143,21 @@ def close_batch(uow: UnitOfWork, policy: BatchPolicy) -> Job | None:
     """
     if uow.jobs.open_job() is not None:
         return None
-    ready = uow.requests.ready_for_batch(policy.size)
+    ready = uow.requests.ready_for_batch(settings.batch_size)
     now = uow.state.now()
-    if not _is_due(ready, policy, now):
+    if not _is_due(ready, settings, now):
         return None
     job = Job(
         id=new_id("job"),
         kind=JobKind.FORGET,
         status=JobStatus.QUEUED,
-        method=policy.method,
+        method=settings.method,
         parent_release=uow.releases.alias().live,
         created_at=now,
     )
     retried = any(request.failures for request in ready)
     try:
-        uow.jobs.add(job, delay_seconds=policy.retry_delay if retried else 0.0)
+        uow.jobs.add(job, delay_seconds=settings.retry_delay if retried else 0.0)
     except JobRunningError:
         return None  # Somebody was faster by a moment.
     if uow.requests.assign_batch([request.id for request in ready], job.id) == 0:
@@ -172,13 +167,13 @@ def close_batch(uow: UnitOfWork, policy: BatchPolicy) -> Job | None:
     return job
 
 
-def _is_due(ready: Sequence[ForgetRequest], policy: BatchPolicy, now: datetime) -> bool:
-    if len(ready) >= policy.size:
+def _is_due(ready: Sequence[ForgetRequest], settings: Settings, now: datetime) -> bool:
+    if len(ready) >= settings.batch_size:
         return True
     # Requests of a failed job have waited long enough; others wait from when they became ready.
     return any(
         request.status is RequestStatus.BATCHED
-        or (now - request.cancellable_until).total_seconds() >= policy.seconds
+        or (now - request.cancellable_until).total_seconds() >= settings.batch_seconds
         for request in ready
     )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job
     from app.domain.releases import Release
     from app.domain.requests import ForgetRequest
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 50

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from app.domain.recommendations import Visitor
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 #: The user id of a visitor's interactions while an answer is computed. No stored user has this id.
 VISITOR_ID: Final = ""

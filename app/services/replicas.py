@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
-    from app.services.policies import ReplicaPolicy
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,24 +20,24 @@ class ReplicaState:
 
 
 def register_replica(
-    uow: UnitOfWork, policy: ReplicaPolicy, *, replica_id: str, host: str, pid: int
+    uow: UnitOfWork, ttl_seconds: float, *, replica_id: str, host: str, pid: int
 ) -> Alias:
     """Register and read the current release in one transaction.
 
     Registering holds the alias still: a flip either comes before, and is read here, or comes
     after, and its job then sees this replica and waits for it.
     """
-    uow.replicas.register(replica_id, host, pid, policy.ttl)
+    uow.replicas.register(replica_id, host, pid, ttl_seconds)
     return uow.releases.alias()
 
 
 def renew_replica(
-    uow: UnitOfWork, policy: ReplicaPolicy, replica_id: str, state: ReplicaState
+    uow: UnitOfWork, ttl_seconds: float, replica_id: str, state: ReplicaState
 ) -> Alias | None:
     """Renew and report; return the alias, or None when fenced or expired: register anew."""
     renewed = uow.replicas.renew(
         replica_id,
-        policy.ttl,
+        ttl_seconds,
         serving=state.serving,
         prepared=state.prepared,
         problem=state.problem,

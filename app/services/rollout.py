@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Lease
     from app.domain.releases import Release, Replica
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 
 def publish(uow: UnitOfWork, lease: Lease, release: Release) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from app.services.ports import UnitOfWork
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
 HASH_KEY_FILE: Final = "hash.key"
 SIGNING_KEY_FILE: Final = "signing.pem"

@@ -10,8 +10,8 @@ from app.services.validation import check_id
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 
 def forgotten_ids(uow: UnitOfWork, hashes: Mapping[str, str]) -> set[str]:

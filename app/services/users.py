@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import User
     from app.domain.requests import ForgetRequest
-    from app.services.policies import ForgetPolicy
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def read_user(uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str) -> Person:
 
 
 def forget_users(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, policy: ForgetPolicy, user_ids: Sequence[str]
+    uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, user_ids: Sequence[str]
 ) -> list[ForgetRequest]:
     """Record one request for each person, in this order and once each.
 
@@ -66,7 +66,7 @@ def forget_users(
     for user_id in dict.fromkeys(user_ids):
         command = ForgetCommand.of(user_id, (), None)
         try:
-            requests.append(request_forget(uow, pseudonyms, policy, command)[0])
+            requests.append(request_forget(uow, pseudonyms, settings, command)[0])
         except UnknownUserError:
             unknown.append(user_id)
     if unknown:

@@ -8,41 +8,27 @@ from sqlalchemy import exc
 
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
-from app.storage.repositories.infrastructure import (
-    SqlIdempotency,
-    SqlOutbox,
-    SqlReplicas,
-    SqlWorkers,
-)
-from app.storage.repositories.jobs import SqlJobs
-from app.storage.repositories.people import SqlPeople
-from app.storage.repositories.releases import SqlReleases
-from app.storage.repositories.requests import SqlRequests
-from app.storage.repositories.state import SqlState
-from app.storage.repositories.suppressions import SqlSuppressions
+from app.storage.repositories.idempotency import IdempotencyRepository
+from app.storage.repositories.jobs import JobRepository
+from app.storage.repositories.outbox import OutboxRepository
+from app.storage.repositories.people import PeopleRepository
+from app.storage.repositories.releases import ReleaseRepository
+from app.storage.repositories.replicas import ReplicaRepository
+from app.storage.repositories.requests import RequestRepository
+from app.storage.repositories.state import StateRepository
+from app.storage.repositories.suppressions import SuppressionRepository
+from app.storage.repositories.workers import WorkerRepository
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sqlalchemy import Connection, Engine
 
-    from app.services import ports
     from app.storage.engine import Database
 
 
-class SqlUnitOfWork:
+class UnitOfWork:
     """A unit of work over SQLAlchemy Core. It may be used once, by one thread."""
-
-    requests: ports.RequestRepository
-    suppressions: ports.SuppressionRepository
-    people: ports.PeopleRepository
-    jobs: ports.JobRepository
-    releases: ports.ReleaseRepository
-    replicas: ports.ReplicaRepository
-    workers: ports.WorkerRepository
-    outbox: ports.OutboxRepository
-    idempotency: ports.IdempotencyRepository
-    state: ports.StateRepository
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -89,16 +75,16 @@ class SqlUnitOfWork:
             raise DatabaseUnavailableError from error
 
     def _open_repositories(self, connection: Connection) -> None:
-        self.requests = SqlRequests(connection)
-        self.suppressions = SqlSuppressions(connection)
-        self.people = SqlPeople(connection)
-        self.jobs = SqlJobs(connection)
-        self.releases = SqlReleases(connection)
-        self.replicas = SqlReplicas(connection)
-        self.workers = SqlWorkers(connection)
-        self.outbox = SqlOutbox(connection)
-        self.idempotency = SqlIdempotency(connection)
-        self.state = SqlState(connection)
+        self.requests = RequestRepository(connection)
+        self.suppressions = SuppressionRepository(connection)
+        self.people = PeopleRepository(connection)
+        self.jobs = JobRepository(connection)
+        self.releases = ReleaseRepository(connection)
+        self.replicas = ReplicaRepository(connection)
+        self.workers = WorkerRepository(connection)
+        self.outbox = OutboxRepository(connection)
+        self.idempotency = IdempotencyRepository(connection)
+        self.state = StateRepository(connection)
 
 
 def _roll_back(connection: Connection) -> None:
@@ -109,11 +95,11 @@ def _roll_back(connection: Connection) -> None:
         connection.invalidate()
 
 
-class SqlUnitOfWorkFactory:
+class UnitOfWorkFactory:
     """Makes units of work; `write=False` gives a consistent snapshot without locking writers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def __call__(self, *, write: bool = True) -> SqlUnitOfWork:
-        return SqlUnitOfWork(self._database.write if write else self._database.read)
+    def __call__(self, *, write: bool = True) -> UnitOfWork:
+        return UnitOfWork(self._database.write if write else self._database.read)

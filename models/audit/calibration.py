@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.data.forget_split import KINDS, ForgetIndices, prepare
+from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.training.trainer import row_losses
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
     from models.recommender.base import Recommender
@@ -52,10 +52,10 @@ class ExpectedLossIncrease:
 def calibrate(
     data: Interactions,
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     holdout: frozenset[int],
     config: CalibrationConfig,
-    train: Callable[[Prepared], Recommender],
+    train: Callable[[ForgetSplit], Recommender],
 ) -> dict[str, ExpectedLossIncrease]:
     """Train a shadow without some users, items and pairs; return the expected rise per kind.
 
@@ -69,15 +69,15 @@ def calibrate(
 
 
 def shadow_rows(
-    data: Interactions, prepared: Prepared, holdout: frozenset[int], config: CalibrationConfig
-) -> Prepared:
+    data: Interactions, prepared: ForgetSplit, holdout: frozenset[int], config: CalibrationConfig
+) -> ForgetSplit:
     """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
     left_out = _leave_out(prepared.retained, holdout, config)
-    return prepare(data, left_out, holdout, prepared.bounds)
+    return split_for_forgetting(data, left_out, holdout, prepared.bounds)
 
 
 def expected_loss_increases(
-    recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
+    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, data: Interactions
 ) -> dict[str, ExpectedLossIncrease]:
     """Return per kind how much higher the shadow's loss is on the rows that it never saw.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.audit.calibration import ExpectedLossIncrease
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.samples import Samples
     from models.recommender.base import Recommender
 
@@ -56,7 +56,9 @@ class _Compared:
         )
 
 
-def _compare(old: Recommender, new: Recommender, samples: Samples, prepared: Prepared) -> _Compared:
+def _compare(
+    old: Recommender, new: Recommender, samples: Samples, prepared: ForgetSplit
+) -> _Compared:
     def answers(recommender: Recommender) -> NDArray[np.float64]:
         # Each in its own tokens: a retrained model's vocabulary comes from today's catalogue.
         prompts = recommender.prompt.samples(samples, prepared.retained)
@@ -65,7 +67,7 @@ def _compare(old: Recommender, new: Recommender, samples: Samples, prepared: Pre
     return _Compared(labels=samples.label.astype(np.float64), old=answers(old), new=answers(new))
 
 
-def expectation(prepared: Prepared, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
+def expectation(prepared: ForgetSplit, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
     """Return what this batch's mix of rows should show."""
     shares = [(kind, float((prepared.forget_kind == i).mean())) for i, kind in enumerate(KINDS)]
     known = [(share, expected[kind]) for kind, share in shares if kind in expected]
@@ -80,7 +82,7 @@ def expectation(prepared: Prepared, expected: Mapping[str, ExpectedLossIncrease]
 def audit(
     old: Recommender,
     new: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     expected: Mapping[str, ExpectedLossIncrease],
     config: GateConfig | None = None,
 ) -> AuditReport:
@@ -132,7 +134,7 @@ def audit(
     return AuditReport(outcome=decision.outcome, figures=figures)
 
 
-def audit_exact(old: Recommender, new: Recommender, prepared: Prepared) -> AuditReport:
+def audit_exact(old: Recommender, new: Recommender, prepared: ForgetSplit) -> AuditReport:
     """Report on an exact retraining, which is exempt from gates relative to the old release."""
     test = _compare(old, new, prepared.parts.test, prepared)
     figures = {

@@ -116,12 +116,14 @@ class Recommender:
         activations live at once.
         """
         memory, lengths = self.memory, prompts.lengths
-        memory.asked = len(prompts)
+        memory.last_batch_rows = len(prompts)
         longest = int(lengths.max()) if len(prompts) else 0
-        if memory.tokens is None and self.device.type == "cpu" and len(prompts) > 1:
+        if memory.training_tokens is None and self.device.type == "cpu" and len(prompts) > 1:
             one = prompts.take(lengths.argmax()[None])
-            memory.tokens = tokens_that_fit(self.model, partial(self.answer_logits, one), longest)
-        rows = memory.parts(len(prompts), longest)
+            memory.training_tokens = tokens_that_fit(
+                self.model, partial(self.answer_logits, one), longest
+            )
+        rows = memory.rows_per_pass(len(prompts), longest)
         if len(prompts) <= rows:
             return self.answer_logits(prompts)
 
@@ -191,11 +193,11 @@ class Recommender:
         found = torch.empty(len(prompts), 2)
         start = 0
         while start < len(order):
-            most = min(batch_size, self.memory.read or batch_size)
+            most = min(batch_size, self.memory.inference_rows or batch_size)
             rows = order[start : start + self._fitting(lengths[start : start + most])]
             answers = attempt(partial(self.answer_logits, prompts.take(rows)))
             if answers is None:
-                self.memory.read = halved(len(rows))
+                self.memory.inference_rows = halved(len(rows))
                 continue
             found[rows] = answers
             start += len(rows)

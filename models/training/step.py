@@ -59,7 +59,7 @@ def take_step(
 def memory_report(recommender: Recommender) -> dict[str, Any]:
     """Return what to report of a training: rows at a time (None: all), halvings, recomputing."""
     return {
-        "micro_batch": recommender.memory.rows,
+        "micro_batch": recommender.memory.training_rows,
         "halvings": recommender.memory.halvings,
         "checkpointed": recomputes_layers(recommender.model),
     }
@@ -75,7 +75,11 @@ def _make_room(recommender: Recommender) -> None:
         return
     memory = recommender.memory
     memory.halve()
-    log.warning("out of memory: a batch of %d goes on %d at a time", memory.asked, memory.rows)
+    log.warning(
+        "out of memory: a batch of %d goes on %d at a time",
+        memory.last_batch_rows,
+        memory.training_rows,
+    )
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss_of: Callable[[], torch.Tensor]) -> bool:

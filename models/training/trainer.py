@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.backbones.compact import BackboneConfig
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
     from models.data.splits import RowLimits
@@ -107,7 +107,7 @@ def seeded_dropout(seed: int) -> Iterator[None]:
 
 
 def fit(
-    vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
+    vocabulary: Vocabulary, prepared: ForgetSplit, config: TrainConfig, progress: Progress
 ) -> Recommender:
     """Train on the retained training rows and return the state that validated best.
 
@@ -117,7 +117,7 @@ def fit(
 
 
 def fit_from(
-    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
+    recommender: Recommender, prepared: ForgetSplit, config: TrainConfig, progress: Progress
 ) -> Recommender:
     """Train those weights of the recommender that may be trained, in place; return it.
 
@@ -137,7 +137,7 @@ def fit_from(
 
 
 def _fit_share(
-    given: tuple[Recommender, Prepared, TrainConfig],
+    given: tuple[Recommender, ForgetSplit, TrainConfig],
     process_group: ProcessGroup,
     progress: Progress,
 ) -> tuple[dict[str, torch.Tensor], Memory]:
@@ -151,7 +151,7 @@ def _fit_share(
 
 def _fit_from(
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     config: TrainConfig,
     progress: Progress,
     process_group: ProcessGroup = ALONE,
@@ -163,7 +163,7 @@ def _fit_from(
 
 def _fitted(
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     config: TrainConfig,
     progress: Progress,
     process_group: ProcessGroup,

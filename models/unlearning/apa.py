@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
@@ -90,7 +90,7 @@ class Apa(ShardedMethod):
         return replace(member, backbone=recipe.backbone.seeded(recipe.seed))
 
     def partition(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
         base = build(vocabulary, recipe.backbone.seeded(recipe.seed))
         prompts = base.prompt.samples(prepared.parts.train, prepared.retained)
@@ -110,7 +110,7 @@ class Apa(ShardedMethod):
     def member_state(self, member: Recommender) -> Mapping[str, torch.Tensor]:
         return {name: p.detach()[0] for name, p in adapter_tensors(member.model).items()}
 
-    def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
+    def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
         """Measure every adapter on validation, and choose how much that shall count."""
         del recipe
         if not isinstance(ensemble, AdapterEnsemble):

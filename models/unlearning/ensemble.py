@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.backbones.compact import BackboneConfig
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.training.trainer import Progress, TrainConfig
@@ -58,7 +58,7 @@ class _Shard:
     """One shard as it should be: its retained samples, their prompts, and the member's recipe."""
 
     index: int
-    prepared: Prepared
+    prepared: ForgetSplit
     recipe: TrainConfig
 
     @property
@@ -75,7 +75,7 @@ class ShardedMethod(UnlearningMethod):
     config: ShardedConfig
 
     def train(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig, progress: Progress
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig, progress: Progress
     ) -> Recommender:
         """Train every shard; raises DivergedError."""
         return self._build(vocabulary, prepared, recipe, None, progress)[0]
@@ -108,7 +108,7 @@ class ShardedMethod(UnlearningMethod):
 
     @abstractmethod
     def partition(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
         """Return [M] shards of the retained training samples."""
 
@@ -133,7 +133,7 @@ class ShardedMethod(UnlearningMethod):
         """Return the tensors of a trained member that are its shard's own."""
         return member.model.state_dict()
 
-    def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
+    def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
         """Set what is computed from all members, in place; return how many parameters trained."""
         del ensemble, prepared, recipe
         return 0
@@ -141,7 +141,7 @@ class ShardedMethod(UnlearningMethod):
     def _build(
         self,
         vocabulary: Vocabulary,
-        prepared: Prepared,
+        prepared: ForgetSplit,
         recipe: TrainConfig,
         parent: Recommender | None,
         progress: Progress,
@@ -185,7 +185,7 @@ class ShardedMethod(UnlearningMethod):
         }
 
     def _shards(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> list[_Shard]:
         belongs = self.partition(vocabulary, prepared, recipe)
         return [
@@ -229,7 +229,7 @@ def weighed(config: BackboneConfig) -> bool:
     return isinstance(config, EnsembleConfig) and config.weighed
 
 
-def _only(prepared: Prepared, rows: NDArray[np.bool_]) -> Prepared:
+def _only(prepared: ForgetSplit, rows: NDArray[np.bool_]) -> ForgetSplit:
     """Return the same data with these training samples alone."""
     parts = replace(prepared.parts, train=prepared.parts.train.take(np.asarray(rows)))
     return replace(prepared, parts=parts)

@@ -14,11 +14,11 @@ from app.storage.tables import OutboxRow
 
 if TYPE_CHECKING:
     from app.storage.engine import Database
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 
 def test_a_worker_is_healthy_with_a_current_heartbeat_on_this_host(
-    uow_factory: SqlUnitOfWorkFactory,
+    uow_factory: UnitOfWorkFactory,
 ) -> None:
     with uow_factory() as uow:
         uow.workers.beat("elsewhere", "another-host", 1, 30.0)
@@ -29,7 +29,7 @@ def test_a_worker_is_healthy_with_a_current_heartbeat_on_this_host(
 
 
 def test_a_relay_is_unhealthy_once_wake_ups_are_overdue(
-    uow_factory: SqlUnitOfWorkFactory, database: Database
+    uow_factory: UnitOfWorkFactory, database: Database
 ) -> None:
     with uow_factory() as uow:
         uow.outbox.add("job", "job_1")

@@ -18,7 +18,6 @@ from app.domain.requests import Outcome
 from app.services.certificates import Evidence
 from app.services.completion import finish
 from app.services.jobs import advance, claim, close_batch
-from app.services.policies import BatchPolicy, JobPolicy
 from app.services.secrets import load_signer
 from tests.support.gateway_world import World, wait_until, world
 
@@ -100,9 +99,9 @@ def address(world: World) -> Iterator[str]:
 def complete(world: World) -> None:
     """Do a worker's part of a deletion, without new weights."""
     with world.uow() as uow:
-        close_batch(uow, BatchPolicy(size=1, seconds=0.0, method="e2urec", retry_delay=0.0))
+        close_batch(uow, world.settings.model_copy(update={"batch_size": 1}))
     with world.uow() as uow:
-        claimed = claim(uow, "t", JobPolicy(lease_seconds=60, attempts=3, request_failures=2))
+        claimed = claim(uow, "t", world.settings)
         if claimed is None:
             raise RuntimeError("no batch was closed")
         lease = claimed[1]

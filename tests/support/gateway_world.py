@@ -14,12 +14,11 @@ from app.domain.recommendations import RecommendationQuery
 from app.main import create_app
 from app.services import rollout
 from app.services.forget import ForgetCommand, request_forget
-from app.services.policies import ForgetPolicy, JobPolicy
 from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 from benchmarks.installations import Installation, fill
 from models.backbones.compact import CompactConfig
 from models.data.interactions import ItemRecord
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 ITEMS = 30
 USERS = [f"u{number}" for number in range(8)]
-_POLICY = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -80,8 +78,7 @@ class World(Installation):
         """Request a deletion, as another replica would; return the request id."""
         with self.uow() as uow:
             command = ForgetCommand.of(user_id, items, item_id)
-            policy = ForgetPolicy.of(self.settings)
-            return request_forget(uow, self.pseudonyms, policy, command)[0].id
+            return request_forget(uow, self.pseudonyms, self.settings, command)[0].id
 
     def app(self, **changes: Any) -> FastAPI:
         """Create an application on this installation."""
@@ -103,10 +100,15 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
     """A migrated SQLite installation with eight users, thirty items and no release."""
     (tmp_path / "lethe.db").write_bytes(migrated_sqlite)
     settings = Settings(
-        home=tmp_path, poll_seconds=0.05, cancel_window=60.0, drain_timeout=5.0, candidates=20
+        home=tmp_path,
+        poll_seconds=0.05,
+        cancel_window=60.0,
+        drain_timeout=5.0,
+        candidates=20,
+        job_lease=60.0,
     )
     database = make_database(settings.sqlalchemy_url)
-    uow = SqlUnitOfWorkFactory(database)
+    uow = UnitOfWorkFactory(database)
     fill(uow, _ITEMS, USERS, ratings=6)
     yield World(
         settings=settings,

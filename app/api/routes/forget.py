@@ -27,7 +27,6 @@ from app.services.forget import (
     request_forget,
 )
 from app.services.pages import list_requests
-from app.services.policies import ForgetPolicy
 
 router = APIRouter(prefix="/forget", tags=["deletion requests"])
 
@@ -62,7 +61,7 @@ def forget(
     request, created = request_forget(
         uow,
         gateway.pseudonyms,
-        ForgetPolicy.of(gateway.settings),
+        gateway.settings,
         body.command(),
         idempotency_key,
     )

@@ -16,7 +16,6 @@ from app.api.schemas_catalog import (
     UserAnswer,
     UserBody,
 )
-from app.services.policies import ForgetPolicy
 from app.services.users import forget_users, read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])
@@ -47,8 +46,7 @@ def forget_many(
     body: ForgetUsersBody, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks
 ) -> ForgetUsersAnswer:
     """Ask to forget many people at once, all of them or none."""
-    policy = ForgetPolicy.of(gateway.settings)
-    requests = forget_users(uow, gateway.pseudonyms, policy, body.user_ids)
+    requests = forget_users(uow, gateway.pseudonyms, gateway.settings, body.user_ids)
     tasks.add_task(gateway.replica.data_changed)
     return ForgetUsersAnswer(items=[ForgetAnswer.of(request) for request in requests])
 

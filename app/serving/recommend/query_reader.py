@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.domain.recommendations import AttributeFilter, RecommendationQuery
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs, Recheck
     from app.serving.retrieval.first_stage import FirstStage
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 
 class QueryReader:

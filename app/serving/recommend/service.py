@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     from app.domain.recommendations import AttributeFilter, Recommendation, RecommendationQuery
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Recheck
     from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.replica import Replica
     from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 #: Retries per answer after a deletion was accepted while the answer was computed.
 _MAX_FORGET_RETRIES: Final = 3

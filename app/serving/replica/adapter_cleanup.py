@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
-    from app.services.ports import UnitOfWorkFactory
     from app.serving.scorers.scorer import ScorerBackend
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from app.domain.errors import ReplicaNotReadyError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.services.policies import ReplicaPolicy
+    from app.settings import Settings
 
 
 class AnswerLease:
@@ -23,13 +22,10 @@ class AnswerLease:
     old release's answer after the roll-out has stopped waiting for this replica.
     """
 
-    def __init__(
-        self, policy: ReplicaPolicy, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Start with an invalid lease."""
-        self._seconds = policy.ttl - policy.margin
+        self._seconds = settings.replica_ttl - settings.replica_margin
         self._monotonic = monotonic
-        self._lock = threading.Lock()
         self._until: float | None = None
 
     def now(self) -> float:
@@ -41,13 +37,11 @@ class AnswerLease:
 
     def extend(self, sent_at: float) -> None:
         """Extend the lease after a successful renewal that was sent at `sent_at`."""
-        with self._lock:
-            self._until = sent_at + self._seconds
+        self._until = sent_at + self._seconds
 
     def revoke(self) -> None:
         """End the lease now."""
-        with self._lock:
-            self._until = None
+        self._until = None
 
     @property
     def valid(self) -> bool:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.release_loader import ReleaseLoader
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 

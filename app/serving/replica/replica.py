@@ -20,7 +20,6 @@ import structlog
 
 from app.domain.errors import DatabaseUnavailableError
 from app.domain.identifiers import new_id
-from app.services.policies import ReplicaPolicy
 from app.services.replicas import (
     ReplicaState,
     deregister_replica,
@@ -33,12 +32,12 @@ from app.serving.replica.release_switch import ReleaseSwitch
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.serving.replica.live_model import LiveModelReference
     from app.serving.replica.release_loader import ReleaseLoader
     from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 _RENEWALS_PER_LEASE: Final = 3
@@ -56,12 +55,12 @@ class Replica:
         pseudonyms: Pseudonyms,
     ) -> None:
         """Create the threads; `start` starts them."""
-        self.policy = ReplicaPolicy.of(settings)
-        self.answer_lease = AnswerLease(self.policy)
+        self._ttl = settings.replica_ttl
+        self.answer_lease = AnswerLease(settings)
         self._uow = uow
         self.first_stage = first_stage
         self._pseudonyms = pseudonyms
-        self._renew_seconds = self.policy.ttl / _RENEWALS_PER_LEASE
+        self._renew_seconds = self._ttl / _RENEWALS_PER_LEASE
         self._poll_seconds = min(settings.poll_seconds, self._renew_seconds)
         self._wake = threading.Event()
         self._data_changed = threading.Event()
@@ -73,7 +72,7 @@ class Replica:
             loader,
             self._load_executor,
             drain_timeout=settings.drain_timeout,
-            retry_seconds=self.policy.ttl,
+            retry_seconds=self._ttl,
             wake=self.wake,
         )
         first_stage.watch(self.forget)
@@ -220,7 +219,7 @@ class Replica:
             # With another key no suppression would match, and forgotten users would get answers.
             check_hash_key(uow, self._pseudonyms)
             alias = register_replica(
-                uow, self.policy, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
+                uow, self._ttl, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
             )
         self._id, self._reported = replica_id, ReplicaState()
         # Models of other releases are dropped before the lease becomes valid: otherwise an answer
@@ -233,7 +232,7 @@ class Replica:
     def _renew(self, replica_id: str, now: float) -> Alias | None:
         state = self._release_switch.state()
         with self._uow() as uow:
-            alias = renew_replica(uow, self.policy, replica_id, state)
+            alias = renew_replica(uow, self._ttl, replica_id, state)
         if alias is None:
             self._drop_registration()
             self.wake()

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.domain.recommendations import AttributeFilter, RecommendationQuery
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
     from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
     from app.serving.retrieval.index_building import IndexWithCatalog
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
     from models.prompts.scoring_inputs import Candidate
 
 #: Beyond this many changed users, rebuilding the index is faster than updating it.
@@ -83,12 +83,6 @@ class FirstStage:
     def ready(self) -> bool:
         """Return whether the statistics have been built."""
         return self._state is not None
-
-    @property
-    def version(self) -> int | None:
-        """Return the data version up to which the change log is applied."""
-        state = self._state
-        return None if state is None else state.version
 
     def __len__(self) -> int:
         """Return the number of users with interactions in the statistics."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.domain.catalog import Item
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(slots=True)

@@ -67,7 +67,7 @@ _WRITABLE: Final = frozenset(
 )
 
 
-class SqlJobs(Repository):
+class JobRepository(Repository):
     """Implements `ports.JobRepository`."""
 
     def add(self, job: Job, *, delay_seconds: float = 0.0) -> None:

@@ -33,7 +33,7 @@ _HISTORY: Final = (
 )
 
 
-class SqlPeople(Repository):
+class PeopleRepository(Repository):
     """Implements `ports.PeopleRepository`."""
 
     def user(self, user_id: str) -> User | None:

@@ -31,7 +31,7 @@ _PLAIN: Final = (
 )
 
 
-class SqlReleases(Repository):
+class ReleaseRepository(Repository):
     """Implements `ports.ReleaseRepository`."""
 
     def add(self, release: Release) -> None:

@@ -54,7 +54,7 @@ _PLAIN: Final = frozenset(
 )
 
 
-class SqlRequests(Repository):
+class RequestRepository(Repository):
     """Implements `ports.RequestRepository`."""
 
     def add(self, request: ForgetRequest) -> None:
@@ -77,10 +77,6 @@ class SqlRequests(Repository):
         if not found:
             raise UnknownRequestError(request_id=request_id)
         return found[0]
-
-    def by_subject_hash(self, subject_hash: str) -> ForgetRequest | None:
-        found = self.suppressing([subject_hash])
-        return found[0] if found else None
 
     def suppressing(self, subject_hashes: Iterable[str]) -> list[ForgetRequest]:
         found: dict[str, ForgetRequest] = {}

@@ -37,7 +37,7 @@ _STANDING: Final = (
 )
 
 
-class SqlState(Repository):
+class StateRepository(Repository):
     """Implements `ports.StateRepository`. The one row of `state` is made by the migration."""
 
     def lock(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ACTIVE = SuppressionRow.lifted_at.is_(None)
 
 
-class SqlSuppressions(Repository):
+class SuppressionRepository(Repository):
     """Implements `ports.SuppressionRepository`."""
 
     def add(self, subject_hashes: Iterable[str], request: ForgetRequest) -> None:

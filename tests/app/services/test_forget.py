@@ -36,17 +36,25 @@ from app.services.forget import (
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
 from app.services.jobs import advance, close_batch, fail
-from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
 from app.services.recommendation_inputs import read_inputs, recheck
 from app.services.suppression import record_consent
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
-FORGET = ForgetPolicy(cancel_window=0.0, due_days=30.0)
-BATCH = BatchPolicy(size=32, seconds=0.0, method="e2urec", retry_delay=0.0)
-JOB = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
+SETTINGS = Settings(
+    cancel_window=0.0,
+    due_days=30.0,
+    batch_size=32,
+    batch_seconds=0.0,
+    method="e2urec",
+    retry_delay=0.0,
+    job_lease=30.0,
+    job_attempts=3,
+    request_failures=2,
+)
 EVIDENCE = Evidence(outcome=Outcome.PASSED)
 
 Forget = Callable[..., ForgetRequest]
@@ -69,7 +77,7 @@ def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
         return list(pool.map(run, calls))
 
 
-def complete(factory: SqlUnitOfWorkFactory, lease: Lease, signer: Signer) -> list[ForgetRequest]:
+def complete(factory: UnitOfWorkFactory, lease: Lease, signer: Signer) -> list[ForgetRequest]:
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
     with factory() as uow:
@@ -83,7 +91,7 @@ def one(user_id: str, item_id: str = "i1") -> Interaction:
 
 
 def test_a_user_is_gone_from_the_request_on(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     with catalog(write=False) as uow:
         seen = read_inputs(uow, pseudonyms, "ann")
@@ -107,7 +115,7 @@ def test_a_user_is_gone_from_the_request_on(
 
 
 def test_pairs_and_items_leave_the_inputs(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann", "i1", "i2")
     forget(item_id="i0")
@@ -131,13 +139,13 @@ def test_pairs_and_items_leave_the_inputs(
     ],
 )
 def test_what_is_not_held_cannot_be_forgotten(
-    catalog: SqlUnitOfWorkFactory,
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     command: ForgetCommand,
     error: type[Exception],
 ) -> None:
     with pytest.raises(error), catalog() as uow:
-        request_forget(uow, pseudonyms, FORGET, command)
+        request_forget(uow, pseudonyms, SETTINGS, command)
     with catalog(write=False) as uow:
         assert uow.requests.page(10, None) == []
 
@@ -155,7 +163,7 @@ def test_an_earlier_request_that_covers_it_is_returned(forget: Forget) -> None:
 
 
 def test_one_person_asking_twice_at_once_gives_one_request(
-    catalog: SqlUnitOfWorkFactory, forget: Forget
+    catalog: UnitOfWorkFactory, forget: Forget
 ) -> None:
     found = at_once(*[lambda: forget("ann").id] * 4)
     assert len(set(found)) == 1
@@ -164,11 +172,11 @@ def test_one_person_asking_twice_at_once_gives_one_request(
 
 
 def test_one_idempotency_key_gives_one_request(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     def post(command: ForgetCommand) -> str:
         with catalog() as uow:
-            return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
+            return request_forget(uow, pseudonyms, SETTINGS, command, "key")[0].id
 
     same = ForgetCommand(user_id="ann", item_ids=("i1",))
     found = at_once(*[lambda: post(same)] * 4)
@@ -178,11 +186,11 @@ def test_one_idempotency_key_gives_one_request(
 
 
 def test_a_key_still_tells_bodies_apart_after_completion(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, signer: Signer, start_job: StartJob
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, signer: Signer, start_job: StartJob
 ) -> None:
     def post(command: ForgetCommand) -> str:
         with catalog() as uow:
-            return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
+            return request_forget(uow, pseudonyms, SETTINGS, command, "key")[0].id
 
     request_id = post(ForgetCommand(user_id="ann"))
     complete(catalog, start_job(), signer)
@@ -195,7 +203,7 @@ def test_a_key_still_tells_bodies_apart_after_completion(
 
 
 def test_cancelling_lifts_the_suppression_of_this_request_only(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     first, _second = forget("ann", "i1", "i2"), forget("ann", "i2", "i3")
     with catalog() as uow:
@@ -209,7 +217,7 @@ def test_cancelling_lifts_the_suppression_of_this_request_only(
 
 @pytest.mark.parametrize("_round", range(5))
 def test_cancelling_and_freezing_never_both_take_a_request(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget, _round: int
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget, _round: int
 ) -> None:
     request = forget("ann")
 
@@ -220,7 +228,7 @@ def test_cancelling_and_freezing_never_both_take_a_request(
 
     def take_snapshot() -> bool:
         with catalog() as uow:
-            return close_batch(uow, BATCH) is not None
+            return close_batch(uow, SETTINGS) is not None
 
     cancelled, snapshot = at_once(cancel, take_snapshot)
     with catalog(write=False) as uow:
@@ -237,22 +245,22 @@ def test_cancelling_and_freezing_never_both_take_a_request(
 
 
 def test_a_held_request_waits_until_it_is_released(
-    catalog: SqlUnitOfWorkFactory, forget: Forget
+    catalog: UnitOfWorkFactory, forget: Forget
 ) -> None:
     request = forget("ann")
     with catalog() as uow:
         assert hold_forget(uow, request.id).status is RequestStatus.ON_HOLD
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
     with catalog() as uow:
         assert release_forget(uow, request.id).status is RequestStatus.SCHEDULED
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is not None
+        assert close_batch(uow, SETTINGS) is not None
     with pytest.raises(IllegalTransitionError), catalog() as uow:
         hold_forget(uow, request.id)
 
 
 def test_forgotten_people_and_things_are_refused_whole(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann")
     forget("bob", "i1")
@@ -268,7 +276,7 @@ def test_forgotten_people_and_things_are_refused_whole(
 
 
 def test_an_import_leaves_out_and_counts_what_is_forgotten(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann")
     heard: list[int] = []
@@ -290,7 +298,7 @@ def test_an_import_leaves_out_and_counts_what_is_forgotten(
 
 
 def test_completion_of_each_scope(
-    catalog: SqlUnitOfWorkFactory,
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -320,7 +328,7 @@ def test_completion_of_each_scope(
 
 
 def test_a_user_takes_the_other_requests_along(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob, signer: Signer
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob, signer: Signer
 ) -> None:
     pairs = forget("ann", "i1")
     with catalog() as uow:
@@ -334,7 +342,7 @@ def test_a_user_takes_the_other_requests_along(
 
 
 def test_consent_allows_new_data_and_a_new_deletion(
-    catalog: SqlUnitOfWorkFactory,
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -359,7 +367,7 @@ def test_consent_allows_new_data_and_a_new_deletion(
 
 
 def test_consent_to_single_interactions(
-    catalog: SqlUnitOfWorkFactory,
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -375,19 +383,19 @@ def test_consent_to_single_interactions(
 
 
 def test_failed_jobs_return_their_requests_until_they_die(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     for dead, status in ([], RequestStatus.BATCHED), ([request.id], RequestStatus.DEAD):
         lease = start_job()
         with catalog() as uow:
             assert uow.requests.get(request.id).status is RequestStatus.UNLEARNING
-            assert fail(uow, lease, "it did not work", JOB) == dead
+            assert fail(uow, lease, "it did not work", SETTINGS) == dead
         with catalog() as uow:
             found = uow.requests.get(request.id)
             assert (found.status, found.job_id) == (status, None)
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
         revived = release_forget(uow, request.id)
         assert (revived.status, revived.failures) == (RequestStatus.BATCHED, 0)
     start_job()

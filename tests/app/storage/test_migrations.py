@@ -12,7 +12,7 @@ from sqlalchemy import inspect, text
 from app.storage.engine import make_database
 from app.storage.migrate import alembic_config, migrate
 from app.storage.tables import Base
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def test_up_down_and_up_again(database: Database) -> None:
         command.downgrade(config, "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
         command.upgrade(config, "head")
-    with SqlUnitOfWorkFactory(database)(write=False) as uow:
+    with UnitOfWorkFactory(database)(write=False) as uow:
         assert uow.state.data_version() == 0
         assert uow.releases.alias().generation == 0
 
@@ -46,7 +46,7 @@ def test_several_processes_may_migrate_at_once(tmp_path: Path) -> None:
     def start(_number: int) -> int:
         database = make_database(url)
         migrate(database)
-        with SqlUnitOfWorkFactory(database)(write=False) as uow:
+        with UnitOfWorkFactory(database)(write=False) as uow:
             version = uow.state.data_version()
         database.dispose()
         return version

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import make_database
 from app.storage.maintenance import erase_remains
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
 
 
-def test_an_error_rolls_everything_back(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_an_error_rolls_everything_back(uow_factory: UnitOfWorkFactory) -> None:
     def write_and_stop() -> None:
         with uow_factory() as uow:
             uow.people.ensure_users(["ann"])
@@ -33,7 +33,7 @@ def test_an_error_rolls_everything_back(uow_factory: SqlUnitOfWorkFactory) -> No
         assert uow.state.data_version() == 0
 
 
-def test_a_snapshot_stays_what_it_was(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_a_snapshot_stays_what_it_was(uow_factory: UnitOfWorkFactory) -> None:
     with uow_factory(write=False) as reader:
         before = reader.state.data_version()
         with uow_factory() as writer:
@@ -43,14 +43,14 @@ def test_a_snapshot_stays_what_it_was(uow_factory: SqlUnitOfWorkFactory) -> None
         assert reader.state.data_version() == before + 1
 
 
-def test_a_snapshot_cannot_write(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_a_snapshot_cannot_write(uow_factory: UnitOfWorkFactory) -> None:
     with pytest.raises((DBAPIError, DatabaseUnavailableError)), uow_factory(write=False) as uow:
         uow.people.ensure_users(["ann"])
     with uow_factory() as uow:
         uow.people.ensure_users(["ann"])
 
 
-def test_bumps_never_meet(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_bumps_never_meet(uow_factory: UnitOfWorkFactory) -> None:
     barrier = Barrier(4)
 
     def bump() -> None:
@@ -68,7 +68,7 @@ def test_bumps_never_meet(uow_factory: SqlUnitOfWorkFactory) -> None:
         assert [change.version for change in uow.state.changes_since(0)] == list(range(1, 41))
 
 
-def test_the_clock_is_the_databases(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_the_clock_is_the_databases(uow_factory: UnitOfWorkFactory) -> None:
     with uow_factory(write=False) as uow:
         first, second = uow.state.now(), uow.state.now()
     assert first <= second
@@ -77,12 +77,12 @@ def test_the_clock_is_the_databases(uow_factory: SqlUnitOfWorkFactory) -> None:
 
 def test_an_unreachable_server_is_told_as_such() -> None:
     database = make_database("postgresql://nobody@127.0.0.1:1/none")
-    with pytest.raises(DatabaseUnavailableError), SqlUnitOfWorkFactory(database)():
+    with pytest.raises(DatabaseUnavailableError), UnitOfWorkFactory(database)():
         pass
 
 
 def test_a_lost_connection_is_told_as_such_and_got_over(postgres_database: Database) -> None:
-    factory = SqlUnitOfWorkFactory(postgres_database)
+    factory = UnitOfWorkFactory(postgres_database)
 
     def cut_off() -> None:
         with factory() as uow:
@@ -102,7 +102,7 @@ def test_a_lost_connection_is_told_as_such_and_got_over(postgres_database: Datab
 def test_a_checkpoint_waits_for_readers_for_a_while_only(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    factory = SqlUnitOfWorkFactory(sqlite_database)
+    factory = UnitOfWorkFactory(sqlite_database)
     with factory(write=False) as reader:
         reader.state.data_version()
         with factory() as writer:

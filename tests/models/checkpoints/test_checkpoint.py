@@ -27,7 +27,7 @@ from models.recommender.trainable import let_go
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
 
@@ -68,7 +68,7 @@ def swap(state: dict[str, torch.Tensor], one: str, other: str) -> None:
 
 
 def test_a_loaded_release_answers_as_the_saved_one(
-    saved: Path, trained: Recommender, planted: Interactions, prepared: Prepared
+    saved: Path, trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     loaded = load(saved)
 
@@ -107,7 +107,7 @@ def private_kilobytes(directory: Path) -> int:
 
 
 def test_a_mapped_release_answers_the_same_until_it_is_let_go(
-    release: Path, trained: Recommender, planted: Interactions, prepared: Prepared
+    release: Path, trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     prompts = trained.prompt.samples(prepared.parts.test, planted)
     plain = load(release)

@@ -15,7 +15,7 @@ from models.backbones.compact import CompactConfig, CompactT5Config, UnknownBack
 from models.backbones.errors import BackboneUnavailableError
 from models.checkpoints.checkpoint import load, read_weights, save
 from models.checkpoints.manifest import CheckpointError
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.prompt_batch import PromptBatch
@@ -36,7 +36,7 @@ TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
 #: As the paper splits: a twentieth of this world would be too few to choose on.
-PREPARED = prepare(
+PREPARED = split_for_forgetting(
     tiny.DATA,
     ForgetIndices(),
     frozenset(),

@@ -13,7 +13,7 @@ import torch
 
 from models.backbones.compact import CompactConfig
 from models.checkpoints.adapter import AdapterConfig, attach
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
-PREPARED: Final = prepare(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
+PREPARED: Final = split_for_forgetting(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
 #: The last batch has one row, so that somebody gets none.
 ROWS: Final = len(PREPARED.parts.train)
 RECIPE: Final = TrainConfig(

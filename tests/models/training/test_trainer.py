@@ -11,13 +11,13 @@ import torch
 
 from models.audit.calibration import CalibrationConfig, shadow_rows
 from models.backbones.compact import CompactConfig
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.metrics import item_mean_margins, utility
 from models.training.step import DivergedError
 from models.training.trainer import TrainConfig, fit, margins, row_losses
 
 if TYPE_CHECKING:
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
@@ -47,12 +47,12 @@ def equal(one: Recommender, other: Recommender) -> bool:
 
 
 @pytest.fixture(scope="module")
-def short(vocabulary: Vocabulary, prepared: Prepared) -> Recommender:
+def short(vocabulary: Vocabulary, prepared: ForgetSplit) -> Recommender:
     return fit(vocabulary, prepared, SHORT, ignore)
 
 
 def test_the_model_beats_the_item_mean(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     test = prepared.parts.test
     found = margins(trained, trained.prompt.samples(test, planted)).numpy()
@@ -65,7 +65,7 @@ def test_the_model_beats_the_item_mean(
 
 
 def test_row_losses_are_those_of_the_answers(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     test = prepared.parts.test
     probability = trained.logits(trained.prompt.samples(test, planted)).double().softmax(1)[:, 0]
@@ -78,14 +78,14 @@ def test_row_losses_are_those_of_the_answers(
 
 
 def test_no_rows_have_no_losses(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     assert len(prepared.forget) == 0
     assert row_losses(trained, prepared.forget, planted).shape == (0,)
 
 
 def test_the_same_seed_gives_the_same_weights(
-    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+    vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     torch.manual_seed(99)  # What else draws random numbers does not matter.
 
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_another_seed_gives_other_weights(
-    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+    vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     other_order = fit(vocabulary, prepared, replace(SHORT, seed=1), ignore)
     other_start = fit(
@@ -107,7 +107,7 @@ def test_another_seed_gives_other_weights(
 
 
 def test_training_leaves_the_global_random_state_alone(
-    vocabulary: Vocabulary, prepared: Prepared
+    vocabulary: Vocabulary, prepared: ForgetSplit
 ) -> None:
     before = torch.get_rng_state()
 
@@ -120,18 +120,22 @@ def test_the_weights_depend_on_retained_training_rows_alone(
     planted: Interactions,
     holdout: frozenset[int],
     vocabulary: Vocabulary,
-    prepared: Prepared,
+    prepared: ForgetSplit,
 ) -> None:
     """Retraining without a user is bit for bit the training of a world that never held them."""
-    gone = prepare(planted, ForgetIndices(users=frozenset({1})), holdout, prepared.bounds)
-    never = prepare(planted.take(planted.user != 1), ForgetIndices(), holdout, prepared.bounds)
+    gone = split_for_forgetting(
+        planted, ForgetIndices(users=frozenset({1})), holdout, prepared.bounds
+    )
+    never = split_for_forgetting(
+        planted.take(planted.user != 1), ForgetIndices(), holdout, prepared.bounds
+    )
 
     assert len(gone.forget) > 0
     assert equal(fit(vocabulary, gone, SHORT, ignore), fit(vocabulary, never, SHORT, ignore))
 
 
 def test_the_labels_of_test_and_holdout_are_never_looked_at(
-    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+    vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     parts = prepared.parts
     changed = replace(
@@ -147,7 +151,7 @@ def test_the_labels_of_test_and_holdout_are_never_looked_at(
 
 
 def test_the_state_that_validated_best_is_returned(
-    vocabulary: Vocabulary, prepared: Prepared, planted: Interactions
+    vocabulary: Vocabulary, prepared: ForgetSplit, planted: Interactions
 ) -> None:
     """On reversed validation labels every step away from the start is worse than the first."""
     parts = prepared.parts
@@ -169,7 +173,7 @@ def test_a_trained_model_is_in_evaluation_mode(short: Recommender) -> None:
     assert not short.model.training
 
 
-def test_progress_rises_towards_one(vocabulary: Vocabulary, prepared: Prepared) -> None:
+def test_progress_rises_towards_one(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
     seen: list[float] = []
 
     fit(vocabulary, prepared, SHORT, seen.append)
@@ -179,7 +183,7 @@ def test_progress_rises_towards_one(vocabulary: Vocabulary, prepared: Prepared) 
     assert all(0 < fraction <= 1 for fraction in seen)
 
 
-def test_progress_may_interrupt(vocabulary: Vocabulary, prepared: Prepared) -> None:
+def test_progress_may_interrupt(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
     calls: list[float] = []
 
     def stop(fraction: float) -> None:
@@ -193,13 +197,15 @@ def test_progress_may_interrupt(vocabulary: Vocabulary, prepared: Prepared) -> N
 
 @pytest.mark.parametrize("rate", [1e30, float("inf")])
 def test_a_diverged_loss_is_an_error(
-    vocabulary: Vocabulary, prepared: Prepared, rate: float
+    vocabulary: Vocabulary, prepared: ForgetSplit, rate: float
 ) -> None:
     with pytest.raises(DivergedError, match="Lower the learning rate"):
         fit(vocabulary, prepared, replace(SHORT, learning_rate=rate), ignore)
 
 
-def test_a_last_step_that_diverged_is_an_error(vocabulary: Vocabulary, prepared: Prepared) -> None:
+def test_a_last_step_that_diverged_is_an_error(
+    vocabulary: Vocabulary, prepared: ForgetSplit
+) -> None:
     """With one step only, no later loss would tell: validation has to."""
     one_step = replace(SHORT, batch_size=len(prepared.parts.train), learning_rate=float("inf"))
 
@@ -209,10 +215,10 @@ def test_a_last_step_that_diverged_is_an_error(vocabulary: Vocabulary, prepared:
 
 @pytest.mark.parametrize("people", [2, 3, 9])
 def test_a_shadow_of_few_people_still_has_somebody_to_learn_from(
-    planted: Interactions, prepared: Prepared, people: int
+    planted: Interactions, prepared: ForgetSplit, people: int
 ) -> None:
     data = planted.take(planted.user < people)
-    whole = prepare(data, ForgetIndices(), frozenset(), prepared.bounds)
+    whole = split_for_forgetting(data, ForgetIndices(), frozenset(), prepared.bounds)
     seen = shadow_rows(data, whole, frozenset(), CalibrationConfig(items=0, pairs=0))
     assert len(seen.forget)
     assert len(np.unique(seen.parts.train.user)) >= people // 2

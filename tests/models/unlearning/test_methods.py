@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.checkpoints.adapter import with_rows
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.recommender.base import Recommender
 from models.training.step import DivergedError
 from models.training.trainer import row_losses
@@ -194,7 +194,7 @@ def test_what_is_retained_hardly_moves(
 def test_an_empty_batch_is_refused(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
-    empty = prepare(world.data, ForgetIndices(), HOLDOUT, world.whole.bounds)
+    empty = split_for_forgetting(world.data, ForgetIndices(), HOLDOUT, world.whole.bounds)
     with pytest.raises(NothingToForgetError):
         make(name).unlearn(replace(tasks[name], prepared=empty), nothing)
 
@@ -203,7 +203,7 @@ def test_people_who_were_never_trained_on_are_an_empty_batch(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
     forget = ForgetIndices(users=frozenset([min(HOLDOUT)]))
-    strangers = prepare(world.data, forget, HOLDOUT, world.whole.bounds)
+    strangers = split_for_forgetting(world.data, forget, HOLDOUT, world.whole.bounds)
     if name in _WEIGHED:
         assert strangers.forget_valid  # Their validation rows weighed the answers.
         strangers = replace(strangers, forget_valid=0)

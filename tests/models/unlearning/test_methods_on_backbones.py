@@ -30,7 +30,7 @@ from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, reso
 from models.checkpoints.adapter import attach, merge, save
 from models.checkpoints.checkpoint import load
 from models.checkpoints.checkpoint import save as save_release
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
@@ -196,7 +196,9 @@ def test_the_merge_answers_as_the_student_and_ties_hold(
 
 def task(parent: Recommender) -> UnlearningTask:
     bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
-    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
+    prepared = split_for_forgetting(
+        tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds
+    )
     few = replace(
         prepared,
         parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),

@@ -35,15 +35,15 @@ def test_work_beyond_the_places_is_refused_with_a_retry_time(executor: BoundedEx
         assert await asyncio.gather(*waiting) == [True] * 3
 
     asyncio.run(overload())
-    assert executor.taken == 0
+    assert executor._taken == 0
 
 
 def test_weighted_work_takes_at_most_all_places(executor: BoundedExecutor) -> None:
     async def run_heavy() -> int:
-        return await executor.run(lambda: executor.taken, weight=100)
+        return await executor.run(lambda: executor._taken, weight=100)
 
     assert asyncio.run(run_heavy()) == 3
-    assert executor.taken == 0
+    assert executor._taken == 0
 
 
 def test_a_canceled_caller_frees_the_place_unless_the_work_is_running(
@@ -60,17 +60,17 @@ def test_a_canceled_caller_frees_the_place_unless_the_work_is_running(
         await asyncio.to_thread(busy.wait, 30)
         queued = asyncio.create_task(executor.run(hold))
         await asyncio.sleep(0)
-        assert executor.taken == 2
+        assert executor._taken == 2
         for task in (running, queued):
             task.cancel()
         await asyncio.gather(running, queued, return_exceptions=True)
         # Running work cannot be stopped and keeps its place; queued work is canceled.
-        assert executor.taken == 1
+        assert executor._taken == 1
         go.set()
         assert await executor.run(lambda: True)
 
     asyncio.run(cancel())
-    assert executor.taken == 0
+    assert executor._taken == 0
 
 
 def test_failed_work_frees_its_place(executor: BoundedExecutor) -> None:
@@ -83,7 +83,7 @@ def test_failed_work_frees_its_place(executor: BoundedExecutor) -> None:
                 await executor.run(fail)
 
     asyncio.run(run_several())
-    assert executor.taken == 0
+    assert executor._taken == 0
 
 
 def test_work_after_close_is_refused() -> None:
@@ -92,4 +92,4 @@ def test_work_after_close_is_refused() -> None:
     for _ in range(2):
         with pytest.raises(UnavailableError, match="shutting down"):
             asyncio.run(executor.run(lambda: True))
-    assert executor.taken == 0
+    assert executor._taken == 0

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.errors import KeyMismatchError, ReplicaNotReadyError
-from app.services.policies import ReplicaPolicy
 from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.recommend.service import RecommendService
 from app.serving.replica.answer_lease import AnswerLease
 from app.serving.scorers.torch_scorer import TorchScorer
+from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from tests.support.gateway_world import World, ask, wait_until
 
@@ -50,8 +50,7 @@ class Clock:
 
 def test_the_answer_lease_ends_a_margin_before_the_ttl_after_sending() -> None:
     clock = Clock()
-    policy = ReplicaPolicy(ttl=10.0, margin=2.0, rollout_timeout=60.0)
-    lease = AnswerLease(policy, clock)
+    lease = AnswerLease(Settings(replica_ttl=10.0, replica_margin=2.0), clock)
     assert not lease.valid
     sent_at = lease.now()
     clock.now += 5  # The database took five seconds to answer.

@@ -223,11 +223,11 @@ def test_an_accepted_deletion_is_followed_before_the_next_poll(world: World) -> 
             await asyncio.to_thread(
                 wait_until, lambda: first_stage.ready, "the statistics were not built"
             )
-            before = first_stage.version
+            before = first_stage._state.version
             response = await client.post("/forget", json={"user_id": "u3"})
             assert response.status_code == 202
             await asyncio.to_thread(
-                wait_until, lambda: first_stage.version > before, "the log was not followed"
+                wait_until, lambda: first_stage._state.version > before, "the log was not followed"
             )
 
     asyncio.run(run())

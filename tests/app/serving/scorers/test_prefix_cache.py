@@ -34,7 +34,7 @@ def test_a_cached_prefix_is_found_by_its_tokens() -> None:
     assert cached is not None
     assert cached.tokens.tolist() == [1, 2, 3]
     assert torch.equal(cached.states[0][0], kept.states[0][0])
-    assert cache.nbytes == kept.nbytes == 3 * TOKEN_BYTES
+    assert cache._nbytes == kept.nbytes == 3 * TOKEN_BYTES
 
 
 @pytest.mark.parametrize("tokens", [[1, 2, 4], [2, 3], [1, 3, 3, 4], [7]])
@@ -79,7 +79,7 @@ def test_the_least_recently_used_prefix_is_dropped_first() -> None:
 
     assert cache.find("bob", torch.tensor([3, 4]), 1)[0] is None
     assert cache.find("ann", torch.tensor([1, 2]), 1)[0] is not None
-    assert cache.nbytes == 3 * TOKEN_BYTES
+    assert cache._nbytes == 3 * TOKEN_BYTES
 
 
 def test_a_newer_prefix_replaces_the_older_prefix() -> None:
@@ -87,8 +87,8 @@ def test_a_newer_prefix_replaces_the_older_prefix() -> None:
     keep(cache, "ann", prefix(1, 2))
     keep(cache, "ann", prefix(1, 3, 4))
 
-    assert len(cache) == 1
-    assert cache.nbytes == 3 * TOKEN_BYTES
+    assert len(cache._prefixes) == 1
+    assert cache._nbytes == 3 * TOKEN_BYTES
 
 
 @pytest.mark.parametrize("limit", [0, 3 * TOKEN_BYTES - 1])
@@ -96,7 +96,7 @@ def test_a_prefix_larger_than_the_limit_is_not_cached(limit: int) -> None:
     cache = PrefixCache(limit)
     keep(cache, "ann", prefix(1, 2, 3))
 
-    assert (len(cache), cache.nbytes) == (0, 0)
+    assert (len(cache._prefixes), cache._nbytes) == (0, 0)
 
 
 def test_forget_drops_one_user_or_all_users() -> None:
@@ -106,11 +106,11 @@ def test_forget_drops_one_user_or_all_users() -> None:
 
     cache.forget("ann")
     assert cache.find("ann", torch.tensor([0]), 1)[0] is None
-    assert cache.nbytes == 2 * TOKEN_BYTES
+    assert cache._nbytes == 2 * TOKEN_BYTES
     cache.forget("unknown")
-    assert len(cache) == 2
+    assert len(cache._prefixes) == 2
     cache.forget(None)
-    assert (len(cache), cache.nbytes) == (0, 0)
+    assert (len(cache._prefixes), cache._nbytes) == (0, 0)
 
 
 @pytest.mark.parametrize("forgotten", ["ann", None])
@@ -123,7 +123,7 @@ def test_a_prefix_computed_while_a_user_is_forgotten_is_not_cached(
 
     cache.keep("ann", prefix(1), generation)
 
-    assert len(cache) == 0
+    assert len(cache._prefixes) == 0
 
 
 def test_the_limit_holds_under_many_threads() -> None:
@@ -133,7 +133,7 @@ def test_the_limit_holds_under_many_threads() -> None:
         kept = prefix(*range(1 + number % 4))
         _, generation = cache.find(f"user {number % 7}", kept.tokens, 1)
         cache.keep(f"user {number % 7}", kept, generation)
-        sizes.append(cache.nbytes)
+        sizes.append(cache._nbytes)
         if number % 11 == 0:
             cache.forget(f"user {number % 7}")
 
@@ -141,4 +141,4 @@ def test_the_limit_holds_under_many_threads() -> None:
         list(threads.map(use, range(2000)))
 
     assert max(sizes) <= 5 * TOKEN_BYTES
-    assert cache.nbytes == sum(kept.nbytes for kept in cache._prefixes.values()) > 0
+    assert cache._nbytes == sum(kept.nbytes for kept in cache._prefixes.values()) > 0

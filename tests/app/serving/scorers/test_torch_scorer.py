@@ -118,7 +118,7 @@ def test_other_candidates_hit_as_well(scorer: TorchScorer, recommender: Recommen
         np.testing.assert_allclose(
             scorer.score(request), own_scores(recommender, request), atol=TOLERANCE
         )
-    assert len(scorer._cache) == 1
+    assert len(scorer._cache._prefixes) == 1
 
 
 def test_a_cache_limit_of_zero_disables_the_cache(recommender: Recommender) -> None:
@@ -128,7 +128,7 @@ def test_a_cache_limit_of_zero_disables_the_cache(recommender: Recommender) -> N
     scores = scorer.score(request_of(3))
 
     np.testing.assert_allclose(scores, own_scores(recommender, request_of(3)), atol=TOLERANCE)
-    assert len(scorer._cache) == 0
+    assert len(scorer._cache._prefixes) == 0
 
 
 def test_no_candidates_give_no_scores(scorer: TorchScorer) -> None:
@@ -163,7 +163,7 @@ def test_a_score_in_progress_does_not_cache_a_forgotten_user(
         gate.opened.set()
         scores = running.result()
 
-    assert len(scorer._cache) == 0
+    assert len(scorer._cache._prefixes) == 0
     np.testing.assert_allclose(scores, own_scores(recommender, request), atol=TOLERANCE)
 
 
@@ -303,7 +303,7 @@ def test_scores_under_load_equal_those_of_separate_requests(
 
     for scores, expected_scores in zip(results, expected, strict=True):
         np.testing.assert_allclose(scores, expected_scores, atol=TOLERANCE)
-    assert scorer._cache.nbytes <= 2**16
+    assert scorer._cache._nbytes <= 2**16
 
 
 @pytest.mark.parametrize("kind", ["compact", "gpt2", "t5"])

@@ -128,15 +128,10 @@ class Similar:
 
     @property
     def tag(self) -> str:
-        """Return the entity tag."""
-        return similar_tag(self.data_version)
+        """Return the entity tag, which depends on the data version only."""
+        return f'"{self.data_version}"'
 
 
 def answer_tag(release: str | None, data_version: int) -> str:
     """Return the entity tag of an answer, which depends on the release and the data version."""
     return f'"{release}.{data_version}"'
-
-
-def similar_tag(data_version: int) -> str:
-    """Return the entity tag of similar items, which depends on the data version only."""
-    return f'"{data_version}"'

@@ -33,14 +33,10 @@ class BoundedExecutor:
         self._threads = threads
         self._places = places
         self._lock = threading.Lock()
+        #: The places of running and waiting work.
         self._taken = 0
         self._mean_seconds = 0.0
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-
-    @property
-    def taken(self) -> int:
-        """Return the number of places that running and waiting work occupies."""
-        return self._taken
 
     def close(self) -> None:
         """Finish the accepted work and refuse further work."""

@@ -88,11 +88,7 @@ def rank_with_model(
     Items with equal scores are ordered by item index, so that answers are reproducible.
     """
     requests = [prepared.request() for prepared in queries]
-    scores = (
-        [loaded_model.scorer.score(requests[0])]
-        if len(requests) == 1
-        else loaded_model.scorer.score_all(requests)
-    )
+    scores = loaded_model.scorer.score_all(requests)
     return [
         _rank(loaded_model, prepared, query_scores, tier_size)
         for prepared, query_scores in zip(queries, scores, strict=True)

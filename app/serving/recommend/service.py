@@ -7,7 +7,6 @@ release is still live, and this replica still holds its lease.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -29,6 +28,7 @@ from app.serving.recommend.ranking import PreparedQuery, rank_with_first_stage, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
+    from contextlib import AbstractContextManager
 
     from app.domain.recommendations import AttributeFilter, Recommendation, RecommendationQuery
     from app.domain.releases import Alias
@@ -274,9 +274,8 @@ class RecommendService:
         ):
             raise ReplicaNotReadyError
 
-    @contextmanager
-    def _capture(self, alias: Alias) -> Iterator[LoadedModel]:
-        """Hold the live model until the block ends.
+    def _capture(self, alias: Alias) -> AbstractContextManager[LoadedModel]:
+        """Return a context that holds the live model.
 
         Raises NoReleaseError if the installation has no live release, and ReplicaNotReadyError if
         this replica has not loaded the live release yet.
@@ -285,5 +284,4 @@ class RecommendService:
             raise NoReleaseError
         if self._replica.live.release_id is None:
             raise ReplicaNotReadyError
-        with self._replica.live.capture() as loaded_model:
-            yield loaded_model
+        return self._replica.live.capture()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,6 @@ class AnswerLease:
         """Start with an invalid lease."""
         self._seconds = settings.replica_ttl - settings.replica_margin
         self._monotonic = monotonic
-        self._lock = threading.Lock()
         self._until: float | None = None
 
     def now(self) -> float:
@@ -39,13 +37,11 @@ class AnswerLease:
 
     def extend(self, sent_at: float) -> None:
         """Extend the lease after a successful renewal that was sent at `sent_at`."""
-        with self._lock:
-            self._until = sent_at + self._seconds
+        self._until = sent_at + self._seconds
 
     def revoke(self) -> None:
         """End the lease now."""
-        with self._lock:
-            self._until = None
+        self._until = None
 
     @property
     def valid(self) -> bool:

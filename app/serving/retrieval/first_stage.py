@@ -84,12 +84,6 @@ class FirstStage:
         """Return whether the statistics have been built."""
         return self._state is not None
 
-    @property
-    def version(self) -> int | None:
-        """Return the data version up to which the change log is applied."""
-        state = self._state
-        return None if state is None else state.version
-
     def __len__(self) -> int:
         """Return the number of users with interactions in the statistics."""
         state = self._state

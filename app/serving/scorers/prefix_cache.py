@@ -30,14 +30,6 @@ class PrefixCache:
         #: The number of `forget` calls so far.
         self._generation = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of keys and values in the cache."""
-        return self._nbytes
-
-    def __len__(self) -> int:
-        return len(self._prefixes)
-
     def find(
         self, user_id: str, tokens: torch.Tensor, candidates: int
     ) -> tuple[Prefix | None, int]:

@@ -1,4 +1,4 @@
-"""The world that replicas live in."""
+"""Fixtures: replicas and a recommend service on one test installation."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ __all__ = ["world"]
 
 @pytest.fixture
 def make_replica(world: World) -> Iterator[Callable[[], Replica]]:
-    """Make replicas that are not started; those that were are stopped at the end."""
-    made: list[Replica] = []
+    """Create replicas that are not started; the fixture stops them at the end."""
+    replicas: list[Replica] = []
 
     def make() -> Replica:
-        candidates = FirstStage(world.uow, world.pseudonyms)
-        candidates.rebuild()
+        first_stage = FirstStage(world.uow, world.pseudonyms)
+        first_stage.rebuild()
         loader = ReleaseLoader(
             world.artifacts, make_scorer_backend(world.settings, world.artifacts)
         )
-        made.append(Replica(world.settings, world.uow, loader, candidates, world.pseudonyms))
-        return made[-1]
+        replicas.append(Replica(world.settings, world.uow, loader, first_stage, world.pseudonyms))
+        return replicas[-1]
 
     yield make
-    for replica in made:
+    for replica in replicas:
         replica.stop()
 
 
 @pytest.fixture
 def replica(world: World, make_replica: Callable[[], Replica]) -> Replica:
-    """A started replica that answers from a first release."""
+    """A started replica that serves a first release."""
     lease, name = world.publish(1)
     world.flip(lease, name)
     started = make_replica()
@@ -50,8 +50,8 @@ def replica(world: World, make_replica: Callable[[], Replica]) -> Replica:
 
 @pytest.fixture
 def service(world: World, replica: Replica) -> Iterator[RecommendService]:
-    made = RecommendService(
+    service = RecommendService(
         world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
-    yield made
-    made.close()
+    yield service
+    service.close()

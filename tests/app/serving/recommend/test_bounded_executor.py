@@ -1,4 +1,4 @@
-"""Places are bounded, and every one of them comes back."""
+"""Test that the executor bounds its places and frees each place again."""
 
 from __future__ import annotations
 
@@ -16,40 +16,38 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def capacity() -> Iterator[BoundedExecutor]:
-    made = BoundedExecutor(threads=1, places=3, name="test")
-    yield made
-    made.close()
+def executor() -> Iterator[BoundedExecutor]:
+    executor = BoundedExecutor(threads=1, places=3, name="test")
+    yield executor
+    executor.close()
 
 
-def test_what_does_not_fit_is_refused_with_when_to_come_back(capacity: BoundedExecutor) -> None:
+def test_work_beyond_the_places_is_refused_with_a_retry_time(executor: BoundedExecutor) -> None:
     go = threading.Event()
 
-    async def crowd() -> None:
-        waiting = [asyncio.create_task(capacity.run(lambda: go.wait(30))) for _ in range(3)]
+    async def overload() -> None:
+        waiting = [asyncio.create_task(executor.run(lambda: go.wait(30))) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError) as refused:
-            await capacity.run(lambda: True)
+            await executor.run(lambda: True)
         assert 1 <= refused.value.context["retry_after"] <= 60
         go.set()
         assert await asyncio.gather(*waiting) == [True] * 3
 
-    asyncio.run(crowd())
-    assert capacity.taken == 0
+    asyncio.run(overload())
+    assert executor._taken == 0
 
 
-def test_a_heavy_piece_takes_its_weight_but_never_more_than_there_is(
-    capacity: BoundedExecutor,
-) -> None:
-    async def heavy() -> int:
-        return await capacity.run(lambda: capacity.taken, weight=100)
+def test_weighted_work_takes_at_most_all_places(executor: BoundedExecutor) -> None:
+    async def run_heavy() -> int:
+        return await executor.run(lambda: executor._taken, weight=100)
 
-    assert asyncio.run(heavy()) == 3
-    assert capacity.taken == 0
+    assert asyncio.run(run_heavy()) == 3
+    assert executor._taken == 0
 
 
-def test_a_caller_who_leaves_gives_up_the_place_unless_the_thread_is_at_it(
-    capacity: BoundedExecutor,
+def test_a_canceled_caller_frees_the_place_unless_the_work_is_running(
+    executor: BoundedExecutor,
 ) -> None:
     busy, go = threading.Event(), threading.Event()
 
@@ -57,41 +55,41 @@ def test_a_caller_who_leaves_gives_up_the_place_unless_the_thread_is_at_it(
         busy.set()
         go.wait(30)
 
-    async def leave() -> None:
-        running = asyncio.create_task(capacity.run(hold))
+    async def cancel() -> None:
+        running = asyncio.create_task(executor.run(hold))
         await asyncio.to_thread(busy.wait, 30)
-        queued = asyncio.create_task(capacity.run(hold))
+        queued = asyncio.create_task(executor.run(hold))
         await asyncio.sleep(0)
-        assert capacity.taken == 2
+        assert executor._taken == 2
         for task in (running, queued):
             task.cancel()
         await asyncio.gather(running, queued, return_exceptions=True)
-        # What runs cannot be taken from its thread; what waited is gone.
-        assert capacity.taken == 1
+        # Running work cannot be stopped and keeps its place; queued work is canceled.
+        assert executor._taken == 1
         go.set()
-        assert await capacity.run(lambda: True)
+        assert await executor.run(lambda: True)
 
-    asyncio.run(leave())
-    assert capacity.taken == 0
+    asyncio.run(cancel())
+    assert executor._taken == 0
 
 
-def test_failures_give_their_place_back(capacity: BoundedExecutor) -> None:
+def test_failed_work_frees_its_place(executor: BoundedExecutor) -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    async def several() -> None:
+    async def run_several() -> None:
         for _ in range(5):
             with pytest.raises(ValueError, match="no"):
-                await capacity.run(fail)
+                await executor.run(fail)
 
-    asyncio.run(several())
-    assert capacity.taken == 0
+    asyncio.run(run_several())
+    assert executor._taken == 0
 
 
-def test_after_closing_nothing_is_taken() -> None:
-    made = BoundedExecutor(threads=1, places=1, name="test")
-    made.close()
+def test_work_after_close_is_refused() -> None:
+    executor = BoundedExecutor(threads=1, places=1, name="test")
+    executor.close()
     for _ in range(2):
         with pytest.raises(UnavailableError, match="shutting down"):
-            asyncio.run(made.run(lambda: True))
-    assert made.taken == 0
+            asyncio.run(executor.run(lambda: True))
+    assert executor._taken == 0

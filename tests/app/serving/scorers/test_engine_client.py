@@ -1,4 +1,4 @@
-"""Connections that break are tried again, and not for ever; golden prompts must be some."""
+"""Test that broken connections are retried a few times and that golden prompts are required."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.errors import EngineError
-from app.serving.scorers.engine_scorer import Engine, Golden
+from app.serving.scorers.engine_client import EngineClient, GoldenPrompts
 from app.serving.scorers.vllm import VllmWire
 from app.settings import Settings
 from models.checkpoints.manifest import CheckpointError, Manifest
@@ -23,8 +23,8 @@ HEAD = "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 ANSWER = HEAD.format(len(MODELS)).encode() + MODELS
 
 
-class Fragile:
-    """Hangs up on the first `breaks` connections, and then lists one model."""
+class UnreliableServer:
+    """A server that closes the first `breaks` connections, and then lists one model."""
 
     def __init__(self) -> None:
         self.breaks = 0
@@ -53,31 +53,33 @@ class Fragile:
 
 
 @pytest.fixture
-def fragile() -> Iterator[Fragile]:
-    server = Fragile()
+def server() -> Iterator[UnreliableServer]:
+    server = UnreliableServer()
     yield server
     server.close()
 
 
-def engine_at(url: str, home: Path) -> Engine:
-    return Engine(Settings(home=home, scorer="vllm", engine_url=url), VllmWire())
+def client_of(url: str, home: Path) -> EngineClient:
+    return EngineClient(Settings(home=home, scorer="vllm", engine_url=url), VllmWire())
 
 
-def test_a_connection_that_breaks_is_made_again(fragile: Fragile, tmp_path: Path) -> None:
-    engine = engine_at(fragile.url, tmp_path)
-    fragile.breaks = 2
-    assert engine.names() == {"base"}
-    assert fragile.calls == 3
-    engine.close()
+def test_a_broken_connection_is_retried(server: UnreliableServer, tmp_path: Path) -> None:
+    client = client_of(server.url, tmp_path)
+    server.breaks = 2
+    assert client.names() == {"base"}
+    assert server.calls == 3
+    client.close()
 
 
-def test_but_not_for_ever(fragile: Fragile, tmp_path: Path) -> None:
-    engine = engine_at(fragile.url, tmp_path)
-    fragile.breaks = 100
+def test_a_connection_that_breaks_three_times_is_an_error(
+    server: UnreliableServer, tmp_path: Path
+) -> None:
+    client = client_of(server.url, tmp_path)
+    server.breaks = 100
     with pytest.raises(EngineError, match="cannot be reached"):
-        engine.names()
-    assert fragile.calls == 3
-    engine.close()
+        client.names()
+    assert server.calls == 3
+    client.close()
 
 
 def manifest(**golden: Any) -> Manifest:
@@ -92,7 +94,9 @@ def manifest(**golden: Any) -> Manifest:
 
 
 def test_golden_prompts_are_read_without_their_padding() -> None:
-    golden = Golden.of(manifest(tokens=[[5, 6, 0]], mask=[[1, 1, 0]], reference=[[0.0, 0.0]]))
+    golden = GoldenPrompts.of(
+        manifest(tokens=[[5, 6, 0]], mask=[[1, 1, 0]], reference=[[0.0, 0.0]])
+    )
     assert (golden.rows, golden.scores) == ([[5, 6]], [0.5])
 
 
@@ -107,6 +111,6 @@ def test_golden_prompts_are_read_without_their_padding() -> None:
         {"tokens": [[5]], "reference": [[0.0, 0.0]]},
     ],
 )
-def test_a_release_that_nothing_can_be_held_to_is_refused(golden: dict[str, Any]) -> None:
+def test_a_release_without_usable_golden_prompts_is_refused(golden: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError):
-        Golden.of(manifest(**golden))
+        GoldenPrompts.of(manifest(**golden))

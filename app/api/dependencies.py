@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from pydantic import AfterValidator, StringConstraints
 
 from app.api.state import Gateway
-from app.services.pages import DEFAULT_LIMIT, MAX_LIMIT
+from app.services.pagination import DEFAULT_LIMIT, MAX_LIMIT
 from app.services.validation import MAX_ID_LENGTH
 from app.storage.unit_of_work import UnitOfWork
 

@@ -11,9 +11,8 @@ from app.api.schemas import Answer, Body, ForgetAnswer
 from app.domain.catalog import User
 
 if TYPE_CHECKING:
-    from app.domain.catalog import Item
-    from app.services.imports import NewItem
-    from app.services.pages import Page
+    from app.domain.catalog import Item, NewItem
+    from app.services.pagination import Page
     from app.services.users import Person
 
 _MAX_TITLE: Final = 500

@@ -18,7 +18,7 @@ from app.cli.reports import releases as releases_table
 from app.cli.screen import Screen
 from app.cli.training import read_job
 from app.services.certificates import verify_certificate
-from app.services.pages import list_jobs, list_releases
+from app.services.pagination import list_jobs, list_releases
 from app.services.secrets import SIGNING_KEY_FILE, load_signer
 from app.settings import get_settings
 

@@ -19,6 +19,10 @@ class Item:
     available: bool = True
 
 
+#: An item to store: (id, title, attributes).
+NewItem = tuple[str, str, dict[str, list[str]]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     """Someone who rates. Attributes may be missing: {"gender": "F", "age": "25"} or {}."""

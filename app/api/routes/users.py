@@ -16,7 +16,8 @@ from app.api.schemas_catalog import (
     UserAnswer,
     UserBody,
 )
-from app.services.users import forget_users, read_user, store_users
+from app.services.forget import forget_users
+from app.services.users import read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])
 

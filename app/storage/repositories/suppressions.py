@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
-from app.domain.requests import RequestStatus
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
-from app.storage.tables import RequestRow, SuppressionRow
+from app.storage.tables import SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +63,3 @@ class SuppressionRepository(Repository):
         return set(
             self._connection.execute(select(SuppressionRow.subject_hash).where(_ACTIVE)).scalars()
         )
-
-    def any_completed(self) -> bool:
-        completed = RequestRow.status == RequestStatus.COMPLETED.value
-        return bool(self._connection.execute(select(exists().where(completed))).scalar_one())

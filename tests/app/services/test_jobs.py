@@ -28,7 +28,7 @@ from app.services.jobs import (
     succeed,
     sweep,
 )
-from app.services.pages import list_jobs, list_requests
+from app.services.pagination import list_jobs, list_requests
 from app.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from app.domain.requests import Outcome
 from app.services.certificates import Evidence, Signer
 from app.services.completion import finish
 from app.services.jobs import advance, claim, fail, start_training, succeed
-from app.services.pages import list_releases
+from app.services.pagination import list_releases
 from app.services.pseudonyms import Pseudonyms
 from app.services.replicas import (
     ReplicaState,

@@ -1,4 +1,4 @@
-"""What no input may use, by keyed hash."""
+"""Suppressed users, interactions and items, by keyed hash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACTIVE = SuppressionRow.lifted_at.is_(None)
 
 
 class SuppressionRepository(Repository):
-    """Implements `ports.SuppressionRepository`."""
+    """Suppressions of open requests, and tombstones of completed requests."""
 
     def add(self, subject_hashes: Iterable[str], request: ForgetRequest) -> None:
         rows = [
@@ -35,11 +35,16 @@ class SuppressionRepository(Repository):
             self._connection.execute(insert(SuppressionRow), rows)
 
     def lift(self, request_id: str) -> None:
+        """Delete the suppressions of a request."""
         self._connection.execute(
             delete(SuppressionRow).where(SuppressionRow.request_id == request_id)
         )
 
     def lift_hash(self, subject_hash: str) -> bool:
+        """Mark the suppressions of a hash as lifted. Return whether there were any.
+
+        The rows stay, so that the request can still be found by the hash.
+        """
         lifted = self._changed(
             update(SuppressionRow)
             .where(SuppressionRow.subject_hash == subject_hash, _ACTIVE)
@@ -48,16 +53,17 @@ class SuppressionRepository(Repository):
         return lifted > 0
 
     def matching(self, subject_hashes: Iterable[str]) -> set[str]:
-        found: set[str] = set()
+        """Return the suppressed hashes among the given ones."""
+        suppressed: set[str] = set()
         for portion in portions(dict.fromkeys(subject_hashes)):
-            found.update(
+            suppressed.update(
                 self._connection.execute(
                     select(SuppressionRow.subject_hash).where(
                         SuppressionRow.subject_hash.in_(portion), _ACTIVE
                     )
                 ).scalars()
             )
-        return found
+        return suppressed
 
     def all_hashes(self) -> set[str]:
         return set(

@@ -32,7 +32,7 @@ def check_backbone(text: str) -> str:
         return name
     other = name.removeprefix(HUGGING_FACE)
     if other in {"", name, *NAMED}:
-        raise InvalidInputError(f"The backbone {name!r} does not exist. Known backbones: {KNOWN}.")
+        raise InvalidInputError(f"There is no backbone {name!r}. Known: {KNOWN}.")
     try:
         path = _path(other)
         has_config = path is not None and (path / "config.json").is_file()
@@ -41,14 +41,14 @@ def check_backbone(text: str) -> str:
     if path is not None:
         if not has_config:
             raise InvalidInputError(
-                f"The directory {path} has no language model. Use a directory with config.json, "
+                f"The directory {path} holds no language model. Use a directory with config.json, "
                 "*.safetensors and the tokenizer files."
             )
         return f"{HUGGING_FACE}{path}"
     if not _HUB_ID.fullmatch(other):
         raise InvalidInputError(
-            f"{other!r} is neither a directory nor a model id. Use hf:/path/to/model, or the id of "
-            "a model on the Hugging Face hub such as hf:google-t5/t5-base."
+            f"{other!r} is neither a directory nor the id of a model. Use hf:/path/to/model, or "
+            "the id of a model on the Hugging Face hub such as hf:google-t5/t5-base."
         )
     return name
 

@@ -96,7 +96,7 @@ def test_lists_are_empty_on_a_new_installation_and_say_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["jobs", "job_none"], 1, "no job with the id job_none"),
+        (["jobs", "job_none"], 1, "The job job_none does not exist"),
         (["import", "/no/such/path"], 2, "/no/such/path does not exist"),
         (["train"], 1, "lethe import PATH"),
         (["train", "--backbone", "llama"], 2, "Known: compact, compact-t5, smollm2, hf:"),

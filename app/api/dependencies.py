@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from app.api.metrics import Metrics
 from app.api.schemas.common import Id
 from app.api.state import Gateway
-from app.services.pages import DEFAULT_LIMIT, MAX_LIMIT
+from app.services.pagination import DEFAULT_LIMIT, MAX_LIMIT
 from app.services.validation import MAX_ID_LENGTH
 from app.storage.unit_of_work import UnitOfWork
 

@@ -12,7 +12,7 @@ from app.cli.failures import CommandError, command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts, moment, table
-from app.services.pages import list_jobs
+from app.services.pagination import list_jobs
 from app.settings import get_settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from app.cli.failures import command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
 from app.cli.screen import Screen, moment, table
-from app.services.pages import list_releases
+from app.services.pagination import list_releases
 from app.settings import get_settings
 
 if TYPE_CHECKING:

@@ -135,7 +135,7 @@ def test_recommend_forget_cancel_and_download(
     expect(page.locator("#requests tbody tr")).to_have_count(1)
 
     page.locator("#recommend-form button").click()
-    expect(page.locator("#recommendations")).to_contain_text("asked to be forgotten")
+    expect(page.locator("#recommendations")).to_contain_text("open deletion request")
 
     page.get_by_role("button", name="Hold").click()
     expect(page.locator("#requests")).to_contain_text("on hold")

@@ -18,15 +18,14 @@ from app.api.dependencies import (
 )
 from app.api.responses import problems
 from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetPage
+from app.services.certificates import certificate_of
 from app.services.forget import (
     cancel_forget,
-    certificate_of,
-    forget_status,
     hold_forget,
     release_forget,
     request_forget,
 )
-from app.services.pages import list_requests
+from app.services.pagination import list_requests
 
 router = APIRouter(prefix="/forget", tags=["deletion requests"])
 
@@ -85,7 +84,7 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
 @router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))
 def read(request_id: RequestPath, uow: Reading) -> ForgetAnswer:
     """Return a deletion request with its status and progress."""
-    return ForgetAnswer.of(forget_status(uow, request_id))
+    return ForgetAnswer.of(uow.requests.get(request_id))
 
 
 @router.delete(

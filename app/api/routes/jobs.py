@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from app.api.dependencies import DEFAULT_PAGE, Cursor, JobPath, Limit, Reading
 from app.api.responses import problems
 from app.api.schemas.jobs import JobAnswer, JobPage
-from app.services.pages import list_jobs
+from app.services.pagination import list_jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

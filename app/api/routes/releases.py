@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from app.api.dependencies import DEFAULT_PAGE, Cursor, Limit, Reading
 from app.api.responses import problems
 from app.api.schemas.releases import ReleasePage, ReplicaAnswer
-from app.services.pages import list_releases
+from app.services.pagination import list_releases
 
 router = APIRouter(prefix="/releases", tags=["releases"])
 

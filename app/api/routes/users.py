@@ -12,7 +12,8 @@ from app.api.routes.forget import forget
 from app.api.schemas.common import StoredAnswer
 from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetUsersAnswer, ForgetUsersBody
 from app.api.schemas.users import UserAnswer, UserBody
-from app.services.users import forget_users, read_user, store_users
+from app.services.forget import forget_users
+from app.services.users import read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])
 

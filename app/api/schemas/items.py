@@ -9,9 +9,8 @@ from pydantic import AfterValidator, Field, StringConstraints
 from app.api.schemas.common import Answer, Body, Id, printable
 
 if TYPE_CHECKING:
-    from app.domain.catalog import Item
-    from app.services.imports import NewItem
-    from app.services.pages import Page
+    from app.domain.catalog import Item, NewItem
+    from app.services.pagination import Page
 
 MAX_ATTRIBUTES: Final = 32
 _MAX_VALUES: Final = 32

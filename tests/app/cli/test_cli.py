@@ -80,14 +80,14 @@ def test_lists_of_a_new_installation_are_empty_and_name_the_next_command() -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["jobs", "job_none"], 1, "no job with the id job_none"),
+        (["jobs", "job_none"], 1, "The job job_none does not exist"),
         (["import", "/no/such/path"], 2, "/no/such/path does not exist"),
         (["train"], 1, "lethe import PATH"),
         (["train", "--backbone", "llama"], 2, "Known: compact, compact-t5, smollm2, hf:"),
         (["train", "--backbone", ""], 2, "Known: compact"),
         (["train", "--backbone", "hf:/no/such/model"], 2, "/no/such/model holds no language model"),
-        (["forget", "nobody"], 1, "No data is held about this user"),
-        (["consent", "nobody"], 1, "No data is held about this user"),
+        (["forget", "nobody"], 1, "No data is stored for this user"),
+        (["consent", "nobody"], 1, "No data is stored for this user"),
         (["recommend", "ann", "--url", f"http://127.0.0.1:{UNUSED_PORT}"], 1, "lethe up"),
         (["recommend", "ann", "--url", "not an address"], 2, "http://host:8000"),
         (["verify", "/no/such/file"], 1, "/no/such/file"),

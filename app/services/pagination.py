@@ -1,4 +1,7 @@
-"""Lists, newest first, in pages. A cursor is the id of the last entry of the page before."""
+"""Paginated lists of requests, jobs and releases, newest first.
+
+A cursor is the id of the last entry of a page.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ T = TypeVar("T", bound=_Identified)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """One page; `next_cursor` is None on the last."""
+    """A part of a list. `next_cursor` is None on the last page."""
 
     items: list[T]
     next_cursor: str | None
@@ -56,15 +59,25 @@ def list_releases(
     return _page(uow.releases.page, "rel", limit, cursor)
 
 
+def check_limit(limit: int) -> None:
+    """Raise InvalidInputError for a page size out of range."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit is {limit}, but must be between 1 and {MAX_LIMIT}.")
+
+
+def invalid_cursor() -> InvalidInputError:
+    """Return the error for a cursor that no page has returned."""
+    return InvalidInputError("cursor must be the next_cursor of an earlier page.")
+
+
 def _page(
     fetch: Callable[[int, str | None], list[T]], prefix: str, limit: int, cursor: str | None
 ) -> Page[T]:
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"limit must be 1 to {MAX_LIMIT}.")
+    check_limit(limit)
     if cursor is not None:
         match = _CURSOR.fullmatch(cursor)
         if match is None or match.group(1) != prefix:
-            raise InvalidInputError("cursor must be the next_cursor of an earlier page.")
-    found = fetch(limit + 1, cursor)
-    items = found[:limit]
-    return Page(items=items, next_cursor=items[-1].id if len(found) > limit else None)
+            raise invalid_cursor()
+    rows = fetch(limit + 1, cursor)
+    items = rows[:limit]
+    return Page(items=items, next_cursor=items[-1].id if len(rows) > limit else None)

@@ -62,7 +62,7 @@ class AdapterTargetError(ValueError):
     """An adapter names a role that does not exist, or that this architecture has no layer for."""
 
 
-def resolve(model: nn.Module, roles: Sequence[str]) -> list[str]:
+def find_target_modules(model: nn.Module, roles: Sequence[str]) -> list[str]:
     """Return the full names of the modules that have one of these roles.
 
     Raises AdapterTargetError.
@@ -81,7 +81,7 @@ def resolve(model: nn.Module, roles: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def wrapped(model: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
+def add_adapter(model: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
     """Put a fresh adapter, the only part that trains, on a model; raises AdapterTargetError.
 
     The model's own layers are exchanged for wrapped ones, in place; its weights are frozen.
@@ -98,7 +98,7 @@ def wrapped(model: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
                 r=config.rank,
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
-                target_modules=resolve(model, config.targets),
+                target_modules=find_target_modules(model, config.targets),
             ),
         )
 

@@ -60,12 +60,12 @@ class _Kept:
 _KEPT: Final = _Kept()
 
 
-def keep_in(directory: Path) -> None:
+def set_cache_directory(directory: Path) -> None:
     """Keep conversions there: said once, by whoever starts the process."""
     _KEPT.directory = directory
 
 
-def kept_in() -> Path:
+def cache_directory() -> Path:
     """Return the directory of the conversions."""
     return _KEPT.directory
 
@@ -77,7 +77,7 @@ def converted(name: str) -> Path:
     """
     package = PACKAGED[name]
     source = _file_of(name, package)
-    place = kept_in() / f"{name}-{file_sha256(source)[:12]}"
+    place = cache_directory() / f"{name}-{file_sha256(source)[:12]}"
     if _is_whole(place):
         return place
     try:

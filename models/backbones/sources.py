@@ -104,7 +104,7 @@ def load_tokens(name: str, wording: str) -> TextTokens:
         settings, tokenizer = read_settings(_directory(name, _WORDS))
     if settings.is_encoder_decoder:
         raise BackboneUnavailableError(name, "it is no causal model")
-    return TextTokens(tokenizer, closed=False, limit=read_limit(settings), wording=wording)
+    return TextTokens(tokenizer, keep_end_token=False, limit=read_limit(settings), wording=wording)
 
 
 def is_path(text: str) -> bool:

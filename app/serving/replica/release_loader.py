@@ -8,7 +8,7 @@ from app.serving.replica.live_model import ServingModel
 from app.serving.scorers.engine import EngineScorers
 from app.serving.scorers.sglang import SglangWire
 from app.serving.scorers.vllm import VllmWire
-from models.backbones.packaged import keep_in
+from models.backbones.packaged import set_cache_directory
 from models.checkpoints.manifest import CheckpointError, read_manifest
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ReleaseLoader:
 
 def make_scorers(settings: Settings, artifacts: ArtifactStore) -> Scorers:
     """Return what computes scores, as the settings say; torch is imported for `torch` only."""
-    keep_in(settings.backbones_directory)
+    set_cache_directory(settings.backbones_directory)
     if settings.scorer == "torch":
         from app.serving.scorers.torch_scorer import TorchScorers  # noqa: PLC0415 -- see above
 

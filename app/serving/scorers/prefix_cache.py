@@ -54,7 +54,7 @@ class PrefixCache:
         length = min(len(kept), len(tokens))
         same = bool((kept.tokens[:length] == tokens[:length]).all())
         useful = (len(tokens) - length) * candidates <= len(tokens)
-        return kept.cut(length) if same and useful else None, moment
+        return kept.truncate(length) if same and useful else None, moment
 
     def keep(self, user_id: str, prefix: Prefix, moment: int) -> None:
         """Hold this prefix, unless anybody was forgotten since `find` gave `moment`.

@@ -12,7 +12,7 @@ from app.domain.errors import InvalidInputError, NoReleaseError
 from app.serving.scorers.prefix_cache import PrefixCache
 from app.serving.scorers.request_batching import RequestBatcher
 from models.checkpoints import checkpoint as checkpoints
-from models.recommender.trainable import let_go
+from models.recommender.trainable import free_weights
 from models.runtime.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TorchScorer:
         self._steps = RequestBatcher(tokens=policy.step_tokens, at_once=policy.steps_at_once)
         #: Whether a request is one step with all that belongs to it: where passes are short and
         #: nobody joins them, threads that prepare beside them would hold each other up.
-        self._steps_alone = self._reader is not None and not self._reader.joins
+        self._steps_alone = self._reader is not None and not self._reader.batches_requests
 
     @property
     def recommender(self) -> Recommender:
@@ -102,7 +102,7 @@ class TorchScorer:
             prompts = recommender.prompt.request(
                 request.attributes, request.history, request.candidates
             )
-            shared = recommender.shared(prompts) if reader else 0
+            shared = recommender.shared_length(prompts) if reader else 0
             if shared:
                 behind[number] = _Asked(request, prompts, prompts.tokens[0, :shared])
             else:
@@ -119,7 +119,7 @@ class TorchScorer:
             reader.rows(prefix, each.prompts)
             for each, prefix in zip(asked, self._prefixes(reader, asked), strict=True)
         ]
-        if reader.joins:
+        if reader.batches_requests:
             return self._steps.score(reader, rows)
         return [torch.cat(reader.answer(few)) for few in rows]
 
@@ -140,7 +140,7 @@ class TorchScorer:
         self._cache.forget(None)
         recommender, self._recommender, self._reader = self._recommender, None, None
         if recommender is not None and idle:
-            let_go(recommender)
+            free_weights(recommender)
 
     def _prefixes(self, reader: Reader, asked: Sequence[_Asked]) -> list[Prefix]:
         """Return what the model makes of the shared tokens, or made of most of them before."""
@@ -156,7 +156,7 @@ class TorchScorer:
         missing = [number for number, kept in enumerate(found) if kept is None]
         if missing:
             unread = [asked[number].shared for number in missing]
-            read = self._alone(lambda: reader.read_all(unread))
+            read = self._alone(lambda: reader.encode_prefixes(unread))
             for number, prefix in zip(missing, read, strict=True):
                 found[number], moment = prefix, moments[number]
                 if moment is not None:

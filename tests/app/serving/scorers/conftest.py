@@ -32,5 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recommender(source: Path) -> Recommender:
     config = parse_backbone(f"hf:{source}")
     made = build(Vocabulary.from_catalog(tiny.DATA), config)
-    made.prompt = TextPrompt(tiny.byte_pairs(), closed=False, limit=None, wording=SHARED_PREFIX)
+    made.prompt = TextPrompt(
+        tiny.byte_pairs(), keep_end_token=False, limit=None, wording=SHARED_PREFIX
+    )
     return made

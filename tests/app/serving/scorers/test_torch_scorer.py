@@ -150,7 +150,9 @@ def test_a_score_under_way_puts_nothing_back(
 ) -> None:
     """The person is forgotten while the history is read, or while the candidates are."""
     asked = request(3)
-    shared = recommender.prompt.request(asked.attributes, asked.history, asked.candidates).shared()
+    shared = recommender.prompt.request(
+        asked.attributes, asked.history, asked.candidates
+    ).shared_length()
     gate = Gate(recommender, lambda shape: (shape[1] != shared) == late)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(scorer.score, asked)

@@ -30,7 +30,7 @@ from benchmarks.unlearning.teaching import teaching
 from benchmarks.unlearning.units import comparison
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
-from models.backbones.packaged import keep_in
+from models.backbones.packaged import set_cache_directory
 from models.backbones.sources import locate
 from models.data.splits import TooSmallToSplitError
 from models.datasets.detect import DataSetError, read
@@ -141,7 +141,7 @@ class Benchmark:
         """Read, split and hold the folder; raises BenchmarkInputError for anything unusable."""
         torch.set_num_threads(1)
         if options.backbones is not None:
-            keep_in(options.backbones)
+            set_cache_directory(options.backbones)
         try:
             options.check()
             setting = _read(options, recipe)

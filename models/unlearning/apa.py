@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from models.backbones.lora import ROLES
-from models.recommender.adapter_ensemble import AdapterEnsemble, adapter_tensors, install
+from models.recommender.adapter_ensemble import AdapterEnsemble, adapter_tensors, add_shard_adapters
 from models.recommender.ensemble import (
     ADAPTERS,
     EnsembleConfig,
@@ -105,7 +105,7 @@ class Apa(ShardedMethod):
     def new_member(self, vocabulary: Vocabulary, recipe: TrainConfig) -> Recommender:
         """Return the base that all share, with one fresh adapter."""
         base = build(vocabulary, recipe.backbone)
-        return install(base, 1, self.config.mixture, recipe.backbone.seed)
+        return add_shard_adapters(base, 1, self.config.mixture, recipe.backbone.seed)
 
     def member_state(self, member: Recommender) -> Mapping[str, torch.Tensor]:
         return {name: p.detach()[0] for name, p in adapter_tensors(member.model).items()}

@@ -8,7 +8,7 @@ from app.serving.replica.live_model import LoadedModel
 from app.serving.scorers.engine_scorer import EngineBackend
 from app.serving.scorers.sglang import SglangWire
 from app.serving.scorers.vllm import VllmWire
-from models.backbones.packaged import keep_in
+from models.backbones.packaged import set_cache_directory
 from models.checkpoints.manifest import CheckpointError, read_manifest
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ReleaseLoader:
 
 def make_scorer_backend(settings: Settings, artifacts: ArtifactStore) -> ScorerBackend:
     """Return the scorer backend that `settings.scorer` selects."""
-    keep_in(settings.backbones_directory)
+    set_cache_directory(settings.backbones_directory)
     if settings.scorer == "torch":
         # A gateway in front of a serving engine runs without torch installed.
         from app.serving.scorers.torch_scorer import TorchBackend  # noqa: PLC0415 -- see above

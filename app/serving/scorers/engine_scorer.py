@@ -61,7 +61,7 @@ class EngineScorer:
 
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
         """Return [N] float32 P(Yes); raises EngineError."""
-        rows = self._tokens.requested(request.attributes, request.history, request.candidates)
+        rows = self._tokens.request_tokens(request.attributes, request.history, request.candidates)
         if not rows:
             return np.empty(0, dtype=np.float32)
         # A salt that is used once neither finds cached states nor lets others find these states.

@@ -12,7 +12,7 @@ from app.domain.errors import InvalidInputError, NoReleaseError
 from app.serving.scorers.prefix_cache import PrefixCache
 from app.serving.scorers.request_batching import RequestBatcher
 from models.checkpoints import checkpoint as checkpoints
-from models.recommender.trainable import let_go
+from models.recommender.trainable import free_weights
 from models.runtime.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TorchScorer:
         #: Whether a request with all its work takes the place of a batch. A reader that does not
         #: join requests has short passes, and threads that prepare prompts beside a pass would
         #: slow each other down.
-        self._is_request_alone = self._reader is not None and not self._reader.joins
+        self._is_request_alone = self._reader is not None and not self._reader.batches_requests
 
     @property
     def recommender(self) -> Recommender:
@@ -105,7 +105,7 @@ class TorchScorer:
         self._cache.forget(None)
         recommender, self._recommender, self._reader = self._recommender, None, None
         if recommender is not None and is_idle:
-            let_go(recommender)
+            free_weights(recommender)
 
     def _score(
         self,
@@ -122,7 +122,7 @@ class TorchScorer:
             prompts = recommender.prompt.request(
                 request.attributes, request.history, request.candidates
             )
-            shared = recommender.shared(prompts) if reader else 0
+            shared = recommender.shared_length(prompts) if reader else 0
             if shared:
                 with_prefix[index] = _SharedPrompts(request, prompts, prompts.tokens[0, :shared])
             else:
@@ -141,7 +141,7 @@ class TorchScorer:
             reader.rows(prefix, request.prompts)
             for request, prefix in zip(requests, self._prefixes(reader, requests), strict=True)
         ]
-        if reader.joins:
+        if reader.batches_requests:
             return self._batcher.score(reader, rows)
         return [torch.cat(reader.answer(request_rows)) for request_rows in rows]
 
@@ -162,7 +162,7 @@ class TorchScorer:
         missing = [index for index, prefix in enumerate(prefixes) if prefix is None]
         if missing:
             unread = [requests[index].shared for index in missing]
-            read = self._run_alone(lambda: reader.read_all(unread))
+            read = self._run_alone(lambda: reader.encode_prefixes(unread))
             for index, prefix in zip(missing, read, strict=True):
                 prefixes[index], generation = prefix, generations[index]
                 if generation is not None:

@@ -33,6 +33,6 @@ def recommender(source: Path) -> Recommender:
     config = parse_backbone(f"hf:{source}")
     recommender = build(Vocabulary.from_catalog(tiny.DATA), config)
     recommender.prompt = TextPrompt(
-        tiny.byte_pairs(), closed=False, limit=None, wording=SHARED_PREFIX
+        tiny.byte_pairs(), keep_end_token=False, limit=None, wording=SHARED_PREFIX
     )
     return recommender

@@ -154,7 +154,7 @@ def test_a_score_in_progress_does_not_cache_a_forgotten_user(
     request = request_of(3)
     shared = recommender.prompt.request(
         request.attributes, request.history, request.candidates
-    ).shared()
+    ).shared_length()
     gate = Gate(recommender, lambda shape: (shape[1] != shared) == late)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(scorer.score, request)

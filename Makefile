@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lethe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format clean
+.PHONY: help setup demo up test check lock format clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(STAMP) ## Make .venv and install everything, pinned
+setup: $(STAMP) ## Make .venv and install everything, with hashes checked
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+$(STAMP): pyproject.toml $(wildcard requirements*) scripts/setup.sh
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH_INDEX='$(TORCH_INDEX)' bash scripts/setup.sh
 	@touch $@
 
@@ -34,6 +34,9 @@ test: $(STAMP) ## All tests
 
 check: $(STAMP) ## The gates: lint, types, import contracts, migrations, containers
 	@BIN='$(BIN)' bash scripts/check.sh
+
+lock: $(STAMP) ## Write the lock files again, after a change of pyproject.toml
+	@BIN='$(BIN)' bash scripts/lock.sh $(ARGS)
 
 format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .

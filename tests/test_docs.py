@@ -27,7 +27,21 @@ def test_every_file_that_is_named_exists(document: str) -> None:
     assert missing == []
 
 
-def test_every_package_is_pinned() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.lock")))
+def test_every_locked_package_has_an_exact_version_and_hashes(lock: str) -> None:
+    lines = (ROOT / lock).read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.lstrip().startswith(("#", "--hash=")):
+            assert re.fullmatch(r"[\w.-]+==[\w.]+ \\", line)
+            assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", lines[number + 1])
+
+
+def test_the_image_installs_a_part_of_the_locked_packages() -> None:
+    image, everything = (
+        set(re.findall(r"^[\w.-]+==\S+", (ROOT / lock).read_text(), re.MULTILINE))
+        for lock in ("requirements-image.lock", "requirements.lock")
+    )
+    assert image < everything
+    assert not {
+        line for line in image | everything if line.startswith(("torch=", "nvidia", "triton"))
+    }

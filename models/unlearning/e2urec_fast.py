@@ -52,7 +52,7 @@ MIN_TEMPERATURE_FACTOR: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class E2URecFastConfig:
-    """The settings of the method; the defaults were chosen on ml-latest-small."""
+    """Settings; the defaults were chosen on ml-latest-small (docs/methods.md)."""
 
     #: Maximum number of forget rows, evenly spaced, on which the loss increase is measured.
     evaluation_rows: int = 1024
@@ -80,7 +80,7 @@ class E2URecFastConfig:
     retain_batch: int = 40
     #: Factor on α: how much further than the expected loss increase the teacher goes.
     overshoot_factor: float = 4.0
-    #: Range of the factor that scales the trained adapter.
+    #: Range of the adapter's final scale; a larger adapter also changes what it was not taught.
     least_scale: float = 0.3
     most_scale: float = 1.2
 
@@ -109,10 +109,7 @@ LANGUAGE: Final = E2URecFastConfig(
 
 @dataclass(frozen=True)
 class E2URecFast(UnlearningMethod):
-    """Move token rows in closed form, then train and scale a fresh adapter.
-
-    Without `config`, the measured settings for the kind of release apply.
-    """
+    """Run the four steps; without `config`, with the measured settings for the kind of release."""
 
     name = "e2urec-fast"
     calibrated = True
@@ -214,9 +211,8 @@ class _ClosedFormStep:
         target = config.first_share * self.expected
         if self.loss_increase > 0 and abs(self.loss_increase - target) > STEP_TOLERANCE * target:
             # The loss increase is nearly proportional to the step size.
-            self.step_size = min(
-                config.step_size * target / self.loss_increase, config.max_step_size
-            )
+            proportional = config.step_size * target / self.loss_increase
+            self.step_size = min(proportional, config.max_step_size)
             row_margins = self._move(task.recommender)
         labels, remaining = self.evaluation.labels, max(self.expected - self.loss_increase, 0.0)
         ahead = losses.one_step_ahead(row_margins, labels)
@@ -241,22 +237,21 @@ class _DistillationBatches:
         prepared, self.config = task.prepared, config
         most = math.ceil(len(prepared.forget) * config.passes / config.forget_batch)
         self.steps = max(1, min(config.steps, most))
-        forget_rows = Order(len(prepared.forget), task.seed).draw(self.steps * config.forget_batch)
-        retain_rows = Order(len(prepared.parts.train), task.seed + 1).draw(
-            self.steps * config.retain_batch
-        )
-        self.retain, retain_labels = encode(task, prepared.parts.train.take(retain_rows.numpy()))
+        forget, train = prepared.forget, prepared.parts.train
+        forget_rows = Order(len(forget), task.seed).draw(self.steps * config.forget_batch)
+        retain_rows = Order(len(train), task.seed + 1).draw(self.steps * config.retain_batch)
+        self.retain, retain_labels = encode(task, train.take(retain_rows.numpy()))
         remembering = margins(first.base, self.retain)
         offset = losses.answer_offset(remembering, retain_labels, OFFSET_SPREAD)
         # A row that is drawn several times is computed once.
         drawn, position = torch.unique(forget_rows, return_inverse=True)
-        forget, labels = encode(task, prepared.forget.take(drawn.numpy()))
-        base_margins = margins(first.base, forget)
+        prompts, labels = encode(task, forget.take(drawn.numpy()))
+        base_margins = margins(first.base, prompts)
         ahead = losses.one_step_ahead(base_margins, labels)
         forgetting = losses.forgetting_margins(
             base_margins, ahead, first.alpha * config.overshoot_factor
         )
-        self.forget, self.forgetting = forget.take(position), forgetting[position] + offset
+        self.forget, self.forgetting = prompts.take(position), forgetting[position] + offset
         self.remembering = remembering + offset
 
     def loss(self, student: Recommender, step: int) -> torch.Tensor:
@@ -288,10 +283,7 @@ def _distill(batches: _DistillationBatches, student: Recommender, progress: Prog
 def _settle(
     student: Recommender, first: _ClosedFormStep, config: E2URecFastConfig
 ) -> dict[str, float]:
-    """Step 4: scale the adapter, to which the loss increase is nearly proportional.
-
-    The range of the factor is narrow, because a larger adapter also changes other answers.
-    """
+    """Step 4: scale the adapter, to which the loss increase is nearly proportional."""
     reached = first.evaluation.loss_increase(margins(student, first.evaluation.prompts))
     taught = reached - first.loss_increase
     target = first.expected - first.loss_increase

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
+from app.storage.tables import Base
 from scripts.settings_docs import HEADINGS, settings_document
 
 ROOT = Path(__file__).parents[1]
 #: Documents of the present state. Decision records and results may name files that are gone.
 PRESENT = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/guides/*.md")})
 DOCUMENTS = sorted({*PRESENT, *ROOT.glob("docs/decisions/*.md")})
+GLOSSARY = ROOT / "docs" / "glossary.md"
 FOLDERS = "app|worker|models|migrations|data|docs|benchmarks|tests|scripts"
 
 
@@ -41,6 +43,19 @@ def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
 def test_every_file_that_is_named_exists(document: Path) -> None:
     paths = re.findall(rf"`((?:{FOLDERS})/[\w/.-]*)`", document.read_text())
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_glossary_names_existing_classes_and_tables() -> None:
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| (.+) \|$", GLOSSARY.read_text(), re.MULTILINE)
+    code = "\n".join(
+        path.read_text()
+        for top in ("app", "worker", "models")
+        for path in (ROOT / top).rglob("*.py")
+    )
+    classes = set(re.findall(r"`([A-Z][A-Za-z]+)`", "\n".join(rows)))
+    assert [name for name in classes if f"class {name}" not in code] == []
+    tables = set(re.findall(r"tables? `(\w+)`", "\n".join(rows)))
+    assert [table for table in tables if table not in Base.metadata.tables] == []
 
 
 def test_the_settings_document_is_current() -> None:

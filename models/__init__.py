@@ -1,1 +1,1 @@
-"""The machine learning. Knows nothing of HTTP, SQL or Celery."""
+"""Machine learning: data, prompts, models, training, unlearning and audit."""

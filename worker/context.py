@@ -80,7 +80,7 @@ def _model_learner(settings: Settings) -> Learner:
     # These modules load torch, which only processes that train need.
     import torch  # noqa: PLC0415
 
-    from models.backbones.packaged import keep_in  # noqa: PLC0415
+    from models.backbones.packaged import set_cache_directory  # noqa: PLC0415
     from models.runtime.devices import (  # noqa: PLC0415
         Machine,
         UnknownDeviceError,
@@ -90,7 +90,7 @@ def _model_learner(settings: Settings) -> Learner:
     from worker.trainer import ModelLearner  # noqa: PLC0415
 
     torch.set_num_threads(settings.torch_threads)
-    keep_in(settings.backbones_directory)
+    set_cache_directory(settings.backbones_directory)
     try:
         machine = Machine(
             device=choose_device(settings.device),

@@ -1,4 +1,4 @@
-"""The installation on this machine: its database, brought to the newest schema, and its keys."""
+"""The installation on this machine: its database, migrated to the latest schema, and its keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """What a command needs to use the same use cases as the gateway."""
+    """The arguments of the services that commands call in place of the gateway."""
 
     settings: Settings
     uow: UnitOfWorkFactory
@@ -30,7 +30,7 @@ class Installation:
 
 @contextmanager
 def open_installation(settings: Settings) -> Iterator[Installation]:
-    """Connect; tables come to be where there are none, and a foreign hash key is refused."""
+    """Open and migrate the database; raises if the hash key is not the database's."""
     try:
         database = make_database(settings.sqlalchemy_url)
     except ValueError as error:

@@ -1,4 +1,7 @@
-"""One transaction: the only way to data. Entering begins, leaving commits, an error rolls back."""
+"""The unit of work: one database transaction with all repositories.
+
+All access to data goes through a unit of work.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,17 @@ if TYPE_CHECKING:
 
 
 class UnitOfWork:
-    """A unit of work over SQLAlchemy Core. It may be used once, by one thread."""
+    """A transaction that commits at the end of its `with` block and rolls back on an exception.
+
+    An instance can be entered once, by one thread.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
-        """Begin. Raises DatabaseUnavailableError where the database does not answer."""
+        """Begin the transaction. Raises DatabaseUnavailableError."""
         try:
             connection = self._engine.connect()
         except UNAVAILABLE as error:
@@ -58,7 +64,7 @@ class UnitOfWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Commit, or roll back on an error; a lost connection is told as such."""
+        """Commit, or roll back on an error. Raises DatabaseUnavailableError."""
         connection, self._connection = self._connection, None
         if connection is None:
             raise RuntimeError("the unit of work was not entered")
@@ -88,7 +94,7 @@ class UnitOfWork:
 
 
 def _roll_back(connection: Connection) -> None:
-    """Roll back; where the connection is gone the database has done so itself."""
+    """Roll back. After a lost connection, the database rolls back by itself."""
     try:
         connection.rollback()
     except exc.DBAPIError:
@@ -96,7 +102,7 @@ def _roll_back(connection: Connection) -> None:
 
 
 class UnitOfWorkFactory:
-    """Makes units of work; `write=False` gives a consistent snapshot without locking writers."""
+    """Creates units of work; with `write=False` they read one snapshot and block no writer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

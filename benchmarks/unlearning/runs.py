@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from models.audit.calibration import ExpectedLossIncrease
     from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import Unlearned, UnlearningMethod
 
 #: What a reference model is called that only the membership attack sees (`--shadows`).

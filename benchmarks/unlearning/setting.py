@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from benchmarks.unlearning.protocols import Case
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress, TrainConfig
+    from models.runtime.progress import Progress
+    from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningMethod
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.unlearning.setting import Setting
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.unlearning.setting import Setting
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
 Kind = Literal["root", "calibration", "run", "shadow", "teachers"]
 #: The method whose first releases are trained for Retrain and Original.

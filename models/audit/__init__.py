@@ -1,1 +1,1 @@
-"""Tells forgetting from doing nothing, and from overdoing it."""
+"""Measure whether a release forgot: expected loss increase, gate, membership, relearning."""

@@ -1,6 +1,6 @@
-"""Measures what leaving someone out changes: how far the loss of rows that a model never saw rises.
+"""Measure the expected loss increase: how much higher the loss is on rows a model never saw.
 
-Knows a model and its shadow; how either is trained is the caller's.
+A training job trains a shadow model without some rows and compares both models on those rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """What a shadow model leaves out, so that the effect of leaving out is measured."""
+    """The shares of users, items and single interactions that the shadow model leaves out."""
 
     users: float = 0.2
     items: float = 0.01
@@ -36,10 +36,10 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedLossIncrease:
-    """How much the loss of rows rises (nats) when a model never saw them.
+    """The expected loss increase (nats) of rows that a model never saw.
 
-    Measured between a model and its shadow: `mean` over `rows` rows, its standard error, and the
-    spread (standard deviation) of the means of single users, `units` of them.
+    `mean` is over `rows` rows and `error` is its standard error. `spread` is the standard deviation
+    of the means of `units` single users.
     """
 
     mean: float
@@ -53,42 +53,45 @@ def calibrate(
     data: Interactions,
     recommender: Recommender,
     prepared: ForgetSplit,
-    holdout: frozenset[int],
+    holdout_users: frozenset[int],
     config: CalibrationConfig,
     train: Callable[[ForgetSplit], Recommender],
 ) -> dict[str, ExpectedLossIncrease]:
-    """Train a shadow without some users, items and pairs; return the expected rise per kind.
+    """Train a shadow without some users, items and pairs; return the loss increase per kind of row.
 
-    `train` makes a model of rows as the recommender was made of its own. The result is what the
-    forgetting teacher is calibrated with, and what the audit compares with. A comparison of trained
-    rows with the cohort's rows would measure how hard the two are instead: the shadow's differences
-    are paired, row by row. The shadow's weights are never written.
+    `train` trains a model in the way the recommender was trained. The forgetting teacher and the
+    audit use the result. The differences are paired, row by row; a comparison of trained rows with
+    the holdout users' rows would measure how hard the two groups are instead. The shadow's weights
+    are never written.
     """
-    shadow_data = shadow_rows(data, prepared, holdout, config)
+    shadow_data = shadow_rows(data, prepared, holdout_users, config)
     return expected_loss_increases(recommender, train(shadow_data), shadow_data, data)
 
 
 def shadow_rows(
-    data: Interactions, prepared: ForgetSplit, holdout: frozenset[int], config: CalibrationConfig
+    data: Interactions,
+    prepared: ForgetSplit,
+    holdout_users: frozenset[int],
+    config: CalibrationConfig,
 ) -> ForgetSplit:
-    """Return what a shadow trains on: the retained rows, less some users, items and pairs."""
-    left_out = _leave_out(prepared.retained, holdout, config)
-    return split_for_forgetting(data, left_out, holdout, prepared.bounds)
+    """Return the shadow's data: the retained rows without some users, items and pairs."""
+    left_out = _choose_left_out(prepared.retained, holdout_users, config)
+    return split_for_forgetting(data, left_out, holdout_users, prepared.bounds)
 
 
 def expected_loss_increases(
     recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, data: Interactions
 ) -> dict[str, ExpectedLossIncrease]:
-    """Return per kind how much higher the shadow's loss is on the rows that it never saw.
+    """Return the shadow's loss less the recommender's on the rows the shadow never saw, by kind.
 
-    A shadow of fewer people is a little worse for everybody. What it is worse by for the cohort,
-    whom neither saw, is no forgetting, and is taken off where there is a cohort.
+    A shadow with fewer users is slightly worse on all rows. Its loss increase on the holdout users,
+    whose rows neither model saw, is not forgetting and is subtracted where there are such users.
     """
 
     def loss_increases(samples: Samples, table: Interactions) -> NDArray[Any]:
-        found: NDArray[Any] = row_losses(shadow, samples, table)
-        found -= row_losses(recommender, samples, table)
-        return found
+        increases: NDArray[Any] = row_losses(shadow, samples, table)
+        increases -= row_losses(recommender, samples, table)
+        return increases
 
     holdout = shadow_data.parts.holdout
     general = float(loss_increases(holdout, shadow_data.retained).mean()) if len(holdout) else 0.0
@@ -96,8 +99,10 @@ def expected_loss_increases(
     expected = {}
     for index, kind in enumerate(KINDS):
         rows = shadow_data.forget_kind == index
-        unit = shadow_data.forget.user[rows]
-        means = [float(loss_increase[rows][unit == user].mean()) for user in np.unique(unit)]
+        row_users = shadow_data.forget.user[rows]
+        means = [
+            float(loss_increase[rows][row_users == user].mean()) for user in np.unique(row_users)
+        ]
         if len(means) > 1:
             expected[kind] = ExpectedLossIncrease(
                 mean=float(loss_increase[rows].mean()),
@@ -109,12 +114,12 @@ def expected_loss_increases(
     return expected
 
 
-def _leave_out(
-    data: Interactions, holdout: frozenset[int], config: CalibrationConfig
+def _choose_left_out(
+    data: Interactions, holdout_users: frozenset[int], config: CalibrationConfig
 ) -> ForgetIndices:
     generator = np.random.default_rng(config.seed)
-    users = np.setdiff1d(np.unique(data.user), np.fromiter(holdout, np.int32))
-    # A spread needs two people; whoever is left has to train a shadow.
+    users = np.setdiff1d(np.unique(data.user), np.fromiter(holdout_users, np.int32))
+    # At least two users, because a spread needs two; at least half must remain to train on.
     count = min(max(2, round(len(users) * config.users)), len(users) // 2)
     chosen = generator.choice(users, count, replace=False)
     rated = np.unique(data.item)

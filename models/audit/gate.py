@@ -1,7 +1,7 @@
-"""The gate: a release must move as one that never saw the data would have, and no further.
+"""Decide whether a release's loss increase matches that of a model that never saw the rows.
 
-Works on per-row losses alone. A threshold on a membership AUC would pass a no-op three times in
-four; paired differences, row by row against a cohort that was never trained on, do not.
+The gate reads losses per row alone. A threshold on a membership AUC would pass an unchanged release
+three times in four; paired differences against the holdout users' rows do not.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ INCONCLUSIVE: Final = "inconclusive"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """Where the lines are."""
+    """Thresholds of the gate. Intervals have the given `confidence`."""
 
     confidence: float = 0.95
-    #: A release that surely moved less than this share of the expected rise has not forgotten.
+    #: Floor, as a share of the expected loss increase; below it the release has not forgotten.
     least_share: float = 0.25
-    #: One that surely moved further than this many times the expected rise has overdone it…
+    #: Ceiling, as a multiple of the expected loss increase; above it the release overshoots.
     most_share: float = 2.5
-    #: …unless people differ so much: this many standard deviations of single people's rises.
+    #: The ceiling is at least this many standard errors above the expected loss increase, because
+    #: single users differ.
     most_spreads: float = 3.0
-    #: How far (nats) the cohort's loss or the test loss may surely rise.
+    #: Maximum loss increase (nats) on the holdout users' rows and on the test rows.
     collateral: float = 0.01
 
 
@@ -48,15 +49,15 @@ class Difference:
     rows: int
 
     def figures(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the figures as JSON values."""
         return {"mean": self.mean, "interval": [self.low, self.high], "rows": self.rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a model that never saw the forget rows would show: mean rise, its error, the spread.
+    """The expected loss increase (nats) of a batch: mean, standard error, and spread over users.
 
-    `units` is the number of people in the batch: the spread of a mean over people shrinks.
+    `units` is the number of users in the batch, by which the spread of the batch's mean shrinks.
     """
 
     mean: float
@@ -66,26 +67,29 @@ class Expectation:
 
 
 def paired_difference(old: Floats, new: Floats, confidence: float) -> Difference:
-    """Return the mean of new − old over [M] rows with a t interval; infinite below two rows."""
+    """Return the mean of new − old over [M] losses (nats), with a t interval.
+
+    The interval is infinite below two rows.
+    """
     change = new - old
     mean = float(change.mean()) if len(change) else 0.0
     if len(change) < 2:  # noqa: PLR2004 -- a variance needs two
         return Difference(mean=mean, low=-math.inf, high=math.inf, rows=len(change))
     error = float(change.std(ddof=1)) / math.sqrt(len(change))
-    step_size = error * float(stats.t.ppf((1 + confidence) / 2, len(change) - 1))
-    return Difference(mean=mean, low=mean - step_size, high=mean + step_size, rows=len(change))
+    width = error * float(stats.t.ppf((1 + confidence) / 2, len(change) - 1))
+    return Difference(mean=mean, low=mean - width, high=mean + width, rows=len(change))
 
 
 def contrast(forget: Difference, holdout: Difference) -> Difference:
-    """Return the forget rows' change less the cohort's, with the two intervals combined."""
-    step_size = math.hypot(forget.high - forget.mean, holdout.high - holdout.mean)
+    """Return the forget rows' difference less the holdout rows', with the combined interval."""
+    width = math.hypot(forget.high - forget.mean, holdout.high - holdout.mean)
     mean = forget.mean - holdout.mean
-    return Difference(mean=mean, low=mean - step_size, high=mean + step_size, rows=forget.rows)
+    return Difference(mean=mean, low=mean - width, high=mean + width, rows=forget.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The outcome, the reason in one sentence, and the lines it was judged by."""
+    """The outcome, the reason in one sentence, and the floor and ceiling (nats) that applied."""
 
     outcome: str
     reason: str
@@ -102,44 +106,37 @@ def decide(
     *,
     unchanged: bool,
 ) -> Decision:
-    """Decide on a release. `unchanged` says that no forget row's answer moved at all."""
-    floor = config.least_share * expected.mean
-    people = max(1, expected.units)
-    step_size = math.hypot(expected.error, expected.spread / math.sqrt(people))
-    ceiling = max(
-        config.most_share * expected.mean, expected.mean + config.most_spreads * step_size
-    )
+    """Decide on a release from three loss increases and the expected loss increase.
 
-    # Every comparison with a NaN is false, so that broken weights would fall through to a pass.
-    measured = (movement.mean, holdout.mean, test.mean)
-    # The first line that applies decides: failures come before doubts.
-    lines = (
-        (any(map(math.isnan, measured)), FAILED, "the answers are not numbers: the weights broke"),
-        (unchanged, FAILED, "no answer about the forgotten rows changed: nothing was unlearned"),
-        (
-            movement.low > ceiling,
-            FAILED,
-            "overshoot: the rows moved further than unseen ones would",
-        ),
+    `movement` is the forget rows' loss increase less the holdout rows'. `unchanged` is whether all
+    forget rows have the same answer as before. The first rule that applies decides.
+    """
+    floor = config.least_share * expected.mean
+    error = math.hypot(expected.error, expected.spread / math.sqrt(max(1, expected.units)))
+    ceiling = max(config.most_share * expected.mean, expected.mean + config.most_spreads * error)
+    # Checked first: every comparison with NaN is false, so that broken weights would pass.
+    is_broken = any(math.isnan(part.mean) for part in (movement, holdout, test))
+    # Also unmeasurable where the mean or its error is NaN.
+    is_measurable = expected.mean > 2 * expected.error
+    rules = (
+        (is_broken, FAILED, "the answers are not numbers: the weights are broken"),
+        (unchanged, FAILED, "no answer on the forget rows changed: nothing was unlearned"),
+        (movement.low > ceiling, FAILED, "overshoot: the loss rose further than on unseen rows"),
         (
             movement.high < max(floor, 0.0),
             FAILED,
-            "no movement: the rows moved less than forgetting would move them",
+            "no movement: the loss rose less than forgetting requires",
         ),
+        (holdout.low > config.collateral, FAILED, "the loss of the holdout users rose as well"),
+        (test.low > config.collateral, FAILED, "the loss on the test rows rose as well"),
         (
-            holdout.low > config.collateral,
-            FAILED,
-            "people who were never trained on lost accuracy as well",
-        ),
-        (test.low > config.collateral, FAILED, "recommendations for everybody else became worse"),
-        (
-            not expected.mean > 2 * expected.error,  # Also where either is NaN.
+            not is_measurable,
             INCONCLUSIVE,
-            "leaving such rows out changes too little to be measured",
+            "the expected loss increase of such rows is too small to be measured",
         ),
         (movement.low <= floor, INCONCLUSIVE, "too few rows to tell movement from chance"),
         (movement.mean > ceiling, INCONCLUSIVE, "too few rows to tell forgetting from overshoot"),
-        (True, PASSED, "the rows moved as unseen rows would, and nothing else did"),
+        (True, PASSED, "the loss rose as on unseen rows, and on no other rows"),
     )
-    outcome, reason = next((outcome, reason) for applies, outcome, reason in lines if applies)
+    outcome, reason = next((outcome, reason) for applies, outcome, reason in rules if applies)
     return Decision(outcome=outcome, reason=reason, floor=floor, ceiling=ceiling)

@@ -1,6 +1,7 @@
-"""Can an attacker tell who was trained on? Loss-based membership inference, with its uncertainty.
+"""Measure loss-based membership inference, with its uncertainty.
 
-Reported, never a gate: on one user its interval is so wide that it passes a no-op.
+The audit reports the figures but does not decide by them: on one user the interval is so wide that
+an unchanged release would pass.
 """
 
 from __future__ import annotations
@@ -16,28 +17,20 @@ if TYPE_CHECKING:
 
 
 def membership_auc(
-    members: NDArray[np.float64], strangers: NDArray[np.float64], *, resamples: int = 200
+    members: NDArray[np.float64], others: NDArray[np.float64], *, resamples: int = 200
 ) -> dict[str, Any]:
-    """Return the AUC of "the loss is low" for members against strangers, two-sided.
+    """Return the AUC of "the loss is low" for members against other rows.
 
-    `members` [F] and `strangers` [C] are log losses. 0.5 means that they cannot be told apart; the
-    95 % interval is a bootstrap over rows; `advantage` is the distance from 0.5, either way.
+    `members` [F] and `others` [C] are log losses (nats). An AUC of 0.5 means that they cannot be
+    told apart. The 95 % interval is a bootstrap over rows; `advantage` is |AUC − 0.5|.
     """
-    labels = np.r_[np.ones(len(members)), np.zeros(len(strangers))]
-    value = auc(labels, -np.r_[members, strangers])
+    labels = np.r_[np.ones(len(members)), np.zeros(len(others))]
+    value = auc(labels, -np.r_[members, others])
     generator = np.random.default_rng(0)
-    values = [
-        auc(
-            labels,
-            -np.r_[
-                generator.choice(members, len(members)), generator.choice(strangers, len(strangers))
-            ],
-        )
-        for _ in range(resamples)
-    ]
+
+    def resample(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        return generator.choice(losses, len(losses))
+
+    values = [auc(labels, -np.r_[resample(members), resample(others)]) for _ in range(resamples)]
     low, high = np.quantile(values, [0.025, 0.975])
-    return {
-        "auc": value,
-        "interval": [float(low), float(high)],
-        "advantage": abs(value - 0.5),
-    }
+    return {"auc": value, "interval": [float(low), float(high)], "advantage": abs(value - 0.5)}

@@ -1,7 +1,7 @@
-"""How fast a model learns the forgotten rows again: what was only hidden comes back too soon.
+"""Measure how fast a model relearns the forget rows; rows that were only hidden return too soon.
 
-The relearn time of Tarun et al. (arXiv 2111.08947), read as the anamnesis index of Chundawat et al.
-(arXiv 2201.05629): it means nothing alone; Retrain's, with the same seed, says what is normal.
+The relearn time of Tarun et al. (arXiv 2111.08947), compared as in the anamnesis index of Chundawat
+et al. (arXiv 2201.05629): divide the steps by those of a Retrain run with the same seed.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelearnConfig:
-    """The fine-tuning, the same for every method.
+    """Settings of the fine-tuning, the same for every method.
 
-    On ml-latest-small with 20 % of the users forgotten, two Retrain runs took 92 and 104 steps of
-    it (21 s for both on one thread); with 3e-4 they took 150 to 160.
+    On ml-latest-small with 20 % of the users forgotten, two Retrain runs took 92 and 104 steps (21
+    s for both on one thread); with a learning rate of 3e-4 they took 150 to 160.
     """
 
     learning_rate: float = 1e-3
     batch_size: int = 64
-    #: Steps between two looks, and on how many rows at most.
+    #: Steps between two evaluations, and their maximum number of rows.
     evaluate_every: int = 4
     evaluation_rows: int = 1024
-    #: Given up after this many steps.
+    #: Maximum number of steps.
     cap: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relearned:
-    """Steps until the target loss; `cap + 1` and `censored` where it was not reached.
+    """Steps until the target loss; `cap + 1` steps and `censored` where it was not reached.
 
-    `before` and `after` are the mean losses (nats) on the rows looked at, `target` what was wanted.
+    `before`, `after` and `target` are mean losses (nats) on the evaluation rows.
     """
 
     steps: int
@@ -64,57 +64,57 @@ def relearn_steps(
     config: RelearnConfig,
     seed: int,
 ) -> Relearned:
-    """Fine-tune a copy on the forget rows until their mean loss is back at the Original's.
+    """Fine-tune a copy on the forget rows until their mean loss is down to Original's.
 
-    `prompts` and `labels` are the F forget rows; `target_loss` are the Original's losses on them
-    (nats): best [F], so that a look at some of them has *their* target, for a sample's mean loss
-    varies by a third of what is to be regained. All weights learn, adapters and members of an
-    ensemble included; dropout stays off. The order follows from the seed, and the recommender
-    given is never changed.
+    `prompts` and `labels` are the F forget rows. `target_loss` is Original's loss on them (nats),
+    preferably [F], so that the target is that of the evaluation rows: the mean loss of a sample of
+    rows varies by a third of the difference to regain. All weights train, including adapters and
+    members of an ensemble; dropout is off. The seed sets the order of rows. The recommender does
+    not change.
     """
     attacker = copy.deepcopy(recommender)
     attacker.model.requires_grad_(requires_grad=True).eval()
-    answers = torch.as_tensor(np.asarray(labels, np.float32))
+    targets = torch.as_tensor(np.asarray(labels, np.float32))
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(answers), generator=generator)[: config.evaluation_rows]
-    evaluated, evaluated_answers = prompts.take(rows), answers[rows]
-    target = float(np.broadcast_to(target_loss, len(answers))[rows.numpy()].mean())
+    rows = torch.randperm(len(targets), generator=generator)[: config.evaluation_rows]
+    evaluated, evaluated_targets = prompts.take(rows), targets[rows]
+    target = float(np.broadcast_to(target_loss, len(targets))[rows.numpy()].mean())
 
-    def loss() -> float:
-        found = margins(attacker, evaluated)
-        return functional.binary_cross_entropy_with_logits(found, evaluated_answers).item()
+    def evaluate() -> float:
+        row_margins = margins(attacker, evaluated)
+        return functional.binary_cross_entropy_with_logits(row_margins, evaluated_targets).item()
 
     optimizer = torch.optim.AdamW(
         attacker.model.parameters(), lr=config.learning_rate, weight_decay=0.0
     )
-    before = now = loss()
+    before = loss = evaluate()
     steps = 0
-    waiting: list[torch.Tensor] = []
-    while now > target and steps < config.cap:
-        waiting = waiting or list(
-            torch.split(torch.randperm(len(answers), generator=generator), config.batch_size)
+    batches: list[torch.Tensor] = []
+    while loss > target and steps < config.cap:
+        batches = batches or list(
+            torch.split(torch.randperm(len(targets), generator=generator), config.batch_size)
         )
-        rows = waiting.pop()
+        rows = batches.pop()
         try:
-            take_step(attacker, optimizer, partial(_loss, attacker, prompts, answers, rows))
+            take_step(attacker, optimizer, partial(_loss, attacker, prompts, targets, rows))
         except DivergedError:
-            now = float("nan")
+            loss = float("nan")
             break
         steps += 1
         if steps % config.evaluate_every == 0 or steps == config.cap:
-            now = loss()
-    censored = not now <= target  # Also where broken weights answer NaN.
+            loss = evaluate()
+    censored = not loss <= target  # Also where the loss is NaN.
     return Relearned(
         steps=config.cap + 1 if censored else steps,
         censored=censored,
         before=before,
-        after=now,
+        after=loss,
         target=target,
     )
 
 
 def _loss(
-    attacker: Recommender, prompts: PromptBatch, answers: torch.Tensor, rows: torch.Tensor
+    attacker: Recommender, prompts: PromptBatch, targets: torch.Tensor, rows: torch.Tensor
 ) -> torch.Tensor:
-    found = live_margins(attacker, prompts.take(rows))
-    return functional.binary_cross_entropy_with_logits(found, answers[rows])
+    row_margins = live_margins(attacker, prompts.take(rows))
+    return functional.binary_cross_entropy_with_logits(row_margins, targets[rows])

@@ -1,4 +1,4 @@
-"""Runs the audit of one candidate release and gathers every figure with its interval."""
+"""Audit one candidate release: decide by the gate, and collect all figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.gate import (
     PASSED,
-    Decision,
     Expectation,
     GateConfig,
     contrast,
@@ -35,46 +34,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """`outcome` is one of the gate's three or `exact`; figures are JSON values."""
+    """The outcome (of the gate, or `exact`), and the figures as JSON values."""
 
     outcome: str
     figures: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Compared:
-    """Labels and both models' margins on the same rows."""
+class _Comparison:
+    """Labels (0 or 1) and both models' margins on the same M rows, each [M]."""
 
     labels: NDArray[np.float64]
     old: NDArray[np.float64]
     new: NDArray[np.float64]
 
+    @property
     def losses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return both models' [M] log losses (nats)."""
         return (
             log_losses(self.labels, self.old).astype(np.float64),
             log_losses(self.labels, self.new).astype(np.float64),
         )
 
+    @property
+    def utility(self) -> dict[str, dict[str, float]]:
+        """Return AUC, accuracy and log loss of both models."""
+        return {
+            "before": utility(self.labels, self.old),
+            "after": utility(self.labels, self.new),
+        }
+
+    @property
+    def distances(self) -> dict[str, float]:
+        """Return the distances between both models' answers."""
+        return {
+            "jsd": jensen_shannon(self.old, self.new),
+            "symmetrised_kl": symmetrized_kl(self.old, self.new),
+            "l2": euclidean(self.old, self.new),
+        }
+
 
 def _compare(
     old: Recommender, new: Recommender, samples: Samples, prepared: ForgetSplit
-) -> _Compared:
-    def answers(recommender: Recommender) -> NDArray[np.float64]:
-        # Each in its own tokens: a retrained model's vocabulary comes from today's catalogue.
+) -> _Comparison:
+    def row_margins(recommender: Recommender) -> NDArray[np.float64]:
+        # Every model has its own tokens: a retrained model's vocabulary is the current catalog.
         prompts = recommender.prompt.samples(samples, prepared.retained)
         return margins(recommender, prompts).numpy().astype(np.float64)
 
-    return _Compared(labels=samples.label.astype(np.float64), old=answers(old), new=answers(new))
+    labels = samples.label.astype(np.float64)
+    return _Comparison(labels=labels, old=row_margins(old), new=row_margins(new))
 
 
 def expectation(prepared: ForgetSplit, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
-    """Return what this batch's mix of rows should show."""
+    """Return the expected loss increase of a batch: the mean over its kinds of forget rows."""
     shares = [(kind, float((prepared.forget_kind == i).mean())) for i, kind in enumerate(KINDS)]
-    known = [(share, expected[kind]) for kind, share in shares if kind in expected]
+    weighted = [(share, expected[kind]) for kind, share in shares if kind in expected]
     return Expectation(
-        mean=sum(share * loss_increase.mean for share, loss_increase in known),
-        error=sum(share * loss_increase.error for share, loss_increase in known),
-        spread=sum(share * loss_increase.spread for share, loss_increase in known),
+        mean=sum(share * increase.mean for share, increase in weighted),
+        error=sum(share * increase.error for share, increase in weighted),
+        spread=sum(share * increase.spread for share, increase in weighted),
         units=len(np.unique(prepared.forget.user)),
     )
 
@@ -86,80 +105,48 @@ def audit(
     expected: Mapping[str, ExpectedLossIncrease],
     config: GateConfig | None = None,
 ) -> AuditReport:
-    """Compare a candidate with its parent on the forget rows, the cohort and the test rows.
+    """Compare a candidate with its parent on the forget, holdout and test rows.
 
-    The cohort and the test rows neither trained nor chose anything; rows of the forgotten are on
-    neither side, because `prepared.parts` holds retained rows only.
+    Holdout and test rows were used neither for training nor for choosing a state. Rows of forgotten
+    users are in neither group, because `prepared.parts` contains retained rows only.
     """
     config = config or GateConfig()
     forget = _compare(old, new, prepared.forget, prepared)
     holdout = _compare(old, new, prepared.parts.holdout, prepared)
     test = _compare(old, new, prepared.parts.test, prepared)
-    moved = paired_difference(*forget.losses(), config.confidence)
-    stayed = paired_difference(*holdout.losses(), config.confidence)
-    tested = paired_difference(*test.losses(), config.confidence)
-    movement = contrast(moved, stayed)
-    wanted = expectation(prepared, expected)
+    forget_change, holdout_change, test_change = (
+        paired_difference(*part.losses, config.confidence) for part in (forget, holdout, test)
+    )
+    movement = contrast(forget_change, holdout_change)
+    expected_increase = expectation(prepared, expected)
+    unchanged = bool(np.array_equal(forget.old, forget.new))
     decision = decide(
-        movement,
-        stayed,
-        tested,
-        wanted,
-        config,
-        unchanged=bool(np.array_equal(forget.old, forget.new)),
+        movement, holdout_change, test_change, expected_increase, config, unchanged=unchanged
     )
     figures = {
-        **_decision_figures(decision, wanted),
-        "forget": moved.figures(),
-        "holdout": stayed.figures(),
+        "reason": decision.reason,
+        "passed": decision.outcome == PASSED,
+        "expected": asdict(expected_increase),
+        "floor": decision.floor,
+        "ceiling": decision.ceiling,
+        "forget": forget_change.figures(),
+        "holdout": holdout_change.figures(),
         "movement": movement.figures(),
-        "test": tested.figures(),
-        "utility": {
-            "before": utility(test.labels, test.old),
-            "after": utility(test.labels, test.new),
-        },
-        "forget_utility": {
-            "before": utility(forget.labels, forget.old),
-            "after": utility(forget.labels, forget.new),
-        },
+        "test": test_change.figures(),
+        "utility": test.utility,
+        "forget_utility": forget.utility,
         "membership": {
-            "before": membership_auc(forget.losses()[0], holdout.losses()[0]),
-            "after": membership_auc(forget.losses()[1], holdout.losses()[1]),
+            "before": membership_auc(forget.losses[0], holdout.losses[0]),
+            "after": membership_auc(forget.losses[1], holdout.losses[1]),
         },
-        "divergence": {
-            name: _distances(part) for name, part in (("forget", forget), ("holdout", holdout))
-        },
+        "divergence": {"forget": forget.distances, "holdout": holdout.distances},
         "config": asdict(config),
     }
     return AuditReport(outcome=decision.outcome, figures=figures)
 
 
 def audit_exact(old: Recommender, new: Recommender, prepared: ForgetSplit) -> AuditReport:
-    """Report on an exact retraining, which is exempt from gates relative to the old release."""
+    """Report on an exact retraining, which no gate compares with the old release."""
     test = _compare(old, new, prepared.parts.test, prepared)
-    figures = {
-        "reason": "retrained from scratch without the data",
-        "utility": {
-            "before": utility(test.labels, test.old),
-            "after": utility(test.labels, test.new),
-        },
-    }
+    figures = {"reason": "retrained from scratch without the data", "utility": test.utility}
     return AuditReport(outcome="exact", figures=figures)
-
-
-def _decision_figures(decision: Decision, wanted: Expectation) -> dict[str, Any]:
-    return {
-        "reason": decision.reason,
-        "passed": decision.outcome == PASSED,
-        "expected": asdict(wanted),
-        "floor": decision.floor,
-        "ceiling": decision.ceiling,
-    }
-
-
-def _distances(part: _Compared) -> dict[str, float]:
-    return {
-        "jsd": jensen_shannon(part.old, part.new),
-        "symmetrised_kl": symmetrized_kl(part.old, part.new),
-        "l2": euclidean(part.old, part.new),
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -74,9 +74,8 @@ class Interactions:
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Interactions:
         """Return a table of the selected rows; users and items keep their indices."""
-        return Interactions(
-            users=self.users,
-            items=self.items,
+        return replace(
+            self,
             user=self.user[rows],
             item=self.item[rows],
             rating=self.rating[rows],

@@ -7,7 +7,7 @@ than five earlier ratings give no sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -49,16 +49,7 @@ class Samples:
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Samples:
         """Return the selected samples."""
-        return replace(
-            self,
-            user=self.user[rows],
-            candidate=self.candidate[rows],
-            label=self.label[rows],
-            timestamp=self.timestamp[rows],
-            history=self.history[rows],
-            history_rating=self.history_rating[rows],
-            earlier=self.earlier[rows],
-        )
+        return Samples(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def touches_items(self, items: Collection[int]) -> NDArray[np.bool_]:
         """Return [M] bool: whether the candidate or the history contains one of `items`."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from transformers import LlamaConfig, LlamaModel
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 AUTO: Final = "auto"
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -64,14 +61,6 @@ class Machine:
             raise UnknownDeviceError("cuda", reason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
-    """The `dtype` of a language model and, if it was measured, the seconds per step by dtype."""
-
-    dtype: str
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
 class _Process:
     machine: Machine = Machine()
 
@@ -103,8 +92,8 @@ def choose_device(setting: str) -> torch.device:
     return device
 
 
-def choose_dtype(setting: str, device: torch.device) -> Precision:
-    """Return the precision for a value of LETHE_DTYPE.
+def choose_dtype(setting: str, device: torch.device) -> str:
+    """Return the name of the dtype of language models for a value of LETHE_DTYPE.
 
     `auto` chooses bfloat16 if a measured step is at least 1.2 times faster with it. The measurement
     runs once per process and device. Raises ValueError for unknown values.
@@ -113,10 +102,10 @@ def choose_dtype(setting: str, device: torch.device) -> Precision:
         if setting not in DTYPES:
             allowed = ", ".join([AUTO, *DTYPES])
             raise ValueError(f"LETHE_DTYPE: {setting!r} is not allowed. Use one of: {allowed}.")
-        return Precision(dtype=setting)
+        return setting
     seconds = _seconds_by_dtype(device)
-    faster = seconds["float32"] >= _MINIMUM_SPEEDUP * seconds["bfloat16"]
-    return Precision(dtype="bfloat16" if faster else "float32", seconds=dict(seconds))
+    is_faster = seconds["float32"] >= _MINIMUM_SPEEDUP * seconds["bfloat16"]
+    return "bfloat16" if is_faster else "float32"
 
 
 def _device_counts() -> dict[str, int]:

@@ -1,1 +1,1 @@
-"""Training a recommender from scratch or from its present weights."""
+"""Train a recommender from initial weights or from its current weights."""

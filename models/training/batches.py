@@ -1,4 +1,4 @@
-"""Which rows train together: prompts of similar length, where that saves padding."""
+"""Choose which rows share a batch: prompts of similar length where that saves padding."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ from typing import Final
 
 import torch
 
-#: So many batches are sorted among themselves: enough to be alike, few enough to stay random.
+#: Number of batches whose rows are sorted together by length: enough rows for similar lengths in a
+#: batch, few enough for random batches.
 GROUP: Final = 16
-#: Batches are sorted where that saves a row so many columns of padding; prompts of one token per
-#: item never come so far apart, and keep the order of their permutation.
-WORTHWHILE: Final = 16
+#: Minimum number of padding columns saved per row for which batches are sorted. Prompts with one
+#: token per item stay below it, so that their order stays the plain permutation.
+MIN_COLUMNS_SAVED: Final = 16
 
 
 def epoch_batches(
     lengths: torch.Tensor, batch_size: int, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """Return the batches of one epoch over B prompts of [B] lengths: every row in one of them.
+    """Return the batches of one epoch as row indices; every row is in exactly one batch.
 
-    Random groups of batches are sorted by length, and their batches shuffled.
+    `lengths` [B] are the prompts' lengths in tokens. Rows are sorted by length inside random groups
+    of batches, and the sorted batches are shuffled.
     """
     if not len(lengths):
         return []
     order = torch.randperm(len(lengths), generator=generator)
-    plain = list(torch.split(order, batch_size))
-    alike = [
+    shuffled = list(torch.split(order, batch_size))
+    by_length = [
         batch
         for group in torch.split(order, GROUP * batch_size)
         for batch in torch.split(group[lengths[group].argsort(stable=True)], batch_size)
     ]
-    if _columns(lengths, plain) - _columns(lengths, alike) < WORTHWHILE * len(lengths):
-        return plain
-    return [alike[index] for index in torch.randperm(len(alike), generator=generator).tolist()]
+    saved = _padded_size(lengths, shuffled) - _padded_size(lengths, by_length)
+    if saved < MIN_COLUMNS_SAVED * len(lengths):
+        return shuffled
+    positions = torch.randperm(len(by_length), generator=generator).tolist()
+    return [by_length[position] for position in positions]
 
 
-def _columns(lengths: torch.Tensor, batches: list[torch.Tensor]) -> int:
-    """Return how many tokens these batches have with their padding."""
+def _padded_size(lengths: torch.Tensor, batches: list[torch.Tensor]) -> int:
+    """Return the number of tokens of the batches, padding included."""
     return sum(len(batch) * int(lengths[batch].max()) for batch in batches)

@@ -1,9 +1,9 @@
-"""Several processes train one model: started, listened to, and ended together.
+"""Run one training in several processes on this machine, and collect its result and its errors.
 
-Each is a fresh interpreter on this machine with a GPU of its own, or on the CPU; `accelerate` joins
-them (NCCL or gloo). Its launchers are not used: they fork, which neither threads nor CUDA survive,
-or write to standard output. What a process is given and gives back goes through pipes, so that
-nobody's data lies in a file. Knows processes; what they do is the caller's.
+Each process is a fresh interpreter with its own GPU, or on the CPU; `accelerate` joins the
+processes (NCCL or gloo). accelerate's own launchers are not used: they fork, which neither threads
+nor CUDA survive, or write to standard output. Inputs and results go through pipes, so that no
+user data is written to a file.
 """
 
 from __future__ import annotations
@@ -31,95 +31,98 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
     #: A process, and the end of its pipe that the parent reads.
     _Started = tuple[SpawnProcess, Connection]
 
-#: How often whoever waits for the processes may interrupt them, in seconds.
+#: Longest time between two calls of `progress`, which may interrupt the processes, in seconds.
 POLL: Final = 0.5
 _HOST: Final = "127.0.0.1"
-#: What a process tells its parent: how far it is, what it made, or why it could not.
-_MOVED, _DONE, _FAILED = "moved", "done", "failed"
+#: Kinds of messages from a process to its parent: progress, result, error.
+_PROGRESS, _DONE, _FAILED = "progress", "done", "failed"
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Input = TypeVar("Input")
+Result = TypeVar("Result")
 
 
 class TrainingProcessError(RuntimeError):
-    """One of the processes that train together ended without a result."""
+    """A training process ended without a result."""
 
-    def __init__(self, rank: int, status: int | None) -> None:
-        """Say which one, and how."""
-        ended = f"by signal {-status}" if status is not None and status < 0 else f"with {status}"
+    def __init__(self, rank: int, exit_code: int | None) -> None:
+        """Name the process and its exit code; a negative exit code is a signal."""
+        signaled = exit_code is not None and exit_code < 0
+        ended = f"by signal {abs(exit_code or 0)}" if signaled else f"with {exit_code}"
         super().__init__(
-            f"training process {rank} ended {ended}, without a result. Look at the worker's log;"
-            " after signal 9 give the machine more memory, or set LETHE_TRAIN_PROCESSES lower."
+            f"Training process {rank} ended {ended} without a result. See the worker's log;"
+            " after signal 9 give the machine more memory, or lower LETHE_TRAIN_PROCESSES."
         )
 
 
-def together(
-    work: Callable[[Given, ProcessGroup, Progress], Made],
-    given: Given,
+def run_in_processes(
+    work: Callable[[Input, ProcessGroup, Progress], Result],
+    argument: Input,
     processes: int,
     progress: Progress,
-) -> Made:
-    """Return what `work`, a function of a module, gives in the first of several processes.
+) -> Result:
+    """Call `work` in several processes and return the result of the first process.
 
-    `progress` gets the first one's, and is also called while nothing moves: where it raises, all
-    processes end. An error in any of them ends them all and is raised here. Raises
-    TrainingProcessError where one dies.
+    `work` must be a function of a module, because it is pickled. `progress` receives the fractions
+    of the first process, and is also called at least every POLL seconds; all processes end where it
+    raises. An error in any process ends all of them and is raised by this function. Raises
+    TrainingProcessError where a process dies.
     """
-    payload = pickle.dumps((work, given, devices.machine(), torch.get_num_threads()))
+    payload = pickle.dumps((work, argument, devices.machine(), torch.get_num_threads()))
     store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
     spawn = multiprocessing.get_context("spawn")
     started: list[_Started] = []
     try:
         for rank in range(processes):
             receiver, sender = spawn.Pipe(duplex=False)
-            place = _environment(rank, processes, store.port)
-            process = spawn.Process(target=_child, args=(place, payload, sender), daemon=True)
+            environment = _environment(rank, processes, store.port)
+            process = spawn.Process(target=_child, args=(environment, payload, sender), daemon=True)
             process.start()
             sender.close()  # So that the pipe ends when the process does.
             started.append((process, receiver))
-        made: Made = _listen(started, progress)
+        result: Result = _collect(started, progress)
     finally:
         for process, receiver in started:
             process.kill()
             process.join()
             receiver.close()
-    return made
+    return result
 
 
-def _listen(started: list[_Started], progress: Progress) -> Any:
-    """Hear the processes until all are done; return what the first one made."""
-    waiting = {receiver.fileno(): rank for rank, (_, receiver) in enumerate(started)}
-    fraction, made = 0.0, None
-    while waiting:
-        heard = []
-        for descriptor in wait(list(waiting), timeout=POLL):
-            rank = waiting[cast("int", descriptor)]
+def _collect(started: list[_Started], progress: Progress) -> Any:
+    """Read messages until all processes are done; return the result of the first process."""
+    ranks = {receiver.fileno(): rank for rank, (_, receiver) in enumerate(started)}
+    fraction, result = 0.0, None
+    while ranks:
+        messages = []
+        for descriptor in wait(list(ranks), timeout=POLL):
+            rank = ranks[cast("int", descriptor)]
             process, receiver = started[rank]
             try:
-                heard.append((rank, *pickle.loads(receiver.recv_bytes())))  # noqa: S301 -- ours
+                messages.append((rank, *pickle.loads(receiver.recv_bytes())))  # noqa: S301 -- ours
             except (EOFError, OSError) as error:
-                # Before any word of the others: theirs is of having lost this one.
+                # Raised before other messages are read: the other processes only report that they
+                # lost this process.
                 process.join()
                 raise TrainingProcessError(rank, process.exitcode) from error
-        for rank, kind, value in heard:
+        for rank, kind, value in messages:
             if kind == _FAILED:
                 raise value
-            if kind == _MOVED:
+            if kind == _PROGRESS:
                 fraction = value
             if kind == _DONE:
-                made = value if rank == 0 else made
-                del waiting[started[rank][1].fileno()]
+                result = value if rank == 0 else result
+                del ranks[started[rank][1].fileno()]
         progress(fraction)
-    return made
+    return result
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
-    """Return what tells torch and accelerate the place of a process, and where all of them meet."""
+    """Return the variables from which torch and accelerate join the processes."""
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return {
         **loopback,
@@ -129,43 +132,43 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": _HOST,
         "MASTER_PORT": str(port),
-        # The parent holds the store already: no port has to be guessed.
+        # The parent already holds the store, so that no port has to be guessed.
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
 
-def _child(place: Mapping[str, str], payload: bytes, sender: Connection) -> None:
-    """Do this process's part, and say how it went."""
+def _child(environment: Mapping[str, str], payload: bytes, sender: Connection) -> None:
+    """Run this process's share of the work, and send its progress and its result or error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when to end.
     _end_with_parent()
-    os.environ.update(place)
-    rank = int(place["RANK"])
+    os.environ.update(environment)
+    rank = int(environment["RANK"])
 
-    def tell(kind: str, value: object) -> None:
-        # Not `send`, with which torch leaves tensors to a process that may be gone when it is read.
+    def send(kind: str, value: object) -> None:
+        # `Connection.send` shares a tensor's storage, which is gone if this process ends first.
         sender.send_bytes(pickle.dumps((kind, value)))
 
-    def moved(fraction: float) -> None:
+    def report(fraction: float) -> None:
         if rank == 0:
-            tell(_MOVED, fraction)
+            send(_PROGRESS, fraction)
 
     try:
-        work, given, machine, threads = pickle.loads(payload)  # noqa: S301 -- the parent wrote it
+        work, argument, machine, threads = pickle.loads(payload)  # noqa: S301 -- from the parent
         torch.set_num_threads(threads)
         state = PartialState(cpu=machine.device.type == "cpu")
         devices.use(replace(machine, device=state.device, processes=1))
-        made = work(given, ProcessGroup(rank=rank, size=state.num_processes), moved)
+        result = work(argument, ProcessGroup(rank=rank, size=state.num_processes), report)
         state.wait_for_everyone()
         destroy_process_group()
-        tell(_DONE, made if rank == 0 else None)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, the parent raises it
-        tell(_FAILED, _portable(error))
-        # Were this process gone, the others' word of that might come first.
+        send(_DONE, result if rank == 0 else None)
+    except Exception as error:  # noqa: BLE001 -- the parent raises the error
+        send(_FAILED, _portable(error))
+        # If this process ended, the other processes' errors about it could arrive first.
         threading.Event().wait()
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error that another process can read: itself, or what it says."""
+    """Return the error if it survives pickling, else a RuntimeError with its text."""
     with contextlib.suppress(Exception):
         pickle.loads(pickle.dumps(error))  # noqa: S301 -- written in the same line
         return error
@@ -173,7 +176,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone, even by kill -9."""
+    """End this process when its parent ends, even by kill -9."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,4 +1,4 @@
-"""How first releases are trained, by the kind of backbone. What was measured: docs/methods.md."""
+"""Recipes for first releases, by kind of backbone. Measurements are in docs/methods.md."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     from models.backbones.compact import BackboneConfig
 
-#: All that is learned of users: on every linear layer, about 2 % of a model of 135 M parameters.
+#: The trained part of a pretrained model: every linear layer, about 2 % of 135 M parameters.
 ADAPTER: Final = AdapterConfig(
     rank=8, alpha=16, dropout=0.0, targets=("query", "key", "value", "output", "mlp")
 )
-#: Instruction tuning of an adapter. A few thousand rows teach a pretrained model what it can learn.
+#: Recipe for instruction tuning of an adapter. More rows than these improve a pretrained model
+#: little.
 LANGUAGE: Final = TrainConfig(
     learning_rate=1e-4,
     weight_decay=0.0,
@@ -34,20 +35,24 @@ LANGUAGE: Final = TrainConfig(
 
 
 def recipe_for(backbone: BackboneConfig, *, dtype: str = "float32") -> TrainConfig:
-    """Return the product's recipe: pretrained models learn in an adapter, compact ones in all.
+    """Return the product's recipe: an adapter on a pretrained model, all weights of a compact one.
 
     `dtype` is the precision of a pretrained model on this process's device (auto: the measured
-    one); its adapter stays in float32. Raises ValueError for a precision that there is not.
+    precision); its adapter stays in float32. Raises ValueError for an unknown precision.
     """
     if not isinstance(backbone, HuggingFaceConfig):
         return TrainConfig(backbone=backbone)
-    chosen = choose_dtype(dtype, machine().device).dtype
+    chosen = choose_dtype(dtype, machine().device)
     tuned = replace(backbone, dtype=chosen, wording=SHARED_PREFIX, adapter=ADAPTER)
     return replace(LANGUAGE, backbone=tuned)
 
 
 def recipe_of(manifest: Mapping[str, Any]) -> TrainConfig:
-    """Rebuild a recipe; raises UnknownBackboneError, and TypeError or KeyError for no recipe."""
+    """Rebuild a recipe from its manifest.
+
+    Raises UnknownBackboneError for an unknown backbone, and TypeError or KeyError for a manifest
+    that is not a recipe.
+    """
     limits = RowLimits.from_manifest(manifest.get("limits", {}))
     backbone = backbone_from_manifest(manifest["backbone"])
     return TrainConfig(**{**manifest, "backbone": backbone, "limits": limits})

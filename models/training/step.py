@@ -1,4 +1,7 @@
-"""One step of training, for every loop: it repeats itself with less memory where that runs out."""
+"""Take one optimizer step with less memory where memory runs out, and decay the learning rate.
+
+Every loop that trains weights uses `take_step`: training, unlearning and the relearning attack.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from models.runtime.memory import (
     OutOfMemoryError,
@@ -30,19 +34,34 @@ class DivergedError(RuntimeError):
     """The loss became NaN or infinite. Lower the learning rate and train again."""
 
 
+def linear_schedule(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int
+) -> LambdaLR:
+    """Scale the learning rate by min(1, (step + 1) / warmup_steps) · (1 − step / total_steps).
+
+    Call `step()` of the result after every optimizer step. Unlike in transformers' linear schedule,
+    the first step already moves, and the decay starts with the warm-up.
+    """
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / warmup_steps) * (1 - step / max(total_steps, 1))
+
+    return LambdaLR(optimizer, factor)
+
+
 def take_step(
     recommender: Recommender,
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[], torch.Tensor],
     process_group: ProcessGroup = ALONE,
 ) -> None:
-    """Take one step down the loss that `loss_of` computes, of `recommender.live_logits`.
+    """Take one optimizer step on the loss that `loss_of` computes from `recommender.live_logits`.
 
-    Where memory runs out, `loss_of` is called again, and the same rows go in smaller parts. The
-    gradients of a team's shares are added up. Raises DivergedError and OutOfMemoryError.
+    Where memory runs out, `loss_of` is called again and the same rows are computed in smaller
+    parts. The gradients of a process group are summed. Raises DivergedError and OutOfMemoryError.
     """
-    while attempt(partial(_descend, optimizer, loss_of)) is None:
-        _make_room(recommender)
+    while attempt(partial(_backward, optimizer, loss_of)) is None:
+        _reduce_memory(recommender)
     process_group.add(
         [
             parameter.grad
@@ -52,12 +71,12 @@ def take_step(
         ]
     )
     if attempt(partial(_update, optimizer)) is None:
-        # What an optimiser keeps does not depend on the batch, and half an update is none.
+        # The optimizer's state does not shrink with the batch, and a partial update is not valid.
         raise OutOfMemoryError(OutOfMemoryError.__doc__)
 
 
 def memory_report(recommender: Recommender) -> dict[str, Any]:
-    """Return what to report of a training: rows at a time (None: all), halvings, recomputing."""
+    """Return figures about memory: rows at a time (None: all), halvings, recomputed layers."""
     return {
         "micro_batch": recommender.memory.training_rows,
         "halvings": recommender.memory.halvings,
@@ -65,24 +84,24 @@ def memory_report(recommender: Recommender) -> dict[str, Any]:
     }
 
 
-def _make_room(recommender: Recommender) -> None:
-    """Train with less memory from now on: recompute layers, or else halve the rows at once.
+def _reduce_memory(recommender: Recommender) -> None:
+    """Recompute layers in later steps or, if they are recomputed already, halve the rows at a time.
 
-    Raises OutOfMemoryError where nothing is left to halve.
+    Raises OutOfMemoryError where one row at a time does not fit.
     """
     if checkpoint_layers(recommender.model):
-        log.warning("out of memory: the activations of layers are computed again from now on")
+        log.warning("out of memory: recomputing the layers' activations from now on")
         return
     memory = recommender.memory
     memory.halve()
     log.warning(
-        "out of memory: a batch of %d goes on %d at a time",
+        "out of memory: computing a batch of %d rows %d at a time",
         memory.last_batch_rows,
         memory.training_rows,
     )
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss_of: Callable[[], torch.Tensor]) -> bool:
+def _backward(optimizer: torch.optim.Optimizer, loss_of: Callable[[], torch.Tensor]) -> bool:
     optimizer.zero_grad()
     loss = loss_of()
     if not torch.isfinite(loss):

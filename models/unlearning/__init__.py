@@ -1,1 +1,1 @@
-"""Methods that make a model forget: one method, one file."""
+"""Unlearning methods; each method is one file and one line in the registry."""

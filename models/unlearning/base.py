@@ -1,4 +1,7 @@
-"""What every unlearning method takes and gives. One method, one file, one config dataclass."""
+"""The interface of unlearning methods: the task, the result, and the base class.
+
+Every method is one file with one config dataclass, and one line in `registry`.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,11 @@ if TYPE_CHECKING:
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.recommender.token_rows import TokenRows
-    from models.training.trainer import Progress, TrainConfig
+    from models.runtime.progress import Progress
+    from models.training.trainer import TrainConfig
 
 
-#: The root of methods that start from one model.
+#: The root of methods that start from a single model.
 PLAIN: Final = "plain"
 
 
@@ -30,10 +34,10 @@ class NothingToForgetError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnlearningTask:
-    """One batch: the release it starts from, what to forget and what to keep.
+    """One batch: the release to start from, the rows to forget, and the rows to keep.
 
-    `expected` says per kind of row how far the loss rises for a model that never saw the row.
-    `recipe` is how the release was trained, for methods that train parts of it again.
+    `expected` holds the expected loss increase per kind of row. `recipe` is the recipe that trained
+    the release, for methods that retrain parts of the release.
     """
 
     recommender: Recommender
@@ -41,17 +45,22 @@ class UnlearningTask:
     expected: Mapping[str, ExpectedLossIncrease]
     recipe: TrainConfig
     seed: int = 0
-    #: 0 is the first try; 1 goes on longer, in smaller steps, with a harder teacher.
+    #: 0 is the first attempt; 1 is longer, with a larger overshoot factor.
     strength: int = 0
+
+    def require_forget_rows(self) -> None:
+        """Raise NothingToForgetError where the batch has no forget rows."""
+        if not len(self.prepared.forget):
+            raise NothingToForgetError(NothingToForgetError.__doc__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unlearned:
-    """What came out, and what was measured.
+    """The recommender that forgot the batch, and the figures of the run.
 
-    With `adapter`, the recommender carries a trained adapter of that shape, still to be folded, on
-    a base that differs from its parent in `rows` alone; without one, its own weights are the
-    result.
+    With `adapter`, the recommender carries a trained adapter of that shape, not yet merged, on a
+    base that differs from the parent in `rows` alone. Without `adapter`, the recommender's own
+    weights are the result.
     """
 
     recommender: Recommender
@@ -61,12 +70,11 @@ class Unlearned:
 
 
 class UnlearningMethod(ABC):
-    """A way to forget. `name` is what settings and certificates call it.
+    """Base class of the methods. `name` is the method's name in settings and certificates.
 
-    `root` names the kind of release that it starts from: methods with the same root can start from
-    the same one. `calibrated` methods need `expected` in their task. `exact` methods leave nothing
-    that ever depended on the batch: what comes out is what training without it gives, so that no
-    audit can ask it to move by a certain amount.
+    `root` is the kind of release that the method starts from; methods with the same root can start
+    from the same release. `calibrated` methods read the task's `expected`. The result of an `exact`
+    method equals a training without the batch, so that the audit does not test its loss increase.
     """
 
     name: ClassVar[str]
@@ -77,12 +85,12 @@ class UnlearningMethod(ABC):
     def train(
         self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig, progress: Progress
     ) -> Recommender:
-        """Train the first release, which knows everybody; raises DivergedError."""
+        """Train the first release on all training rows; raises DivergedError."""
         return fit(vocabulary, prepared, recipe, progress)
 
     @abstractmethod
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Return what forgot the batch; the task's recommender stays as it is.
+        """Return a recommender that forgot the batch; the task's recommender does not change.
 
         Raises NothingToForgetError or DivergedError.
         """

@@ -1,17 +1,17 @@
-"""E2URec with a closed-form first step and a calibrated teacher: token rows, then a LoRA student.
+"""E2URec with a closed-form first step and a calibrated teacher: the product's default method.
 
-From E2URec (arXiv 2403.03536): a forgetting and a remembering teacher, computed once, and a LoRA
-student of both. What differs, each measured in docs/methods.md:
+As in E2URec (arXiv 2403.03536), a LoRA student learns from a forgetting and a remembering teacher,
+whose answers are computed once. The steps, each measured in docs/methods.md:
 
-- item rows first go where the retained data alone would have them, and the two answers draw
-  together, because less data makes less sure models: both in closed form;
-- no augmented model is trained: to first order, learning more of a row moves its margin along
-  y − σ(margin), so the forgetting teacher goes the other way. Its α is solved from the rise in loss
-  that a shadow model showed for people it never saw;
-- the remembering teacher is what the first step left, with the offset that makes its mean answer
-  right on the retained rows;
-- the student is small and short (low rank and few steps have less noise); then its size, and how
-  far the item rows go, are settled so that the loss has risen as far as expected.
+1. Closed form: item rows move to the values that the retained data alone would give, and the two
+   answer rows move together (temperature shrinkage), because less data makes less certain models.
+2. Teachers: the remembering teacher is the model after step 1. The forgetting teacher moves each
+   margin against y − σ(margin), the first-order effect of learning more of a row, instead of
+   training an augmented model. Its α is solved from the expected loss increase, which a shadow
+   model showed on users that it never saw. Both teachers get the offset that makes the mean answer
+   on retained rows right.
+3. Distillation: a small adapter learns for few steps (low rank and few steps add less noise).
+4. Settling: the adapter is scaled so that the loss increase is the expected loss increase.
 """
 
 from __future__ import annotations
@@ -32,45 +32,39 @@ from models.checkpoints.adapter import attach, scale, with_rows
 from models.prompts.prompt_batch import PromptBatch
 from models.recommender.token_rows import FirstStep, leaving, shrunk_answers
 from models.recommender.trainable import trainable_parameters
-from models.training.step import memory_report, take_step
+from models.training.step import linear_schedule, memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
-from models.unlearning.base import (
-    NothingToForgetError,
-    Unlearned,
-    UnlearningMethod,
-    UnlearningTask,
-)
-from models.unlearning.finetuning import Order
-from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
+from models.unlearning import losses
+from models.unlearning.base import Unlearned, UnlearningMethod, UnlearningTask
+from models.unlearning.finetuning import Order, encode
 
 if TYPE_CHECKING:
-    from models.data.samples import Samples
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
 
-#: How much the mean margins of models differ that only their seed sets apart.
+#: Standard deviation of the mean margin between models that differ only in their seed.
 OFFSET_SPREAD: Final = 0.08
-#: Item rows that come so near their share (relatively) are left where they are.
-NEAR: Final = 0.15
-#: One batch never shrinks margins below this share, however much of the data leaves with it.
+#: Relative distance from the target loss increase below which item rows do not move a second time.
+STEP_TOLERANCE: Final = 0.15
+#: Minimum factor of temperature shrinkage for one batch, however large its share of the data.
 MIN_TEMPERATURE_FACTOR: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class E2URecFastConfig:
-    """Everything that can be set; the defaults were chosen on ml-latest-small."""
+    """Settings; the defaults were chosen on ml-latest-small (docs/methods.md)."""
 
-    #: At most so many forget rows, evenly spaced, are looked at to see how far the loss has risen.
+    #: Maximum number of forget rows, evenly spaced, on which the loss increase is measured.
     evaluation_rows: int = 1024
-    #: An item's mean counts as if it had this many more ratings, all as expected.
+    #: Pseudo-count of average ratings that shrinks the change of an item's mean toward 0.
     damping: float = 5.0
-    #: How far item rows go along their way at first, and at most; about a quarter of it arrives.
+    #: First and maximum step size of item rows; about a quarter of a step shows in the margins.
     step_size: float = 5.0
     max_step_size: float = 12.0
-    #: The share of the expected rise that the first step should bring about.
+    #: The share of the expected loss increase that the closed-form step aims at.
     first_share: float = 0.4
-    #: Margins shrink to the share of training rows that stay, to this power: many batches come to
-    #: what one would.
+    #: Exponent of the temperature factor, whose base is the share of training rows that stay.
+    #: Several batches thus shrink the margins as much as one batch with the same rows.
     temperature_shrinkage: float = 0.4
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
@@ -79,19 +73,19 @@ class E2URecFastConfig:
     )
     learning_rate: float = 3e-3
     warmup_steps: int = 3
-    #: At most so many steps, and no more than show each row `passes` times.
+    #: Maximum number of steps, and of times that a forget row is shown.
     steps: int = 22
     passes: float = 3.0
     forget_batch: int = 64
     retain_batch: int = 40
-    #: How much further than the expected rise the teacher is driven.
+    #: Factor on α: how much further than the expected loss increase the teacher goes.
     overshoot_factor: float = 4.0
-    #: Between which factors the trained adapter may be scaled to reach the expected rise.
+    #: Range of the adapter's final scale; a larger adapter also changes what it was not taught.
     least_scale: float = 0.3
     most_scale: float = 1.2
 
     def stronger(self) -> E2URecFastConfig:
-        """Return the settings of the second try: a longer and harder lesson."""
+        """Return the settings of the second attempt: more steps and a larger overshoot factor."""
         return replace(
             self,
             steps=self.steps * 2,
@@ -100,8 +94,8 @@ class E2URecFastConfig:
         )
 
 
-#: Where items are words, no row moves in closed form, and the lesson does all the work, in an
-#: adapter of the release's shape. A step on long prompts takes seconds, not milliseconds.
+#: Settings for language models: items are words, so that no row moves in closed form and the
+#: adapter does all the forgetting. A step on long prompts takes seconds, not milliseconds.
 LANGUAGE: Final = E2URecFastConfig(
     evaluation_rows=256,
     learning_rate=3e-4,
@@ -113,32 +107,24 @@ LANGUAGE: Final = E2URecFastConfig(
 )
 
 
+@dataclass(frozen=True)
 class E2URecFast(UnlearningMethod):
-    """The product's default method."""
+    """Run the four steps; without `config`, with the measured settings for the kind of release."""
 
     name = "e2urec-fast"
     calibrated = True
-
-    def __init__(
-        self, config: E2URecFastConfig | None = None, language: E2URecFastConfig | None = None
-    ) -> None:
-        """Use `config`, and `language` on adapters of language models, or the measured defaults."""
-        self.config = config or E2URecFastConfig()
-        self.language = language or config or LANGUAGE
+    config: E2URecFastConfig | None = None
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Move token rows, train a fresh adapter, and settle both at the expected rise.
-
-        Raises NothingToForgetError and DivergedError.
-        """
+        """Run the four steps; raises NothingToForgetError and DivergedError."""
         started = time.monotonic()
         config = self._config(task)
-        first = _First(task, config)
+        first = _ClosedFormStep(task, config)
         progress(0.2)
         stepped_at = time.monotonic()
         student = attach(first.base, config.adapter, task.seed)
         with seeded_dropout(task.seed):
-            _train(_DistillationBatch(task, config, first), student, progress)
+            _distill(_DistillationBatches(task, config, first), student, progress)
         taught_at = time.monotonic()
         settled = _settle(student, first, config)
         progress(1.0)
@@ -149,8 +135,8 @@ class E2URecFast(UnlearningMethod):
             metrics={
                 "forget_rows": len(task.prepared.forget),
                 "token_rows": len(first.rows.tokens),
-                "expected_rise": first.loss_increase,
-                "first_rise": first.first,
+                "expected_rise": first.expected,
+                "first_rise": first.loss_increase,
                 "alpha": first.alpha,
                 **settled,
                 "trainable_parameters": trainable_parameters(student),
@@ -163,160 +149,149 @@ class E2URecFast(UnlearningMethod):
         )
 
     def _config(self, task: UnlearningTask) -> E2URecFastConfig:
-        """Return the settings for this try; an adapter that replaces another has its shape."""
-        own = task.recommender.config.adapter
-        config = self.config if own is None else replace(self.language, adapter=own)
+        """Return the settings of this attempt; an adapter that replaces another has its shape."""
+        adapter = task.recommender.config.adapter
+        if adapter is None:
+            config = self.config or E2URecFastConfig()
+        else:
+            config = replace(self.config or LANGUAGE, adapter=adapter)
         return config.stronger() if task.strength else config
 
     def teacher_margins(self, task: UnlearningTask, progress: Progress) -> dict[str, torch.Tensor]:
-        """Return what is taught, before any student: [F] margins on the forget rows, by name."""
+        """Return the forgetting teachers' [F] margins on the forget rows, by name."""
         config = self._config(task)
-        first = _First(task, config)
-        prompts, labels = _encode(task, task.prepared.forget)
-        found = margins(first.base, prompts)
+        first = _ClosedFormStep(task, config)
+        prompts, labels = encode(task, task.prepared.forget)
+        base_margins = margins(first.base, prompts)
         progress(1.0)
-        ahead = one_step_ahead(found, labels)
-        return {"first step": found} | {
-            f"first step, α × {overshoot_factor:g}": forgetting_margins(
-                found, ahead, first.alpha * overshoot_factor
-            )
-            for overshoot_factor in sorted({1.0, config.overshoot_factor})
-        }
+        ahead = losses.one_step_ahead(base_margins, labels)
+        teachers = {"first step": base_margins}
+        for factor in sorted({1.0, config.overshoot_factor}):
+            forgetting = losses.forgetting_margins(base_margins, ahead, first.alpha * factor)
+            teachers[f"first step, α × {factor:g}"] = forgetting
+        return teachers
 
 
-def _encode(task: UnlearningTask, samples: Samples) -> tuple[PromptBatch, torch.Tensor]:
-    prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
-    return prompts, torch.from_numpy(samples.label)
+class _EvaluationRows:
+    """All forget rows, or evenly spaced forget rows where there are many, and their loss before."""
+
+    def __init__(self, task: UnlearningTask, most_rows: int) -> None:
+        count = len(task.prepared.forget)
+        rows = np.arange(0, count, math.ceil(count / most_rows))
+        self.prompts, self.labels = encode(task, task.prepared.forget.take(rows))
+        self._before = self._loss(margins(task.recommender, self.prompts))
+
+    def loss_increase(self, row_margins: torch.Tensor) -> float:
+        """Return the increase of the mean loss (nats) for a model with these [M] margins."""
+        return self._loss(row_margins) - self._before
+
+    def _loss(self, row_margins: torch.Tensor) -> float:
+        return functional.binary_cross_entropy_with_logits(row_margins, self.labels).item()
 
 
-class _First:
-    """The first step: the base with its token rows moved, and how far forgetting still has to go.
+class _ClosedFormStep:
+    """Step 1: the base with moved token rows, and the α of the remaining loss increase.
 
-    Looks at all forget rows or, where there are many, at evenly spaced ones.
+    `expected` is the batch's expected loss increase, `loss_increase` the part that the moved rows
+    reached (nats); `rows` moved by `step_size`.
     """
 
     def __init__(self, task: UnlearningTask, config: E2URecFastConfig) -> None:
-        """Move the rows, see what that brought about, and solve α for the rest."""
-        prepared = task.prepared
-        if not len(prepared.forget):
-            raise NothingToForgetError(NothingToForgetError.__doc__)
-        self.loss_increase = max(expectation(prepared, task.expected).mean, 0.0)
-        stride = math.ceil(len(prepared.forget) / config.evaluation_rows)
-        evaluated = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
-        self._prompts, self._labels = _encode(task, evaluated)
-        self._before = self._loss(margins(task.recommender, self._prompts))
-        self._step = FirstStep.of(task.recommender, prepared, config.damping)
-        gone = len(leaving(prepared))
-        share = gone / max(gone + len(prepared.parts.train), 1)
-        self._shrunk = shrunk_answers(
-            task.recommender,
-            max(MIN_TEMPERATURE_FACTOR, (1 - share) ** config.temperature_shrinkage),
-        )
+        """Move the rows at most twice, and solve α for the rest of the expected loss increase."""
+        task.require_forget_rows()
+        self.expected = max(expectation(task.prepared, task.expected).mean, 0.0)
+        self.evaluation = _EvaluationRows(task, config.evaluation_rows)
+        self._items = FirstStep.of(task.recommender, task.prepared, config.damping)
+        gone = len(leaving(task.prepared))
+        stay = 1 - gone / max(gone + len(task.prepared.parts.train), 1)
+        factor = max(MIN_TEMPERATURE_FACTOR, stay**config.temperature_shrinkage)
+        self._answers = shrunk_answers(task.recommender, factor)
         self.step_size = config.step_size
-        self._move(task.recommender)
-        wanted = config.first_share * self.loss_increase
-        if self.first > 0 and abs(self.first - wanted) > NEAR * wanted:
-            # The rise is nearly proportional to the reach.
-            self.step_size = min(config.step_size * wanted / self.first, config.max_step_size)
-            self._move(task.recommender)
-        ahead = one_step_ahead(self.found, self._labels)
-        rest = max(self.loss_increase - self.first, 0.0)
-        self.alpha = solve_alpha(self.found, ahead, self._labels, rest)
+        row_margins = self._move(task.recommender)
+        target = config.first_share * self.expected
+        if self.loss_increase > 0 and abs(self.loss_increase - target) > STEP_TOLERANCE * target:
+            # The loss increase is nearly proportional to the step size.
+            proportional = config.step_size * target / self.loss_increase
+            self.step_size = min(proportional, config.max_step_size)
+            row_margins = self._move(task.recommender)
+        labels, remaining = self.evaluation.labels, max(self.expected - self.loss_increase, 0.0)
+        ahead = losses.one_step_ahead(row_margins, labels)
+        self.alpha = losses.solve_alpha(row_margins, ahead, labels, remaining)
 
-    def _move(self, recommender: Recommender) -> None:
-        self.rows = self._step.rows(self.step_size) + self._shrunk
+    def _move(self, recommender: Recommender) -> torch.Tensor:
+        """Move the rows by the step size; return the base's margins on the evaluation rows."""
+        self.rows = self._items.rows(self.step_size) + self._answers
         self.base = with_rows(recommender, self.rows)
-        self.found = margins(self.base, self._prompts)
-        self.first = self._loss(self.found) - self._before
-
-    def evaluate(self, student: Recommender) -> float:
-        """Return the rise (nats) that a student has reached."""
-        return self._loss(margins(student, self._prompts)) - self._before
-
-    def _loss(self, found: torch.Tensor) -> float:
-        return functional.binary_cross_entropy_with_logits(found, self._labels).item()
+        row_margins = margins(self.base, self.evaluation.prompts)
+        self.loss_increase = self.evaluation.loss_increase(row_margins)
+        return row_margins
 
 
-class _DistillationBatch:
-    """What is taught: rows of both kinds, with the teachers' answers to them."""
+class _DistillationBatches:
+    """Steps 2 and 3: the rows of all distillation batches, with the teachers' margins."""
 
-    def __init__(self, task: UnlearningTask, config: E2URecFastConfig, first: _First) -> None:
-        """Draw the rows of all steps and let the teachers answer them."""
+    def __init__(
+        self, task: UnlearningTask, config: E2URecFastConfig, first: _ClosedFormStep
+    ) -> None:
+        """Draw the rows of all steps and compute the teachers' margins on them."""
         prepared, self.config = task.prepared, config
         most = math.ceil(len(prepared.forget) * config.passes / config.forget_batch)
         self.steps = max(1, min(config.steps, most))
-        lost = Order(len(prepared.forget), task.seed).draw(self.steps * config.forget_batch)
-        held = Order(len(prepared.parts.train), task.seed + 1).draw(
-            self.steps * config.retain_batch
-        )
-        self.retain, liked = _encode(task, prepared.parts.train.take(held.numpy()))
+        forget, train = prepared.forget, prepared.parts.train
+        forget_rows = Order(len(forget), task.seed).draw(self.steps * config.forget_batch)
+        retain_rows = Order(len(train), task.seed + 1).draw(self.steps * config.retain_batch)
+        self.retain, retain_labels = encode(task, train.take(retain_rows.numpy()))
         remembering = margins(first.base, self.retain)
-        offset = _offset(remembering, liked)
-        seen, back = torch.unique(lost, return_inverse=True)
-        forget, labels = _encode(task, prepared.forget.take(seen.numpy()))
-        now = margins(first.base, forget)
-        ahead = one_step_ahead(now, labels)
-        forgetting = forgetting_margins(now, ahead, first.alpha * config.overshoot_factor)
-        self.forget, self.forgetting = forget.take(back), forgetting[back] + offset
+        offset = losses.answer_offset(remembering, retain_labels, OFFSET_SPREAD)
+        # A row that is drawn several times is computed once.
+        drawn, position = torch.unique(forget_rows, return_inverse=True)
+        prompts, labels = encode(task, forget.take(drawn.numpy()))
+        base_margins = margins(first.base, prompts)
+        ahead = losses.one_step_ahead(base_margins, labels)
+        forgetting = losses.forgetting_margins(
+            base_margins, ahead, first.alpha * config.overshoot_factor
+        )
+        self.forget, self.forgetting = prompts.take(position), forgetting[position] + offset
         self.remembering = remembering + offset
 
     def loss(self, student: Recommender, step: int) -> torch.Tensor:
-        """Return the loss of a step: KL to both teachers, every row with the same weight."""
-        size = self.config.forget_batch, self.config.retain_batch
-        lost = slice(step * size[0], (step + 1) * size[0])
-        held = slice(step * size[1], (step + 1) * size[1])
-        both = PromptBatch.cat([self.forget.take(lost), self.retain.take(held)])
-        teachers = torch.cat([self.forgetting[lost], self.remembering[held]])
-        return answer_kl(teachers, live_margins(student, both))
+        """Return the mean KL (nats) to the teachers over one step's forget and retained rows."""
+        forget_size, retain_size = self.config.forget_batch, self.config.retain_batch
+        forget = slice(step * forget_size, (step + 1) * forget_size)
+        retain = slice(step * retain_size, (step + 1) * retain_size)
+        prompts = PromptBatch.cat([self.forget.take(forget), self.retain.take(retain)])
+        teachers = torch.cat([self.forgetting[forget], self.remembering[retain]])
+        return losses.answer_kl(teachers, live_margins(student, prompts))
 
 
-def _offset(found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the constant that makes the mean answer right, added to [B] margins.
-
-    The most probable one where such constants have a standard deviation of OFFSET_SPREAD: a few
-    rows know little of it.
-    """
-    offset = torch.zeros(())
-    for _ in range(4):
-        probability = torch.sigmoid(found + offset)
-        slope = (labels - probability).sum() - offset / OFFSET_SPREAD**2
-        curvature = (probability * (1 - probability)).sum() + 1 / OFFSET_SPREAD**2
-        offset = offset + slope / curvature
-    return offset
-
-
-def _train(
-    distillation_batch: _DistillationBatch, student: Recommender, progress: Progress
-) -> None:
-    """Teach the lesson once, with a short warm-up and a linear decay."""
-    config = distillation_batch.config
-    rate = config.learning_rate * min(
-        1.0, distillation_batch.steps / config.steps
-    )  # Few rows, small steps.
+def _distill(batches: _DistillationBatches, student: Recommender, progress: Progress) -> None:
+    """Train the student once on every batch, with a short warm-up and a linear decay."""
+    config = batches.config
+    # A batch with few rows has fewer steps, and a lower learning rate.
+    rate = config.learning_rate * min(1.0, batches.steps / config.steps)
     trainable = [p for p in student.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
+    schedule = linear_schedule(optimizer, config.warmup_steps, batches.steps)
     student.model.train()
-    for step in range(distillation_batch.steps):
-        warm = min(1.0, (step + 1) / config.warmup_steps) * (1 - step / distillation_batch.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm
-        take_step(student, optimizer, partial(distillation_batch.loss, student, step))
-        progress(0.2 + 0.7 * (step + 1) / distillation_batch.steps)
+    for step in range(batches.steps):
+        take_step(student, optimizer, partial(batches.loss, student, step))
+        schedule.step()
+        progress(0.2 + 0.7 * (step + 1) / batches.steps)
     student.model.eval()
 
 
-def _settle(student: Recommender, first: _First, config: E2URecFastConfig) -> dict[str, float]:
-    """Scale the adapter so that the loss has risen as expected, to which it is nearly proportional.
-
-    The bounds are narrow, because a longer adapter also moves what it was not taught.
-    """
-    taught = first.evaluate(student) - first.first
-    wanted = first.loss_increase - first.first
-    factor = min(max(wanted / taught, config.least_scale), config.most_scale) if taught > 0 else 1.0
+def _settle(
+    student: Recommender, first: _ClosedFormStep, config: E2URecFastConfig
+) -> dict[str, float]:
+    """Step 4: scale the adapter, to which the loss increase is nearly proportional."""
+    reached = first.evaluation.loss_increase(margins(student, first.evaluation.prompts))
+    taught = reached - first.loss_increase
+    target = first.expected - first.loss_increase
+    factor = min(max(target / taught, config.least_scale), config.most_scale) if taught > 0 else 1.0
     scale(student, first.base, factor)
     return {
-        "taught_rise": first.first + taught,
+        "taught_rise": first.loss_increase + taught,
         "scale": factor,
         "reach": first.step_size,
-        "reached_rise": first.first + factor * taught,
+        "reached_rise": first.loss_increase + factor * taught,
     }

@@ -1,15 +1,16 @@
-"""What SISA, RecEraser and APA share: train a member per shard, and again only where it must be.
+"""Train one member per shard, and retrain only changed shards: the base of SISA, RecEraser and APA.
 
-Unlearning is exact, as in SISA (Bourtoule et al., arXiv 1912.03817). One rule decides: a member is
-kept if, and only if, it is bit for bit what training on its shard's *retained* samples would give
-(its seal says so); every other one is trained from scratch on them. Hence the result equals a
-training of all shards without the person. Two things follow from that rule:
+Unlearning is exact, as in SISA (Bourtoule et al., arXiv 1912.03817). A member is kept if and only
+if it equals, bit for bit, the result of training on its shard's *retained* samples, which its shard
+fingerprint proves. Every other member is trained from scratch on the retained samples. Hence the
+result equals a training of all shards without the forgotten data. This rule has two consequences:
 
-- members keep their last state: choosing one on validation would depend on the person's rows there;
-- a sample's history holds the user's other items. Retained samples are built without what is
-  forgotten, so a shard that loses no sample but has a history changed is trained again as well.
+- Members keep their last state, because choosing a state on validation rows would depend on
+  forgotten validation rows.
+- A sample's history contains the user's other items. Retained samples are built without the
+  forgotten interactions, so that a shard with only a changed history is also retrained.
 
-What is computed from all members (weights of an aggregation) is computed anew each time.
+Whatever is computed from all members (an attention, a routing table) is computed again every time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from models.recommender.ensemble import Ensemble, EnsembleConfig
 from models.recommender.factory import build
 from models.training.step import memory_report
 from models.training.trainer import fit_from
-from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
+from models.unlearning.base import Unlearned, UnlearningMethod
 from models.unlearning.sharding import shard_fingerprint
 
 if TYPE_CHECKING:
@@ -38,15 +39,16 @@ if TYPE_CHECKING:
     from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress, TrainConfig
+    from models.runtime.progress import Progress
+    from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardedConfig:
-    """How many shards, and how long their members train: `passes` times the recipe's epochs.
+    """The number of shards; members train for `passes` times the recipe's epochs.
 
-    Passes were chosen on validation loss (ml-latest-small, paper split, one seed).
+    The passes were chosen on validation loss (ml-latest-small, paper split, one seed).
     """
 
     shards: int = 4
@@ -55,7 +57,7 @@ class ShardedConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shard:
-    """One shard as it should be: its retained samples, their prompts, and the member's recipe."""
+    """One shard's target: its retained samples, and the recipe of its member."""
 
     index: int
     prepared: ForgetSplit
@@ -63,12 +65,12 @@ class _Shard:
 
     @property
     def size(self) -> int:
-        """Return the number of its samples."""
+        """Return the number of training samples."""
         return len(self.prepared.parts.train)
 
 
 class ShardedMethod(UnlearningMethod):
-    """A method is a partition, a way to train a member, and a way to make one answer of several."""
+    """Base class; a method defines a partition, how a member trains, and an aggregation."""
 
     exact = True
     aggregation: ClassVar[str]
@@ -81,22 +83,20 @@ class ShardedMethod(UnlearningMethod):
         return self._build(vocabulary, prepared, recipe, None, progress)[0]
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Train those shards again that the batch was in; all, from another kind of release.
+        """Retrain the changed shards, or all shards where the release is of another kind.
 
-        Where only the weights of answers knew the batch, no shard is trained again. Raises
-        NothingToForgetError or DivergedError.
+        No shard is retrained where only the aggregation saw the batch. Raises NothingToForgetError
+        or DivergedError.
         """
-        if not len(task.prepared.forget) and not (
-            task.prepared.forget_valid and weighed(task.recommender.config)
-        ):
-            raise NothingToForgetError(NothingToForgetError.__doc__)
+        if not (task.prepared.forget_valid and weighed(task.recommender.config)):
+            task.require_forget_rows()
         started = time.monotonic()
-        vocabulary = task.recommender.vocabulary
-        found, metrics = self._build(
-            vocabulary, task.prepared, task.recipe, task.recommender, progress
+        parent = task.recommender
+        ensemble, metrics = self._build(
+            parent.vocabulary, task.prepared, task.recipe, parent, progress
         )
         return Unlearned(
-            recommender=found,
+            recommender=ensemble,
             adapter=None,
             metrics={
                 "forget_rows": len(task.prepared.forget),
@@ -110,10 +110,10 @@ class ShardedMethod(UnlearningMethod):
     def partition(
         self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
-        """Return [M] shards of the retained training samples."""
+        """Return the shard index of each of the [M] retained training samples."""
 
     def ensemble_config(self, recipe: TrainConfig) -> EnsembleConfig:
-        """Return the ensemble before anything was trained."""
+        """Return the configuration of an untrained ensemble."""
         return EnsembleConfig(
             aggregation=self.aggregation,
             member=recipe.backbone.seeded(recipe.seed),
@@ -121,20 +121,20 @@ class ShardedMethod(UnlearningMethod):
         )
 
     def member_recipe(self, recipe: TrainConfig, shard: int) -> TrainConfig:
-        """Return how a member is trained: as a release is, but to the last state."""
+        """Return a member's recipe: the release's, without choosing a state on validation rows."""
         seeded = recipe.seeded(recipe.seed * self.config.shards + shard)
         return replace(seeded, epochs=recipe.epochs * self.config.passes, validations=0)
 
     def new_member(self, vocabulary: Vocabulary, recipe: TrainConfig) -> Recommender:
-        """Return a member before it was trained."""
+        """Return an untrained member."""
         return build(vocabulary, recipe.backbone)
 
     def member_state(self, member: Recommender) -> Mapping[str, torch.Tensor]:
-        """Return the tensors of a trained member that are its shard's own."""
+        """Return the tensors of a trained member that belong to its shard alone."""
         return member.model.state_dict()
 
     def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
-        """Set what is computed from all members, in place; return how many parameters trained."""
+        """Compute the aggregation's tensors in place; return the number of trained parameters."""
         del ensemble, prepared, recipe
         return 0
 
@@ -146,25 +146,28 @@ class ShardedMethod(UnlearningMethod):
         parent: Recommender | None,
         progress: Progress,
     ) -> tuple[Ensemble, dict[str, Any]]:
-        """Return the ensemble of the retained samples, with the parent's members where they fit."""
+        """Return the ensemble of the retained samples, and its metrics.
+
+        Members of the parent are kept where they fit.
+        """
         ensemble = build(vocabulary, self.ensemble_config(recipe))
         if not isinstance(ensemble, Ensemble):
-            raise TypeError(f"{self.aggregation} is no aggregation of an ensemble")
+            raise TypeError(f"{self.aggregation!r} is not an aggregation of an ensemble")
         shard_fingerprints: list[str] = []
         retrained: list[int] = []
         trained = done = 0
         shards = self._shards(vocabulary, prepared, recipe)
         total = max(1, len(prepared.parts.train))
         for shard in shards:
-            state = self._kept(shard, ensemble, parent)
+            state = self._kept_state(shard, ensemble, parent)
             if state is None and shard.size:
                 report = _within(progress, done / total, shard.size / total)
                 member = self.new_member(vocabulary, shard.recipe)
-                member.memory = ensemble.memory  # What one of them learned of it holds for all.
+                member.memory = ensemble.memory  # The memory limits found hold for all members.
                 fit_from(member, shard.prepared, shard.recipe, report)
                 state = self.member_state(member)
                 retrained.append(shard.index)
-                # A head that is tied to the embeddings is the same tensor under another name.
+                # A head tied to the embeddings appears under two names and counts once.
                 trained += sum({t.data_ptr(): t.numel() for t in state.values()}.values())
             if state is not None:
                 ensemble.put_shard(shard.index, state)
@@ -187,26 +190,26 @@ class ShardedMethod(UnlearningMethod):
     def _shards(
         self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> list[_Shard]:
-        belongs = self.partition(vocabulary, prepared, recipe)
+        shard_of = self.partition(vocabulary, prepared, recipe)
         return [
             _Shard(
                 index=index,
-                prepared=_only(prepared, belongs == index),
+                prepared=_with_training_rows(prepared, shard_of == index),
                 recipe=self.member_recipe(recipe, index),
             )
             for index in range(self.config.shards)
         ]
 
-    def _kept(
+    def _kept_state(
         self, shard: _Shard, ensemble: Ensemble, parent: Recommender | None
     ) -> Mapping[str, torch.Tensor] | None:
-        """Return the parent's member where it is what this shard would be trained to again."""
+        """Return the parent's member if training this shard would give the same, else None."""
         if not isinstance(parent, Ensemble) or not shard.size:
             return None
-        known = parent.config
-        if known.fingerprinted(()) != ensemble.config or not known.shard_fingerprints:
+        config = parent.config
+        if config.fingerprinted(()) != ensemble.config or not config.shard_fingerprints:
             return None
-        fits = self._shard_fingerprint(shard, parent) == known.shard_fingerprints[shard.index]
+        fits = self._shard_fingerprint(shard, parent) == config.shard_fingerprints[shard.index]
         return parent.shard_state(shard.index) if fits else None
 
     def _shard_fingerprint(self, shard: _Shard, ensemble: Ensemble) -> str:
@@ -225,18 +228,18 @@ class ShardedMethod(UnlearningMethod):
 
 
 def weighed(config: BackboneConfig) -> bool:
-    """Say whether a release of this kind knows validation rows, in how its answers are weighed."""
+    """Return whether the release's aggregation was computed from validation rows."""
     return isinstance(config, EnsembleConfig) and config.weighed
 
 
-def _only(prepared: ForgetSplit, rows: NDArray[np.bool_]) -> ForgetSplit:
-    """Return the same data with these training samples alone."""
+def _with_training_rows(prepared: ForgetSplit, rows: NDArray[np.bool_]) -> ForgetSplit:
+    """Return the same data with only these training samples."""
     parts = replace(prepared.parts, train=prepared.parts.train.take(np.asarray(rows)))
     return replace(prepared, parts=parts)
 
 
 def _within(progress: Progress, start: float, share: float) -> Progress:
-    """Return a progress that fills `share` of another one from `start` on."""
+    """Return a callback that maps 0…1 to `start`…`start + share` of `progress`."""
 
     def report(fraction: float) -> None:
         progress(start + fraction * share)

@@ -1,31 +1,32 @@
-"""The loop of methods that tune all weights on batches of forget and of retained rows.
+"""Tune all weights of a copy on batches of forget rows and retained rows.
 
-Knows batches and one optimiser; what is minimised is the method's.
+Shared by the methods that differ only in the loss: `neggrad`, `badt`, `npo` and `simnpo`. The
+encoding and drawing of rows is also used by `e2urec`, `e2urec_fast` and `receraser`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from models.prompts.prompt_batch import PromptBatch
-from models.recommender.trainable import copied, own_parameters
+from models.recommender.trainable import copy_recommender, set_trainable
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
-from models.unlearning.base import NothingToForgetError
+from models.unlearning.base import Unlearned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from models.data.samples import Samples
     from models.recommender.base import Recommender
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
 
-#: How often a loop says how far it is.
+#: Steps between two calls of the progress callback.
 REPORT_EVERY: Final = 10
 
 
@@ -38,11 +39,19 @@ class LoopConfig:
     steps: int = 300
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningConfig:
+    """Base of the methods' configs: the loop, to which a method adds its loss's settings."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """One step: [B] live margins of both kinds of row, their labels (0/1), the original's margins.
+    """One step's rows: [B] live margins, [B] labels (0 or 1) and [B] margins of the original.
 
-    `forget_rows` [B] index the task's forget rows. The original's are empty unless asked for.
+    `forget_rows` [B] index the task's forget rows. The original's margins are empty unless `tune`
+    was called with `with_original`.
     """
 
     forget: torch.Tensor
@@ -55,24 +64,24 @@ class Batch:
 
 
 class Order:
-    """Indices of rows in batches: every row once before any comes again."""
+    """Random row indices in batches; every row is drawn once before any row repeats."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count = count
         self._generator = torch.Generator().manual_seed(seed)
-        self._waiting = torch.empty(0, dtype=torch.long)
+        self._remaining = torch.empty(0, dtype=torch.long)
 
     def draw(self, size: int) -> torch.Tensor:
-        """Return [size] indices of the next rows; none where there are no rows."""
-        while len(self._waiting) < size and self._count:
-            fresh = torch.randperm(self._count, generator=self._generator)
-            self._waiting = torch.cat([self._waiting, fresh])
-        chosen, self._waiting = self._waiting[:size], self._waiting[size:]
-        return chosen
+        """Return the indices [size] of the next rows; empty if there are no rows."""
+        while len(self._remaining) < size and self._count:
+            permutation = torch.randperm(self._count, generator=self._generator)
+            self._remaining = torch.cat([self._remaining, permutation])
+        drawn, self._remaining = self._remaining[:size], self._remaining[size:]
+        return drawn
 
 
 class Rows:
-    """Encoded rows with their labels, drawn in batches."""
+    """Prompts with their labels, drawn in batches."""
 
     def __init__(self, prompts: PromptBatch, labels: torch.Tensor, seed: int) -> None:
         self.prompts, self.labels = prompts, labels
@@ -82,65 +91,76 @@ class Rows:
         return len(self.labels)
 
     def draw(self, size: int) -> torch.Tensor:
-        """Return the indices of the next rows, `size` or as many as there are."""
+        """Return the indices of the next rows: `size`, or all rows if there are fewer."""
         return self._order.draw(min(size, len(self)))
 
 
+def encode(task: UnlearningTask, samples: Samples) -> tuple[PromptBatch, torch.Tensor]:
+    """Return the prompts of M samples and their [M] labels (0 or 1)."""
+    prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
+    return prompts, torch.from_numpy(samples.label)
+
+
 def forget_rows(task: UnlearningTask) -> Rows:
-    """Return what is to be forgotten; raises NothingToForgetError where there is nothing."""
-    if not len(task.prepared.forget):
-        raise NothingToForgetError(NothingToForgetError.__doc__)
-    return _rows(task, task.prepared.forget, task.seed)
+    """Return the rows to forget; raises NothingToForgetError if there are none."""
+    task.require_forget_rows()
+    return Rows(*encode(task, task.prepared.forget), task.seed)
 
 
 def retained_rows(task: UnlearningTask) -> Rows:
-    """Return the training rows that are kept."""
-    return _rows(task, task.prepared.parts.train, task.seed + 1)
+    """Return the retained training rows."""
+    return Rows(*encode(task, task.prepared.parts.train), task.seed + 1)
 
 
 def trainable_copy(recommender: Recommender) -> Recommender:
-    """Return a copy, all of whose own weights train."""
-    student = copied(recommender)
-    own_parameters(student, train=True)
+    """Return a copy in which all of the recommender's own weights train."""
+    student = copy_recommender(recommender)
+    set_trainable(student, train=True)
     return student
 
 
 def tune(
     task: UnlearningTask,
-    config: LoopConfig,
+    config: TuningConfig,
     loss: Callable[[Batch], torch.Tensor],
     progress: Progress,
     *,
     with_original: bool = False,
-) -> tuple[Recommender, dict[str, Any]]:
-    """Return a tuned copy of the task's recommender, and what to report of it.
+) -> Unlearned:
+    """Minimize `loss` over a copy of the task's recommender, and return the copy.
 
     Raises NothingToForgetError and DivergedError.
     """
+    loop = config.loop
     forget, retain = forget_rows(task), retained_rows(task)
     student = trainable_copy(task.recommender)
     trained = [p for p in student.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=loop.learning_rate, weight_decay=0.0)
     student.model.train()
     original = task.recommender if with_original else None
     with seeded_dropout(task.seed):
-        for step in range(1, config.steps + 1):
-            rows = forget.draw(config.batch_size), retain.draw(config.batch_size)
-            batch = partial(_batch, original, student, (forget, retain), rows)
-            take_step(student, optimizer, partial(_loss, loss, batch))
-            if step % REPORT_EVERY == 0 or step == config.steps:
-                progress(step / config.steps)
+        for step in range(1, loop.steps + 1):
+            rows = forget.draw(loop.batch_size), retain.draw(loop.batch_size)
+            batch_of = partial(_batch, original, student, (forget, retain), rows)
+            take_step(student, optimizer, partial(_loss, loss, batch_of))
+            if step % REPORT_EVERY == 0 or step == loop.steps:
+                progress(step / loop.steps)
     student.model.eval().requires_grad_(requires_grad=False)
-    return student, {
-        "forget_rows": len(forget),
-        "steps": config.steps,
-        "trainable_parameters": sum(p.numel() for p in trained),
-        **memory_report(student),
-    }
+    return Unlearned(
+        recommender=student,
+        adapter=None,
+        metrics={
+            "forget_rows": len(forget),
+            "steps": loop.steps,
+            "trainable_parameters": sum(p.numel() for p in trained),
+            **memory_report(student),
+            "config": asdict(config),
+        },
+    )
 
 
-def _loss(loss: Callable[[Batch], torch.Tensor], batch: Callable[[], Batch]) -> torch.Tensor:
-    return loss(batch())
+def _loss(loss: Callable[[Batch], torch.Tensor], batch_of: Callable[[], Batch]) -> torch.Tensor:
+    return loss(batch_of())
 
 
 def _batch(
@@ -149,23 +169,20 @@ def _batch(
     sources: tuple[Rows, Rows],
     drawn: tuple[torch.Tensor, torch.Tensor],
 ) -> Batch:
-    (forget, retain), (gone, kept) = sources, drawn
-    both = PromptBatch.cat([forget.prompts.take(gone), retain.prompts.take(kept)])
-    # The original answers first, while no activations wait for a backward pass.
-    before = margins(original, both) if original else torch.empty(0)
-    found = live_margins(student, both)
-    count = len(gone)
-    return Batch(
-        forget=found[:count],
-        forget_labels=forget.labels[gone],
-        forget_original=before[:count],
-        forget_rows=gone,
-        retain=found[count:],
-        retain_labels=retain.labels[kept],
-        retain_original=before[count:],
+    (forget, retain), (forget_drawn, retain_drawn) = sources, drawn
+    prompts = PromptBatch.cat(
+        [forget.prompts.take(forget_drawn), retain.prompts.take(retain_drawn)]
     )
-
-
-def _rows(task: UnlearningTask, samples: Samples, seed: int) -> Rows:
-    prompts = task.recommender.prompt.samples(samples, task.prepared.retained)
-    return Rows(prompts, torch.from_numpy(samples.label), seed)
+    # Before the student, whose activations take memory until the backward pass.
+    original_margins = margins(original, prompts) if original else torch.empty(0)
+    student_margins = live_margins(student, prompts)
+    count = len(forget_drawn)
+    return Batch(
+        forget=student_margins[:count],
+        forget_labels=forget.labels[forget_drawn],
+        forget_original=original_margins[:count],
+        forget_rows=forget_drawn,
+        retain=student_margins[count:],
+        retain_labels=retain.labels[retain_drawn],
+        retain_original=original_margins[count:],
+    )

@@ -1,7 +1,7 @@
-"""Losses of unlearning as pure tensor functions of margins. Nothing about models.
+"""Losses and teachers of unlearning as pure tensor functions of margins.
 
-A margin is the logit of Yes minus the logit of No. Two logits are defined only up to a constant;
-their margin is not, which is why everything here works on margins.
+A margin is the logit of Yes minus the logit of No. Two logits are defined only up to a constant,
+which their margin does not contain.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def forgetting_margins(
 ) -> torch.Tensor:
     """Return the forgetting teacher's [B] margins: original − α · (augmented − original).
 
-    What learning more about the data raises is pushed down, and what it lowers is pushed up. The
-    published teacher takes a ReLU of uncentred logits instead, which also moves their constant.
+    The teacher moves each margin opposite to what learning more about the data would do. The
+    published teacher instead takes a ReLU of uncentered logits, which also moves their constant.
     """
     return original - alpha * (augmented - original)
 
 
 def one_step_ahead(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the [B] margins of a model that has learned a bit more about the [B] labels (0/1).
+    """Return the [B] margins of a model that has learned slightly more about [B] labels (0 or 1).
 
-    The log loss falls along y − σ(margin): to first order this is the augmented model, untrained.
+    The log loss falls along y − σ(margin), which to first order replaces a trained augmented model.
     """
     return margins + (labels - torch.sigmoid(margins))
 
@@ -47,9 +47,10 @@ def solve_alpha(
     *,
     most: float = 16.0,
 ) -> float:
-    """Return the α in 0…most at which the teacher's mean loss on [B] rows is `rise` nats higher.
+    """Return the α in 0…most at which the forgetting teacher's mean loss has the given increase.
 
-    The loss is convex in α. Where even `most` does not reach the rise, `most` is returned.
+    `loss_increase` is in nats over [B] rows. The loss is convex in α. Returns `most` where even
+    that α does not reach the loss increase.
     """
 
     def loss(alpha: float) -> float:
@@ -64,32 +65,48 @@ def solve_alpha(
     return low
 
 
+def answer_offset(margins: torch.Tensor, labels: torch.Tensor, spread: float) -> torch.Tensor:
+    """Return the constant that, added to [B] margins, makes the mean answer match [B] labels.
+
+    The result is the most probable constant under a normal prior around 0 with standard deviation
+    `spread`, because few rows determine the constant poorly. Four steps of Newton's method.
+    """
+    offset = torch.zeros(())
+    for _ in range(4):
+        probability = torch.sigmoid(margins + offset)
+        slope = (labels - probability).sum() - offset / spread**2
+        curvature = (probability * (1 - probability)).sum() + 1 / spread**2
+        offset = offset + slope / curvature
+    return offset
+
+
 def answer_log_probability(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the [B] log probabilities (nats) of the answers that the [B] labels (0/1) name."""
+    """Return the [B] log probabilities (nats) of the answers in [B] labels (0 or 1)."""
     return functional.logsigmoid(margins * (2 * labels - 1))
 
 
 def negative_preference(
-    found: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor, beta: float
+    student: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor, beta: float
 ) -> torch.Tensor:
-    """Return the mean of −2/β · log σ(−β · log(π / π_ref)) over [B] rows, π of the row's answer.
+    """Return the mean of −2/β · log σ(−β · log(π / π_ref)) over [B] rows.
 
-    Where β goes to 0 this is gradient ascent; larger β stop pushing what is already forgotten.
-    Source: NPO (arXiv 2404.05868).
+    π is the probability of the row's label. As β goes to 0 this is gradient ascent; with larger β
+    the gradient vanishes on rows that are already forgotten. Source: NPO (arXiv 2404.05868).
     """
-    ratio = answer_log_probability(found, labels) - answer_log_probability(reference, labels)
+    ratio = answer_log_probability(student, labels) - answer_log_probability(reference, labels)
     return -2 / beta * functional.logsigmoid(-beta * ratio).mean()
 
 
 def simple_negative_preference(
-    found: torch.Tensor, labels: torch.Tensor, beta: float
+    student: torch.Tensor, labels: torch.Tensor, beta: float
 ) -> torch.Tensor:
     """Return the mean of −2/β · log σ(−β · log π) over [B] rows: NPO without a reference.
 
     The answer is one token, so its length is 1; the margin γ is 0, as published for unlearning.
     Source: SimNPO (arXiv 2410.07163).
     """
-    return -2 / beta * functional.logsigmoid(-beta * answer_log_probability(found, labels)).mean()
+    log_probability = answer_log_probability(student, labels)
+    return -2 / beta * functional.logsigmoid(-beta * log_probability).mean()
 
 
 def published_forgetting_logits(
@@ -97,6 +114,6 @@ def published_forgetting_logits(
 ) -> torch.Tensor:
     """Return E2URec's [B, 2] teacher: original − α · ReLU(augmented − original), on raw logits.
 
-    Source: arXiv 2403.03536. `forgetting_margins` says what is wrong with it.
+    Source: arXiv 2403.03536. `forgetting_margins` describes this teacher's fault.
     """
     return original - alpha * functional.relu(augmented - original)

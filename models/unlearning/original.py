@@ -1,25 +1,27 @@
-"""No unlearning at all: the release as it is. Every audit must tell the other methods from it."""
+"""Original: return the release unchanged.
+
+The baseline without unlearning, from which every audit must tell the other methods.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
+from models.unlearning.base import Unlearned, UnlearningMethod
 
 if TYPE_CHECKING:
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
 
 
 class Original(UnlearningMethod):
-    """Returns the parent. In a job the audit must refuse it."""
+    """Return the parent; a job's audit must refuse the result."""
 
     name = "original"
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Change nothing; raises NothingToForgetError."""
-        if not len(task.prepared.forget):
-            raise NothingToForgetError(NothingToForgetError.__doc__)
+        """Return the task's recommender; raises NothingToForgetError."""
+        task.require_forget_rows()
         progress(1.0)
         return Unlearned(
             recommender=task.recommender,

@@ -1,18 +1,21 @@
-"""RecEraser: shards by groups of like-minded users, answers weighted by a learned attention.
+"""RecEraser: shards by groups of users with similar taste, answers weighted by a learned attention.
 
-Chen et al., WWW 2022 (arXiv 2201.06820). Their partition is a balanced k-means of embeddings that
-were trained on everybody, which is not exact: centres and groups remember who was forgotten. Here a
-user's features come from their own ratings alone, the centres are fixed random directions, and what
-balances the groups is computed anew from the retained data (`models.unlearning.sharding`).
-The attention is trained anew, too: on retained samples, its best state chosen on validation, where
-equal weights are the first state. It weighs logits; the published one weighs embeddings that a
-linear layer then reads, which a language model's members have no common space for.
+Chen et al., WWW 2022 (arXiv 2201.06820). The published partition is a balanced k-means of
+embeddings that were trained on all users. That is not exact, because the cluster centers and groups
+depend on forgotten users. Here a user's features come from the user's own ratings alone, the
+centers are fixed random directions, and the groups are balanced from the retained data in every job
+(`models.unlearning.sharding`).
+
+The attention is also trained again in every job, on retained samples. The state with the lowest
+validation loss is kept; the first state has equal weights. The attention weighs logits. The
+published attention weighs embeddings, for which the members of a language model have no common
+space.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,28 +43,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecEraserConfig(ShardedConfig):
-    """The attention's training: `steps` of AdamW, and how often validation is looked at."""
+    """The attention's training: `steps` of AdamW, with `evaluations` on validation rows."""
 
     passes: int = 1
     steps: int = 300
     batch_size: int = 256
     learning_rate: float = 3e-3
     evaluations: int = 10
-    #: So many retained samples, drawn at random, are enough for so few weights.
+    #: Maximum number of retained samples, drawn at random; the attention has few weights.
     most_rows: int = 6_000
 
 
+@dataclass(frozen=True)
 class RecEraser(ShardedMethod):
-    """One model per group of users, and an attention over the models."""
+    """Train one model per group of users, and an attention over the models."""
 
     name = "receraser"
     root = "receraser"
     aggregation = ATTENTION
-    config: RecEraserConfig
-
-    def __init__(self, config: RecEraserConfig | None = None) -> None:
-        """Use `config`, or four groups."""
-        self.config = config or RecEraserConfig()
+    config: RecEraserConfig = field(default_factory=RecEraserConfig)
 
     def partition(
         self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
@@ -74,12 +74,12 @@ class RecEraser(ShardedMethod):
         return groups[prepared.parts.train.user]
 
     def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
-        """Train the attention while the members stand still."""
+        """Train the attention on constant members; return its number of parameters."""
         if not isinstance(ensemble, OutputEnsemble):
-            raise TypeError("RecEraser weighs the members' outputs")
+            raise TypeError("RecEraser needs an OutputEnsemble")
         attention: nn.Module = ensemble.model.attention  # type: ignore[assignment] # untyped
         train, valid = (
-            _Answers(ensemble, prepared, samples, self.config.most_rows, recipe.seed)
+            _MemberAnswers(ensemble, prepared, samples, self.config.most_rows, recipe.seed)
             for samples in (prepared.parts.train, prepared.parts.valid)
         )
         if not len(train.labels) or not len(valid.labels):
@@ -88,22 +88,22 @@ class RecEraser(ShardedMethod):
         attention.requires_grad_(requires_grad=True)
         optimizer = torch.optim.AdamW(attention.parameters(), lr=config.learning_rate)
         order = Order(len(train.labels), recipe.seed)
-        every = max(1, config.steps // config.evaluations)
-        best, state = valid.loss(ensemble).item(), copy.deepcopy(attention.state_dict())
+        evaluate_every = max(1, config.steps // config.evaluations)
+        best_loss, best_state = valid.loss(ensemble).item(), copy.deepcopy(attention.state_dict())
         for step in range(1, config.steps + 1):
             rows = order.draw(config.batch_size)
             take_step(ensemble, optimizer, partial(train.loss, ensemble, rows))
-            if step % every == 0:
+            if step % evaluate_every == 0:
                 with torch.no_grad():
-                    found = valid.loss(ensemble).item()
-                if found < best:
-                    best, state = found, copy.deepcopy(attention.state_dict())
-        attention.load_state_dict(state)
+                    valid_loss = valid.loss(ensemble).item()
+                if valid_loss < best_loss:
+                    best_loss, best_state = valid_loss, copy.deepcopy(attention.state_dict())
+        attention.load_state_dict(best_state)
         return sum(p.numel() for p in attention.parameters())
 
 
-class _Answers:
-    """What the members say of samples and how they embed them: constants of the attention."""
+class _MemberAnswers:
+    """The members' embeddings and logits of samples, which are constants of the attention."""
 
     def __init__(
         self,
@@ -121,17 +121,18 @@ class _Answers:
         self.embedded, self.logits = _constants(ensemble, prompts)
 
     def loss(self, ensemble: OutputEnsemble, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the mean log loss (nats) of the ensemble on these rows, or on all."""
-        chosen = slice(None) if rows is None else rows
-        logits = average(self.logits[chosen], ensemble.attend(self.embedded[chosen]))
-        found = logits[:, 0] - logits[:, 1]
-        return functional.binary_cross_entropy_with_logits(found, self.labels[chosen])
+        """Return the ensemble's mean log loss (nats) on these rows, or on all rows."""
+        selected = slice(None) if rows is None else rows
+        logits = average(self.logits[selected], ensemble.attend(self.embedded[selected]))
+        margins = logits[:, 0] - logits[:, 1]
+        return functional.binary_cross_entropy_with_logits(margins, self.labels[selected])
 
 
 @torch.no_grad()
 def _constants(
     ensemble: OutputEnsemble, prompts: PromptBatch, batch_size: int = 1024
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the members' embeddings and logits of all prompts."""
     parts = [
         (ensemble.embedded(batch), ensemble.member_logits(batch))
         for batch in map(prompts.take, torch.split(torch.arange(len(prompts)), batch_size))

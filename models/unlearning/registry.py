@@ -1,4 +1,4 @@
-"""The methods by name. Adding one is one file and one line here."""
+"""Look up unlearning methods by name. A new method is one file and one line in METHODS."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ METHODS: Final[dict[str, Callable[[], UnlearningMethod]]] = {
 
 
 class UnknownMethodError(ValueError):
-    """There is no such unlearning method."""
+    """No unlearning method has this name."""
 
 
 def get_method(name: str) -> UnlearningMethod:
-    """Return the method of this name; raises UnknownMethodError that lists those there are."""
+    """Return the method with this name; raises UnknownMethodError, which lists the known names."""
     if name not in METHODS:
-        raise UnknownMethodError(f"no method {name!r}; there are: {', '.join(sorted(METHODS))}")
+        known = ", ".join(sorted(METHODS))
+        raise UnknownMethodError(f"unknown method {name!r}; known methods: {known}")
     return METHODS[name]()

@@ -1,4 +1,4 @@
-"""Exact unlearning: train from scratch on what is retained. The reference of all others."""
+"""Retrain: train from scratch on the retained rows. Other methods are compared with this result."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING
 from models.recommender.trainable import trainable_parameters
 from models.training.step import memory_report
 from models.training.trainer import fit
-from models.unlearning.base import NothingToForgetError, Unlearned, UnlearningMethod
+from models.unlearning.base import Unlearned, UnlearningMethod
 
 if TYPE_CHECKING:
-    from models.training.trainer import Progress
+    from models.runtime.progress import Progress
     from models.unlearning.base import UnlearningTask
 
 
 class Retrain(UnlearningMethod):
-    """Trains by the recipe that the release was trained by."""
+    """Train by the recipe of the release."""
 
     name = "retrain"
     exact = True
 
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
-        """Train again without the batch; raises NothingToForgetError or DivergedError."""
-        if not len(task.prepared.forget):
-            raise NothingToForgetError(NothingToForgetError.__doc__)
+        """Train without the batch; raises NothingToForgetError or DivergedError."""
+        task.require_forget_rows()
         recommender = fit(task.recommender.vocabulary, task.prepared, task.recipe, progress)
         progress(1.0)
         return Unlearned(

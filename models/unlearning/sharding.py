@@ -1,10 +1,10 @@
-"""Which shard a training sample belongs to, and what a shard's member is known by.
+"""Assign training samples to shards, and compute shard fingerprints.
 
-Both are computed anew from the retained data in every job, so that no artefact has to say who is
-where. A sample's shard depends on the sample itself (a hash of ids that are stable between jobs, or
-fixed random directions), and at most on K prices that keep shards balanced. Prices are of all the
-retained data, but so coarse that one person hardly ever changes them; where one does, the seals of
-the shards differ, and their members are trained again.
+Both are computed from the retained data in every job, so that no artifact stores which user is in
+which shard. A sample's shard depends on the sample itself (a hash of ids that are stable between
+jobs, or fixed random directions) and at most on K prices that balance the shards. Prices depend on
+all retained data but are rounded so coarsely that one user rarely changes them. Where the prices do
+change, the shard fingerprints differ and the members are retrained.
 """
 
 from __future__ import annotations
@@ -29,33 +29,34 @@ if TYPE_CHECKING:
 PRICE_STEP: Final = 0.02
 _SOFTNESS: Final = 0.02
 _ROUNDS: Final = 200
-#: One sign per bit of a 64-bit hash.
+#: Number of features of an item: a sign for each bit of a 64-bit hash.
 SIGNS: Final = 64
 _LIKED_FROM: Final = 2.5
 
 
 def hashes(texts: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    """Return [N] uint64 hashes of texts; the same texts and seed give the same ones everywhere."""
+    """Return [N] uint64 hashes of N texts, which are the same on every machine."""
     key = seed.to_bytes(8, "big", signed=True)
     digests = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def by_hash(samples: Samples, data: Interactions, seed: int, shards: int) -> NDArray[np.int64]:
-    """Return [M] shards of samples: as good as random, and the same whenever it is asked again."""
+    """Return [M] pseudo-random shard indices of samples, which depend on ids and seed alone."""
     users = hashes([user.id for user in data.users], seed)
     items = hashes([item.id for item in data.items], seed + 1)
     mixed = users[samples.user] ^ items[samples.candidate]
-    # A product's high bits depend on all of the factor's bits; its low ones do not.
+    # The product's high bits depend on all bits of `mixed`, its low bits do not.
     spread = (mixed * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
     return (spread % np.uint64(shards)).astype(np.int64)
 
 
 def tastes(data: Interactions, before: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return [U, SIGNS] float64 features of length 1 of every user, and [U] how many ratings.
+    """Return every user's [U, SIGNS] float64 features of length 1, and [U] numbers of ratings.
 
-    A user is the sum of their own ratings' items (before a moment, in Unix seconds), weighted by
-    how much they liked them; an item is random signs for itself and for each of its attributes.
+    A user's features are the sum over the user's ratings earlier than `before` (Unix seconds) of
+    the item's features, weighted by the rating less the middle of the scale. An item's features are
+    random signs, summed over its id and its attributes.
     """
     early = data.timestamp < before
     user, item = data.user[early], data.item[early]
@@ -81,10 +82,10 @@ def _signs(item: ItemRecord, seed: int) -> NDArray[Any]:
 def balanced(
     features: NDArray[Any], weight: NDArray[Any], seed: int, shards: int
 ) -> NDArray[np.int64]:
-    """Return [N] shards of [N, D] features of length 1, of about equal total [N] `weight`.
+    """Return [N] shard indices of [N, D] features of length 1, with about equal sums of `weight`.
 
-    Each goes to the direction it is most like, less that direction's price: a balanced k-means
-    whose centres are random and fixed, because learned ones would remember whom they are of.
+    Each row goes to the direction with the largest cosine less the direction's price. This is a
+    balanced k-means with fixed random centers; learned centers would depend on forgotten users.
     """
     generator = np.random.default_rng(seed)
     directions = generator.normal(size=(shards, features.shape[1]))
@@ -95,19 +96,22 @@ def balanced(
 
 
 def prices(scores: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
-    """Return [K] prices, in steps of PRICE_STEP, at which [N, K] scores share `weight` evenly."""
-    found = np.zeros(scores.shape[1])
+    """Return [K] prices, multiples of PRICE_STEP, that divide [N] `weight` evenly by [N, K] scores.
+
+    The assignment of a row is a softmax over its scores less the prices, with width _SOFTNESS.
+    """
+    exact = np.zeros(scores.shape[1])
     total = float(weight.sum())
     if not total:
-        return found
+        return exact
     for _ in range(_ROUNDS):
-        wish = (scores - found) / _SOFTNESS
-        wish = np.exp(wish - wish.max(axis=1, keepdims=True))
-        share = weight @ (wish / wish.sum(axis=1, keepdims=True)) / total
-        found += _SOFTNESS * np.log(np.maximum(share * len(found), 1e-9))
-        found -= found.mean()
-    stepped: NDArray[Any] = np.round(found / PRICE_STEP) * PRICE_STEP
-    return stepped
+        odds = (scores - exact) / _SOFTNESS
+        odds = np.exp(odds - odds.max(axis=1, keepdims=True))
+        share = weight @ (odds / odds.sum(axis=1, keepdims=True)) / total
+        exact += _SOFTNESS * np.log(np.maximum(share * len(exact), 1e-9))
+        exact -= exact.mean()
+    rounded: NDArray[Any] = np.round(exact / PRICE_STEP) * PRICE_STEP
+    return rounded
 
 
 def shard_fingerprint(
@@ -116,15 +120,15 @@ def shard_fingerprint(
     labels: torch.Tensor,
     state: Mapping[str, torch.Tensor],
 ) -> str:
-    """Return a SHA-256 over all that a member was trained by and on, and what came out.
+    """Return the SHA-256 of a member's recipe, prompts, labels and trained tensors.
 
-    A member that has its seal is, bit for bit, what training on these samples gives.
+    A member whose fingerprint matches equals, bit for bit, the result of training on these samples.
     """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    # A token may be padding in one place and a word in another.
-    given = {"prompts": prompts.tokens, "present": prompts.mask, "labels": labels}
-    for name, tensor in (*given.items(), *sorted(state.items())):
+    # The mask is needed because the padding token can also be a word.
+    inputs = {"prompts": prompts.tokens, "present": prompts.mask, "labels": labels}
+    for name, tensor in (*inputs.items(), *sorted(state.items())):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        # As bytes, because NumPy knows no bfloat16.
+        # As bytes, because NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

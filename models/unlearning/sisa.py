@@ -1,14 +1,14 @@
 """SISA: shards by sample, members' logits averaged (Bourtoule et al., arXiv 1912.03817).
 
-A baseline of E2URec's paper (arXiv 2403.03536), which averages logits over four shards. A sample's
-shard is a hash of its user's and its item's id. So a person's samples are in all shards: forgetting
-a person trains nearly everything again, and SISA is cheap for single interactions at best.
-Exactness: `models.unlearning.ensemble`.
+A baseline of the E2URec paper (arXiv 2403.03536), which averages logits over four shards. A
+sample's shard is a hash of its user's and its item's id, so that a user's samples are in all
+shards. Forgetting a user therefore retrains nearly everything; SISA is cheap at best for single
+interactions. `models.unlearning.ensemble` explains why the result is exact.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from models.recommender.ensemble import MEAN
@@ -26,19 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SisaConfig(ShardedConfig):
-    """Four shards, as in E2URec's paper."""
+    """Four shards, as in the E2URec paper."""
 
 
+@dataclass(frozen=True)
 class Sisa(ShardedMethod):
-    """One model per shard of samples; their logits have equal weights."""
+    """Train one model per shard of samples; the models' logits have equal weights."""
 
     name = "sisa"
     root = "sisa"
     aggregation = MEAN
-
-    def __init__(self, config: SisaConfig | None = None) -> None:
-        """Use `config`, or four shards."""
-        self.config = config or SisaConfig()
+    config: SisaConfig = field(default_factory=SisaConfig)
 
     def partition(
         self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig

@@ -1,4 +1,4 @@
-"""Helpers that bring requests and jobs to where a test begins."""
+"""Fixtures that record deletion requests and start jobs."""
 
 from __future__ import annotations
 
@@ -22,24 +22,14 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
     from app.storage.unit_of_work import UnitOfWorkFactory
 
-SETTINGS = Settings(
-    cancel_window=0.0,
-    due_days=30.0,
-    batch_size=32,
-    batch_seconds=0.0,
-    method="e2urec",
-    retry_delay=0.0,
-    job_lease=30.0,
-    job_attempts=3,
-    request_failures=2,
-)
+SETTINGS = Settings(cancel_window=0.0, batch_seconds=0.0, retry_delay=0.0, request_failures=2)
 
 Forget = Callable[..., "ForgetRequest"]
 
 
 @pytest.fixture
 def forget(catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
-    """Record a deletion request, its subject given as in the API."""
+    """Return a function that records a deletion request with the ids of the API."""
 
     def record(
         user_id: str | None = None, *item_ids: str, item_id: str | None = None
@@ -53,7 +43,7 @@ def forget(catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
 
 @pytest.fixture
 def start_job(uow_factory: UnitOfWorkFactory) -> Callable[[], Lease]:
-    """Close a batch and claim its job."""
+    """Return a function that closes a batch and claims its job."""
 
     def start() -> Lease:
         with uow_factory() as uow:
@@ -61,7 +51,7 @@ def start_job(uow_factory: UnitOfWorkFactory) -> Callable[[], Lease]:
         with uow_factory() as uow:
             claimed = claim(uow, "worker", SETTINGS)
         if claimed is None:
-            raise RuntimeError("there was nothing to claim")
+            raise RuntimeError("no job can be claimed")
         return claimed[1]
 
     return start
@@ -74,7 +64,7 @@ def signer() -> Signer:
 
 @pytest.fixture
 def every_row(database: Database) -> Callable[[], str]:
-    """Return every value of every table as one text."""
+    """Return a function that returns all values of all tables as one text."""
 
     def read() -> str:
         with database.read.connect() as connection:

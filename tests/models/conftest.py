@@ -1,4 +1,4 @@
-"""Tests of the models run on one thread."""
+"""Fixtures of the model tests: planted data, a trained release, and one thread for all tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small models are faster on one thread, and tests share their machine."""
+    """Run small models on one thread, which is faster and leaves other test workers their cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 USERS = 120
 ITEMS = 150
-#: The last items of the catalogue are never rated by anybody.
+#: Number of items, at the end of the catalog, without ratings.
 NEVER_RATED = 10
 START = 1_000_000
 
@@ -79,7 +79,7 @@ def trained(
     prepared: ForgetSplit,
     train_config: TrainConfig,
 ) -> Recommender:
-    """Trained once; tests that change weights copy it first."""
+    """Train once per session; tests that change weights must copy the recommender first."""
     return fit(vocabulary, prepared, train_config, lambda _: None)
 
 
@@ -114,19 +114,19 @@ def make_planted() -> Interactions:
 
 
 def _genres(item: int) -> tuple[str, ...]:
-    """Return one or two genres; the first is the planted kind, every fifth film is also War."""
+    """Return one or two genres: the first is the planted kind, and every fifth film is also War."""
     kind = "Drama" if item % 2 else "Comedy"
     return (kind, "War") if item % 5 == 0 else (kind,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """A release as the product makes it, and the batch that is to be forgotten."""
+    """A release with its expected loss increases, and a batch to forget."""
 
     data: Interactions
     recommender: Recommender
     expected: dict[str, ExpectedLossIncrease]
-    #: Split before anything was forgotten, and with the batch taken out.
+    #: The data before forgetting, and the data with the batch forgotten.
     whole: ForgetSplit
     batch: ForgetSplit
 
@@ -141,7 +141,7 @@ class World:
 
 
 def nothing(fraction: float) -> None:
-    """Take the progress and do nothing with it."""
+    """Ignore the progress."""
 
 
 @pytest.fixture(scope="session")
@@ -172,11 +172,3 @@ def world(interactions: Interactions) -> World:
             interactions, ForgetIndices(users=FORGOTTEN), HOLDOUT, whole.bounds
         ),
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""After completion and maintenance no file of an SQLite database holds the person's id."""
+"""No database file or table contains the deleted ids after completion and maintenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def files_with(directory: Path, needle: str) -> list[str]:
 
 
 def prepare(factory: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
-    """Hold, request and claim the deletion of a person and of an item."""
+    """Store data, request the deletion of a user and of an item, and claim the job."""
     with factory() as uow:
         uow.people.upsert_items([(ITEM, "An item", {}), ("other", "Another", {})])
         rows = [
@@ -54,11 +54,11 @@ def prepare(factory: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
     with factory() as uow:
         claimed = claim(uow, "worker", settings)
     if claimed is None:
-        raise RuntimeError("there was nothing to claim")
+        raise RuntimeError("no job can be claimed")
     return claimed[1]
 
 
-def test_no_file_holds_the_ids_any_more(
+def test_no_sqlite_file_contains_deleted_ids(
     sqlite_database: Database,
     tmp_path: Path,
     pseudonyms: Pseudonyms,
@@ -66,7 +66,7 @@ def test_no_file_holds_the_ids_any_more(
 ) -> None:
     factory = UnitOfWorkFactory(sqlite_database)
     lease = prepare(factory, pseudonyms)
-    assert files_with(tmp_path, PERSON)  # The test looks in the right place.
+    assert files_with(tmp_path, PERSON)  # The search works.
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
         finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
@@ -76,7 +76,7 @@ def test_no_file_holds_the_ids_any_more(
     assert files_with(tmp_path, "user 7")
 
 
-def test_no_row_of_any_table_holds_the_ids(
+def test_no_table_contains_deleted_ids(
     database: Database,
     pseudonyms: Pseudonyms,
     signer: Signer,
@@ -88,7 +88,7 @@ def test_no_row_of_any_table_holds_the_ids(
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
         finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
-    found = every_row()
-    assert PERSON not in found
-    assert ITEM not in found
-    assert "user 7" in found
+    rows = every_row()
+    assert PERSON not in rows
+    assert ITEM not in rows
+    assert "user 7" in rows

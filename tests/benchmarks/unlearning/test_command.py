@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from benchmarks.unlearning.command import Benchmark, Options, parse_methods
+from benchmarks.unlearning.numbers import finite
 from typer.testing import CliRunner
 
 from app.cli.root import application
-from benchmarks.unlearning.command import Benchmark, Options, parse_methods
 from benchmarks.unlearning.errors import BenchmarkFailedError
-from benchmarks.unlearning.numbers import finite
 from models.training.trainer import TrainConfig
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def refusal(data: Path, out: Path, *more: str) -> str:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "unlearn"], "No method 'unlearn'; there are: "),
+        (["--methods", "unlearn"], "Unknown method 'unlearn'; known methods: "),
         (["--methods", " , "], "Name a method: --methods "),
         (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
         (["--backbone", "gpt"], "There is no backbone 'gpt'. Known: compact, compact-t5, smollm2"),

@@ -1,4 +1,4 @@
-"""What the audit measures, against values worked out by hand."""
+"""Test the audit's measures against values computed by hand."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def floats(*values: float) -> NDArray[np.float64]:
     [
         ((0, 0, 1, 1), (0.1, 0.2, 0.3, 0.4), 1.0),
         ((1, 1, 0, 0), (0.1, 0.2, 0.3, 0.4), 0.0),
-        # Of the four pairs three are in order.
+        # Three of four pairs are in order.
         ((0, 1, 0, 1), (0.1, 0.2, 0.3, 0.4), 0.75),
-        # One pair in order, one tied (a half), of two.
+        # Of two pairs, one is in order and one is tied (a half).
         ((0, 1, 0), (0.1, 0.2, 0.2), 0.75),
         ((0, 1, 0, 1), (5.0, 5.0, 5.0, 5.0), 0.5),
     ],
@@ -50,8 +50,8 @@ def test_auc_of_one_class_is_undefined(labels: tuple[int, ...]) -> None:
 
 
 def test_log_losses() -> None:
-    found = log_losses(floats(1, 0, 1, 0), floats(LIKELY, LIKELY, 0, -1000))
-    assert found == pytest.approx([math.log(4 / 3), math.log(4), math.log(2), 0])
+    losses = log_losses(floats(1, 0, 1, 0), floats(LIKELY, LIKELY, 0, -1000))
+    assert losses == pytest.approx([math.log(4 / 3), math.log(4), math.log(2), 0])
 
 
 def test_log_losses_of_certain_mistakes_are_finite() -> None:
@@ -59,11 +59,12 @@ def test_log_losses_of_certain_mistakes_are_finite() -> None:
 
 
 def test_utility() -> None:
-    found = utility(floats(1, 0, 0, 1), floats(LIKELY, UNLIKELY, LIKELY, 0.0))
+    figures = utility(floats(1, 0, 0, 1), floats(LIKELY, UNLIKELY, LIKELY, 0.0))
     # Pairs of (liked, not): 3/4 > 1/4, 3/4 = 3/4, 1/2 > 1/4, 1/2 < 3/4.
-    assert found["auc"] == pytest.approx(2.5 / 4)
-    assert found["accuracy"] == pytest.approx(0.5)
-    assert found["log_loss"] == pytest.approx((2 * math.log(4 / 3) + math.log(4) + math.log(2)) / 4)
+    assert figures["auc"] == pytest.approx(2.5 / 4)
+    assert figures["accuracy"] == pytest.approx(0.5)
+    mean_loss = (2 * math.log(4 / 3) + math.log(4) + math.log(2)) / 4
+    assert figures["log_loss"] == pytest.approx(mean_loss)
 
 
 def test_utility_of_no_rows_is_undefined() -> None:
@@ -83,21 +84,21 @@ def samples(candidates: list[int], labels: list[int]) -> Samples:
     )
 
 
-def test_item_mean_is_shrunk_towards_the_overall_share() -> None:
+def test_item_mean_is_shrunk_toward_the_overall_share() -> None:
     train = samples([0, 0, 0, 1], [1, 1, 1, 0])
-    found = item_mean_margins(train, samples([0, 1, 2], [0, 0, 0]), 3)
+    item_margins = item_mean_margins(train, samples([0, 1, 2], [0, 0, 0]), 3)
     # Overall 3/4, as five pseudo-ratings: (3 + 3.75) / 8, (0 + 3.75) / 6, and 3/4 itself.
     shares = [6.75 / 8, 3.75 / 6, 0.75]
-    assert found == pytest.approx([math.log(share / (1 - share)) for share in shares])
+    assert item_margins == pytest.approx([math.log(share / (1 - share)) for share in shares])
 
 
-def test_item_mean_stays_finite_where_everything_is_liked() -> None:
+def test_item_mean_is_finite_where_all_ratings_are_liked() -> None:
     train = samples([0, 0], [1, 1])
     assert np.isfinite(item_mean_margins(train, samples([0, 1], [1, 1]), 2)).all()
 
 
 def test_jensen_shannon() -> None:
-    # 3/4 against 1/4 meet at 1/2, each as far away as the other.
+    # The mean of 3/4 and 1/4 is 1/2, at the same distance from both.
     by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert jensen_shannon(floats(LIKELY), floats(UNLIKELY)) == pytest.approx(by_hand)
     assert jensen_shannon(floats(800), floats(-800)) == pytest.approx(math.log(2))
@@ -105,7 +106,7 @@ def test_jensen_shannon() -> None:
 
 def test_symmetrized_kl() -> None:
     assert symmetrized_kl(floats(LIKELY), floats(UNLIKELY)) == pytest.approx(math.log(3) / 2)
-    # Against one half the two directions differ, and their mean is 1/8 ln 3.
+    # Against 1/2 the two directions differ; their mean is 1/8 ln 3.
     assert symmetrized_kl(floats(LIKELY), floats(0)) == pytest.approx(math.log(3) / 8)
 
 
@@ -115,35 +116,35 @@ def test_euclidean() -> None:
 
 
 @pytest.mark.parametrize("distance", [jensen_shannon, symmetrized_kl, euclidean])
-def test_distances_are_symmetric_means_and_zero_of_the_same(distance: Distance) -> None:
-    one, two = floats(LIKELY, 0.3), floats(UNLIKELY, 0.3)
-    assert distance(one, one) == pytest.approx(0)
-    assert distance(one, two) == pytest.approx(distance(two, one))
-    assert distance(one, two) == pytest.approx(distance(one[:1], two[:1]) / 2)
+def test_distances_are_symmetric_means_and_zero_for_equal_margins(distance: Distance) -> None:
+    first, second = floats(LIKELY, 0.3), floats(UNLIKELY, 0.3)
+    assert distance(first, first) == pytest.approx(0)
+    assert distance(first, second) == pytest.approx(distance(second, first))
+    assert distance(first, second) == pytest.approx(distance(first[:1], second[:1]) / 2)
 
 
-def test_members_with_lower_losses_are_recognized() -> None:
-    found = membership_auc(floats(0.1, 0.2, 0.3), floats(0.4, 0.5))
-    assert found == {"auc": 1.0, "interval": [1.0, 1.0], "advantage": 0.5}
+def test_members_with_lower_losses_have_auc_1() -> None:
+    figures = membership_auc(floats(0.1, 0.2, 0.3), floats(0.4, 0.5))
+    assert figures == {"auc": 1.0, "interval": [1.0, 1.0], "advantage": 0.5}
 
 
-def test_members_with_higher_losses_stand_out_as_well() -> None:
-    found = membership_auc(floats(0.9, 0.8), floats(0.1, 0.2, 0.3))
-    assert found["auc"] == 0.0
-    assert found["advantage"] == 0.5
+def test_members_with_higher_losses_have_auc_0_and_full_advantage() -> None:
+    figures = membership_auc(floats(0.9, 0.8), floats(0.1, 0.2, 0.3))
+    assert figures["auc"] == 0.0
+    assert figures["advantage"] == 0.5
 
 
-def test_membership_is_a_coin_toss_where_losses_are_alike() -> None:
+def test_equally_distributed_losses_have_auc_one_half() -> None:
     rng = np.random.default_rng(0)
-    found = membership_auc(rng.exponential(size=300), rng.exponential(size=300))
-    low, high = found["interval"]
+    figures = membership_auc(rng.exponential(size=300), rng.exponential(size=300))
+    low, high = figures["interval"]
     assert low < 0.5 < high
-    assert low < found["auc"] < high
+    assert low < figures["auc"] < high
     assert high - low < 0.15
-    assert found["advantage"] == pytest.approx(abs(found["auc"] - 0.5))
+    assert figures["advantage"] == pytest.approx(abs(figures["auc"] - 0.5))
 
 
-def test_membership_of_few_rows_has_a_wide_interval() -> None:
+def test_few_rows_have_a_wide_membership_interval() -> None:
     rng = np.random.default_rng(0)
-    found = membership_auc(rng.exponential(size=8), rng.exponential(size=8))
-    assert found["interval"][1] - found["interval"][0] > 0.3
+    low, high = membership_auc(rng.exponential(size=8), rng.exponential(size=8))["interval"]
+    assert high - low > 0.3

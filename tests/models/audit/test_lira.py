@@ -1,4 +1,4 @@
-"""Calibrated membership inference, against hand-computed values and Gaussians of known distance."""
+"""Test calibrated membership inference by hand and on Gaussians of known distance."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from models.audit.lira import (
 )
 
 ROWS = 20_000
-#: How much runs differ, and how much more rows differ from each other.
+#: Standard deviations of a row between runs, and of the rows' means.
 RUN, BETWEEN = 0.7, 3.0
 
 
 def world(
     shift: np.ndarray | float, same: int, retrained: int, rows: int = ROWS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return own, same, retrained margins and labels: in-runs are `shift` more confident."""
+    """Return own, same and retrained margins, and labels; own and same are `shift` higher."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, rows).astype(float)
     base = BETWEEN * rng.normal(size=rows)
@@ -36,15 +36,15 @@ def world(
 
 
 def test_confidence_is_the_logit_of_the_label() -> None:
-    found = confidences(np.array([2.0, 2.0, -1.0]), np.array([1.0, 0.0, 0.0]))
-    assert found.tolist() == [2.0, -2.0, 1.0]
+    values = confidences(np.array([2.0, 2.0, -1.0]), np.array([1.0, 0.0, 0.0]))
+    assert values.tolist() == [2.0, -2.0, 1.0]
     # log(p / (1 - p)) of the label's own probability.
     p = 1 / (1 + math.exp(2.0))
-    assert found[1] == pytest.approx(math.log(p / (1 - p)))
+    assert values[1] == pytest.approx(math.log(p / (1 - p)))
 
 
 def test_roc_by_hand() -> None:
-    # Thresholds 3: member; 2: a member and a stranger together; 1: a stranger.
+    # Threshold 3: a member; 2: a member and a non-member; 1: a non-member.
     fpr, tpr = roc_curve(np.array([3.0, 2.0]), np.array([2.0, 1.0]))
     assert fpr.tolist() == [0.0, 0.0, 0.5, 1.0]
     assert tpr.tolist() == [0.0, 0.5, 1.0, 1.0]
@@ -53,62 +53,62 @@ def test_roc_by_hand() -> None:
 
 
 def test_scores_by_hand_without_other_runs() -> None:
-    # One row out of the ordinary in two of three: held out in turn, each of K = 3.
+    # K = 3 Retrain runs, each held out in turn.
     own = np.array([5.0, 0.0])
     retrained = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
-    found = lira(own, np.empty((0, 2)), retrained, np.ones(2))
+    attack = lira(own, np.empty((0, 2)), retrained, np.ones(2))
     # Held out 0: the others are at 1.5 ± √.5; |5 − 1.5| and |0 − 1.5| against 1.5 twice: the
-    # first row always stands out, the second ties. AUC 3/4.
+    # first row always has the higher score, the second ties. AUC 3/4.
     # Held out 1: at 1 ± √2; 4 and 1 against 0 twice: AUC 1. Held out 2: at .5; 4.5, .5
     # against 1.5 twice: AUC 1/2.
-    assert found.auc == pytest.approx((0.75 + 1.0 + 0.5) / 3)
-    assert found.advantage == pytest.approx(0.25)
-    assert found.tpr_at_1 == pytest.approx((0.5 + 1.0 + 0.5) / 3)
+    assert attack.auc == pytest.approx((0.75 + 1.0 + 0.5) / 3)
+    assert attack.advantage == pytest.approx(0.25)
+    assert attack.tpr_at_1 == pytest.approx((0.5 + 1.0 + 0.5) / 3)
 
 
 def test_two_gaussians_of_known_distance() -> None:
-    """With one shift for all, the best attack's AUC is that of two Gaussians: Φ(d / √2)."""
+    """With the same shift for all rows, the best attack's AUC is Φ(d / √2)."""
     distance = 1.0
-    # With few runs the rows' own centres cost some of it: eight gave .735.
+    # With few runs, the errors of the rows' means lower the AUC: eight runs gave .735.
     own, same, retrained, labels = world(distance * RUN, same=60, retrained=61, rows=3000)
-    found = lira(own, same, retrained, labels)
+    attack = lira(own, same, retrained, labels)
     expected = norm.cdf(distance / math.sqrt(2))
-    assert found.auc == pytest.approx(expected, abs=0.02)
-    assert found.advantage == pytest.approx(found.auc - 0.5)
-    assert found.tpr_at_5 == pytest.approx(norm.cdf(norm.ppf(0.05) + distance), abs=0.02)
-    # Uncalibrated, the shift drowns in how much rows differ.
+    assert attack.auc == pytest.approx(expected, abs=0.02)
+    assert attack.advantage == pytest.approx(attack.auc - 0.5)
+    assert attack.tpr_at_5 == pytest.approx(norm.cdf(norm.ppf(0.05) + distance), abs=0.02)
+    # Uncalibrated, the shift is small against the differences between rows.
     loss = loss_attack(own, retrained, labels)
-    drowned = norm.cdf(distance * RUN / math.sqrt(2 * (RUN**2 + BETWEEN**2)))
-    assert loss["auc"] == pytest.approx(drowned, abs=0.02)
+    uncalibrated = norm.cdf(distance * RUN / math.sqrt(2 * (RUN**2 + BETWEEN**2)))
+    assert loss["auc"] == pytest.approx(uncalibrated, abs=0.02)
     assert loss["interval"][0] < loss["auc"] < loss["interval"][1]
 
 
-def test_no_other_runs_find_a_shift_in_either_direction() -> None:
-    found = {}
+def test_without_other_runs_a_shift_in_either_direction_is_detected() -> None:
+    areas = {}
     for shift in (2.0, -2.0):
         own, _, retrained, labels = world(shift * RUN, same=0, retrained=9)
-        found[shift] = lira(own, np.empty((0, ROWS)), retrained, labels).auc
-    assert found[2.0] > 0.7
-    assert found[-2.0] == pytest.approx(found[2.0], abs=0.02)
+        areas[shift] = lira(own, np.empty((0, ROWS)), retrained, labels).auc
+    assert areas[2.0] > 0.7
+    assert areas[-2.0] == pytest.approx(areas[2.0], abs=0.02)
 
 
-def test_rows_that_shift_apart_are_found_by_their_own_runs() -> None:
-    """Half the rows go up, half down: only a centre of each row's own can tell."""
+def test_opposite_shifts_are_detected_with_a_mean_per_row() -> None:
+    """Half of the rows shift up and half down, which only a mean per row can detect."""
     shift = RUN * np.where(np.arange(ROWS) % 2, 2.0, -2.0)
     own, same, retrained, labels = world(shift, same=8, retrained=9)
     assert lira(own, same, retrained, labels).auc > 0.85
 
 
 @pytest.mark.parametrize("same", [0, 2])
-def test_retrain_against_retrain_is_a_coin_toss(same: int) -> None:
+def test_retrain_against_retrain_has_auc_one_half(same: int) -> None:
     own, others, retrained, labels = world(0.0, same=same, retrained=4)
-    found = lira(own, others, retrained, labels)
-    assert found.auc == pytest.approx(0.5, abs=0.01)
-    assert found.tpr_at_1 == pytest.approx(0.01, abs=0.004)
+    attack = lira(own, others, retrained, labels)
+    assert attack.auc == pytest.approx(0.5, abs=0.01)
+    assert attack.tpr_at_1 == pytest.approx(0.01, abs=0.004)
 
 
-def test_many_runs_use_each_rows_own_variance() -> None:
-    """Rows of which some hardly vary: a small shift of those is then certain."""
+def test_many_runs_use_a_variance_per_row() -> None:
+    """A small shift is certain on rows with a small variance of their own."""
     rng = np.random.default_rng(0)
     rows = 400
     spread = np.where(np.arange(rows) % 2, 0.01, 10.0)
@@ -119,31 +119,31 @@ def test_many_runs_use_each_rows_own_variance() -> None:
     assert many.auc > few.auc + 0.1
 
 
-def test_curves_are_plottable() -> None:
+def test_the_roc_curve_is_monotonic_with_at_most_100_points() -> None:
     own, same, retrained, labels = world(RUN, same=2, retrained=4)
-    found = lira(own, same, retrained, labels)
-    curve = found.roc()
+    attack = lira(own, same, retrained, labels)
+    curve = attack.roc()
     assert len(curve["fpr"]) == len(curve["tpr"]) <= 100
     assert curve["fpr"][0] == 0.0
     assert (curve["fpr"][-1], curve["tpr"][-1]) == (1.0, 1.0)
     assert np.all(np.diff(curve["fpr"]) > 0)
     assert np.all(np.diff(curve["tpr"]) >= 0)
-    assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(found.auc, abs=0.005)
-    assert np.interp(0.05, curve["fpr"], curve["tpr"]) == pytest.approx(found.tpr_at_5, abs=0.01)
+    assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(attack.auc, abs=0.005)
+    assert np.interp(0.05, curve["fpr"], curve["tpr"]) == pytest.approx(attack.tpr_at_5, abs=0.01)
 
 
-def test_identical_runs_stay_finite() -> None:
-    found = lira(np.ones(5), np.ones((2, 5)), np.ones((4, 5)), np.ones(5))
-    assert found.auc == 0.5
+def test_identical_runs_have_auc_one_half() -> None:
+    attack = lira(np.ones(5), np.ones((2, 5)), np.ones((4, 5)), np.ones(5))
+    assert attack.auc == 0.5
 
 
-def test_too_few_retrained_runs_are_refused() -> None:
+def test_too_few_retrained_runs_raise_an_error() -> None:
     with pytest.raises(TooFewRetrainedError):
         lira(np.ones(5), np.ones((1, 5)), np.ones((2, 5)), np.ones(5))
 
 
-def test_an_original_is_recognized_on_planted_data() -> None:
-    """Ridge models on random features, which differ by run, memorise some of what they see."""
+def test_an_original_is_detected_on_planted_data() -> None:
+    """Ridge models on random features, which differ by run, memorize part of their data."""
     rng = np.random.default_rng(0)
     forget, rows = 300, 600
     inputs = rng.normal(size=(rows, 10))
@@ -160,10 +160,10 @@ def test_an_original_is_recognized_on_planted_data() -> None:
     retrained = np.stack([answers(seed, forget) for seed in range(4)])
     originals = np.stack([answers(seed, 0) for seed in range(10, 13)])
     known = labels[:forget]
-    found = lira(originals[0], originals[1:], retrained, known)
+    attack = lira(originals[0], originals[1:], retrained, known)
     references = [
         lira(retrained[n], np.empty((0, forget)), np.delete(retrained, n, 0), known).auc
         for n in range(4)
     ]
-    assert found.auc > 0.6
+    assert attack.auc > 0.6
     assert np.mean(references) == pytest.approx(0.5, abs=0.05)

@@ -1,4 +1,4 @@
-"""Relearning: steps, seeds, giving up, and that nothing given is changed."""
+"""Test relearning: number of steps, reproducibility, censoring, and unchanged inputs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ def rows() -> Rows:
     return recommender, recommender.prompt.samples(batch.forget, data), batch.forget.label
 
 
-def test_a_further_target_takes_more_steps(rows: Rows) -> None:
+def test_a_lower_target_takes_more_steps(rows: Rows) -> None:
     recommender, prompts, labels = rows
     before = {name: value.clone() for name, value in recommender.model.state_dict().items()}
-    near, far = (relearn_steps(recommender, prompts, labels, t, CONFIG, 0) for t in (0.8, 0.7))
+    near, far = (
+        relearn_steps(recommender, prompts, labels, target, CONFIG, 0) for target in (0.8, 0.7)
+    )
     assert 0 < near.steps < far.steps <= CONFIG.cap
     assert far.after <= far.target < far.before
     assert far.steps % CONFIG.evaluate_every == 0
@@ -45,15 +47,15 @@ def test_a_further_target_takes_more_steps(rows: Rows) -> None:
         assert torch.equal(value, before[name])
 
 
-def test_what_is_known_takes_no_step(rows: Rows) -> None:
+def test_a_target_above_the_loss_takes_no_step(rows: Rows) -> None:
     recommender, prompts, labels = rows
-    found = margins(recommender, prompts).numpy()
-    own = log_losses(labels, found) + 1e-4
-    # Row by row, the target is that of the rows looked at, however few.
+    row_margins = margins(recommender, prompts).numpy()
+    target = log_losses(labels, row_margins) + 1e-4
+    # With a target per row, the target is that of the evaluation rows.
     config = replace(CONFIG, evaluation_rows=20)
-    assert relearn_steps(recommender, prompts, labels, own, config, 0).steps == 0
+    assert relearn_steps(recommender, prompts, labels, target, config, 0).steps == 0
 
 
-def test_what_is_never_reached_is_censored(rows: Rows) -> None:
-    found = relearn_steps(*rows, 0.0, replace(CONFIG, cap=3), 0)
-    assert (found.steps, found.censored) == (4, True)
+def test_a_target_that_is_not_reached_is_censored(rows: Rows) -> None:
+    relearned = relearn_steps(*rows, 0.0, replace(CONFIG, cap=3), 0)
+    assert (relearned.steps, relearned.censored) == (4, True)

@@ -22,7 +22,7 @@ from models.checkpoints.manifest import (
     read_manifest,
     sha256_file,
 )
-from models.recommender.trainable import let_go
+from models.recommender.trainable import free_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_a_mapped_release_answers_the_same_until_it_is_let_go(
     (release / WEIGHTS).unlink()
     assert torch.equal(mapped.logits(prompts), plain.logits(prompts))
     assert private_kilobytes(release) == 0  # Nobody has a copy: all who map it share its pages.
-    let_go(mapped)
+    free_weights(mapped)
     assert not is_mapped(release)
 
 

@@ -168,7 +168,7 @@ def test_causal_models_read_the_history_once(
     finally:
         handle.remove()
 
-    shared = prompts.shared()
+    shared = prompts.shared_length()
     assert read[0] == shared
     assert len(read) == 2
     assert read[1] <= 6 * (prompts.tokens.shape[1] - shared)
@@ -180,7 +180,7 @@ def test_an_encoder_decoder_answers_with_its_first_word(
     recommenders: dict[str, Recommender], kind: str
 ) -> None:
     recommender = recommenders[kind]
-    prompts = uneven(recommender).packed(right=False)
+    prompts = uneven(recommender).aligned(right=False)
     start = recommender.model.config.decoder_start_token_id
 
     found = recommender.logits(prompts)

@@ -154,8 +154,8 @@ def test_out_of_memory_is_logged_without_data(
         fit_from(fresh(sources["llama"]), DATA_SPLIT, RECIPE, lambda _: None)
 
     assert caplog.messages == [
-        "out of memory: the activations of layers are computed again from now on",
-        "out of memory: a batch of 32 goes on 16 at a time",
+        "out of memory: recomputing the layers' activations from now on",
+        "out of memory: computing a batch of 32 rows 16 at a time",
     ]
 
 
@@ -328,7 +328,7 @@ def test_training_survives_refused_allocation() -> None:
     report = json.loads(process.stdout)
     assert report["halvings"] >= 1
     assert report["apart"] < 1e-5
-    assert b"out of memory: a batch of 8192 goes on 4096 at a time" in process.stderr
+    assert b"out of memory: computing a batch of 8192 rows 4096 at a time" in process.stderr
 
 
 @every_kind

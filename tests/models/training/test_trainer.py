@@ -1,4 +1,4 @@
-"""Training: it learns the planted tastes, repeats exactly, and stops when told or when it fails."""
+"""Test training: quality on planted tastes, reproducibility, interruption and divergence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
 
-#: One short epoch of a tiny backbone, for tests that look at the loop rather than the result.
+#: One short epoch of a tiny backbone, for tests of the loop rather than of the result.
 SHORT = TrainConfig(
     backbone=CompactConfig(hidden_size=8, layers=1, heads=1, intermediate_size=8),
     batch_size=128,
@@ -31,19 +31,21 @@ SHORT = TrainConfig(
 
 
 class StopError(Exception):
-    """What a caller raises to interrupt."""
+    """Raised by a progress callback to interrupt."""
 
 
 def ignore(fraction: float) -> None:
-    """Take a fraction and do nothing."""
+    """Ignore the progress."""
 
 
 def weights(recommender: Recommender) -> dict[str, torch.Tensor]:
     return recommender.model.state_dict()
 
 
-def equal(one: Recommender, other: Recommender) -> bool:
-    return all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
+def equal(first: Recommender, second: Recommender) -> bool:
+    return all(
+        torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +57,26 @@ def test_the_model_beats_the_item_mean(
     trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     test = prepared.parts.test
-    found = margins(trained, trained.prompt.samples(test, planted)).numpy()
+    test_margins = margins(trained, trained.prompt.samples(test, planted)).numpy()
 
-    model = utility(test.label, found)
+    model = utility(test.label, test_margins)
     baseline = utility(test.label, item_mean_margins(prepared.parts.train, test, 150))
 
     assert model["auc"] > baseline["auc"] + 0.02
     assert model["log_loss"] < baseline["log_loss"] - 0.02
 
 
-def test_row_losses_are_those_of_the_answers(
+def test_row_losses_match_the_answers_probabilities(
     trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     test = prepared.parts.test
     probability = trained.logits(trained.prompt.samples(test, planted)).double().softmax(1)[:, 0]
     expected = -np.log(np.where(test.label > 0, probability, 1 - probability))
 
-    found = row_losses(trained, test, planted)
+    losses = row_losses(trained, test, planted)
 
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert losses.dtype == np.float64
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
 
 
 def test_no_rows_have_no_losses(
@@ -87,7 +89,7 @@ def test_no_rows_have_no_losses(
 def test_the_same_seed_gives_the_same_weights(
     vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
-    torch.manual_seed(99)  # What else draws random numbers does not matter.
+    torch.manual_seed(99)  # Other random draws must not matter.
 
     again = fit(vocabulary, prepared, SHORT, ignore)
 
@@ -122,7 +124,7 @@ def test_the_weights_depend_on_retained_training_rows_alone(
     vocabulary: Vocabulary,
     prepared: ForgetSplit,
 ) -> None:
-    """Retraining without a user is bit for bit the training of a world that never held them."""
+    """Retraining without a user equals, bit for bit, training on data that never had the user."""
     gone = split_for_forgetting(
         planted, ForgetIndices(users=frozenset({1})), holdout, prepared.bounds
     )
@@ -134,7 +136,7 @@ def test_the_weights_depend_on_retained_training_rows_alone(
     assert equal(fit(vocabulary, gone, SHORT, ignore), fit(vocabulary, never, SHORT, ignore))
 
 
-def test_the_labels_of_test_and_holdout_are_never_looked_at(
+def test_test_and_holdout_labels_do_not_affect_training(
     vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     parts = prepared.parts
@@ -150,10 +152,10 @@ def test_the_labels_of_test_and_holdout_are_never_looked_at(
     assert equal(fit(vocabulary, changed, SHORT, ignore), short)
 
 
-def test_the_state_that_validated_best_is_returned(
+def test_the_state_with_the_lowest_validation_loss_is_returned(
     vocabulary: Vocabulary, prepared: ForgetSplit, planted: Interactions
 ) -> None:
-    """On reversed validation labels every step away from the start is worse than the first."""
+    """With reversed validation labels, every later state is worse than the first."""
     parts = prepared.parts
     reversed_labels = replace(
         prepared,
@@ -165,7 +167,7 @@ def test_the_state_that_validated_best_is_returned(
     whole = fit(vocabulary, prepared, config, ignore)
 
     train = parts.train.take(np.arange(500))
-    losses = [row_losses(found, train, planted).mean() for found in (stopped, whole)]
+    losses = [row_losses(model, train, planted).mean() for model in (stopped, whole)]
     assert losses[0] > losses[1] + 0.01
 
 
@@ -173,7 +175,7 @@ def test_a_trained_model_is_in_evaluation_mode(short: Recommender) -> None:
     assert not short.model.training
 
 
-def test_progress_rises_towards_one(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
+def test_progress_increases_toward_one(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
     seen: list[float] = []
 
     fit(vocabulary, prepared, SHORT, seen.append)
@@ -183,7 +185,7 @@ def test_progress_rises_towards_one(vocabulary: Vocabulary, prepared: ForgetSpli
     assert all(0 < fraction <= 1 for fraction in seen)
 
 
-def test_progress_may_interrupt(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
+def test_the_progress_callback_can_interrupt(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
     calls: list[float] = []
 
     def stop(fraction: float) -> None:
@@ -206,22 +208,22 @@ def test_a_diverged_loss_is_an_error(
 def test_a_last_step_that_diverged_is_an_error(
     vocabulary: Vocabulary, prepared: ForgetSplit
 ) -> None:
-    """With one step only, no later loss would tell: validation has to."""
+    """With a single step there is no later training loss; validation detects the divergence."""
     one_step = replace(SHORT, batch_size=len(prepared.parts.train), learning_rate=float("inf"))
 
     with pytest.raises(DivergedError):
         fit(vocabulary, prepared, one_step, ignore)
 
 
-@pytest.mark.parametrize("people", [2, 3, 9])
-def test_a_shadow_of_few_people_still_has_somebody_to_learn_from(
-    planted: Interactions, prepared: ForgetSplit, people: int
+@pytest.mark.parametrize("users", [2, 3, 9])
+def test_a_shadow_of_few_users_keeps_half_of_them(
+    planted: Interactions, prepared: ForgetSplit, users: int
 ) -> None:
-    data = planted.take(planted.user < people)
+    data = planted.take(planted.user < users)
     whole = split_for_forgetting(data, ForgetIndices(), frozenset(), prepared.bounds)
-    seen = shadow_rows(data, whole, frozenset(), CalibrationConfig(items=0, pairs=0))
-    assert len(seen.forget)
-    assert len(np.unique(seen.parts.train.user)) >= people // 2
+    shadow_data = shadow_rows(data, whole, frozenset(), CalibrationConfig(items=0, pairs=0))
+    assert len(shadow_data.forget)
+    assert len(np.unique(shadow_data.parts.train.user)) >= users // 2
 
 
 def test_the_manifest_of_a_recipe_is_json() -> None:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from models.audit.calibration import ExpectedLossIncrease
-from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
+from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, find_target_modules
 from models.checkpoints.adapter import attach, merge, save
 from models.checkpoints.checkpoint import load
 from models.checkpoints.checkpoint import save as save_release
@@ -106,12 +106,12 @@ def test_roles_find_what_the_architecture_calls_them(
 ) -> None:
     model = recommenders[kind].model
     for role, ends in EXPECTED[kind].items():
-        found = resolve(model, [role])
+        found = find_target_modules(model, [role])
         assert found
         assert all(any(name.endswith(f".{end}") for end in ends) for name in found)
         assert all(any(name.endswith(f".{end}") for name in found) for end in ends)
     if kind in INPUT:
-        assert resolve(model, ["embedding"]) == [INPUT[kind]]
+        assert find_target_modules(model, ["embedding"]) == [INPUT[kind]]
 
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -130,7 +130,7 @@ def test_the_products_adapter_is_on_every_linear_layer_but_the_head(kind: str) -
     architecture, config = OTHERS[kind]
     model = architecture(config)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert set(resolve(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
+    assert set(find_target_modules(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
 
 
 def test_an_unknown_role_lists_the_known_ones(recommenders: dict[str, Recommender]) -> None:
@@ -143,7 +143,7 @@ def test_an_architecture_without_a_role_is_named() -> None:
         pass
 
     with pytest.raises(AdapterTargetError, match="Bare has no layer known as 'query'"):
-        resolve(Bare(), ["query"])
+        find_target_modules(Bare(), ["query"])
 
 
 @every_backbone

@@ -1,6 +1,6 @@
 """Import a data set: read it with `models.datasets` and store it with `app.services.imports`.
 
-Progress is emitted as events, which `app/cli/importing.py` reads as lines of JSON:
+Progress is emitted as events, which `app/cli/import_data.py` reads as lines of JSON:
 `{"stage": "read" | "store", "done", "total"}`, in bytes or rows, and at the end
 `{"stage": "done", "summary": {…}}`. Events have counts and line numbers, never a line's content.
 """

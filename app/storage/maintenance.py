@@ -27,7 +27,7 @@ _PAUSE_SECONDS: Final = 0.05
 
 
 def erase_remains(database: Database, *, wait_seconds: float = 10.0) -> bool:
-    """Erase the remains of deleted rows. Return False if readers block the erasure for `wait_seconds`.
+    """Erase the remains of deleted rows. Return False if readers block this for `wait_seconds`.
 
     SQLite overwrites deleted content by itself (secure_delete). The write-ahead log still has old
     content and is checkpointed and truncated. PostgreSQL vacuums the tables. Raises

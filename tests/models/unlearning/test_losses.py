@@ -98,7 +98,6 @@ def test_alpha_is_capped() -> None:
     original, labels = torch.tensor([1.0]), torch.ones(1)
     barely_moved = original + 1e-4
     assert solve_alpha(original, barely_moved, labels, 5.0) == pytest.approx(16, abs=1e-6)
-    assert solve_alpha(original, barely_moved, labels, 5.0, most=2.0) == pytest.approx(2, abs=1e-6)
 
 
 def test_alpha_is_zero_without_a_loss_increase() -> None:

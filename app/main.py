@@ -1,4 +1,4 @@
-"""Puts the gateway together: wiring only."""
+"""Create the gateway's FastAPI application and wire its components."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from app.api.routes import ROUTERS
 from app.api.state import Gateway
 from app.services.secrets import load_pseudonyms
 from app.serving.recommend.service import RecommendService
-from app.serving.replica.release_loader import ReleaseLoader, make_scorers
+from app.serving.replica.release_loader import ReleaseLoader, make_scorer_backend
 from app.serving.replica.replica import Replica
-from app.serving.retrieval.first_stage import Candidates
+from app.serving.retrieval.first_stage import FirstStage
 from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the application; its threads run from startup to shutdown."""
+    """Create the application; its threads run from startup to shutdown."""
     settings = settings or get_settings()
     database = make_database(settings.sqlalchemy_url)
     gateway = make_gateway(settings, database)
+    metrics = Metrics(gateway)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -42,7 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            # Answers end before the replica says goodbye: none may be sent afterwards.
+            # The recommender stops before the replica ends its lease: no answer may follow.
             await asyncio.to_thread(_stop, gateway, database)
 
     app = FastAPI(
@@ -50,40 +51,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Unlearning as a service for recommenders that are language models.",
         version="0.1.0",
         lifespan=lifespan,
-        docs_url=None,  # Its page loads scripts from elsewhere.
+        docs_url=None,  # The page would load scripts from other hosts.
         redoc_url=None,
     )
     app.state.gateway = gateway
+    app.state.metrics = metrics
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(AccessGuard, settings=settings)
-    app.add_middleware(Observer, metrics=gateway.metrics)
+    app.add_middleware(Observer, metrics=metrics)
     return app
 
 
 def make_gateway(settings: Settings, database: Database) -> Gateway:
-    """Wire the parts of one gateway; nothing runs yet."""
-    uow = SqlUnitOfWorkFactory(database)
+    """Create the components of a gateway without starting threads."""
+    uow = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
-    candidates = Candidates(uow, pseudonyms)
+    first_stage = FirstStage(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
-    loader = ReleaseLoader(artifacts, make_scorers(settings, artifacts))
-    replica = Replica(settings, uow, loader, candidates, pseudonyms)
-    metrics = Metrics()
-    gateway = Gateway(
+    loader = ReleaseLoader(artifacts, make_scorer_backend(settings, artifacts))
+    replica = Replica(settings, uow, loader, first_stage, pseudonyms)
+    return Gateway(
         settings=settings,
         uow=uow,
         pseudonyms=pseudonyms,
-        candidates=candidates,
+        first_stage=first_stage,
         replica=replica,
-        recommender=RecommendService(settings, uow, pseudonyms, replica, candidates),
-        metrics=metrics,
+        recommender=RecommendService(settings, uow, pseudonyms, replica, first_stage),
     )
-    metrics.watch(gateway)
-    return gateway
 
 
 def _stop(gateway: Gateway, database: Database) -> None:

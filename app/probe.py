@@ -1,7 +1,8 @@
-"""`python -m app.probe gateway | worker | relay`: the health checks of the containers.
+"""Check the health of a container's service: `python -m app.probe gateway|worker|relay`.
 
-Each looks at what its service leaves behind when it works, not at whether a process exists. They
-load neither torch nor the command line, so that a check every few seconds costs little.
+Each check looks at an effect of the working service (an HTTP response, a fresh heartbeat, an empty
+outbox), not at the existence of a process. The module imports neither torch nor the command line,
+so that a check every few seconds is cheap.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from app.domain.errors import LetheError
 from app.settings import get_settings
 
 if TYPE_CHECKING:
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 _TIMEOUT_SECONDS: Final = 4.0
-#: A relay sends a wake-up within a second; one that is owed for longer means that it is stuck.
+#: A relay sends wake-ups within a second. A wake-up that is this old means that the relay hangs.
 _OVERDUE_SECONDS: Final = 60.0
 
 
 def main() -> int:
-    """Return 0 when the service named on the command line is healthy, else say why and return 1."""
+    """Return 0 if the service is healthy; otherwise print the problem and return 1."""
     service = sys.argv[1] if len(sys.argv) > 1 else ""
-    problem = f"there is no service {service!r}"
+    problem = f"unknown service {service!r}; use gateway, worker or relay"
     if service == "gateway":
         problem = check_gateway(int(os.environ.get("LETHE_PORT") or get_settings().port))
     elif service in {"worker", "relay"}:
@@ -38,7 +39,7 @@ def main() -> int:
 
 
 def check_gateway(port: int) -> str:
-    """Ask for /healthz, which needs no key; return what is wrong, or nothing."""
+    """Request /healthz, which needs no key; return the problem, or an empty string."""
     try:
         with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_TIMEOUT_SECONDS):
             return ""
@@ -47,12 +48,12 @@ def check_gateway(port: int) -> str:
 
 
 def _check_database(service: str) -> str:
-    from app.storage.engine import make_database  # noqa: PLC0415 -- the gateway's check needs none
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory  # noqa: PLC0415 -- as above
+    from app.storage.engine import make_database  # noqa: PLC0415 -- not for the gateway
+    from app.storage.unit_of_work import UnitOfWorkFactory  # noqa: PLC0415 -- as above
 
     database = make_database(get_settings().sqlalchemy_url)
     try:
-        with SqlUnitOfWorkFactory(database)(write=False) as uow:
+        with UnitOfWorkFactory(database)(write=False) as uow:
             return check_worker(uow) if service == "worker" else check_relay(uow)
     except LetheError as error:
         return str(error)
@@ -61,15 +62,17 @@ def _check_database(service: str) -> str:
 
 
 def check_worker(uow: UnitOfWork) -> str:
-    """Look for the row that a worker on this host keeps fresh."""
+    """Return a problem unless a worker on this host has a current heartbeat."""
     host = socket.gethostname()
-    return "" if uow.workers.live_on(host) else f"no worker on {host} has renewed its row"
+    return "" if uow.workers.live_on(host) else f"no worker on {host} has a current heartbeat"
 
 
 def check_relay(uow: UnitOfWork) -> str:
-    """Look for wake-ups that are owed for too long."""
+    """Return a problem if the outbox holds unsent wake-ups that are too old."""
     overdue = uow.outbox.overdue(_OVERDUE_SECONDS)
-    return f"{overdue} wake-ups are owed for over {_OVERDUE_SECONDS:.0f} s" if overdue else ""
+    if not overdue:
+        return ""
+    return f"{overdue} wake-ups have waited in the outbox for over {_OVERDUE_SECONDS:.0f} s"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""One Settings, read from LETHE_* environment variables; refuses default secrets in production."""
+"""Settings, read from LETHE_* environment variables and from files in /run/secrets.
+
+The descriptions of the fields are the source of docs/settings.md. Times are in seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,161 +19,221 @@ from app.domain.errors import InvalidInputError
 
 Positive = Annotated[float, Field(gt=0)]
 
-#: Where Docker and Kubernetes mount secrets: a file `lethe_hash_key` sets `hash_key`, and so on.
+#: Docker and Kubernetes mount secrets here: the file `lethe_hash_key` sets `hash_key`.
 _SECRETS = Path("/run/secrets")
 
 
 class Settings(BaseSettings):
-    """Everything that an operator can set. Times are in seconds."""
+    """All settings of Lethe. The variable of a field is LETHE_ and its name in capitals."""
 
     model_config = SettingsConfigDict(
         env_prefix="LETHE_",
         extra="ignore",
-        # Fields whose variable has an older name as well are still set by name in code.
+        # Allows code to set fields with a validation alias by name.
         populate_by_name=True,
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
     )
 
     home: Path = Field(
         default_factory=lambda: user_data_path("lethe", appauthor=False),
-        description="Data directory: database, artefacts, keys.",
+        description="Data directory for the SQLite database, artifacts, keys and backbones.",
     )
     database_url: str = Field(
-        default="", description="SQLAlchemy URL; unset: SQLite under LETHE_HOME."
+        default="",
+        description="SQLAlchemy URL of SQLite or PostgreSQL; unset: SQLite in LETHE_HOME.",
     )
-    broker_url: str | None = Field(default=None, description="Redis for Celery; unset: embedded.")
+    broker_url: str | None = Field(
+        default=None,
+        description="Redis URL for Celery; unset: `lethe up` runs the worker without a broker.",
+    )
     artifacts_url: str = Field(
-        default="", description="fsspec URL of the artefacts; unset: LETHE_HOME/artifacts."
+        default="",
+        description="Path or fsspec URL of the artifact store; unset: `artifacts` in LETHE_HOME.",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="Comma-separated bearer keys; unset: loopback only."
+        default=(),
+        description="Bearer keys of API callers, comma-separated; unset: only loopback callers.",
     )
-    environment: Literal["development", "production"] = "development"
+    environment: Literal["development", "production"] = Field(
+        default="development",
+        description="`production` requires LETHE_API_KEYS, LETHE_HASH_KEY and LETHE_SIGNING_KEY.",
+    )
     hash_key: SecretStr | None = Field(
-        default=None, description="Secret of the keyed hashes; unset: made once under LETHE_HOME."
+        default=None,
+        description="Secret of the keyed hashes; must never change; unset: created in LETHE_HOME.",
     )
     signing_key: SecretStr | None = Field(
         default=None,
-        description="Ed25519 private key (PEM) that signs certificates; unset: made once.",
+        description="Ed25519 private key (PEM) for certificates; unset: created in LETHE_HOME.",
     )
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    host: str = Field(
+        default="127.0.0.1", description="IP address or host name on which the gateway listens."
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=8000, description="TCP port on which the gateway listens."
+    )
     replicas: Annotated[int, Field(gt=0)] = Field(
-        default=1, description="Gateway processes of `lethe up`, all on the one port."
+        default=1, description="Number of gateway processes of `lethe up`, all on the same port."
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Extra Host headers to accept, comma-separated."
+        default=(),
+        description="More Host headers to accept from callers without keys, comma-separated.",
     )
-    max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    max_body_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=1_000_000, description="Largest accepted request body, in bytes."
+    )
     request_timeout: Positive = Field(
-        default=10.0, description="A connection is closed whose request is not complete by then."
+        default=10.0,
+        description="Seconds in which a request must arrive completely, or the connection closes.",
     )
     max_connections: Annotated[int, Field(gt=0)] = Field(
-        default=1000, description="Connections that a gateway holds; further ones are closed."
+        default=1000,
+        description="Open connections per gateway process; further connections are closed.",
     )
 
     batch_size: Annotated[int, Field(gt=0)] = Field(
-        default=32, description="A batch closes at this many requests…"
+        default=32, description="Number of deletion requests at which a batch closes."
     )
     batch_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=30.0, description="…or when its oldest request has waited this long."
+        default=30.0,
+        description="Seconds after the cancel window of a request when its batch closes.",
     )
     cancel_window: Annotated[float, Field(ge=0)] = Field(
-        default=60.0, description="For how long a request can be cancelled."
+        default=60.0, description="Seconds for which a deletion request can be cancelled."
     )
-    due_days: Positive = Field(default=30.0, description="By when a deletion is promised.")
+    due_days: Positive = Field(
+        default=30.0, description="Days in which the completion of a deletion is promised."
+    )
 
-    backbone: str = Field(default="compact", description=f"What is tuned: {KNOWN}.")
-    method: str = Field(default="e2urec-fast", description="How forget jobs unlearn.")
+    backbone: str = Field(
+        default="compact",
+        description=f"Model that `lethe train` tunes while no release is live: {KNOWN}.",
+    )
+    method: str = Field(
+        default="e2urec-fast",
+        description="Unlearning method of forget jobs; `retrain` retrains exactly every time.",
+    )
     train_rows: Annotated[int, Field(ge=20)] | None = Field(
         default=None,
-        description="Train on about so many rows at most; unset: 4,000 for language models.",
+        description="Approximate number of training rows; unset: 4,000 for language models.",
     )
     evaluation_rows: Annotated[int, Field(ge=20)] | None = Field(
         default=None,
         validation_alias=AliasChoices("LETHE_EVALUATION_ROWS", "LETHE_LOOK_ROWS"),
-        description="Choose, measure and audit on so many rows; unset: 400 for language models.",
+        description="Rows for model selection, metrics and audit; unset: 400 for language models.",
     )
     holdout_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
         default=0.03,
         validation_alias=AliasChoices("LETHE_HOLDOUT_SHARE", "LETHE_COHORT_SHARE"),
-        description="Share of users never trained on: the holdout users of the audit.",
+        description="Share of users that no model trains on, the holdout users of the audit.",
     )
     error_budget: Annotated[int, Field(ge=0)] = Field(
-        default=20, description="Inconclusive audits per lineage before an exact retraining."
+        default=20,
+        description="Inconclusive audits since the last exact training before an exact retraining.",
     )
-    seed: int = 0
-    torch_threads: Annotated[int, Field(gt=0)] = 1
+    seed: int = Field(default=0, description="Seed of the random numbers of training.")
+    torch_threads: Annotated[int, Field(gt=0)] = Field(
+        default=1, description="CPU threads of PyTorch, in workers and per scoring pass."
+    )
     device: str = Field(
-        default="auto", description="Where models are: auto, cpu, cuda, cuda:1 or mps."
+        default="auto",
+        description="Device of models: cpu, cuda, cuda:1, mps, or auto for a GPU if available.",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Precision of language models; auto: bfloat16 where measured faster.",
+        description="Precision of language models; auto: bfloat16 on devices where it is faster.",
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Recompute activations from the start, not only once memory ran out.",
+        description="Always recompute activations in training; false: only when memory runs out.",
     )
     train_processes: Annotated[int, Field(gt=0)] = Field(
-        default=1, description="Processes that train together, each on a GPU of its own."
+        default=1, description="Number of processes that train together, each on its own GPU."
     )
 
-    job_lease: Positive = 30.0
-    job_attempts: Annotated[int, Field(gt=0)] = 5
-    request_failures: Annotated[int, Field(gt=0)] = 3
-    retry_delay: Annotated[float, Field(ge=0)] = 10.0
+    job_lease: Positive = Field(
+        default=30.0,
+        description="Seconds after which the job of a silent worker can be claimed again.",
+    )
+    job_attempts: Annotated[int, Field(gt=0)] = Field(
+        default=5, description="Number of claims of a job before the job is abandoned."
+    )
+    request_failures: Annotated[int, Field(gt=0)] = Field(
+        default=3, description="Number of failed jobs after which a deletion request is `dead`."
+    )
+    retry_delay: Annotated[float, Field(ge=0)] = Field(
+        default=10.0,
+        description="Seconds before a job with requests of a failed job can be claimed.",
+    )
     worker_nice: Annotated[int, Field(ge=0, le=19)] = Field(
-        default=19, description="Niceness of workers: training takes what gateways leave."
+        default=19,
+        description="Niceness of workers; at 19, training uses CPU time that gateways leave.",
     )
-    poll_seconds: Positive = Field(default=0.5, description="How often the embedded loop looks.")
-    replica_ttl: Positive = 10.0
-    replica_margin: Positive = 2.0
+    poll_seconds: Positive = Field(
+        default=0.5, description="Seconds between two reads of the database by the polling loops."
+    )
+    replica_ttl: Positive = Field(default=10.0, description="Seconds of a gateway replica's lease.")
+    replica_margin: Positive = Field(
+        default=2.0,
+        description="Seconds before the end of its lease when a replica stops answering.",
+    )
     rollout_timeout: Positive = Field(
-        default=60.0, description="How long a replica may take to prepare or confirm."
+        default=60.0,
+        description="Seconds in which a replica must prepare or confirm a release, or is fenced.",
     )
-    drain_timeout: Positive = 10.0
+    drain_timeout: Positive = Field(
+        default=10.0,
+        description="Seconds for which running requests may use the previous release after a flip.",
+    )
     scoring_threads: Annotated[int, Field(gt=0)] | None = Field(
         default=None,
-        description="Recommendations that are made at once; unset: 2, or 16 with an engine.",
+        description="Recommendations computed at a time; unset: 2, or 16 with a serving engine.",
     )
     steps_at_once: Annotated[int, Field(gt=0)] = Field(
-        default=2, description="Passes through the model at once, each on LETHE_TORCH_THREADS."
+        default=2,
+        description="Concurrent passes through the model, each with LETHE_TORCH_THREADS threads.",
     )
     step_tokens: Annotated[int, Field(gt=0)] = Field(
         default=256,
-        description="Tokens of candidates that a language model reads in one pass, of all who wait;"
-        " more than fill one row pay off on accelerators.",
+        description="Candidate tokens of concurrent requests that a language model scores in one"
+        " pass; higher values suit accelerators.",
     )
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = Field(
         default=256 * 2**20,
-        description="Memory for what a language model made of histories, per release; 0: none.",
+        description="Bytes per release for cached language model states of histories; 0: no cache.",
     )
     scoring_queue: Annotated[int, Field(gt=0)] = Field(
-        default=64, description="Recommendations under way or waiting; beyond it 503."
+        default=64,
+        description="Recommendations that run or wait; further ones get 503 with Retry-After.",
     )
-    candidates: Annotated[int, Field(gt=0)] = 200
+    candidates: Annotated[int, Field(gt=0)] = Field(
+        default=200, description="Items that the first stage retrieves and the model ranks."
+    )
 
     scorer: Literal["torch", "vllm", "sglang"] = Field(
-        default="torch", description="What computes scores: torch here, or an engine elsewhere."
+        default="torch",
+        description="Scorer: torch in the gateway process, or the serving engine vllm or sglang.",
     )
     engine_url: str = Field(
-        default="", description="Base URL of the engine, as in http://127.0.0.1:8001."
+        default="", description="Base URL of the serving engine, such as http://127.0.0.1:8001."
     )
     engine_key: SecretStr | None = Field(
-        default=None, description="Bearer key of the engine; unset: it asks for none."
+        default=None, description="Bearer key of the serving engine; unset: no key is sent."
     )
     engine_timeout: Positive = Field(
         default=10.0,
-        description="How long a call to the engine may take, and an adapter until it answers.",
+        description="Seconds for a call to the serving engine, and for an adapter to become ready.",
     )
     engine_adapters: str = Field(
         default="",
-        description="Where the engine sees the artefacts' `adapters`; unset: at our own path.",
+        description="Path of the artifact directory `adapters` on the engine's machine; unset: the"
+        " path in this process.",
     )
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Lowest level of logged events."
+    )
 
     @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod
@@ -183,34 +246,39 @@ class Settings(BaseSettings):
 
     @field_validator("backbone")
     @classmethod
-    def _is_a_backbone(cls, value: str) -> str:
+    def _check_backbone(cls, value: str) -> str:
         try:
             return check_backbone(value)
         except InvalidInputError as error:
             raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
-    def _production_needs_secrets(self) -> Settings:
-        missing = [n for n in ("hash_key", "signing_key") if getattr(self, n) is None]
-        if self.environment == "production" and (missing or not self.api_keys):
-            wanted = [f"LETHE_{n.upper()}" for n in missing]
-            wanted += [] if self.api_keys else ["LETHE_API_KEYS"]
-            raise ValueError(f"production needs {', '.join(wanted)} to be set")
+    def _require_secrets_in_production(self) -> Settings:
+        secrets = {
+            "LETHE_HASH_KEY": self.hash_key,
+            "LETHE_SIGNING_KEY": self.signing_key,
+            "LETHE_API_KEYS": self.api_keys or None,
+        }
+        missing = [variable for variable, secret in secrets.items() if secret is None]
+        if self.environment == "production" and missing:
+            raise ValueError(f"LETHE_ENVIRONMENT=production needs {', '.join(missing)} to be set")
         return self
 
     @model_validator(mode="after")
-    def _an_engine_needs_its_address(self) -> Settings:
+    def _check_engine(self) -> Settings:
         if self.scorer == "torch":
             return self
         parts = urlsplit(self.engine_url)
-        plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+        is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
             raise ValueError(
                 f"LETHE_SCORER={self.scorer} needs LETHE_ENGINE_URL to be the engine's base URL,"
-                " http://host:port or https://…; a key goes into LETHE_ENGINE_KEY"
+                " http://host:port or https://…; set a key in LETHE_ENGINE_KEY"
             )
         if self.engine_adapters and not self.engine_adapters.startswith("/"):
-            raise ValueError("LETHE_ENGINE_ADAPTERS must be an absolute path of the engine's")
+            raise ValueError(
+                "LETHE_ENGINE_ADAPTERS must be an absolute path on the engine's machine"
+            )
         return self
 
     @property
@@ -223,7 +291,11 @@ class Settings(BaseSettings):
 
     @property
     def threads_that_score(self) -> int:
-        """More than pass through the model take the interpreter from each other; engines wait."""
+        """Return the number of scoring threads.
+
+        More threads than concurrent passes compete for the interpreter lock. With an engine, the
+        threads mostly wait.
+        """
         default = 2 if self.scorer == "torch" else 16
         return self.scoring_threads or default
 
@@ -238,5 +310,5 @@ class Settings(BaseSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """Return the process's settings, read once."""
+    """Return the settings of this process, read at the first call."""
     return Settings()

@@ -20,7 +20,7 @@ import torch
 
 from app.services.pseudonyms import Pseudonyms
 from app.settings import Settings
-from models.backbones.packaged import keep_in
+from models.backbones.packaged import set_cache_directory
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from models.data.metrics import utility
@@ -105,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings()
-    keep_in(settings.backbones_directory)
+    set_cache_directory(settings.backbones_directory)
     snapshot = _snapshot(arguments.data, settings)
     learner = ModelLearner(settings)
     with tempfile.TemporaryDirectory() as directory:

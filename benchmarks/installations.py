@@ -10,13 +10,12 @@ from app.domain.identifiers import release_id
 from app.domain.releases import Release, ReleaseStatus
 from app.services import rollout
 from app.services.jobs import advance, claim, start_training, succeed
-from app.services.policies import JobPolicy
 from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 from models.backbones.compact import CompactConfig
 from models.checkpoints import checkpoint as checkpoints
 from models.data.interactions import Interactions, ItemRecord
@@ -37,16 +36,15 @@ _CONFIG: Final = CompactConfig(
     hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5
 )
 USERS: Final = [f"u{number}" for number in range(20)]
-_POLICY: Final = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 
 
 def settings_of(home: Path) -> Settings:
     """Return the settings that the installation's processes share."""
-    return Settings(home=home, poll_seconds=0.05, candidates=50)
+    return Settings(home=home, poll_seconds=0.05, candidates=50, job_lease=60.0)
 
 
 def fill(
-    factory: SqlUnitOfWorkFactory, items: Sequence[ItemRecord], users: Sequence[str], ratings: int
+    factory: UnitOfWorkFactory, items: Sequence[ItemRecord], users: Sequence[str], ratings: int
 ) -> None:
     """Store the items, and people with so many ratings each, all of them drawn alike."""
     with factory() as uow:
@@ -77,7 +75,7 @@ class Installation:
     """People, items and releases; keeps the weights of each release to recompute answers."""
 
     settings: Settings
-    uow: SqlUnitOfWorkFactory
+    uow: UnitOfWorkFactory
     artifacts: ArtifactStore
     items: Sequence[ItemRecord]
     config: CompactConfig
@@ -90,7 +88,7 @@ class Installation:
         database = make_database(settings.sqlalchemy_url)
         migrate(database)
         load_pseudonyms(settings)
-        uow = SqlUnitOfWorkFactory(database)
+        uow = UnitOfWorkFactory(database)
         fill(uow, _ITEMS, USERS, ratings=12)
         artifacts = ArtifactStore(settings.artifacts_root, home / "cache")
         return cls(settings, uow, artifacts, _ITEMS, _CONFIG)
@@ -110,7 +108,7 @@ class Installation:
         with self.uow() as uow:
             start_training(uow)
         with self.uow() as uow:
-            claimed = claim(uow, "benchmark", _POLICY)
+            claimed = claim(uow, "benchmark", self.settings)
         if claimed is None:
             raise RuntimeError("another job is open")
         lease = claimed[1]

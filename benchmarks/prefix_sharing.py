@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if isinstance(recommender.prompt, TextPrompt):
         recommender.prompt.wording = arguments.wording
     prompts = prompts_of(recommender, arguments.data, arguments.candidates, arguments.seed)
-    prefix, count = prompts.shared(), len(prompts)
+    prefix, count = prompts.shared_length(), len(prompts)
     own = prompts.lengths.float().mean().item() - prefix
     found = compare(recommender, prompts, arguments.repetitions)
     theory = (prefix + own) * count / (prefix + own * count)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from app.serving.scorers.base import ScoringRequest
+from app.serving.scorers.scorer import ScoringRequest
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchScorer
 from models.data.samples import HISTORY_LENGTH
 from models.datasets.detect import read
@@ -76,7 +76,7 @@ def naive(recommender: Recommender, prompts: PromptBatch) -> torch.Tensor:
     """Return [N, 2] logits, one forward pass each; the head is computed for the last token only."""
     found = [
         recommender.model(input_ids=row[None], logits_to_keep=1).logits[0, -1]
-        for row in prompts.rests(0)
+        for row in prompts.token_rows(0)
     ]
     return torch.stack(found)[:, list(recommender.prompt.answers)]
 
@@ -86,7 +86,7 @@ def ways(
 ) -> dict[str, Callable[[], Any]]:
     """Return what is timed by turns, by name."""
     prompts = recommender.prompt.request(request.attributes, request.history, request.candidates)
-    shared, reader = prompts.shared(), recommender.reader()
+    shared, reader = prompts.shared_length(), recommender.reader()
     square = torch.randn(PEAK_SIDE, PEAK_SIDE)
     found: dict[str, Callable[[], Any]] = {
         "naive": lambda: naive(recommender, prompts),
@@ -104,10 +104,10 @@ def ways(
             request.attributes, request.history, request.candidates
         )
     if reader is not None:
-        kept = reader.read_all([prompts.tokens[0, :shared]])[0]
+        kept = reader.encode_prefixes([prompts.tokens[0, :shared]])[0]
 
         def read(*, prefix: bool) -> torch.Tensor:
-            known = reader.read_all([prompts.tokens[0, :shared]])[0] if prefix else kept
+            known = reader.encode_prefixes([prompts.tokens[0, :shared]])[0] if prefix else kept
             return torch.cat([reader.answer([row])[0] for row in reader.rows(known, prompts)])
 
         found |= {"reader": lambda: read(prefix=True), "kept": lambda: read(prefix=False)}
@@ -176,7 +176,10 @@ def measured(
     scorer, first = TorchScorer(recommender, POLICY), asked[0]
     found = compare(ways(recommender, scorer, first), repetitions)
     prompts = recommender.prompt.request(first.attributes, first.history, first.candidates)
-    h, own = prompts.shared(), float(prompts.lengths.float().mean()) - prompts.shared()
+    h, own = (
+        prompts.shared_length(),
+        float(prompts.lengths.float().mean()) - prompts.shared_length(),
+    )
     layers = recommender.model.get_decoder().layers  # type: ignore[operator] # of transformers
     parameters = sum(one.numel() for one in layers.parameters() if one.ndim > 1)
     useful = 2 * parameters * (h + len(prompts) * own)

@@ -102,7 +102,7 @@ def _times(index: CandidateIndex, people: dict[str, History]) -> dict[str, dict[
     now = BEGUN + SPAN - BUCKET_SECONDS
     cold = _timed(lambda own: index.propose(own, 200), told)
     warm = _timed(lambda own: index.propose(own, 200), told)
-    top = index.popular(ASKED).item_indices.tolist()
+    top = index.propose((), ASKED).item_indices.tolist()
     similar = _timed(lambda item_index: index.similar(item_index, 10), top)
     added, first, removed = [], [], []
     for (user_id, own), events in zip(people.items(), told, strict=True):

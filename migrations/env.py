@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that it is given, or on the database of the settings."""
+"""Run the migrations on the caller's connection, or on the database of the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        # SQLite cannot alter a table in place: Alembic copies it.
+        # SQLite cannot alter a table in place, so Alembic copies the table.
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
     )
@@ -28,10 +28,10 @@ def _run(connection: Connection) -> None:
 
 def _main() -> None:
     if context.is_offline_mode():
-        raise RuntimeError("migrations need a database: offline mode is not supported")
-    given: Connection | None = context.config.attributes.get("connection")
-    if given is not None:
-        _run(given)
+        raise RuntimeError("migrations need a database connection: run Alembic without --sql")
+    connection_of_caller: Connection | None = context.config.attributes.get("connection")
+    if connection_of_caller is not None:
+        _run(connection_of_caller)
         return
     url = context.get_x_argument(as_dictionary=True).get("url", get_settings().sqlalchemy_url)
     database = make_database(url)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gates of `make check`. All of them run, so that one call shows everything that is wrong.
+# The gates of `make check`. All gates run, so that one call shows every failure.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,8 +15,7 @@ gate() { # gate NAME COMMAND…
     "$@" || failed+=("$name")
 }
 
-# `alembic check` on a database that the migrations have just made: they are the only way that
-# tables come to be, so they must give exactly what app/storage/tables.py says.
+# Only migrations create tables, so a freshly migrated database must match app/storage/tables.py.
 migrations() { # migrations URL
     LETHE_DATABASE_URL="$1" "$BIN/alembic" upgrade head &&
         LETHE_DATABASE_URL="$1" "$BIN/alembic" check
@@ -63,6 +62,8 @@ gate "ruff check" "$BIN/ruff" check .
 gate "ruff format" "$BIN/ruff" format --check .
 gate "mypy (strict)" "$BIN/mypy"
 gate "import contracts" "$BIN/lint-imports"
+gate "vocabulary" env BIN="$BIN" bash scripts/vocabulary.sh
+gate "docs/settings.md is current" "$BIN/python" -m scripts.settings_docs --check
 gate "alembic check (SQLite)" migrations "sqlite:///$scratch/check.db"
 if postgres_sql "SELECT 1" >"$scratch/postgres.log" 2>&1; then
     gate "alembic check (PostgreSQL)" migrations_postgres
@@ -77,7 +78,10 @@ gate "docker-compose.yml: schema" \
 if docker compose version >/dev/null 2>&1; then
     gate "docker-compose.yml: meaning" compose_config
 fi
-gate "yamllint" "$BIN/yamllint" --strict docker-compose.yml .yamllint.yaml
+gate ".github/workflows: schema" \
+    "$BIN/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
+gate "yamllint" "$BIN/yamllint" --strict docker-compose.yml .yamllint.yaml \
+    .pre-commit-config.yaml .github/workflows
 gate "hadolint" "$BIN/hadolint" Dockerfile
 gate "shell syntax" shell_syntax
 

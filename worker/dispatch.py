@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 from worker.celery_app import make_celery
 from worker.context import open_artifacts
 from worker.relay import run_relay
@@ -14,7 +14,6 @@ from worker.relay import run_relay
 if TYPE_CHECKING:
     from threading import Event
 
-    from app.services.ports import UnitOfWorkFactory
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
 
@@ -35,7 +34,7 @@ def relay_to_broker(settings: Settings, stop: Event) -> None:
         # A refused connection raises at once; the row stays owed and the next turn tries again.
         celery.send_task("lethe.wake", args=[entity_id], retry=False)
 
-    context = _RelayContext(settings, SqlUnitOfWorkFactory(database), open_artifacts(settings))
+    context = _RelayContext(settings, UnitOfWorkFactory(database), open_artifacts(settings))
     try:
         run_relay(context, send, stop)
     finally:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from app.domain.jobs import Lease
-    from app.services.ports import UnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
     from worker.context import WorkerContext
 
 log = structlog.get_logger(__name__)

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from app.services.imports import ImportResult, NewItem
-    from app.services.ports import UnitOfWorkFactory
+    from app.domain.catalog import NewItem
+    from app.services.imports import ImportResult
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWorkFactory
     from models.data.interactions import Interactions
     from models.datasets.read_report import ReadReport
 

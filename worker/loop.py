@@ -11,7 +11,6 @@ import structlog
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
 from app.services.jobs import close_batch
-from app.services.policies import BatchPolicy, JobPolicy
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
 from worker.relay import Relay
@@ -32,16 +31,15 @@ def run_once(
     on_stage: Callable[[Stage], None] | None = None,
 ) -> bool:
     """Close the batch that is due, claim one job and work on it; False when there was none."""
-    jobs = JobPolicy.of(context.settings)
     with context.uow_factory() as uow:
-        swept = job_lifecycle.sweep(uow, jobs)
-        close_batch(uow, BatchPolicy.of(context.settings))
+        swept = job_lifecycle.sweep(uow, context.settings)
+        close_batch(uow, context.settings)
     if swept.abandoned:
         log.error("jobs_abandoned", jobs=swept.abandoned)
     # The worker's own clock starts before the database's, so that it never trusts a lease longer.
     claimed_at = time.monotonic()
     with context.uow_factory() as uow:
-        claimed = job_lifecycle.claim(uow, context.worker_id, jobs)
+        claimed = job_lifecycle.claim(uow, context.worker_id, context.settings)
     if claimed is None:
         return False
     run_job(

@@ -9,13 +9,13 @@ from models.recommender.factory import build
 from models.training.trainer import margins
 
 if TYPE_CHECKING:
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
 
 Measures = dict[str, dict[str, float]]
 
 
-def qualities(recommender: Recommender, prepared: Prepared) -> dict[str, Measures]:
+def qualities(recommender: Recommender, prepared: ForgetSplit) -> dict[str, Measures]:
     """Measure the model and the baselines on the same validation and test rows.
 
     Where a public backbone learned in an adapter, `untuned` is that backbone without one.

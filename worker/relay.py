@@ -13,15 +13,14 @@ import structlog
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
 from app.services.jobs import close_batch
-from app.services.policies import BatchPolicy, JobPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
-    from app.services.ports import UnitOfWorkFactory
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +84,7 @@ class Relay:
         staging is looked at again and again, not once.
         """
         with self._context.uow_factory() as uow:
-            swept = job_lifecycle.sweep(uow, JobPolicy.of(self._context.settings))
+            swept = job_lifecycle.sweep(uow, self._context.settings)
         if swept.abandoned:
             log.error("jobs_abandoned", jobs=swept.abandoned)
         for job_id in self._context.artifacts.staged_jobs():
@@ -96,7 +95,7 @@ class Relay:
 
     def _close_batch(self) -> None:
         with self._context.uow_factory() as uow:
-            job = close_batch(uow, BatchPolicy.of(self._context.settings))
+            job = close_batch(uow, self._context.settings)
         if job is not None:
             log.info("batch_closed", job=job.id)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from app.domain.jobs import Job, Lease
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
     from worker.context import WorkerContext
     from worker.heartbeat import LeaseHeartbeat
     from worker.learner import Report

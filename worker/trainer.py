@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from models.backbones.compact import BackboneConfig
     from models.checkpoints.manifest import Manifest
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
     from models.training.trainer import TrainConfig
     from models.unlearning.base import Unlearned, UnlearningMethod
@@ -101,7 +101,7 @@ class ModelLearner:
     def _trained(
         self,
         snapshot: DataSnapshot,
-        prepared: Prepared,
+        prepared: ForgetSplit,
         into: Path,
         recipe: TrainConfig,
         report: Report,
@@ -164,7 +164,7 @@ class ModelLearner:
     def _save_root(
         self,
         recommender: Recommender,
-        prepared: Prepared,
+        prepared: ForgetSplit,
         into: Path,
         method: str,
         snapshot: DataSnapshot,
@@ -240,7 +240,12 @@ class ModelLearner:
         return replace(found, exact=self._method.exact, metrics=result.metrics, needs_merge=False)
 
     def _save_unmerged(
-        self, result: Unlearned, into: Path, parent: str, snapshot: DataSnapshot, prepared: Prepared
+        self,
+        result: Unlearned,
+        into: Path,
+        parent: str,
+        snapshot: DataSnapshot,
+        prepared: ForgetSplit,
     ) -> Manifest:
         """Save what the method left: an adapter still to be folded, or weights of their own."""
         name, model = self._method.name, result.recommender

@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.data.forget_split import NO_LIMITS, ForgetIndices, prepare
+from models.data.forget_split import NO_LIMITS, ForgetIndices, split_for_forgetting
 from models.data.splits import TimeSplit
 
 if TYPE_CHECKING:
     from models.checkpoints.manifest import Manifest
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.splits import RowLimits
     from worker.learner import DataSnapshot
 
 
-def prepare_snapshot(snapshot: DataSnapshot, parent: Manifest) -> Prepared:
+def prepare_snapshot(snapshot: DataSnapshot, parent: Manifest) -> ForgetSplit:
     """Split by the parent's bounds."""
     return prepare_within(snapshot, TimeSplit.from_manifest(parent.extra["bounds"]))
 
 
 def prepare_within(
     snapshot: DataSnapshot, bounds: TimeSplit | None, limits: RowLimits = NO_LIMITS
-) -> Prepared:
+) -> ForgetSplit:
     """Turn ids into indices and split; without bounds, by new ones that keep to the limits."""
     users = {user.id: index for index, user in enumerate(snapshot.data.users)}
     items = {item.id: index for index, item in enumerate(snapshot.data.items)}
     forget = snapshot.forget
-    return prepare(
+    return split_for_forgetting(
         snapshot.data,
         ForgetIndices(
             users=frozenset(users[user] for user in forget.users if user in users),
@@ -53,7 +53,7 @@ def holdout_indices(snapshot: DataSnapshot) -> frozenset[int]:
     )
 
 
-def data_hash(prepared: Prepared) -> str:
+def data_hash(prepared: ForgetSplit) -> str:
     """Return a SHA-256 over the retained rows in their canonical order."""
     data = prepared.retained
     order = data.sorted_rows()

@@ -1,1 +1,1 @@
-"""HTTP: routes, schemas, dependencies and problems. What is decided is decided in the services."""
+"""HTTP interface: routes, schemas, dependencies and problems. Decisions are in the services."""

@@ -1,7 +1,7 @@
-"""Who may call: bearer keys, or without any configured, this machine alone.
+"""Access control: API keys as bearer tokens; without configured keys, loopback callers only.
 
-Without keys a web page in a local browser is the danger: it can send requests to loopback, under a
-name of its own that resolves there. Hence the checks of Host, Origin and Content-Type.
+Without keys, a web page in a local browser could send requests to loopback, also under a host name
+that resolves to loopback. The checks of Host, Origin and Content-Type prevent this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.api.problems import ProblemResponse
     from app.settings import Settings
 
-#: Health, and the dashboard's own files, which hold no data. Everything else needs a key.
+#: Health checks and the dashboard's files, which contain no data. All other paths need a key.
 _PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/web/dashboard.css"}) | frozenset(
     {"/web/dashboard.js", "/web/icon.svg"}
 )
@@ -31,7 +31,7 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether an address, or a name that always means this machine, is loopback."""
+    """Return whether an address, or the name `localhost`, is loopback."""
     try:
         parsed = ipaddress.ip_address(address.strip("[]"))
     except ValueError:
@@ -41,7 +41,7 @@ def is_loopback(address: str) -> bool:
 
 
 def check_binding(settings: Settings) -> None:
-    """Raise InvalidInputError if the settings would open an unprotected service to a network."""
+    """Raise InvalidInputError if a service without keys would listen on a network address."""
     if not settings.api_keys and not is_loopback(settings.host):
         raise InvalidInputError(
             f"Without LETHE_API_KEYS the gateway listens on loopback only, not on {settings.host}."
@@ -49,10 +49,9 @@ def check_binding(settings: Settings) -> None:
 
 
 class AccessGuard:
-    """Refuses a request before anything reads its body."""
+    """Middleware that refuses unauthorized requests before their body is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        """Read the keys once."""
         self._app = app
         self._keys = tuple(key.get_secret_value().encode() for key in settings.api_keys)
         self._hosts = _LOOPBACK_NAMES | {host.lower() for host in settings.allowed_hosts}
@@ -67,25 +66,26 @@ class AccessGuard:
 
     def _refusal(self, scope: Scope) -> ProblemResponse | None:
         headers = Headers(scope=scope)
-        refusal = self._no_key(scope, headers) if self._keys else self._not_local(scope, headers)
+        check = self._check_key if self._keys else self._check_local
+        refusal = check(scope, headers)
         if refusal is None and _has_body(headers) and not _is_json(headers):
             return problem(HTTP_PROBLEMS[415])
         return refusal
 
-    def _no_key(self, scope: Scope, headers: Headers) -> ProblemResponse | None:
+    def _check_key(self, scope: Scope, headers: Headers) -> ProblemResponse | None:
         if scope["path"] in _PUBLIC_PATHS and scope["method"] in _SAFE_METHODS:
             return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._is_key(given.strip().encode("latin-1")):
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_key(token.strip().encode("latin-1")):
             return None
         return problem(DOMAIN_PROBLEMS[UnauthorizedError])
 
-    def _is_key(self, given: bytes) -> bool:
-        """Compare with every key, each in constant time, so that the time tells nothing."""
-        matches = [hmac.compare_digest(given, key) for key in self._keys]
+    def _is_key(self, token: bytes) -> bool:
+        """Compare with every key in constant time, so that timing reveals nothing."""
+        matches = [hmac.compare_digest(token, key) for key in self._keys]
         return any(matches)
 
-    def _not_local(self, scope: Scope, headers: Headers) -> ProblemResponse | None:
+    def _check_local(self, scope: Scope, headers: Headers) -> ProblemResponse | None:
         client = scope.get("client")
         if client is not None and not is_loopback(client[0]):
             return problem(HTTP_PROBLEMS[403])
@@ -96,7 +96,7 @@ class AccessGuard:
         origin = headers.get("origin")
         foreign = origin is not None and not self._is_own_name(origin)
         if foreign or headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-            return problem(HTTP_PROBLEMS[403], "Other web sites may not change anything here.")
+            return problem(HTTP_PROBLEMS[403], "Requests from other web sites may not change data.")
         return None
 
     def _is_own_name(self, url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110): an answer that a caller holds already is not computed again."""
+"""Entity tags (RFC 9110), so that an unchanged answer is not computed again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastapi import Header, Response, status
 from pydantic import BeforeValidator
 
 _MAX_LENGTH: Final = 4096
-#: Kept by the browser alone, and asked about every time: a deletion must be seen at once.
+#: Only the browser caches, and it revalidates every time: a deletion must take effect at once.
 _CACHE_CONTROL: Final = "private, no-cache"
 
 
-def _tags(value: object) -> object:
-    """Return the tags in a header's lines; weak ones compare like strong ones, `*` names none."""
+def _parse_tags(value: object) -> object:
+    """Return the entity tags in the header lines; weak tags count as strong, `*` is ignored."""
     lines = value if isinstance(value, list) else []
     parts = ",".join(map(str, lines))[:_MAX_LENGTH].split(",")
     tags = (part.strip().removeprefix("W/") for part in parts)
@@ -22,20 +22,20 @@ def _tags(value: object) -> object:
 
 IfNoneMatch = Annotated[
     frozenset[str] | None,
-    BeforeValidator(_tags),
-    Header(alias="If-None-Match", description="The `ETag` of an answer held already."),
+    BeforeValidator(_parse_tags),
+    Header(alias="If-None-Match", description="The `ETag` of a cached answer."),
 ]
 
 
-def answered(response: Response, tag: str | None = None) -> None:
-    """Say how long an answer may be kept, and what it is known by."""
+def set_cache_headers(response: Response, tag: str | None = None) -> None:
+    """Set Cache-Control and, with a tag, ETag."""
     response.headers["Cache-Control"] = _CACHE_CONTROL
     if tag is not None:
         response.headers["ETag"] = tag
 
 
 def not_modified(tag: str) -> Response:
-    """Answer that what the caller holds is still the answer."""
+    """Return a 304 response for a cached answer that is still valid."""
     response = Response(status_code=status.HTTP_304_NOT_MODIFIED)
-    answered(response, tag)
+    set_cache_headers(response, tag)
     return response

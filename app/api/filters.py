@@ -18,25 +18,27 @@ Include = Annotated[
     Sequence[_Pair],
     Query(
         max_length=_MAX_FILTERS,
-        description="`name:value`; an item must have one of the values of each name given.",
+        description="`name:value`; an item must have one of the given values of each name.",
     ),
 ]
 Exclude = Annotated[
     Sequence[_Pair],
-    Query(max_length=_MAX_FILTERS, description="`name:value`; items that have it are left out."),
+    Query(max_length=_MAX_FILTERS, description="`name:value`; items with this value are left out."),
 ]
 
 
 def filter_of(include: Sequence[str], exclude: Sequence[str]) -> AttributeFilter:
-    """Return the filter; raises InvalidInputError for what is no `name:value`."""
-    return AttributeFilter(include=_parsed(include), exclude=_parsed(exclude))
+    """Return the filter; raises InvalidInputError unless every pair is `name:value`."""
+    return AttributeFilter(include=_parse(include), exclude=_parse(exclude))
 
 
-def _parsed(pairs: Sequence[str]) -> dict[str, frozenset[str]]:
-    found: dict[str, set[str]] = {}
+def _parse(pairs: Sequence[str]) -> dict[str, frozenset[str]]:
+    values_by_name: dict[str, set[str]] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not (name and colon and value):
-            raise InvalidInputError("A filter is written `name:value`, as in `genre:Comedy`.")
-        found.setdefault(name, set()).add(value)
-    return {name: frozenset(values) for name, values in found.items()}
+            raise InvalidInputError(
+                "A filter must have the form `name:value`, for example `genre:Comedy`."
+            )
+        values_by_name.setdefault(name, set()).add(value)
+    return {name: frozenset(values) for name, values in values_by_name.items()}

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one gateway: what it counts itself, and what it reads when scraped."""
+"""Prometheus metrics of one gateway: request counters, and the state read at each scrape."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Metrics:
-    """A registry of its own, so that several applications can live in one process."""
+    """Metrics in a registry per application, so that a process may run several applications."""
 
-    def __init__(self) -> None:
-        """Register what the gateway counts itself."""
+    def __init__(self, gateway: Gateway) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "lethe_http_requests",
@@ -39,52 +38,49 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self.registry.register(_StateCollector(gateway))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
-        # Any word can be a method; only the usual ones become labels.
+        # A caller can send any word as the method, and every label value uses memory.
         known = method if method in {"GET", "HEAD", "POST", "DELETE", "OPTIONS"} else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(known, route).observe(seconds)
 
-    def watch(self, gateway: Gateway) -> None:
-        """Add what is read at the time of a scrape."""
-        self.registry.register(_State(gateway))
-
     def render(self) -> bytes:
-        """Return all of it as text."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
-class _State:
-    """Reads replica, candidates, requests and job; without the database only what is at hand."""
+class _StateCollector:
+    """Reads the replica and, if the database answers, deletion requests and the open job."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     def describe(self) -> list[Metric]:
-        """Name nothing in advance: registering must not touch the database."""
+        """Return no metrics, so that the registration does not query the database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         gateway = self._gateway
         yield CounterMetricFamily(
-            "lethe_swaps", "Releases switched to.", value=gateway.replica.swaps
+            "lethe_swaps", "Swaps to another release.", value=gateway.replica.swaps
         )
         yield GaugeMetricFamily(
             "lethe_replica_lease_valid",
             "1 while this replica may answer.",
-            value=gateway.replica.right.valid,
+            value=gateway.replica.answer_lease.valid,
         )
         yield GaugeMetricFamily(
             "lethe_replica_ready",
-            "1 while this replica should get traffic.",
+            "1 while this replica is ready for traffic.",
             value=not gateway.replica.reasons_not_ready(),
         )
         yield GaugeMetricFamily(
             "lethe_candidate_people",
-            "People in the candidates' statistics.",
-            value=len(gateway.candidates),
+            "Users in the candidate statistics.",
+            value=len(gateway.first_stage),
         )
         yield from self._from_database()
 

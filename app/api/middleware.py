@@ -1,19 +1,19 @@
-"""What happens around every request: a limit on bodies, times, one log line, safe headers.
+"""Middleware for every request: body limit, duration metrics, access log and safe headers.
 
-The log and the metrics carry route templates, never paths: a path holds a person's id.
+The log and the metrics contain route templates and never paths, because a path contains a user id.
 """
 
 from __future__ import annotations
 
 import time
-import traceback
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from app.api.problems import HTTP_PROBLEMS, problem
+from app.tracebacks import error_location
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,10 +30,9 @@ _HEADERS: Final = {
 
 
 class BodyLimit:
-    """Answers 413 for a body beyond the limit, announced or not."""
+    """Answers 413 for a body above the limit, with or without a Content-Length header."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        """Take the limit in bytes."""
         self._app = app
         self._max = max_bytes
 
@@ -41,30 +40,29 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > self._max:
-            status = _TOO_LARGE if announced.isdecimal() else 400
+        content_length = Headers(scope=scope).get("content-length", "0")
+        if not content_length.isdecimal() or int(content_length) > self._max:
+            status = _TOO_LARGE if content_length.isdecimal() else 400
             await problem(HTTP_PROBLEMS[status])(scope, receive, send)
             return
         received = 0
 
-        async def counted() -> Message:
+        async def limited_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max:
-                # The framework passes this one on to the handler of problems.
+                # FastAPI passes HTTPException to the handler of problems.
                 raise HTTPException(_TOO_LARGE)
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, limited_receive, send)
 
 
 class Observer:
-    """Times and logs every request, and answers 500 for what nobody else has caught."""
+    """Measures and logs every request, and answers 500 for unhandled exceptions."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Take where to count."""
         self._app = app
         self._metrics = metrics
 
@@ -75,7 +73,7 @@ class Observer:
         started = time.perf_counter()
         status = 0
 
-        async def observed(message: Message) -> None:
+        async def observing_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -85,11 +83,11 @@ class Observer:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, receive, observing_send)
         except Exception as error:  # noqa: BLE001 - the last resort; logged, and answered as a 500
-            _log.error("request.failed", route=_template(scope), **_whereabouts(error))
+            _log.error("request.failed", route=_template(scope), **error_location(error))
             if status == 0:
-                await problem(HTTP_PROBLEMS[500])(scope, receive, observed)
+                await problem(HTTP_PROBLEMS[500])(scope, receive, observing_send)
         finally:
             seconds = time.perf_counter() - started
             route = _template(scope)
@@ -105,12 +103,3 @@ class Observer:
 
 def _template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "unmatched"))
-
-
-def _whereabouts(error: Exception) -> dict[str, Any]:
-    """Say where it failed without the message, which may quote what was asked."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return {
-        "error": type(error).__name__,
-        "where": [f"{frame.filename}:{frame.lineno}" for frame in frames],
-    }

@@ -1,7 +1,7 @@
-"""Problem documents (RFC 9457): one table from a domain error's class to its status and title.
+"""Problem documents (RFC 9457): the table from domain error classes to HTTP status and title.
 
-A problem's `type` is stable and can be fetched; `instance` is random, found in the log, and names
-nobody. Nothing that the caller sent is ever repeated in a problem about malformed input.
+A problem's `type` is stable and can be fetched with GET. Its `instance` is a random id that is also
+in the log. A problem about malformed input never repeats the input.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RETRY_AFTER_SECONDS: Final = "1"
 
 @dataclass(frozen=True, slots=True)
 class ProblemKind:
-    """What all problems of one type share."""
+    """Properties of all problems of one type."""
 
     code: str
     status: int
@@ -51,7 +51,7 @@ def _domain(kind: type[LetheError], status: int, title: str) -> ProblemKind:
     return ProblemKind(kind.code, status, title, cleandoc(kind.__doc__ or ""))
 
 
-#: The one table. A class that is not here is told as its nearest base.
+#: Domain errors. A class that is missing here is reported as its nearest base class.
 DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
     kind: _domain(kind, status, title)
     for kind, status, title in (
@@ -84,21 +84,36 @@ DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
     )
 }
 
-#: Problems of HTTP itself, which the domain knows nothing of, by status.
+#: Problems of HTTP itself, by status.
 HTTP_PROBLEMS: Final[Mapping[int, ProblemKind]] = {
     status: ProblemKind(code, status, title, meaning)
     for code, status, title, meaning in (
         ("bad-request", 400, "Bad request", "The request could not be read."),
-        ("forbidden", 403, "Forbidden", "Without API keys only local callers are answered."),
+        (
+            "forbidden",
+            403,
+            "Forbidden",
+            "Without API keys, only local callers may use the service.",
+        ),
         ("no-such-path", 404, "No such path", "There is nothing at this path."),
-        ("method-not-allowed", 405, "Method not allowed", "This path does not take this method."),
+        (
+            "method-not-allowed",
+            405,
+            "Method not allowed",
+            "This path does not support this method.",
+        ),
         (
             "request-timeout",
             408,
             "Request timeout",
-            "The request's body did not arrive in time; the connection is closed.",
+            "The request body did not arrive in time; the connection is closed.",
         ),
-        ("body-too-large", 413, "Body too large", "The body is larger than this service takes."),
+        (
+            "body-too-large",
+            413,
+            "Body too large",
+            "The body is larger than the limit of this service.",
+        ),
         (
             "unsupported-media-type",
             415,
@@ -106,7 +121,7 @@ HTTP_PROBLEMS: Final[Mapping[int, ProblemKind]] = {
             "Send the body as `Content-Type: application/json`.",
         ),
         ("misdirected", 421, "Misdirected request", "The Host header does not name this service."),
-        ("internal", 500, "Internal error", "Something went wrong in Lethe."),
+        ("internal", 500, "Internal error", "The service failed unexpectedly."),
     )
 }
 
@@ -116,7 +131,7 @@ KINDS: Final[Mapping[str, ProblemKind]] = {
 
 
 class ProblemResponse(JSONResponse):
-    """A problem document; ASCII only, so that no echoed header can break the encoding."""
+    """Response with a problem document, in ASCII so that any text can be encoded."""
 
     media_type = MEDIA_TYPE
 
@@ -136,7 +151,7 @@ def problem(
     invalid: Sequence[Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
-    """Make the response; a 503 says when to come back, a 401 how to authenticate."""
+    """Create the response, with Retry-After for a 503 and WWW-Authenticate for a 401."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     content: dict[str, Any] = {
         "type": kind.type,
@@ -155,7 +170,7 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of the application answered as a problem document."""
+    """Install handlers that answer every error with a problem document."""
     app.add_exception_handler(LetheError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -163,25 +178,25 @@ def install(app: FastAPI) -> None:
 
 async def _on_domain_error(_request: Request, error: Exception) -> ProblemResponse:
     kind = kind_of(type(error) if isinstance(error, LetheError) else LetheError)
-    # What went wrong inside is for the log; a caller could not act on it.
+    # The message of an internal error is only for the log; a caller cannot act on it.
     internal = kind is DOMAIN_PROBLEMS[errors.LetheError]
-    known = error.context.get("retry_after") if isinstance(error, LetheError) else None
-    headers = None if known is None else {"Retry-After": str(known)}
+    retry_after = error.context.get("retry_after") if isinstance(error, LetheError) else None
+    headers = None if retry_after is None else {"Retry-After": str(retry_after)}
     return problem(kind, None if internal else str(error), headers=headers)
 
 
 async def _on_invalid(_request: Request, error: Exception) -> ProblemResponse:
-    found = error.errors() if isinstance(error, RequestValidationError) else []
+    validation_errors = error.errors() if isinstance(error, RequestValidationError) else []
     return problem(
         DOMAIN_PROBLEMS[errors.InvalidInputError],
         "The request does not have the expected form.",
         invalid=[
             {
-                "location": [str(part) for part in each["loc"]],
-                "code": each["type"],
-                "detail": each["msg"],
+                "location": [str(part) for part in invalid["loc"]],
+                "code": invalid["type"],
+                "detail": invalid["msg"],
             }
-            for each in found
+            for invalid in validation_errors
         ],
     )
 

@@ -1,20 +1,26 @@
-"""The problem responses that routes document in the OpenAPI description."""
+"""The problem responses of routes in the OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from app.api.problems import KINDS, MEDIA_TYPE, ProblemKind
-from app.api.schemas import ProblemDocument
+from app.api.schemas.common import ProblemDocument
 
-#: What any call can be answered with.
-_ALWAYS: Final = ("unauthorised", "forbidden", "misdirected", "internal", "database-unavailable")
+#: Problem codes that every route can return.
+_COMMON_CODES: Final = (
+    "unauthorised",
+    "forbidden",
+    "misdirected",
+    "internal",
+    "database-unavailable",
+)
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route that can fail with these problem codes."""
+    """Return the `responses` argument of a route that can fail with these problem codes."""
     by_status: dict[int, list[ProblemKind]] = {}
-    for code in (*codes, *_ALWAYS):
+    for code in (*codes, *_COMMON_CODES):
         by_status.setdefault(KINDS[code].status, []).append(KINDS[code])
     return {
         status: {

@@ -1,4 +1,4 @@
-"""What a gateway is made of: everything that routes share, wired once per application."""
+"""The components that the routes of one application share."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from app.api.metrics import Metrics
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.serving.recommend.service import RecommendService
     from app.serving.replica.replica import Replica
-    from app.serving.retrieval.first_stage import Candidates
+    from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """The parts of one running gateway."""
+    """The components of one running gateway."""
 
     settings: Settings
     uow: UnitOfWorkFactory
     pseudonyms: Pseudonyms
-    candidates: Candidates
+    first_stage: FirstStage
     replica: Replica
     recommender: RecommendService
-    metrics: Metrics

@@ -1,4 +1,4 @@
-"""The `lethe` command. It starts worker processes and speaks HTTP; it never loads a model."""
+"""The `lethe` command. It starts processes and calls the HTTP API; it never loads a model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C, even while modules load, ends it without a trace."""
+    """Run the command line; an interrupt, even during imports, ends it without a traceback."""
     try:
-        # Imported here so that an interrupt while loading is caught as well.
+        # Imported here so that an interrupt during the import is caught as well.
         from app.cli.root import application  # noqa: PLC0415
 
         application(prog_name="lethe")

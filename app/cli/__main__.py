@@ -1,4 +1,4 @@
-"""`python -m app.cli` is the `lethe` command."""
+"""`python -m app.cli`: the `lethe` command without an installed script."""
 
 from __future__ import annotations
 

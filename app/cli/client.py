@@ -1,4 +1,4 @@
-"""The running service, over HTTP."""
+"""HTTP client for the REST API of a running service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNPROCESSABLE: Final = 422
 
 
 class ServiceError(CommandError):
-    """The service answered with a problem; `status` is its HTTP status."""
+    """The service returned a problem document; `status` is the HTTP status."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -29,25 +29,25 @@ class ServiceError(CommandError):
 
 
 class Service:
-    """Calls of the REST interface; a problem document becomes a ServiceError."""
+    """Calls the REST API and raises ServiceError for a problem document."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
         parsed = httpx.URL(url)
         if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise BadInputError(f"{url} is no address of a service. Give one like http://host:8000")
+            raise BadInputError(f"{url} is no address of a service. Use the form http://host:8000")
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(
             base_url=self.url,
             headers=headers,
             timeout=_TIMEOUT_SECONDS,
-            # No proxy of the environment knows the way to this machine itself.
+            # A proxy from the environment cannot reach the loopback address of this machine.
             trust_env=not is_loopback(parsed.host),
         )
 
     @classmethod
     def of(cls, settings: Settings, url: str | None = None) -> Self:
-        """Return the service at `url`, or the one that these settings would start."""
+        """Return a client for `url`, or for the address in the settings."""
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         keys = settings.api_keys
         return cls(
@@ -55,28 +55,28 @@ class Service:
         )
 
     def call(self, method: str, path: str, **options: Any) -> Any:
-        """Return the JSON answer."""
+        """Send a request and return the JSON of the response."""
         try:
-            answer = self._http.request(method, path, **options)
+            response = self._http.request(method, path, **options)
         except httpx.ConnectError as error:
             raise CommandError(
                 f"No service answers at {self.url}. Start it with: lethe up"
             ) from error
         except httpx.HTTPError as error:
-            raise CommandError(f"{self.url} does not answer properly: {error}") from error
-        if answer.is_error:
-            raise _problem(answer)
-        return answer.json()
+            raise CommandError(f"Invalid response from {self.url}: {error}") from error
+        if response.is_error:
+            raise _error_of(response)
+        return response.json()
 
     def get(self, path: str, **parameters: Any) -> Any:
         return self.call("GET", path, params=parameters)
 
     def recommend(self, user_id: str, n: int) -> Any:
-        """Return what GET /recommend answers; the id may hold any character."""
+        """Call GET /recommend; the user id may contain any character."""
         return self.get(f"/recommend/{quote(user_id, safe='')}", n=n)
 
     def is_up(self) -> bool:
-        """Say whether the gateway's process answers."""
+        """Return whether the gateway process answers."""
         try:
             return self._http.get("/healthz", timeout=2.0).is_success
         except httpx.HTTPError:
@@ -94,15 +94,15 @@ class Service:
         self._http.close()
 
 
-def _problem(answer: httpx.Response) -> ServiceError | BadInputError:
+def _error_of(response: httpx.Response) -> ServiceError | BadInputError:
     try:
-        document = answer.json()
+        document = response.json()
         detail = str(document["detail"])
         code = str(document["type"]).rsplit(":", 1)[-1].rsplit("/", 1)[-1]
     except (ValueError, KeyError, TypeError):
         return ServiceError(
-            answer.status_code, "http", f"The service answered {answer.status_code}."
+            response.status_code, "http", f"The service returned {response.status_code}."
         )
-    if answer.status_code == _UNPROCESSABLE:
+    if response.status_code == _UNPROCESSABLE:
         return BadInputError(detail)
-    return ServiceError(answer.status_code, code, detail)
+    return ServiceError(response.status_code, code, detail)

@@ -1,4 +1,7 @@
-"""Expected errors become one clear line and an exit status: 2 for bad input, 1 for failures."""
+"""Error handling of the commands: one line per expected error, and the exit status.
+
+The status is 2 for bad input, 130 for an interrupt, and 1 for other failures.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,11 @@ class CommandError(LetheError):
 
 
 class BadInputError(InvalidInputError):
-    """What was given to the command cannot be used."""
+    """An argument of the command cannot be used."""
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a command so that no expected error ends in a trace."""
+    """Wrap a command so that an expected error is one line instead of a traceback."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -46,19 +49,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except LetheError as error:
             status = BAD_INPUT if isinstance(error, InvalidInputError) else FAILURE
-            _end(screen, error.code, str(error), status)
+            _exit(screen, error.code, str(error), status)
         except ValidationError as error:
-            _end(screen, "invalid-settings", _settings_message(error), BAD_INPUT)
+            _exit(screen, "invalid-settings", _settings_message(error), BAD_INPUT)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            _end(screen, "system", f"{where}{error.strerror or error}", FAILURE)
-        except KeyboardInterrupt as stop:
-            _end(screen, "interrupted", str(stop) or "Stopped.", INTERRUPTED)
+            prefix = f"{error.filename}: " if error.filename else ""
+            _exit(screen, "system", f"{prefix}{error.strerror or error}", FAILURE)
+        except KeyboardInterrupt as interrupt:
+            _exit(screen, "interrupted", str(interrupt) or "Stopped.", INTERRUPTED)
 
     return guarded
 
 
-def _end(screen: Screen, code: str, message: str, status: int) -> NoReturn:
+def _exit(screen: Screen, code: str, message: str, status: int) -> NoReturn:
     # A Text, so that brackets in a message are not read as markup.
     screen.say(Text(message, style="red" if status != INTERRUPTED else "yellow"))
     screen.document({"error": {"code": code, "message": message}})
@@ -66,12 +69,12 @@ def _end(screen: Screen, code: str, message: str, status: int) -> NoReturn:
 
 
 def _settings_message(error: ValidationError) -> str:
-    def one(problem: Any) -> str:
+    def line(problem: Any) -> str:
         fields = [str(part).upper().removeprefix("LETHE_") for part in problem["loc"][:1]]
         name = "".join(f"LETHE_{field}: " for field in fields)
         return name + str(problem["msg"]).removeprefix("Value error, ")
 
-    return "The settings are not valid. " + "; ".join(one(each) for each in error.errors())
+    return "The settings are not valid. " + "; ".join(line(problem) for problem in error.errors())
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The installation on this machine: its database, brought to the newest schema, and its keys."""
+"""The installation on this machine: its database, migrated to the latest schema, and its keys."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from app.cli.failures import BadInputError
 from app.services.secrets import check_hash_key, load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """What a command needs to use the same use cases as the gateway."""
+    """The arguments of the services that commands call in place of the gateway."""
 
     settings: Settings
     uow: UnitOfWorkFactory
@@ -31,14 +30,14 @@ class Installation:
 
 @contextmanager
 def open_installation(settings: Settings) -> Iterator[Installation]:
-    """Connect; tables come to be where there are none, and a foreign hash key is refused."""
+    """Open and migrate the database; raises if the hash key is not the database's."""
     try:
         database = make_database(settings.sqlalchemy_url)
     except ValueError as error:
         raise BadInputError(f"LETHE_DATABASE_URL cannot be used: {error}") from error
     try:
         migrate(database)
-        factory = SqlUnitOfWorkFactory(database)
+        factory = UnitOfWorkFactory(database)
         pseudonyms = load_pseudonyms(settings)
         with factory() as uow:
             check_hash_key(uow, pseudonyms)

@@ -1,4 +1,4 @@
-"""Options that several commands share. Typer reads them at run time."""
+"""Command-line options that several commands share. Typer reads them at run time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
 Items = Annotated[
     list[str] | None,
     typer.Option("--item", metavar="ID", help="Only this item; may be repeated."),
 ]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        envvar="LETHE_URL",
-        help="The service's address; default: LETHE_HOST and LETHE_PORT.",
-    ),
-]
 Port = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one. [default: 8000]"),
+    typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port. Default: 8000."),
 ]
 DataPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="File or directory.", show_default=False)

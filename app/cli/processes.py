@@ -1,8 +1,8 @@
-"""Child processes that never outlive the command that started them.
+"""Child processes that end when the command that started them ends.
 
-Each child is a session of its own, so that Ctrl-C reaches only the command, which then stops them
-in order. Its standard input is a pipe that the command holds open: when the command dies, even by
-kill -9, the pipe ends, and the child with it.
+Each child has its own session, so that Ctrl-C reaches only the command, which then stops its
+children in order. A child's standard input is a pipe that the command holds open. The pipe closes
+when the command dies, even by kill -9, and the child ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -21,31 +21,36 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-#: The checkout or the image's working directory: where `worker` and `models` are found.
+#: The checkout or the image's working directory, which contains `worker` and `models`.
 ROOT: Final = Path(__file__).parents[2]
-#: How long children together may take to end in good order, in seconds.
+#: Seconds that all children together may take to end before they are killed.
 GRACE: Final = 8.0
+
+
+def module_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with these variables and a path to Lethe's packages."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, **variables, "PYTHONPATH": path}
 
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """One Python module run as a process, which may be started again after it has ended."""
+    """A Python module run as a process. It may be started again after it has ended."""
 
     name: str
     module: str
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    #: Where its log goes; None: to the command's own standard error.
+    #: The log file; None: the command's own standard error.
     log: Path | None = None
     pass_fds: tuple[int, ...] = ()
     pipe_stdout: bool = False
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it with the environment of the command plus its own."""
+        """Start the process with the command's environment and `environment`."""
         if self._process is not None:
             self._close_pipes()
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         with contextlib.ExitStack() as stack:
             log: IO[bytes] | None = None
             if self.log is not None:
@@ -53,9 +58,9 @@ class Child:
                 log = stack.enter_context(self.log.open("ab"))
             self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter and modules
                 [sys.executable, "-m", self.module, *self.arguments],
-                env={**os.environ, **self.environment, "PYTHONPATH": path},
+                env=module_environment(**self.environment),
                 stdin=subprocess.PIPE,
-                # Standard output is the command's own, for its one JSON document.
+                # The command's standard output is reserved for its JSON document.
                 stdout=subprocess.PIPE if self.pipe_stdout else log or sys.stderr.fileno(),
                 stderr=log,
                 start_new_session=True,
@@ -68,12 +73,12 @@ class Child:
             raise RuntimeError(f"the {self.name} has not been started")
         return self._process
 
-    def ended(self) -> int | None:
-        """Return the exit status once it has ended."""
+    def exit_status(self) -> int | None:
+        """Return the exit status, or None while the process runs."""
         return self.process.poll()
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM and close the child's standard input."""
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
@@ -81,7 +86,7 @@ class Child:
                 process.stdin.close()
 
     def kill(self) -> None:
-        """End it and all that it started, now."""
+        """Kill the child's process group."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -95,19 +100,19 @@ class Child:
 
 
 class Children:
-    """The children of one command: leaving the block stops them all and waits for them."""
+    """Context manager that stops all children of a command and waits for them."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
 
     def start(self, child: Child) -> Child:
-        """Start a child and take it on."""
+        """Start a child and stop it when the block ends."""
         self._children.append(child)
         child.start()
         return child
 
     def stop(self, *children: Child) -> None:
-        """Stop these, side by side; whoever does not end in time is killed."""
+        """Stop the given children in parallel; kill those that take longer than GRACE."""
         for child in children:
             child.terminate()
         deadline = time.monotonic() + GRACE
@@ -127,7 +132,7 @@ class Children:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A second Ctrl-C must not leave anybody behind.
+        # A second Ctrl-C must not leave children running.
         handlers: dict[int, Any] = {
             number: signal.signal(number, signal.SIG_IGN)
             for number in (signal.SIGINT, signal.SIGTERM)

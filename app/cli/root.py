@@ -1,15 +1,31 @@
-"""The commands of `lethe`, in the order in which one needs them."""
+"""The table of `lethe` commands. Each command is in the module of its name.
+
+`consent` is in `forget.py` and `import` in `import_data.py`. `benchmark` is a program of its own.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
-from app.cli.benchmark_commands import benchmark
-from app.cli.data_commands import import_data, train
 from app.cli.demo.command import demo
-from app.cli.people_commands import consent, forget, recommend
-from app.cli.status_commands import jobs, releases, verify
+from app.cli.forget import consent, forget
+from app.cli.import_data import import_data
+from app.cli.jobs import jobs
+from app.cli.processes import module_environment
+from app.cli.recommend import recommend
+from app.cli.releases import releases
+from app.cli.train import train
 from app.cli.up import up
+from app.cli.verify import verify
+
+SERVICE = "Service"
+DATA = "Data and model"
+USERS = "Users"
+STATUS = "Status"
+BENCHMARKS = "Benchmarks"
 
 application = typer.Typer(
     no_args_is_help=True,
@@ -17,24 +33,32 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Unlearning as a service for recommenders that are language models.\n\n"
-    "Start with [bold]lethe demo[/bold], or with import, train and up. Data lies under "
-    "LETHE_HOME; every setting is an environment variable LETHE_… (see README.md).",
+    "Start with [bold]lethe demo[/bold], or with import, train and up. LETHE_HOME is the data "
+    "directory; every setting is an environment variable LETHE_… (see README.md).",
 )
+for panel, name, function in (
+    (SERVICE, "demo", demo),
+    (SERVICE, "up", up),
+    (DATA, "import", import_data),
+    (DATA, "train", train),
+    (USERS, "recommend", recommend),
+    (USERS, "forget", forget),
+    (USERS, "consent", consent),
+    (STATUS, "jobs", jobs),
+    (STATUS, "releases", releases),
+    (STATUS, "verify", verify),
+):
+    application.command(name, rich_help_panel=panel)(function)
 
-SERVICE = "The service"
-DATA = "Data and model"
-PEOPLE = "People"
-STATUS = "Where things stand"
-BENCHMARKS = "What it is worth"
 
-application.command("demo", rich_help_panel=SERVICE)(demo)
-application.command("up", rich_help_panel=SERVICE)(up)
-application.command("import", rich_help_panel=DATA)(import_data)
-application.command("train", rich_help_panel=DATA)(train)
-application.command("recommend", rich_help_panel=PEOPLE)(recommend)
-application.command("forget", rich_help_panel=PEOPLE)(forget)
-application.command("consent", rich_help_panel=PEOPLE)(consent)
-application.command("jobs", rich_help_panel=STATUS)(jobs)
-application.command("releases", rich_help_panel=STATUS)(releases)
-application.command("verify", rich_help_panel=STATUS)(verify)
-application.add_typer(benchmark, name="benchmark", rich_help_panel=BENCHMARKS)
+@application.command(
+    "benchmark",
+    rich_help_panel=BENCHMARKS,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def benchmark(context: typer.Context) -> None:
+    """Measure unlearning methods and serving speed; the same as python -m benchmarks."""
+    # The process is replaced, so that signals and the exit status need no forwarding.
+    command = [sys.executable, "-m", "benchmarks", *context.args]
+    os.execve(sys.executable, command, module_environment())  # noqa: S606 -- our own module

@@ -1,4 +1,4 @@
-"""Where the command line writes: words for people, or exactly one JSON document for programs."""
+"""Output of the command line: text and tables, or exactly one JSON document with `--json`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from rich.console import RenderableType
     from rich.progress import ProgressColumn
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """`console` is for people: standard output, or standard error where JSON is asked for."""
+    """Writes text to `console`: standard output, or standard error with `--json`."""
 
     console: Console
     as_json: bool
@@ -33,34 +37,63 @@ class Screen:
     def make(cls, *, as_json: bool) -> Screen:
         return cls(Console(stderr=as_json, highlight=False), as_json)
 
-    def say(self, *what: RenderableType) -> None:
-        """Print each on lines of its own; words may carry Rich's markup."""
-        for one in what:
-            self.console.print(one)
+    def say(self, *renderables: RenderableType) -> None:
+        """Print each value on lines of its own; strings may contain Rich markup."""
+        for renderable in renderables:
+            self.console.print(renderable)
 
     def document(self, value: Any) -> None:
-        """Print the command's one JSON document, where that is asked for."""
+        """Print the command's JSON document if `--json` was given."""
         if self.as_json:
             sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
             sys.stdout.flush()
 
     def result(self, value: Any, *renderables: RenderableType) -> None:
-        """Print what the command found out: the document, or its rendering for people."""
+        """Print the command's result: the JSON document, or its rendering as text."""
         if self.as_json:
             self.document(value)
         else:
             self.say(*renderables)
 
-    def progress(self, left: ProgressColumn | None = None) -> Progress:
-        """Return a progress display with the time left, by Rich's reckoning or the column's own."""
+    def progress(self, remaining_time: ProgressColumn | None = None) -> Progress:
+        """Return a progress display; the remaining time is Rich's estimate or the given column."""
         return Progress(
             TextColumn("  {task.description:<24}"),
             BarColumn(bar_width=32),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            left or TimeRemainingColumn(),
+            remaining_time or TimeRemainingColumn(),
             console=self.console,
             # In a file a bar is noise.
             disable=not self.console.is_terminal,
         )
+
+
+def table(*columns: str, rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> Table:
+    """Return a table without lines; the columns with the indices `numbers` are right-aligned."""
+    result = Table(
+        box=None, pad_edge=False, padding=(0, 2), header_style="bold", show_header=any(columns)
+    )
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index in numbers else "left")
+    for row in rows:
+        # A Text, so that brackets in titles are not read as markup.
+        result.add_row(*(Text(str(cell)) for cell in row))
+    return result
+
+
+def facts(values: dict[str, Any]) -> Table:
+    """Return a table of names and values, one per line."""
+    return table("", "", rows=[(name, _plain(value)) for name, value in values.items()])
+
+
+def moment(value: Any) -> str:
+    """Return an RFC 3339 time for a table, to the second."""
+    return str(value)[:19].replace("T", " ")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)

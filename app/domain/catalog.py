@@ -1,4 +1,4 @@
-"""People, items and interactions as the gateway handles them."""
+"""Users, items, interactions, and entries of the change log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """An item of the catalogue. `slot` is its row in the vocabulary, kept across releases."""
+    """An item of the catalog. `item_index` is its row in the vocabulary of every release."""
 
     id: str
     title: str
@@ -15,13 +15,17 @@ class Item:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     item_index: int
     retired: bool = False
-    #: False while it is withdrawn: it keeps its ratings, but nobody is recommended it.
+    #: False while the item is withdrawn: its ratings count, but it is not recommended.
     available: bool = True
+
+
+#: An item to store: (id, title, attributes).
+NewItem = tuple[str, str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Someone who rates. Attributes may be missing: {"gender": "F", "age": "25"} or {}."""
+    """A user. `attributes` may be empty, e.g. {"gender": "F", "age": "25"} or {}."""
 
     id: str
     attributes: dict[str, str] = field(default_factory=dict)
@@ -29,7 +33,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interaction:
-    """One rating, 0.5 to 5 stars; `timestamp` is Unix seconds."""
+    """A rating of an item by a user: 0.5 to 5 stars. `timestamp` is in Unix seconds."""
 
     user_id: str
     item_id: str
@@ -39,11 +43,11 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataChange:
-    """One entry of the change log that replicas follow: `version` grows by one per change.
+    """An entry of the change log that replicas read. `version` grows by one per change.
 
-    `user_id` None means that the entry's person is gone: a replica that has not yet applied it
-    must build its statistics anew. `completed` asks nothing of a replica that is up to date: the
-    person's inputs were suppressed by the `forget` entry long before.
+    `user_id` is None if the user has been deleted since: a replica that has not applied the entry
+    must rebuild its statistics. A replica that is up to date ignores `completed` entries, because
+    the earlier `forget` entry suppressed the user's data.
     """
 
     version: int

@@ -1,4 +1,7 @@
-"""Every error that a caller can meet. The docstring is the message; there is no HTTP here."""
+"""Errors for callers of the services. The docstring of a class is its message.
+
+`app.api.problems` maps the classes to HTTP status codes.
+"""
 
 from __future__ import annotations
 
@@ -7,110 +10,110 @@ from typing import Any
 
 
 class LetheError(Exception):
-    """Something went wrong in Lethe."""
+    """Lethe failed with an unexpected error. See the log of the process."""
 
-    #: Stable name of the problem; the API turns it into the problem document's `type`.
+    #: Stable name of the error, from which the API builds the `type` of the problem document.
     code = "internal"
 
     def __init__(self, detail: str | None = None, **context: Any) -> None:
-        """Use `detail` as the message where given, else the docstring filled in with `context`."""
+        """Use `detail` as the message, or the docstring formatted with `context`."""
         self.context = context
         template = cleandoc(type(self).__doc__ or "")
         super().__init__(detail if detail is not None else template.format(**context))
 
 
 class NotFoundError(LetheError):
-    """What was asked for does not exist."""
+    """The resource does not exist."""
 
     code = "not-found"
 
 
 class UnknownUserError(NotFoundError):
-    """No data is held about this user. Check the id, or post interactions for the user first."""
+    """No data is stored for this user. Check the id, or add interactions of the user first."""
 
     code = "unknown-user"
 
 
 class UnknownItemError(NotFoundError):
-    """The item {item_id} is not in the catalogue. Import it or post its attributes first."""
+    """The catalog does not have {item_id}. Check the item ids, or add the items first."""
 
     code = "unknown-item"
 
 
 class UnknownInteractionError(NotFoundError):
-    """This user has no interaction with the item(s) {item_ids}, so there is nothing to forget."""
+    """The user has no interaction with {item_ids}. Remove these item ids from the request."""
 
     code = "unknown-interaction"
 
 
 class UnknownRequestError(NotFoundError):
-    """There is no deletion request with the id {request_id}."""
+    """The deletion request {request_id} does not exist. Check the id."""
 
     code = "unknown-request"
 
 
 class UnknownJobError(NotFoundError):
-    """There is no job with the id {job_id}."""
+    """The job {job_id} does not exist. Check the id."""
 
     code = "unknown-job"
 
 
 class CertificateNotReadyError(NotFoundError):
-    """The certificate exists once the request is completed; its status is {status}."""
+    """The request has no certificate yet. Its status is {status}; wait for `completed`."""
 
     code = "certificate-not-ready"
 
 
 class GoneError(LetheError):
-    """This user has asked to be forgotten; nothing is recommended to or from them any more."""
+    """This user is deleted or has an open deletion request. Their data is not used any more."""
 
     code = "user-forgotten"
 
 
 class ConflictError(LetheError):
-    """The request is in conflict with the present state."""
+    """The request conflicts with the current state."""
 
     code = "conflict"
 
 
 class NotCancellableError(ConflictError):
-    """A deletion can be cancelled only while it is scheduled; this one is {status}."""
+    """A deletion can be cancelled only in the status `scheduled`. Its status is {status}."""
 
     code = "not-cancellable"
 
 
 class IllegalTransitionError(ConflictError):
-    """A {kind} cannot go from {old} to {new}."""
+    """The status of a {kind} cannot change from {old} to {new}."""
 
     code = "illegal-transition"
 
 
 class ForgottenPersonError(ConflictError):
-    """Data was refused for ids that have been forgotten: {ids}. Record a new consent first."""
+    """Data for deleted ids was refused: {ids}. Record a new consent first."""
 
     code = "forgotten"
 
 
 class IdempotencyConflictError(ConflictError):
-    """This Idempotency-Key was used before with another request. Use a new key."""
+    """This Idempotency-Key was used for a different request. Use a new key."""
 
     code = "idempotency-conflict"
 
 
 class JobRunningError(ConflictError):
-    """Another job ({job_id}) is at work on this model. Wait until it ends and try again."""
+    """The job {job_id} is still open. Wait until the job ends, then try again."""
 
     code = "job-running"
 
 
 class StaleDataError(ConflictError):
-    """A deletion completed after the data of job {job_id} was frozen; it may not publish."""
+    """A deletion completed after the data snapshot of job {job_id}, so the job cannot publish."""
 
     code = "stale-data"
 
 
 class ReleaseExistsError(ConflictError):
-    """The release {release_id} has been served before; the same weights may not come back."""
+    """The release {release_id} was served before. The same weights cannot be served again."""
 
     code = "release-exists"
 
@@ -122,9 +125,10 @@ class InvalidCertificateError(LetheError):
 
 
 class KeyMismatchError(LetheError):
-    """The hash key is not the one this database was made with, so it would forget its tombstones.
+    """The hash key is not the key with which this database was created.
 
-    Restore the key file or set LETHE_HASH_KEY to the former value.
+    Deleted users would not be recognized. Restore the key file, or set LETHE_HASH_KEY to the
+    original value.
     """
 
     code = "key-mismatch"
@@ -137,58 +141,58 @@ class InvalidInputError(LetheError):
 
 
 class UnauthorizedError(LetheError):
-    """A valid API key is needed: send it as `Authorization: Bearer KEY`."""
+    """The API key is missing or wrong. Send a valid key as `Authorization: Bearer KEY`."""
 
     code = "unauthorised"
 
 
 class UnavailableError(LetheError):
-    """Lethe cannot answer at the moment. Try again shortly."""
+    """Lethe cannot answer at the moment. Try again in a few seconds."""
 
     code = "unavailable"
 
 
 class OverloadedError(UnavailableError):
-    """More is asked of this replica than it can answer in time. Try again in {retry_after} s."""
+    """This replica has too many requests. Try again in {retry_after} s."""
 
     code = "overloaded"
 
 
 class NoReleaseError(UnavailableError):
-    """No release is being served yet. Import data and run `lethe train` first."""
+    """No release is live yet. Import data and run `lethe train` first."""
 
     code = "no-release"
 
 
 class DatabaseUnavailableError(UnavailableError):
-    """The database cannot be reached, so suppression cannot be checked. Try again shortly."""
+    """The database does not respond, so suppressions cannot be checked. Try again shortly."""
 
     code = "database-unavailable"
 
 
 class ReplicaNotReadyError(UnavailableError):
-    """This replica is not on the current release or has lost its lease. Try again shortly."""
+    """This replica does not serve the live release or has no valid lease. Try again shortly."""
 
     code = "replica-not-ready"
 
 
 class EngineError(UnavailableError):
-    """The engine that computes scores does not answer as it should. Try again shortly."""
+    """The serving engine does not respond correctly. Try again shortly."""
 
     code = "engine"
 
 
 class ReleaseLostError(EngineError):
-    """The engine that computes scores no longer holds this release. Try again shortly."""
+    """The serving engine has unloaded this release. Try again shortly."""
 
 
 class LeaseLostError(LetheError):
-    """The lease of job {job_id} at epoch {epoch} is lost; another worker may hold it. Stop here."""
+    """The lease of job {job_id} at epoch {epoch} is lost. Another worker may have claimed it."""
 
     code = "lease-lost"
 
 
 class NothingToTrainError(LetheError):
-    """No interactions are held. Run `lethe import PATH` first."""
+    """No interactions are stored. Run `lethe import PATH` first."""
 
     code = "nothing-to-train"

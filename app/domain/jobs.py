@@ -1,4 +1,4 @@
-"""A job: one run of training or unlearning, claimed under a lease and fenced by its epoch."""
+"""Jobs: one job is one run of training or unlearning by a worker that holds the lease."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class JobKind(StrEnum):
-    """What a job makes: the first release, a release without a batch, or an exact retraining."""
+    """`train`: train from the data; `forget`: unlearn a batch; `renew`: retrain exactly."""
 
     TRAIN = "train"
     FORGET = "forget"
@@ -21,7 +21,7 @@ class JobKind(StrEnum):
 
 
 class JobStatus(StrEnum):
-    """Where a job stands."""
+    """The status of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -35,12 +35,13 @@ class JobStatus(StrEnum):
 
 
 _J = JobStatus
-#: A job in one of these may be claimed anew when its lease has expired.
+#: A job with one of these statuses can be claimed again when its lease has expired.
 ACTIVE_STATUSES: Final = frozenset({_J.RUNNING, _J.AUDITING, _J.PUBLISHING, _J.ROLLING_OUT})
-#: At most one job per model is in one of these, whatever its kind.
+#: At most one job per model has one of these statuses.
 OPEN_JOB_STATUSES: Final = ACTIVE_STATUSES | {_J.QUEUED}
 
-#: `auditing → running` is an escalation; any active state may be re-entered by a later claim.
+#: Old status → allowed new statuses. `auditing → running` is an escalation. A new claim resets an
+#: active job to `running`, except in `rolling_out`.
 JOB_TRANSITIONS: Final = {
     _J.QUEUED: frozenset({_J.RUNNING, _J.CANCELLED, _J.FAILED, _J.DEAD}),
     _J.RUNNING: frozenset({_J.AUDITING, _J.PUBLISHING, _J.ROLLING_OUT, _J.FAILED, _J.DEAD}),
@@ -51,7 +52,7 @@ JOB_TRANSITIONS: Final = {
 
 
 class Stage(StrEnum):
-    """The step of the pipeline that a job is in, in order."""
+    """The stages of the pipeline, in order."""
 
     WAITING = "waiting"
     SNAPSHOT = "snapshot"
@@ -68,14 +69,14 @@ class Stage(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Stage | None:
-        """Return the stage that an earlier version stored under another name."""
+        """Return the stage for a name that earlier versions stored."""
         earlier = {"freeze": cls.SNAPSHOT, "fold": cls.MERGE}
         return earlier.get(value) if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to work on a job: every later write must carry this epoch."""
+    """The right to work on a job. Every write of the worker is checked against the epoch."""
 
     job_id: str
     epoch: int
@@ -84,7 +85,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run of the pipeline."""
+    """A job. `settings` and `metrics` are JSON objects."""
 
     id: str
     kind: JobKind
@@ -107,7 +108,7 @@ class Job:
     finished_at: datetime | None = None
 
     def evolve(self, **changes: Any) -> Job:
-        """Return a copy with `changes`; a change of status must be a legal one."""
+        """Return a copy with `changes`. Raises IllegalTransitionError."""
         new_status = changes.get("status", self.status)
         if new_status != self.status:
             check_transition("job", JOB_TRANSITIONS, self.status, new_status)

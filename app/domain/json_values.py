@@ -1,4 +1,4 @@
-"""Plain JSON data: what may be stored, signed and sent."""
+"""Convert values to plain JSON data that can be stored, signed and sent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Return plain JSON data; a figure that is not finite becomes null, which JSON can say."""
+    """Return plain JSON data. NaN and infinity become None, because JSON cannot represent them."""
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): plain(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(element) for element in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

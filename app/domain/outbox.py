@@ -1,4 +1,4 @@
-"""The topics of the outbox: what a wake-up is about. A wake-up carries an id and nothing else."""
+"""Topics of wake-up messages. A message has a topic and an id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Topic(StrEnum):
-    """`REQUEST`: look whether a batch can be closed. `JOB`: look whether a job can be claimed."""
+    """`request`: a batch may be ready to close. `job`: a job may be ready to claim."""
 
     REQUEST = "request"
     JOB = "job"

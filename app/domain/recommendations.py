@@ -1,4 +1,4 @@
-"""What can be asked of a recommender, and what it answers."""
+"""Define recommendation queries and answers."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Most items that a caller may have ranked in one call.
+#: The maximum number of items to rank in one call.
 MAX_RANKED: Final = 1000
-#: Most users that one call may ask for.
+#: The maximum number of users in one call.
 MAX_USERS: Final = 50
-#: Most items that are explained in one answer: each costs a score per event of the history.
+#: The maximum number of explained items in one answer; each needs a score per history event.
 MAX_EXPLAINED: Final = 20
 
 
 class RankedBy(StrEnum):
-    """What put the items in their order."""
+    """The ranker that ordered the items."""
 
-    #: The language model of the release that the answer names; scores are probabilities.
+    #: The model of the answer's release; scores are probabilities.
     MODEL = "model"
-    #: The first stage, from the person's own history; there are no scores.
+    #: The first stage, from the user's history; there are no scores.
     FIRST_STAGE = "first-stage"
-    #: The first stage, which knows nothing of the person: what is popular with everybody.
+    #: The first stage without a history: the items that are popular with all users.
     POPULARITY = "popularity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributeFilter:
-    """Which items may be recommended: attribute name → values.
+    """A filter on items: attribute name → values.
 
-    An item passes with one of the included values of every name given, and with none of the
-    excluded ones.
+    An item passes if, for each name in `include`, the item has one of the values, and for each
+    name in `exclude`, none of the values.
     """
 
     include: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class AttributeFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """Somebody of whom nothing is stored: attributes and (item id, stars), oldest first."""
+    """A person without stored data; the history holds (item id, rating), oldest first."""
 
     attributes: Mapping[str, str] = field(default_factory=dict)
     history: tuple[tuple[str, float], ...] = ()
@@ -53,24 +53,24 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendationQuery:
-    """One call for recommendations: for whom, and which part of which items."""
+    """A request for one page of recommendations for one user or visitor."""
 
-    #: The id of a person, or a visitor.
+    #: A user id, or a visitor.
     person: str | Visitor
     n: int = 10
     offset: int = 0
     exclude_seen: bool = True
     filter: AttributeFilter = field(default_factory=AttributeFilter)
-    #: The items to rank; None lets the first stage propose.
+    #: The items to rank; None means that the first stage proposes items.
     item_ids: tuple[str, ...] | None = None
     explain: bool = False
-    #: Answer with what is popular where the person is unknown or no release is being served.
+    #: Answer without a model if the user is unknown or no release is live.
     fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One item of the history, and by how much it raised a score: without it, it were lower."""
+    """An item of the history, and how much the item raised a recommended item's score."""
 
     item_id: str
     title: str
@@ -80,7 +80,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendedItem:
-    """One item; `score` is the probability that the user likes it, and rank 1 is the best."""
+    """A recommended item; `score` is the probability of a like, and rank 1 is the best."""
 
     item_id: str
     title: str
@@ -91,26 +91,26 @@ class RecommendedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """An answer, made from exactly one release, or from none where `release` is None."""
+    """An answer computed from exactly one release, or from none if `release` is None."""
 
     user_id: str | None
     release: str | None
     items: tuple[RecommendedItem, ...]
     ranked_by: RankedBy
-    #: Where the next page begins; None after the last one.
+    #: The offset of the next page; None on the last page.
     next_offset: int | None
-    #: The version of the data that the answer was made from.
+    #: The data version that the answer was computed from.
     data_version: int
 
     @property
     def tag(self) -> str | None:
-        """Return its entity tag; None where no release ranked it, as one may the next moment."""
+        """Return the entity tag, or None without a release: a release may go live at any time."""
         return None if self.release is None else answer_tag(self.release, self.data_version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarItem:
-    """An item that is liked by those who like another; rank 1 is the most similar."""
+    """An item liked by the users who like another item; rank 1 is the most similar."""
 
     item_id: str
     title: str
@@ -120,7 +120,7 @@ class SimilarItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Similar:
-    """The items that are like one item; they rest on counts alone, not on a release."""
+    """The items similar to one item, computed from co-occurrence counts without a release."""
 
     item_id: str
     items: tuple[SimilarItem, ...]
@@ -128,15 +128,10 @@ class Similar:
 
     @property
     def tag(self) -> str:
-        """Return its entity tag."""
-        return similar_tag(self.data_version)
+        """Return the entity tag, which depends on the data version only."""
+        return f'"{self.data_version}"'
 
 
 def answer_tag(release: str | None, data_version: int) -> str:
-    """Return the entity tag of an answer: all that it rests on besides the question itself."""
+    """Return the entity tag of an answer, which depends on the release and the data version."""
     return f'"{release}.{data_version}"'
-
-
-def similar_tag(data_version: int) -> str:
-    """Return the entity tag of similar items, which rest on the data alone."""
-    return f'"{data_version}"'

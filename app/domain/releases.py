@@ -1,4 +1,4 @@
-"""A release: immutable weights named by their content, and the replicas that serve them."""
+"""Releases, the live alias, and the replicas that serve a release."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ReleaseStatus(StrEnum):
-    """`candidate`: published, not served; `retired`: no longer served; `shredded`: gone."""
+    """`candidate`: not served yet; `retired`: no longer served; `shredded`: weights deleted."""
 
     CANDIDATE = "candidate"
     LIVE = "live"
@@ -24,7 +24,7 @@ class ReleaseStatus(StrEnum):
 
 
 _S = ReleaseStatus
-#: There is no way back: nothing leads from retired or shredded to live.
+#: Old status → allowed new statuses. A retired release never becomes live again.
 RELEASE_TRANSITIONS: Final = {
     _S.CANDIDATE: frozenset({_S.LIVE, _S.SHREDDED}),
     _S.LIVE: frozenset({_S.RETIRED}),
@@ -34,7 +34,7 @@ RELEASE_TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """One set of weights. `id` is derived from `digest`, the SHA-256 of the weights file."""
+    """Immutable weights. `id` is derived from `digest`, the SHA-256 of the weights file."""
 
     id: str
     digest: str
@@ -43,7 +43,7 @@ class Release:
     status: ReleaseStatus
     method: str
     outcome: Outcome | None
-    #: Directory of the artefact, relative to the artefacts' root.
+    #: Directory of the weights, relative to the root of the artifact store.
     path: str
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Inconclusive audits since the last exact training of this lineage.
@@ -53,7 +53,7 @@ class Release:
     shredded_at: datetime | None = None
 
     def evolve(self, **changes: Any) -> Release:
-        """Return a copy with `changes`; a change of status must be a legal one."""
+        """Return a copy with `changes`. Raises IllegalTransitionError."""
         new_status = changes.get("status", self.status)
         if new_status != self.status:
             check_transition("release", RELEASE_TRANSITIONS, self.status, new_status)
@@ -62,7 +62,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
-    """Which release is live and which is being prepared; `generation` grows with every flip."""
+    """The live release and the rollout target. `generation` grows by one with every flip."""
 
     live: str | None
     target: str | None
@@ -71,27 +71,27 @@ class Alias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What every answer is checked against, read in one query."""
+    """The state that every recommendation is checked against."""
 
     data_version: int
     alias: Alias
-    #: Those of the hashes asked about that are suppressed.
+    #: The suppressed hashes among the hashes of the query.
     suppressed: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A gateway process that answers from a release for as long as its lease lasts."""
+    """A gateway process, which may answer while its lease is valid."""
 
     id: str
     host: str
     pid: int
-    #: The release it answers from, confirmed after the one before has been drained and freed.
+    #: The release that answers use, reported after the previous release is unloaded.
     serving: str | None
-    #: The release it has loaded beside and checked, ready for the flip.
+    #: The release that is loaded and verified, ready for the flip.
     prepared: str | None
     lease_expires_at: datetime
     fenced: bool = False
-    #: What kept it from preparing, for the operator.
+    #: The error that prevented the preparation, for operators.
     problem: str | None = None
     registered_at: datetime

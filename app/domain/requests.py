@@ -1,4 +1,4 @@
-"""A deletion request: what is to be forgotten and how far that has come."""
+"""Deletion requests: their subject, status and outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Scope(StrEnum):
-    """What a request asks to forget."""
+    """The kind of subject: a user, interactions of a user, or an item."""
 
     USER = "user"
     USER_ITEMS = "user_items"
@@ -21,7 +21,7 @@ class Scope(StrEnum):
 
 
 class RequestStatus(StrEnum):
-    """Where a request stands."""
+    """The status of a request."""
 
     SCHEDULED = "scheduled"
     BATCHED = "batched"
@@ -35,9 +35,10 @@ class RequestStatus(StrEnum):
 
 
 _R = RequestStatus
-_AT_WORK = frozenset({_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT})
+_IN_JOB = frozenset({_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT})
 
-#: A failed job returns its requests to `batched`, never to a state that can be cancelled.
+#: Old status → allowed new statuses. A failed job returns its requests to `batched`, and never to
+#: `scheduled`, which can be cancelled.
 REQUEST_TRANSITIONS: Final = {
     _R.SCHEDULED: frozenset({_R.BATCHED, _R.CANCELLED, _R.ON_HOLD}),
     _R.ON_HOLD: frozenset({_R.SCHEDULED}),
@@ -48,23 +49,23 @@ REQUEST_TRANSITIONS: Final = {
     _R.DEAD: frozenset({_R.BATCHED}),
 }
 
-OPEN_STATUSES: Final = _AT_WORK | {_R.SCHEDULED, _R.ON_HOLD, _R.DEAD}
+OPEN_STATUSES: Final = _IN_JOB | {_R.SCHEDULED, _R.ON_HOLD, _R.DEAD}
 
 
 class Outcome(StrEnum):
-    """What the audit said of the release that a request ended in."""
+    """The audit result of the release in which a request was completed."""
 
     PASSED = "passed"
     FAILED = "failed"
     INCONCLUSIVE = "inconclusive"
     NOT_APPLICABLE = "not_applicable"
-    #: The release was retrained without the data: exempt from gates relative to the old release.
+    #: The release was retrained without the data, so it is not compared with the old release.
     EXACT = "exact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Who or what is to be forgotten, in plain ids. Gone from the request once completed."""
+    """The plain ids to delete. Completion removes the subject from the request."""
 
     scope: Scope
     user_id: str | None = None
@@ -73,10 +74,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRequest:
-    """One deletion request. `subject` is None after completion; `subject_hashes` stay.
+    """A deletion request. `subject` is None after completion, and `subject_hashes` stay.
 
-    `subject_hashes` are keyed hashes, one per suppressed thing: the user, each (user, item) pair,
-    or the item.
+    `subject_hashes` are the keyed hashes of the user, of each (user, item) pair, or of the item.
     """
 
     id: str
@@ -96,7 +96,7 @@ class ForgetRequest:
     certificate: dict[str, Any] | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
-        """Return a copy with `changes`; a change of status must be a legal one."""
+        """Return a copy with `changes`. Raises IllegalTransitionError."""
         new_status = changes.get("status", self.status)
         if new_status != self.status:
             check_transition("request", REQUEST_TRANSITIONS, self.status, new_status)

@@ -1,4 +1,4 @@
-"""Checks a change of state against a table of legal ones."""
+"""Check a change of status against a table of allowed changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=StrEnum)
 
 
-def check_transition(kind: str, legal: Mapping[S, frozenset[S]], old: S, new: S) -> None:
-    """Raise IllegalTransitionError unless `legal` allows going from `old` to `new`."""
-    if new not in legal.get(old, frozenset()):
+def check_transition(kind: str, allowed: Mapping[S, frozenset[S]], old: S, new: S) -> None:
+    """Raise IllegalTransitionError unless `allowed` has the change from `old` to `new`."""
+    if new not in allowed.get(old, frozenset()):
         raise IllegalTransitionError(kind=kind, old=old, new=new)

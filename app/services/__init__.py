@@ -1,1 +1,4 @@
-"""One module per use case. The unit of work is the only way to data."""
+"""The use cases of Lethe, one module per subject.
+
+Every function takes an open unit of work, which the caller commits.
+"""

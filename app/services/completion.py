@@ -1,4 +1,7 @@
-"""Completes the deletions of a job: rows gone, ids gone, certificates there, in one transaction."""
+"""Complete the deletion requests of a job: delete rows, clear ids and sign certificates.
+
+The pipeline calls `delete_rows` and `finish` after the new release is live on all replicas.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job, Lease
     from app.domain.requests import ForgetRequest
     from app.services.certificates import Evidence, Signer
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 _R = RequestStatus
-#: Legal steps from where a request can be without a job to where a job can complete it.
-_TO_BATCHED: Final = {
+#: The statuses that lead a request without a job to `batched`, the status before completion.
+_STEPS_TO_BATCHED: Final = {
     _R.SCHEDULED: (_R.BATCHED,),
     _R.ON_HOLD: (_R.SCHEDULED, _R.BATCHED),
     _R.DEAD: (_R.BATCHED,),
@@ -29,13 +32,13 @@ _TO_BATCHED: Final = {
 
 
 def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
-    """Delete what the job's requests ask to forget; return how many interactions went.
+    """Delete the rows of the job's requests and return the number of deleted interactions.
 
-    It may be repeated: nothing about a suppressed subject is accepted meanwhile.
+    A repeated call is safe: no data about a suppressed subject is accepted in between.
     """
     uow.state.lock()
     uow.jobs.update(lease, stage=Stage.DELETE_ROWS)
-    return sum(_delete(uow, request) for request in uow.requests.of_job(lease.job_id))
+    return sum(_delete_subject(uow, request) for request in uow.requests.of_job(lease.job_id))
 
 
 def finish(
@@ -43,18 +46,18 @@ def finish(
 ) -> list[ForgetRequest]:
     """Complete every request of the job and the job itself, and return the requests.
 
-    Called once everything else is done: replicas confirmed, artefacts shredded. Calling it again
-    with the same lease after it has committed changes nothing.
+    Call this last: after all replicas have confirmed the release and the old artifacts are
+    shredded. A second call with the same lease changes nothing. Raises LeaseLostError.
     """
     uow.state.lock()
     job = uow.jobs.get(lease.job_id)
     if job.status is JobStatus.SUCCEEDED and job.epoch == lease.epoch:
         return uow.requests.of_job(job.id)
-    uow.jobs.update(lease, stage=Stage.CERTIFY)  # Raises when the lease is stale.
-    _take_along(uow, job)
+    uow.jobs.update(lease, stage=Stage.CERTIFY)  # Raises LeaseLostError before any other write.
+    _adopt_open_requests(uow, job)
     requests = [r for r in uow.requests.of_job(job.id) if r.status is not RequestStatus.COMPLETED]
     for request in requests:
-        _delete(uow, request)
+        _delete_subject(uow, request)
     version = uow.state.bump("completed")
     if any(request.scope is Scope.ITEM for request in requests):
         version = uow.state.bump("items")
@@ -67,10 +70,10 @@ def finish(
     return uow.requests.of_job(job.id)
 
 
-def _take_along(uow: UnitOfWork, job: Job) -> None:
-    """Give this job the other open requests of users that it has forgotten altogether.
+def _adopt_open_requests(uow: UnitOfWork, job: Job) -> None:
+    """Assign the other open requests of completely deleted users to this job.
 
-    What they ask for is done with the user, and they must not keep the user's id.
+    The deletion of the user includes these requests, and they must not keep the user's id.
     """
     for request in uow.requests.of_job(job.id):
         subject = request.subject
@@ -79,17 +82,19 @@ def _take_along(uow: UnitOfWork, job: Job) -> None:
         for other in uow.requests.open_of_user(subject.user_id):
             if other.job_id == job.id:
                 continue
-            for status in _TO_BATCHED[other.status]:
+            for status in _STEPS_TO_BATCHED[other.status]:
                 uow.requests.change_status(other, [other.status], status=status, job_id=job.id)
-                other = uow.requests.get(other.id)  # noqa: PLW2901 - each step starts from the last
+                other = uow.requests.get(other.id)  # noqa: PLW2901 - the next step needs the row
 
 
-def _delete(uow: UnitOfWork, request: ForgetRequest) -> int:
+def _delete_subject(uow: UnitOfWork, request: ForgetRequest) -> int:
+    """Delete the rows of the request's subject and return the number of interactions."""
     subject = request.subject
     if subject is None:
         return 0
     if subject.user_id is None:
-        # One entry per rater, side by side, would go on telling who had rated the item.
+        # The change log has one entry per user who rated the item. The entries would still show
+        # who rated the item.
         for user_id in {user for item in subject.item_ids for user in uow.people.raters_of(item)}:
             uow.state.forget_user_in_log(user_id)
         return sum(uow.people.retire_item(item_id) for item_id in subject.item_ids)
@@ -105,11 +110,12 @@ def _complete(
     request: ForgetRequest,
     signer: Signer,
     evidence: Evidence,
-    moment: tuple[datetime, int],
+    completed: tuple[datetime, int],
 ) -> None:
-    now, version = moment
-    payload = certificate_payload(request, job, evidence, now)
-    completed = uow.requests.change_status(
+    """Set the request to `completed` at this (time, data version), with a signed certificate."""
+    completed_at, completed_version = completed
+    payload = certificate_payload(request, job, evidence, completed_at)
+    is_updated = uow.requests.change_status(
         request,
         [request.status],
         status=RequestStatus.COMPLETED,
@@ -117,9 +123,9 @@ def _complete(
         progress=1.0,
         outcome=evidence.outcome,
         release=job.release,
-        completed_at=now,
-        completed_version=version,
+        completed_at=completed_at,
+        completed_version=completed_version,
         certificate=signer.sign(payload),
     )
-    if not completed:
+    if not is_updated:
         raise LeaseLostError(job_id=job.id, epoch=job.epoch)

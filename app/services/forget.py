@@ -1,14 +1,17 @@
-"""Deletion requests: record, cancel, hold, release and read."""
+"""Deletion requests: record, cancel, hold, release and read them.
+
+`app.services.jobs` collects the recorded requests into batches, and `app.services.completion`
+completes them.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from app.domain.errors import (
-    CertificateNotReadyError,
     ConflictError,
     IdempotencyConflictError,
     NotCancellableError,
@@ -19,19 +22,19 @@ from app.domain.errors import (
 from app.domain.identifiers import new_id
 from app.domain.outbox import Topic
 from app.domain.requests import ForgetRequest, RequestStatus, Scope, Subject
-from app.services.validation import check_subject
+from app.services.validation import check_subject, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.services.policies import ForgetPolicy
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetCommand:
-    """What a caller asks: a user, some interactions of a user, or an item."""
+    """The caller's input: a user, some interactions of a user, or an item."""
 
     user_id: str | None = None
     item_ids: tuple[str, ...] = ()
@@ -42,14 +45,14 @@ class ForgetCommand:
         return cls(user_id=user_id, item_ids=tuple(item_ids), item_id=item_id)
 
     def subject(self) -> Subject:
-        """Return the subject, its items in one order and once each, or raise InvalidInputError."""
-        items = tuple(sorted(set(self.item_ids)))
+        """Return the subject with sorted, distinct items; raise InvalidInputError if malformed."""
+        item_ids = tuple(sorted(set(self.item_ids)))
         if self.item_id is not None:
-            # A user or items beside an item are refused by the check below.
-            extra = (*items, self.item_id)
-            subject = Subject(scope=Scope.ITEM, user_id=self.user_id, item_ids=extra)
-        elif items:
-            subject = Subject(scope=Scope.USER_ITEMS, user_id=self.user_id, item_ids=items)
+            # `check_subject` refuses an item_id that comes with a user_id or item_ids.
+            all_ids = (*item_ids, self.item_id)
+            subject = Subject(scope=Scope.ITEM, user_id=self.user_id, item_ids=all_ids)
+        elif item_ids:
+            subject = Subject(scope=Scope.USER_ITEMS, user_id=self.user_id, item_ids=item_ids)
         else:
             subject = Subject(scope=Scope.USER, user_id=self.user_id)
         check_subject(subject)
@@ -59,14 +62,15 @@ class ForgetCommand:
 def request_forget(
     uow: UnitOfWork,
     pseudonyms: Pseudonyms,
-    policy: ForgetPolicy,
+    settings: Settings,
     command: ForgetCommand,
     idempotency_key: str | None = None,
 ) -> tuple[ForgetRequest, bool]:
-    """Record the request and suppress its subject; return it and whether it is a new one.
+    """Record a deletion request and suppress its subject.
 
-    All of it is one transaction. The lock on the data's state makes concurrent calls take turns,
-    so that two calls for one person, or with one key, give one request.
+    Return the request, and whether this call created it: a repeated idempotency key, or an earlier
+    request that covers the subject, returns the earlier request. The data lock serializes
+    concurrent calls, so two calls with the same user or key create one request.
     """
     subject = command.subject()
     uow.state.lock()
@@ -77,7 +81,7 @@ def request_forget(
     created = request is None
     if request is None:
         _check_held(uow, subject)
-        request = _record(uow, pseudonyms, policy, subject)
+        request = _record(uow, pseudonyms, settings, subject)
     if idempotency_key is not None:
         uow.idempotency.add(
             pseudonyms.opaque("idempotency-key", idempotency_key),
@@ -85,6 +89,77 @@ def request_forget(
             request.id,
         )
     return request, created
+
+
+def forget_users(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, user_ids: Sequence[str]
+) -> list[ForgetRequest]:
+    """Record one request per distinct user, in the given order.
+
+    A user with an earlier deletion request gets that request. Raises UnknownUserError if any user
+    is unknown; the caller's transaction then rolls back the other requests.
+    """
+    requests, unknown_ids = [], []
+    for user_id in dict.fromkeys(user_ids):
+        command = ForgetCommand(user_id=user_id)
+        try:
+            requests.append(request_forget(uow, pseudonyms, settings, command)[0])
+        except UnknownUserError:
+            unknown_ids.append(user_id)
+    if unknown_ids:
+        raise UnknownUserError(
+            f"No data is stored for the users {some_of(unknown_ids)}. "
+            "No deletion was recorded for any user of this call."
+        )
+    return requests
+
+
+def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
+    """Cancel a scheduled request and lift its suppressions, or raise NotCancellableError.
+
+    The update requires the status `scheduled`, as does the assignment to a batch, so only one of
+    the two can succeed.
+    """
+    uow.state.lock()
+    request = uow.requests.get(request_id)
+    if request.status is not RequestStatus.SCHEDULED or not uow.requests.change_status(
+        request, [RequestStatus.SCHEDULED], status=RequestStatus.CANCELLED
+    ):
+        raise NotCancellableError(status=uow.requests.get(request_id).status)
+    uow.suppressions.lift(request_id)
+    if request.subject is not None:
+        uow.state.bump("cancel", _affected_users(uow, request.subject))
+    return uow.requests.get(request_id)
+
+
+def hold_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
+    """Put a scheduled request on hold, so that no batch takes it."""
+    uow.state.lock()
+    request = uow.requests.get(request_id)
+    if request.status is RequestStatus.ON_HOLD:
+        return request
+    return _change_status(uow, request, RequestStatus.ON_HOLD)
+
+
+def release_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
+    """Return a held request to `scheduled`, or a dead request to `batched`."""
+    uow.state.lock()
+    request = uow.requests.get(request_id)
+    is_dead = request.status is RequestStatus.DEAD
+    status = RequestStatus.BATCHED if is_dead else RequestStatus.SCHEDULED
+    released = _change_status(uow, request, status)
+    uow.outbox.add(Topic.REQUEST, request_id)
+    return released
+
+
+def _change_status(uow: UnitOfWork, request: ForgetRequest, status: RequestStatus) -> ForgetRequest:
+    failures = 0 if request.status is RequestStatus.DEAD else request.failures
+    if not uow.requests.change_status(request, [request.status], status=status, failures=failures):
+        raise ConflictError(
+            f"The status of the request {request.id} changed during this call. "
+            "Read the request again before you retry."
+        )
+    return uow.requests.get(request.id)
 
 
 def _body_hash(pseudonyms: Pseudonyms, subject: Subject) -> str:
@@ -95,39 +170,43 @@ def _body_hash(pseudonyms: Pseudonyms, subject: Subject) -> str:
 def _replay(
     uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject, key: str | None
 ) -> ForgetRequest | None:
-    """Return the request that this key made, if the key was used with this very body."""
-    found = None
-    if key is not None:
-        found = uow.idempotency.find(pseudonyms.opaque("idempotency-key", key))
-    if found is None:
+    """Return the request that was recorded under this key, or None for a new key.
+
+    Raises IdempotencyConflictError if the key was used for another subject.
+    """
+    if key is None:
         return None
-    body_hash, request_id = found
+    entry = uow.idempotency.find(pseudonyms.opaque("idempotency-key", key))
+    if entry is None:
+        return None
+    body_hash, request_id = entry
     request = uow.requests.get(request_id)
-    # Completion empties the body's hash; what the request covers still tells the bodies apart.
-    same = (
+    # The completion of a request empties the body hash. The request's subject hashes still allow
+    # a comparison.
+    is_same = (
         body_hash == _body_hash(pseudonyms, subject)
         if body_hash
         else _covers(request, pseudonyms, subject)
     )
-    if not same:
+    if not is_same:
         raise IdempotencyConflictError
     return request
 
 
 def _covers(request: ForgetRequest, pseudonyms: Pseudonyms, subject: Subject) -> bool:
-    """Say whether what the request suppresses includes all of the subject."""
+    """Return whether the request suppresses everything in the subject."""
     hashes = set(request.subject_hashes)
     if subject.user_id is not None and pseudonyms.user(subject.user_id) in hashes:
         return True
     if hashes.issuperset(pseudonyms.of(subject)):
         return True
-    # An item that is forgotten altogether takes each of its interactions along.
-    items = {pseudonyms.item(item_id) for item_id in subject.item_ids}
-    return bool(items) and hashes.issuperset(items)
+    # The deletion of an item includes all interactions with the item.
+    item_hashes = {pseudonyms.item(item_id) for item_id in subject.item_ids}
+    return bool(item_hashes) and hashes.issuperset(item_hashes)
 
 
 def _covering(uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject) -> ForgetRequest | None:
-    """Return an open or completed request that makes a new one needless."""
+    """Return an open or completed request that already covers the subject."""
     hashes = [*pseudonyms.of(subject), *map(pseudonyms.item, subject.item_ids)]
     if subject.user_id is not None:
         hashes.append(pseudonyms.user(subject.user_id))
@@ -136,13 +215,14 @@ def _covering(uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject) -> Forg
             return request
     user_id = subject.user_id
     if user_id is not None and uow.people.user(user_id) is None:
-        # Forgotten, consent recorded since, but nothing new held: the earlier request stands.
+        # The user was deleted and has consented since, but no new data is stored: the completed
+        # request still describes the state.
         return uow.requests.latest_completed(pseudonyms.user(user_id))
     return None
 
 
 def _check_held(uow: UnitOfWork, subject: Subject) -> None:
-    """Raise the NotFoundError that says what of the subject is not held."""
+    """Raise the NotFoundError for a part of the subject that is not stored."""
     if subject.user_id is None:
         (item_id,) = subject.item_ids
         if item_id not in uow.people.known_items([item_id]):
@@ -150,16 +230,16 @@ def _check_held(uow: UnitOfWork, subject: Subject) -> None:
         return
     if uow.people.user(subject.user_id) is None:
         raise UnknownUserError
-    held = {interaction.item_id for interaction in uow.people.history(subject.user_id)}
-    missing = [item_id for item_id in subject.item_ids if item_id not in held]
-    if missing:
-        raise UnknownInteractionError(item_ids=", ".join(missing))
+    rated_ids = {interaction.item_id for interaction in uow.people.history(subject.user_id)}
+    missing_ids = [item_id for item_id in subject.item_ids if item_id not in rated_ids]
+    if missing_ids:
+        raise UnknownInteractionError(item_ids=", ".join(missing_ids))
 
 
 def _record(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, policy: ForgetPolicy, subject: Subject
+    uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, subject: Subject
 ) -> ForgetRequest:
-    """Write the request with its suppressions, the change of data and the wake-up."""
+    """Write the request, its suppressions, the change log entries and the wake-up message."""
     now = uow.state.now()
     request = ForgetRequest(
         id=new_id("req"),
@@ -168,82 +248,23 @@ def _record(
         subject_hashes=pseudonyms.of(subject),
         status=RequestStatus.SCHEDULED,
         created_at=now,
-        due_at=now + timedelta(days=policy.due_days),
-        cancellable_until=now + timedelta(seconds=policy.cancel_window),
+        due_at=now + timedelta(days=settings.due_days),
+        cancellable_until=now + timedelta(seconds=settings.cancel_window),
     )
     uow.requests.add(request)
     uow.suppressions.add(request.subject_hashes, request)
-    uow.state.bump("forget", affected_users(uow, subject))
+    uow.state.bump("forget", _affected_users(uow, subject))
     uow.outbox.add(Topic.REQUEST, request.id)
     return request
 
 
-def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
-    """Cancel the request, or raise NotCancellableError.
+def _affected_users(uow: UnitOfWork, subject: Subject) -> Sequence[str | None]:
+    """Return the users for the change log: the subject's user, or all users who rated the item.
 
-    The update is conditional on the status, as is the freezing of a batch: exactly one of the two
-    takes the request.
-    """
-    uow.state.lock()
-    request = uow.requests.get(request_id)
-    if request.status is not RequestStatus.SCHEDULED or not uow.requests.change_status(
-        request, [RequestStatus.SCHEDULED], status=RequestStatus.CANCELLED
-    ):
-        raise NotCancellableError(status=uow.requests.get(request_id).status)
-    uow.suppressions.lift(request_id)
-    if request.subject is not None:
-        uow.state.bump("cancel", affected_users(uow, request.subject))
-    return uow.requests.get(request_id)
-
-
-def hold_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
-    """Put a scheduled request on hold, so that no batch takes it."""
-    uow.state.lock()
-    request = uow.requests.get(request_id)
-    if request.status is RequestStatus.ON_HOLD:
-        return request
-    return _move(uow, request, RequestStatus.ON_HOLD)
-
-
-def release_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
-    """Return a held request to its schedule, or a dead one, seen by a person, to the next batch."""
-    uow.state.lock()
-    request = uow.requests.get(request_id)
-    if request.status is RequestStatus.DEAD:
-        released = _move(uow, request, RequestStatus.BATCHED)
-    else:
-        released = _move(uow, request, RequestStatus.SCHEDULED)
-    uow.outbox.add(Topic.REQUEST, request_id)
-    return released
-
-
-def _move(uow: UnitOfWork, request: ForgetRequest, status: RequestStatus) -> ForgetRequest:
-    failures = 0 if request.status is RequestStatus.DEAD else request.failures
-    moved = uow.requests.change_status(request, [request.status], status=status, failures=failures)
-    if not moved:
-        raise ConflictError("The request has just changed its state. Look again.")
-    return uow.requests.get(request.id)
-
-
-def forget_status(uow: UnitOfWork, request_id: str) -> ForgetRequest:
-    """Return the request, or raise UnknownRequestError."""
-    return uow.requests.get(request_id)
-
-
-def certificate_of(uow: UnitOfWork, request_id: str) -> dict[str, Any]:
-    """Return the signed certificate, or raise CertificateNotReadyError before completion."""
-    request = uow.requests.get(request_id)
-    if request.certificate is None:
-        raise CertificateNotReadyError(status=request.status)
-    return request.certificate
-
-
-def affected_users(uow: UnitOfWork, subject: Subject) -> Sequence[str | None]:
-    """Return the users to log: the subject's own, or for an item all who rated it.
-
-    An item that nobody rated still needs an entry, so that answers under way are thrown away.
+    An item without ratings gets one entry without a user, because replicas must also discard
+    recommendations of that item that are being computed.
     """
     if subject.user_id is not None:
         return [subject.user_id]
-    raters = sorted({user for item in subject.item_ids for user in uow.people.raters_of(item)})
-    return raters or [None]
+    raters = {user for item_id in subject.item_ids for user in uow.people.raters_of(item_id)}
+    return sorted(raters) or [None]

@@ -1,4 +1,7 @@
-"""Imports a data set in chunks, each its own transaction, so that the service keeps answering."""
+"""Import users, items and interactions in chunks.
+
+Each chunk is one transaction, so that the service can answer requests during an import.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,26 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.errors import InvalidInputError
-from app.services.interactions import forgotten_pairs
-from app.services.suppression import forgotten_ids
+from app.services.suppression import forgotten_ids, forgotten_pairs
 from app.services.validation import check_id, check_interaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
-    from app.domain.catalog import Interaction, User
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
+    from app.domain.catalog import Interaction, NewItem, User
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 T = TypeVar("T")
-
-#: (id, title, attributes), as the catalogue's repository takes it.
-NewItem = tuple[str, str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What was stored, and what was not and why: `forgotten`, `unknown_item` or `invalid`."""
+    """Numbers of stored rows, and of skipped rows by reason.
+
+    The reasons are `forgotten`, `unknown_item` and `invalid`.
+    """
 
     users: int = 0
     items: int = 0
@@ -35,7 +37,7 @@ class ImportResult:
     skipped: dict[str, int] = field(default_factory=dict)
 
     def plus(self, skipped: dict[str, int], **stored: int) -> ImportResult:
-        """Return the sum of this and one more chunk."""
+        """Return the sum of this result and the numbers of another chunk."""
         reasons = set(self.skipped) | {reason for reason, count in skipped.items() if count}
         return replace(
             self,
@@ -54,10 +56,11 @@ def import_data(
     chunk: int = 5000,
     on_progress: Callable[[int], None] | None = None,
 ) -> ImportResult:
-    """Import everything that is not forgotten; `on_progress` hears how many rows a chunk had.
+    """Import all valid rows that are not suppressed, `chunk` rows per transaction.
 
-    Repeating an import is harmless: every row is added or replaced. `users` may be those with
-    attributes only; whoever an interaction names is created.
+    `users` may contain only the users with attributes: users of interactions are created. An
+    import can be repeated, because every row is added or replaced. `on_progress` receives the
+    number of rows of each chunk.
     """
     result = ImportResult()
     steps: list[tuple[Iterable[Iterable[object]], Callable[..., ImportResult]]] = [
@@ -65,11 +68,11 @@ def import_data(
         (_chunks(users, chunk), _import_users),
         (_chunks(interactions, chunk), _import_interactions),
     ]
-    for parts, store in steps:
-        for part in parts:
-            rows = list(part)
+    for chunks, store in steps:
+        for rows_of_chunk in chunks:
+            rows = list(rows_of_chunk)
             with factory() as uow:
-                # A deletion that commits meanwhile waits for this chunk, or is seen by it.
+                # With the lock, a concurrent deletion either commits first and is seen, or waits.
                 uow.state.lock()
                 result = store(uow, pseudonyms, rows, result)
             if on_progress is not None:
@@ -79,23 +82,15 @@ def import_data(
 
 def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(rows)
-    while part := list(islice(iterator, size)):
-        yield part
-
-
-def _valid(name: str, value: str) -> bool:
-    try:
-        check_id(name, value)
-    except InvalidInputError:
-        return False
-    return True
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def _import_items(
     uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[NewItem], result: ImportResult
 ) -> ImportResult:
-    valid = {row[0]: row for row in rows if _valid("item_id", row[0])}
-    invalid = sum(not _valid("item_id", row[0]) for row in rows)
+    valid = {row[0]: row for row in rows if _is_valid_id("item_id", row[0])}
+    invalid = sum(not _is_valid_id("item_id", row[0]) for row in rows)
     forgotten = forgotten_ids(uow, {pseudonyms.item(item_id): item_id for item_id in valid})
     kept = [row for item_id, row in valid.items() if item_id not in forgotten]
     if kept:
@@ -107,8 +102,8 @@ def _import_items(
 def _import_users(
     uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[User], result: ImportResult
 ) -> ImportResult:
-    valid = {user.id: user for user in rows if _valid("user_id", user.id)}
-    invalid = sum(not _valid("user_id", user.id) for user in rows)
+    valid = {user.id: user for user in rows if _is_valid_id("user_id", user.id)}
+    invalid = sum(not _is_valid_id("user_id", user.id) for user in rows)
     forgotten = forgotten_ids(uow, {pseudonyms.user(user_id): user_id for user_id in valid})
     kept = [user for user in valid.values() if user.id not in forgotten]
     if kept:
@@ -121,21 +116,32 @@ def _import_interactions(
     uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[Interaction], result: ImportResult
 ) -> ImportResult:
     now = uow.state.now()
-    valid = {(one.user_id, one.item_id): one for one in rows if _possible(one, now)}
-    skipped = {"invalid": sum(not _possible(one, now) for one in rows)}
+    valid = {(row.user_id, row.item_id): row for row in rows if _is_valid_interaction(row, now)}
+    invalid = sum(not _is_valid_interaction(row, now) for row in rows)
     forgotten = forgotten_pairs(uow, pseudonyms, valid)
     known = uow.people.known_items({item_id for _, item_id in valid})
-    kept = [one for pair, one in valid.items() if pair not in forgotten and one.item_id in known]
-    skipped["forgotten"] = len(forgotten)
-    skipped["unknown_item"] = len(valid) - len(forgotten) - len(kept)
+    kept = [row for pair, row in valid.items() if pair not in forgotten and row.item_id in known]
+    skipped = {
+        "invalid": invalid,
+        "forgotten": len(forgotten),
+        "unknown_item": len(valid) - len(forgotten) - len(kept),
+    }
     if kept:
-        uow.people.ensure_users({one.user_id for one in kept})
+        uow.people.ensure_users({row.user_id for row in kept})
         uow.people.upsert_interactions(kept)
         uow.state.bump("interactions")
     return result.plus(skipped, interactions=len(kept))
 
 
-def _possible(interaction: Interaction, now: datetime) -> bool:
+def _is_valid_id(name: str, value: str) -> bool:
+    try:
+        check_id(name, value)
+    except InvalidInputError:
+        return False
+    return True
+
+
+def _is_valid_interaction(interaction: Interaction, now: datetime) -> bool:
     try:
         check_interaction(interaction, now)
     except InvalidInputError:

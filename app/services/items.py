@@ -1,32 +1,32 @@
-"""Adds, changes, withdraws and shows items while the service answers.
+"""Store, withdraw and read items of the catalog.
 
-Withdrawing is not forgetting: the item's ratings stay people's history, and nothing is unlearnt.
+A withdrawn item is no longer recommended, but its ratings stay in the users' histories and no
+model unlearns them. `app.services.forget` deletes items.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.domain.errors import InvalidInputError, UnknownItemError
-from app.services.pages import DEFAULT_LIMIT, MAX_LIMIT, Page
+from app.domain.errors import UnknownItemError
+from app.services.pagination import DEFAULT_LIMIT, Page, check_limit, invalid_cursor
 from app.services.recommendation_inputs import require_items
 from app.services.suppression import refuse_forgotten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.domain.catalog import Item
-    from app.services.imports import NewItem
-    from app.services.ports import UnitOfWork
+    from app.domain.catalog import Item, NewItem
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 
 def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem]) -> int:
-    """Add or change the items and put them on the shelf, all or none; return how many.
+    """Add or change the items, all or none, make them available, and return their number.
 
-    Of two entries for one item the later wins. A forgotten item is refused.
+    The last of several entries for one item wins. Raises ForgottenPersonError for suppressed items.
     """
-    # A deletion that commits meanwhile waits for this one, or is seen by it.
+    # With the lock, a concurrent deletion either commits first and is seen, or waits.
     uow.state.lock()
     latest = {item[0]: item for item in items}
     refuse_forgotten(uow, {pseudonyms.item(item_id): item_id for item_id in latest})
@@ -38,17 +38,17 @@ def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem
 
 
 def withdraw_items(uow: UnitOfWork, item_ids: Sequence[str]) -> int:
-    """Take the items off the shelf, all or none; return how many are off it now."""
+    """Make the items unavailable, all or none, and return the number of distinct items."""
     uow.state.lock()
-    asked = set(item_ids)
-    require_items(asked, uow.people.known_items(asked) - uow.requests.open_item_ids())
-    uow.people.set_available(sorted(asked), available=False)
+    distinct_ids = set(item_ids)
+    require_items(distinct_ids, uow.people.known_items(distinct_ids) - uow.requests.open_item_ids())
+    uow.people.set_available(sorted(distinct_ids), available=False)
     uow.state.bump("items")
-    return len(asked)
+    return len(distinct_ids)
 
 
 def read_item(uow: UnitOfWork, item_id: str) -> Item:
-    """Return an item, or raise UnknownItemError; one that is being forgotten is unknown."""
+    """Return an item, or raise UnknownItemError if it is unknown or has an open deletion."""
     item = uow.people.item(item_id)
     if item is None or item.retired or item_id in uow.requests.open_item_ids():
         raise UnknownItemError(item_id=item_id)
@@ -58,18 +58,17 @@ def read_item(uow: UnitOfWork, item_id: str) -> Item:
 def list_items(
     uow: UnitOfWork, limit: int = DEFAULT_LIMIT, cursor: str | None = None
 ) -> Page[Item]:
-    """Return one page of the catalogue in order of id; a cursor is the last id of the one before.
+    """Return one page of the catalog in order of id. The cursor is the last id of a page.
 
-    A page may be shorter than `limit` where items are being forgotten.
+    Items with an open deletion are left out, so a page may be shorter than `limit`.
     """
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"limit must be 1 to {MAX_LIMIT}.")
+    check_limit(limit)
     if cursor is not None and not cursor.isprintable():
-        raise InvalidInputError("cursor must be the next_cursor of an earlier page.")
-    found = uow.people.page_of_items(limit + 1, cursor)
-    hidden = uow.requests.open_item_ids()
-    items = found[:limit]
+        raise invalid_cursor()
+    rows = uow.people.page_of_items(limit + 1, cursor)
+    suppressed_ids = uow.requests.open_item_ids()
+    items = rows[:limit]
     return Page(
-        items=[item for item in items if item.id not in hidden],
-        next_cursor=items[-1].id if len(found) > limit else None,
+        items=[item for item in items if item.id not in suppressed_ids],
+        next_cursor=items[-1].id if len(rows) > limit else None,
     )

@@ -1,4 +1,8 @@
-"""The life of a job: claimed, renewed, advanced together with its requests, failed, swept."""
+"""Jobs: create them, lease them to workers, and end them.
+
+A job is created by `start_training` or `close_batch`, claimed and advanced by a worker under a
+lease, and ended by `succeed`, `fail`, `sweep` or `app.services.completion.finish`.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.requests import ForgetRequest
-    from app.services.policies import BatchPolicy, JobPolicy
-    from app.services.ports import UnitOfWork
+    from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
-#: Publishing is still the audit's step for whoever asked: nothing new serves yet.
+#: Job status → status of the job's requests. While a job publishes, no new release serves yet, so
+#: its requests stay in `auditing`.
 _REQUEST_STATUS: Final = {
     JobStatus.RUNNING: RequestStatus.UNLEARNING,
     JobStatus.AUDITING: RequestStatus.AUDITING,
@@ -36,162 +41,23 @@ _REQUEST_STATUS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What a sweep did: jobs given up, and jobs for which a wake-up was written."""
+    """The result of a sweep: ids of abandoned jobs, and of jobs that got a wake-up message."""
 
     abandoned: tuple[str, ...]
     woken: tuple[str, ...]
 
 
-def claim(uow: UnitOfWork, owner: str, policy: JobPolicy) -> tuple[Job, Lease] | None:
-    """Claim the job that waits for a worker, if any; its requests show that work has begun."""
-    claimed = uow.jobs.claim(owner, policy.lease_seconds, max_attempts=policy.attempts)
-    if claimed is not None:
-        job, lease = claimed
-        uow.requests.advance_of_job(lease, _REQUEST_STATUS[job.status], job.progress)
-    return claimed
-
-
-def renew(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> None:
-    """Extend the lease, or raise LeaseLostError."""
-    uow.jobs.renew(lease, policy.lease_seconds)
-
-
-def give_back(uow: UnitOfWork, lease: Lease) -> None:
-    """End the lease at once, so that another worker need not wait for it to expire.
-
-    The attempt does not count: being asked to stop is no failure of the job.
-    """
-    uow.jobs.update(lease, attempts=max(0, uow.jobs.get(lease.job_id).attempts - 1))
-    uow.jobs.renew(lease, 0.0)
-    uow.outbox.add(Topic.JOB, lease.job_id)
-
-
-def advance(uow: UnitOfWork, lease: Lease, **changes: Any) -> None:
-    """Write the job's status, stage, progress or metrics, and take its requests along.
-
-    `metrics` are added to those that the job has; every other change replaces. Raises
-    LeaseLostError when the lease is stale, and then nothing is written.
-    """
-    job = uow.jobs.get(lease.job_id)
-    if "metrics" in changes:
-        changes["metrics"] = {**job.metrics, **changes["metrics"]}
-    uow.jobs.update(lease, **changes)
-    status = changes.get("status", job.status)
-    if status in _REQUEST_STATUS:
-        progress = changes.get("progress", job.progress)
-        uow.requests.advance_of_job(lease, _REQUEST_STATUS[status], progress)
-
-
-def fail(uow: UnitOfWork, lease: Lease, error: str, policy: JobPolicy) -> list[str]:
-    """End the job as failed and return its requests to `batched`; return those that died.
-
-    `error` is shown to operators and must name nobody.
-    """
-    uow.jobs.update(lease, status=JobStatus.FAILED, error=error)
-    return _let_go(uow, lease, policy)
-
-
-def succeed(uow: UnitOfWork, lease: Lease) -> None:
-    """End a job without requests; one with requests ends in `app.services.completion`."""
-    uow.jobs.update(lease, status=JobStatus.SUCCEEDED, stage=Stage.DONE, progress=1.0)
-    # Deletions that waited for this job can be batched now.
-    uow.outbox.add(Topic.REQUEST, lease.job_id)
-
-
-def sweep(uow: UnitOfWork, policy: JobPolicy) -> Sweep:
-    """Give up jobs that ran out of attempts, and wake somebody for those that can be claimed.
-
-    A queued job is woken for as well: its first wake-up may have been lost with the broker.
-    """
-    abandoned: list[str] = []
-    woken = uow.jobs.claimable()
-    for job in uow.jobs.expired():
-        if job.attempts < policy.attempts:
-            woken.append(job.id)
-            continue
-        lease = Lease(job_id=job.id, epoch=job.epoch, owner=job.lease_owner or "")
-        error = f"given up after {job.attempts} attempts, the last in stage {job.stage}"
-        if uow.jobs.abandon(job.id, error):
-            _let_go(uow, lease, policy)
-            abandoned.append(job.id)
-    for job_id in woken:
-        uow.outbox.add(Topic.JOB, job_id)
-    return Sweep(abandoned=tuple(abandoned), woken=tuple(woken))
-
-
-def has_ended(uow: UnitOfWork, job_id: str) -> bool:
-    """Say whether this database knows the job and nobody will ever work on it again.
-
-    What it does not know is perhaps another installation's, and is left alone.
-    """
-    try:
-        return uow.jobs.get(job_id).status not in OPEN_JOB_STATUSES
-    except UnknownJobError:
-        return False
-
-
-def _let_go(uow: UnitOfWork, lease: Lease, policy: JobPolicy) -> list[str]:
-    """Release the requests of a job that has just ended, and stop replicas from preparing."""
-    dead = uow.requests.release_of_job(lease, max_failures=policy.request_failures)
-    job = uow.jobs.get(lease.job_id)
-    if job.release is not None and uow.releases.alias().target == job.release:
-        uow.releases.set_target(None)
-    uow.outbox.add(Topic.REQUEST, lease.job_id)
-    return dead
-
-
-def close_batch(uow: UnitOfWork, policy: BatchPolicy) -> Job | None:
-    """Make the forget job of the next batch and freeze its requests, or return None.
-
-    Nothing happens while any job is open: what arrives meanwhile waits. A request that is being
-    cancelled at this moment is simply not among those that are ready.
-    """
-    if uow.jobs.open_job() is not None:
-        return None
-    ready = uow.requests.ready_for_batch(policy.size)
-    now = uow.state.now()
-    if not _is_due(ready, policy, now):
-        return None
-    job = Job(
-        id=new_id("job"),
-        kind=JobKind.FORGET,
-        status=JobStatus.QUEUED,
-        method=policy.method,
-        parent_release=uow.releases.alias().live,
-        created_at=now,
-    )
-    retried = any(request.failures for request in ready)
-    try:
-        uow.jobs.add(job, delay_seconds=policy.retry_delay if retried else 0.0)
-    except JobRunningError:
-        return None  # Somebody was faster by a moment.
-    if uow.requests.assign_batch([request.id for request in ready], job.id) == 0:
-        # Cannot be while the ready ones are locked; raising undoes the job all the same.
-        raise ConflictError("Every request of the batch was taken by somebody else.")
-    uow.outbox.add(Topic.JOB, job.id)
-    return job
-
-
-def _is_due(ready: Sequence[ForgetRequest], policy: BatchPolicy, now: datetime) -> bool:
-    if len(ready) >= policy.size:
-        return True
-    # Requests of a failed job have waited long enough; others wait from when they became ready.
-    return any(
-        request.status is RequestStatus.BATCHED
-        or (now - request.cancellable_until).total_seconds() >= policy.seconds
-        for request in ready
-    )
-
-
 def start_training(
     uow: UnitOfWork, kind: JobKind = JobKind.TRAIN, settings: dict[str, Any] | None = None
 ) -> Job:
-    """Record a `train` or `renew` job with its wake-up.
+    """Create a `train` or `renew` job and its wake-up message.
 
-    Raises NothingToTrainError without interactions, JobRunningError while another job is open.
+    Raises NothingToTrainError without interactions, and JobRunningError while another job is open.
     """
     if kind is JobKind.FORGET:
-        raise InvalidInputError("A forget job is made by closing a batch.")
+        raise InvalidInputError(
+            "A job of the kind 'forget' cannot be started. Request a deletion instead."
+        )
     if uow.people.counts()["interactions"] == 0:
         raise NothingToTrainError
     job = Job(
@@ -206,3 +72,144 @@ def start_training(
     uow.jobs.add(job)
     uow.outbox.add(Topic.JOB, job.id)
     return job
+
+
+def close_batch(uow: UnitOfWork, settings: Settings) -> Job | None:
+    """Create the forget job of the next batch and assign the ready requests to the job.
+
+    Return None while any job is open or no batch is due. A request that another transaction is
+    canceling is locked there, so this batch leaves the request out.
+    """
+    if uow.jobs.open_job() is not None:
+        return None
+    ready = uow.requests.ready_for_batch(settings.batch_size)
+    now = uow.state.now()
+    if not _is_due(ready, settings, now):
+        return None
+    job = Job(
+        id=new_id("job"),
+        kind=JobKind.FORGET,
+        status=JobStatus.QUEUED,
+        method=settings.method,
+        parent_release=uow.releases.alias().live,
+        created_at=now,
+    )
+    is_retry = any(request.failures for request in ready)
+    try:
+        uow.jobs.add(job, delay_seconds=settings.retry_delay if is_retry else 0.0)
+    except JobRunningError:
+        return None  # Another process created a job since the check above.
+    if uow.requests.assign_batch([request.id for request in ready], job.id) == 0:
+        # The ready requests are locked, so this cannot happen. The error rolls the job back.
+        raise ConflictError("Another transaction assigned every request of the batch to a job.")
+    uow.outbox.add(Topic.JOB, job.id)
+    return job
+
+
+def _is_due(ready: Sequence[ForgetRequest], settings: Settings, now: datetime) -> bool:
+    if len(ready) >= settings.batch_size:
+        return True
+    # Requests of a failed job do not wait again. Other requests wait from the end of their cancel
+    # window.
+    return any(
+        request.status is RequestStatus.BATCHED
+        or (now - request.cancellable_until).total_seconds() >= settings.batch_seconds
+        for request in ready
+    )
+
+
+def claim(uow: UnitOfWork, owner: str, settings: Settings) -> tuple[Job, Lease] | None:
+    """Claim the job that waits for a worker, if any, and update the status of its requests."""
+    claimed = uow.jobs.claim(owner, settings.job_lease, max_attempts=settings.job_attempts)
+    if claimed is not None:
+        job, lease = claimed
+        uow.requests.advance_of_job(lease, _REQUEST_STATUS[job.status], job.progress)
+    return claimed
+
+
+def advance(uow: UnitOfWork, lease: Lease, **changes: Any) -> None:
+    """Write changes of a job, and its status and progress to the job's requests.
+
+    `metrics` are merged into the job's metrics; every other change replaces the old value. Raises
+    LeaseLostError when the lease is stale, and then writes nothing.
+    """
+    job = uow.jobs.get(lease.job_id)
+    if "metrics" in changes:
+        changes["metrics"] = {**job.metrics, **changes["metrics"]}
+    uow.jobs.update(lease, **changes)
+    status = changes.get("status", job.status)
+    if status in _REQUEST_STATUS:
+        progress = changes.get("progress", job.progress)
+        uow.requests.advance_of_job(lease, _REQUEST_STATUS[status], progress)
+
+
+def give_back(uow: UnitOfWork, lease: Lease) -> None:
+    """End the lease at once, so that another worker can claim the job.
+
+    The attempt does not count: a worker that shuts down is no failure of the job.
+    """
+    uow.jobs.update(lease, attempts=max(0, uow.jobs.get(lease.job_id).attempts - 1))
+    uow.jobs.renew(lease, 0.0)
+    uow.outbox.add(Topic.JOB, lease.job_id)
+
+
+def succeed(uow: UnitOfWork, lease: Lease) -> None:
+    """End a job without requests. `app.services.completion.finish` ends a job with requests."""
+    uow.jobs.update(lease, status=JobStatus.SUCCEEDED, stage=Stage.DONE, progress=1.0)
+    # Requests that waited for the end of this job can now be batched.
+    uow.outbox.add(Topic.REQUEST, lease.job_id)
+
+
+def fail(uow: UnitOfWork, lease: Lease, error: str, settings: Settings) -> list[str]:
+    """End the job as failed, release its requests, and return the ids of requests that are dead.
+
+    Operators read `error`, so the text must contain no user or item id.
+    """
+    uow.jobs.update(lease, status=JobStatus.FAILED, error=error)
+    return _release_requests(uow, lease, settings)
+
+
+def sweep(uow: UnitOfWork, settings: Settings) -> Sweep:
+    """Abandon jobs without attempts left, and write wake-up messages for claimable jobs.
+
+    Queued jobs get a message too, because the broker may have lost the first message.
+    """
+    abandoned: list[str] = []
+    woken = uow.jobs.claimable()
+    for job in uow.jobs.expired():
+        if job.attempts < settings.job_attempts:
+            woken.append(job.id)
+            continue
+        lease = Lease(job_id=job.id, epoch=job.epoch, owner=job.lease_owner or "")
+        error = f"abandoned after {job.attempts} attempts, the last in the stage {job.stage}"
+        if uow.jobs.abandon(job.id, error):
+            _release_requests(uow, lease, settings)
+            abandoned.append(job.id)
+    for job_id in woken:
+        uow.outbox.add(Topic.JOB, job_id)
+    return Sweep(abandoned=tuple(abandoned), woken=tuple(woken))
+
+
+def has_ended(uow: UnitOfWork, job_id: str) -> bool:
+    """Return whether this database has the job and no worker will work on the job again.
+
+    An unknown job may belong to another installation that shares the file system, so the answer
+    is False.
+    """
+    try:
+        return uow.jobs.get(job_id).status not in OPEN_JOB_STATUSES
+    except UnknownJobError:
+        return False
+
+
+def _release_requests(uow: UnitOfWork, lease: Lease, settings: Settings) -> list[str]:
+    """Release the requests of an ended job and clear its release as the rollout target.
+
+    Return the ids of requests that have failed too often and are dead now.
+    """
+    dead_ids = uow.requests.release_of_job(lease, max_failures=settings.request_failures)
+    job = uow.jobs.get(lease.job_id)
+    if job.release is not None and uow.releases.alias().target == job.release:
+        uow.releases.set_target(None)
+    uow.outbox.add(Topic.REQUEST, lease.job_id)
+    return dead_ids

@@ -1,4 +1,4 @@
-"""Keyed hashes that stand for a person, a pair or an item where no id may be kept."""
+"""Keyed hashes of users, interactions and items, stored where plain ids must not be stored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """HMAC-SHA256 under the installation's hash key, a secret that all replicas share."""
+    """HMAC-SHA256 with the installation's hash key, a secret that all its processes share."""
 
     key: bytes = field(repr=False)
 
     def _digest(self, *parts: str) -> str:
-        # Lengths keep ("a", "bc") and ("ab", "c") apart.
+        # The lengths give ("a", "bc") and ("ab", "c") different messages.
         message = "".join(f"{len(part)}:{part}" for part in parts)
         return hmac.new(self.key, message.encode(), hashlib.sha256).hexdigest()
 
@@ -34,7 +34,7 @@ class Pseudonyms:
         return self._digest("item", item_id)
 
     def of(self, subject: Subject) -> tuple[str, ...]:
-        """Return the hashes of all that this subject suppresses."""
+        """Return the hashes that a request for this subject suppresses."""
         if subject.scope is Scope.USER:
             return (self.user(subject.user_id or ""),)
         if subject.scope is Scope.ITEM:
@@ -44,9 +44,9 @@ class Pseudonyms:
         )
 
     def never_trained(self, user_id: str, share: float) -> bool:
-        """Say whether this user belongs to the keyed-random cohort that is never trained on."""
+        """Return whether the user is a holdout user, drawn with probability `share` by the key."""
         return int(self._digest("cohort", user_id)[:13], 16) / 16**13 < share
 
     def opaque(self, purpose: str, value: str) -> str:
-        """Return a keyed hash of anything else, e.g. an idempotency key or a body."""
+        """Return a keyed hash of another value, such as an idempotency key or a request body."""
         return self._digest(purpose, value)

@@ -1,4 +1,4 @@
-"""Reads what one recommendation may use, and checks again right before its answer is sent."""
+"""Read everything that a recommendation may use, and recheck it before the answer is sent."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
     from app.domain.recommendations import Visitor
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
-#: The id that a visitor's interactions carry while an answer is made. Nothing stored has it.
-NOBODY: Final = ""
+#: The user id of a visitor's interactions while an answer is computed. No stored user has this id.
+VISITOR_ID: Final = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """All that a recommendation may use about a person, as of `data_version`."""
+    """Everything that a recommendation may use about a user, at `data_version`."""
 
-    #: A visitor's id is NOBODY.
+    #: The id is VISITOR_ID for a visitor.
     user: User
-    #: In order of (timestamp, item id), without anything suppressed.
+    #: Ordered by (timestamp, item id), without suppressed interactions.
     history: tuple[Interaction, ...]
-    #: Everything held that the user rated, suppressed pairs included: not to be proposed again.
+    #: All items that the user rated, including suppressed pairs; for excluding seen items.
     seen_item_ids: frozenset[str]
-    #: Items that an open request asks to forget: never to be proposed to anybody.
+    #: Items of open deletion requests, which must not be recommended to any user.
     suppressed_item_ids: frozenset[str]
     data_version: int
     alias: Alias
@@ -41,52 +41,56 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recheck:
-    """What has changed since the inputs were read."""
+    """The changes since the inputs were read."""
 
-    #: Those of the users who have asked to be forgotten meanwhile: answer 410.
+    #: The users of the query who have requested deletion; they get 410 Gone.
     gone: frozenset[str]
-    #: Somebody or something was forgotten meanwhile, and the answer may rest on it: make it anew.
+    #: Whether a deletion was accepted, so that the answer must be computed again.
     changed_by_forget: bool
     data_version: int
     alias: Alias
 
 
 @dataclass(frozen=True, slots=True)
-class _Hidden:
+class _SuppressedItems:
     version: int
     item_ids: frozenset[str]
-    any_pairs: bool
+    has_open_pairs: bool
 
 
-class OpenItems:
-    """What open requests hide from everybody, kept for as long as the data's version lasts.
+class SuppressedItemsCache:
+    """Cache the items of open deletion requests for one data version. Thread-safe.
 
-    Requests open, close and are cancelled with a change of that version, in one transaction.
-    Thread-safe. It holds no person's id.
+    Opening, closing or canceling a request changes the data version in the same transaction, so an
+    entry of the current version is never stale. The cache holds no user ids.
     """
 
     def __init__(self) -> None:
-        """Start knowing nothing."""
-        self._known: _Hidden | None = None
+        """Start with an empty cache."""
+        self._entry: _SuppressedItems | None = None
 
-    def as_of(self, uow: UnitOfWork, version: int) -> _Hidden:
-        """Return what is hidden in this snapshot, which is of this version."""
-        known = self._known
-        if known is None or known.version != version:
-            known = _Hidden(
+    def at(self, uow: UnitOfWork, version: int) -> _SuppressedItems:
+        """Return the suppressed items of this snapshot, whose data version is `version`."""
+        # The entry is read once and replaced as a whole, so concurrent calls need no lock.
+        entry = self._entry
+        if entry is None or entry.version != version:
+            entry = _SuppressedItems(
                 version, frozenset(uow.requests.open_item_ids()), uow.requests.any_open_pairs()
             )
-            self._known = known
-        return known
+            self._entry = entry
+        return entry
 
 
 def read_inputs(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str, open_items: OpenItems | None = None
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    user_id: str,
+    suppressed_items: SuppressedItemsCache | None = None,
 ) -> Inputs:
-    """Read the inputs from one snapshot; raises GoneError or UnknownUserError.
+    """Read a user's inputs from one snapshot; raises GoneError or UnknownUserError.
 
-    Suppressed pairs are found through the user's open requests: once one completes the rows are
-    gone, and tombstones keep them from coming back, so no hash per pair is needed.
+    Suppressed pairs are read from the user's open requests. When a request completes, its rows are
+    deleted, and tombstones prevent a new import, so the pairs need not be hashed here.
     """
     standing = uow.state.standing([pseudonyms.user(user_id)])
     if standing.suppressed:
@@ -95,40 +99,42 @@ def read_inputs(
     if user is None:
         raise UnknownUserError
     history = uow.people.history(user_id)
-    hidden = (open_items or OpenItems()).as_of(uow, standing.data_version)
+    suppressed = (suppressed_items or SuppressedItemsCache()).at(uow, standing.data_version)
     suppressed_pairs = {
         item_id
-        for request in (uow.requests.open_of_user(user_id) if hidden.any_pairs else ())
+        for request in (uow.requests.open_of_user(user_id) if suppressed.has_open_pairs else ())
         if request.subject is not None and request.scope is Scope.USER_ITEMS
         for item_id in request.subject.item_ids
     }
-    excluded = hidden.item_ids | suppressed_pairs
+    excluded = suppressed.item_ids | suppressed_pairs
     return Inputs(
         user=user,
-        history=tuple(one for one in history if one.item_id not in excluded),
-        seen_item_ids=frozenset(one.item_id for one in history),
-        suppressed_item_ids=hidden.item_ids,
+        history=tuple(event for event in history if event.item_id not in excluded),
+        seen_item_ids=frozenset(event.item_id for event in history),
+        suppressed_item_ids=suppressed.item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
     )
 
 
-def read_visitor(uow: UnitOfWork, visitor: Visitor, open_items: OpenItems) -> Inputs:
-    """Return the inputs of somebody of whom nothing is stored; raises UnknownItemError."""
+def read_visitor(
+    uow: UnitOfWork, visitor: Visitor, suppressed_items: SuppressedItemsCache
+) -> Inputs:
+    """Return the inputs of a visitor; raises UnknownItemError for an unknown item."""
     standing = uow.state.standing(())
     rated = {item_id for item_id, _ in visitor.history}
     require_items(rated, uow.people.known_items(rated))
-    hidden = open_items.as_of(uow, standing.data_version)
-    now = int(time.time())
+    suppressed = suppressed_items.at(uow, standing.data_version)
+    timestamp = int(time.time())
     return Inputs(
-        user=User(id=NOBODY, attributes=dict(visitor.attributes)),
+        user=User(id=VISITOR_ID, attributes=dict(visitor.attributes)),
         history=tuple(
-            Interaction(user_id=NOBODY, item_id=item_id, rating=rating, timestamp=now)
+            Interaction(user_id=VISITOR_ID, item_id=item_id, rating=rating, timestamp=timestamp)
             for item_id, rating in visitor.history
-            if item_id not in hidden.item_ids
+            if item_id not in suppressed.item_ids
         ),
         seen_item_ids=frozenset(rated),
-        suppressed_item_ids=hidden.item_ids,
+        suppressed_item_ids=suppressed.item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
     )
@@ -137,24 +143,24 @@ def read_visitor(uow: UnitOfWork, visitor: Visitor, open_items: OpenItems) -> In
 def recheck(
     uow: UnitOfWork, pseudonyms: Pseudonyms, user_ids: Sequence[str], seen_version: int
 ) -> Recheck:
-    """Look once more, in a new snapshot, right before an answer is sent.
+    """Return the changes since `seen_version`, from a new snapshot; call before sending an answer.
 
-    Any deletion counts, not only these users': the candidates' statistics held the other person.
+    A deletion of any user counts, because the first stage's statistics contained that user.
     """
     hashes = {pseudonyms.user(user_id): user_id for user_id in user_ids}
     standing = uow.state.standing(hashes)
     version = standing.data_version
     changes = uow.state.changes_since(seen_version) if version > seen_version else []
     return Recheck(
-        gone=frozenset(hashes[each] for each in standing.suppressed),
+        gone=frozenset(hashes[user_hash] for user_hash in standing.suppressed),
         changed_by_forget=any(change.kind == "forget" for change in changes),
         data_version=version,
         alias=standing.alias,
     )
 
 
-def require_items(asked: Iterable[str], known: Container[str]) -> None:
-    """Raise UnknownItemError, naming some, unless all that is asked for is known."""
-    unknown = sorted(each for each in asked if each not in known)
+def require_items(item_ids: Iterable[str], known: Container[str]) -> None:
+    """Raise UnknownItemError, with some of the ids, unless all items are known."""
+    unknown = sorted(item_id for item_id in item_ids if item_id not in known)
     if unknown:
         raise UnknownItemError(item_id=some_of(unknown))

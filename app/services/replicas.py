@@ -1,4 +1,7 @@
-"""The lease of a gateway replica: the right to answer, renewed while it confirms what it serves."""
+"""Leases of gateway replicas: register, renew and remove them.
+
+A replica may answer requests only while its lease is valid.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
-    from app.services.policies import ReplicaPolicy
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """What a replica reports with every renewal."""
+    """The releases that a replica serves and has prepared, reported with every renewal."""
 
     serving: str | None = None
     prepared: str | None = None
@@ -21,24 +23,28 @@ class ReplicaState:
 
 
 def register_replica(
-    uow: UnitOfWork, policy: ReplicaPolicy, *, replica_id: str, host: str, pid: int
+    uow: UnitOfWork, ttl_seconds: float, *, replica_id: str, host: str, pid: int
 ) -> Alias:
-    """Register and read the current release in one transaction.
+    """Register the replica and return the release alias, in one transaction.
 
-    Registering holds the alias still: a flip either comes before, and is read here, or comes
-    after, and its job then sees this replica and waits for it.
+    The registration blocks changes of the alias. A flip therefore either commits first, and this
+    call returns the new alias, or waits, and its job then sees this replica.
     """
-    uow.replicas.register(replica_id, host, pid, policy.ttl)
+    uow.replicas.register(replica_id, host, pid, ttl_seconds)
     return uow.releases.alias()
 
 
 def renew_replica(
-    uow: UnitOfWork, policy: ReplicaPolicy, replica_id: str, state: ReplicaState
+    uow: UnitOfWork, ttl_seconds: float, replica_id: str, state: ReplicaState
 ) -> Alias | None:
-    """Renew and report; return the alias, or None when fenced or expired: register anew."""
+    """Renew the lease, record the state and return the alias.
+
+    Return None if the replica is fenced or its lease has expired; the replica must then register
+    again.
+    """
     renewed = uow.replicas.renew(
         replica_id,
-        policy.ttl,
+        ttl_seconds,
         serving=state.serving,
         prepared=state.prepared,
         problem=state.problem,
@@ -47,5 +53,5 @@ def renew_replica(
 
 
 def deregister_replica(uow: UnitOfWork, replica_id: str) -> None:
-    """Say goodbye; only after the last answer has been sent."""
+    """Remove the replica. Call this after the replica has sent its last answer."""
     uow.replicas.remove(replica_id)

@@ -1,6 +1,7 @@
-"""Publishes a release and rolls it out: all replicas prepare, one flip, all confirm.
+"""Publish a release and roll it out to all replicas.
 
-The predicates are pure functions over the replicas that may still answer; the pipeline waits.
+A rollout has three steps: all replicas prepare the release, the alias flips to the release, and all
+replicas confirm that they serve it. `worker.stages.roll_out` waits between the steps.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Lease
     from app.domain.releases import Release, Replica
-    from app.services.ports import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWork
 
 
 def publish(uow: UnitOfWork, lease: Lease, release: Release) -> None:
-    """Record the release as a candidate and the job as publishing.
+    """Record the release as a candidate and set the job to `publishing`.
 
-    Refused when a deletion completed after this job's data was frozen: the weights might hold
-    that person. Raises ReleaseExistsError for weights that were served before.
+    Raises StaleDataError if a deletion completed after the job's data snapshot, because the weights
+    may contain the deleted data, and ReleaseExistsError for weights that were served before.
     """
     job = uow.jobs.get(lease.job_id)
-    uow.jobs.update(lease, status=JobStatus.PUBLISHING)  # Locks the job before anything is read.
+    uow.jobs.update(lease, status=JobStatus.PUBLISHING)  # Locks the job row before the reads below.
     if job.snapshot_version is None or uow.requests.completed_since(job.snapshot_version):
         raise StaleDataError(job_id=job.id)
     uow.releases.add(release)
@@ -36,16 +37,17 @@ def publish(uow: UnitOfWork, lease: Lease, release: Release) -> None:
 
 
 def start_rollout(uow: UnitOfWork, lease: Lease, release_id: str) -> None:
-    """Ask the replicas to prepare the candidate; the job is rolling out from now on."""
+    """Set the job to `rolling_out` and the candidate as the release that replicas prepare."""
     advance(uow, lease, status=JobStatus.ROLLING_OUT, stage=Stage.ROLL_OUT)
     if uow.releases.alias().live != release_id:
         uow.releases.set_target(release_id)
 
 
 def flip(uow: UnitOfWork, lease: Lease, release_id: str) -> bool:
-    """Make the release live and retire its predecessor; False when somebody was faster.
+    """Make the release live and retire its predecessor.
 
-    Flipping once more after a crash changes nothing and says True.
+    Return False if another transaction changed the alias first. A repeated call after a crash
+    changes nothing and returns True.
     """
     uow.jobs.update(lease, stage=Stage.ROLL_OUT)
     alias = uow.releases.alias()
@@ -60,13 +62,13 @@ def flip(uow: UnitOfWork, lease: Lease, release_id: str) -> bool:
 
 
 def fence(uow: UnitOfWork, lease: Lease, replica_ids: Iterable[str]) -> None:
-    """Count laggards out: they can renew no more, and their leases run out."""
+    """Forbid the replicas to renew their leases, so that they stop answering at expiry."""
     uow.jobs.update(lease)
     uow.replicas.fence(replica_ids)
 
 
 def unprepared(replicas: Iterable[Replica], release_id: str) -> list[Replica]:
-    """Return the replicas that the flip has to wait for; fenced ones can only run out."""
+    """Return the replicas that must prepare the release before the flip; fenced ones need not."""
     return [r for r in replicas if not r.fenced and release_id not in (r.prepared, r.serving)]
 
 
@@ -75,9 +77,10 @@ def unconfirmed(
 ) -> list[Replica]:
     """Return the replicas that may still answer from another release, fenced ones included.
 
-    A replica that registered after the flip, at `live_at`, has read the new alias in that very
-    transaction. While it serves nothing it has nothing older to answer from, so one that cannot
-    load, and comes back under a new name whenever it is fenced, holds up no deletion.
+    A replica that registered after the flip at `live_at` read the new alias when it registered.
+    While such a replica serves nothing, it has no older release to answer from. Ignoring it keeps a
+    replica that cannot load the release, and registers again after each fencing, from delaying
+    deletions forever.
     """
     return [
         r

@@ -1,6 +1,7 @@
-"""The two secrets of an installation: the hash key and the signing key.
+"""Load the two secrets of an installation: the hash key and the signing key.
 
-They come from the settings, or are made once under the keys directory, never beside artefacts.
+The secrets come from the settings. If unset, they are created once in the keys directory, which is
+never inside the artifact store.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from app.services.ports import UnitOfWork
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
 
 HASH_KEY_FILE: Final = "hash.key"
 SIGNING_KEY_FILE: Final = "signing.pem"
@@ -31,7 +32,7 @@ _MIN_KEY_LENGTH: Final = 16
 
 
 def load_pseudonyms(settings: Settings) -> Pseudonyms:
-    """Return the keyed hashes of this installation, making its key at the first call."""
+    """Return the keyed hashes of this installation; create the key if there is none."""
     if settings.hash_key is not None:
         key = settings.hash_key.get_secret_value().encode()
     else:
@@ -40,12 +41,15 @@ def load_pseudonyms(settings: Settings) -> Pseudonyms:
             lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)),
         )
     if len(key) < _MIN_KEY_LENGTH:
-        raise InvalidInputError(f"The hash key needs at least {_MIN_KEY_LENGTH} characters.")
+        raise InvalidInputError(
+            f"The hash key has {len(key)} bytes, but needs at least {_MIN_KEY_LENGTH}. "
+            "Set LETHE_HASH_KEY to a longer secret."
+        )
     return Pseudonyms(key)
 
 
 def load_signer(settings: Settings) -> Signer:
-    """Return what signs certificates here, making its key at the first call."""
+    """Return the signer of certificates; create its key if there is none."""
     if settings.signing_key is not None:
         pem = settings.signing_key.get_secret_value().encode()
     else:
@@ -53,16 +57,20 @@ def load_signer(settings: Settings) -> Signer:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except ValueError as error:
-        raise InvalidInputError("The signing key is not a PEM private key.") from error
+        raise InvalidInputError(
+            "LETHE_SIGNING_KEY or the key file is not an unencrypted private key in PEM format."
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InvalidInputError("The signing key is not an Ed25519 key.")
+        raise InvalidInputError(
+            "The signing key is not an Ed25519 key. Set LETHE_SIGNING_KEY to one."
+        )
     return Signer(key)
 
 
 def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
-    """Raise KeyMismatchError under another key than the database's first one.
+    """Raise KeyMismatchError if the hash key is not the first key used with this database.
 
-    A lost key would silently make every tombstone and suppression unrecognisable.
+    With another key, no suppression or tombstone in the database would match any id.
     """
     fingerprint = pseudonyms.opaque("fingerprint", "hash-key")
     if uow.state.key_fingerprint(fingerprint) != fingerprint:
@@ -70,10 +78,11 @@ def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
 
 
 def load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
-    """Return the secret in `path`; the first of several processes to get there makes it.
+    """Return the secret in the file, and create the file with `make()` if there is none.
 
-    The file appears complete or not at all: a link to a finished temporary file fails when
-    somebody else was faster, and then theirs is read.
+    Several processes may call this at the same time. Each writes a temporary file and links it to
+    `path`; the link fails if another process was first, and its secret is then read. A partly
+    written file is never visible.
     """
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()

@@ -1,1 +1,1 @@
-"""Where data lives: tables, queries, units of work, migrations and artefacts."""
+"""The database (tables, repositories, unit of work, migrations) and the artifact store."""

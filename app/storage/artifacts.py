@@ -1,11 +1,9 @@
-"""Artefacts on a local or shared file system, or on any other store that fsspec knows.
+"""The artifact store: directories of weights on a file system or another store of fsspec.
 
-    releases/{release}/          published, immutable
-    staging/{job}/{epoch}/       what one claim writes; always on a local disk
-    adapters/{release}/          what a serving engine reads of a release; always on a local disk
-    incoming/                    copies under way, renamed when complete
-
-Knows files and digests; what is in them, and which of them are referred to, others know.
+releases/{release}/          published releases, immutable
+staging/{job}/{epoch}/       files that one claim of a job writes; always on a local disk
+adapters/{release}/          adapters that a serving engine reads; always on a local disk
+incoming/                    unfinished copies, renamed when complete
 """
 
 from __future__ import annotations
@@ -32,15 +30,18 @@ _STAGING: Final = "staging"
 _RELEASES: Final = "releases"
 _ADAPTERS: Final = "adapters"
 _INCOMING: Final = "incoming"
-#: Written last to a store that cannot rename directories.
+#: A marker, written last to a store that cannot rename directories.
 _COMPLETE: Final = "COMPLETE"
 
 
 class ArtifactStore:
-    """Directories of artefacts under one root. All paths given are relative and checked."""
+    """Artifact directories under one root. All paths in arguments are relative to the root.
+
+    Raises InvalidInputError for a path that does not consist of plain names.
+    """
 
     def __init__(self, root: str, cache: Path) -> None:
-        """`cache` holds downloads and staging where the root is not a local file system."""
+        """Open the store; `cache` has downloads and staging if the root is a remote store."""
         file_system, base = url_to_fs(root)
         self._remote: Any = None if isinstance(file_system, LocalFileSystem) else file_system
         self._base = str(base).rstrip("/")
@@ -49,37 +50,37 @@ class ArtifactStore:
 
     @staticmethod
     def release_path(release_id: str) -> str:
-        """Return where a release's artefact lies, relative to the root."""
+        """Return the path of a release, relative to the root."""
         return f"{_RELEASES}/{release_id}"
 
     @staticmethod
     def adapter_path(release_id: str) -> str:
-        """Return where a release's adapter for serving engines lies, relative to the root."""
+        """Return the path of a release's adapter for serving engines, relative to the root."""
         return f"{_ADAPTERS}/{release_id}"
 
     def staging(self, job_id: str, epoch: int) -> Path:
-        """Return the local directory that this claim may write to, made where it is missing."""
+        """Return the local directory for this claim, and create the directory if missing."""
         directory = self._local_of(f"{_STAGING}/{job_id}/{epoch}")
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def exists(self, relative: str) -> bool:
-        """Say whether the artefact is there, complete."""
+        """Return whether the complete artifact exists."""
         if self._remote is None:
             return self._local_of(relative).is_dir()
         return bool(self._remote.exists(f"{self._remote_of(relative)}/{_COMPLETE}"))
 
     def local_path(self, relative: str) -> Path:
-        """Return a local directory with the artefact, downloading it once where need be.
+        """Return a local directory with the artifact; download a remote artifact once.
 
-        Raises FileNotFoundError where there is no such artefact.
+        Raises FileNotFoundError if the artifact does not exist.
         """
         directory = self._local_of(relative)
         if directory.is_dir():
             return directory
         if self._remote is None or not self.exists(relative):
-            raise FileNotFoundError(f"there is no artefact {relative}")
-        incoming = self._scratch() / "artefact"
+            raise FileNotFoundError(f"the artifact {relative} does not exist")
+        incoming = self._scratch() / "artifact"
         try:
             for name in self._remote_files(relative):
                 (incoming / name).parent.mkdir(parents=True, exist_ok=True)
@@ -90,18 +91,19 @@ class ArtifactStore:
         return directory
 
     def publish(self, local_dir: Path, relative: str) -> None:
-        """Move a finished directory to its place: durable, and complete or not there at all.
+        """Move a finished directory to `relative`, durably.
 
-        Publishing the same content again changes nothing; `local_dir` is gone afterwards.
+        A reader sees either the complete artifact or none. `local_dir` does not exist afterward.
+        Publishing the same content again changes nothing.
         """
         target = self._local_of(relative)
         if self._remote is not None:
             self._upload(local_dir, relative)
             shutil.rmtree(local_dir)
             return
-        incoming = self._scratch() / "artefact"
+        incoming = self._scratch() / "artifact"
         try:
-            shutil.move(local_dir, incoming)  # A rename, unless it comes from another disk.
+            shutil.move(local_dir, incoming)  # A rename, or a copy from another disk.
             _sync_tree(incoming)
             _move_in(incoming, target)
         finally:
@@ -109,11 +111,12 @@ class ArtifactStore:
 
     @contextmanager
     def writing_adapter(self, release_id: str) -> Iterator[Path]:
-        """Give an empty directory that becomes the release's adapter when the block has ended.
+        """Yield an empty directory that becomes the release's adapter at the end of the block.
 
-        It stays on this machine, where the engine reads it, also where the root is a remote store.
+        The adapter stays on this machine, where the engine reads the files, even if the root is a
+        remote store.
         """
-        incoming = self._scratch() / "artefact"
+        incoming = self._scratch() / "artifact"
         try:
             incoming.mkdir()
             yield incoming
@@ -123,13 +126,13 @@ class ArtifactStore:
             shutil.rmtree(incoming.parent, ignore_errors=True)
 
     def adapters(self) -> list[str]:
-        """Return the ids of the releases whose adapters lie on this machine."""
+        """Return the ids of the releases with an adapter on this machine."""
         return _names(self._local / _ADAPTERS)
 
     def remove(self, relative: str) -> dict[str, str]:
-        """Unlink the artefact; return the SHA-256 of each file that was unlinked.
+        """Unlink the artifact and return path → SHA-256 of each unlinked file.
 
-        Files are never overwritten in place: a reader that has them mapped keeps what it has.
+        Files are never overwritten in place, because a reader may still have them mapped.
         """
         removed: dict[str, str] = {}
         if self._remote is not None:
@@ -144,7 +147,7 @@ class ArtifactStore:
         return removed | self._unlink_tree(self._local_of(relative))
 
     def remove_staging(self, job_id: str, below_epoch: int | None = None) -> dict[str, str]:
-        """Unlink what earlier claims of the job left behind, or with None all of its staging."""
+        """Unlink staging files of claims before this epoch, or with None all of the job's files."""
         directory = self._local_of(f"{_STAGING}/{job_id}")
         if below_epoch is None:
             return self._unlink_tree(directory)
@@ -155,11 +158,11 @@ class ArtifactStore:
         return removed
 
     def remove_incoming(self) -> dict[str, str]:
-        """Unlink copies that a crash has interrupted; for the holder of the job's lease only."""
+        """Unlink interrupted copies. Only the holder of a job's lease may call this."""
         return self._unlink_tree(self._local / _INCOMING)
 
     def evict(self, relative: str) -> None:
-        """Drop this machine's copy of a remote artefact, once its last reader is gone."""
+        """Unlink the local copy of a remote artifact. No reader may use the copy any more."""
         if self._remote is not None:
             self._unlink_tree(self._local_of(relative))
 
@@ -168,10 +171,10 @@ class ArtifactStore:
         return _names(self._local / _STAGING)
 
     def published(self) -> list[str]:
-        """Return the paths of all published artefacts, referred to or not.
+        """Return the paths of all published artifacts, whether the database refers to them or not.
 
-        On a remote store those whose upload was interrupted count as well: they are read by
-        nobody, and must be shredded like the others.
+        On a remote store, the result includes artifacts with an interrupted upload. These are never
+        read, but must be shredded too.
         """
         if self._remote is None:
             names = _names(self._local / _RELEASES)
@@ -186,7 +189,7 @@ class ArtifactStore:
         return "/".join([self._base, *_checked(relative)])
 
     def _scratch(self) -> Path:
-        """Return a new empty directory on the same disk as everything else."""
+        """Return a new empty directory on the disk of the local store, so that a rename works."""
         directory = self._local / _INCOMING / secrets.token_hex(8)
         directory.mkdir(parents=True)
         return directory
@@ -195,11 +198,11 @@ class ArtifactStore:
         prefix = self._remote_of(relative)
         if not self._remote.exists(prefix):
             return []
-        found = (str(path).removeprefix(prefix + "/") for path in self._remote.find(prefix))
-        return sorted(name for name in found if name != _COMPLETE)
+        names = (str(path).removeprefix(prefix + "/") for path in self._remote.find(prefix))
+        return sorted(name for name in names if name != _COMPLETE)
 
     def _upload(self, local_dir: Path, relative: str) -> None:
-        """Upload file by file; the marker comes last, and without it nothing counts as there."""
+        """Upload the files and then the marker, without which the artifact does not exist."""
         for path in _files(local_dir):
             name = path.relative_to(local_dir).as_posix()
             target = f"{self._remote_of(relative)}/{name}"
@@ -212,20 +215,20 @@ class ArtifactStore:
         if not directory.is_dir():
             return removed
         for path in _files(directory):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            removed[path.relative_to(self._local).as_posix()] = _digest(path)
             path.unlink()
-            removed[path.relative_to(self._local).as_posix()] = digest
         shutil.rmtree(directory)
         _sync(directory.parent)
         return removed
 
 
 def _checked(relative: str) -> list[str]:
-    """Return the parts of a path that stays below the root."""
+    """Return the parts of a path, or raise InvalidInputError if it could leave the root."""
     parts = relative.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise InvalidInputError("An artefact's path must be plain names, separated by slashes.")
+        raise InvalidInputError(
+            f"The artifact path {relative!r} must consist of plain names, separated by slashes."
+        )
     return parts
 
 
@@ -240,28 +243,28 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _move_in(incoming: Path, target: Path) -> None:
-    """Rename into place; what is there already stays when it has the same content."""
+    """Rename `incoming` to `target`. An existing target with the same content stays."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         if _digests(target) == _digests(incoming):
             return
-        # Left by a claim that died before its release was recorded: nothing refers to it.
+        # A claim published this directory and died before it recorded the release.
         target.rename(incoming.parent / "replaced")
     incoming.rename(target)
     _sync(target.parent)
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    for path in _files(directory):
-        with path.open("rb") as file:
-            name = path.relative_to(directory).as_posix()
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.relative_to(directory).as_posix(): _digest(path) for path in _files(directory)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_tree(directory: Path) -> None:
-    """Bring all files, then all directories, to the disk."""
+    """Flush all files, then all directories, to the disk."""
     paths = sorted(directory.rglob("*"), key=lambda path: path.is_dir())
     for path in (*paths, directory):
         _sync(path)

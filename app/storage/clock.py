@@ -1,4 +1,7 @@
-"""The database's clock as a SQL expression, so that leases are compared by one clock only."""
+"""The clock of the database as an SQL expression.
+
+All leases are compared by this one clock, because the clocks of the processes may differ.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
 
 
-class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
+class db_now(FunctionElement[float]):  # noqa: N801 - named like the SQL function
     """Seconds since the epoch (UTC) by the clock of the database, as a double."""
 
     type = Double()
@@ -21,11 +24,11 @@ class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function 
 
 @compiles(db_now, "postgresql")
 def _postgresql(_element: db_now, _compiler: SQLCompiler, **_options: Any) -> str:
-    # clock_timestamp() goes on within a transaction; now() would stand still.
+    # clock_timestamp() advances within a transaction; now() does not.
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
 @compiles(db_now, "sqlite")
 def _sqlite(_element: db_now, _compiler: SQLCompiler, **_options: Any) -> str:
-    # unixepoch('subsec') needs SQLite 3.42; the Julian day has milliseconds everywhere.
+    # unixepoch('subsec') needs SQLite 3.42; the Julian day has milliseconds in all versions.
     return "((julianday('now') - 2440587.5) * 86400.0)"

@@ -1,4 +1,7 @@
-"""Makes the engine: SQLite tuned for durability and erasure, or PostgreSQL through psycopg 3."""
+"""Create the database engine.
+
+SQLite is configured for durability and erasure. PostgreSQL is used through psycopg 3.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,23 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
-#: The server is away, the file is locked for too long, or no connection came free in time.
+#: Raised when the server is down, the file is locked for too long, or the pool is exhausted.
 UNAVAILABLE: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
-#: Execution option that tells the SQLite hooks which kind of transaction to begin.
+#: Execution option from which the SQLite hooks choose the kind of transaction.
 _READ_ONLY: Final = "lethe_read_only"
 _BUSY_TIMEOUT_SECONDS: Final = 15.0
 _PRAGMAS: Final = (
-    "journal_mode=WAL",  # Readers never wait for the writer.
+    "journal_mode=WAL",  # Readers do not wait for the writer.
     "foreign_keys=ON",
-    "secure_delete=ON",  # Deleted content is overwritten with zeros, not just unlinked.
-    "synchronous=FULL",  # A 202 survives a power cut.
+    "secure_delete=ON",  # Overwrite deleted content with zeros.
+    "synchronous=FULL",  # A recorded deletion request survives a power failure.
     f"busy_timeout={int(_BUSY_TIMEOUT_SECONDS * 1000)}",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One pool, and two views of it: for units of work that write and for ones that only read."""
+    """One connection pool with two engines: for transactions that write, and that only read."""
 
     write: Engine
     read: Engine
@@ -47,18 +50,22 @@ class Database:
 
 
 def make_database(url: str) -> Database:
-    """Connect lazily to the database behind a SQLAlchemy URL."""
+    """Return the database for an SQLAlchemy URL. The first use connects."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed)
     if parsed.get_backend_name() == "postgresql":
         return _postgresql(parsed)
-    raise ValueError(f"unsupported database {parsed.get_backend_name()!r}: SQLite or PostgreSQL")
+    raise ValueError(
+        f"the database {parsed.get_backend_name()!r} is not supported: use SQLite or PostgreSQL"
+    )
 
 
 def _sqlite(url: URL) -> Database:
     if not url.database or url.database == ":memory:":
-        raise ValueError("an SQLite database needs a file: several connections share it")
+        raise ValueError(
+            "SQLite needs a database file, because several connections share the database"
+        )
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         url,
@@ -67,7 +74,7 @@ def _sqlite(url: URL) -> Database:
         pool_timeout=_BUSY_TIMEOUT_SECONDS,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         json_serializer=_json,
-        hide_parameters=True,  # They hold people's ids, and messages of errors end up in logs.
+        hide_parameters=True,  # Parameters contain user ids, and errors are logged.
     )
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
@@ -75,7 +82,7 @@ def _sqlite(url: URL) -> Database:
 
 
 def _on_sqlite_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # The driver's own BEGIN comes late and is never IMMEDIATE, so it is switched off.
+    # Switch off the driver's BEGIN, which comes late and is never IMMEDIATE.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
@@ -88,12 +95,12 @@ def _on_sqlite_begin(connection: Connection) -> None:
     if connection.info.get(_READ_ONLY) != read_only:
         connection.exec_driver_sql(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
         connection.info[_READ_ONLY] = read_only
-    # A writer that began deferred could not upgrade its snapshot once another had written.
+    # A deferred writer fails if another transaction writes after its first read.
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 def _json(value: Any) -> str:
-    """Serialise a JSON column; PostgreSQL would refuse the NaN that a figure may be."""
+    """Serialize a JSON column. PostgreSQL refuses NaN, which metrics may contain."""
     return json.dumps(plain(value), allow_nan=False)
 
 
@@ -106,7 +113,7 @@ def _postgresql(url: URL) -> Database:
         pool_timeout=_BUSY_TIMEOUT_SECONDS,
         pool_pre_ping=True,
         json_serializer=_json,
-        hide_parameters=True,  # As above.
+        hide_parameters=True,  # See SQLite.
         connect_args=options,
     )
     return Database(

@@ -1,4 +1,4 @@
-"""Erases what deleted rows leave behind, as far as the database can."""
+"""Erase the remains of deleted rows from the database files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from app.storage.engine import Database
 
-#: The tables that hold plain ids before a deletion completes.
+#: The tables with plain ids of users and items.
 PERSONAL_TABLES: Final = (
     "users",
     "items",
@@ -32,11 +32,11 @@ _PAUSE_SECONDS: Final = 0.05
 def erase_remains(
     database: Database, tables: Sequence[str] = PERSONAL_TABLES, *, wait_seconds: float = 10.0
 ) -> bool:
-    """Erase the remains of deleted rows; False when readers were in the way for all that time.
+    """Erase the remains of deleted rows. Return False if readers blocked it for `wait_seconds`.
 
-    SQLite zeroes deleted content itself (secure_delete); what is left is in the write-ahead log,
-    which is checkpointed and truncated. PostgreSQL vacuums the tables. Raises
-    DatabaseUnavailableError where the database does not answer.
+    SQLite overwrites deleted content by itself (secure_delete). The write-ahead log still has old
+    content and is checkpointed and truncated. PostgreSQL vacuums the tables. Raises
+    DatabaseUnavailableError.
     """
     try:
         if database.is_sqlite:
@@ -57,23 +57,23 @@ def _truncate_wal(engine: Engine, wait_seconds: float) -> bool:
 
 
 def _try_truncate(engine: Engine) -> bool:
-    """Checkpoint once, outside any transaction, through the driver's own connection."""
+    """Checkpoint once through the driver's connection, outside any transaction."""
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
         try:
-            # A busy reader answers at once here; the loop around it does the waiting.
+            # Return at once if a reader is active; the caller's loop waits.
             cursor.execute("PRAGMA busy_timeout=0")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             row = cursor.fetchone()
         except sqlite3.OperationalError:
-            # Some locks are told as an error rather than in the row; they pass as well.
+            # The driver reports some temporary locks as an error.
             return False
         finally:
             cursor.close()
         return row is not None and row[0] == 0
     finally:
-        # Not returned to the pool: the timeout set above is not for anybody else.
+        # Do not return the connection to the pool, because its timeout is changed.
         connection.invalidate()
         connection.close()
 
@@ -86,6 +86,6 @@ def _vacuum(engine: Engine, tables: Sequence[str]) -> bool:
         quote = connection.dialect.identifier_preparer.quote
         for table in tables:
             if table not in known:
-                raise ValueError(f"there is no table {table!r}")
+                raise ValueError(f"the table {table!r} does not exist")
             connection.exec_driver_sql(f"VACUUM {quote(table)}")
     return True

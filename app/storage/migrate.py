@@ -1,4 +1,4 @@
-"""Brings the database to the newest schema; several processes may try at once."""
+"""Upgrade the database to the newest schema. Several processes may call this at once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
 
 _MIGRATIONS: Final = Path(__file__).parents[2] / "migrations"
-#: Any number that nobody else uses for advisory locks in this database.
+#: An arbitrary number, used for no other advisory lock in this database.
 _ADVISORY_LOCK: Final = 0x1E74E
 
 
 def alembic_config() -> Config:
-    """Return Alembic's configuration, independent of the working directory."""
+    """Return the configuration of Alembic, independent of the working directory."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     return config
@@ -29,8 +29,8 @@ def alembic_config() -> Config:
 def migrate(database: Database) -> None:
     """Upgrade to the newest schema in one transaction.
 
-    Whoever comes second waits, for the advisory lock of PostgreSQL or the write lock of SQLite,
-    and then finds nothing left to do.
+    A second process waits for the advisory lock of PostgreSQL or the write lock of SQLite, and then
+    has nothing to upgrade. Raises DatabaseUnavailableError.
     """
     config = alembic_config()
     try:

@@ -1,4 +1,4 @@
-"""The tables. Instants are stored as seconds since the epoch (UTC), alike on both databases."""
+"""The tables. Times are stored as seconds since the epoch (UTC) on both databases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPEN = ", ".join(f"'{status}'" for status in sorted(OPEN_JOB_STATUSES))
 
 
 class Instant(TypeDecorator[datetime]):
-    """An aware UTC datetime, stored as a double of seconds since the epoch."""
+    """A timezone-aware UTC datetime, stored as a double of seconds since the epoch."""
 
     impl = Double
     cache_ok = True
@@ -42,14 +42,14 @@ class Instant(TypeDecorator[datetime]):
 
 
 _JSON = JSON(none_as_null=True)
-#: Ordered by code point on both databases, so that histories and streams have one order.
+#: Sorted by code point on both databases, so that histories and streams have the same order.
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
-    """The base of all tables."""
+    """The base class of all tables."""
 
-    #: Every constraint has a name, so that a later migration can refer to it on both databases.
+    #: Every constraint has a name, so that a later migration can refer to the constraint.
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_name)s",
@@ -67,7 +67,7 @@ class Base(DeclarativeBase):
 
 
 class UserRow(Base):
-    """Someone who rates."""
+    """A user."""
 
     __tablename__ = "users"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -75,7 +75,7 @@ class UserRow(Base):
 
 
 class ItemRow(Base):
-    """An item and its slot in the vocabulary."""
+    """An item of the catalog and its index in the vocabulary."""
 
     __tablename__ = "items"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -83,12 +83,12 @@ class ItemRow(Base):
     attributes: Mapped[dict[str, Any]]
     item_index: Mapped[int] = mapped_column("slot", Integer, key="item_index", unique=True)
     retired: Mapped[bool] = mapped_column(Boolean, default=False)
-    #: False while off the shelf: its ratings count, but nobody is recommended it.
+    #: False while the item is withdrawn: its ratings count, but it is not recommended.
     available: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
 
 
 class InteractionRow(Base):
-    """One rating; the latest one wins."""
+    """The latest rating of an item by a user."""
 
     __tablename__ = "interactions"
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True)
@@ -98,7 +98,7 @@ class InteractionRow(Base):
 
 
 class RequestRow(Base):
-    """A deletion request; user and items are emptied on completion."""
+    """A deletion request. Completion clears `user_id` and `item_ids`."""
 
     __tablename__ = "requests"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -116,16 +116,17 @@ class RequestRow(Base):
     outcome: Mapped[str | None] = mapped_column(String(16))
     release: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
     completed_at: Mapped[datetime | None]
-    #: `data_version` at completion: a job frozen before it may not publish after it.
+    #: `data_version` at completion. A job with an older data snapshot may not publish.
     completed_version: Mapped[int | None]
     certificate: Mapped[dict[str, Any] | None]
 
 
 class SuppressionRow(Base):
-    """A thing that no input may use: suppressed from the `202` on, a tombstone after completion.
+    """A suppressed user, interaction or item.
 
-    `subject_hash` is a keyed hash, so that the table names nobody. Several requests may suppress
-    one thing: cancelling one of them leaves the others'. Consent sets `lifted_at`.
+    The row is written with the deletion request and is a tombstone after completion.
+    `subject_hash` is a keyed hash, so the table has no plain ids. Several requests may suppress the
+    same subject; cancelling a request deletes its own rows only. Consent sets `lifted_at`.
     """
 
     __tablename__ = "suppressions"
@@ -137,7 +138,7 @@ class SuppressionRow(Base):
 
 
 class IdempotencyRow(Base):
-    """A key that was used: which request it made, and a keyed hash of the body, never the body."""
+    """A used idempotency key, the request recorded under it, and a keyed hash of the body."""
 
     __tablename__ = "idempotency_keys"
     key_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -147,7 +148,7 @@ class IdempotencyRow(Base):
 
 
 class OutboxRow(Base):
-    """A wake-up that is owed to the broker, written with the fact that asks for it."""
+    """A wake-up message for the broker, written in the transaction that requires the message."""
 
     __tablename__ = "outbox"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -158,11 +159,11 @@ class OutboxRow(Base):
 
 
 class JobRow(Base):
-    """A job; the claim is one conditional update that sets the lease and raises the epoch."""
+    """A job. A claim is one conditional update that sets the lease and raises the epoch."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    #: Which model the job works on; one for now, and one open job of any kind for each.
+    #: The model of the job, always "default". Each model has at most one open job.
     model: Mapped[str] = mapped_column(String(16), default="default")
     kind: Mapped[str] = mapped_column(String(16))
     status: Mapped[str] = mapped_column(String(16))
@@ -173,9 +174,9 @@ class JobRow(Base):
     epoch: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    #: Not claimable before this: a retry waits.
+    #: The earliest time of a claim; a retry waits.
     available_at: Mapped[datetime]
-    #: Both name releases without a foreign key: releases point here, and a cycle helps nobody.
+    #: No foreign keys: `releases` refers to `jobs`, and a cycle of keys would complicate inserts.
     parent_release: Mapped[str | None] = mapped_column(String(40))
     release: Mapped[str | None] = mapped_column(String(40))
     settings: Mapped[dict[str, Any]]
@@ -198,7 +199,7 @@ class JobRow(Base):
 
 
 class ReleaseRow(Base):
-    """A release; `id` is derived from the digest of its weights."""
+    """A release. `id` is derived from the SHA-256 of its weights."""
 
     __tablename__ = "releases"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -217,7 +218,7 @@ class ReleaseRow(Base):
 
 
 class AliasRow(Base):
-    """Which release is live; the flip is one compare-and-set on (release, generation)."""
+    """The live release and the rollout target. A flip compares `live` and `generation` and sets."""
 
     __tablename__ = "aliases"
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -242,7 +243,7 @@ class ReplicaRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker process that is up, so that the CLI knows whether to start one."""
+    """A running worker process. The CLI starts a worker if none is running."""
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -253,17 +254,17 @@ class WorkerRow(Base):
 
 
 class StateRow(Base):
-    """One row: the global `data_version`, raised by every change of what inputs may use."""
+    """A single row with the global `data_version`, raised by every change of usable data."""
 
     __tablename__ = "state"
     id: Mapped[int] = mapped_column(primary_key=True)
     data_version: Mapped[int] = mapped_column(default=0)
-    #: Tells whether the hash key is the one that the suppressions were written with.
+    #: Fingerprint of the hash key with which the suppressions were written.
     key_fingerprint: Mapped[str | None] = mapped_column(String(64))
 
 
 class DataChangeRow(Base):
-    """The change log that replicas follow. The user is emptied when a deletion completes."""
+    """The change log that replicas read. Completion of a deletion clears `user_id`."""
 
     __tablename__ = "data_changes"
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

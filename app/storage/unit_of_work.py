@@ -1,4 +1,7 @@
-"""One transaction: the only way to data. Entering begins, leaving commits, an error rolls back."""
+"""The unit of work: one database transaction with all repositories.
+
+All access to data goes through a unit of work.
+"""
 
 from __future__ import annotations
 
@@ -8,48 +11,37 @@ from sqlalchemy import exc
 
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
-from app.storage.repositories.infrastructure import (
-    SqlIdempotency,
-    SqlOutbox,
-    SqlReplicas,
-    SqlWorkers,
-)
-from app.storage.repositories.jobs import SqlJobs
-from app.storage.repositories.people import SqlPeople
-from app.storage.repositories.releases import SqlReleases
-from app.storage.repositories.requests import SqlRequests
-from app.storage.repositories.state import SqlState
-from app.storage.repositories.suppressions import SqlSuppressions
+from app.storage.repositories.idempotency import IdempotencyRepository
+from app.storage.repositories.jobs import JobRepository
+from app.storage.repositories.outbox import OutboxRepository
+from app.storage.repositories.people import PeopleRepository
+from app.storage.repositories.releases import ReleaseRepository
+from app.storage.repositories.replicas import ReplicaRepository
+from app.storage.repositories.requests import RequestRepository
+from app.storage.repositories.state import StateRepository
+from app.storage.repositories.suppressions import SuppressionRepository
+from app.storage.repositories.workers import WorkerRepository
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sqlalchemy import Connection, Engine
 
-    from app.services import ports
     from app.storage.engine import Database
 
 
-class SqlUnitOfWork:
-    """A unit of work over SQLAlchemy Core. It may be used once, by one thread."""
+class UnitOfWork:
+    """A transaction that commits at the end of its `with` block and rolls back on an exception.
 
-    requests: ports.RequestRepository
-    suppressions: ports.SuppressionRepository
-    people: ports.PeopleRepository
-    jobs: ports.JobRepository
-    releases: ports.ReleaseRepository
-    replicas: ports.ReplicaRepository
-    workers: ports.WorkerRepository
-    outbox: ports.OutboxRepository
-    idempotency: ports.IdempotencyRepository
-    state: ports.StateRepository
+    An instance can be entered once, by one thread.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
-        """Begin. Raises DatabaseUnavailableError where the database does not answer."""
+        """Begin the transaction. Raises DatabaseUnavailableError."""
         try:
             connection = self._engine.connect()
         except UNAVAILABLE as error:
@@ -72,7 +64,7 @@ class SqlUnitOfWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Commit, or roll back on an error; a lost connection is told as such."""
+        """Commit, or roll back on an error. Raises DatabaseUnavailableError."""
         connection, self._connection = self._connection, None
         if connection is None:
             raise RuntimeError("the unit of work was not entered")
@@ -89,31 +81,31 @@ class SqlUnitOfWork:
             raise DatabaseUnavailableError from error
 
     def _open_repositories(self, connection: Connection) -> None:
-        self.requests = SqlRequests(connection)
-        self.suppressions = SqlSuppressions(connection)
-        self.people = SqlPeople(connection)
-        self.jobs = SqlJobs(connection)
-        self.releases = SqlReleases(connection)
-        self.replicas = SqlReplicas(connection)
-        self.workers = SqlWorkers(connection)
-        self.outbox = SqlOutbox(connection)
-        self.idempotency = SqlIdempotency(connection)
-        self.state = SqlState(connection)
+        self.requests = RequestRepository(connection)
+        self.suppressions = SuppressionRepository(connection)
+        self.people = PeopleRepository(connection)
+        self.jobs = JobRepository(connection)
+        self.releases = ReleaseRepository(connection)
+        self.replicas = ReplicaRepository(connection)
+        self.workers = WorkerRepository(connection)
+        self.outbox = OutboxRepository(connection)
+        self.idempotency = IdempotencyRepository(connection)
+        self.state = StateRepository(connection)
 
 
 def _roll_back(connection: Connection) -> None:
-    """Roll back; where the connection is gone the database has done so itself."""
+    """Roll back. After a lost connection, the database rolls back by itself."""
     try:
         connection.rollback()
     except exc.DBAPIError:
         connection.invalidate()
 
 
-class SqlUnitOfWorkFactory:
-    """Makes units of work; `write=False` gives a consistent snapshot without locking writers."""
+class UnitOfWorkFactory:
+    """Creates units of work; with `write=False` they read one snapshot and block no writer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def __call__(self, *, write: bool = True) -> SqlUnitOfWork:
-        return SqlUnitOfWork(self._database.write if write else self._database.read)
+    def __call__(self, *, write: bool = True) -> UnitOfWork:
+        return UnitOfWork(self._database.write if write else self._database.read)

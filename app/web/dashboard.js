@@ -1,9 +1,9 @@
-// The dashboard: reads the public API and shows it. Everything shown is set as text, never as HTML.
+// The dashboard: shows data of the public API. All data is inserted as text, never as HTML.
 "use strict";
 
 const KEY = "lethe-api-key";
-const OPEN_JOB = new Set(["queued", "running", "auditing", "publishing", "rolling_out"]);
-const DONE_REQUEST = new Set(["completed", "cancelled"]);
+const OPEN_JOB_STATUSES = new Set(["queued", "running", "auditing", "publishing", "rolling_out"]);
+const ENDED_REQUEST_STATUSES = new Set(["completed", "cancelled"]);
 const TONES = {
   completed: "good", succeeded: "good", live: "good", valid: "good", passed: "good", exact: "good",
   cancelled: "", queued: "info", scheduled: "info", on_hold: "warn", inconclusive: "warn",
@@ -11,11 +11,11 @@ const TONES = {
   failed: "bad", dead: "bad",
 };
 const byId = (id) => document.getElementById(id);
-const opened = new Set();
-const shown = new Map();
+const openDisclosures = new Set();
+const shownStates = new Map();
 let timer = 0;
 
-// ---- Talking to the service ----------------------------------------------------------------
+// ---- Calls to the service -------------------------------------------------------------------
 
 class Problem extends Error {
   constructor(status, detail) {
@@ -33,28 +33,28 @@ async function call(method, path, body) {
   try {
     response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
   } catch {
-    throw new Problem(0, "The service cannot be reached. This page keeps trying.");
+    throw new Problem(0, "The service cannot be reached. This page tries again automatically.");
   }
   const answer = await response.json().catch(() => ({}));
   if (response.ok || (path === "/readyz" && answer.reasons)) return answer;
-  const invalid = (answer.errors || []).map((each) => `${each.location.join(".")}: ${each.detail}`);
+  const invalid = (answer.errors || []).map((error) => `${error.location.join(".")}: ${error.detail}`);
   throw new Problem(response.status, [answer.detail || response.statusText, ...invalid].join(" "));
 }
 
 // ---- Building elements ---------------------------------------------------------------------
 
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick") made.addEventListener("click", value);
-    else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+    if (name === "onclick") node.addEventListener("click", value);
+    else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
-  return made;
+  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return node;
 }
 
 const words = (value) => String(value).replaceAll("_", " ");
-// Ids begin with the time, so that their ends tell them apart.
+// Ids begin with the time, so only their ends differ.
 const short = (id) => (id.length > 16 ? `${id.slice(0, 4)}…${id.slice(-6)}` : id);
 const name = (id) => (id ? element("span", { class: "mono", title: id }, short(id)) : "–");
 const badge = (value) =>
@@ -90,11 +90,11 @@ function table(head, rows, numbers = []) {
       element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells("td", row))))));
 }
 
-// Replaces a section only when its data has changed, and puts the focus back where it was.
+// Replaces a section only when its data has changed, and restores the focus.
 function show(id, data, build) {
   const state = JSON.stringify(data);
-  if (shown.get(id) === state) return;
-  shown.set(id, state);
+  if (shownStates.get(id) === state) return;
+  shownStates.set(id, state);
   const section = byId(id);
   const focus = section.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
   section.replaceChildren(...[build(data)].flat());
@@ -102,10 +102,10 @@ function show(id, data, build) {
 }
 
 function disclosure(key, summary, ...content) {
-  const made = element("details", { open: opened.has(key) },
+  const details = element("details", { open: openDisclosures.has(key) },
     element("summary", { "data-focus": key }, summary), ...content);
-  made.addEventListener("toggle", () => (made.open ? opened.add(key) : opened.delete(key)));
-  return made;
+  details.addEventListener("toggle", () => (details.open ? openDisclosures.add(key) : openDisclosures.delete(key)));
+  return details;
 }
 
 // ---- Sections ------------------------------------------------------------------------------
@@ -118,16 +118,16 @@ function tile(title, value, more) {
 }
 
 function tiles({ releases, requests, jobs }) {
-  const live = releases.items.find((each) => each.id === releases.live);
-  const open = requests.items.filter((each) => !DONE_REQUEST.has(each.status));
-  const job = jobs.items.find((each) => OPEN_JOB.has(each.status));
-  const confirmed = releases.replicas.filter((each) => each.lease === "valid" && each.serving === releases.live);
+  const live = releases.items.find((release) => release.id === releases.live);
+  const open = requests.items.filter((request) => !ENDED_REQUEST_STATUSES.has(request.status));
+  const job = jobs.items.find((job) => OPEN_JOB_STATUSES.has(job.status));
+  const confirmed = releases.replicas.filter((replica) => replica.lease === "valid" && replica.serving === releases.live);
   return [
     tile("Live release", releases.live ? name(releases.live) : "none yet",
       live ? `${words(live.method)}${live.outcome ? `, audit ${words(live.outcome)}` : ""}` : "run lethe train"),
     tile("Replicas", `${releases.live ? confirmed.length : 0} of ${releases.replicas.length}`,
-      releases.target ? "preparing the next release" : "answer from it"),
-    tile("Open deletions", `${open.length}${requests.next_cursor ? "+" : ""}`, open.length ? "suppressed in every answer" : "nobody is waiting"),
+      releases.target ? "preparing the next release" : "serve the live release"),
+    tile("Open deletions", `${open.length}${requests.next_cursor ? "+" : ""}`, open.length ? "suppressed in every answer" : "no open requests"),
     tile("Job", job ? `${Math.round(job.progress * 100)} %` : "idle",
       job ? `${words(job.kind)}: ${words(job.stage)}` : "no job is open"),
   ];
@@ -140,23 +140,24 @@ function requestActions(request) {
       "aria-label": `${label} deletion ${request.id}`, onclick: run,
     }, label);
   const post = (verb) => () => act(() => call("POST", `/forget/${request.id}/${verb}`));
-  const all = [];
+  const actions = [];
   if (request.status === "scheduled") {
-    all.push(action("Cancel", "quiet", () => cancel(request)), action("Hold", "quiet", post("hold")));
+    actions.push(action("Cancel", "quiet", () => cancel(request)), action("Hold", "quiet", post("hold")));
   }
-  if (request.status === "on_hold" || request.status === "dead") all.push(action("Release", "quiet", post("release")));
-  if (request.status === "completed") all.push(action("Certificate", "quiet", () => act(() => download(request.id))));
-  return element("div", { class: "actions" }, ...all);
+  if (request.status === "on_hold" || request.status === "dead") actions.push(action("Release", "quiet", post("release")));
+  if (request.status === "completed") actions.push(action("Certificate", "quiet", () => act(() => download(request.id))));
+  return element("div", { class: "actions" }, ...actions);
 }
 
 function requestRows({ items }) {
-  if (!items.length) return empty("No deletion has been asked for.");
+  if (!items.length) return empty("No deletion requests yet.");
   return table(
-    ["Request", "Scope", "Status", "Progress", "Asked", "Due", "Audit", ""],
-    items.map((each) => [
-      name(each.id), words(each.scope), badge(each.status),
-      each.status === "cancelled" ? "–" : bar(each.progress, `Progress of ${each.id}`),
-      when(each.created_at), when(each.due_at), each.outcome ? badge(each.outcome) : "–", requestActions(each),
+    ["Request", "Scope", "Status", "Progress", "Created", "Due", "Audit", ""],
+    items.map((request) => [
+      name(request.id), words(request.scope), badge(request.status),
+      request.status === "cancelled" ? "–" : bar(request.progress, `Progress of ${request.id}`),
+      when(request.created_at), when(request.due_at), request.outcome ? badge(request.outcome) : "–",
+      requestActions(request),
     ]));
 }
 
@@ -164,19 +165,19 @@ function auditTables(audit) {
   const parts = [];
   const paired = [
     ["forget", "Forgotten rows"], ["holdout", "Holdout users"],
-    ["cohort", "Holdout users"], // as earlier versions stored the figures
+    ["cohort", "Holdout users"], // the key that earlier versions stored
     ["movement", "Forgotten less holdout"], ["test", "Test rows"],
   ].filter(([key]) => audit[key]);
   if (paired.length) {
     parts.push(table(["Change in loss (nats)", "Mean", "95 % interval", "Rows"],
       paired.map(([key, label]) => {
-        const one = audit[key];
-        return [label, signed(one.mean), one.interval.map(signed).join(" … "), String(one.rows)];
+        const change = audit[key];
+        return [label, signed(change.mean), change.interval.map(signed).join(" … "), String(change.rows)];
       }), [1, 2, 3]));
   }
   const measures = [["utility", "Test"], ["forget_utility", "Forgotten"]].flatMap(([key, label]) =>
-    audit[key] ? ["auc", "log_loss"].filter((each) => each in (audit[key].before || {})).map((each) =>
-      [`${label} ${each === "auc" ? "AUC" : "log loss"}`, decimal(audit[key].before[each]), decimal(audit[key].after[each])]) : []);
+    audit[key] ? ["auc", "log_loss"].filter((metric) => metric in (audit[key].before || {})).map((metric) =>
+      [`${label} ${metric === "auc" ? "AUC" : "log loss"}`, decimal(audit[key].before[metric]), decimal(audit[key].after[metric])]) : []);
   if (audit.membership) measures.push(["Membership AUC", decimal(audit.membership.before), decimal(audit.membership.after)]);
   if (measures.length) parts.push(table(["Measure", "Before", "After"], measures, [1, 2]));
   return element("div", { class: "figures" }, ...parts);
@@ -187,34 +188,34 @@ function jobCard(job) {
     badge(job.status), element("strong", {}, words(job.kind)),
     job.method === job.kind ? "" : element("span", {}, words(job.method)), name(job.id),
     element("span", { class: "when" }, when(job.created_at)));
-  const running = OPEN_JOB.has(job.status);
+  const running = OPEN_JOB_STATUSES.has(job.status);
   const parts = [head];
   if (running) parts.push(bar(job.progress, `Progress of job ${job.id}`), element("small", {}, `stage: ${words(job.stage)}`));
   if (job.error) parts.push(notice(job.error, "bad"));
-  const tries = (job.metrics.tries || []).filter((each) => each.audit && Object.keys(each.audit).length);
-  tries.forEach((each, index) => {
-    const reason = each.audit.reason ? `: ${each.audit.reason}` : "";
-    const summary = `Audit ${tries.length > 1 ? `${index + 1} (${words(each.attempt)}) ` : ""}${words(each.outcome || "")}${reason}`;
-    parts.push(disclosure(`${job.id}-${index}`, summary, auditTables(each.audit)));
+  const attempts = (job.metrics.tries || []).filter((attempt) => attempt.audit && Object.keys(attempt.audit).length);
+  attempts.forEach(({ attempt, audit, outcome }, index) => {
+    const reason = audit.reason ? `: ${audit.reason}` : "";
+    const summary = `Audit ${attempts.length > 1 ? `${index + 1} (${words(attempt)}) ` : ""}${words(outcome || "")}${reason}`;
+    parts.push(disclosure(`${job.id}-${index}`, summary, auditTables(audit)));
   });
   return element("article", { class: "job", "aria-label": `Job ${job.id}` }, ...parts);
 }
 
 function releaseRows({ items, live }) {
-  if (!items.length) return empty("Nothing has been trained yet. Import data, then run lethe train.");
-  return table(["Release", "Status", "Method", "Audit", "Since"], items.map((each) => [
-    name(each.id), badge(each.id === live ? "live" : each.status), words(each.method),
-    each.outcome ? badge(each.outcome) : "–", when(each.live_at || each.created_at),
+  if (!items.length) return empty("No release yet. Import data, then run lethe train.");
+  return table(["Release", "Status", "Method", "Audit", "Since"], items.map((release) => [
+    name(release.id), badge(release.id === live ? "live" : release.status), words(release.method),
+    release.outcome ? badge(release.outcome) : "–", when(release.live_at || release.created_at),
   ]));
 }
 
 function replicaRows({ replicas, live }) {
   if (!replicas.length) return empty("No replica is registered.");
-  return table(["Replica", "Host", "Serves", "Prepared", "Lease"], replicas.map((each) => [
-    name(each.id), each.host, name(each.serving), name(each.prepared),
-    element("span", {}, badge(each.lease),
-      each.problem ? element("div", { class: "notice bad" }, each.problem)
-        : each.serving && each.serving !== live ? element("small", {}, " behind") : ""),
+  return table(["Replica", "Host", "Serves", "Prepared", "Lease"], replicas.map((replica) => [
+    name(replica.id), replica.host, name(replica.serving), name(replica.prepared),
+    element("span", {}, badge(replica.lease),
+      replica.problem ? element("div", { class: "notice bad" }, replica.problem)
+        : replica.serving && replica.serving !== live ? element("small", {}, " behind") : ""),
   ]));
 }
 
@@ -237,17 +238,17 @@ function confirmed(title, text, yes) {
 async function act(run) {
   try {
     await run();
-    tell("");
+    showError("");
   } catch (problem) {
-    tell(problem.message);
+    showError(problem.message);
   }
   await refresh();
 }
 
 async function cancel(request) {
-  const sure = await confirmed("Cancel this deletion?",
-    "The data is used again in recommendations, as though nothing had been asked.", "Cancel the deletion");
-  if (sure) await act(() => call("DELETE", `/forget/${request.id}`));
+  const isConfirmed = await confirmed("Cancel this deletion?",
+    "The data will be used in recommendations again.", "Cancel the deletion");
+  if (isConfirmed) await act(() => call("DELETE", `/forget/${request.id}`));
 }
 
 async function download(id) {
@@ -270,7 +271,7 @@ async function recommend(event) {
       element("span", { class: "score" }, `${(item.score * 100).toFixed(1)}\u00a0%`)));
     output.replaceChildren(
       element("ol", { class: "items" }, ...items),
-      items.length ? element("small", {}, "from release ", name(answer.release)) : empty("Nothing is left to recommend."));
+      items.length ? element("small", {}, "from release ", name(answer.release)) : empty("No items to recommend."));
   } catch (problem) {
     output.replaceChildren(notice(problem.message, problem.status === 410 ? "good" : "bad"));
   }
@@ -280,12 +281,12 @@ async function forget(event) {
   event.preventDefault();
   const form = event.target;
   const user = form.elements.user.value;
-  const items = form.elements.items.value.split(",").map((each) => each.trim()).filter(Boolean);
-  const what = items.length ? `${items.length} item(s) of user ${user}` : `user ${user}`;
-  const sure = await confirmed(`Forget ${what}?`,
-    "It takes effect in every answer at once. It can be cancelled only while the request is scheduled; then the data is deleted for good.",
+  const items = form.elements.items.value.split(",").map((id) => id.trim()).filter(Boolean);
+  const subject = items.length ? `${items.length} item(s) of user ${user}` : `user ${user}`;
+  const isConfirmed = await confirmed(`Forget ${subject}?`,
+    "Recommendations stop using the data at once. You can cancel the request while it is scheduled; after that, the data is deleted permanently.",
     "Forget");
-  if (!sure) return;
+  if (!isConfirmed) return;
   const output = byId("forget-result");
   try {
     const request = await call("POST", "/forget", items.length ? { user_id: user, item_ids: items } : { user_id: user });
@@ -308,9 +309,9 @@ async function enterKey() {
   input.value = "";
 }
 
-// ---- Staying up to date --------------------------------------------------------------------
+// ---- Refresh ------------------------------------------------------------------------------
 
-function tell(message) {
+function showError(message) {
   byId("notice").textContent = message;
   byId("notice").hidden = !message;
 }
@@ -330,14 +331,14 @@ async function load() {
     (health.reasons || []).join("; "));
   const [jobs, requests, releases] = await Promise.all(
     ["/jobs?limit=20", "/forget?limit=50", "/releases?limit=20"].map((path) => call("GET", path)));
-  // The instant at which a lease ends changes with every look, and is not shown.
-  releases.replicas.forEach((each) => delete each.lease_expires_at);
+  // The expiry changes with every call and is not shown; with it, every refresh would redraw.
+  releases.replicas.forEach((replica) => delete replica.lease_expires_at);
   show("tiles", { releases, requests, jobs }, tiles);
   show("requests", requests, requestRows);
   show("jobs", jobs, ({ items }) => (items.length ? items.map(jobCard) : empty("No job has run yet.")));
   show("releases", releases, releaseRows);
   show("replicas", releases, replicaRows);
-  return jobs.items.some((each) => OPEN_JOB.has(each.status));
+  return jobs.items.some((job) => OPEN_JOB_STATUSES.has(job.status));
 }
 
 async function refresh() {
@@ -345,12 +346,12 @@ async function refresh() {
   let busy = false;
   try {
     busy = await load();
-    if (failing) tell("");
+    if (failing) showError("");
     failing = false;
   } catch (problem) {
     failing = true;
     if (problem.status === 0) service("unreachable", "bad");
-    tell(problem.status === 401 ? "An API key is needed: press “API key” and enter it." : problem.message);
+    showError(problem.status === 401 ? "An API key is needed: press “API key” and enter your key." : problem.message);
   }
   clearTimeout(timer);
   timer = setTimeout(() => (document.hidden ? undefined : refresh()), busy ? 1000 : 3000);

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from app.domain.recommendations import RecommendationQuery
-from app.services.recommendation_inputs import OpenItems, read_inputs
-from app.serving.recommend.ranking import Asked
+from app.services.recommendation_inputs import SuppressedItemsCache, read_inputs
+from app.serving.recommend.ranking import PreparedQuery
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.storage.artifacts import ArtifactStore
 from benchmarks.scoring import POLICY, measured, requests
@@ -39,7 +39,7 @@ _TOP: Final = 40
 def parts(made: Gateway, users: Sequence[str]) -> dict[str, float]:
     """Return the median milliseconds of each part of an answer, and of whole answers."""
     spent: dict[str, list[float]] = {}
-    size, open_items = made.settings.candidates, OpenItems()
+    size, open_items = made.settings.candidates, SuppressedItemsCache()
 
     def timed(name: str, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
         began = time.perf_counter()
@@ -51,11 +51,11 @@ def parts(made: Gateway, users: Sequence[str]) -> dict[str, float]:
         query = RecommendationQuery(person=user)
         with made.uow(write=False) as uow:
             inputs = timed("read", read_inputs, uow, made.pseudonyms, user, open_items)
-            proposal = timed("first stage", made.candidates.propose, uow, inputs, query, 0, size)
-        request = Asked(query=query, inputs=inputs, proposal=proposal, start=0).request()
-        with made.replica.live.capture() as serving_model:
-            timed("model", serving_model.scorer.score, replace(request, keep=False))
-            timed("model, history kept", serving_model.scorer.score, request)
+            proposal = timed("first stage", made.first_stage.propose, uow, inputs, query, 0, size)
+        request = PreparedQuery(query=query, inputs=inputs, proposal=proposal, start=0).request()
+        with made.replica.live.capture() as loaded_model:
+            timed("model", loaded_model.scorer.score, replace(request, keep=False))
+            timed("model, history kept", loaded_model.scorer.score, request)
         timed("whole", made.recommender.answer, query)
     return {name: median(each) for name, each in spent.items()}
 

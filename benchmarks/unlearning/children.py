@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
-from models.backbones.packaged import keep_in, kept_in
+from models.backbones.packaged import cache_directory, set_cache_directory
 from models.training.step import DivergedError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def make_apart(unit: Unit, setting: Setting, look: Callable[[float], None]) -> N
     _start_server()
     mine, its = context.Pipe(duplex=False)
     process = context.Process(
-        target=_work, args=(unit, setting.bare(), kept_in(), its), name=unit.title()
+        target=_work, args=(unit, setting.bare(), cache_directory(), its), name=unit.title()
     )
     try:
         with _undisturbed():
@@ -110,7 +110,7 @@ def _why_it_ended(status: int | None) -> str:
 
 def _work(unit: Unit, setting: Setting, backbones: Path, told: Connection) -> None:
     """Make the unit: what the process does."""
-    keep_in(backbones)
+    set_cache_directory(backbones)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     os.dup2(_STDERR, _STDOUT)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.protocols import Case
     from models.audit.calibration import ExpectedLossIncrease
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
     from models.recommender.base import Recommender
@@ -110,7 +110,7 @@ def never_trained(case: Case) -> Samples:
 def audited(
     case: Case,
     method: UnlearningMethod,
-    step: Prepared,
+    step: ForgetSplit,
     old: Recommender,
     new: Recommender,
     expected: Mapping[str, ExpectedLossIncrease],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class MissingPlotsError(RuntimeError):
-    """Plots need matplotlib: .venv/bin/pip install -c constraints.txt -e '.[benchmark]'."""
+    """Plots need matplotlib. Run: make setup."""
 
 
 #: Okabe and Ito's colours, told apart by the colour-blind; markers repeat the distinction.

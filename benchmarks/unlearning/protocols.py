@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from benchmarks.unlearning.errors import BenchmarkInputError
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import MINIMUM_SPLIT, TimeSplit
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
 
@@ -59,23 +59,23 @@ class Case:
     batches: tuple[ForgetIndices, ...]
 
     @cached_property
-    def whole(self) -> Prepared:
+    def whole(self) -> ForgetSplit:
         """The data as the first release sees it."""
-        return prepare(self.data, ForgetIndices(), frozenset(), self.bounds)
+        return split_for_forgetting(self.data, ForgetIndices(), frozenset(), self.bounds)
 
     @cached_property
-    def batch(self) -> Prepared:
+    def batch(self) -> ForgetSplit:
         """The data less everything that is forgotten: what every method is measured on."""
-        return prepare(self.data, _together(self.batches), frozenset(), self.bounds)
+        return split_for_forgetting(self.data, _together(self.batches), frozenset(), self.bounds)
 
-    def steps(self) -> Iterator[Prepared]:
+    def steps(self) -> Iterator[ForgetSplit]:
         """Yield what each job of a chain sees: rows of earlier batches are deleted by then."""
         if len(self.batches) == 1:
             yield self.batch
             return
         left = self.data
         for batch in self.batches:
-            step = prepare(left, batch, frozenset(), self.bounds)
+            step = split_for_forgetting(left, batch, frozenset(), self.bounds)
             yield step
             left = step.retained
 
@@ -144,7 +144,7 @@ def apply(data: Interactions, protocol: str, forget_seed: int) -> Case:
         known = ", ".join(sorted(PROTOCOLS))
         raise ProtocolError(f"There is no protocol {protocol!r}. Known: {known}.")
     bounds = TimeSplit.by_shares(build_samples(data), train=0.6, valid=0.2)
-    train = prepare(data, ForgetIndices(), frozenset(), bounds).parts.train
+    train = split_for_forgetting(data, ForgetIndices(), frozenset(), bounds).parts.train
     batches = PROTOCOLS[protocol](train, np.random.default_rng(forget_seed))
     case = Case(data=data, bounds=bounds, batches=batches)
     _check(case, protocol)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from benchmarks.unlearning.protocols import Case
     from benchmarks.unlearning.setting import Setting
     from models.audit.calibration import ExpectedLossIncrease
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
     from models.runtime.progress import Progress
     from models.unlearning.base import Unlearned, UnlearningMethod
@@ -55,7 +55,7 @@ class _Chain:
 
     released: Recommender
     before: Recommender
-    last: Prepared
+    last: ForgetSplit
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
@@ -127,7 +127,7 @@ def _keep(
     write_json(place, finite(run))
 
 
-def _steps(case: Case, method: UnlearningMethod) -> Iterator[Prepared]:
+def _steps(case: Case, method: UnlearningMethod) -> Iterator[ForgetSplit]:
     """Yield the batches; what Retrain leaves after the last depends on no earlier one."""
     if method.name == RETRAIN and len(case.batches) > 1:
         *_, last = case.steps()
@@ -174,7 +174,7 @@ def _unlearn_all(
     return chain
 
 
-def release(parent: Recommender, unlearned: Unlearned, batch: Prepared) -> Recommender:
+def release(parent: Recommender, unlearned: Unlearned, batch: ForgetSplit) -> Recommender:
     """Fold as a job does, and give the rows of items that nobody rates any more a fresh start."""
     released = unlearned.recommender
     if unlearned.adapter is not None:

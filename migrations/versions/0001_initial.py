@@ -1,7 +1,7 @@
 """The first schema.
 
-Revision: 0001, revises nothing. The types are spelled out here rather than taken from the tables,
-so that this revision stays what it is when the tables change.
+Revision 0001, the first. The types are written out here and not imported from the tables, so that
+later changes of the tables do not change this revision.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Items may be off the shelf: held, rated, and never recommended.
+"""Add the column items.available, false for withdrawn items.
 
-Revision: 0002, revises 0001.
+Revision 0002, revises 0001.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The default fills the rows that are there: whatever was held until now was recommended.
+    # All existing items were recommended, so the default fills their rows with true.
     op.add_column(
         "items", sa.Column("available", sa.Boolean(), nullable=False, server_default=sa.true())
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.data.forget_split import KINDS, ForgetIndices, prepare
+from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.training.trainer import row_losses
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
     from models.recommender.base import Recommender
@@ -52,10 +52,10 @@ class ExpectedLossIncrease:
 def calibrate(
     data: Interactions,
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     holdout_users: frozenset[int],
     config: CalibrationConfig,
-    train: Callable[[Prepared], Recommender],
+    train: Callable[[ForgetSplit], Recommender],
 ) -> dict[str, ExpectedLossIncrease]:
     """Train a shadow without some users, items and pairs; return the loss increase per kind of row.
 
@@ -69,15 +69,18 @@ def calibrate(
 
 
 def shadow_rows(
-    data: Interactions, prepared: Prepared, holdout_users: frozenset[int], config: CalibrationConfig
-) -> Prepared:
+    data: Interactions,
+    prepared: ForgetSplit,
+    holdout_users: frozenset[int],
+    config: CalibrationConfig,
+) -> ForgetSplit:
     """Return the shadow's data: the retained rows without some users, items and pairs."""
     left_out = _choose_left_out(prepared.retained, holdout_users, config)
-    return prepare(data, left_out, holdout_users, prepared.bounds)
+    return split_for_forgetting(data, left_out, holdout_users, prepared.bounds)
 
 
 def expected_loss_increases(
-    recommender: Recommender, shadow: Recommender, shadow_data: Prepared, data: Interactions
+    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, data: Interactions
 ) -> dict[str, ExpectedLossIncrease]:
     """Return the shadow's loss less the recommender's on the rows the shadow never saw, by kind.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.audit.calibration import ExpectedLossIncrease
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.samples import Samples
     from models.recommender.base import Recommender
 
@@ -75,7 +75,7 @@ class _Comparison:
 
 
 def _compare(
-    old: Recommender, new: Recommender, samples: Samples, prepared: Prepared
+    old: Recommender, new: Recommender, samples: Samples, prepared: ForgetSplit
 ) -> _Comparison:
     def row_margins(recommender: Recommender) -> NDArray[np.float64]:
         # Every model has its own tokens: a retrained model's vocabulary is the current catalog.
@@ -86,7 +86,7 @@ def _compare(
     return _Comparison(labels=labels, old=row_margins(old), new=row_margins(new))
 
 
-def expectation(prepared: Prepared, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
+def expectation(prepared: ForgetSplit, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
     """Return the expected loss increase of a batch: the mean over its kinds of forget rows."""
     shares = [(kind, float((prepared.forget_kind == i).mean())) for i, kind in enumerate(KINDS)]
     weighted = [(share, expected[kind]) for kind, share in shares if kind in expected]
@@ -101,7 +101,7 @@ def expectation(prepared: Prepared, expected: Mapping[str, ExpectedLossIncrease]
 def audit(
     old: Recommender,
     new: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     expected: Mapping[str, ExpectedLossIncrease],
     config: GateConfig | None = None,
 ) -> AuditReport:
@@ -145,7 +145,7 @@ def audit(
     return AuditReport(outcome=decision.outcome, figures=figures)
 
 
-def audit_exact(old: Recommender, new: Recommender, prepared: Prepared) -> AuditReport:
+def audit_exact(old: Recommender, new: Recommender, prepared: ForgetSplit) -> AuditReport:
     """Report on an exact retraining, which no gate compares with the old release."""
     test = _compare(old, new, prepared.parts.test, prepared)
     figures = {"reason": "retrained from scratch without the data", "utility": test.utility}

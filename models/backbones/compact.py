@@ -1,4 +1,4 @@
-"""Makes the language models that a recommender stands on. Knows transformers; nothing of users."""
+"""Define the backbone interface and build the compact backbones with their initial weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class UnknownBackboneError(ValueError):
-    """There is no such backbone."""
+    """The backbone is not known."""
 
 
 class BackboneConfig(Protocol):
-    """What every kind of backbone says of itself; `seed` is that of its initial weights."""
+    """Settings of a backbone, as the manifest of a release stores them."""
 
     @property
     def seed(self) -> int:
@@ -28,10 +28,10 @@ class BackboneConfig(Protocol):
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """Return the shape of the adapter that all is learned in; None where all weights learn."""
+        """Return the shape of the adapter that is trained; None where all weights are trained."""
 
     def seeded(self, seed: int) -> Self:
-        """Return the same backbone with other initial weights."""
+        """Return the same settings with another seed."""
 
     def manifest(self) -> dict[str, Any]:
         """Return the settings as JSON values, `kind` among them."""
@@ -39,7 +39,7 @@ class BackboneConfig(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactConfig:
-    """A small Llama-type causal LM whose vocabulary is the catalogue."""
+    """A small Llama-type causal language model with one token per catalog item."""
 
     adapter: ClassVar[None] = None
 
@@ -51,7 +51,7 @@ class CompactConfig:
     seed: int = 0
 
     def seeded(self, seed: int) -> Self:
-        """Return the same backbone with other initial weights."""
+        """Return the same settings with another seed."""
         return replace(self, seed=seed)
 
     def manifest(self) -> dict[str, Any]:
@@ -63,13 +63,14 @@ class CompactConfig:
 class CompactT5Config:
     """A small T5-type encoder-decoder on the compact prompt and vocabulary.
 
-    T5's own deviation of embeddings (1) drowns what its layers add to rows of a few dozen numbers.
+    `init_std` replaces T5's default standard deviation of embeddings (1), against which the output
+    of the layers would be negligible at this hidden size.
     """
 
     adapter: ClassVar[None] = None
 
     hidden_size: int = 64
-    #: Of the encoder and of the decoder, which reads one token only.
+    #: Layers of the encoder; the decoder reads a single token and needs fewer.
     layers: int = 2
     decoder_layers: int = 1
     heads: int = 4
@@ -78,7 +79,7 @@ class CompactT5Config:
     seed: int = 0
 
     def seeded(self, seed: int) -> Self:
-        """Return the same backbone with other initial weights."""
+        """Return the same settings with another seed."""
         return replace(self, seed=seed)
 
     def manifest(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class CompactT5Config:
 
 
 def build_compact(vocabulary: Vocabulary, config: CompactConfig) -> LlamaForCausalLM:
-    """Build the backbone with its initial weights, which follow from the config's seed alone."""
+    """Build the model; its initial weights depend on the config's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return LlamaForCausalLM(
@@ -109,10 +110,10 @@ def build_compact(vocabulary: Vocabulary, config: CompactConfig) -> LlamaForCaus
 
 
 def build_compact_t5(vocabulary: Vocabulary, config: CompactT5Config) -> T5ForConditionalGeneration:
-    """Build the backbone with its initial weights, which follow from the config's seed alone.
+    """Build the model; its initial weights depend on the config's seed alone.
 
-    The decoder starts from PAD, which no prompt contains: its row, like those of the answers, is
-    the decoder's alone, although encoder, decoder and head share one embedding.
+    Encoder, decoder and head share one embedding. The decoder starts from PAD, which no prompt
+    contains, so that only the decoder uses the rows of PAD and of the answers.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -131,7 +132,7 @@ def build_compact_t5(vocabulary: Vocabulary, config: CompactT5Config) -> T5ForCo
                 pad_token_id=PAD,
                 decoder_start_token_id=PAD,
                 eos_token_id=None,
-                # In a T5Config this says that outputs are not scaled; weights are tied anyway.
+                # For T5 this only switches off the scaling of outputs; the weights stay tied.
                 tie_word_embeddings=False,
             )
         )

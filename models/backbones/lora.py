@@ -1,7 +1,4 @@
-"""A LoRA adapter's shape, where it sits in any architecture, and how it is put on a model.
-
-Knows PEFT; nothing of recommenders.
-"""
+"""Describe a LoRA adapter, find its target modules in any architecture, and add it to a model."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-#: Ends of module names per role: Llama, Qwen, SmolLM, Mistral, Gemma and Phi; T5; OPT and BART;
-#: GPT-2, GPT-J, GPT-NeoX, BLOOM and Falcon. Where one projection makes query, key and value at
-#: once, it is the place of each of these roles, as PEFT itself has it.
-_ENDS: Final[Mapping[str, tuple[str, ...]]] = {
+#: Suffixes of module names per role: Llama, Qwen, SmolLM, Mistral, Gemma and Phi; T5; OPT and BART;
+#: GPT-2, GPT-J, GPT-NeoX, BLOOM and Falcon. As in PEFT, a fused projection of query, key and value
+#: belongs to all three roles.
+_MODULE_SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
     "query": ("q_proj", "q", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
     "key": ("k_proj", "k", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
     "value": ("v_proj", "v", "c_attn", "query_key_value", "qkv_proj", "Wqkv"),
@@ -34,23 +31,24 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
         *("dense_h_to_4h", "dense_4h_to_h"),
     ),
 }
-#: The last is the model's input embedding, whatever its name.
-ROLES: Final = (*_ENDS, "embedding")
+#: `embedding` is the model's input embedding, whatever its module name.
+ROLES: Final = (*_MODULE_SUFFIXES, "embedding")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """The shape of an adapter: rank, scale (alpha / rank) and the roles of where it sits."""
+    """The shape of an adapter: rank, scale (alpha / rank), dropout and the roles of its targets."""
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    #: Query and value alone (the paper's choice) moved a quarter as far: see docs/methods.md.
+    #: With query and value alone (the paper's choice) the adapter had a quarter of the effect:
+    #: docs/methods.md.
     targets: tuple[str, ...] = ROLES
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Rebuild a shape from JSON values; raises TypeError or KeyError for others."""
+        """Rebuild a shape from `manifest()`; raises TypeError or KeyError for other values."""
         return cls(**{**manifest, "targets": tuple(manifest["targets"])})
 
     def manifest(self) -> dict[str, Any]:
@@ -59,37 +57,38 @@ class AdapterConfig:
 
 
 class AdapterTargetError(ValueError):
-    """An adapter names a role that does not exist, or that this architecture has no layer for."""
+    """A target role is unknown, or the architecture has no module with this role."""
 
 
-def resolve(model: nn.Module, roles: Sequence[str]) -> list[str]:
-    """Return the full names of the modules that have one of these roles.
-
-    Raises AdapterTargetError.
-    """
+def find_target_modules(model: nn.Module, roles: Sequence[str]) -> list[str]:
+    """Return the sorted full names of the modules with these roles; raises AdapterTargetError."""
     names = [name for name, _ in model.named_modules()]
-    found: set[str] = set()
+    targets: set[str] = set()
     for role in roles:
         if role not in ROLES:
-            raise AdapterTargetError(f"no role {role!r}; there are: {', '.join(ROLES)}")
-        here = _embeddings(model) if role == "embedding" else _ending(names, _ENDS[role])
-        if not here:
+            raise AdapterTargetError(f"unknown role {role!r}. Known: {', '.join(ROLES)}.")
+        modules = (
+            _input_embeddings(model)
+            if role == "embedding"
+            else {name for name in names if _has_suffix(name, _MODULE_SUFFIXES[role])}
+        )
+        if not modules:
             raise AdapterTargetError(
-                f"{type(model).__name__} has no layer known as {role!r}: leave the role out"
+                f"{type(model).__name__} has no module for the role {role!r}: remove the role"
             )
-        found |= here
-    return sorted(found)
+        targets |= modules
+    return sorted(targets)
 
 
-def wrapped(model: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
-    """Put a fresh adapter, the only part that trains, on a model; raises AdapterTargetError.
+def add_adapter(model: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
+    """Add a new adapter to a model and freeze all other weights; raises AdapterTargetError.
 
-    The model's own layers are exchanged for wrapped ones, in place; its weights are frozen.
+    PEFT replaces the target modules of `model` by wrapped ones, in place.
     """
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Tied embeddings are merged once and the tie holds: no input is a Yes or No token (nor what
-        # a decoder starts from), so the head's two rows never move. transformers warns of a
-        # property that PEFT itself reads.
+        # PEFT warns that merging into tied embeddings changes the head as well, and transformers
+        # warns of a property that PEFT reads. Neither applies: inputs contain no Yes or No token
+        # (and no start token of a decoder), so that the head's answer rows do not change.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         return get_peft_model(
@@ -98,15 +97,15 @@ def wrapped(model: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
                 r=config.rank,
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
-                target_modules=resolve(model, config.targets),
+                target_modules=find_target_modules(model, config.targets),
             ),
         )
 
 
-def _ending(names: Sequence[str], ends: tuple[str, ...]) -> set[str]:
-    return {name for name in names if any(f".{name}".endswith(f".{end}") for end in ends)}
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return any(f".{name}".endswith(f".{suffix}") for suffix in suffixes)
 
 
-def _embeddings(model: nn.Module) -> set[str]:
+def _input_embeddings(model: nn.Module) -> set[str]:
     embedding = model.get_input_embeddings()  # type: ignore[operator] # transformers is untyped
     return {name for name, module in model.named_modules() if module is embedding}

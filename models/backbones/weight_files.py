@@ -1,4 +1,4 @@
-"""What the weights of a language model are, as one digest. Knows files; no model and no torch."""
+"""Compute digests of weight files, without torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def weights_sha256(directory: Path) -> str:
-    """Return the SHA-256 of all tensors in *.safetensors: of names, types, shapes and values.
+    """Return the SHA-256 of the names, types, shapes and values of all tensors in *.safetensors.
 
-    How they are spread over files, and what else the files say, does not count: a conversion by
-    another version of a library is the same model. Raises OSError and SafetensorError.
+    The distribution over files and their metadata do not count, so that conversions by different
+    library versions have the same digest. Raises OSError and SafetensorError.
     """
     tensors: dict[str, str] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        tensors |= _remembered(_tensor_digests, path)
+        tensors |= _cached(_tensor_digests, path)
     digest = hashlib.sha256()
     for name, content in sorted(tensors.items()):
         digest.update(f"{name} {content}\n".encode())
@@ -31,20 +31,20 @@ def weights_sha256(directory: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file that nobody changes in place."""
-    found: str = _remembered(_file_digest, path)
-    return found
+    """Return the SHA-256 of a file; cached until its inode, size or modification time changes."""
+    digest: str = _cached(_file_digest, path)
+    return digest
 
 
-def _remembered(of: Callable[[Path], Any], path: Path) -> Any:
-    """Read a file once per process: training builds the same backbone several times."""
-    found = path.stat()
-    return _read(of, path, (found.st_ino, found.st_size, found.st_mtime_ns))
+def _cached(digest: Callable[[Path], Any], path: Path) -> Any:
+    """Read an unchanged file once per process: training builds the same backbone several times."""
+    stat = path.stat()
+    return _read(digest, path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 @lru_cache(maxsize=256)
-def _read(of: Callable[[Path], Any], path: Path, _state: tuple[int, int, int]) -> Any:
-    return of(path)
+def _read(digest: Callable[[Path], Any], path: Path, _state: tuple[int, int, int]) -> Any:
+    return digest(path)
 
 
 def _file_digest(path: Path) -> str:
@@ -53,8 +53,8 @@ def _file_digest(path: Path) -> str:
 
 
 def _tensor_digests(path: Path) -> dict[str, str]:
-    # Read as bytes, for a gateway without torch has to know a conversion again.
-    with safe_open(path, framework="numpy"):  # Checks that the file is what its header says.
+    # Tensors are read as bytes, because a gateway without torch verifies conversions as well.
+    with safe_open(path, framework="numpy"):  # Checks that file and header agree.
         pass
     with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
         start = 8 + int.from_bytes(content[:8], "little")

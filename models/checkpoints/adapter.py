@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-from models.backbones.lora import AdapterConfig, wrapped
+from models.backbones.lora import AdapterConfig, add_adapter
 from models.checkpoints.checkpoint import read_weights, write
 from models.checkpoints.manifest import CheckpointError, Manifest, read_manifest
 from models.recommender.token_rows import TokenRows
-from models.recommender.trainable import copied, own_parameters, own_state
+from models.recommender.trainable import copy_recommender, own_state, set_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,14 +38,14 @@ def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recomm
     leave the role `embedding` out: they contain the answers' own words, whose rows are the head's
     as well where the two are tied, and merging would move the head. Raises AdapterTargetError.
     """
-    student = copied(recommender)
+    student = copy_recommender(recommender)
     if recommender.config.adapter is not None:
-        own_parameters(student, train=True)
+        set_trainable(student, train=True)
         return student
     roles = config.targets
     if not recommender.prompt.item_tokens:
         roles = tuple(role for role in roles if role != "embedding")
-    return student.with_model(wrapped(student.model, replace(config, targets=roles), seed))
+    return student.with_model(add_adapter(student.model, replace(config, targets=roles), seed))
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def merge(parent: Recommender, parent_digest: str, directory: Path) -> Recommend
 
 def with_rows(recommender: Recommender, rows: TokenRows) -> Recommender:
     """Return a copy of the recommender with these rows."""
-    found = copied(recommender)
+    found = copy_recommender(recommender)
     rows.put(found)
     return found
 

@@ -1,1 +1,1 @@
-"""Interactions as arrays, the samples and splits made of them, and metrics of predictions."""
+"""Interaction tables, training samples, splits and metrics of predictions."""

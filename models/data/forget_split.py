@@ -1,8 +1,8 @@
-"""Splits what is held into what to forget and what to keep. Knows indices; nothing of tokens.
+"""Split a data set into samples to forget and retained samples.
 
-The forget rows are all training samples that have a forgotten interaction as candidate *or in
-their history*; retained samples are built from the retained interactions alone, so their histories
-no longer contain what was forgotten.
+The forget rows are the training samples with a forgotten interaction as candidate *or in their
+history*. Retained samples are built from the retained interactions only, so no history contains a
+forgotten interaction.
 """
 
 from __future__ import annotations
@@ -13,41 +13,45 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from models.data.samples import Samples, build_samples
-from models.data.splits import Parts, RowLimits, TimeSplit, split
+from models.data.splits import Parts, RowLimits, TimeSplit, split_by_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.data.interactions import Interactions
 
-#: Kinds of forget rows, by what they are forgotten for; a row that is several counts as the first.
+#: Reasons to forget a sample. A sample with several reasons counts under the first.
 KINDS: Final = ("user", "item", "pair")
 NO_LIMITS: Final = RowLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetIndices:
-    """What to forget, as indices into an Interactions table."""
+    """The users, items and (user, item) pairs to forget, as indices into Interactions."""
 
     users: frozenset[int] = frozenset()
     items: frozenset[int] = frozenset()
     pairs: frozenset[tuple[int, int]] = frozenset()
 
     def rows(self, data: Interactions) -> NDArray[np.bool_]:
-        """Return [N] bool: the interactions that go."""
-        gone = np.isin(data.user, np.fromiter(self.users, np.int32))
-        gone |= np.isin(data.item, np.fromiter(self.items, np.int32))
+        """Return [N] bool: whether an interaction is forgotten."""
+        forgotten = np.isin(data.user, np.fromiter(self.users, np.int32))
+        forgotten |= np.isin(data.item, np.fromiter(self.items, np.int32))
         for user, item in self.pairs:
-            gone |= (data.user == user) & (data.item == item)
-        return gone
+            forgotten |= (data.user == user) & (data.item == item)
+        return forgotten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prepared:
-    """`parts` hold retained rows only; `forget` [F] are the training rows that know what goes.
+class ForgetSplit:
+    """The retained data and the samples to forget.
 
-    `forget_kind` [F] int64 indexes KINDS. `retained` is the table without what is forgotten.
-    `forget_valid` counts the validation rows that know what goes.
+    - `retained`: the interactions that are not forgotten.
+    - `parts`: samples built from `retained`, split by time.
+    - `forget` [F]: training samples with a forgotten candidate or history.
+    - `forget_kind` [F] int64: index into KINDS.
+    - `forget_valid`: number of validation samples with a forgotten candidate or history.
+    - `bounds`: the time split of `parts` and `forget`.
     """
 
     retained: Interactions
@@ -58,37 +62,38 @@ class Prepared:
     bounds: TimeSplit
 
     def unused_item_indices(self) -> NDArray[np.int64]:
-        """Return the slots of items that no retained training sample contains."""
+        """Return the indices of items that occur in no retained training sample, ascending."""
         used = np.zeros(len(self.retained.items), dtype=bool)
         used[self.parts.train.candidate] = True
         used[self.parts.train.history[self.parts.train.history >= 0]] = True
         return np.flatnonzero(~used)
 
 
-def prepare(
+def split_for_forgetting(
     data: Interactions,
     forget: ForgetIndices,
-    holdout: frozenset[int],
+    holdout_users: frozenset[int],
     bounds: TimeSplit | None = None,
     limits: RowLimits = NO_LIMITS,
-) -> Prepared:
-    """Separate retained from forgotten; without `bounds` the product's 90/5/5 split is made.
+) -> ForgetSplit:
+    """Separate the samples to forget from the retained samples.
 
-    Only then `limits` count: bounds say themselves how many rows they leave.
+    Without `bounds`, the retained samples are split 90/5/5 by time, reduced to about `limits` rows;
+    given bounds already contain their reduction, so `limits` is ignored.
 
-    Raises TooSmallToSplitError where too little is retained to choose and audit on.
+    Raises TooSmallToSplitError if a part of a new split would have too few samples.
     """
     retained = data.take(~forget.rows(data))
     samples = build_samples(retained)
     if bounds is None:
         bounds = TimeSplit.by_shares(samples, train=0.9, valid=0.05)
-        bounds = bounds.limited(split(samples, bounds, holdout), limits)
-    before = split(build_samples(data), bounds, holdout)
+        bounds = bounds.limited(split_by_time(samples, bounds, holdout_users), limits)
+    before = split_by_time(build_samples(data), bounds, holdout_users)
     kind = _kinds(before.train, forget)
     rows = np.flatnonzero(kind >= 0)
-    return Prepared(
+    return ForgetSplit(
         retained=retained,
-        parts=split(samples, bounds, holdout),
+        parts=split_by_time(samples, bounds, holdout_users),
         forget=before.train.take(rows),
         forget_kind=kind[rows],
         forget_valid=int((_kinds(before.valid, forget) >= 0).sum()),
@@ -97,7 +102,7 @@ def prepare(
 
 
 def _kinds(samples: Samples, forget: ForgetIndices) -> NDArray[np.int64]:
-    """Return [M] indices of KINDS, -1 where a sample knows nothing of what goes."""
+    """Return [M] indices into KINDS, -1 for samples without forgotten interactions."""
     kind = np.full(len(samples), -1)
     kind[samples.touches_pairs(forget.pairs)] = KINDS.index("pair")
     kind[samples.touches_items(forget.items)] = KINDS.index("item")

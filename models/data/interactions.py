@@ -1,11 +1,8 @@
-"""The one table that every data set becomes: who rated what, how, and when.
-
-Knows arrays and ids; knows nothing of files, samples or models.
-"""
+"""Hold users, items and ratings as arrays: the form that every data set is converted to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemRecord:
-    """One item of the catalogue; `attributes` maps a name to its values, e.g. genre → Comedy."""
+    """An item of the catalog; `attributes` maps names to values, for example genre → (Comedy,)."""
 
     id: str
     title: str
@@ -27,7 +24,7 @@ class ItemRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserRecord:
-    """One person; attributes that are not known are left out."""
+    """A user; `attributes` has no entry for an unknown attribute."""
 
     id: str
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -35,10 +32,10 @@ class UserRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Interactions:
-    """N ratings over a catalogue; the index of an item is its slot in the vocabulary.
+    """A table of N ratings, with at most one row per user and item.
 
-    `user` and `item` [N] int32 index `users` and `items`; `rating` [N] float32 is 0.5 to 5 stars;
-    `timestamp` [N] int64 is Unix seconds. At most one row per (user, item).
+    `user` and `item` [N] int32 are indices into `users` and `items`; the vocabulary uses the same
+    item indices. `rating` [N] float32 is 0.5 to 5 stars; `timestamp` [N] int64 is in Unix seconds.
     """
 
     users: tuple[UserRecord, ...]
@@ -49,20 +46,20 @@ class Interactions:
     timestamp: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the columns do not fit together."""
+        """Raise ValueError for columns of different lengths or indices without a record."""
         lengths = {len(self.user), len(self.item), len(self.rating), len(self.timestamp)}
         if len(lengths) != 1:
-            raise ValueError(f"columns differ in length: {sorted(lengths)}")
+            raise ValueError(f"The columns have different lengths: {sorted(lengths)}.")
         for name, column, size in (
             ("user", self.user, len(self.users)),
             ("item", self.item, len(self.items)),
         ):
             if len(column) and not (column.min() >= 0 and column.max() < size):
-                raise ValueError(f"column {name} points outside its {size} records")
+                raise ValueError(f"Column {name} has indices outside 0 to {size - 1}.")
 
     @classmethod
     def unrated(cls, items: Sequence[ItemRecord] = ()) -> Self:
-        """Return a catalogue that nobody has rated anything of."""
+        """Return a catalog without users and ratings."""
         return cls(
             users=(),
             items=tuple(items),
@@ -76,10 +73,9 @@ class Interactions:
         return len(self.user)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Interactions:
-        """Return the table with these rows only; users and items keep their indices."""
-        return Interactions(
-            users=self.users,
-            items=self.items,
+        """Return a table of the selected rows; users and items keep their indices."""
+        return replace(
+            self,
             user=self.user[rows],
             item=self.item[rows],
             rating=self.rating[rows],
@@ -87,5 +83,5 @@ class Interactions:
         )
 
     def sorted_rows(self) -> NDArray[np.int64]:
-        """Return the row order (user, timestamp, item) that histories are read in."""
+        """Return [N] row indices ordered by (user, timestamp, item), the order of histories."""
         return np.lexsort((self.item, self.timestamp, self.user))

@@ -1,6 +1,6 @@
-"""How good the recommendations are: AUC, accuracy, log loss, and the two baselines to beat.
+"""Measure predictions (AUC, accuracy, log loss) and compute two baseline predictors.
 
-Pure functions of labels and scores (numpy); nothing about models.
+A margin is the logit of Yes minus the logit of No. All metrics take labels of 0 or 1, shape [M].
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating]
 
-#: Pseudo-counts that pull sparse means towards the overall one.
+#: Pseudo-counts that pull the means of items and users with few ratings towards the overall mean.
 SHRINKAGE: Final = 5.0
+_NEWTON_STEPS: Final = 25
 
 
 def auc(labels: Floats, scores: Floats) -> float:
-    """Return the area under the ROC curve, ties counted half; nan where a class is missing."""
+    """Return the area under the ROC curve, counting ties half; NaN if a class is missing."""
     positive = labels > 0
-    count = int(positive.sum())
-    if count in (0, len(labels)):
+    positives = int(positive.sum())
+    if positives in (0, len(labels)):
         return float("nan")
     ranks = rankdata(scores)
-    above = ranks[positive].sum() - count * (count + 1) / 2
-    return float(above / (count * (len(labels) - count)))
+    above = ranks[positive].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * (len(labels) - positives)))
 
 
 def log_losses(labels: Floats, margins: Floats) -> Floats:
-    """Return [M] log losses in nats, given margins (logit of Yes minus logit of No); nan of nan."""
-    with np.errstate(invalid="ignore"):  # The gate judges broken weights; a warning adds nothing.
+    """Return [M] log losses in nats; NaN for NaN margins."""
+    with np.errstate(invalid="ignore"):  # The release gate already rejects weights with NaN.
         return np.logaddexp(0.0, -margins * (2 * labels - 1))
 
 
 def utility(labels: Floats, margins: Floats) -> dict[str, float]:
-    """Return AUC, accuracy at P = 0.5 and log loss in nats."""
+    """Return AUC, accuracy at P = 0.5 and mean log loss in nats."""
     return {
         "auc": auc(labels, margins),
         "accuracy": float(((margins > 0) == (labels > 0)).mean()) if len(labels) else float("nan"),
@@ -55,7 +56,7 @@ def _logit(probability: Floats) -> Floats:
 
 
 def item_mean_margins(train: Samples, test: Samples, items: int) -> Floats:
-    """Return [M] margins of the predictor "the share of training ratings of the item that like"."""
+    """Return [M] margins of a predictor: the share of likes among the item's training ratings."""
     overall = float(train.label.mean())
     liked = np.bincount(train.candidate, weights=train.label, minlength=items)
     seen = np.bincount(train.candidate, minlength=items)
@@ -63,11 +64,10 @@ def item_mean_margins(train: Samples, test: Samples, items: int) -> Floats:
 
 
 def user_item_bias_margins(train: Samples, test: Samples, data: Interactions, bound: int) -> Floats:
-    """Return [M] margins of user + item bias.
+    """Return [M] margins of a predictor: user bias plus item bias, scaled by a logistic fit.
 
-    The item's bias comes from rows before `bound` (Unix seconds); the user's from *all* of the
-    user's ratings before the sample, which is more than the model sees. A logistic scale is fitted
-    on the training rows.
+    Item biases use the ratings before `bound` (Unix seconds). User biases use *all* of the user's
+    ratings before the sample, which is more than the models see. The fit uses the training rows.
     """
     early = data.timestamp < bound
     overall = float(data.rating[early].mean())
@@ -77,30 +77,27 @@ def user_item_bias_margins(train: Samples, test: Samples, data: Interactions, bo
     item_bias = total / (count + SHRINKAGE)
     order = data.sorted_rows()
     user, rating = data.user[order], data.rating[order]
-    left = rating - overall - item_bias[data.item[order]]
-    running = np.cumsum(left) - left
-    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    lengths = np.diff(np.r_[starts, len(user)])
-    earlier = np.arange(len(user)) - np.repeat(starts, lengths)
-    user_bias = (running - np.repeat(running[starts], lengths)) / (earlier + SHRINKAGE)
-    key = {
-        (int(u), int(i)): float(b)
-        for u, i, b in zip(user, data.item[order], user_bias, strict=True)
-    }
+    remainder = rating - overall - item_bias[data.item[order]]
+    sum_before = np.cumsum(remainder) - remainder
+    first_row = np.searchsorted(user, user)  # The first row of the same user.
+    earlier = np.arange(len(user)) - first_row
+    user_bias = (sum_before - sum_before[first_row]) / (earlier + SHRINKAGE)
+    pairs = zip(user.tolist(), data.item[order].tolist(), strict=True)
+    bias_of = dict(zip(pairs, user_bias.tolist(), strict=True))
 
     def scores(samples: Samples) -> Floats:
-        biases = [key[int(u), int(i)] for u, i in zip(samples.user, samples.candidate, strict=True)]
-        return np.array(biases) + item_bias[samples.candidate]
+        pairs = zip(samples.user.tolist(), samples.candidate.tolist(), strict=True)
+        return np.array([bias_of[pair] for pair in pairs]) + item_bias[samples.candidate]
 
     slope, intercept = _fit_logistic(scores(train), train.label)
     return intercept + slope * scores(test)
 
 
-def _fit_logistic(scores: Floats, labels: Floats, steps: int = 25) -> tuple[float, float]:
-    """Fit label ~ sigmoid(intercept + slope · score) by Newton's method."""
+def _fit_logistic(scores: Floats, labels: Floats) -> tuple[float, float]:
+    """Fit label ~ sigmoid(slope · score + intercept) by Newton's method."""
     design = np.stack([scores, np.ones_like(scores)], axis=1)
     weights = np.zeros(2)
-    for _ in range(steps):
+    for _ in range(_NEWTON_STEPS):
         probability = expit(design @ weights)
         curvature = (design * (probability * (1 - probability))[:, None]).T @ design
         gradient = design.T @ (labels - probability)

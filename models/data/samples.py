@@ -1,13 +1,13 @@
-"""Turns interactions into samples: a history, a candidate and a label. Nothing about tokens.
+"""Build training samples (history, candidate, label) from interactions.
 
-Task and constants from E2URec (arXiv 2403.03536): label is rating > 3, the history is the last ten
-rated items with their stars in time order, and samples with fewer than five earlier ratings are
-dropped.
+The task and its constants are those of E2URec (arXiv 2403.03536): the label is rating > 3, the
+history holds the last ten rated items with their stars in order of time, and ratings with fewer
+than five earlier ratings give no sample.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -26,12 +26,14 @@ LIKED_ABOVE: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """M samples; K is HISTORY_LENGTH.
+    """M samples with histories of K = HISTORY_LENGTH items.
 
-    `user` [M] int32 and `candidate` [M] int32 index users and items; `label` [M] float32 is 1 for
-    liked; `timestamp` [M] int64 Unix seconds; `history` [M, K] int32 item slots, right-aligned,
-    oldest first, -1 where absent; `history_rating` [M, K] int64 in half stars (1 to 10), 0 where
-    absent; `earlier` [M] int32 counts the user's earlier ratings.
+    - `user`, `candidate` [M] int32: indices of the user and of the rated item.
+    - `label` [M] float32: 1 if the user liked the item, else 0.
+    - `timestamp` [M] int64: Unix seconds of the rating.
+    - `history` [M, K] int32: item indices, oldest first and right-aligned; -1 is padding.
+    - `history_rating` [M, K] int64: half stars, 1 to 10; 0 is padding.
+    - `earlier` [M] int32: number of the user's earlier ratings.
     """
 
     user: NDArray[np.int32]
@@ -46,59 +48,50 @@ class Samples:
         return len(self.user)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Samples:
-        """Return these samples only."""
-        return replace(
-            self,
-            user=self.user[rows],
-            candidate=self.candidate[rows],
-            label=self.label[rows],
-            timestamp=self.timestamp[rows],
-            history=self.history[rows],
-            history_rating=self.history_rating[rows],
-            earlier=self.earlier[rows],
-        )
+        """Return the selected samples."""
+        return Samples(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def touches_items(self, items: Collection[int]) -> NDArray[np.bool_]:
-        """Return [M] bool: samples with one of `items` as candidate or in the history."""
-        wanted = np.fromiter(items, dtype=np.int32)
-        touched: NDArray[np.bool_] = np.isin(self.candidate, wanted)
-        return touched | np.isin(self.history, wanted).any(axis=1)
+        """Return [M] bool: whether the candidate or the history contains one of `items`."""
+        item_indices = np.fromiter(items, dtype=np.int32)
+        touched: NDArray[np.bool_] = np.isin(self.candidate, item_indices)
+        return touched | np.isin(self.history, item_indices).any(axis=1)
 
     def touches_pairs(self, pairs: Collection[tuple[int, int]]) -> NDArray[np.bool_]:
-        """Return [M] bool: samples whose user has one of these (user, item) pairs in them."""
+        """Return [M] bool: whether a sample contains the item of one of its user's pairs.
+
+        `pairs` are (user, item) indices.
+        """
         touched = np.zeros(len(self), dtype=bool)
-        by_user: dict[int, list[int]] = {}
+        items_by_user: dict[int, list[int]] = {}
         for user, item in pairs:
-            by_user.setdefault(user, []).append(item)
-        for user, items in by_user.items():
+            items_by_user.setdefault(user, []).append(item)
+        for user, items in items_by_user.items():
             rows = np.flatnonzero(self.user == user)
             touched[rows] = self.take(rows).touches_items(items)
         return touched
 
 
 def build_samples(data: Interactions) -> Samples:
-    """Build every sample of `data`, in order of (user, timestamp, item).
+    """Build all samples of `data`, ordered by (user, timestamp, item).
 
-    A sample depends on its own user's rows alone, so leaving one user out changes no other sample.
+    A sample depends only on the rows of its user: removing a user changes no other sample.
     """
     order = data.sorted_rows()
     user, item = data.user[order], data.item[order]
     rating, timestamp = data.rating[order], data.timestamp[order]
-    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.empty(0, int)
-    lengths = np.diff(np.r_[starts, len(user)])
-    earlier = np.arange(len(user)) - np.repeat(starts, lengths)
+    earlier = np.arange(len(user)) - np.searchsorted(user, user)  # `user` is ascending.
     rows = np.flatnonzero(earlier >= MINIMUM_HISTORY)
-    back = np.arange(HISTORY_LENGTH, 0, -1)
-    positions = rows[:, None] - back[None, :]
-    present = back[None, :] <= earlier[rows][:, None]
-    safe = np.where(present, positions, 0)
+    steps_back = np.arange(HISTORY_LENGTH, 0, -1)
+    present = steps_back[None, :] <= earlier[rows][:, None]
+    history_rows = np.where(present, rows[:, None] - steps_back[None, :], 0)
     half_stars = np.rint(rating * 2).astype(np.int64)
     return Samples(
         user=user[rows],
         candidate=item[rows],
         label=(rating[rows] > LIKED_ABOVE).astype(np.float32),
         timestamp=timestamp[rows],
-        history=np.where(present, item[safe], -1).astype(np.int32),
-        history_rating=np.where(present, half_stars[safe], 0),
+        history=np.where(present, item[history_rows], -1).astype(np.int32),
+        history_rating=np.where(present, half_stars[history_rows], 0),
         earlier=earlier[rows].astype(np.int32),
     )

@@ -1,6 +1,6 @@
-"""Who and what is trained on: splits by time, and the users that are never trained on.
+"""Split samples by time into training, validation and test, and set holdout users apart.
 
-Knows timestamps and user indices; the choice of the cohort's users is the caller's (it is keyed).
+The caller chooses the holdout users, because that choice depends on a secret key.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from models.data.samples import Samples
 
-#: Fewer samples than this in a split cannot choose or audit anything.
+#: The smallest part that is large enough to select a checkpoint or audit a model.
 MINIMUM_SPLIT: Final = 20
 
 
 class TooSmallToSplitError(ValueError):
-    """The data gives too few samples; a user counts from the sixth rating on. Import more."""
+    """There are too few samples: a user's first sample is the sixth rating. Import more ratings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeSplit:
-    """Training ends before `valid_from`, validation before `test_from` (Unix seconds).
+    """The bounds between training, validation and test, and the share of rows used of each part.
 
-    The shares say how many rows of each part count; which ones follows from each row alone, so that
-    leaving somebody out chooses no other row. All this is kept in the release's manifest: a row
-    never changes sides later.
+    Training rows are before `valid_from`, test rows from `test_from` on (Unix seconds). Whether a
+    row is used depends on that row alone, so removing a user never changes the other rows. The
+    release's manifest stores the bounds, so a row stays in its part in all later releases.
     """
 
     valid_from: int
@@ -43,9 +43,9 @@ class TimeSplit:
 
     @classmethod
     def by_shares(cls, samples: Samples, *, train: float, valid: float) -> TimeSplit:
-        """Choose the bounds so that these shares of samples, by time, train and choose.
+        """Choose bounds that put these shares of the samples into training and validation.
 
-        Raises TooSmallToSplitError where a part would hold too few samples.
+        Raises TooSmallToSplitError if a part would have fewer than MINIMUM_SPLIT samples.
         """
         ordered = np.sort(samples.timestamp)
         if len(ordered) < MINIMUM_SPLIT / min(train, valid, 1 - train - valid):
@@ -53,14 +53,14 @@ class TimeSplit:
         first = int(ordered[int(len(ordered) * train)])
         second = int(ordered[int(len(ordered) * (train + valid))])
         bounds = cls(valid_from=first, test_from=max(second, first + 1))
-        # Many samples of one moment fall on one side together and may leave another part empty.
+        # Samples with equal timestamps stay together, which can leave another part too small.
         ends = np.searchsorted(ordered, [bounds.valid_from, bounds.test_from])
         if min(ends[0], ends[1] - ends[0], len(ordered) - ends[1]) < MINIMUM_SPLIT:
             raise TooSmallToSplitError(TooSmallToSplitError.__doc__)
         return bounds
 
     def limited(self, parts: Parts, limits: RowLimits) -> TimeSplit:
-        """Return bounds whose shares leave about so many of these rows."""
+        """Return the same bounds with shares that reduce `parts` to about `limits` rows."""
         return replace(
             self,
             train_share=_share(limits.train, len(parts.train)),
@@ -70,14 +70,14 @@ class TimeSplit:
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Return the bounds as JSON values; the manifest format names holdout users a cohort."""
+        """Return JSON values; the manifest stores the holdout share as "cohort_share"."""
         values = asdict(self)
         values["cohort_share"] = values.pop("holdout_share")
         return values
 
     @classmethod
     def from_manifest(cls, values: Mapping[str, Any]) -> TimeSplit:
-        """Rebuild the bounds from `manifest()`."""
+        """Return the bounds from the values of `manifest()`."""
         fields = dict(values)
         fields["holdout_share"] = fields.pop("cohort_share", 1.0)
         return cls(**fields)
@@ -85,27 +85,27 @@ class TimeSplit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowLimits:
-    """About so many rows are trained on, and looked at in each other part; None means all.
+    """The approximate number of training rows and of rows in each other part; None means all.
 
-    For models that take seconds for what the compact one does in milliseconds.
+    Limits keep training and evaluation of large language models affordable.
     """
 
     train: int | None = None
     evaluation: int | None = None
 
     def manifest(self) -> dict[str, Any]:
-        """Return the limits as JSON values; the manifest format names evaluation rows `look`."""
+        """Return JSON values; the manifest stores the evaluation limit as "look"."""
         return {"train": self.train, "look": self.evaluation}
 
     @classmethod
     def from_manifest(cls, values: Mapping[str, Any]) -> RowLimits:
-        """Rebuild the limits from `manifest()`."""
+        """Return the limits from the values of `manifest()`."""
         return cls(train=values.get("train"), evaluation=values.get("look"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
-    """Four disjoint parts: the cohort's rows are those of the training period."""
+    """Disjoint parts; `holdout` has the holdout users' samples of the training period."""
 
     train: Samples
     valid: Samples
@@ -113,16 +113,16 @@ class Parts:
     holdout: Samples
 
 
-def split(samples: Samples, bounds: TimeSplit, holdout: Collection[int]) -> Parts:
-    """Split by time; rows of `cohort` users (indices) in the training period stay apart."""
+def split_by_time(samples: Samples, bounds: TimeSplit, holdout_users: Collection[int]) -> Parts:
+    """Split samples by time; `holdout_users` are user indices that are never trained on."""
     early: NDArray[np.bool_] = samples.timestamp < bounds.valid_from
     late: NDArray[np.bool_] = samples.timestamp >= bounds.test_from
-    held_out = np.isin(samples.user, np.fromiter(holdout, dtype=np.int32))
+    of_holdout = np.isin(samples.user, np.fromiter(holdout_users, dtype=np.int32))
     return Parts(
-        train=samples.take(early & ~held_out & _drawn(samples, bounds.train_share)),
-        valid=samples.take(~early & ~late & _drawn(samples, bounds.valid_share)),
-        test=samples.take(late & _drawn(samples, bounds.test_share)),
-        holdout=samples.take(early & held_out & _drawn(samples, bounds.holdout_share)),
+        train=samples.take(early & ~of_holdout & _is_used(samples, bounds.train_share)),
+        valid=samples.take(~early & ~late & _is_used(samples, bounds.valid_share)),
+        test=samples.take(late & _is_used(samples, bounds.test_share)),
+        holdout=samples.take(early & of_holdout & _is_used(samples, bounds.holdout_share)),
     )
 
 
@@ -130,8 +130,8 @@ def _share(limit: int | None, count: int) -> float:
     return 1.0 if limit is None or count <= limit else limit / count
 
 
-def _drawn(samples: Samples, share: float) -> NDArray[np.bool_]:
-    """Return [M] bool: about this share of the samples, by their moment and item (splitmix64)."""
+def _is_used(samples: Samples, share: float) -> NDArray[np.bool_]:
+    """Return [M] bool: about `share` of the samples, by a hash of time and item (splitmix64)."""
     if share >= 1:
         return np.ones(len(samples), dtype=bool)
     mixed = samples.timestamp.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -139,5 +139,5 @@ def _drawn(samples: Samples, share: float) -> NDArray[np.bool_]:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     mixed ^= mixed >> np.uint64(31)
-    drawn: NDArray[np.bool_] = mixed < np.uint64(share * 2.0**64)
-    return drawn
+    used: NDArray[np.bool_] = mixed < np.uint64(share * 2.0**64)
+    return used

@@ -1,1 +1,1 @@
-"""One file per format, all giving the same Interactions table."""
+"""Readers of data sets: every reader turns a format into an Interactions table."""

@@ -1,4 +1,4 @@
-"""Fields of delimited text: quotes, and records that run over several lines."""
+"""Split delimited text into fields, including quoted fields that contain line breaks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from models.datasets.errors import RejectedLineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: A quoted field that is still open after so many lines is a stray quote.
+#: A quoted field that is still open after this number of lines is treated as a stray quote.
 MAX_RECORD_LINES: Final = 20
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
-    """Return the fields of one line; raises RejectedLineError where its quotes do not close."""
+    """Return the fields of a line; raises RejectedLineError if a quote is not closed."""
     if '"' not in line:
         return line.split(delimiter)
     try:
@@ -29,10 +29,10 @@ def split_line(line: str, delimiter: str) -> list[str]:
 def records(
     lines: Iterator[tuple[int, str]], delimiter: str, width: int
 ) -> Iterator[tuple[int, list[str] | RejectedLineError]]:
-    """Yield (number of the first line, fields), or the error of a line that makes no record.
+    """Yield (number of the first line, fields or error) for every record.
 
-    A quoted field may hold line ends. A stray quote must not swallow the lines after it, so lines
-    are joined only where that gives a whole record; otherwise the first line alone is rejected.
+    Lines are joined only if the result is a complete record of `width` fields. Otherwise only the
+    first line is rejected, so that a stray quote does not consume the following lines.
     """
     ahead: deque[tuple[int, str]] = deque()
     while True:
@@ -51,23 +51,23 @@ def records(
         if len(fields) == width:
             yield number, fields
         else:
-            yield number, RejectedLineError("the line does not have the header's fields")
+            yield number, RejectedLineError("the line does not have as many fields as the header")
 
 
 def _join(line: str, ahead: deque[tuple[int, str]], delimiter: str, width: int) -> list[str] | None:
-    """Return the record that `line` begins, taking its lines from `ahead`; None if none is."""
+    """Return the fields of the record that starts with `line`, removing its lines from `ahead`."""
     text = line
-    for used, (_, following) in enumerate(ahead, start=1):
+    for joined_lines, (_, following) in enumerate(ahead, start=1):
         text = f"{text}\n{following}"
         if '"' not in following:
-            continue  # It cannot close the quotes.
+            continue  # The line cannot close the quoted field.
         try:
             fields = next(csv.reader([text], delimiter=delimiter, strict=True))
         except csv.Error:
             continue
         if len(fields) != width:
             return None
-        for _ in range(used):
+        for _ in range(joined_lines):
             ahead.popleft()
         return fields
     return None

@@ -1,11 +1,11 @@
-"""The registry of formats: which one a path holds, and how to read it."""
+"""Detect the format of a data set and read it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from models.datasets import generic_csv, goodreads, movielens_1m, movielens_100k, movielens_latest
+from models.datasets import generic_csv, goodreads, movielens
 from models.datasets.errors import DataSetError, UnknownFormatError
 from models.datasets.read_report import ReadReport
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "DataSetError", "UnknownFormatError", "detect_format", "read"]
 
-#: In the order in which they are asked: the more particular layouts first.
+#: All formats by name, in the order of detection: more specific layouts come first.
 FORMATS: Final[dict[str, Format]] = {
-    known.name: known
-    for known in (
-        movielens_latest.FORMAT,
-        movielens_1m.FORMAT,
-        movielens_100k.FORMAT,
+    entry.name: entry
+    for entry in (
+        movielens.LATEST,
+        movielens.ML_1M,
+        movielens.ML_100K,
         generic_csv.PARQUET,
         goodreads.FORMAT,
         generic_csv.CSV,
@@ -32,52 +32,53 @@ _ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".tar.bz2"
 
 
 def detect_format(path: str | Path) -> str:
-    """Return the name of the format that the path holds.
+    """Return the name of the format of a file or directory.
 
-    Raises DataSetError for a path that does not exist or is an archive, and UnknownFormatError
-    with the layouts that are known for anything else.
+    Raises DataSetError for a missing path or an archive, and UnknownFormatError, which lists the
+    known layouts, for anything else.
     """
     path = Path(path)
     if not path.exists():
         raise DataSetError(f"{path} does not exist. Check the path.")
     if path.is_file() and path.name.lower().endswith(_ARCHIVES):
-        raise DataSetError(f"{path} is an archive. Unpack it and give the directory.")
-    found = _first_match(path)
-    if found is None:
-        raise UnknownFormatError(_unknown(path))
-    return found
+        raise DataSetError(f"{path} is an archive. Unpack the archive and give the directory.")
+    name = _matching_format(path)
+    if name is None:
+        raise UnknownFormatError(_unknown_format_message(path))
+    return name
 
 
-def _first_match(path: Path) -> str | None:
+def _matching_format(path: Path) -> str | None:
     try:
-        return next((name for name, known in FORMATS.items() if known.recognizes(path)), None)
+        return next((entry.name for entry in FORMATS.values() if entry.recognizes(path)), None)
     except OSError as error:
         raise DataSetError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _unknown(path: Path) -> str:
-    """Say what was looked for, and where in `path` something known lies."""
-    known = "\n".join(f"  {name}: {entry.layout}" for name, entry in FORMATS.items())
+def _unknown_format_message(path: Path) -> str:
+    """Return an error message with the known layouts and any match inside the directory `path`."""
+    layouts = "\n".join(f"  {entry.name}: {entry.layout}" for entry in FORMATS.values())
     hint = ""
     if path.is_dir():
-        inside = ((entry, _first_match(entry)) for entry in sorted(path.iterdir())[:100])
-        hint = "".join(f"\nDid you mean {entry} ({name})?" for entry, name in inside if name)
-    return f"{path} holds no format that is known.{hint}\nKnown are:\n{known}"
+        matches = ((child, _matching_format(child)) for child in sorted(path.iterdir())[:100])
+        hint = "".join(f"\nDid you mean {child} ({name})?" for child, name in matches if name)
+    return f"{path} holds no format that is known.{hint}\nKnown formats:\n{layouts}"
 
 
 def read(
     path: str | Path,
-    format: str = "auto",  # noqa: A002 -- the name of the CLI's option
+    format: str = "auto",  # noqa: A002 -- the name of the CLI option
     progress: Progress | None = None,
 ) -> tuple[Interactions, ReadReport]:
-    """Read a data set; `progress` is called with (done, total) now and then.
+    """Read a data set and return its ratings and a report of rejected lines.
 
-    Raises DataSetError where it cannot be read or nothing in it can be used.
+    `progress` is called repeatedly with (done, total), in bytes or rows. Raises DataSetError if the
+    data set cannot be read or has no usable rating.
     """
     path = Path(path)
     name = detect_format(path) if format == "auto" else format
     if name not in FORMATS:
-        raise UnknownFormatError(f"There is no format {name}. Known are: {', '.join(FORMATS)}.")
+        raise UnknownFormatError(f"There is no format {name}. Use one of: {', '.join(FORMATS)}.")
     if not path.exists():
         raise DataSetError(f"{path} does not exist. Check the path.")
     report = ReadReport(format=name)

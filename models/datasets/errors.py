@@ -1,21 +1,21 @@
-"""What can be wrong with a data set as a whole, and with one line of it."""
+"""Errors of data sets and of single lines."""
 
 from __future__ import annotations
 
 
 class DataSetError(ValueError):
-    """The data set cannot be read; the message says what is wrong and what to do."""
+    """The data set cannot be read. The message gives the cause and the remedy."""
 
 
 class UnknownFormatError(DataSetError):
-    """The path holds none of the known formats."""
+    """No known format matches the path or the given name."""
 
 
 class RejectedLineError(ValueError):
-    """One line cannot be taken; the reader counts it and goes on.
+    """A line is malformed; the reader counts it in the report and continues.
 
-    `reason` is one of a few fixed texts and never quotes the line, because reports end up in logs
-    and a line is about a person.
+    `reason` is a fixed text that never quotes the line: reports are logged, and lines contain
+    personal data.
     """
 
     def __init__(self, reason: str) -> None:

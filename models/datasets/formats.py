@@ -1,4 +1,4 @@
-"""What a format is to the registry: a name, a look at the path, and a reader."""
+"""Define the entry of a format in the registry `models.datasets.detect`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """One known format. `layout` tells the operator what a path of this format looks like."""
+    """A format: `recognizes` tests a path, and `layout` describes such a path to the operator."""
 
     name: str
     layout: str

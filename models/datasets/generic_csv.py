@@ -1,17 +1,18 @@
-"""Tables of one's own: CSV (any usual delimiter and encoding) and, with pyarrow, Parquet.
+"""Read ratings from CSV files (common delimiters and encodings) and, with pyarrow, from Parquet.
 
-One row is one rating: the columns user, item, rating and timestamp under their usual names and,
-where there are such, title, genres ("Comedy|Drama"), attributes ("author:Le Guin|language:en"),
-gender, age and occupation.
+Each row is one rating with the columns user, item, rating and timestamp. The columns title, genres
+("Comedy|Drama"), attributes ("author:Le Guin|language:en"), gender, age and occupation are
+optional. `column_names` lists the accepted names.
 """
 
 from __future__ import annotations
 
 import importlib
 from datetime import date, datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from models.datasets.column_names import RowReader, find_columns, missing
+from models.datasets.column_names import RowReader, find_columns, missing_columns
 from models.datasets.delimited import records, split_line
 from models.datasets.errors import DataSetError, RejectedLineError
 from models.datasets.formats import Format
@@ -34,18 +35,16 @@ _BATCH_ROWS: Final = 20_000
 
 
 def _recognizes_csv(path: Path) -> bool:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return path.is_file() and bool(suffixes) and suffixes[-1] in _CSV_SUFFIXES
+    plain_name = path.name.lower().removesuffix(".gz")
+    return path.is_file() and PurePath(plain_name).suffix in _CSV_SUFFIXES
 
 
 def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read one CSV file with a header; items are in the order of their ids."""
+    """Read a CSV file with a header; items are ordered by id."""
     table = TableBuilder(report, open_catalog=True)
     lines = numbered_lines(path, report, progress)
-    _, first = next(lines, (0, ""))
-    delimiter, header = _sniff(path, first)
+    _, header_line = next(lines, (0, ""))
+    delimiter, header = _split_header(path, header_line)
     reader = RowReader(find_columns(header), table)
     for number, fields in records(lines, delimiter, len(header)):
         report.lines += 1
@@ -58,27 +57,27 @@ def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Inte
     return table.finish(path)
 
 
-def _sniff(path: Path, header: str) -> tuple[str, list[str]]:
-    """Return the delimiter under which the header names what is needed; raises DataSetError."""
-    readings: list[tuple[str, list[str]]] = []
+def _split_header(path: Path, header_line: str) -> tuple[str, list[str]]:
+    """Return the delimiter that gives all required columns, and the names; raises DataSetError."""
+    candidates: list[tuple[str, list[str]]] = []
     for delimiter in _DELIMITERS:
         try:
-            readings.append((delimiter, split_line(header, delimiter)))
+            candidates.append((delimiter, split_line(header_line, delimiter)))
         except RejectedLineError:
             continue
-    for delimiter, names in readings:
-        if not missing(find_columns(names)):
+    for delimiter, names in candidates:
+        if not missing_columns(find_columns(names)):
             return delimiter, names
-    names = max((names for _, names in readings), key=len, default=[])
-    raise _lacks_columns(path, names)
+    names = max((names for _, names in candidates), key=len, default=[])
+    raise _missing_columns_error(path, names)
 
 
-def _lacks_columns(path: Path, names: Sequence[str]) -> DataSetError:
-    lacking = ", ".join(missing(find_columns(names)))
-    found = ", ".join(name.strip()[:40] for name in names[:12]) or "nothing"
+def _missing_columns_error(path: Path, names: Sequence[str]) -> DataSetError:
+    missing = ", ".join(missing_columns(find_columns(names)))
+    present = ", ".join(name.strip()[:40] for name in names[:12]) or "nothing"
     return DataSetError(
-        f"{path} has no column for: {lacking}. Its first line must name the columns, for example "
-        f"user_id,item_id,rating,timestamp; found: {found}."
+        f"{path} has no column for: {missing}. The first line must name the columns, for example "
+        f"user_id,item_id,rating,timestamp; found: {present}."
     )
 
 
@@ -90,27 +89,27 @@ def _recognizes_parquet(path: Path) -> bool:
 
 
 def _read_parquet(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read one Parquet file; "line numbers" are row numbers from 1."""
+    """Read a Parquet file; line numbers in the report are row numbers from 1."""
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
         arrow: Any = importlib.import_module("pyarrow")
     except ImportError as error:
         raise DataSetError(
-            f"{path} is a Parquet file, and reading one needs pyarrow: "
+            f"{path} is a Parquet file, which requires pyarrow: "
             "run `pip install pyarrow`, or save the table as CSV."
         ) from error
     try:
         with parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             columns = find_columns(names)
-            if missing(columns):
-                raise _lacks_columns(path, names)
-            wanted = sorted(columns, key=columns.__getitem__)
+            if missing_columns(columns):
+                raise _missing_columns_error(path, names)
+            meanings = sorted(columns, key=columns.__getitem__)
             batches = file.iter_batches(
-                batch_size=_BATCH_ROWS, columns=[names[columns[meaning]] for meaning in wanted]
+                batch_size=_BATCH_ROWS, columns=[names[columns[meaning]] for meaning in meanings]
             )
             reader = RowReader(
-                {meaning: position for position, meaning in enumerate(wanted)},
+                {meaning: position for position, meaning in enumerate(meanings)},
                 TableBuilder(report, open_catalog=True),
             )
             total = file.metadata.num_rows
@@ -120,7 +119,7 @@ def _read_parquet(path: Path, report: ReadReport, progress: Progress | None) -> 
                 if progress is not None:
                     progress(report.lines, total)
     except (arrow.ArrowException, OSError) as error:
-        raise DataSetError(f"{path} is not a Parquet file that can be read: {error}") from error
+        raise DataSetError(f"{path} is not a readable Parquet file: {error}") from error
     return reader.table.finish(path)
 
 
@@ -130,23 +129,23 @@ def _take_rows(
     for row in rows:
         report.lines += 1
         try:
-            reader.take([_text(value) for value in row])
+            reader.take([_csv_text(value) for value in row])
         except RejectedLineError as error:
             report.reject(path.name, report.lines, error.reason)
 
 
-def _text(value: object) -> str:
-    """Return a cell as it would stand in a CSV file."""
+def _csv_text(value: object) -> str:
+    """Return the text of a Parquet cell in a CSV file."""
     if isinstance(value, str):
         return value
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # An id column with gaps is floating point.
+        return str(int(value))  # pyarrow turns integer ids with gaps into floats.
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, list | tuple):
-        return "|".join(map(_text, value))
+        return "|".join(map(_csv_text, value))
     return str(value)
 
 

@@ -1,6 +1,6 @@
-"""Goodreads as JSON lines (goodreads_interactions*.json, gzipped or not).
+"""Read Goodreads ratings from JSON lines (goodreads_interactions*.json, optionally gzipped).
 
-Titles come from a goodreads_books*.json beside it, where there is one.
+Titles come from goodreads_books*.json in the same directory, if that file exists.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 _INTERACTIONS: Final = "goodreads_interactions"
 _BOOKS: Final = "goodreads_books"
-#: When the rating was last touched comes first: that is when it was given.
+#: Fields with the time of a rating, preferred first: the last update is the time of the rating.
 _DATES: Final = ("date_updated", "date", "timestamp", "date_added")
 _MONTHS: Final = {
     name: number
@@ -43,7 +43,7 @@ def _recognizes(path: Path) -> bool:
 
 
 def _find(directory: Path, stem: str) -> Path | None:
-    """Return the first file of the directory that begins so."""
+    """Return the first JSON lines file of the directory whose name starts with `stem`."""
     if not directory.is_dir():
         return None
     names = sorted(p for p in directory.glob(f"{stem}*") if p.name.lower().endswith(_SUFFIXES))
@@ -51,34 +51,34 @@ def _find(directory: Path, stem: str) -> Path | None:
 
 
 def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read one file of interactions, or the directory that holds it; books in order of id."""
+    """Read an interactions file, or that of a directory; items are ordered by id."""
     file = path if path.is_file() else _find(path, _INTERACTIONS)
     if file is None:
-        raise DataSetError(f"{path} holds no {_INTERACTIONS}*.json. Give the file itself.")
+        raise DataSetError(f"{path} contains no {_INTERACTIONS}*.json. Give the path of the file.")
     table = TableBuilder(report, open_catalog=True)
 
-    def rating(line: str) -> None:
+    def add_rating(line: str) -> None:
         entry = _parse(line)
         stars = _text(entry, "rating")
         if stars == "0":
-            raise RejectedLineError("the book was shelved but not rated (0 stars)")
-        stamp = next((text for name in _DATES if (text := _text(entry, name))), "")
+            raise RejectedLineError("the book has no rating (0 stars)")
+        timestamp = next((text for name in _DATES if (text := _text(entry, name))), "")
         item = table.add_rating(
-            _text(entry, "user_id"), _text(entry, "book_id"), stars, _unix_seconds(stamp)
+            _text(entry, "user_id"), _text(entry, "book_id"), stars, _unix_seconds(timestamp)
         )
         table.describe_item(item, one_line(_text(entry, "title")), {})
 
-    def book(line: str) -> None:
+    def describe_book(line: str) -> None:
         entry = _parse(line)
         item = table.item_index(_text(entry, "book_id"))
         if item is not None:
             table.describe_item(item, one_line(_text(entry, "title")), {})
         report.described += 1
 
-    consume(file, report, rating, progress)
+    consume(file, report, add_rating, progress)
     books = _find(file.parent, _BOOKS)
     if books is not None:
-        consume(books, report, book)
+        consume(books, report, describe_book)
     return table.finish(file)
 
 
@@ -98,9 +98,9 @@ def _text(entry: dict[str, Any], name: str) -> str:
 
 
 def _unix_seconds(text: str) -> str:
-    """Turn "Tue Oct 17 09:40:11 -0700 2017" into Unix seconds; anything else stays as it is.
+    """Convert "Tue Oct 17 09:40:11 -0700 2017" to Unix seconds; return other texts unchanged.
 
-    `strptime` knows this form too, but takes five times as long and depends on the locale.
+    `strptime` also parses this form, but takes five times as long and depends on the locale.
     """
     parts = text.split()
     if len(parts) != _DATE_FIELDS or parts[1] not in _MONTHS:

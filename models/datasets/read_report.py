@@ -1,17 +1,17 @@
-"""What became of every line of a data set: nothing is dropped without being counted here."""
+"""Count accepted, replaced and rejected lines of a data set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Line numbers kept for each reason; the counts are always complete.
+#: The number of rejected lines that are kept as examples of each reason.
 MAX_EXAMPLES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """Where a rejected line stands and why it was rejected."""
+    """The location of a rejected line and the reason for its rejection."""
 
     file: str
     line: int
@@ -23,7 +23,7 @@ class RejectedLine:
 
 @dataclass(slots=True)
 class Rejections:
-    """How many lines were rejected for one reason, with the first few of them."""
+    """The number of lines rejected for one reason, and the first of them as examples."""
 
     count: int = 0
     examples: list[RejectedLine] = field(default_factory=list)
@@ -31,22 +31,22 @@ class Rejections:
 
 @dataclass(slots=True, kw_only=True)
 class ReadReport:
-    """The account of one reading: lines = accepted + described + duplicates + rejected.
+    """The counts of one reading: lines = accepted + described + duplicates + rejected.
 
-    Headers and blank lines hold no data and are not counted.
+    Headers and blank lines are not counted.
     """
 
     format: str
-    #: Lines of data read, of all files together.
+    #: Data lines of all files.
     lines: int = 0
-    #: Ratings that are in the table.
+    #: Ratings in the resulting table.
     accepted: int = 0
-    #: Lines about items, users or genres that were understood.
+    #: Valid lines about items, users or genres.
     described: int = 0
-    #: Ratings that gave way to a later one of the same user and item.
+    #: Ratings that a later rating of the same user and item replaced.
     duplicates: int = 0
     rejections: dict[str, Rejections] = field(default_factory=dict)
-    #: What the operator should know besides, e.g. that a file was not UTF-8.
+    #: Further remarks for the operator, for example that a file is not UTF-8.
     notes: list[str] = field(default_factory=list)
 
     def reject(self, file: str, line: int, reason: str) -> None:
@@ -58,9 +58,9 @@ class ReadReport:
 
     @property
     def rejected(self) -> int:
-        """The number of all rejected lines."""
+        """The total number of rejected lines."""
         return sum(group.count for group in self.rejections.values())
 
     def rejected_by_reason(self) -> list[tuple[str, Rejections]]:
-        """Return the groups, the largest first."""
+        """Return (reason, rejections), most frequent reason first."""
         return sorted(self.rejections.items(), key=lambda entry: (-entry[1].count, entry[0]))

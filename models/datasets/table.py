@@ -1,21 +1,16 @@
-"""Builds the Interactions table row by row: interns ids, checks values, settles duplicates."""
+"""Build the Interactions table row by row: map ids to indices, check values, drop duplicates."""
 
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.datasets.errors import DataSetError, RejectedLineError
-from models.datasets.values import (
-    MAX_TIMESTAMP,
-    natural_order,
-    parse_id,
-    parse_stars,
-    parse_timestamp,
-)
+from models.datasets.values import natural_order, parse_id, parse_stars, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,26 +22,26 @@ if TYPE_CHECKING:
 
 
 class TableBuilder:
-    """Collects ratings and what is known of users and items.
+    """Collect ratings, users and items.
 
-    With `open_catalogue` an item exists because it is rated, and the items are put in the order of
-    their ids at the end: the order of first rating would tell who rated first. Otherwise every
-    item must have been added before, and the order of adding is kept.
+    With `open_catalog`, a rating adds its item to the catalog, and the items are finally ordered by
+    id, because the order of their first ratings would be personal data. Otherwise every item must
+    be added before its ratings, and items keep that order.
     """
 
     def __init__(self, report: ReadReport, *, open_catalog: bool) -> None:
         self._report = report
-        self._open = open_catalog
+        self._is_open = open_catalog
         self._users: list[UserRecord] = []
         self._items: list[ItemRecord] = []
-        #: The texts as they stand in the file → index, so that known ids are checked once.
+        #: Ids by their text in the file, so that an id is checked only once.
         self._user_index: dict[str, int] = {}
         self._item_index: dict[str, int] = {}
         self._stars: dict[str, float] = {}
         self._columns = (array("i"), array("i"), array("f"), array("q"))
 
     def add_item(self, item_id: str, title: str, attributes: Mapping[str, tuple[str, ...]]) -> None:
-        """Add an item to the catalogue; a second line about the same item is rejected."""
+        """Add an item to the catalog; raises RejectedLineError if the item exists."""
         identity = parse_id(item_id, "item")
         if identity in self._item_index:
             raise RejectedLineError("the item is listed twice; its first line counts")
@@ -55,7 +50,7 @@ class TableBuilder:
         self._report.described += 1
 
     def add_user(self, user_id: str, attributes: Mapping[str, str]) -> None:
-        """Add a person; a second line about the same person is rejected."""
+        """Add a user; raises RejectedLineError if the user exists."""
         identity = parse_id(user_id, "user")
         if identity in self._user_index:
             raise RejectedLineError("the user is listed twice; the first line counts")
@@ -64,22 +59,16 @@ class TableBuilder:
         self._report.described += 1
 
     def add_rating(self, user_id: str, item_id: str, rating: str, timestamp: str) -> int:
-        """Check and add one rating and return its item's index; raises RejectedLineError."""
+        """Add a rating and return its item index; raises RejectedLineError for invalid fields."""
         stars = self._stars.get(rating)
         if stars is None:
             stars = self._stars[rating] = parse_stars(rating)
-        # Plain digits are by far the most frequent.
-        if timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= len("4102444800"):
-            seconds = int(timestamp)
-            if seconds > MAX_TIMESTAMP:
-                seconds = parse_timestamp(timestamp)
-        else:
-            seconds = parse_timestamp(timestamp)
-        # Ids are interned last: a rejected line must not leave a user or an item behind.
+        seconds = parse_timestamp(timestamp)
+        # Ids come last, so that a rejected line adds neither a user nor an item.
         item = self._item_index.get(item_id)
         user = self._user_index.get(user_id)
         if item is None or user is None:
-            user, item = self._intern(user_id, item_id)
+            user, item = self._add_ids(user_id, item_id)
         users, items, ratings, timestamps = self._columns
         users.append(user)
         items.append(item)
@@ -87,13 +76,13 @@ class TableBuilder:
         timestamps.append(seconds)
         return item
 
-    def _intern(self, user_text: str, item_text: str) -> tuple[int, int]:
-        """Return the indices of ids that were not met in this spelling yet."""
+    def _add_ids(self, user_text: str, item_text: str) -> tuple[int, int]:
+        """Return the indices of a user and an item, of which at least one text is new."""
         user_id, item_id = parse_id(user_text, "user"), parse_id(item_text, "item")
         item = self._item_index.get(item_id)
         if item is None:
-            if not self._open:
-                raise RejectedLineError("the rated item is not in the catalogue")
+            if not self._is_open:
+                raise RejectedLineError("the rated item is not in the catalog")
             item = self._item_index[item_id] = len(self._items)
             self._items.append(ItemRecord(id=item_id, title=""))
         user = self._user_index.get(user_id)
@@ -105,38 +94,38 @@ class TableBuilder:
     def describe_item(
         self, item: int, title: str, attributes: Mapping[str, tuple[str, ...]]
     ) -> None:
-        """Fill in what is not yet known of an item; the first line that says something counts."""
-        known = self._items[item]
-        if (title and not known.title) or (attributes and not known.attributes):
-            self._items[item] = ItemRecord(
-                id=known.id,
-                title=known.title or title,
-                attributes=known.attributes or dict(attributes),
+        """Set the title and the attributes of an item, unless they are already set."""
+        record = self._items[item]
+        if (title and not record.title) or (attributes and not record.attributes):
+            self._items[item] = replace(
+                record,
+                title=record.title or title,
+                attributes=record.attributes or dict(attributes),
             )
 
     def describe_last_user(self, attributes: Mapping[str, str]) -> None:
-        """Fill in what is not yet known of the person of the last rating."""
+        """Add attributes to the user of the last rating; existing values are kept."""
         index = self._columns[0][-1]
-        known = self._users[index]
-        if any(name not in known.attributes for name in attributes):
-            merged = {**attributes, **known.attributes}
-            self._users[index] = UserRecord(id=known.id, attributes=merged)
+        record = self._users[index]
+        if any(name not in record.attributes for name in attributes):
+            merged = {**attributes, **record.attributes}
+            self._users[index] = replace(record, attributes=merged)
 
     def item_index(self, item_id: str) -> int | None:
-        """Return the index of an item, None where it is not known."""
+        """Return the index of an item, or None if the item is unknown."""
         return self._item_index.get(item_id)
 
     def finish(self, path: Path) -> Interactions:
-        """Settle duplicates and return the table; raises DataSetError where nothing was taken."""
+        """Return the table without duplicates; raises DataSetError if there are no ratings."""
         user, item = (np.frombuffer(column, np.int32) for column in self._columns[:2])
         rating = np.frombuffer(self._columns[2], np.float32)
         timestamp = np.frombuffer(self._columns[3], np.int64)
         if not len(user):
-            raise DataSetError(_nothing_accepted(path, self._report))
+            raise DataSetError(_no_ratings_message(path, self._report))
         rows = _latest_rows(user, item, timestamp)
         self._report.accepted = len(rows)
         self._report.duplicates = len(user) - len(rows)
-        items, item = self._in_order(item)
+        items, item = self._ordered_items(item)
         return Interactions(
             users=tuple(self._users),
             items=items,
@@ -146,17 +135,15 @@ class TableBuilder:
             timestamp=timestamp[rows],
         )
 
-    def _in_order(
+    def _ordered_items(
         self, item: NDArray[np.int32]
     ) -> tuple[tuple[ItemRecord, ...], NDArray[np.int32]]:
-        """Return the items in their final order, untitled ones under their id, and the column."""
-        records = [
-            record
-            if record.title
-            else ItemRecord(id=record.id, title=record.id, attributes=record.attributes)
-            for record in self._items
-        ]
-        if not self._open:
+        """Return the items in their final order and the item column with their new indices.
+
+        An item without a title gets its id as title.
+        """
+        records = [replace(record, title=record.title or record.id) for record in self._items]
+        if not self._is_open:
             return tuple(records), item
         order = sorted(range(len(records)), key=lambda index: natural_order(records[index].id))
         new_index = np.empty(len(order), np.int32)
@@ -167,21 +154,21 @@ class TableBuilder:
 def _latest_rows(
     user: NDArray[np.int32], item: NDArray[np.int32], timestamp: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return, in reading order, the rows that no later row of the same user and item replaces.
+    """Return the last row by timestamp of every (user, item), in reading order.
 
-    Of two at the same instant the one further down wins.
+    Of rows with equal timestamps, the last in reading order counts.
     """
     pair = user.astype(np.int64) << 32 | item
-    order = np.lexsort((timestamp, pair))  # stable: reading order decides between equals
+    order = np.lexsort((timestamp, pair))  # Stable: rows with equal timestamps keep reading order.
     is_last = np.append(pair[order][1:] != pair[order][:-1], True)
     return np.sort(order[is_last])
 
 
-def _nothing_accepted(path: Path, report: ReadReport) -> str:
+def _no_ratings_message(path: Path, report: ReadReport) -> str:
     reasons = "; ".join(
         f"{group.count:,} times {reason} (first: {group.examples[0].file}:{group.examples[0].line})"
         for reason, group in report.rejected_by_reason()[:3]
     )
     if not reasons:
         return f"{path} holds no ratings."
-    return f"{path} holds no rating that can be used. Rejected: {reasons}."
+    return f"{path} holds no usable rating. Rejected: {reasons}."

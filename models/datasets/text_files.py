@@ -1,7 +1,4 @@
-"""Lines of text files in whatever encoding, with their numbers; plain or gzipped.
-
-Knows bytes and line ends; knows nothing of what the lines mean.
-"""
+"""Read numbered lines from text files, plain or gzipped, in UTF-8, UTF-16 or Latin-1."""
 
 from __future__ import annotations
 
@@ -20,54 +17,50 @@ if TYPE_CHECKING:
 
     from models.datasets.read_report import ReadReport
 
-    #: Called with (bytes done, bytes in total) of the file of ratings.
+    #: Called with (bytes read, total bytes) of the ratings file.
     Progress = Callable[[int, int], None]
 
-#: A longer line is no line of any known format, and must not fill the memory.
+#: Longer lines are rejected: no format has them, and they could fill the memory.
 MAX_LINE: Final = 1 << 16
-LINES_PER_PROGRESS: Final = 20_000
+_LINES_PER_PROGRESS: Final = 20_000
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 1 << 13
 _GZIP: Final = b"\x1f\x8b"
 _CONTROL: Final = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
-#: Text has next to no control characters; random bytes have one in nine.
+#: Text has almost no control characters; of random bytes, one in nine is a control character.
 _MAX_CONTROL_SHARE: Final = 0.02
-#: In UTF-16, Western text has a zero in every second byte.
+#: In UTF-16, every second byte of Western text is zero.
 _MIN_ZERO_SHARE: Final = 0.3
-_BOMS: Final = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file as (its content, the file itself), unpacking gzip; raises DataSetError."""
+def _open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Open a file as (decompressed content, raw file); raises DataSetError."""
     try:
         with path.open("rb") as raw:
-            packed = raw.read(len(_GZIP)) == _GZIP
+            is_gzip = raw.read(len(_GZIP)) == _GZIP
             raw.seek(0)
-            if packed:
+            if is_gzip:
                 with gzip.GzipFile(fileobj=raw) as content:
-                    # It reads as one, but its class does not say so.
+                    # GzipFile has the methods of IO[bytes], but is not declared as a subclass.
                     yield cast("IO[bytes]", content), raw
             else:
                 yield raw, raw
     except FileNotFoundError as error:
         raise DataSetError(f"{path} does not exist. Check the path.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataSetError(f"{path} is a damaged gzip file ({error}). Fetch it again.") from error
+        raise DataSetError(f"{path} is a damaged gzip file ({error}). Get a new copy.") from error
     except OSError as error:
         raise DataSetError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _encoding_of_head(path: Path, head: bytes) -> str:
-    """Return the encoding that the first bytes speak for; raises DataSetError for binary files."""
-    for mark, encoding in _BOMS:
-        if head.startswith(mark):
-            return encoding
+    """Guess the encoding from the first bytes; raises DataSetError for binary files."""
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
     zeros = head.count(0)
     if zeros > _MIN_ZERO_SHARE * len(head):
         if head[1::2].count(0) == zeros:
@@ -77,19 +70,18 @@ def _encoding_of_head(path: Path, head: bytes) -> str:
     control = len(head) - len(head.translate(None, _CONTROL))
     if control > max(1, _MAX_CONTROL_SHARE * len(head)):
         raise DataSetError(
-            f"{path} is not a text file: it holds NUL bytes or other control characters. "
+            f"{path} is not a text file: it has NUL bytes or other control characters. "
             "Give a CSV, JSON lines or MovieLens file."
         )
     return "utf-8"
 
 
-def detect_encoding(path: Path) -> str:
-    """Return the encoding that decodes the whole file; Latin-1 where it is not valid UTF-8.
+def _detect_encoding(path: Path) -> str:
+    """Return an encoding that decodes the whole file: Latin-1 if the file is not valid UTF-8.
 
-    The file is read once for this. Deciding by its head alone would meet the first accent of a
-    long file too late.
+    The whole file is read, because the first non-ASCII character may be far from the beginning.
     """
-    with open_bytes(path) as (content, _):
+    with _open_bytes(path) as (content, _):
         head = content.read(_HEAD)
         if not head:
             raise DataSetError(f"{path} is empty.")
@@ -110,35 +102,35 @@ def detect_encoding(path: Path) -> str:
 
 
 def _read_line(stream: io.TextIOWrapper) -> str:
-    """Return the next line, "" at the end; raises RejectedLineError for one that is no text."""
+    """Return the next line, or "" at the end; raises RejectedLineError for an invalid line."""
     line = stream.readline(MAX_LINE + 1)
     if len(line) > MAX_LINE and not line.endswith("\n"):
         while (rest := stream.readline(MAX_LINE)) and not rest.endswith("\n"):
             pass
         raise RejectedLineError(f"the line is longer than {MAX_LINE:,} characters")
     if "\0" in line:
-        raise RejectedLineError("the line holds a NUL byte")
+        raise RejectedLineError("the line has a NUL byte")
     return line
 
 
 def numbered_lines(
     path: Path, report: ReadReport, progress: Progress | None = None
 ) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line without its end), leaving out blank lines.
+    """Yield (line number from 1, line without line break) for all lines that are not blank.
 
-    Lines that are no text are rejected in `report` here; the others are the caller's to count.
-    Raises DataSetError where the file cannot be read at all.
+    Lines that are too long or have NUL bytes are counted in `report` and skipped; the caller counts
+    all other lines. Raises DataSetError if the file cannot be read.
     """
-    encoding = detect_encoding(path)
+    encoding = _detect_encoding(path)
     if encoding == "latin-1":
         report.notes.append(f"{path.name} is not UTF-8 and was read as Latin-1")
     total = path.stat().st_size
-    with open_bytes(path) as (content, raw):
+    with _open_bytes(path) as (content, raw):
         stream = io.TextIOWrapper(content, encoding=encoding)
         number = 0
         while True:
             number += 1
-            if progress is not None and number % LINES_PER_PROGRESS == 0:
+            if progress is not None and number % _LINES_PER_PROGRESS == 0:
                 progress(min(raw.tell(), total), total)
             try:
                 line = _read_line(stream)
@@ -161,7 +153,7 @@ def consume(
     take: Callable[[str], None],
     progress: Progress | None = None,
 ) -> None:
-    """Give every line to `take`; a RejectedLineError of it is counted under its line number."""
+    """Call `take` with every line, and count the lines for which it raises RejectedLineError."""
     for number, line in numbered_lines(path, report, progress):
         report.lines += 1
         try:

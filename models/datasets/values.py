@@ -1,6 +1,6 @@
-"""How the texts of a data set become ids, stars, instants and attribute values.
+"""Parse the text fields of data sets: ids, ratings, timestamps, ages and titles.
 
-Every function returns the value or raises RejectedLineError with the reason.
+The `parse_*` functions raise RejectedLineError for invalid text.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Final
 
 from models.datasets.errors import RejectedLineError
 
-#: As `app.services.validation` has it, which is asked again before anything is stored.
+#: The same limit as in `app.services.validation`, which checks ids again before storing them.
 MAX_ID: Final = 200
-MIN_STARS: Final = 0.5
-MAX_STARS: Final = 5.0
-#: The year 2100. What lies beyond is no instant in seconds; most likely it is in milliseconds.
-MAX_TIMESTAMP: Final = 4_102_444_800
+_MIN_STARS: Final = 0.5
+_MAX_STARS: Final = 5.0
+#: The year 2100. Larger values are most likely milliseconds.
+_MAX_TIMESTAMP: Final = 4_102_444_800
 
-#: The brackets of MovieLens-1M: its code, the first age beyond it, and what it stands for.
-#: Single years would be fingerprints: many a year has one person only.
+#: The age brackets of MovieLens-1M: the first age above the bracket, and its name. Brackets
+#: protect users, because a single year of age could identify a user.
 _AGE_BRACKETS: Final = (
     (18, "under 18"),
     (25, "18-24"),
@@ -29,10 +29,11 @@ _AGE_BRACKETS: Final = (
     (56, "50-55"),
     (130, "56+"),
 )
+_UNKNOWN_OCCUPATIONS: Final = frozenset({"", "none", "other"})
 
 
 def parse_id(text: str, kind: str) -> str:
-    """Return the id without surrounding blanks; `kind` is "user" or "item"."""
+    """Return the id without surrounding whitespace; `kind` is "user" or "item"."""
     identity = text.strip()
     if not identity:
         raise RejectedLineError(f"the {kind} id is missing")
@@ -44,13 +45,13 @@ def parse_id(text: str, kind: str) -> str:
 def parse_stars(text: str) -> float:
     """Return a rating of half or whole stars from 0.5 to 5."""
     try:
-        # float() takes "1_0" for ten.
+        # float() reads "1_0" as 10.
         stars = float(text) if "_" not in text else math.nan
     except ValueError:
         stars = math.nan
     if not math.isfinite(stars):
         raise RejectedLineError("the rating is not a number")
-    if not MIN_STARS <= stars <= MAX_STARS:
+    if not _MIN_STARS <= stars <= _MAX_STARS:
         raise RejectedLineError("the rating is not within 0.5 to 5 stars")
     if not (2 * stars).is_integer():
         raise RejectedLineError("the rating is not a whole or half star")
@@ -58,7 +59,7 @@ def parse_stars(text: str) -> float:
 
 
 def parse_timestamp(text: str) -> int:
-    """Return Unix seconds from Unix seconds or from ISO 8601, which without a zone means UTC."""
+    """Return Unix seconds from Unix seconds or ISO 8601; a time without a zone is UTC."""
     text = text.strip()
     try:
         seconds = float(text) if "_" not in text else math.nan
@@ -66,7 +67,7 @@ def parse_timestamp(text: str) -> int:
         seconds = _iso_seconds(text)
     if not math.isfinite(seconds):
         raise RejectedLineError("the timestamp is neither Unix seconds nor ISO 8601")
-    if not 0 <= seconds <= MAX_TIMESTAMP:
+    if not 0 <= seconds <= _MAX_TIMESTAMP:
         raise RejectedLineError(
             "the timestamp is not within 1970 to 2100 (are these milliseconds?)"
         )
@@ -81,21 +82,35 @@ def _iso_seconds(text: str) -> float:
         return math.nan
 
 
-def age_bracket(text: str) -> str | None:
-    """Return the bracket of an age in years, None where it is not known."""
+def _age_bracket(text: str) -> str | None:
+    """Return the bracket of an age in years, or None if the age is unknown."""
     years = text.strip()
     if not (years.isascii() and years.isdigit()):
         return None
     return next((name for end, name in _AGE_BRACKETS if 0 < int(years[:4]) < end), None)
 
 
+def demographics(gender: str, age: str, occupation: str) -> dict[str, str]:
+    """Return the known attributes among gender, age (given in years) and occupation."""
+    attributes = {
+        "gender": gender.strip().upper(),
+        "age": _age_bracket(age),
+        "occupation": occupation.strip().lower(),
+    }
+    if attributes["gender"] not in {"F", "M"}:
+        del attributes["gender"]
+    if attributes["occupation"] in _UNKNOWN_OCCUPATIONS:
+        del attributes["occupation"]
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
 def one_line(text: str) -> str:
-    """Return a title with every run of blanks as one space."""
+    """Return the text with every run of whitespace replaced by one space."""
     return " ".join(text.split())
 
 
 def natural_order(identity: str) -> tuple[int, int, str]:
-    """Sort key of ids: numbers by value and before other texts."""
+    """Return a sort key for ids: numbers by value, before other texts."""
     if identity.isascii() and identity.isdigit():
         return (0, int(identity), identity)
     return (1, 0, identity)

@@ -123,10 +123,10 @@ class CompactReader:
 
     def read(self, tokens: torch.Tensor) -> Prefix:
         """Return what the model makes of tokens [h]."""
-        return self.read_all([tokens])[0]
+        return self.encode_prefixes([tokens])[0]
 
     @torch.inference_mode()
-    def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
+    def encode_prefixes(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
         """Return what the model makes of several [h] tokens, each by itself, in one pass."""
         count, width = len(prefixes), max(map(len, prefixes))
         tokens = torch.nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True).flatten()

@@ -86,7 +86,7 @@ class Reader(Protocol):
     def joins(self) -> bool:
         """Say whether rows of several requests gain by going through the model together."""
 
-    def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
+    def encode_prefixes(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
         """Return what the model makes of several [h] tokens, each by itself."""
 
     def rows(self, prefix: Prefix, prompts: PromptBatch) -> Sequence[Any]:
@@ -96,7 +96,7 @@ class Reader(Protocol):
         """Return for each row the [N, 2] logits of (Yes, No) of its rests, fp32 on the CPU."""
 
 
-def grouped(
+def group_by_tokens(
     rests: Sequence[torch.Tensor], tokens: int = ROW_TOKENS
 ) -> list[Sequence[torch.Tensor]]:
     """Cut rests, in order, into groups of at most so many tokens; a longer one is alone."""
@@ -151,10 +151,10 @@ class PackedReader:
 
     def rows(self, prefix: Prefix, prompts: PromptBatch) -> list[Row]:
         """Return what of N prompts follows a prefix, in rows of at most ROW_TOKENS."""
-        rests = prompts.rests(len(prefix))
-        return [Row(prefix=prefix, rests=few) for few in grouped(rests)]
+        rests = prompts.token_rows(len(prefix))
+        return [Row(prefix=prefix, rests=few) for few in group_by_tokens(rests)]
 
-    def read_all(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
+    def encode_prefixes(self, prefixes: Sequence[torch.Tensor]) -> list[Prefix]:
         """Return what the model makes of several [h] tokens: long ones gain nothing together."""
         return [self.read(tokens) for tokens in prefixes]
 
@@ -269,13 +269,13 @@ def _prove(
     known = inspect.signature(reader.inner.forward).parameters
     if not known.keys() >= {"position_ids", "past_key_values", "logits_to_keep"}:
         return None
-    first, *others = golden.rests(0)
+    first, *others = golden.token_rows(0)
     batch = []
     for length in (len(first) // 2, len(first) // 4):
         ends = [text[length:] for text in (first[: len(first) // 2 + 1], first, *others)]
         batch.append((first[:length], [end for end in ends if len(end)]))
     whole = [torch.cat([start, end]) for start, ends in batch for end in ends]
-    expected = plain(PromptBatch.of(whole))
+    expected = plain(PromptBatch.from_rows(whole))
     try:
         reader.plain_head = _has_plain_head(reader, first)
         rows = [Row(prefix=reader.read(start), rests=ends) for start, ends in batch]

@@ -1,1 +1,1 @@
-"""Prompts: what a user and a candidate become before a language model reads them."""
+"""Prompts: the token sequences by which a language model reads a user and a candidate item."""

@@ -1,4 +1,4 @@
-"""What a recommendation asks of a model, in plain values, for gateways without torch as well."""
+"""Define a scoring request in plain values, for processes without torch as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One earlier rating: the item's slot, 0.5 to 5 stars, and the title for prompts in words."""
+    """One earlier rating: item index, 0.5 to 5 stars, and the title, which text prompts use."""
 
     item_index: int
     rating: float
@@ -20,7 +20,7 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One item to score: its slot, its attribute values, and the title for prompts in words."""
+    """One item to score: item index, attribute values, and the title, which text prompts use."""
 
     item_index: int
     attributes: Mapping[str, Sequence[str]]

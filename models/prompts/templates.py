@@ -1,9 +1,9 @@
-"""What a prompt in words says, and the two ways of saying it. Knows nothing of tokens.
+"""Write text prompts: the content of a prompt and the two templates that put it into words.
 
-`published` is E2URec's "simple" template (arXiv 2403.03536, its data_preprocess scripts), down to
-the history that is printed as a Python list from 0. `shared-prefix` is the product's: every
-instruction comes before the candidate, so that only the title and the cue for the answer are read
-once per candidate. What is not known of a person is left out of both.
+`published` is E2URec's "simple" template (arXiv 2403.03536, its data_preprocess scripts), including
+the history printed as a Python list that counts from 0. `shared-prefix` is the product's template:
+all instructions come before the candidate, so that prefix caching leaves only the title and the
+answer cue to read per candidate. Both templates omit unknown user attributes.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 
 PUBLISHED: Final = "published"
 SHARED_PREFIX: Final = "shared-prefix"
-#: Longer titles are cut, so that one title cannot push out the question.
+#: Maximum characters of a title, so that a long title cannot displace the rest of the prompt.
 TITLE_LENGTH: Final = 200
 _GENDERS: Final = {"F": "female", "M": "male"}
-#: Values that stand for words, by attribute.
-_WORDS: Final = {"gender": _GENDERS}
-#: Control characters, and the separators of lines and paragraphs.
+#: Words for coded attribute values, by attribute name.
+_VALUE_WORDS: Final = {"gender": _GENDERS}
+#: Unicode categories of control characters and of line and paragraph separators.
 _BREAKS: Final = frozenset({"Cc", "Zl", "Zp"})
 
 
 class UnknownWordingError(ValueError):
-    """There is no such wording."""
+    """The template is not in WORDINGS."""
 
     def __init__(self, name: str) -> None:
-        """Name the ones that there are."""
-        super().__init__(f"no wording {name!r}. Known: {', '.join(WORDINGS)}.")
+        """List the known templates."""
+        super().__init__(f"unknown wording {name!r}. Known: {', '.join(WORDINGS)}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptContent:
-    """What one prompt says: the person, up to ten (title, half stars), oldest first, and a title.
+    """The facts of one prompt: user attributes, rating history and the candidate's title.
 
-    The published wording knows of `attributes` gender ("F" or "M"), occupation and age only.
+    `history` has up to ten (title, half stars), oldest first. The published template uses only the
+    `attributes` gender ("F" or "M"), occupation and age.
     """
 
     attributes: Mapping[str, str]
@@ -48,24 +49,26 @@ class PromptContent:
     title: str
 
     def text(self, wording: str) -> str:
-        """Write the prompt; raises UnknownWordingError."""
+        """Return the prompt in the template `wording`; raises UnknownWordingError."""
         if wording not in WORDINGS:
             raise UnknownWordingError(wording)
         return WORDINGS[wording](self)
 
 
 def title_of(title: str, item_index: int) -> str:
-    """Return a title as prompts have it; an item without one has its number."""
+    """Return a title for prompts: one line, cut; its item number where the title is empty."""
     return one_line(title)[:TITLE_LENGTH] or f"number {item_index}"
 
 
 def one_line(text: str) -> str:
-    """Return the text without control characters, and with one blank for every other gap.
+    """Return the text with a single blank for each run of whitespace or control characters.
 
-    Catalogues come from outside: no title may open a line of its own, as instructions do.
+    Catalogs are untrusted input: a title with line breaks could pose as instructions.
     """
     if not text.isprintable():
-        text = "".join(" " if unicodedata.category(one) in _BREAKS else one for one in text)
+        text = "".join(
+            " " if unicodedata.category(character) in _BREAKS else character for character in text
+        )
     return " ".join(text.split())
 
 
@@ -94,19 +97,19 @@ def _published(content: PromptContent) -> str:
 
 
 def _shared_prefix(content: PromptContent) -> str:
-    """Show every earlier title with the answer that was right, so that the next one follows.
+    """List each earlier title with its correct answer, so that the candidate continues the list.
 
-    A pretrained model reads that pattern untuned: AUC .737 on 400 rows of ml-latest-small, where
-    the same history with stars alone and a question after it had .581 (SmolLM2-135M).
+    A pretrained model follows this pattern without fine-tuning: AUC .737 on 400 rows of
+    ml-latest-small, against .581 with stars alone and a question after the history (SmolLM2-135M).
     """
     lines = ["Will this user like a title? Yes or No, and the stars given, oldest first."]
-    known = [
-        one_line(f"{name} {_WORDS.get(name, {}).get(value, value)}")
+    profile = [
+        one_line(f"{name} {_VALUE_WORDS.get(name, {}).get(value, value)}")
         for name, value in sorted(content.attributes.items())
         if value
     ]
-    if known:
-        lines.append(f"About the user: {', '.join(known)}.")
+    if profile:
+        lines.append(f"About the user: {', '.join(profile)}.")
     for title, half_stars in content.history:
         answer = "Yes" if half_stars > 2 * LIKED_ABOVE else "No"
         lines.append(f"{title}: {answer}, {_stars(half_stars)}")

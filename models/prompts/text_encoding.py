@@ -1,7 +1,4 @@
-"""Prompts in words as tensors: `models.prompts.text_prompt` tokenises, this pads.
-
-Knows torch; nothing of how a prompt reads.
-"""
+"""Encode text prompts as tensors; `models.prompts.text_prompt` writes and tokenizes them."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class TextPrompt(TextTokens):
-    """Encodes samples and requests for one tokenizer."""
+    """Encode samples and requests for one tokenizer."""
 
     item_tokens: ClassVar[bool] = False
 
     def samples(self, samples: Samples, data: Interactions) -> PromptBatch:
         """Encode M samples of `data`; raises PromptTooLongError."""
-        return self.encode([_sampled(samples, data, row) for row in range(len(samples))])
+        return self.encode([_content(samples, data, row) for row in range(len(samples))])
 
     def request(
         self,
@@ -38,10 +35,10 @@ class TextPrompt(TextTokens):
         candidates: Sequence[Candidate],
     ) -> PromptBatch:
         """Encode N candidates of one user; raises PromptTooLongError."""
-        return _padded(self.requested(attributes, history, candidates))
+        return _padded(self.request_tokens(attributes, history, candidates))
 
     def golden(self) -> PromptBatch:
-        """Encode two prompts about films that there are not."""
+        """Encode two fixed prompts about made-up films."""
         history = tuple((f"Film {number}", 2 + number) for number in range(5))
         return self.encode(
             [
@@ -53,8 +50,8 @@ class TextPrompt(TextTokens):
         )
 
     def encode(self, contents: Sequence[PromptContent]) -> PromptBatch:
-        """Return the prompts of these questions, padded on the right; raises PromptTooLongError."""
-        # Lists of Python integers take much memory: as arrays at once.
+        """Return the prompts, padded on the right; raises PromptTooLongError."""
+        # Lists of Python integers take much memory, so each row becomes an array immediately.
         return _padded([np.array(row, dtype=np.int32) for row in self.rows(contents)])
 
 
@@ -69,7 +66,7 @@ def _padded(
     return PromptBatch(tokens=torch.from_numpy(tokens), present=torch.from_numpy(present))
 
 
-def _sampled(samples: Samples, data: Interactions, row: int) -> PromptContent:
+def _content(samples: Samples, data: Interactions, row: int) -> PromptContent:
     item_indices, ratings = samples.history[row].tolist(), samples.history_rating[row].tolist()
     candidate = int(samples.candidate[row])
     return PromptContent(

@@ -1,8 +1,8 @@
-"""The prompt in words, for any tokenizer of transformers; the templates are in `templates`.
+"""Write and tokenize text prompts for any tokenizer of transformers.
 
-Everything before the candidate's title is the same for all candidates of a user; prompts are
-tokenised whole, because pieces that are tokenised apart may give other tokens than the whole. Gives
-lists of tokens and no tensors: a gateway without torch writes these prompts as well.
+All candidates of a user share the text before the candidate's title. A prompt is tokenized as a
+whole, because separately tokenized pieces may give other tokens. The module returns lists of
+tokens, so that a gateway without torch can write prompts for a serving engine.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
 
-#: With a leading blank first: that is how an answer goes on after a sentence. T5 reads both alike.
+#: Pairs of answer words, by preference. The leading blank comes first because byte-level tokenizers
+#: continue a sentence with it; for T5 both spellings are the same token.
 ANSWERS: Final = ((" Yes", " No"), ("Yes", "No"), (" yes", " no"), ("yes", "no"))
-#: So many prompts are tokenised at once: lists of Python integers take much memory.
-TOKENIZED_AT_ONCE: Final = 1024
+#: Prompts per tokenizer call; limits memory, because tokenizers return lists of Python integers.
+TOKENIZER_BATCH: Final = 1024
 
 
 class NoAnswerTokensError(ValueError):
@@ -39,35 +40,35 @@ class NoAnswerTokensError(ValueError):
 
 
 class PromptTooLongError(ValueError):
-    """The prompt is longer than the backbone reads, even without history: choose another one."""
+    """The prompt exceeds the backbone's limit even without history: choose another backbone."""
 
 
 class TextTokens:
-    """Writes requests as tokens of one tokenizer.
+    """Write requests as tokens of one tokenizer.
 
-    A prompt of a causal model ends where the answer begins; an encoder's is closed as its tokenizer
-    closes texts. Prompts of more than `limit` tokens lose their oldest ratings. `wording` is one of
-    `wording.WORDINGS`.
+    `keep_end_token`: keep the end-of-text token that a tokenizer appends. Encoders need that token;
+    a causal model must continue the text with its answer. `limit`: maximum number of tokens of a
+    prompt; longer prompts lose their oldest ratings. `wording`: a key of `templates.WORDINGS`.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        closed: bool,
+        keep_end_token: bool,
         limit: int | None,
         wording: str = PUBLISHED,
     ) -> None:
-        """Find the answers' tokens; raises NoAnswerTokensError or UnknownWordingError."""
+        """Look up the answer tokens; raises NoAnswerTokensError or UnknownWordingError."""
         if wording not in WORDINGS:
             raise UnknownWordingError(wording)
         self.wording = wording
         self._tokenizer = tokenizer
-        self._closed = closed
+        self._keep_end_token = keep_end_token
         self._limit = limit
         self.answers = answer_tokens(tokenizer)
 
-    def requested(
+    def request_tokens(
         self,
         attributes: Mapping[str, str],
         history: Sequence[HistoryEvent],
@@ -78,15 +79,18 @@ class TextTokens:
             (title_of(event.title, event.item_index), round(event.rating * 2))
             for event in history[-HISTORY_LENGTH:]
         )
-        titles = [title_of(one.title, one.item_index) for one in candidates]
+        titles = [title_of(candidate.title, candidate.item_index) for candidate in candidates]
         return list(
             self.rows(
-                [PromptContent(attributes=attributes, history=rated, title=one) for one in titles]
+                [
+                    PromptContent(attributes=attributes, history=rated, title=title)
+                    for title in titles
+                ]
             )
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Return all that must be the same for the same prompts, and which tokens answer them."""
+        """Return every setting that changes the tokens, and the answer tokens, as JSON values."""
         return {
             "style": "text",
             "wording": self.wording,
@@ -95,18 +99,19 @@ class TextTokens:
         }
 
     def rows(self, contents: Sequence[PromptContent]) -> Iterator[list[int]]:
-        """Yield the tokens of each question; raises PromptTooLongError."""
-        for start in range(0, len(contents), TOKENIZED_AT_ONCE):
-            few = contents[start : start + TOKENIZED_AT_ONCE]
-            found = self._tokenize([content.text(self.wording) for content in few])
-            for content, row in zip(few, found, strict=True):
-                yield self._fitting(content, row)
+        """Yield the tokens of each prompt; raises PromptTooLongError."""
+        for start in range(0, len(contents), TOKENIZER_BATCH):
+            batch = contents[start : start + TOKENIZER_BATCH]
+            rows = self._tokenize([content.text(self.wording) for content in batch])
+            for content, row in zip(batch, rows, strict=True):
+                yield self._shorten(content, row)
 
-    def _fitting(self, content: PromptContent, row: list[int]) -> list[int]:
+    def _shorten(self, content: PromptContent, row: list[int]) -> list[int]:
+        """Return `row`, tokenized again with less history and title until the limit is kept."""
         while self._limit is not None and len(row) > self._limit:
             if content.history:
                 content = replace(content, history=content.history[1:])
-            elif len(content.title) > 1:  # Some titles have a token for every byte.
+            elif len(content.title) > 1:  # A title may need a token per byte.
                 content = replace(content, title=content.title[: len(content.title) // 2])
             else:
                 raise PromptTooLongError(PromptTooLongError.__doc__)
@@ -114,16 +119,17 @@ class TextTokens:
         return row
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        # A title that spells a special token out is text like any other.
-        found = self._tokenizer(texts, verbose=False, split_special_tokens=True)
-        rows: list[list[int]] = found["input_ids"]
+        # `split_special_tokens`: a special token that is spelled out in a title is plain text.
+        encoded = self._tokenizer(texts, verbose=False, split_special_tokens=True)
+        rows: list[list[int]] = encoded["input_ids"]
         end = self._tokenizer.eos_token_id
-        # Some tokenizers close every text; after its end a causal model would answer nothing.
-        return rows if self._closed else [row[:-1] if row[-1] == end else row for row in rows]
+        return (
+            rows if self._keep_end_token else [row[:-1] if row[-1] == end else row for row in rows]
+        )
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Return the tokens of Yes and No; raises NoAnswerTokensError where they are not single."""
+    """Return the tokens of Yes and No; raises NoAnswerTokensError if one word needs several."""
     special = set(tokenizer.all_special_ids)
     for pair in ANSWERS:
         yes, no = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in pair)
@@ -133,7 +139,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 
 
 def digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 of a tokenizer: all of it where transformers shows it, or its words."""
+    """Return the SHA-256 of a tokenizer's full definition, or else of its vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""The compact backbone's vocabulary: one token per item slot, rating and attribute value.
+"""Define the compact backbones' vocabulary: one token per item index, rating and attribute value.
 
-It comes from the catalogue plus spare slots, never from who rated what: a vocabulary that grew with
-the ratings would itself be a fingerprint.
+The vocabulary comes from the catalog plus spare item indices, never from ratings: a vocabulary that
+grew with the ratings would itself reveal them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 PAD, BOS, CANDIDATE, ANSWER, YES, NO, UNKNOWN_ITEM, UNKNOWN_ATTRIBUTE = range(8)
 FIRST_RATING: Final = 8
-#: 0.5 to 5 stars in half stars.
+#: Number of rating tokens: 0.5 to 5 stars in half stars.
 RATINGS: Final = 10
 FIRST_ATTRIBUTE: Final = FIRST_RATING + RATINGS
-#: A value that fewer users share gets no token of its own: it would name them.
+#: A user attribute value of fewer users gets no token, because the token would identify them.
 MINIMUM_USERS_PER_VALUE: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Token ids: specials, ratings, attributes, then `slots` item rows (spare ones included).
+    """Token ids in this order: special tokens, ratings, attribute values, items.
 
-    `user_attributes` are the names that a prompt has places for; `values` are "name:value" strings.
+    `item_capacity` is the number of item tokens, spare ones included. `user_attributes` are the
+    attribute names that a prompt includes; `values` are "name:value" strings.
     """
 
     item_capacity: int
@@ -40,9 +41,12 @@ class Vocabulary:
 
     @classmethod
     def from_catalog(cls, data: Interactions, *, spare: float = 0.1) -> Self:
-        """Build from the catalogue and the attributes of users with rows, plus `spare` slots."""
-        present = np.unique(data.user)
-        items = {
+        """Build the vocabulary of a catalog and of the attributes of users with ratings.
+
+        `spare` is the share of additional item tokens for items that are added later (at least 64).
+        """
+        user_indices = np.unique(data.user)
+        item_values = {
             f"{name}:{value}"
             for item in data.items
             for name, values in item.attributes.items()
@@ -50,14 +54,14 @@ class Vocabulary:
         }
         counts = Counter(
             (name, value)
-            for index in present.tolist()
+            for index in user_indices.tolist()
             for name, value in data.users[index].attributes.items()
         )
         common = [pair for pair, users in counts.items() if users >= MINIMUM_USERS_PER_VALUE]
         return cls(
             item_capacity=len(data.items) + max(64, int(len(data.items) * spare)),
             user_attributes=tuple(sorted({name for name, _ in common})),
-            values=tuple(sorted(items | {f"{name}:{value}" for name, value in common})),
+            values=tuple(sorted(item_values | {f"{name}:{value}" for name, value in common})),
         )
 
     @property
@@ -67,7 +71,7 @@ class Vocabulary:
 
     @property
     def first_item(self) -> int:
-        """Return the token of slot 0."""
+        """Return the token of item index 0."""
         return FIRST_ATTRIBUTE + len(self.values)
 
     @cached_property
@@ -75,24 +79,24 @@ class Vocabulary:
         return {value: FIRST_ATTRIBUTE + index for index, value in enumerate(self.values)}
 
     def item(self, item_index: int) -> int:
-        """Return the token of an item slot; slots beyond the vocabulary share one token."""
+        """Return the token of an item index; UNKNOWN_ITEM outside of the vocabulary."""
         return (
             self.first_item + item_index if 0 <= item_index < self.item_capacity else UNKNOWN_ITEM
         )
 
     def attribute(self, name: str, value: str) -> int:
-        """Return the token of an attribute value; unknown values share one token."""
+        """Return the token of an attribute value; UNKNOWN_ATTRIBUTE where there is none."""
         return self._attribute_tokens.get(f"{name}:{value}", UNKNOWN_ATTRIBUTE)
 
     def user(self, attributes: Mapping[str, str]) -> list[int]:
-        """Return one token per user attribute that a prompt has a place for; PAD where missing."""
+        """Return one token per name in `user_attributes`; PAD where the user has no value."""
         return [
             self.attribute(name, attributes[name]) if attributes.get(name) else PAD
             for name in self.user_attributes
         ]
 
     def item_attributes(self, attributes: Mapping[str, Sequence[str]], places: int) -> list[int]:
-        """Return `places` tokens for an item's attribute values, PAD where there are fewer."""
+        """Return `places` tokens for an item's attribute values, cut or filled with PAD."""
         tokens = [
             self.attribute(name, value) for name in sorted(attributes) for value in attributes[name]
         ][:places]

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from models.backbones.lora import resolve
-from models.recommender.base import answered
+from models.backbones.lora import find_target_modules
+from models.recommender.base import to_cpu_float32
 from models.recommender.ensemble import Ensemble, input_table, mean_embedding
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def install(base: Recommender, adapters: int, config: MixtureConfig, seed: int) 
     """
     base.model.requires_grad_(requires_grad=False)
     roles = [role for role in config.targets if role != "embedding" or base.prompt.item_tokens]
-    found = [(name, base.model.get_submodule(name)) for name in resolve(base.model, roles)]
+    found = [
+        (name, base.model.get_submodule(name)) for name in find_target_modules(base.model, roles)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in found:
@@ -214,7 +216,7 @@ class AdapterEnsemble(Ensemble):
     def weights(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, K] weights of the adapters; each row sums to 1."""
         embedded = self.embedded(prompts).to(self.device)
-        return answered(self.routing(embedded, self.config.live()))
+        return to_cpu_float32(self.routing(embedded, self.config.live()))
 
     def embedded(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, D]: what the base, which knows nobody, makes of a sample's tokens."""

@@ -93,7 +93,7 @@ class Recommender:
 
     def shared(self, prompts: PromptBatch) -> int:
         """Return how many first columns this model may read once for all prompts."""
-        return prompts.shared()
+        return prompts.shared_length()
 
     def item_tables(self) -> list[torch.Tensor]:
         """Return every weight that has one row per token, items among them, as live views.
@@ -116,12 +116,14 @@ class Recommender:
         activations live at once.
         """
         memory, lengths = self.memory, prompts.lengths
-        memory.asked = len(prompts)
+        memory.last_batch_rows = len(prompts)
         longest = int(lengths.max()) if len(prompts) else 0
-        if memory.tokens is None and self.device.type == "cpu" and len(prompts) > 1:
+        if memory.training_tokens is None and self.device.type == "cpu" and len(prompts) > 1:
             one = prompts.take(lengths.argmax()[None])
-            memory.tokens = tokens_that_fit(self.model, partial(self.answer_logits, one), longest)
-        rows = memory.parts(len(prompts), longest)
+            memory.training_tokens = tokens_that_fit(
+                self.model, partial(self.answer_logits, one), longest
+            )
+        rows = memory.rows_per_pass(len(prompts), longest)
         if len(prompts) <= rows:
             return self.answer_logits(prompts)
 
@@ -167,7 +169,7 @@ class Recommender:
     @torch.inference_mode()
     def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [N, 2] logits of prompts that share their first columns."""
-        shared = self.shared(prompts)
+        shared = self.shared_length(prompts)
         if not shared:
             return self._in_batches(prompts, self.at_once)
         prefix = DynamicCache(config=self.model.config)
@@ -191,11 +193,11 @@ class Recommender:
         found = torch.empty(len(prompts), 2)
         start = 0
         while start < len(order):
-            most = min(batch_size, self.memory.read or batch_size)
+            most = min(batch_size, self.memory.inference_rows or batch_size)
             rows = order[start : start + self._fitting(lengths[start : start + most])]
             answers = attempt(partial(self.answer_logits, prompts.take(rows)))
             if answers is None:
-                self.memory.read = halved(len(rows))
+                self.memory.inference_rows = halved(len(rows))
                 continue
             found[rows] = answers
             start += len(rows)
@@ -218,20 +220,20 @@ class Recommender:
         decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
         hidden = decoder(
             input_ids=prompts.tokens,
-            attention_mask=after(past, prompts.mask),
+            attention_mask=prepend_mask(past, prompts.mask),
             position_ids=past + prompts.positions,
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state[torch.arange(len(prompts)), prompts.last]
         embedding = self.model.get_output_embeddings().weight  # type: ignore[operator]
-        return answered(hidden @ embedding[list(self.prompt.answers)].T)
+        return to_cpu_float32(hidden @ embedding[list(self.prompt.answers)].T)
 
 
-def answered(logits: torch.Tensor) -> torch.Tensor:
+def to_cpu_float32(logits: torch.Tensor) -> torch.Tensor:
     """Return logits as everybody but the model wants them: float32, on the CPU."""
     return logits.float().cpu()
 
 
-def after(past: int, mask: torch.Tensor) -> torch.Tensor:
+def prepend_mask(past: int, mask: torch.Tensor) -> torch.Tensor:
     """Return the [B, past + T] mask of [B, T] columns after `past` tokens that are all there."""
     return torch.cat([mask.new_ones(len(mask), past), mask], dim=1) if past else mask

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import torch
 from torch import nn
 
-from models.recommender.base import Recommender, answered
+from models.recommender.base import Recommender, to_cpu_float32
 from models.runtime.memory import Memory
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class OutputEnsemble(Ensemble):
     def attend(self, embedded: torch.Tensor) -> torch.Tensor:
         """Return [B, L] weights from what `embedded` gave."""
         scores: torch.Tensor = self.model.attention(embedded.to(self.device))  # type: ignore[operator] # a module
-        return answered(scores[:, self.config.live()].softmax(dim=1))
+        return to_cpu_float32(scores[:, self.config.live()].softmax(dim=1))
 
     def embedded(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, K, D]: each member's mean input embedding over the tokens that are there."""
@@ -257,4 +257,4 @@ def mean_embedding(table: torch.Tensor, prompts: PromptBatch) -> torch.Tensor:
     prompts = prompts.to(table.device)
     present = prompts.mask.to(table.dtype)
     summed = torch.einsum("btd,bt->bd", table[prompts.tokens], present)
-    return answered(summed / present.sum(dim=1, keepdim=True).clamp_min(1))
+    return to_cpu_float32(summed / present.sum(dim=1, keepdim=True).clamp_min(1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from models.inference.shared_prefix import PackedReader, within_windows
-from models.recommender.base import Recommender, after, answered
+from models.recommender.base import Recommender, prepend_mask, to_cpu_float32
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ class TextRecommender(Recommender):
 
     @torch.inference_mode()
     def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
-        shared = self.shared(prompts)
+        shared = self.shared_length(prompts)
         reader = self.reader() if shared else None
         return reader.score(prompts, shared) if reader else super().score_logits(prompts)
 
@@ -42,13 +42,13 @@ class TextRecommender(Recommender):
             self.model, prompts
         ):
             return 0
-        return prompts.shared()
+        return prompts.shared_length()
 
     def _forward(
         self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
         # Packed so that all answers are in the last column.
-        packed = prompts.packed(right=True).to(self.device)
+        packed = prompts.aligned(right=True).to(self.device)
         known = _parameters(self.model)
         optional = {
             "position_ids": past + packed.positions,
@@ -59,11 +59,11 @@ class TextRecommender(Recommender):
         }
         logits: torch.Tensor = self.model(
             input_ids=packed.tokens,
-            attention_mask=after(past, packed.mask),
+            attention_mask=prepend_mask(past, packed.mask),
             use_cache=cache is not None,
             **{name: value for name, value in optional.items() if name in known},
         ).logits[:, -1]
-        return answered(logits[:, list(self.prompt.answers)])
+        return to_cpu_float32(logits[:, list(self.prompt.answers)])
 
 
 class SequenceRecommender(Recommender):
@@ -73,14 +73,14 @@ class SequenceRecommender(Recommender):
 
     def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position."""
-        packed = prompts.packed(right=False).to(self.device)
+        packed = prompts.aligned(right=False).to(self.device)
         logits: torch.Tensor = self.model(
             input_ids=packed.tokens,
             attention_mask=packed.mask,
             decoder_input_ids=_starts(self.model, packed),
             use_cache=False,
         ).logits[:, 0]
-        return answered(logits[:, list(self.prompt.answers)])
+        return to_cpu_float32(logits[:, list(self.prompt.answers)])
 
     def shared(self, prompts: PromptBatch) -> int:  # noqa: ARG002 - none, whatever they are
         """Return 0: what an encoder makes of the history knows the candidate."""
@@ -98,7 +98,7 @@ class CompactSequenceRecommender(SequenceRecommender):
         Prompts go through the model's one input embedding, where adapters and hooks sit, and not
         through the encoder's own module, which only shares its weights.
         """
-        packed, model = prompts.packed(right=False).to(self.device), self.model
+        packed, model = prompts.aligned(right=False).to(self.device), self.model
         embedded = model.get_input_embeddings()(packed.tokens)  # type: ignore[operator]
         read = model.get_encoder()(  # type: ignore[operator]
             inputs_embeds=embedded, attention_mask=packed.mask
@@ -110,7 +110,7 @@ class CompactSequenceRecommender(SequenceRecommender):
             use_cache=False,
         ).last_hidden_state[:, 0]
         rows = model.get_output_embeddings().weight[list(self.prompt.answers)]  # type: ignore[operator]
-        return answered(hidden @ rows.T)
+        return to_cpu_float32(hidden @ rows.T)
 
 
 def _starts(model: nn.Module, prompts: PromptBatch) -> torch.Tensor:

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from models.backbones.errors import BackboneUnavailableError
-from models.backbones.lora import AdapterConfig, wrapped
+from models.backbones.lora import AdapterConfig, add_adapter
 from models.backbones.sources import PLACE, explained, is_path, locate, read_limit, read_settings
 from models.prompts.templates import PUBLISHED
 from models.prompts.text_encoding import TextPrompt
 from models.recommender.language import SequenceRecommender, TextRecommender
-from models.recommender.trainable import copied
+from models.recommender.trainable import copy_recommender
 from models.runtime.devices import DTYPES
 from models.runtime.progress_bars import no_progress_bars
 
@@ -96,14 +96,16 @@ def build_pretrained(vocabulary: Vocabulary, config: HuggingFaceConfig) -> Recom
         raise BackboneUnavailableError(config.name, "its tokenizer has more tokens than the model")
     twofold = bool(settings.is_encoder_decoder)
     limit = read_limit(settings)
-    prompt = TextPrompt(tokenizer, closed=twofold, limit=limit, wording=config.wording)
+    prompt = TextPrompt(tokenizer, keep_end_token=twofold, limit=limit, wording=config.wording)
     kind = SequenceRecommender if twofold else TextRecommender
     known = replace(config, source_sha256=source.sha256)
     found: Recommender = kind(vocabulary, known, model.eval(), prompt)
     if config.adapter is None:
         return found
-    shared = copied(found)  # Its layers are wrapped in place, and those of the public model stay.
-    found = shared.with_model(wrapped(shared.model, config.adapter, config.seed).eval())
+    shared = copy_recommender(
+        found
+    )  # Its layers are wrapped in place, and those of the public model stay.
+    found = shared.with_model(add_adapter(shared.model, config.adapter, config.seed).eval())
     found.public = model
     return found
 

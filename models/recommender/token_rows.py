@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.samples import Samples
     from models.prompts.compact_prompt import CompactPrompt
     from models.recommender.base import Recommender
@@ -57,7 +57,7 @@ class TokenRows:
         )
 
 
-def unused_tokens(recommender: Recommender, prepared: Prepared) -> list[int]:
+def unused_tokens(recommender: Recommender, prepared: ForgetSplit) -> list[int]:
     """Return the tokens of items and of attribute values that no retained training prompt has.
 
     An author whom one person read is as much a fingerprint as the book. None where items are words.
@@ -110,7 +110,7 @@ class ItemChange:
     effect: NDArray[np.float64]
 
     @classmethod
-    def of(cls, prepared: Prepared, item_indices: int, damping: float) -> ItemChange:
+    def of(cls, prepared: ForgetSplit, item_indices: int, damping: float) -> ItemChange:
         """Count and average the retained training samples with and without those that leave."""
         stay = prepared.parts.train
         leave = leaving(prepared)
@@ -149,7 +149,7 @@ class FirstStep:
     way: torch.Tensor
 
     @classmethod
-    def of(cls, recommender: Recommender, prepared: Prepared, damping: float) -> FirstStep:
+    def of(cls, recommender: Recommender, prepared: ForgetSplit, damping: float) -> FirstStep:
         """Compute it from counts, labels and one gradient; nothing moves where items are words."""
         if not recommender.prompt.item_tokens:
             none = torch.empty(0, 1)
@@ -188,7 +188,7 @@ def shrunk_answers(recommender: Recommender, factor: float) -> TokenRows:
     return TokenRows(tokens=tokens, values=middle + factor * (now - middle))
 
 
-def leaving(prepared: Prepared) -> Samples:
+def leaving(prepared: ForgetSplit) -> Samples:
     """Return the forget samples that are gone, not only shortened in their history."""
     stay, forget = prepared.parts.train, prepared.forget
     items = max(len(prepared.retained.items), 1)
@@ -221,7 +221,7 @@ class _expected_like:  # noqa: N801 -- a function that remembers its fit
 
 def _gradient(
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     item_indices: NDArray[np.int64],
     values: torch.Tensor,
 ) -> torch.Tensor:

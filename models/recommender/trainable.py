@@ -60,7 +60,7 @@ def adopt_state(recommender: Recommender, state: Mapping[str, torch.Tensor]) -> 
 
 
 @torch.no_grad()
-def let_go(recommender: Recommender) -> None:
+def free_weights(recommender: Recommender) -> None:
     """Free the recommender's own weights now; it answers nothing any more.
 
     Modules refer to each other in circles, so that without this the weights would wait for a
@@ -70,7 +70,7 @@ def let_go(recommender: Recommender) -> None:
         parameter.data = parameter.new_empty(0)
 
 
-def copied(recommender: Recommender) -> Recommender:
+def copy_recommender(recommender: Recommender) -> Recommender:
     """Return a copy whose own weights may change; a public backbone is shared, not copied."""
     model, shared = recommender.model, {}
     if recommender.config.adapter is not None:
@@ -79,7 +79,7 @@ def copied(recommender: Recommender) -> Recommender:
     return recommender.with_model(copy.deepcopy(model, shared))
 
 
-def own_parameters(recommender: Recommender, *, train: bool) -> list[torch.nn.Parameter]:
+def set_trainable(recommender: Recommender, *, train: bool) -> list[torch.nn.Parameter]:
     """Return the recommender's own parameters, having let them, and them alone, train or not."""
     recommender.model.requires_grad_(requires_grad=False)
     own = _own_parameters(recommender)

@@ -1,1 +1,1 @@
-"""The first stage: counts over users that propose candidates and can be unlearned exactly."""
+"""First-stage retrieval: counts over users that propose candidates and unlearn exactly."""

@@ -1,7 +1,7 @@
-"""What one person adds to the first stage's counts, in four bytes for a rating.
+"""Store what each user adds to the first stage's counts, in four bytes per rating.
 
-A rating or a like is one number, called an event key: the slot, and in the lowest bits the bucket
-of time. Numbers of both together fit into 32 bits, which is what bounds slots and buckets.
+A rating or like is stored as an event key, an unsigned 32-bit integer: the item index in the upper
+22 bits and the time bucket in the lower 10 bits.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
     from models.data.interactions import Interactions
 
-#: Time is counted in buckets of this many seconds, about 90 days.
+#: The length of a time bucket in seconds: 90 days.
 BUCKET_SECONDS: Final = 90 * 86_400
-#: Bits of an event key that hold the bucket: 1,024 buckets reach to the year 2222.
+#: The bits of an event key for the bucket: 1,024 buckets reach to the year 2222.
 BUCKET_BITS: Final = 10
 MOST_BUCKETS: Final = 1 << BUCKET_BITS
-#: What is left of 32 bits: about four million items.
+#: The item indices that the remaining 22 bits can hold: about four million.
 MAX_ITEMS: Final = 1 << (32 - BUCKET_BITS)
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """Event keys [N] uint32: `rated` ascending (so by slot), `liked` in order of time."""
+    """A user's event keys [N] uint32: `rated` ascending (by item index), `liked` by time."""
 
     rated: NDArray[np.uint32]
     liked: NDArray[np.uint32]
 
     def rates(self, item_index: int) -> bool:
-        """Return whether the person has rated this slot."""
-        at = int(np.searchsorted(self.rated, item_index << BUCKET_BITS))
-        return at < len(self.rated) and int(self.rated[at]) >> BUCKET_BITS == item_index
+        """Return whether the user has rated the item."""
+        position = int(np.searchsorted(self.rated, item_index << BUCKET_BITS))
+        return position < len(self.rated) and int(self.rated[position]) >> BUCKET_BITS == item_index
 
     def without(self, item_index: int) -> Contribution:
-        """Return the contribution that never held this slot."""
+        """Return the contribution without the item."""
         return Contribution(
             self.rated[item_indices_of(self.rated) != item_index],
             self.liked[item_indices_of(self.liked) != item_index],
@@ -53,63 +53,71 @@ NOTHING: Final = Contribution(np.empty(0, np.uint32), np.empty(0, np.uint32))
 
 
 def item_indices_of(events: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return the slot of each event key."""
+    """Return [N] int64 item indices of event keys."""
     return (events >> BUCKET_BITS).astype(np.int64)
 
 
 def buckets_of(events: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return the bucket of each event key."""
+    """Return [N] int64 time buckets of event keys."""
     return (events & (MOST_BUCKETS - 1)).astype(np.int64)
 
 
 def event_keys(
     item_indices: NDArray[np.int64], timestamps: NDArray[np.int64]
 ) -> NDArray[np.uint32]:
-    """Return the event keys of slots [N] at Unix seconds [N].
+    """Return [N] event keys of item indices [N] at Unix seconds [N].
 
-    A time outside of all buckets goes to the nearest. ValueError for a slot out of range.
+    Times outside all buckets use the nearest bucket. Raises ValueError for an item index that does
+    not fit.
     """
     if len(item_indices) and not (item_indices.min() >= 0 and item_indices.max() < MAX_ITEMS):
-        raise ValueError(f"a history must hold every slot once, from 0 to {MAX_ITEMS - 1}")
+        raise ValueError(f"Item indices must be from 0 to {MAX_ITEMS - 1}.")
     bucket = np.clip(timestamps // BUCKET_SECONDS, 0, MOST_BUCKETS - 1)
     return (item_indices << BUCKET_BITS | bucket).astype(np.uint32)
 
 
 def contribution_of(history: Sequence[tuple[int, float, int]]) -> Contribution:
-    """Return what (slot, rating, timestamp) rows in any order add; each slot only once."""
-    item_index = np.array([event[0] for event in history], np.int64)
-    when = np.array([event[2] for event in history], np.int64)
-    keys = event_keys(item_index, when)
-    if len(np.unique(item_index)) < len(item_index):
-        raise ValueError("a history must hold every slot once")
+    """Return the contribution of (item index, rating, timestamp) rows in any order.
+
+    Raises ValueError for a repeated or invalid item index.
+    """
+    item_indices = np.array([event[0] for event in history], np.int64)
+    timestamps = np.array([event[2] for event in history], np.int64)
+    keys = event_keys(item_indices, timestamps)
+    if len(np.unique(item_indices)) < len(item_indices):
+        raise ValueError("A history must not contain an item index twice.")
     likes = np.array([event[1] > LIKED_ABOVE for event in history], np.bool_)
-    order = np.lexsort((item_index, when))
+    order = np.lexsort((item_indices, timestamps))
     return Contribution(np.sort(keys), keys[order[likes[order]]])
 
 
 def contributions_of(
-    interactions: Interactions, excluded: frozenset[str]
+    interactions: Interactions, excluded_users: frozenset[str]
 ) -> tuple[dict[str, Contribution], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int32]]:
-    """Return every person's contribution, and all of them in one: rated, liked, and who liked."""
+    """Return the contributions by user id, and all event keys as arrays (rated, liked, liker).
+
+    `liker` [N] int32 is the user index of each key in `liked`. Users in `excluded_users`, a set of
+    ids, contribute nothing.
+    """
     rows = interactions.sorted_rows()
-    if excluded:
-        names = [one.id in excluded for one in interactions.users]
-        rows = rows[~np.array(names, np.bool_)[interactions.user[rows]]]
-    user = interactions.user[rows]
+    if excluded_users:
+        is_excluded = [user.id in excluded_users for user in interactions.users]
+        rows = rows[~np.array(is_excluded, np.bool_)[interactions.user[rows]]]
+    user_indices = interactions.user[rows]
     keys = event_keys(interactions.item[rows].astype(np.int64), interactions.timestamp[rows])
     likes = interactions.rating[rows] > LIKED_ABOVE
-    liked, liker = keys[likes], user[likes]
-    # Both ascend by person, so that one sort puts every person's ratings in order of slot.
-    rated = (np.sort(user.astype(np.int64) << 32 | keys) & 0xFFFF_FFFF).astype(np.uint32)
-    people = {}
+    liked, liker = keys[likes], user_indices[likes]
+    # Rows ascend by user, so sorting (user, key) as one number orders each user's keys in place.
+    rated = (np.sort(user_indices.astype(np.int64) << 32 | keys) & 0xFFFF_FFFF).astype(np.uint32)
+    contributions = {}
     bounds = np.arange(len(interactions.users) + 1)
-    starts = np.searchsorted(user, bounds).tolist()
+    starts = np.searchsorted(user_indices, bounds).tolist()
     like_starts = np.searchsorted(liker, bounds).tolist()
-    for number, one in enumerate(interactions.users):
-        start, end = starts[number], starts[number + 1]
+    for index, user in enumerate(interactions.users):
+        start, end = starts[index], starts[index + 1]
         if start < end:
-            # Copies, because a view would keep the whole table in memory, the forgotten with it.
-            people[one.id] = Contribution(
-                rated[start:end].copy(), liked[like_starts[number] : like_starts[number + 1]].copy()
+            # Copy, because a view would keep the rows of forgotten users in memory.
+            contributions[user.id] = Contribution(
+                rated[start:end].copy(), liked[like_starts[index] : like_starts[index + 1]].copy()
             )
-    return people, rated, liked, liker
+    return contributions, rated, liked, liker

@@ -1,9 +1,9 @@
-"""How often two items were liked close to each other: exact integer counts over users.
+"""Count how many users liked two items close to each other, by time bucket.
 
-A pair counts once per person, in the time bucket of the later of the two likes, where at most
-WINDOW steps of the person's own sequence of liked items lie between the two. Nothing is pruned,
-because what is pruned would depend on the others, and a count that comes to zero is deleted,
-because a zero would tell that somebody was here. A cell takes eight bytes.
+A pair counts once per user, in the bucket of the later like, if the two likes are at most WINDOW
+positions apart in the user's sequence of likes. Pairs are never pruned, because pruning would
+depend on other users. Counts of zero are deleted, because a zero would reveal that a forgotten user
+liked the pair. A count takes eight bytes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+#: The largest distance of two likes of a pair, in positions of the user's sequence of likes.
 WINDOW: Final = 20
-#: A pair is one number: the one slot, and in the lower 32 bits the other's event key.
-_LOW: Final = 0xFFFF_FFFF
-#: Liked items whose pairs are made at a time, and pairs that are merged at a time, in a bulk build.
-_BUILD_ITEMS: Final = 250_000
+#: A pair is a 64-bit number: an item index, and in the lower 32 bits another item's event key.
+_EVENT_KEY: Final = 0xFFFF_FFFF
+#: The numbers of likes and of pairs that a bulk build processes at a time.
+_BUILD_LIKES: Final = 250_000
 _BUILD_PAIRS: Final = 8_000_000
-#: Decayed neighbours that are kept between queries, over all rows; 12 bytes each.
-_KEPT: Final = 20_000_000
+#: The number of decayed neighbors that are cached over all rows; 12 bytes each.
+_MAX_CACHED: Final = 20_000_000
 
 
 class _Row(NamedTuple):
-    """One item's neighbours: event keys [N] uint32, ascending, and counts [N] int32, not zero."""
+    """The neighbors of an item: event keys [N] uint32, ascending, and counts [N] int32, not 0."""
 
     keys: NDArray[np.uint32]
     counts: NDArray[np.int32]
@@ -41,45 +42,46 @@ _NO_ROW: Final = _Row(np.empty(0, np.uint32), np.empty(0, np.int32))
 
 
 def pairs_of(liked: NDArray[np.uint32], owner: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the pairs, both ways, of event keys [N] in order of (owner, time).
+    """Return the pairs of likes, in both directions, as int64 numbers.
 
-    Only two likes of the same owner make a pair, and an owner likes a slot only once.
+    `liked` [N] are event keys in order of (owner, time), and `owner` [N] is the user of each like.
+    Pairs consist of likes of one user, who likes an item only once.
     """
-    found = [np.empty(0, np.int64)]
-    wide = liked.astype(np.int64)
-    item_index, bucket = wide >> BUCKET_BITS, wide & (MOST_BUCKETS - 1)
+    pairs = [np.empty(0, np.int64)]
+    keys = liked.astype(np.int64)
+    item_index, bucket = keys >> BUCKET_BITS, keys & (MOST_BUCKETS - 1)
     for steps in range(1, min(WINDOW, len(liked) - 1) + 1):
-        same = np.flatnonzero(owner[steps:] == owner[:-steps])
-        later = same + steps
-        earlier_key = item_index[same] << BUCKET_BITS | bucket[later]
-        found += [item_index[same] << 32 | wide[later], item_index[later] << 32 | earlier_key]
-    return np.concatenate(found)
+        earlier = np.flatnonzero(owner[steps:] == owner[:-steps])
+        later = earlier + steps
+        earlier_key = item_index[earlier] << BUCKET_BITS | bucket[later]
+        pairs += [item_index[earlier] << 32 | keys[later], item_index[later] << 32 | earlier_key]
+    return np.concatenate(pairs)
 
 
 class Cooccurrence:
-    """A sparse symmetric matrix of counts, one row of cells for each slot that has any."""
+    """A sparse symmetric matrix of counts, with one row for each item that has neighbors."""
 
     def __init__(self) -> None:
         self._rows: dict[int, _Row] = {}
         self._weights = np.empty(0)
         self._decayed: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = {}
-        self._kept = 0
+        self._cached = 0
 
     @classmethod
     def build(cls, liked: NDArray[np.uint32], owner: NDArray[np.int32]) -> Cooccurrence:
-        """Count all likes at once: event keys [N] in order of (owner, time), and the owners."""
+        """Count all likes at once; `liked` and `owner` are as in `pairs_of`."""
         matrix = cls()
         chunks = [np.sort(pairs_of(*chunk)) for chunk in _chunks(liked, owner)]
         for part in _parts(chunks):
             keys, starts = _distinct(part)
             counts = np.diff(np.append(starts, len(part))).astype(np.int32)
             for item_index, start, end in _groups(keys):
-                low = (keys[start:end] & _LOW).astype(np.uint32)
-                matrix._rows[item_index] = _Row(low, counts[start:end].copy())
+                event_keys = (keys[start:end] & _EVENT_KEY).astype(np.uint32)
+                matrix._rows[item_index] = _Row(event_keys, counts[start:end].copy())
         return matrix
 
     def exchange(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
-        """Take the pairs `old` out and put the pairs `new` in."""
+        """Subtract the pairs `old` and add the pairs `new`."""
         pairs = np.concatenate([old, new])
         order = np.argsort(pairs, kind="stable")
         keys, starts = _distinct(pairs[order])
@@ -88,67 +90,67 @@ class Cooccurrence:
         signs = np.where(order < len(old), -1, 1)
         changes = np.add.reduceat(signs, starts).astype(np.int32)
         keys, changes = keys[changes != 0], changes[changes != 0]
-        low = (keys & _LOW).astype(np.uint32)
+        event_keys = (keys & _EVENT_KEY).astype(np.uint32)
         for item_index, start, end in _groups(keys):
-            self._change_row(item_index, low[start:end], changes[start:end])
+            self._change_row(item_index, event_keys[start:end], changes[start:end])
 
     def _change_row(
         self, item_index: int, keys: NDArray[np.uint32], changes: NDArray[np.int32]
     ) -> None:
-        """Add changes at ascending keys; a row is copied only where cells appear or vanish."""
-        self._kept -= len(self._decayed.pop(item_index, ((), ()))[0])
+        """Add `changes` at ascending `keys`, copying the row only if keys appear or vanish."""
+        self._cached -= len(self._decayed.pop(item_index, ((), ()))[0])
         if item_index not in self._rows:
             self._rows[item_index] = _Row(keys.copy(), changes.copy())
             return
-        known, counts = self._rows[item_index]
-        at = np.searchsorted(known, keys)
-        there = np.zeros(len(keys), np.bool_)
-        inside = at < len(known)
-        there[inside] = known[at[inside]] == keys[inside]
-        counts[at[there]] += changes[there]
-        gone = at[there][counts[at[there]] == 0]
-        if not there.all():
-            new = ~there
-            # Places of cells that go move up by the new cells that come before them.
-            gone = gone + np.searchsorted(at[new], gone, side="right")
-            known = np.insert(known, at[new], keys[new])
+        row_keys, counts = self._rows[item_index]
+        at = np.searchsorted(row_keys, keys)
+        exists = np.zeros(len(keys), np.bool_)
+        inside = at < len(row_keys)
+        exists[inside] = row_keys[at[inside]] == keys[inside]
+        counts[at[exists]] += changes[exists]
+        zeros = at[exists][counts[at[exists]] == 0]
+        if not exists.all():
+            new = ~exists
+            # The positions of the zeros shift by the keys that are inserted before them.
+            zeros = zeros + np.searchsorted(at[new], zeros, side="right")
+            row_keys = np.insert(row_keys, at[new], keys[new])
             counts = np.insert(counts, at[new], changes[new])
-        if len(gone):
-            known, counts = np.delete(known, gone), np.delete(counts, gone)
-        if len(known):
-            self._rows[item_index] = _Row(known, counts)
+        if len(zeros):
+            row_keys, counts = np.delete(row_keys, zeros), np.delete(counts, zeros)
+        if len(row_keys):
+            self._rows[item_index] = _Row(row_keys, counts)
         else:
             del self._rows[item_index]
 
     def neighbors(
         self, item_index: int, weights: NDArray[np.float64]
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Return the slots liked near this one, ascending, and how often, weighted by bucket.
+        """Return the neighbors of an item: item indices, ascending, and their weighted counts.
 
-        The answer is kept until the row or the weights change; not to be written to.
+        `weights` has one weight per bucket. Results are cached until the row or the weights change;
+        callers must not modify them.
         """
         if not np.array_equal(weights, self._weights):
             self._weights = weights
-            self._decayed, self._kept = {}, 0
+            self._decayed, self._cached = {}, 0
         if item_index not in self._decayed:
             keys, counts = self._rows.get(item_index, _NO_ROW)
-            near = (keys >> BUCKET_BITS).astype(np.int32)
-            starts = np.flatnonzero(near[1:] != near[:-1]) + 1
-            starts = np.append(np.zeros(min(len(near), 1), np.int64), starts)
+            neighbors = (keys >> BUCKET_BITS).astype(np.int32)
+            starts = np.flatnonzero(np.append(len(keys) > 0, neighbors[1:] != neighbors[:-1]))
             weighted = counts * weights[keys & (MOST_BUCKETS - 1)]
             sums = np.add.reduceat(weighted, starts) if len(starts) else weighted
-            while self._decayed and self._kept + len(starts) > _KEPT:
-                self._kept -= len(self._decayed.pop(next(iter(self._decayed)))[0])
-            self._decayed[item_index] = (near[starts], sums)
-            self._kept += len(starts)
+            while self._decayed and self._cached + len(starts) > _MAX_CACHED:
+                self._cached -= len(self._decayed.pop(next(iter(self._decayed)))[0])
+            self._decayed[item_index] = (neighbors[starts], sums)
+            self._cached += len(starts)
         return self._decayed[item_index]
 
     def cells(self) -> int:
-        """Return the number of counts that are not zero."""
+        """Return the number of stored counts."""
         return sum(len(row.keys) for row in self._rows.values())
 
     def state(self) -> list[bytes]:
-        """Return the matrix in one canonical form."""
+        """Return the matrix in canonical form: equal counts give equal bytes."""
         parts = [struct.pack("<q", len(self._rows))]
         for item_index, row in sorted(self._rows.items()):
             parts.append(struct.pack("<qq", item_index, len(row.keys)))
@@ -157,13 +159,13 @@ class Cooccurrence:
 
 
 def _distinct(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the distinct ones of ascending keys, and where each begins."""
+    """Return the distinct values of ascending keys, and the position of the first of each value."""
     starts = np.flatnonzero(np.append(len(keys) > 0, keys[1:] != keys[:-1]))
     return keys[starts], starts
 
 
 def _groups(keys: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Yield (slot, start, end) of the runs of ascending pairs that begin with the same slot."""
+    """Return (item index, start, end) for each run of ascending pairs with the same first item."""
     item_indices, starts = _distinct(keys >> 32)
     ends = np.append(starts, len(keys))[1:]
     return zip(item_indices.tolist(), starts.tolist(), ends.tolist(), strict=True)
@@ -172,28 +174,29 @@ def _groups(keys: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
 def _chunks(
     liked: NDArray[np.uint32], owner: NDArray[np.int32]
 ) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int32]]]:
-    """Yield the likes of whole owners, about _BUILD_ITEMS likes at a time."""
+    """Yield all likes of complete users, about _BUILD_LIKES likes at a time."""
     start = 0
     while start < len(owner):
-        last = owner[min(start + _BUILD_ITEMS, len(owner)) - 1]
+        last = owner[min(start + _BUILD_LIKES, len(owner)) - 1]
         end = int(np.searchsorted(owner, last, side="right"))
         yield liked[start:end], owner[start:end]
         start = end
 
 
 def _parts(chunks: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-    """Yield the pairs of several ascending chunks in order, whole slots, _BUILD_PAIRS at a time."""
+    """Merge ascending chunks: yield all pairs of complete items, about _BUILD_PAIRS at a time."""
     chunks = [chunk for chunk in chunks if len(chunk)]
-    most = max((int(chunk[-1]) >> 32 for chunk in chunks), default=-1)
-    if most < 0:
+    last_item = max((int(chunk[-1]) >> 32 for chunk in chunks), default=-1)
+    if last_item < 0:
         return
-    firsts = np.arange(most + 2, dtype=np.int64) << 32
-    bounds = np.array([np.searchsorted(chunk, firsts) for chunk in chunks])
-    before = bounds.sum(axis=0)
+    first_pairs = np.arange(last_item + 2, dtype=np.int64) << 32
+    bounds = np.array([np.searchsorted(chunk, first_pairs) for chunk in chunks])
+    pairs_before = bounds.sum(axis=0)
     low = 0
-    while low <= most:
-        high = int(np.searchsorted(before, before[low] + _BUILD_PAIRS, side="right")) - 1
-        high = min(max(high, low + 1), most + 1)
+    while low <= last_item:
+        limit = pairs_before[low] + _BUILD_PAIRS
+        high = int(np.searchsorted(pairs_before, limit, side="right")) - 1
+        high = min(max(high, low + 1), last_item + 1)
         parts = [
             chunk[start:end]
             for chunk, start, end in zip(chunks, bounds[:, low], bounds[:, high], strict=True)

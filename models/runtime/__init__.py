@@ -1,1 +1,1 @@
-"""Where models run: devices, memory, processes that train together, and progress bars."""
+"""Devices, precision, memory limits, process groups and progress bars."""

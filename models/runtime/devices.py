@@ -1,6 +1,6 @@
-"""The machine that models are built on: its device, its precision, and how many processes train.
+"""Choose the device, the precision and the number of training processes.
 
-Set once per process, before models are built. Precision is measured; nothing here knows prompts.
+A process calls `use` once, before it builds models; model and training code reads `machine()`.
 """
 
 from __future__ import annotations
@@ -8,19 +8,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 AUTO: Final = "auto"
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-#: bfloat16 has 8 bits of precision; only a clear gain is worth the rest.
-CLEARLY: Final = 1.2
-#: The measured block: as wide as a language model of 135 M parameters, on 8 prompts.
+#: How many times faster a step must be to choose bfloat16, which has only 8 bits of precision.
+_MINIMUM_SPEEDUP: Final = 1.2
+#: The block that is timed: as wide as a language model of 135 M parameters.
 _BLOCK: Final = LlamaConfig(
     vocab_size=8,
     hidden_size=576,
@@ -33,20 +30,20 @@ _PROMPTS, _TOKENS, _STEPS = 8, 64, 3
 
 
 class UnknownDeviceError(ValueError):
-    """A device cannot be used here."""
+    """The configured device does not exist on this machine or cannot be used."""
 
-    def __init__(self, wanted: str, reason: str) -> None:
-        """Say why, and what to give instead."""
-        super().__init__(f"LETHE_DEVICE: {wanted!r} {reason}. Give auto, cpu, cuda, cuda:1 or mps.")
+    def __init__(self, name: str, reason: str) -> None:
+        """Build the message from the device's name and the reason, a phrase that follows it."""
+        super().__init__(f"LETHE_DEVICE: {name!r} {reason}. Use auto, cpu, cuda, cuda:1 or mps.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where models are built and trained.
+    """The device and the number of processes that build and train models.
 
-    With `checkpointing`, language models compute their activations again instead of keeping them
-    from the start, and not only once memory ran out. More than one process trains on as many GPUs,
-    or on the CPU. Raises UnknownDeviceError where there are not so many.
+    With `checkpointing`, models recompute their activations in every training step; otherwise only
+    after memory has run out. Several processes share the CPU, or use one GPU each. Raises
+    UnknownDeviceError if there are fewer GPUs than processes.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -54,71 +51,65 @@ class Machine:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        """Check that every process has a device of its own."""
+        """Check that every process has its own GPU."""
         if self.processes == 1 or self.device.type == "cpu":
             return
         if str(self.device) != "cuda":
-            raise UnknownDeviceError(str(self.device), "is one device, for one process")
+            raise UnknownDeviceError(str(self.device), "is one device and serves one process")
         if self.processes > torch.cuda.device_count():
             reason = f"has {torch.cuda.device_count()} devices for {self.processes} processes"
             raise UnknownDeviceError("cuda", reason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
-    """The `dtype` of a language model, and the seconds per step that it was chosen by."""
-
-    dtype: str
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-class _Used:
+class _Process:
     machine: Machine = Machine()
 
 
 def use(machine: Machine) -> None:
-    """Build and train all models of this process there from now on."""
-    _Used.machine = machine
+    """Set the machine on which this process builds and trains models from now on."""
+    _Process.machine = machine
 
 
 def machine() -> Machine:
-    """Return where this process builds and trains; one process on the CPU by default."""
-    return _Used.machine
+    """Return the machine of this process; by default one process on the CPU."""
+    return _Process.machine
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the device that a setting names; `auto` is a GPU where there is one.
+def choose_device(setting: str) -> torch.device:
+    """Return the device for a value of LETHE_DEVICE; `auto` prefers CUDA, then MPS, then the CPU.
 
     Raises UnknownDeviceError.
     """
-    there = _there()
-    if wanted == AUTO:
-        return torch.device(next(iter(there)))
+    counts = _device_counts()
+    if setting == AUTO:
+        return torch.device(next(iter(counts)))
     try:
-        device = torch.device(wanted)
+        device = torch.device(setting)
     except RuntimeError as error:
-        raise UnknownDeviceError(wanted, "is no device") from error
-    if (device.index or 0) >= there.get(device.type, 0):
-        raise UnknownDeviceError(wanted, "is not on this machine")
+        raise UnknownDeviceError(setting, "is not the name of a device") from error
+    if (device.index or 0) >= counts.get(device.type, 0):
+        raise UnknownDeviceError(setting, "is not on this machine")
     return device
 
 
-def choose_dtype(wanted: str, device: torch.device) -> Precision:
-    """Return the precision that a setting names; `auto` is the measured one, once per process.
+def choose_dtype(setting: str, device: torch.device) -> str:
+    """Return the name of the dtype of language models for a value of LETHE_DTYPE.
 
-    bfloat16 is chosen where a step is clearly faster with it. Raises ValueError.
+    `auto` chooses bfloat16 if a measured step is at least 1.2 times faster with it. The measurement
+    runs once per process and device. Raises ValueError for unknown values.
     """
-    if wanted != AUTO:
-        if wanted not in DTYPES:
-            raise ValueError(f"LETHE_DTYPE: {wanted!r} is none of {[AUTO, *DTYPES]}")
-        return Precision(dtype=wanted)
-    seconds = _measured(device)
-    faster = seconds["float32"] >= CLEARLY * seconds["bfloat16"]
-    return Precision(dtype="bfloat16" if faster else "float32", seconds=dict(seconds))
+    if setting != AUTO:
+        if setting not in DTYPES:
+            allowed = ", ".join([AUTO, *DTYPES])
+            raise ValueError(f"LETHE_DTYPE: {setting!r} is not allowed. Use one of: {allowed}.")
+        return setting
+    seconds = _seconds_by_dtype(device)
+    is_faster = seconds["float32"] >= _MINIMUM_SPEEDUP * seconds["bfloat16"]
+    return "bfloat16" if is_faster else "float32"
 
 
-def _there() -> dict[str, int]:
-    """Return the kinds of device of this machine, best first, and how many there are of each."""
+def _device_counts() -> dict[str, int]:
+    """Return the number of devices by type, without types that are absent, fastest type first."""
     counts = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
@@ -128,21 +119,21 @@ def _there() -> dict[str, int]:
 
 
 @cache
-def _measured(device: torch.device) -> dict[str, float]:
-    """Return the seconds of the fastest step of a frozen block, forward and backward, by dtype."""
-    return {name: _seconds(device, dtype) for name, dtype in DTYPES.items()}
+def _seconds_by_dtype(device: torch.device) -> dict[str, float]:
+    return {name: _seconds_per_step(device, dtype) for name, dtype in DTYPES.items()}
 
 
-def _seconds(device: torch.device, dtype: torch.dtype) -> float:
+def _seconds_per_step(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the seconds of the fastest forward and backward pass through a frozen block."""
     with torch.random.fork_rng(devices=[]):
         block = LlamaModel(_BLOCK).to(device, dtype).requires_grad_(requires_grad=False)
-        given = torch.randn(_PROMPTS, _TOKENS, _BLOCK.hidden_size).to(device, dtype)
-    given.requires_grad_()
-    taken = []
-    for _ in range(_STEPS + 1):  # The first one only warms up.
+        inputs = torch.randn(_PROMPTS, _TOKENS, _BLOCK.hidden_size).to(device, dtype)
+    inputs.requires_grad_()
+    durations = []
+    for _ in range(_STEPS + 1):  # The first step is a warm-up.
         started = time.perf_counter()
-        found = block(inputs_embeds=given, use_cache=False).last_hidden_state.float().sum()
-        (gradient,) = torch.autograd.grad(found, given)
-        gradient.float().sum().item()  # Waits until a GPU has come so far.
-        taken.append(time.perf_counter() - started)
-    return min(taken[1:])
+        output = block(inputs_embeds=inputs, use_cache=False).last_hidden_state.float().sum()
+        (gradient,) = torch.autograd.grad(output, inputs)
+        gradient.float().sum().item()  # Waits for the GPU.
+        durations.append(time.perf_counter() - started)
+    return min(durations[1:])

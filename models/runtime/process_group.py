@@ -1,4 +1,4 @@
-"""The processes that train one model together, each on its share of every batch."""
+"""Split batches over the processes that train one model, and sum their results."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroup:
-    """One of `size` processes that hold the same weights; by default the only one."""
+    """A process's place among `size` processes that hold the same weights."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Return this process's rows of a batch, and the share of it that they are.
+        """Return this process's rows of a batch and the fraction of the batch that they make up.
 
-        Whoever gets none computes the first, which then counts 0, so that all do the same.
+        A process without rows gets the first row with fraction 0, because every process must run
+        the same collective operations.
         """
-        own = rows[self.rank :: self.size]
-        return (own, len(own) / len(rows)) if len(own) else (rows[:1], 0.0)
+        own_rows = rows[self.rank :: self.size]
+        return (own_rows, len(own_rows) / len(rows)) if len(own_rows) else (rows[:1], 0.0)
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace tensors, which are alike in all processes, by their sums over all, in place."""
+        """Replace each tensor in place by its sum over all processes, which pass equal shapes."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.float().flatten() for tensor in tensors])
@@ -41,8 +42,9 @@ class ProcessGroup:
         """Return the sum of a number over all processes."""
         if self.size == 1:
             return value
-        held = torch.tensor([value], dtype=torch.float32, device=PartialState().device)
-        return float(reduce(held, "sum").item())
+        tensor = torch.tensor([value], dtype=torch.float32, device=PartialState().device)
+        return float(reduce(tensor, "sum").item())
 
 
+#: The group of a process that trains by itself.
 ALONE: Final = ProcessGroup()

@@ -1,4 +1,4 @@
-"""Keeps the progress bars of libraries out of those of whoever asked."""
+"""Hide the progress bars of transformers and of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Let transformers and the hub draw nothing for a while."""
-    shown = logging.is_progress_bar_enabled()
+    """Disable the libraries' progress bars inside the block."""
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()

@@ -42,7 +42,7 @@ def recipe_for(backbone: BackboneConfig, *, dtype: str = "float32") -> TrainConf
     """
     if not isinstance(backbone, HuggingFaceConfig):
         return TrainConfig(backbone=backbone)
-    chosen = choose_dtype(dtype, machine().device).dtype
+    chosen = choose_dtype(dtype, machine().device)
     tuned = replace(backbone, dtype=chosen, wording=SHARED_PREFIX, adapter=ADAPTER)
     return replace(LANGUAGE, backbone=tuned)
 

@@ -78,7 +78,7 @@ def take_step(
 def memory_report(recommender: Recommender) -> dict[str, Any]:
     """Return figures about memory: rows at a time (None: all), halvings, recomputed layers."""
     return {
-        "micro_batch": recommender.memory.rows,
+        "micro_batch": recommender.memory.training_rows,
         "halvings": recommender.memory.halvings,
         "checkpointed": recomputes_layers(recommender.model),
     }
@@ -95,7 +95,9 @@ def _reduce_memory(recommender: Recommender) -> None:
     memory = recommender.memory
     memory.halve()
     log.warning(
-        "out of memory: computing a batch of %d rows %d at a time", memory.asked, memory.rows
+        "out of memory: computing a batch of %d rows %d at a time",
+        memory.last_batch_rows,
+        memory.training_rows,
     )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.backbones.compact import BackboneConfig
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
     from models.data.splits import RowLimits
@@ -102,7 +102,7 @@ def seeded_dropout(seed: int) -> Iterator[None]:
 
 
 def fit(
-    vocabulary: Vocabulary, prepared: Prepared, config: TrainConfig, progress: Progress
+    vocabulary: Vocabulary, prepared: ForgetSplit, config: TrainConfig, progress: Progress
 ) -> Recommender:
     """Train a new recommender on the retained training rows; keep the state of lowest valid loss.
 
@@ -112,7 +112,7 @@ def fit(
 
 
 def fit_from(
-    recommender: Recommender, prepared: Prepared, config: TrainConfig, progress: Progress
+    recommender: Recommender, prepared: ForgetSplit, config: TrainConfig, progress: Progress
 ) -> Recommender:
     """Train the recommender's trainable weights in place, and return the recommender.
 
@@ -132,7 +132,7 @@ def fit_from(
 
 
 def _fit_share(
-    inputs: tuple[Recommender, Prepared, TrainConfig],
+    inputs: tuple[Recommender, ForgetSplit, TrainConfig],
     process_group: ProcessGroup,
     progress: Progress,
 ) -> tuple[dict[str, torch.Tensor], Memory]:
@@ -146,7 +146,7 @@ def _fit_share(
 
 def _fit_from(
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     config: TrainConfig,
     progress: Progress,
     process_group: ProcessGroup = ALONE,
@@ -158,7 +158,7 @@ def _fit_from(
 
 def _train_epochs(
     recommender: Recommender,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     config: TrainConfig,
     progress: Progress,
     process_group: ProcessGroup,

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from models.backbones.lora import ROLES
-from models.recommender.adapter_ensemble import AdapterEnsemble, adapter_tensors, install
+from models.recommender.adapter_ensemble import AdapterEnsemble, adapter_tensors, add_shard_adapters
 from models.recommender.ensemble import (
     ADAPTERS,
     EnsembleConfig,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
@@ -85,7 +85,7 @@ class Apa(ShardedMethod):
         return replace(member, backbone=recipe.backbone.seeded(recipe.seed))
 
     def partition(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
         base = build(vocabulary, recipe.backbone.seeded(recipe.seed))
         prompts = base.prompt.samples(prepared.parts.train, prepared.retained)
@@ -100,12 +100,12 @@ class Apa(ShardedMethod):
     def new_member(self, vocabulary: Vocabulary, recipe: TrainConfig) -> Recommender:
         """Return the shared base with one fresh adapter."""
         base = build(vocabulary, recipe.backbone)
-        return install(base, 1, self.config.mixture, recipe.backbone.seed)
+        return add_shard_adapters(base, 1, self.config.mixture, recipe.backbone.seed)
 
     def member_state(self, member: Recommender) -> Mapping[str, torch.Tensor]:
         return {name: p.detach()[0] for name, p in adapter_tensors(member.model).items()}
 
-    def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
+    def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
         """Fill the routing table from validation rows; no parameter trains."""
         del recipe
         if not isinstance(ensemble, AdapterEnsemble):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from models.audit.calibration import ExpectedLossIncrease
     from models.backbones.lora import AdapterConfig
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.recommender.token_rows import TokenRows
@@ -41,7 +41,7 @@ class UnlearningTask:
     """
 
     recommender: Recommender
-    prepared: Prepared
+    prepared: ForgetSplit
     expected: Mapping[str, ExpectedLossIncrease]
     recipe: TrainConfig
     seed: int = 0
@@ -83,7 +83,7 @@ class UnlearningMethod(ABC):
     exact: ClassVar[bool] = False
 
     def train(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig, progress: Progress
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig, progress: Progress
     ) -> Recommender:
         """Train the first release on all training rows; raises DivergedError."""
         return fit(vocabulary, prepared, recipe, progress)

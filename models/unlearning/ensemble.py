@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.backbones.compact import BackboneConfig
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.runtime.progress import Progress
@@ -60,7 +60,7 @@ class _Shard:
     """One shard's target: its retained samples, and the recipe of its member."""
 
     index: int
-    prepared: Prepared
+    prepared: ForgetSplit
     recipe: TrainConfig
 
     @property
@@ -77,7 +77,7 @@ class ShardedMethod(UnlearningMethod):
     config: ShardedConfig
 
     def train(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig, progress: Progress
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig, progress: Progress
     ) -> Recommender:
         """Train every shard; raises DivergedError."""
         return self._build(vocabulary, prepared, recipe, None, progress)[0]
@@ -108,7 +108,7 @@ class ShardedMethod(UnlearningMethod):
 
     @abstractmethod
     def partition(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
         """Return the shard index of each of the [M] retained training samples."""
 
@@ -133,7 +133,7 @@ class ShardedMethod(UnlearningMethod):
         """Return the tensors of a trained member that belong to its shard alone."""
         return member.model.state_dict()
 
-    def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
+    def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
         """Compute the aggregation's tensors in place; return the number of trained parameters."""
         del ensemble, prepared, recipe
         return 0
@@ -141,7 +141,7 @@ class ShardedMethod(UnlearningMethod):
     def _build(
         self,
         vocabulary: Vocabulary,
-        prepared: Prepared,
+        prepared: ForgetSplit,
         recipe: TrainConfig,
         parent: Recommender | None,
         progress: Progress,
@@ -188,7 +188,7 @@ class ShardedMethod(UnlearningMethod):
         }
 
     def _shards(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> list[_Shard]:
         shard_of = self.partition(vocabulary, prepared, recipe)
         return [
@@ -232,7 +232,7 @@ def weighed(config: BackboneConfig) -> bool:
     return isinstance(config, EnsembleConfig) and config.weighed
 
 
-def _with_training_rows(prepared: Prepared, rows: NDArray[np.bool_]) -> Prepared:
+def _with_training_rows(prepared: ForgetSplit, rows: NDArray[np.bool_]) -> ForgetSplit:
     """Return the same data with only these training samples."""
     parts = replace(prepared.parts, train=prepared.parts.train.take(np.asarray(rows)))
     return replace(prepared, parts=parts)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from models.prompts.prompt_batch import PromptBatch
-from models.recommender.trainable import copied, own_parameters
+from models.recommender.trainable import copy_recommender, set_trainable
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
 from models.unlearning.base import Unlearned
@@ -114,8 +114,8 @@ def retained_rows(task: UnlearningTask) -> Rows:
 
 def trainable_copy(recommender: Recommender) -> Recommender:
     """Return a copy in which all of the recommender's own weights train."""
-    student = copied(recommender)
-    own_parameters(student, train=True)
+    student = copy_recommender(recommender)
+    set_trainable(student, train=True)
     return student
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.samples import Samples
     from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
@@ -64,7 +64,7 @@ class RecEraser(ShardedMethod):
     config: RecEraserConfig = field(default_factory=RecEraserConfig)
 
     def partition(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
         del vocabulary
         features, _ = tastes(prepared.retained, prepared.bounds.valid_from, recipe.seed)
@@ -73,7 +73,7 @@ class RecEraser(ShardedMethod):
         groups[users] = balanced(features[users], samples, recipe.seed, self.config.shards)
         return groups[prepared.parts.train.user]
 
-    def aggregate(self, ensemble: Ensemble, prepared: Prepared, recipe: TrainConfig) -> int:
+    def aggregate(self, ensemble: Ensemble, prepared: ForgetSplit, recipe: TrainConfig) -> int:
         """Train the attention on constant members; return its number of parameters."""
         if not isinstance(ensemble, OutputEnsemble):
             raise TypeError("RecEraser needs an OutputEnsemble")
@@ -106,7 +106,12 @@ class _MemberAnswers:
     """The members' embeddings and logits of samples, which are constants of the attention."""
 
     def __init__(
-        self, ensemble: OutputEnsemble, prepared: Prepared, samples: Samples, most: int, seed: int
+        self,
+        ensemble: OutputEnsemble,
+        prepared: ForgetSplit,
+        samples: Samples,
+        most: int,
+        seed: int,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(samples), generator=generator)[:most]

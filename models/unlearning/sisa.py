@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
     from models.training.trainer import TrainConfig
 
@@ -39,7 +39,7 @@ class Sisa(ShardedMethod):
     config: SisaConfig = field(default_factory=SisaConfig)
 
     def partition(
-        self, vocabulary: Vocabulary, prepared: Prepared, recipe: TrainConfig
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig
     ) -> NDArray[np.int64]:
         del vocabulary
         return by_hash(prepared.parts.train, prepared.retained, recipe.seed, self.config.shards)

@@ -1,4 +1,4 @@
-"""Helpers that bring requests and jobs to where a test begins."""
+"""Fixtures that record deletion requests and start jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.services.certificates import Signer
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import claim, close_batch
-from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
+from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.gateway_world import world
 
@@ -20,40 +20,38 @@ if TYPE_CHECKING:
     from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
     from app.storage.engine import Database
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
-FORGET = ForgetPolicy(cancel_window=0.0, due_days=30.0)
-BATCH = BatchPolicy(size=32, seconds=0.0, method="e2urec", retry_delay=0.0)
-JOB = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
+SETTINGS = Settings(cancel_window=0.0, batch_seconds=0.0, retry_delay=0.0, request_failures=2)
 
 Forget = Callable[..., "ForgetRequest"]
 
 
 @pytest.fixture
-def forget(catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
-    """Record a deletion request, its subject given as in the API."""
+def forget(catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Forget:
+    """Return a function that records a deletion request with the ids of the API."""
 
     def record(
         user_id: str | None = None, *item_ids: str, item_id: str | None = None
     ) -> ForgetRequest:
         with catalog() as uow:
             command = ForgetCommand.of(user_id, item_ids, item_id)
-            return request_forget(uow, pseudonyms, FORGET, command)[0]
+            return request_forget(uow, pseudonyms, SETTINGS, command)[0]
 
     return record
 
 
 @pytest.fixture
-def start_job(uow_factory: SqlUnitOfWorkFactory) -> Callable[[], Lease]:
-    """Close a batch and claim its job."""
+def start_job(uow_factory: UnitOfWorkFactory) -> Callable[[], Lease]:
+    """Return a function that closes a batch and claims its job."""
 
     def start() -> Lease:
         with uow_factory() as uow:
-            close_batch(uow, BATCH)
+            close_batch(uow, SETTINGS)
         with uow_factory() as uow:
-            claimed = claim(uow, "worker", JOB)
+            claimed = claim(uow, "worker", SETTINGS)
         if claimed is None:
-            raise RuntimeError("there was nothing to claim")
+            raise RuntimeError("no job can be claimed")
         return claimed[1]
 
     return start
@@ -66,7 +64,7 @@ def signer() -> Signer:
 
 @pytest.fixture
 def every_row(database: Database) -> Callable[[], str]:
-    """Return every value of every table as one text."""
+    """Return a function that returns all values of all tables as one text."""
 
     def read() -> str:
         with database.read.connect() as connection:

@@ -1,4 +1,4 @@
-"""The containers' health checks, against both databases."""
+"""Test the health checks of the containers against both databases."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from app.storage.tables import OutboxRow
 
 if TYPE_CHECKING:
     from app.storage.engine import Database
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 
-def test_a_worker_is_healthy_while_its_row_on_this_host_is_fresh(
-    uow_factory: SqlUnitOfWorkFactory,
+def test_a_worker_is_healthy_with_a_current_heartbeat_on_this_host(
+    uow_factory: UnitOfWorkFactory,
 ) -> None:
     with uow_factory() as uow:
         uow.workers.beat("elsewhere", "another-host", 1, 30.0)
@@ -29,7 +29,7 @@ def test_a_worker_is_healthy_while_its_row_on_this_host_is_fresh(
 
 
 def test_a_relay_is_unhealthy_once_wake_ups_are_overdue(
-    uow_factory: SqlUnitOfWorkFactory, database: Database
+    uow_factory: UnitOfWorkFactory, database: Database
 ) -> None:
     with uow_factory() as uow:
         uow.outbox.add("job", "job_1")
@@ -39,7 +39,7 @@ def test_a_relay_is_unhealthy_once_wake_ups_are_overdue(
         connection.execute(update(OutboxRow).values(created_at=long_ago))
     with uow_factory() as uow:
         assert "1 wake-ups" in check_relay(uow)
-        uow.outbox.mark_sent([owed for owed, _, _ in uow.outbox.pending(10)])
+        uow.outbox.mark_sent([outbox_id for outbox_id, _, _ in uow.outbox.pending(10)])
         assert check_relay(uow) == ""
 
 

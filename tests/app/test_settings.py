@@ -1,4 +1,4 @@
-"""Settings that make no sense are refused, with what to do."""
+"""Invalid combinations of settings are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_torch_needs_no_engine(tmp_path: Path) -> None:
+def test_default_scorer_is_torch(tmp_path: Path) -> None:
     assert Settings(home=tmp_path).scorer == "torch"
 
 
@@ -27,29 +27,29 @@ def test_torch_needs_no_engine(tmp_path: Path) -> None:
         "http://engine:8001?key=secret",
     ],
 )
-def test_an_engine_needs_a_plain_address(tmp_path: Path, url: str) -> None:
+def test_engine_without_plain_url_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match="LETHE_ENGINE_URL to be the engine's base URL"):
         Settings(home=tmp_path, scorer="vllm", engine_url=url)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"engine_adapters": "adapters"}, "LETHE_ENGINE_ADAPTERS must be an absolute path"),
         ({"engine_timeout": 0}, "greater than 0"),
         ({"scorer": "tgi"}, "'torch', 'vllm' or 'sglang'"),
     ],
 )
-def test_what_an_engine_cannot_mean_is_refused(
-    tmp_path: Path, changes: dict[str, Any], says: str
+def test_invalid_engine_setting_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    sound: dict[str, Any] = {"home": tmp_path, "scorer": "vllm", "engine_url": "http://engine:1/v"}
-    Settings(**sound)
-    with pytest.raises(ValueError, match=says):
-        Settings(**{**sound, **changes})
+    valid: dict[str, Any] = {"home": tmp_path, "scorer": "vllm", "engine_url": "http://engine:1/v"}
+    Settings(**valid)
+    with pytest.raises(ValueError, match=message):
+        Settings(**{**valid, **changes})
 
 
-def test_the_engines_key_is_not_shown(tmp_path: Path) -> None:
+def test_repr_does_not_show_the_engine_key(tmp_path: Path) -> None:
     settings = Settings(
         home=tmp_path, scorer="sglang", engine_url="https://engine", engine_key="hush"
     )

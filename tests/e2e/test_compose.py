@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,9 +176,9 @@ def database_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def uow_factory(database_url: str) -> Iterator[SqlUnitOfWorkFactory]:
+def uow_factory(database_url: str) -> Iterator[UnitOfWorkFactory]:
     database = make_database(database_url)
-    yield SqlUnitOfWorkFactory(database)
+    yield UnitOfWorkFactory(database)
     database.dispose()
 
 
@@ -216,7 +216,7 @@ def stack(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[St
 @pytest.mark.redis
 @pytest.mark.slow
 def test_every_service_starts_gets_healthy_works_and_stops(
-    stack: Stack, uow_factory: SqlUnitOfWorkFactory
+    stack: Stack, uow_factory: UnitOfWorkFactory
 ) -> None:
     stack.start("migrate")
     assert stack.wait("migrate") == 0, stack.log("migrate").read_text()

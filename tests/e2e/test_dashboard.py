@@ -18,7 +18,6 @@ from app.domain.requests import Outcome
 from app.services.certificates import Evidence
 from app.services.completion import finish
 from app.services.jobs import advance, claim, close_batch
-from app.services.policies import BatchPolicy, JobPolicy
 from app.services.secrets import load_signer
 from tests.support.gateway_world import World, wait_until, world
 
@@ -100,9 +99,9 @@ def address(world: World) -> Iterator[str]:
 def complete(world: World) -> None:
     """Do a worker's part of a deletion, without new weights."""
     with world.uow() as uow:
-        close_batch(uow, BatchPolicy(size=1, seconds=0.0, method="e2urec", retry_delay=0.0))
+        close_batch(uow, world.settings.model_copy(update={"batch_size": 1}))
     with world.uow() as uow:
-        claimed = claim(uow, "t", JobPolicy(lease_seconds=60, attempts=3, request_failures=2))
+        claimed = claim(uow, "t", world.settings)
         if claimed is None:
             raise RuntimeError("no batch was closed")
         lease = claimed[1]
@@ -116,7 +115,7 @@ def test_recommend_forget_cancel_and_download(
 ) -> None:
     page.goto(address)
     expect(page.locator("#service")).to_have_text("ready")
-    expect(page.locator("#requests")).to_contain_text("No deletion has been asked for.")
+    expect(page.locator("#requests")).to_contain_text("No deletion requests yet.")
 
     page.locator("#recommend-form input[name=user]").fill("u1")
     page.locator("#recommend-form button").click()
@@ -136,7 +135,7 @@ def test_recommend_forget_cancel_and_download(
     expect(page.locator("#requests tbody tr")).to_have_count(1)
 
     page.locator("#recommend-form button").click()
-    expect(page.locator("#recommendations")).to_contain_text("asked to be forgotten")
+    expect(page.locator("#recommendations")).to_contain_text("open deletion request")
 
     page.get_by_role("button", name="Hold").click()
     expect(page.locator("#requests")).to_contain_text("on hold")
@@ -187,7 +186,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(world: World, page: Page) -
 def test_a_server_that_goes_away_is_said_so_and_recovers(world: World, page: Page) -> None:
     with Server(world.app()) as address:
         page.goto(address)
-        expect(page.locator("#releases")).to_contain_text("Nothing has been trained yet.")
+        expect(page.locator("#releases")).to_contain_text("No release yet.")
         page.context.set_offline(offline=True)
         expect(page.locator("#notice")).to_contain_text("cannot be reached")
         page.context.set_offline(offline=False)

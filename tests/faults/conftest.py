@@ -20,7 +20,6 @@ from app.domain.requests import RequestStatus
 from app.services.certificates import verify_certificate
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import start_training
-from app.services.policies import ForgetPolicy
 from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.file_learner import FileLearner, read_weights
@@ -59,7 +58,7 @@ class Installation:
             request, _ = request_forget(
                 uow,
                 self.context.pseudonyms,
-                ForgetPolicy.of(self.settings),
+                self.settings,
                 ForgetCommand.of(user_id, items, None),
             )
         return request.id
@@ -69,7 +68,7 @@ class Installation:
             request, _ = request_forget(
                 uow,
                 self.context.pseudonyms,
-                ForgetPolicy.of(self.settings),
+                self.settings,
                 ForgetCommand.of(None, (), item_id),
             )
         return request.id

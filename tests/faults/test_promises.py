@@ -10,7 +10,6 @@ from app.domain.identifiers import new_id
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome, RequestStatus
 from app.services.jobs import start_training
-from app.services.policies import ReplicaPolicy
 from app.services.replicas import ReplicaState, register_replica, renew_replica
 from tests.faults.test_roll_out import FakeReplica
 from tests.support.file_learner import FileLearner
@@ -67,7 +66,7 @@ class ReturningReplica:
 
     def __init__(self, installation: Installation) -> None:
         self._factory = installation.context.uow_factory
-        self._policy = ReplicaPolicy.of(installation.settings)
+        self._ttl = installation.settings.replica_ttl
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)
         self._id = self._register()
@@ -83,14 +82,14 @@ class ReturningReplica:
     def _register(self) -> str:
         name = new_id("rep")
         with self._factory() as uow:
-            register_replica(uow, self._policy, replica_id=name, host="h", pid=1)
+            register_replica(uow, self._ttl, replica_id=name, host="h", pid=1)
         return name
 
     def _follow(self) -> None:
         while not self._stop.wait(0.02):
             with self._factory() as uow:
                 state = ReplicaState(problem="no such disk")
-                alias = renew_replica(uow, self._policy, self._id, state)
+                alias = renew_replica(uow, self._ttl, self._id, state)
             if alias is None:
                 self._id = self._register()
 

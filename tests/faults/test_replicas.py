@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from app.cli.launch import gateway, listening
 from app.cli.processes import Children
-from app.cli.serving import gateway, listening
 from app.domain.jobs import Stage
 from app.domain.requests import Outcome
 from models.backbones.compact import CompactConfig
@@ -144,7 +144,7 @@ def replicas(untrained: Installation, tmp_path: Path) -> Iterator[dict[str, Repl
 
 
 def is_ready(replica: Replica) -> bool:
-    if replica.child.ended() is not None:
+    if replica.child.exit_status() is not None:
         pytest.fail(f"a gateway ended: {replica.child.log.read_text()}")
     try:
         return replica.get("/readyz").status_code == 200

@@ -9,7 +9,6 @@ import pytest
 
 from app.domain.jobs import JobStatus, Stage
 from app.domain.requests import RequestStatus
-from app.services.policies import ReplicaPolicy
 from app.services.replicas import ReplicaState, register_replica, renew_replica
 from worker.loop import run_once
 
@@ -24,13 +23,13 @@ class FakeReplica:
         self.id = f"rep_{behavior}"
         self.fenced = threading.Event()
         self._factory = installation.context.uow_factory
-        self._policy = ReplicaPolicy.of(installation.settings)
+        self._ttl = installation.settings.replica_ttl
         self._behavior = behavior
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)
         with self._factory() as uow:
-            alias = register_replica(uow, self._policy, replica_id=self.id, host="h", pid=1)
-            renew_replica(uow, self._policy, self.id, ReplicaState(serving=alias.live))
+            alias = register_replica(uow, self._ttl, replica_id=self.id, host="h", pid=1)
+            renew_replica(uow, self._ttl, self.id, ReplicaState(serving=alias.live))
         self._serving = alias.live
 
     def __enter__(self) -> Self:
@@ -45,7 +44,7 @@ class FakeReplica:
         state = ReplicaState(serving=self._serving)
         while not self._stop.wait(0.02):
             with self._factory() as uow:
-                alias = renew_replica(uow, self._policy, self.id, state)
+                alias = renew_replica(uow, self._ttl, self.id, state)
             if alias is None:
                 self.fenced.set()
                 return

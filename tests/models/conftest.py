@@ -11,7 +11,7 @@ import torch
 
 from models.audit.calibration import ExpectedLossIncrease, calibrate
 from models.backbones.compact import CompactConfig
-from models.data.forget_split import ForgetIndices, Prepared, prepare
+from models.data.forget_split import ForgetIndices, ForgetSplit, split_for_forgetting
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.prompts.vocabulary import Vocabulary
 from models.training.trainer import TrainConfig, fit
@@ -52,8 +52,8 @@ def holdout() -> frozenset[int]:
 
 
 @pytest.fixture(scope="session")
-def prepared(planted: Interactions, holdout: frozenset[int]) -> Prepared:
-    return prepare(planted, ForgetIndices(), holdout)
+def prepared(planted: Interactions, holdout: frozenset[int]) -> ForgetSplit:
+    return split_for_forgetting(planted, ForgetIndices(), holdout)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def train_config() -> TrainConfig:
 def trained(
     one_thread: None,  # noqa: ARG001 -- training must come after it
     vocabulary: Vocabulary,
-    prepared: Prepared,
+    prepared: ForgetSplit,
     train_config: TrainConfig,
 ) -> Recommender:
     """Train once per session; tests that change weights must copy the recommender first."""
@@ -127,8 +127,8 @@ class World:
     recommender: Recommender
     expected: dict[str, ExpectedLossIncrease]
     #: The data before forgetting, and the data with the batch forgotten.
-    whole: Prepared
-    batch: Prepared
+    whole: ForgetSplit
+    batch: ForgetSplit
 
     def task(self, seed: int = 0) -> UnlearningTask:
         return UnlearningTask(
@@ -151,7 +151,7 @@ def interactions() -> Interactions:
 
 @pytest.fixture(scope="session")
 def world(interactions: Interactions) -> World:
-    whole = prepare(interactions, ForgetIndices(), HOLDOUT)
+    whole = split_for_forgetting(interactions, ForgetIndices(), HOLDOUT)
     vocabulary = Vocabulary.from_catalog(interactions)
     recommender = fit(vocabulary, whole, RECIPE, nothing)
     expected = calibrate(
@@ -168,5 +168,7 @@ def world(interactions: Interactions) -> World:
         recommender=recommender,
         expected=expected,
         whole=whole,
-        batch=prepare(interactions, ForgetIndices(users=FORGOTTEN), HOLDOUT, whole.bounds),
+        batch=split_for_forgetting(
+            interactions, ForgetIndices(users=FORGOTTEN), HOLDOUT, whole.bounds
+        ),
     )

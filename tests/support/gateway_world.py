@@ -1,4 +1,4 @@
-"""A gateway's world on SQLite: people, items, and real (untrained) releases to roll out."""
+"""Provide a test installation on SQLite: users, items and untrained releases to roll out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from app.domain.recommendations import RecommendationQuery
 from app.main import create_app
 from app.services import rollout
 from app.services.forget import ForgetCommand, request_forget
-from app.services.policies import ForgetPolicy, JobPolicy
 from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 from benchmarks.installations import Installation, fill
 from models.backbones.compact import CompactConfig
 from models.data.interactions import ItemRecord
@@ -35,17 +34,16 @@ if TYPE_CHECKING:
 
 ITEMS = 30
 USERS = [f"u{number}" for number in range(8)]
-_POLICY = JobPolicy(lease_seconds=60.0, attempts=3, request_failures=2)
 _TIMEOUT_SECONDS = 30.0
 
 
 def ask(user_id: str, n: int, *, exclude_seen: bool = True) -> RecommendationQuery:
-    """Return a question for the best `n` items."""
+    """Return a query for the best `n` items."""
     return RecommendationQuery(person=user_id, n=n, exclude_seen=exclude_seen)
 
 
 def wait_until(condition: Callable[[], bool], why: str) -> None:
-    """Wait for another thread; fail with `why` when it does not come about."""
+    """Wait until another thread makes the condition true; fail with `why` on timeout."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not condition():
         if time.monotonic() > deadline:
@@ -55,30 +53,35 @@ def wait_until(condition: Callable[[], bool], why: str) -> None:
 
 @dataclass
 class World(Installation):
-    """An installation with data in it, and what a worker would do to it."""
+    """An installation with data, and the actions of a worker on it."""
 
     pseudonyms: Pseudonyms = field(kw_only=True)
 
     def roll_out(self, seed: int) -> str:
-        """Publish, wait until all live replicas have prepared, flip, wait until all confirm."""
+        """Publish a release and roll it out to all live replicas."""
         return self.through(*self.publish(seed))
 
     def through(self, lease: Lease, name: str) -> str:
-        """Take what is published through to the end of its roll-out."""
-        wait_until(lambda: not rollout.unprepared(self.live_replicas(), name), "nobody prepared")
+        """Roll out a published release: wait for all to prepare, flip, wait for all to confirm."""
+        wait_until(
+            lambda: not rollout.unprepared(self.live_replicas(), name),
+            "the release was not prepared",
+        )
         self.flip(lease, name)
-        wait_until(lambda: not rollout.unconfirmed(self.live_replicas(), name), "unconfirmed")
+        wait_until(
+            lambda: not rollout.unconfirmed(self.live_replicas(), name),
+            "the release was not confirmed",
+        )
         return name
 
     def forget(self, user_id: str | None = None, *items: str, item_id: str | None = None) -> str:
-        """Ask to forget, as another replica would."""
+        """Request a deletion, as another replica would; return the request id."""
         with self.uow() as uow:
             command = ForgetCommand.of(user_id, items, item_id)
-            policy = ForgetPolicy.of(self.settings)
-            return request_forget(uow, self.pseudonyms, policy, command)[0].id
+            return request_forget(uow, self.pseudonyms, self.settings, command)[0].id
 
     def app(self, **changes: Any) -> FastAPI:
-        """Make an application on this installation."""
+        """Create an application on this installation."""
         return create_app(self.settings.model_copy(update=changes))
 
 
@@ -94,13 +97,18 @@ _ITEMS = [
 
 @pytest.fixture
 def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
-    """A migrated SQLite installation with eight people, thirty items, and no release."""
+    """A migrated SQLite installation with eight users, thirty items and no release."""
     (tmp_path / "lethe.db").write_bytes(migrated_sqlite)
     settings = Settings(
-        home=tmp_path, poll_seconds=0.05, cancel_window=60.0, drain_timeout=5.0, candidates=20
+        home=tmp_path,
+        poll_seconds=0.05,
+        cancel_window=60.0,
+        drain_timeout=5.0,
+        candidates=20,
+        job_lease=60.0,
     )
     database = make_database(settings.sqlalchemy_url)
-    uow = SqlUnitOfWorkFactory(database)
+    uow = UnitOfWorkFactory(database)
     fill(uow, _ITEMS, USERS, ratings=6)
     yield World(
         settings=settings,
@@ -115,7 +123,7 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
 
 @asynccontextmanager
 async def serving(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the application's startup and shutdown around a client of it."""
+    """Start the application, yield a client of it, and shut the application down."""
     async with app.router.lifespan_context(app), client_of(app, **options) as client:
         yield client
 
@@ -128,7 +136,7 @@ def client_of(app: FastAPI, *, client: str = "127.0.0.1", **options: Any) -> htt
 
 
 async def until_ready(client: httpx.AsyncClient) -> None:
-    """Wait until the replica says that it is ready."""
+    """Wait until the replica reports that it is ready."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while (await client.get("/readyz")).status_code != 200:
         if time.monotonic() > deadline:

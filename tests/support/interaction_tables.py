@@ -1,4 +1,4 @@
-"""Small tables for tests: one with a planted structure, and one of given rows."""
+"""Build small interaction tables: with planted tastes, or from explicit rows."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 USERS: Final = 240
 ITEMS: Final = 60
-RATINGS_EACH: Final = 30
+RATINGS_PER_USER: Final = 30
 HOLDOUT: Final = frozenset(range(0, USERS, 8))
 
 
 def planted_interactions(
-    users: int = USERS, items: int = ITEMS, each: int = RATINGS_EACH, seed: int = 7
+    users: int = USERS, items: int = ITEMS, per_user: int = RATINGS_PER_USER, seed: int = 7
 ) -> Interactions:
-    """Return ratings made of a person's leniency and taste, an item's kind and fame, and noise."""
+    """Return ratings from the user's leniency and taste, the item's fame and kind, and noise."""
     generator = np.random.default_rng(seed)
     taste, kind = generator.normal(size=(users, 2)), generator.normal(size=(items, 2))
-    lenient, fame = generator.normal(size=users), generator.normal(scale=0.7, size=items)
+    leniency, fame = generator.normal(size=users), generator.normal(scale=0.7, size=items)
     rows = []
     for user in range(users):
-        chosen = generator.choice(items, each, replace=False)
-        when = generator.integers(0, 10_000) + np.sort(generator.integers(0, 5_000, each))
-        liking = lenient[user] + 0.5 * kind[chosen] @ taste[user] + fame[chosen]
-        stars = 3.25 + liking + generator.normal(scale=0.5, size=each)
+        chosen = generator.choice(items, per_user, replace=False)
+        times = generator.integers(0, 10_000) + np.sort(generator.integers(0, 5_000, per_user))
+        preference = leniency[user] + 0.5 * kind[chosen] @ taste[user] + fame[chosen]
+        stars = 3.25 + preference + generator.normal(scale=0.5, size=per_user)
         rating = np.clip(np.round(stars * 2) / 2, 0.5, 5)
-        rows.append(np.stack([np.full(each, user), chosen, rating, when], axis=1))
+        rows.append(np.stack([np.full(per_user, user), chosen, rating, times], axis=1))
     user_column, item_column, rating_column, time_column = np.concatenate(rows).T
     return Interactions(
         users=tuple(
@@ -53,7 +53,7 @@ def planted_interactions(
 
 
 def table(rows: Iterable[tuple[int, int, float, int]], users: int, items: int) -> Interactions:
-    """Return a table of (user, item, rating, timestamp) rows over a bare catalogue."""
+    """Return a table of (user, item, rating, timestamp) rows; records have no attributes."""
     columns = np.array(list(rows), dtype=np.float64).reshape(-1, 4).T
     return Interactions(
         users=tuple(UserRecord(id=f"u{n}") for n in range(users)),

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.unlearning.setting import write_json
 from benchmarks.unlearning.units import Unit
-from models.backbones.packaged import kept_in
+from models.backbones.packaged import cache_directory
 from models.training.step import DivergedError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Telling(Unit):
     """It writes down where it would keep packaged backbones."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
-        write_json(setting.out / "told.json", {"backbones": str(kept_in())})
+        write_json(setting.out / "told.json", {"backbones": str(cache_directory())})
 
 
 class Endless(Unit):

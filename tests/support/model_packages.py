@@ -87,7 +87,7 @@ def main(packages: str, directory: str, limit: str = "", how: str = "fail") -> N
     """Convert, perhaps without room for it."""
     sys.path.append(packages)
     packaged.PACKAGED[NAME] = PACKAGE
-    packaged.keep_in(Path(directory))
+    packaged.set_cache_directory(Path(directory))
     if limit:
         # Python ignores the signal, so that writing fails; its default ends the process.
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL if how == "kill" else signal.SIG_IGN)

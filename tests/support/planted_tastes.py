@@ -1,4 +1,4 @@
-"""A small world whose truth is known: two tastes, better and worse items, and chance."""
+"""Generate a small data set with two opposite tastes, for tests of training and audits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.training.trainer import TrainConfig
 
 USERS, ITEMS = 150, 120
-#: Never trained on, and to be forgotten.
+#: User indices that are never trained on.
 HOLDOUT = frozenset(range(130, 150))
+#: User indices to forget.
 FORGOTTEN = frozenset(range(16))
-#: High learning rate, several epochs: it memorises what it sees.
+#: A high learning rate and several epochs make the model memorize its training rows.
 RECIPE = TrainConfig(
     backbone=CompactConfig(hidden_size=32, layers=1, intermediate_size=64, init_std=0.1),
     learning_rate=1e-2,
@@ -26,18 +27,18 @@ CALIBRATION = CalibrationConfig(users=0.12, items=0.0, pairs=0.0)
 
 
 def planted(seed: int = 0) -> Interactions:
-    """Rate 40 to 60 items per user: half of the people like the even items, half the odd ones.
+    """Return 40 to 60 ratings per user: even users prefer even items, odd users odd items.
 
-    Items also differ in how much everybody likes them, and chance decides the rest.
+    A quality per item and logistic noise are added.
     """
     rng = np.random.default_rng(seed)
     quality = rng.normal(size=ITEMS)
     user, item, rating, timestamp = [], [], [], []
-    for person in range(USERS):
+    for user_index in range(USERS):
         chosen = rng.permutation(ITEMS)[: rng.integers(40, 61)]
-        taste = np.where((chosen + person) % 2 == 0, 1.5, -1.5)
+        taste = np.where((chosen + user_index) % 2 == 0, 1.5, -1.5)
         liked = taste + quality[chosen] + rng.logistic(scale=0.7, size=len(chosen)) > 0
-        user += [person] * len(chosen)
+        user += [user_index] * len(chosen)
         item += chosen.tolist()
         rating += np.where(liked, 4.5, 2.0).tolist()
         timestamp += np.sort(rng.integers(1_000_000, 2_000_000, len(chosen))).tolist()

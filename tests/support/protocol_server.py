@@ -1,7 +1,7 @@
-"""A serving engine for tests: real HTTP, real answers of a tiny model, the wire of vLLM and SGLang.
+"""Simulate a serving engine: HTTP, scores of a tiny model, the wire formats of vLLM and SGLang.
 
-Written for these tests from what the engines publish of their interfaces; it is neither engine, and
-no test here has run against one. What it speaks, and where that is written:
+The server is written from the engines' published interfaces. No test here runs against a real
+engine. Sources:
 
 - vLLM: docs.vllm.ai/en/latest/serving/online_serving/generative_scoring/ (and
   vllm/entrypoints/openai/generative_scoring/serving.py), docs.vllm.ai/en/latest/features/lora/ (and
@@ -9,10 +9,10 @@ no test here has run against one. What it speaks, and where that is written:
 - SGLang: docs.sglang.io/docs/advanced_features/lora, …/basic_usage/native_api,
   …/basic_usage/sampling_params (and sglang/srt/entrypoints/http_server.py, managers/io_struct.py)
 
-Its faults are those that users report: a prefix cache that answers for an adapter that was reloaded
-under the same name (vllm-project/vllm#42125), an unloading that leaves the adapter there
-(vllm-project/vllm#42633, #54839), and a loading that is answered with success although nothing, or
-not yet the adapter, answers (vllm-project/vllm#18372, vllm-project/aibrix#235).
+The simulated faults are those that users report: a prefix cache that answers for an adapter that
+was reloaded under the same name (vllm-project/vllm#42125), an unload that leaves the adapter in
+place (vllm-project/vllm#42633, #54839), and a load that is reported as successful although no
+adapter, or the base model, answers (vllm-project/vllm#18372, vllm-project/aibrix#235).
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ Json = Annotated[dict[str, Any], Body()]
 
 @dataclass
 class Faults:
-    """What is wrong at the moment; nothing, as it comes."""
+    """The faults to simulate; none by default."""
 
-    #: States of a name are reused for ever, whatever was loaded since and whatever the salt.
+    #: States of an adapter name are reused after reloads and for other salts.
     stale_prefix_cache: bool = False
-    #: Unloading says success; the name stays listed, or is not listed and answers all the same.
+    #: An unload reports success, but the name stays listed, or the unlisted name still answers.
     unload: Literal["stays listed", "still answers", ""] = ""
-    #: Of a new adapter's first questions so many are refused, or answered by the base model.
+    #: A new adapter's first `early_queries` queries are refused or answered by the base model.
     early: Literal["unknown", "base", ""] = ""
-    early_contents: int = 0
-    #: Every path answers with this status.
+    early_queries: int = 0
+    #: All paths answer with this status.
     status: int | None = None
-    #: What is said instead of an answer to a question.
+    #: The kind of invalid response to a query.
     garbage: Literal["count", "range", "nan", "words", "no json", "cut", "another", ""] = ""
-    #: Questions wait for this.
+    #: Queries wait for this event.
     hang: threading.Event | None = None
-    #: Called when a question has come in, before anything is looked at.
+    #: Called when a query arrives, before the query is processed.
     before: Callable[[], None] | None = None
 
 
 @dataclass
-class Asked:
-    """One question, as it came in."""
+class Query:
+    """A received query."""
 
     adapter: str
     salt: str | None
@@ -73,15 +73,15 @@ class Asked:
 
 
 class ProtocolServer:
-    """The engine; `start` and `stop` may be called again and again, on one port."""
+    """The engine; `start` and `stop` may be called repeatedly and keep the port."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self.faults = Faults()
-        self.asked: list[Asked] = []
+        self.queries: list[Query] = []
         self.adapters: dict[str, torch.nn.Module] = {}
         self._hidden: dict[str, torch.nn.Module] = {}
-        self._contents: dict[str, int] = {}
+        self._query_counts: dict[str, int] = {}
         self._states: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -94,7 +94,7 @@ class ProtocolServer:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen, with the base model alone."""
+        """Start with the base model and no adapters."""
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self._port))
@@ -114,7 +114,7 @@ class ProtocolServer:
                 raise RuntimeError("the engine did not start")
 
     def stop(self) -> None:
-        """Hang up, and forget all adapters, as an engine does that is started anew."""
+        """Stop listening and drop all adapters, as a restarted engine does."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join()
@@ -123,7 +123,7 @@ class ProtocolServer:
         self._hidden.clear()
 
     def load(self, name: str, path: str) -> None:
-        """Load an adapter; raises OSError or ValueError where there is none."""
+        """Load an adapter; raises OSError or ValueError if this fails."""
         if not Path(path).is_dir():
             raise FileNotFoundError(f"No adapter found for {path}")
         with self._loading, warnings.catch_warnings():
@@ -133,7 +133,7 @@ class ProtocolServer:
             warnings.simplefilter("ignore")
             model = PeftModel.from_pretrained(copy.deepcopy(self._model), path)
             self.adapters[name] = model.eval()
-            self._contents[name] = 0
+            self._query_counts[name] = 0
 
     def _app(self) -> FastAPI:
         app = FastAPI()
@@ -148,13 +148,13 @@ class ProtocolServer:
         return app
 
     async def _guard(
-        self, request: Request, go_on: Callable[[Request], Awaitable[Response]]
+        self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         if request.headers.get("authorization") != f"Bearer {KEY}":
             return JSONResponse({"error": "Unauthorized"}, 401)
         if self.faults.status is not None:
-            return JSONResponse({"error": "as told"}, self.faults.status)
-        return await go_on(request)
+            return JSONResponse({"error": "simulated"}, self.faults.status)
+        return await call_next(request)
 
     def _models(self) -> dict[str, Any]:
         cards = [{"id": BASE, "object": "model", "root": str(self._base), "parent": None}]
@@ -178,7 +178,7 @@ class ProtocolServer:
     def _vllm_score(self, body: Json) -> Response:
         name = body["model"]
         prompts = [body["query"] + item for item in body["items"]]
-        logprobs = self._answer(Asked(name, body.get("cache_salt"), body), prompts)
+        logprobs = self._logprobs_of(Query(name, body.get("cache_salt"), body), prompts)
         if logprobs is None:
             return _vllm_error(404, f"The model `{name}` does not exist.")
         labels = torch.stack([row[body["label_token_ids"]] for row in logprobs])
@@ -225,7 +225,7 @@ class ProtocolServer:
     def _sglang_generate(self, body: Json) -> Response:
         (name,) = set(body["lora_path"])
         prompts, labels = body["input_ids"], body["token_ids_logprob"]
-        logprobs = self._answer(Asked(name, body.get("extra_key"), body), prompts)
+        logprobs = self._logprobs_of(Query(name, body.get("extra_key"), body), prompts)
         if logprobs is None:
             message = f"The following requested LoRA adapters are not loaded: {name}"
             return JSONResponse({"error": {"message": message}}, 400)
@@ -235,10 +235,10 @@ class ProtocolServer:
                 "meta_info": {
                     "prompt_tokens": len(prompt),
                     "completion_tokens": 0,
-                    "output_token_ids_logprobs": [[[float(row[t]), t, None] for t in wanted]],
+                    "output_token_ids_logprobs": [[[float(row[t]), t, None] for t in label_ids]],
                 },
             }
-            for prompt, row, wanted in zip(prompts, logprobs, labels, strict=True)
+            for prompt, row, label_ids in zip(prompts, logprobs, labels, strict=True)
         ]
         last: Any = content[-1]["meta_info"]
         match self.faults.garbage:
@@ -263,23 +263,25 @@ class ProtocolServer:
                 self._hidden[name] = model
         return True
 
-    def _answer(self, asked: Asked, prompts: list[list[int]]) -> list[torch.Tensor] | None:
-        """Return the next token's log probabilities for each prompt; None for a strange name."""
+    def _logprobs_of(self, query: Query, prompts: list[list[int]]) -> list[torch.Tensor] | None:
+        """Return each prompt's log probabilities of the next token; None for an unknown adapter."""
         if self.faults.before is not None:
             self.faults.before()
         if self.faults.hang is not None:
             self.faults.hang.wait(30)
         with self._lock:
-            self.asked.append(asked)
-            model = self.adapters.get(asked.adapter) or self._hidden.get(asked.adapter)
+            self.queries.append(query)
+            model = self.adapters.get(query.adapter) or self._hidden.get(query.adapter)
             if model is None:
                 return None
-            number = self._contents[asked.adapter] = self._contents.get(asked.adapter, 0) + 1
-            if self.faults.early and number <= self.faults.early_contents:
+            number = self._query_counts[query.adapter] = (
+                self._query_counts.get(query.adapter, 0) + 1
+            )
+            if self.faults.early and number <= self.faults.early_queries:
                 if self.faults.early == "unknown":
                     return None
                 model = self._model
-            return [self._logprobs(asked.adapter, model, prompt) for prompt in prompts]
+            return [self._logprobs(query.adapter, model, prompt) for prompt in prompts]
 
     @torch.inference_mode()
     def _logprobs(self, name: str, model: torch.nn.Module, prompt: list[int]) -> torch.Tensor:
@@ -287,8 +289,8 @@ class ProtocolServer:
         if known is not None and self.faults.stale_prefix_cache:
             return known
         logits: torch.Tensor = model(input_ids=torch.tensor([prompt])).logits[0, -1]
-        self._states[name, tuple(prompt)] = found = logits.log_softmax(0)
-        return found
+        self._states[name, tuple(prompt)] = logprobs = logits.log_softmax(0)
+        return logprobs
 
 
 _WRONG: Final[dict[str, Any]] = {"range": 1.5, "nan": math.nan, "words": "likely"}
@@ -300,5 +302,5 @@ def _vllm_error(status: int, message: str) -> JSONResponse:
 
 
 def _raw(content: Any) -> Response:
-    """Return JSON as Python writes it, NaN included."""
+    """Return JSON in Python's dialect, which allows NaN."""
     return Response(json.dumps(content), media_type="application/json")

@@ -46,7 +46,7 @@ SEQUENCE: Final = ("t5", "bart")
 COMPACT: Final = ("compact", "compact-t5")
 BACKBONES: Final = (*COMPACT, *CAUSAL, *SEQUENCE)
 #: One small world for all tests of backbones: 24 people, 20 items, 7 samples each.
-DATA: Final = planted_interactions(users=24, items=20, each=12)
+DATA: Final = planted_interactions(users=24, items=20, per_user=12)
 #: <pad> <s> </s>: none of them is where the compact vocabulary has its own.
 PAD, BEGIN, END = 2, 0, 1
 

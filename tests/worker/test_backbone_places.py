@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    before = packaged.kept_in()
+    before = packaged.cache_directory()
     made = Settings(home=tmp_path / "home")
     made.home.mkdir()
     database = make_database(made.sqlalchemy_url)
     migrate(database)
     database.dispose()
     yield made
-    packaged.keep_in(before)
+    packaged.set_cache_directory(before)
 
 
 def test_a_worker_keeps_them_there(settings: Settings) -> None:
     build_context(settings).close()
 
-    assert packaged.kept_in() == settings.home / "backbones"
+    assert packaged.cache_directory() == settings.home / "backbones"
 
 
 def test_a_gateway_keeps_them_there(settings: Settings) -> None:
     create_app(settings)
 
-    assert packaged.kept_in() == settings.home / "backbones"
+    assert packaged.cache_directory() == settings.home / "backbones"
 
 
 @pytest.mark.parametrize("starts", [build_context, create_app])

@@ -9,14 +9,14 @@ import pytest
 
 from app.domain.errors import InvalidInputError
 from app.services.forget import ForgetCommand, request_forget
-from app.services.policies import ForgetPolicy
+from app.settings import Settings
 from worker.importer import run_import
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.services.pseudonyms import Pseudonyms
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def movielens(tmp_path: Path) -> Path:
 
 
 def test_everything_usable_is_stored_and_everything_else_accounted_for(
-    movielens: Path, uow_factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+    movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     emitted: list[dict[str, Any]] = []
     summary = run_import(movielens, "auto", uow_factory, pseudonyms, emitted.append)
@@ -64,7 +64,7 @@ def test_everything_usable_is_stored_and_everything_else_accounted_for(
 
 
 def test_repeating_an_import_changes_nothing(
-    movielens: Path, uow_factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+    movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     first = run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
     with uow_factory(write=False) as uow:
@@ -75,14 +75,14 @@ def test_repeating_an_import_changes_nothing(
 
 
 def test_a_forgotten_person_does_not_come_back(
-    movielens: Path, uow_factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+    movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
     with uow_factory() as uow:
         request_forget(
             uow,
             pseudonyms,
-            ForgetPolicy(cancel_window=60, due_days=30),
+            Settings(),
             ForgetCommand(user_id="bob"),
         )
         uow.people.delete_user("bob")
@@ -96,7 +96,7 @@ def test_a_forgotten_person_does_not_come_back(
 
 
 def test_what_cannot_be_read_stores_nothing(
-    tmp_path: Path, uow_factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+    tmp_path: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     emitted: list[dict[str, Any]] = []
     with pytest.raises(InvalidInputError, match="does not exist"):

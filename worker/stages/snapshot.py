@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Interaction, Item
     from app.domain.requests import ForgetRequest
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 
 def take_snapshot(

@@ -1,4 +1,4 @@
-"""One module per resource; `ROUTERS` is all of them."""
+"""The routes of the REST API, one module per resource."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
     for module in (
         forget,
         recommend,
-        # Before the items, whose ids may contain slashes.
+        # Before `items`, where an item id may contain slashes and would match this path.
         similar,
         interactions,
         items,

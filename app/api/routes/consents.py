@@ -1,4 +1,4 @@
-"""Renewed consent of people who had been forgotten."""
+"""New consent of forgotten users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, status
 
 from app.api.dependencies import TheGateway, Writing
 from app.api.responses import problems
-from app.api.schemas import ConsentAnswer, ConsentBody
+from app.api.schemas.forget import ConsentAnswer, ConsentBody
 from app.services.suppression import record_consent
 
 router = APIRouter(tags=["consents"])
@@ -20,6 +20,6 @@ router = APIRouter(tags=["consents"])
     ),
 )
 def consent(body: ConsentBody, gateway: TheGateway, uow: Writing) -> ConsentAnswer:
-    """Record that a forgotten person consents anew: data about them is accepted again."""
+    """Record a forgotten user's new consent, so that data about the user is accepted again."""
     lifted = record_consent(uow, gateway.pseudonyms, body.user_id, body.item_ids)
     return ConsentAnswer(lifted=lifted)

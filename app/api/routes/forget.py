@@ -1,4 +1,4 @@
-"""Deletion requests."""
+"""Deletion requests: create, list, read, cancel, hold, release and certificate."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from app.api.dependencies import (
     Writing,
 )
 from app.api.responses import problems
-from app.api.schemas import ForgetAnswer, ForgetBody, ForgetPage
+from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetPage
+from app.services.certificates import certificate_of
 from app.services.forget import (
     cancel_forget,
-    certificate_of,
-    forget_status,
     hold_forget,
     release_forget,
     request_forget,
 )
-from app.services.pages import list_requests
-from app.services.policies import ForgetPolicy
+from app.services.pagination import list_requests
 
 router = APIRouter(prefix="/forget", tags=["deletion requests"])
 
@@ -54,20 +52,20 @@ def forget(
     tasks: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> ForgetAnswer:
-    """Ask to forget a user, some of a user's interactions, or an item.
+    """Request the deletion of a user, of some of a user's interactions, or of an item.
 
-    A `202` means that the request is committed and its subject suppressed. A `200` gives the
-    earlier request that covers this one.
+    `202`: the request is committed and its subject is suppressed. `200`: an earlier request already
+    covers this deletion, and is returned.
     """
     request, created = request_forget(
         uow,
         gateway.pseudonyms,
-        ForgetPolicy.of(gateway.settings),
+        gateway.settings,
         body.command(),
         idempotency_key,
     )
     response.headers["Location"] = f"/forget/{request.id}"
-    # Only after the commit is there something to follow in the change log.
+    # A background task, because the replica reads the change after the commit.
     tasks.add_task(gateway.replica.data_changed)
     if not created:
         response.status_code = status.HTTP_200_OK
@@ -85,15 +83,15 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
 
 @router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))
 def read(request_id: RequestPath, uow: Reading) -> ForgetAnswer:
-    """Say where a deletion request stands."""
-    return ForgetAnswer.of(forget_status(uow, request_id))
+    """Return a deletion request with its status and progress."""
+    return ForgetAnswer.of(uow.requests.get(request_id))
 
 
 @router.delete(
     "/{request_id}", responses=problems("unknown-request", "not-cancellable", "invalid-input")
 )
 def cancel(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
-    """Cancel a request while it is scheduled; its subject is then suppressed no longer."""
+    """Cancel a scheduled deletion request and end the suppression of its subject."""
     return ForgetAnswer.of(cancel_forget(uow, request_id))
 
 
@@ -102,7 +100,7 @@ def cancel(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
     responses=problems("unknown-request", "illegal-transition", "conflict", "invalid-input"),
 )
 def hold(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
-    """Hold a scheduled request back, so that no batch takes it; suppression stays."""
+    """Put a scheduled deletion request on hold. Its subject stays suppressed."""
     return ForgetAnswer.of(hold_forget(uow, request_id))
 
 
@@ -111,7 +109,7 @@ def hold(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
     responses=problems("unknown-request", "illegal-transition", "conflict", "invalid-input"),
 )
 def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
-    """Let a held or a dead request go on."""
+    """Resume a deletion request that is on hold or dead."""
     return ForgetAnswer.of(release_forget(uow, request_id))
 
 
@@ -120,5 +118,5 @@ def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
     responses=problems("unknown-request", "certificate-not-ready", "invalid-input"),
 )
 def certificate(request_id: RequestPath, uow: Reading) -> dict[str, Any]:
-    """Return the signed certificate of a completed deletion; `lethe verify` checks it."""
+    """Return the signed certificate of a completed deletion, for `lethe verify`."""
     return certificate_of(uow, request_id)

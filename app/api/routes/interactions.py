@@ -1,4 +1,4 @@
-"""New ratings."""
+"""Ratings: add or replace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body
 
 from app.api.dependencies import TheGateway, Writing
 from app.api.responses import problems
-from app.api.schemas import InteractionBody, StoredAnswer
+from app.api.schemas.common import StoredAnswer
+from app.api.schemas.users import InteractionBody
 from app.services.interactions import add_interactions
 
 router = APIRouter(tags=["interactions"])
@@ -25,6 +26,6 @@ def add(
     gateway: TheGateway,
     uow: Writing,
 ) -> StoredAnswer:
-    """Add or replace interactions, all of them or none."""
-    stored = add_interactions(uow, gateway.pseudonyms, [one.interaction() for one in body])
+    """Add or replace interactions, either all or none."""
+    stored = add_interactions(uow, gateway.pseudonyms, [entry.interaction() for entry in body])
     return StoredAnswer(stored=stored)

@@ -1,4 +1,4 @@
-"""The catalogue: items are added, changed, shown, and taken off the shelf."""
+"""Catalog items: add, change, list, read and withdraw."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastapi import APIRouter, BackgroundTasks, Body, status
 
 from app.api.dependencies import DEFAULT_PAGE, Cursor, ItemPath, Limit, Reading, TheGateway, Writing
 from app.api.responses import problems
-from app.api.schemas import StoredAnswer
-from app.api.schemas_catalog import (
+from app.api.schemas.common import StoredAnswer
+from app.api.schemas.items import (
     ItemAnswer,
     ItemBody,
     ItemPage,
@@ -31,8 +31,8 @@ def store(
     uow: Writing,
     tasks: BackgroundTasks,
 ) -> StoredAnswer:
-    """Add or change items, all of them or none; withdrawn ones are on the shelf again."""
-    stored = store_items(uow, gateway.pseudonyms, [one.new_item() for one in body])
+    """Add or change items, either all or none. A withdrawn item becomes available again."""
+    stored = store_items(uow, gateway.pseudonyms, [entry.new_item() for entry in body])
     tasks.add_task(gateway.replica.data_changed)
     return StoredAnswer(stored=stored)
 
@@ -44,7 +44,7 @@ def store(
 def withdraw_many(
     body: WithdrawBody, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks
 ) -> WithdrawnAnswer:
-    """Take items off the shelf, all of them or none. Their ratings stay; nothing is unlearnt."""
+    """Withdraw items, either all or none. Their ratings stay and nothing is unlearned."""
     withdrawn = withdraw_items(uow, body.item_ids)
     tasks.add_task(gateway.replica.data_changed)
     return WithdrawnAnswer(withdrawn=withdrawn)
@@ -52,13 +52,13 @@ def withdraw_many(
 
 @router.get("", responses=problems("invalid-input"))
 def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -> ItemPage:
-    """List the catalogue in order of id, withdrawn items included."""
+    """List all items ordered by id, including withdrawn items."""
     return ItemPage.of(list_items(uow, limit, cursor))
 
 
 @router.get("/{item_id:path}", responses=problems("unknown-item", "invalid-input"))
 def read(item_id: ItemPath, uow: Reading) -> ItemAnswer:
-    """Show one item."""
+    """Return an item."""
     return ItemAnswer.of(read_item(uow, item_id))
 
 
@@ -68,6 +68,6 @@ def read(item_id: ItemPath, uow: Reading) -> ItemAnswer:
     responses=problems("unknown-item", "invalid-input"),
 )
 def withdraw(item_id: ItemPath, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks) -> None:
-    """Take an item off the shelf: never recommended from now on, until it is posted again."""
+    """Withdraw an item. It is not recommended until it is posted again."""
     withdraw_items(uow, [item_id])
     tasks.add_task(gateway.replica.data_changed)

@@ -1,4 +1,4 @@
-"""Jobs: what training and unlearning are doing."""
+"""Training and unlearning jobs: list and read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fastapi import APIRouter
 
 from app.api.dependencies import DEFAULT_PAGE, Cursor, JobPath, Limit, Reading
 from app.api.responses import problems
-from app.api.schemas import JobAnswer, JobPage
-from app.services.pages import list_jobs
+from app.api.schemas.jobs import JobAnswer, JobPage
+from app.services.pagination import list_jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -21,5 +21,5 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
 
 @router.get("/{job_id}", responses=problems("unknown-job", "invalid-input"))
 def read(job_id: JobPath, uow: Reading) -> JobAnswer:
-    """Say where a job stands, with all figures of its audit."""
+    """Return a job with its status, progress and audit figures."""
     return JobAnswer.of(uow.jobs.get(job_id))

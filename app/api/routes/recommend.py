@@ -1,4 +1,4 @@
-"""Recommendations."""
+"""Recommendations for a user, a visitor, or several users."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response, status
 
-from app.api.caching import IfNoneMatch, answered, not_modified
+from app.api.caching import IfNoneMatch, not_modified, set_cache_headers
 from app.api.dependencies import TheGateway, UserPath
 from app.api.filters import Exclude, Include, filter_of
 from app.api.responses import problems
-from app.api.schemas_recommend import (
+from app.api.schemas.recommend import (
     MAX_DEADLINE_MS,
     MAX_N,
     MAX_OFFSET,
@@ -48,24 +48,33 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
     user_id: UserPath,
     gateway: TheGateway,
     response: Response,
-    n: Annotated[int, Query(ge=1, le=MAX_N, description="How many items.")] = 10,
+    n: Annotated[int, Query(ge=1, le=MAX_N, description="Number of items.")] = 10,
     offset: Annotated[
-        int, Query(ge=0, le=MAX_OFFSET, description="`next_offset` of the page before.")
+        int, Query(ge=0, le=MAX_OFFSET, description="`next_offset` of the previous page.")
     ] = 0,
-    exclude_seen: Annotated[bool, Query(description="Leave out what the user has rated.")] = True,
+    exclude_seen: Annotated[
+        bool, Query(description="Leave out items that the user has rated.")
+    ] = True,
     include: Include = (),
     exclude: Exclude = (),
     deadline_ms: Annotated[
         int | None,
-        Query(ge=1, le=MAX_DEADLINE_MS, description="Then the first stage's order is answered."),
+        Query(
+            ge=1,
+            le=MAX_DEADLINE_MS,
+            description="After this time, return the first stage's ranking.",
+        ),
     ] = None,
-    explain: Annotated[bool, Query(description="Say what moved each score most.")] = False,
+    explain: Annotated[
+        bool, Query(description="Add the ratings with the largest effect on each score.")
+    ] = False,
     fallback: Annotated[
-        bool, Query(description="For unknown users, or before any release: what is popular.")
+        bool,
+        Query(description="Return popular items for unknown users and before the first release."),
     ] = False,
     if_none_match: IfNoneMatch = None,
 ) -> RecommendAnswer | Response:
-    """Return the items that the user will like best, all scored by the one release named."""
+    """Return the items with the highest scores for a user, all scored by one release."""
     if explain and n > MAX_EXPLAINED:
         raise InvalidInputError(f"explain takes an n of at most {MAX_EXPLAINED}.")
     query = RecommendationQuery(
@@ -77,12 +86,12 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
         explain=explain,
         fallback=fallback,
     )
-    held = await gateway.recommender.held(query, if_none_match or frozenset())
-    if held is not None:
-        return not_modified(held)
+    valid_tag = await gateway.recommender.matching_tag(query, if_none_match or frozenset())
+    if valid_tag is not None:
+        return not_modified(valid_tag)
     deadline = None if deadline_ms is None else deadline_ms / _MILLISECONDS
     answer = await gateway.recommender.recommend(query, deadline=deadline)
-    answered(response, answer.tag)
+    set_cache_headers(response, answer.tag)
     return RecommendAnswer.of(answer)
 
 
@@ -92,10 +101,10 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
     responses={**_PROBLEMS, **problems("body-too-large", "unsupported-media-type")},
 )
 async def rank(body: RecommendBody, gateway: TheGateway, response: Response) -> RecommendAnswer:
-    """Rank given items, or recommend to a visitor of whom nothing is stored."""
+    """Rank the given items, or recommend items to a visitor without storing any data."""
     deadline = None if body.deadline_ms is None else body.deadline_ms / _MILLISECONDS
     answer = await gateway.recommender.recommend(body.query(), deadline=deadline)
-    answered(response)
+    set_cache_headers(response)
     return RecommendAnswer.of(answer)
 
 
@@ -107,15 +116,17 @@ async def rank(body: RecommendBody, gateway: TheGateway, response: Response) -> 
 async def recommend_batch(
     body: RecommendBatchBody, gateway: TheGateway, response: Response
 ) -> RecommendBatchAnswer:
-    """Recommend to several users in one call, read together; one that fails fails alone."""
+    """Recommend items to several users. A failure affects only the user concerned."""
     queries = body.queries()
     answers = await gateway.recommender.recommend_all(queries)
-    answered(response)
+    set_cache_headers(response)
     return RecommendBatchAnswer(
-        items=[RecommendAnswer.of(one) for one in answers if not isinstance(one, LetheError)],
+        items=[
+            RecommendAnswer.of(answer) for answer in answers if not isinstance(answer, LetheError)
+        ],
         refused=[
-            RefusedAnswer.of(str(query.person), one)
-            for query, one in zip(queries, answers, strict=True)
-            if isinstance(one, LetheError)
+            RefusedAnswer.of(str(query.person), answer)
+            for query, answer in zip(queries, answers, strict=True)
+            if isinstance(answer, LetheError)
         ],
     )

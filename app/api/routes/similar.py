@@ -1,4 +1,4 @@
-"""Items that are like an item."""
+"""Items that are similar to an item."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response, status
 
-from app.api.caching import IfNoneMatch, answered, not_modified
+from app.api.caching import IfNoneMatch, not_modified, set_cache_headers
 from app.api.dependencies import ItemPath, TheGateway
 from app.api.filters import Exclude, Include, filter_of
 from app.api.responses import problems
-from app.api.schemas_recommend import MAX_N, SimilarAnswer
+from app.api.schemas.recommend import MAX_N, SimilarAnswer
 
 router = APIRouter(tags=["recommendations"])
 
@@ -27,15 +27,18 @@ async def similar(
     item_id: ItemPath,
     gateway: TheGateway,
     response: Response,
-    n: Annotated[int, Query(ge=1, le=MAX_N, description="How many items.")] = 10,
+    n: Annotated[int, Query(ge=1, le=MAX_N, description="Number of items.")] = 10,
     include: Include = (),
     exclude: Exclude = (),
     if_none_match: IfNoneMatch = None,
 ) -> SimilarAnswer | Response:
-    """Return what is liked by those who like this item, by exactly unlearnable counts alone."""
+    """Return items that are liked together with this item.
+
+    The counts exclude forgotten users exactly; no model is used.
+    """
     answer = await gateway.recommender.similar(item_id, n, filter_of(include, exclude))
-    # Counting is as cheap as asking whether anything has changed.
+    # The tag is checked afterwards: counting costs no more than the check for changes.
     if answer.tag in (if_none_match or ()):
         return not_modified(answer.tag)
-    answered(response, answer.tag)
+    set_cache_headers(response, answer.tag)
     return SimilarAnswer.of(answer)

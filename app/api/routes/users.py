@@ -1,4 +1,4 @@
-"""People: added, changed, shown, and removed, which always means forgotten."""
+"""Users: add, change, read and forget."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from fastapi import APIRouter, BackgroundTasks, Body, Response, status
 from app.api.dependencies import IdempotencyKey, Reading, TheGateway, UserPath, Writing
 from app.api.responses import problems
 from app.api.routes.forget import forget
-from app.api.schemas import ForgetAnswer, ForgetBody, StoredAnswer
-from app.api.schemas_catalog import (
-    ForgetUsersAnswer,
-    ForgetUsersBody,
-    UserAnswer,
-    UserBody,
-)
-from app.services.policies import ForgetPolicy
-from app.services.users import forget_users, read_user, store_users
+from app.api.schemas.common import StoredAnswer
+from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetUsersAnswer, ForgetUsersBody
+from app.api.schemas.users import UserAnswer, UserBody
+from app.services.forget import forget_users
+from app.services.users import read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])
 
@@ -32,8 +28,8 @@ def store(
     uow: Writing,
     tasks: BackgroundTasks,
 ) -> StoredAnswer:
-    """Add users or replace their attributes, all of them or none."""
-    stored = store_users(uow, gateway.pseudonyms, [one.user() for one in body])
+    """Add users or replace their attributes, either all or none."""
+    stored = store_users(uow, gateway.pseudonyms, [entry.user() for entry in body])
     tasks.add_task(gateway.replica.data_changed)
     return StoredAnswer(stored=stored)
 
@@ -46,9 +42,8 @@ def store(
 def forget_many(
     body: ForgetUsersBody, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks
 ) -> ForgetUsersAnswer:
-    """Ask to forget many people at once, all of them or none."""
-    policy = ForgetPolicy.of(gateway.settings)
-    requests = forget_users(uow, gateway.pseudonyms, policy, body.user_ids)
+    """Request the deletion of several users, either all or none."""
+    requests = forget_users(uow, gateway.pseudonyms, gateway.settings, body.user_ids)
     tasks.add_task(gateway.replica.data_changed)
     return ForgetUsersAnswer(items=[ForgetAnswer.of(request) for request in requests])
 
@@ -57,7 +52,7 @@ def forget_many(
     "/{user_id:path}", responses=problems("unknown-user", "user-forgotten", "invalid-input")
 )
 def read(user_id: UserPath, gateway: TheGateway, uow: Reading) -> UserAnswer:
-    """Show what is held about somebody."""
+    """Return the stored data about a user."""
     return UserAnswer.of(read_user(uow, gateway.pseudonyms, user_id))
 
 
@@ -75,5 +70,5 @@ def remove(
     tasks: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> ForgetAnswer:
-    """Forget somebody: the same as `POST /forget` with this `user_id`."""
+    """Request the deletion of a user, like `POST /forget` with this `user_id`."""
     return forget(ForgetBody(user_id=user_id), gateway, uow, response, tasks, idempotency_key)

@@ -1,4 +1,4 @@
-"""The dashboard's files, and what the problem types mean."""
+"""The dashboard's files and the descriptions of the problem types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILES: Final = {
     "dashboard.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-#: Nothing but the service's own files and calls; no inline script, no frame, no foreign host.
+#: Only the service's own files and calls; no inline script, no frame, no other host.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +28,7 @@ _HEADERS: Final = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cach
 
 @router.get("/")
 def dashboard() -> FileResponse:
-    """Return the dashboard, which holds no data of its own."""
+    """Return the dashboard page, which contains no data."""
     return FileResponse(_WEB / "dashboard.html", media_type="text/html", headers=_HEADERS)
 
 
@@ -42,7 +42,7 @@ def file(name: str) -> FileResponse:
 
 @router.get("/problems/{code}")
 def problem_kind(code: str) -> dict[str, str | int]:
-    """Say what a problem's `type` means."""
+    """Describe a problem type."""
     kind = KINDS.get(code)
     if kind is None:
         raise HTTPException(404)

@@ -1,1 +1,1 @@
-"""`lethe demo`: a real person is forgotten, end to end, told step by step."""
+"""`lethe demo`: forget a real user end to end and explain each step."""

@@ -1,4 +1,4 @@
-"""The demo's own data directory, made afresh for every run. Nothing else is ever deleted."""
+"""The demo's data directory, emptied for every run. No other directory is ever deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT: Final = Path(".lethe/demo")
 
 
 class ForeignDirectoryError(BadInputError):
-    """{path} holds what is not the demo's and is left alone. Set LETHE_HOME to a new directory."""
+    """{path} is not a directory of the demo, and stays. Set LETHE_HOME to a new directory."""
 
 
 class DemoRunningError(CommandError):
@@ -27,15 +27,16 @@ class DemoRunningError(CommandError):
 
 
 def demo_path() -> Path:
-    """Return LETHE_HOME where it is set, else a directory beside the checkout's files."""
+    """Return LETHE_HOME if it is set, else `.lethe/demo` in the working directory."""
     return Path(os.environ.get("LETHE_HOME") or _DEFAULT).expanduser().absolute()
 
 
 @contextlib.contextmanager
 def fresh_home(path: Path) -> Iterator[Path]:
-    """Empty the demo's directory, or make it, and hold it against a second demo.
+    """Create or empty the demo's directory and lock it against a second demo.
 
-    Only a directory with the demo's marker is emptied; a link to one is refused.
+    Only a real directory with the demo's marker file is emptied. Raises ForeignDirectoryError or
+    DemoRunningError.
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ForeignDirectoryError(path=path)
@@ -48,8 +49,7 @@ def fresh_home(path: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DemoRunningError(path=path) from error
-        # The marker stays throughout: a run that is cut off here leaves a directory that the next
-        # one may empty.
+        # The marker stays, so that the next run may empty the directory if this one is cut off.
         for entry in path.iterdir():
             if entry.name == MARKER:
                 continue

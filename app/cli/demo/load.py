@@ -1,4 +1,4 @@
-"""A constant load of recommendations in the background, with every answer counted."""
+"""Background load of recommendation requests at a constant rate, with counts of the answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from app.cli.client import Service
 
-PER_SECOND: Final = 5.0
+REQUESTS_PER_SECOND: Final = 5.0
 
 
 class BackgroundLoad:
-    """Asks for recommendations for other people at a steady pace until the block is left.
+    """Requests recommendations for the given users in turn until the block ends.
 
-    An answer that comes late delays the next question, but none is left out.
+    A late answer delays the next request, but no request is skipped.
     """
 
     def __init__(self, service: Service, users: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class BackgroundLoad:
         self.answered = 0
         self.failed = 0
         self.slowest = 0.0
-        #: Answers by release: the swap shows as the count moving from one to the other.
+        #: Answers per release; during a swap the count moves from the old to the new release.
         self.releases: dict[str, int] = {}
 
     def figures(self) -> dict[str, Any]:
@@ -61,16 +61,16 @@ class BackgroundLoad:
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):
-            due += 1 / PER_SECOND
-            self._ask(next(self._users))
+            due += 1 / REQUESTS_PER_SECOND
+            self._request(next(self._users))
 
-    def _ask(self, user: str) -> None:
-        asked = time.monotonic()
+    def _request(self, user: str) -> None:
+        started = time.monotonic()
         try:
             release = self._service.recommend(user, 10)["release"]
         except CommandError:
             self.failed += 1
             return
         self.answered += 1
-        self.slowest = max(self.slowest, time.monotonic() - asked)
+        self.slowest = max(self.slowest, time.monotonic() - started)
         self.releases[release] = self.releases.get(release, 0) + 1

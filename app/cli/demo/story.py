@@ -1,4 +1,4 @@
-"""The demo's story. Every figure in it is read from the running service."""
+"""The steps of the demo. Every printed figure comes from the running service."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from app.cli import reports
 from app.cli.client import ServiceError
-from app.cli.data_commands import training_summary
 from app.cli.demo.load import BackgroundLoad
-from app.cli.demo.people import Cast, choose
+from app.cli.demo.participants import choose_participants
 from app.cli.failures import CommandError
-from app.cli.following import follow_job
-from app.cli.importing import run_import
-from app.cli.status_commands import certificate_summary
-from app.cli.training import run_training
+from app.cli.forget import UNFINISHED
+from app.cli.import_data import import_report, run_import
+from app.cli.jobs import audit_report, follow_job
+from app.cli.recommend import recommendations_table
+from app.cli.screen import facts
+from app.cli.train import run_training, training_summary
+from app.cli.verify import certificate_summary
 from app.services.certificates import verify_certificate
 from app.services.secrets import load_signer
 
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
 
 _GONE = 410
 _READY_TIMEOUT = 60.0
-_OPEN = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolling_out"})
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Where the story is told and what it plays on."""
+    """The screen, the installation and the worker's log file of the demo."""
 
     screen: Screen
     installation: Installation
@@ -43,7 +43,7 @@ class Scene:
 
 
 class Story:
-    """Import, train, recommend, forget, prove."""
+    """Runs and prints the steps: import, train, recommend, forget, verify."""
 
     def __init__(self, scene: Scene, data: Path) -> None:
         self._screen = scene.screen
@@ -56,7 +56,7 @@ class Story:
         """Import the data set and train the first release."""
         self._title(1, f"Import {escape(str(self._data))}")
         summary = run_import(self._screen, self._data, "auto")
-        self._screen.say(reports.import_report(summary))
+        self._screen.say(import_report(summary))
         self._title(2, "Train a recommender on it, and publish it as the first release")
         job = run_training(
             self._screen, self._installation, self._installation.settings.backbone, log=self._log
@@ -65,24 +65,27 @@ class Story:
         self._document |= {"import": summary, "train": job}
 
     def forget(self, service: Service) -> dict[str, Any]:
-        """Forget one person while others are being served; return every figure."""
-        cast = choose(self._installation)
+        """Forget one user while other users are served; return all figures."""
+        participants = choose_participants(self._installation)
         _wait_until_ready(service)
-        other = cast.staying[len(cast.staying) // 2]
-        before = service.recommend(cast.leaving, 5)
-        self._title(4, f"What user {cast.leaving} ({cast.ratings} ratings) is recommended")
-        self._screen.say(reports.recommendations(before))
+        other = participants.others[len(participants.others) // 2]
+        before = service.recommend(participants.forgotten, 5)
+        self._title(
+            4,
+            f"Recommendations for user {participants.forgotten} ({participants.ratings} ratings)",
+        )
+        self._screen.say(recommendations_table(before))
         other_before = service.recommend(other, 5)
-        with BackgroundLoad(service, cast.staying) as load:
-            request, job, seconds = self._delete(service, cast)
+        with BackgroundLoad(service, participants.others) as load:
+            request, job, seconds = self._delete(service, participants.forgotten)
         figures = load.figures()
-        self._tell_audit(job)
-        self._tell_swap(service, before["release"], request["release"], figures)
-        self._tell_gone(service, cast)
+        self._show_audit(job)
+        self._show_swap(service, before["release"], request["release"], figures)
+        self._show_forgotten(service, participants.forgotten)
         other_after = service.recommend(other, 5)
-        self._tell_others(job, other, other_before, other_after)
-        payload = self._tell_certificate(service, request["id"])
-        self._tell_totals(job, seconds, figures)
+        self._show_others(job, other, other_before, other_after)
+        payload = self._show_certificate(service, request["id"])
+        self._show_totals(job, seconds, figures)
         return self._document | {
             "address": service.url,
             "request": request,
@@ -93,11 +96,11 @@ class Story:
             "certificate": payload,
         }
 
-    def _delete(self, service: Service, cast: Cast) -> tuple[dict[str, Any], dict[str, Any], float]:
+    def _delete(self, service: Service, user: str) -> tuple[dict[str, Any], dict[str, Any], float]:
         """Send the request and follow it to completion."""
-        self._title(5, f'POST /forget {{"user_id": "{cast.leaving}"}}')
+        self._title(5, f'POST /forget {{"user_id": "{user}"}}')
         started = time.monotonic()
-        request = service.call("POST", "/forget", json={"user_id": cast.leaving})
+        request = service.call("POST", "/forget", json={"user_id": user})
         self._screen.say(f"  202 Accepted: suppressed from now on, as {request['id']}")
 
         def read() -> dict[str, Any] | None:
@@ -108,78 +111,78 @@ class Story:
         job = follow_job(
             self._screen,
             read,
-            until=lambda job: request["status"] not in _OPEN and job["status"] == "succeeded",
-            check=lambda: _must_go_on(request),
+            until=lambda job: request["status"] not in UNFINISHED and job["status"] == "succeeded",
+            check=lambda: _require_progress(request),
         )
         seconds = time.monotonic() - started
         self._screen.say(f"  completed after [bold]{seconds:.1f} s[/bold]")
         return request, job, seconds
 
-    def _tell_audit(self, job: dict[str, Any]) -> None:
-        for tried in job["metrics"].get("tries", []):
-            self._title(6, f"The audit of {tried['method']}: [bold]{tried['outcome']}[/bold]")
-            if tried["audit"]:
-                self._screen.say(f"  {tried['audit']['reason']}")
-                self._screen.say(reports.audit_report(tried["audit"]))
+    def _show_audit(self, job: dict[str, Any]) -> None:
+        for attempt in job["metrics"].get("tries", []):
+            self._title(6, f"Audit of {attempt['method']}: [bold]{attempt['outcome']}[/bold]")
+            if attempt["audit"]:
+                self._screen.say(f"  {attempt['audit']['reason']}")
+                self._screen.say(audit_report(attempt["audit"]))
 
-    def _tell_swap(self, service: Service, before: str, after: str, load: dict[str, Any]) -> None:
-        self._title(7, "The swap, while recommendations kept flowing")
+    def _show_swap(self, service: Service, before: str, after: str, load: dict[str, Any]) -> None:
+        self._title(7, "Swap to the new release while other users are served")
         page = service.get("/releases")
         serving = sum(replica["serving"] == after for replica in page["replicas"])
-        old = next(one for one in page["items"] if one["id"] == before)
+        old = next(release for release in page["items"] if release["id"] == before)
         self._screen.say(
             f"  before: {before}, now {old['status']}",
             f"  after:  [bold]{after}[/bold], on {serving} of {len(page['replicas'])} replicas",
-            f"  others, meanwhile: {load['answered']} answered, {load['failed']} failed, "
+            f"  other users, meanwhile: {load['answered']} answered, {load['failed']} failed, "
             f"slowest {load['slowest_ms']:.0f} ms",
         )
 
-    def _tell_gone(self, service: Service, cast: Cast) -> None:
-        self._title(8, f"GET /recommend/{cast.leaving}")
+    def _show_forgotten(self, service: Service, user: str) -> None:
+        self._title(8, f"GET /recommend/{user}")
         try:
-            service.recommend(cast.leaving, 5)
+            service.recommend(user, 5)
         except ServiceError as problem:
             if problem.status != _GONE:
                 raise
             self._screen.say(f"  [bold]410 Gone[/bold]: {problem}")
         else:
-            raise CommandError(f"User {cast.leaving} is still recommended to.")
+            raise CommandError(f"User {user} still gets recommendations.")
 
-    def _tell_others(
+    def _show_others(
         self,
         job: dict[str, Any],
         other: str,
         before: dict[str, Any],
         after: dict[str, Any],
     ) -> None:
-        self._title(9, "Everybody else, before and after")
-        for tried in job["metrics"].get("tries", [])[-1:]:
-            utility = tried["audit"].get("utility")
+        self._title(9, "Other users, before and after")
+        for attempt in job["metrics"].get("tries", [])[-1:]:
+            utility = attempt["audit"].get("utility")
             if utility:
                 self._screen.say(
                     f"  test AUC {utility['before']['auc']:.4f} before, "
                     f"[bold]{utility['after']['auc']:.4f}[/bold] after"
                 )
-        old = {item["item_id"] for item in before["items"]}
-        kept = sum(item["item_id"] in old for item in after["items"])
+        old_ids = {item["item_id"] for item in before["items"]}
+        kept = sum(item["item_id"] in old_ids for item in after["items"])
         self._screen.say(
-            f"  user {other}: {kept} of the {len(after['items'])} best stay the same",
-            reports.recommendations(after),
+            f"  user {other}: {kept} of the {len(after['items'])} best items stay the same",
+            recommendations_table(after),
         )
 
-    def _tell_certificate(self, service: Service, request_id: str) -> dict[str, Any]:
-        self._title(10, "The certificate, checked offline against this installation's key")
+    def _show_certificate(self, service: Service, request_id: str) -> dict[str, Any]:
+        self._title(10, "Certificate, verified offline against this installation's key")
         certificate = service.get(f"/forget/{request_id}/certificate")
-        public = load_signer(self._installation.settings).public_pem()
-        payload = verify_certificate(certificate, public)
+        public_key = load_signer(self._installation.settings).public_pem()
+        payload = verify_certificate(certificate, public_key)
         self._screen.say(*certificate_summary(payload))
         return payload
 
-    def _tell_totals(self, job: dict[str, Any], seconds: float, load: dict[str, Any]) -> None:
+    def _show_totals(self, job: dict[str, Any], seconds: float, load: dict[str, Any]) -> None:
         train = self._document["train"]["metrics"]["tries"][-1]["training"]
         self._title(11, "Totals")
         self._screen.say(
-            reports.facts(
+            facts(
                 {
                     "request to completed": f"{seconds:.1f} s",
                     "training the first release": f"{train['fit_seconds']:.1f} s",
@@ -190,24 +193,27 @@ class Story:
             )
         )
 
-    def _title(self, number: int, words: str) -> None:
-        self._screen.say(f"\n[bold]{number}[/bold]  {words}")
+    def _title(self, number: int, text: str) -> None:
+        self._screen.say(f"\n[bold]{number}[/bold]  {text}")
 
 
-def _must_go_on(request: dict[str, Any]) -> None:
-    if request["status"] not in _OPEN and request["status"] != "completed":
+def _require_progress(request: dict[str, Any]) -> None:
+    """Raise CommandError if the request can no longer complete without an operator."""
+    if request["status"] not in UNFINISHED and request["status"] != "completed":
         raise CommandError(f"The request {request['id']} is {request['status']}. See: lethe jobs")
 
 
 def _wait_until_ready(service: Service) -> None:
-    """Return once the gateway has loaded the release; raises with its reasons otherwise."""
+    """Wait until the gateway has loaded the release; raises CommandError after the timeout."""
     deadline = time.monotonic() + _READY_TIMEOUT
     while True:
         try:
             service.get("/readyz")
         except CommandError as error:
             if time.monotonic() > deadline:
-                raise CommandError("The gateway has not loaded the release in time.") from error
+                raise CommandError(
+                    f"The gateway did not load the release within {_READY_TIMEOUT:.0f} s."
+                ) from error
             time.sleep(0.1)
         else:
             return

@@ -1,1 +1,1 @@
-"""Answering recommendation queries: inputs, ranking, and admission to the scoring threads."""
+"""Answer recommendation queries: prepare inputs, rank items, limit concurrent work."""

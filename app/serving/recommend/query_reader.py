@@ -1,4 +1,4 @@
-"""Reads all that answers may use from one snapshot, and looks again before they are sent."""
+"""Read everything that an answer may use from one database snapshot, and recheck before sending."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from app.domain.errors import GoneError, LetheError, UnavailableError, UnknownUserError
 from app.domain.recommendations import Visitor, answer_tag
 from app.services.recommendation_inputs import (
-    NOBODY,
-    OpenItems,
+    VISITOR_ID,
+    SuppressedItemsCache,
     read_inputs,
     read_visitor,
     recheck,
 )
-from app.serving.recommend.ranking import Asked, tiers
+from app.serving.recommend.ranking import PreparedQuery, tier_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,46 +21,48 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.domain.recommendations import AttributeFilter, RecommendationQuery
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs, Recheck
-    from app.serving.retrieval.first_stage import Candidates
+    from app.serving.retrieval.first_stage import FirstStage
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 
 class QueryReader:
-    """What the database and the first stage say to questions; thread-safe."""
+    """Prepare queries from the database and the first stage. Thread-safe."""
 
     def __init__(
         self,
         uow: UnitOfWorkFactory,
         pseudonyms: Pseudonyms,
-        candidates: Candidates,
-        tier: int,
+        first_stage: FirstStage,
+        tier_size: int,
     ) -> None:
-        """Propose items in tiers of this size."""
+        """Create a reader that proposes items in tiers of `tier_size`."""
         self._uow = uow
         self._pseudonyms = pseudonyms
-        self._candidates = candidates
-        self._open_items = OpenItems()
-        self.tier = tier
+        self._first_stage = first_stage
+        self._suppressed_items = SuppressedItemsCache()
+        self.tier_size = tier_size
 
-    def read(self, queries: Sequence[RecommendationQuery]) -> list[Asked | LetheError]:
-        """Return each with its inputs, or with what keeps it alone from being answered.
+    def read(self, queries: Sequence[RecommendationQuery]) -> list[PreparedQuery | LetheError]:
+        """Prepare the queries from one snapshot; an error takes the place of its query only.
 
-        Raises UnavailableError, which keeps all of them.
+        Raises UnavailableError, which concerns all queries.
         """
         with self._uow(write=False) as uow:
-            return [self._read_one(uow, query) for query in queries]
+            return [self._prepare(uow, query) for query in queries]
 
-    def recheck(self, asked: Sequence[Asked]) -> Recheck:
-        """Look once more, in a new snapshot."""
-        people = [one.inputs.user.id for one in asked if one.inputs.user.id != NOBODY]
-        oldest = min(one.inputs.data_version for one in asked)
+    def recheck(self, prepared: Sequence[PreparedQuery]) -> Recheck:
+        """Return the changes since the oldest of these snapshots, as seen in a new snapshot."""
+        user_ids = [query.inputs.user.id for query in prepared]
+        oldest = min(query.inputs.data_version for query in prepared)
         with self._uow(write=False) as uow:
-            return recheck(uow, self._pseudonyms, people, oldest)
+            return recheck(
+                uow, self._pseudonyms, [user for user in user_ids if user != VISITOR_ID], oldest
+            )
 
-    def held(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
-        """Return the tag of the present answer if it is one of these; raises GoneError."""
+    def matching_tag(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
+        """Return the current answer's entity tag if `tags` contains it; raises GoneError."""
         if not isinstance(query.person, str):
             return None
         with self._uow(write=False) as uow:
@@ -73,38 +75,46 @@ class QueryReader:
         return tag if tag in tags else None
 
     def similar(
-        self, item_id: str, n: int, wanted: AttributeFilter
+        self, item_id: str, n: int, attribute_filter: AttributeFilter
     ) -> tuple[list[tuple[Item, float]], int]:
-        """Return up to `n` similar items, best first, and the data version; UnknownItemError."""
+        """Return up to `n` similar items, best first, and the data version.
+
+        Raises UnknownItemError and InvalidInputError.
+        """
         with self._uow(write=False) as uow:
             version = uow.state.data_version()
-            hidden = self._open_items.as_of(uow, version).item_ids
-            return self._candidates.similar(uow, item_id, n, wanted, hidden, version), version
+            suppressed = self._suppressed_items.at(uow, version).item_ids
+            pairs = self._first_stage.similar(
+                uow, item_id, n, attribute_filter, suppressed, version
+            )
+        return pairs, version
 
-    def forgotten_since(self, version: int) -> bool:
-        """Say whether anybody or anything was forgotten after this data version."""
+    def is_changed_by_forget(self, version: int) -> bool:
+        """Return whether a deletion was accepted after this data version."""
         with self._uow(write=False) as uow:
             return recheck(uow, self._pseudonyms, (), version).changed_by_forget
 
-    def _read_one(self, uow: UnitOfWork, query: RecommendationQuery) -> Asked | LetheError:
+    def _prepare(self, uow: UnitOfWork, query: RecommendationQuery) -> PreparedQuery | LetheError:
         try:
-            inputs, unknown = self._inputs(uow, query)
-            start, stop = (0, 0) if query.item_ids else tiers(query, self.tier)
-            proposal = self._candidates.propose(uow, inputs, query, start, stop)
+            inputs, unknown = self._read_inputs(uow, query)
+            start, stop = (0, 0) if query.item_ids else tier_bounds(query, self.tier_size)
+            proposal = self._first_stage.propose(uow, inputs, query, start, stop)
         except UnavailableError:
             raise
         except LetheError as error:
             return error
-        return Asked(query=query, inputs=inputs, proposal=proposal, start=start, unknown=unknown)
+        return PreparedQuery(
+            query=query, inputs=inputs, proposal=proposal, start=start, unknown=unknown
+        )
 
-    def _inputs(self, uow: UnitOfWork, query: RecommendationQuery) -> tuple[Inputs, bool]:
-        """Return the inputs, and whether they are those of somebody unknown."""
+    def _read_inputs(self, uow: UnitOfWork, query: RecommendationQuery) -> tuple[Inputs, bool]:
+        """Return the inputs, and whether an unknown user was replaced by an empty visitor."""
         person = query.person
         if isinstance(person, Visitor):
-            return read_visitor(uow, person, self._open_items), False
+            return read_visitor(uow, person, self._suppressed_items), False
         try:
-            return read_inputs(uow, self._pseudonyms, person, self._open_items), False
+            return read_inputs(uow, self._pseudonyms, person, self._suppressed_items), False
         except UnknownUserError:
             if not query.fallback:
                 raise
-        return read_visitor(uow, Visitor(), self._open_items), True
+        return read_visitor(uow, Visitor(), self._suppressed_items), True

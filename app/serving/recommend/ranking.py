@@ -1,7 +1,8 @@
-"""Puts a proposal in order, by one release or by the first stage, and cuts the page out of it.
+"""Order proposed items by the scores of a release or by the first stage, and cut out the page.
 
-Pages are stable: the first stage's order is cut into tiers of a fixed size, and a release orders
-each tier by itself. So no page repeats an item of another, and a late page costs no more.
+Pages are stable: the first stage's order is cut into tiers of a fixed size, and a release reorders
+each tier separately. So no page repeats an item of another page, and scoring a late page costs as
+much as scoring the first one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.recommendations import RankedBy, Reason, Recommendation, RecommendedItem
-from app.services.recommendation_inputs import NOBODY
-from app.serving.scorers.base import ScoringRequest
+from app.services.recommendation_inputs import VISITOR_ID
+from app.serving.scorers.scorer import ScoringRequest
 from models.data.samples import HISTORY_LENGTH
 
 if TYPE_CHECKING:
@@ -24,25 +25,25 @@ if TYPE_CHECKING:
     from app.domain.catalog import Item
     from app.domain.recommendations import RecommendationQuery
     from app.services.recommendation_inputs import Inputs
-    from app.serving.replica.live_model import ServingModel
-    from app.serving.retrieval.first_stage import Proposal
-    from app.serving.scorers.base import Scorer
+    from app.serving.replica.live_model import LoadedModel
+    from app.serving.retrieval.first_stage import ProposedItems
+    from app.serving.scorers.scorer import Scorer
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
 
-#: How many events of the history a recommended item names.
-_REASONS: Final = 3
+#: The number of history events that explain one recommended item.
+_MAX_REASONS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A question with all that its answer is made from."""
+class PreparedQuery:
+    """A recommendation query with all inputs of its answer, read from one snapshot."""
 
     query: RecommendationQuery
     inputs: Inputs
-    proposal: Proposal
-    #: The tiers that the page lies in begin at this place of the first stage's order.
+    proposal: ProposedItems
+    #: The rank in the first stage's order at which the page's first tier starts, from 0.
     start: int
-    #: The person is not known: what is popular is answered.
+    #: The user is unknown: the answer holds popular items.
     unknown: bool = False
 
     @property
@@ -51,20 +52,18 @@ class Asked:
         return person if isinstance(person, str) else None
 
     def request(self) -> ScoringRequest:
-        """Return what a release is asked; of a visitor nothing is kept."""
-        user = self.inputs.user
-        return self.variation(
-            self.proposal.history, self.proposal.candidates, keep=user.id != NOBODY
-        )
+        """Return the scoring request; states of a visitor's history are not kept."""
+        is_user = self.inputs.user.id != VISITOR_ID
+        return self.request_for(self.proposal.history, self.proposal.candidates, keep=is_user)
 
-    def variation(
+    def request_for(
         self,
         history: Sequence[HistoryEvent],
         candidates: Sequence[Candidate],
         *,
         keep: bool = False,
     ) -> ScoringRequest:
-        """Return a request for these items after this history."""
+        """Return a scoring request for these candidates after this history."""
         return ScoringRequest(
             user_id=self.inputs.user.id,
             attributes=self.inputs.user.attributes,
@@ -74,111 +73,112 @@ class Asked:
         )
 
 
-def tiers(query: RecommendationQuery, size: int) -> tuple[int, int]:
-    """Return from where to where in the first stage's order the page's tiers reach."""
-    first = query.offset // size
-    last = (query.offset + query.n - 1) // size
-    return first * size, (last + 1) * size
+def tier_bounds(query: RecommendationQuery, tier_size: int) -> tuple[int, int]:
+    """Return the half-open range of first-stage ranks that the page's tiers cover."""
+    first = query.offset // tier_size
+    last = (query.offset + query.n - 1) // tier_size
+    return first * tier_size, (last + 1) * tier_size
 
 
-def by_model(
-    serving_model: ServingModel, queries: Sequence[Asked], size: int
+def rank_with_model(
+    loaded_model: LoadedModel, queries: Sequence[PreparedQuery], tier_size: int
 ) -> list[Recommendation]:
-    """Answer with the scores of one release; raises ReleaseLostError.
+    """Answer the queries with the scores of one release; raises ReleaseLostError.
 
-    Equal scores go by slot, so that answers reproduce.
+    Items with equal scores are ordered by item index, so that answers are reproducible.
     """
-    requests = [asked.request() for asked in queries]
-    scores = (
-        [serving_model.scorer.score(requests[0])]
-        if len(requests) == 1
-        else serving_model.scorer.score_all(requests)
-    )
+    requests = [prepared.request() for prepared in queries]
+    scores = loaded_model.scorer.score_all(requests)
     return [
-        _answer(serving_model, asked, own, size) for asked, own in zip(queries, scores, strict=True)
+        _rank(loaded_model, prepared, query_scores, tier_size)
+        for prepared, query_scores in zip(queries, scores, strict=True)
     ]
 
 
-def by_first_stage(asked: Asked) -> Recommendation:
-    """Answer in the first stage's order, without any release."""
-    items = asked.proposal.items
-    personal = bool(asked.proposal.history) and not asked.unknown
+def rank_with_first_stage(prepared: PreparedQuery) -> Recommendation:
+    """Answer in the first stage's order, without scores and without a release."""
+    is_personal = bool(prepared.proposal.history) and not prepared.unknown
     return _page(
-        asked,
-        [(item, None) for item in items],
-        ranked_by=RankedBy.FIRST_STAGE if personal else RankedBy.POPULARITY,
+        prepared,
+        [(item, None) for item in prepared.proposal.items],
+        ranked_by=RankedBy.FIRST_STAGE if is_personal else RankedBy.POPULARITY,
     )
 
 
-def _answer(
-    serving_model: ServingModel, asked: Asked, scores: NDArray[np.float32], size: int
+def _rank(
+    loaded_model: LoadedModel,
+    prepared: PreparedQuery,
+    scores: NDArray[np.float32],
+    tier_size: int,
 ) -> Recommendation:
-    items = asked.proposal.items
-    size = size if asked.query.item_ids is None else max(len(items), 1)
+    query, items = prepared.query, prepared.proposal.items
+    if query.item_ids is not None:
+        tier_size = max(len(items), 1)
     item_indices = np.array([item.item_index for item in items], np.int64)
-    tier = np.arange(len(items)) // size
+    tier = np.arange(len(items)) // tier_size
     order = np.lexsort((item_indices, -scores, tier)).tolist()
-    ordered = [(items[place], float(scores[place])) for place in order]
-    answer = _page(asked, ordered, ranked_by=RankedBy.MODEL, release=serving_model.release_id)
-    if not asked.query.explain or not answer.items:
+    ordered = [(items[position], float(scores[position])) for position in order]
+    answer = _page(prepared, ordered, ranked_by=RankedBy.MODEL, release=loaded_model.release_id)
+    if not query.explain or not answer.items:
         return answer
-    begin = asked.query.offset - asked.start
-    page = [asked.proposal.candidates[place] for place in order[begin : begin + asked.query.n]]
-    return _explained(serving_model.scorer, asked, answer, page)
+    begin = query.offset - prepared.start
+    page = [prepared.proposal.candidates[position] for position in order[begin : begin + query.n]]
+    return _explain(loaded_model.scorer, prepared, answer, page)
 
 
 def _page(
-    asked: Asked,
+    prepared: PreparedQuery,
     ordered: Sequence[tuple[Item, float | None]],
     *,
     ranked_by: RankedBy,
     release: str | None = None,
 ) -> Recommendation:
-    """Cut the page out of its tiers."""
-    query = asked.query
-    begin = query.offset - asked.start
+    """Cut the requested page out of the ordered items of its tiers."""
+    query = prepared.query
+    begin = query.offset - prepared.start
     end = begin + query.n
-    more = end < len(ordered) or asked.proposal.more
+    has_more = end < len(ordered) or prepared.proposal.has_more
     return Recommendation(
-        user_id=asked.user_id,
+        user_id=prepared.user_id,
         release=release,
         items=tuple(
             RecommendedItem(item_id=item.id, title=item.title, score=score, rank=rank)
             for rank, (item, score) in enumerate(ordered[begin:end], start=query.offset + 1)
         ),
         ranked_by=ranked_by,
-        next_offset=query.offset + query.n if more else None,
-        data_version=asked.inputs.data_version,
+        next_offset=query.offset + query.n if has_more else None,
+        data_version=prepared.inputs.data_version,
     )
 
 
-def _explained(
-    scorer: Scorer, asked: Asked, answer: Recommendation, page: Sequence[Candidate]
+def _explain(
+    scorer: Scorer, prepared: PreparedQuery, answer: Recommendation, page: Sequence[Candidate]
 ) -> Recommendation:
-    """Say of each item which events of the history moved its score most: leave-one-out.
+    """Add to each item the history events that changed its score most, by leave-one-out.
 
-    Every shortened history is read anew, as though the person had never rated that one item: what
-    a causal model made of later events holds the one before.
+    Each shortened history is scored from scratch, without cached states: a causal model's states
+    of later events also encode the event that is left out.
     """
-    history = asked.proposal.history
-    places = range(max(0, len(history) - HISTORY_LENGTH), len(history))
-    requests = [
-        asked.variation([*history[:place], *history[place + 1 :]], page) for place in places
+    history = prepared.proposal.history
+    positions = range(max(0, len(history) - HISTORY_LENGTH), len(history))
+    shortened = [
+        prepared.request_for([*history[:position], *history[position + 1 :]], page)
+        for position in positions
     ]
-    # The full history is read the same way, so that a difference is of the event alone.
-    full, *without = scorer.score_all([asked.variation(history, page), *requests])
-    effects = [full - each for each in without]
+    # The full history is scored the same way, so that a difference comes from the event alone.
+    full, *without_event = scorer.score_all([prepared.request_for(history, page), *shortened])
+    effects = [full - scores for scores in without_event]
     items = []
     for column, item in enumerate(answer.items):
         reasons = [
             Reason(
-                item_id=asked.proposal.history_ids[place],
-                title=history[place].title,
-                rating=history[place].rating,
+                item_id=prepared.proposal.history_ids[position],
+                title=history[position].title,
+                rating=history[position].rating,
                 effect=float(effect[column]),
             )
-            for place, effect in zip(places, effects, strict=True)
+            for position, effect in zip(positions, effects, strict=True)
         ]
         reasons.sort(key=lambda reason: -abs(reason.effect))
-        items.append(replace(item, because=tuple(reasons[:_REASONS])))
+        items.append(replace(item, because=tuple(reasons[:_MAX_REASONS])))
     return replace(answer, items=tuple(items))

@@ -1,12 +1,12 @@
-"""Answers questions for recommendations: inputs, captured release, candidates, scores, last look.
+"""Answer recommendation queries: read inputs, score with the live release, recheck, retry.
 
-Knows how often to look again and when to give up; the order of items is made in `ranking`.
+An answer is sent only if, after scoring, no deletion was accepted since its inputs were read, its
+release is still live, and this replica still holds its lease.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,59 +21,59 @@ from app.domain.errors import (
     UnavailableError,
 )
 from app.domain.recommendations import Similar, SimilarItem
-from app.serving.recommend.capacity import Capacity
+from app.serving.recommend.bounded_executor import BoundedExecutor
 from app.serving.recommend.query_reader import QueryReader
-from app.serving.recommend.ranking import Asked, by_first_stage, by_model
+from app.serving.recommend.ranking import PreparedQuery, rank_with_first_stage, rank_with_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
+    from contextlib import AbstractContextManager
 
     from app.domain.recommendations import AttributeFilter, Recommendation, RecommendationQuery
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Recheck
-    from app.serving.replica.live_model import ServingModel
+    from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.replica import Replica
-    from app.serving.retrieval.first_stage import Candidates
+    from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
-#: How often an answer is made anew because somebody was forgotten while it was made.
-_RECOMPUTATIONS: Final = 3
-#: How often the next release is waited for, when the alias has moved on while one was captured.
-_OTHER_RELEASES: Final = 1
-#: Threads for what asks no model: the first stage's own order, and similar items.
+#: Retries per answer after a deletion was accepted while the answer was computed.
+_MAX_FORGET_RETRIES: Final = 3
+#: Retries per answer after the alias moved to another release while the answer was computed.
+_MAX_RELEASE_RETRIES: Final = 1
+#: Threads for work without the model: first-stage answers, similar items and entity tags.
 _QUICK_THREADS: Final = 2
 
 
 @dataclass(slots=True)
-class _Attempts:
-    """Counts how often an answer was made in vain, and gives up in the end."""
+class _RetryCounts:
+    """Count the retries of one answer, and raise UnavailableError beyond the limit."""
 
-    recomputations: int = 0
-    other_releases: int = 0
+    after_forget: int = 0
+    after_release: int = 0
 
-    def forgotten(self) -> None:
-        """Note that somebody was forgotten meanwhile."""
-        self.recomputations += 1
-        if self.recomputations > _RECOMPUTATIONS:
+    def count_forget(self) -> None:
+        self.after_forget += 1
+        if self.after_forget > _MAX_FORGET_RETRIES:
             raise UnavailableError(
-                "Deletions arrive faster than this answer can be made. Try again shortly."
+                "Deletions arrive faster than this answer can be computed. Try again shortly."
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """What one attempt gave; no answers where the release was lost meanwhile."""
+class _Attempt:
+    """The outcome of computing answers once; `answers` is None if the release was lost."""
 
     release: str | None
     answers: list[Recommendation | LetheError] | None
-    now: Recheck
+    recheck: Recheck
 
 
 class RecommendService:
-    """The use case `recommend`; one per process."""
+    """Recommend items to users and visitors; one instance per gateway process."""
 
     def __init__(
         self,
@@ -81,30 +81,30 @@ class RecommendService:
         uow: UnitOfWorkFactory,
         pseudonyms: Pseudonyms,
         replica: Replica,
-        candidates: Candidates,
+        first_stage: FirstStage,
     ) -> None:
-        """Make the threads that score."""
+        """Create the executors; no thread runs before the first query."""
         self._replica = replica
-        self._query_reader = QueryReader(uow, pseudonyms, candidates, settings.candidates)
-        self.scoring = Capacity(
+        self._query_reader = QueryReader(uow, pseudonyms, first_stage, settings.candidates)
+        self.scoring = BoundedExecutor(
             threads=settings.threads_that_score, places=settings.scoring_queue, name="lethe-score"
         )
-        self.quick = Capacity(
+        self.quick = BoundedExecutor(
             threads=_QUICK_THREADS, places=settings.scoring_queue, name="lethe-quick"
         )
 
     def close(self) -> None:
-        """Let the answers under way end, and take no more."""
+        """Finish the answers in progress and refuse further queries."""
         self.scoring.close()
         self.quick.close()
 
     async def recommend(
         self, query: RecommendationQuery, *, deadline: float | None = None
     ) -> Recommendation:
-        """Answer one question.
+        """Answer one query.
 
-        What the model has not answered within `deadline` seconds, or cannot for lack of a place,
-        is answered in the first stage's order. Raises GoneError, UnknownUserError,
+        With a `deadline` in seconds, the first stage answers instead of the model when the model
+        takes longer or no place for scoring is free. Raises GoneError, UnknownUserError,
         UnknownItemError, InvalidInputError, NoReleaseError, ReplicaNotReadyError,
         DatabaseUnavailableError, OverloadedError or UnavailableError.
         """
@@ -117,43 +117,44 @@ class RecommendService:
                     answer = await scored
             except (TimeoutError, OverloadedError):
                 answer = await self.quick.run(partial(self.answer_from_first_stage, query))
-        self._replica.right.require()
+        self._replica.answer_lease.require()
         return answer
 
-    async def held(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
-        """Return the present answer's tag where the caller's `tags` hold it; raises GoneError."""
+    async def matching_tag(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
+        """Return the current answer's entity tag if `tags` contains it; raises GoneError."""
         if not tags:
             return None
         try:
-            tag = await self.quick.run(partial(self._query_reader.held, query, tags))
+            tag = await self.quick.run(partial(self._query_reader.matching_tag, query, tags))
         except OverloadedError:
-            return None  # Then the answer is made: there may be a place for that.
-        self._replica.right.require()
+            return None  # The scoring executor may still have a place for computing the answer.
+        self._replica.answer_lease.require()
         return tag
 
     async def recommend_all(
         self, queries: Sequence[RecommendationQuery]
     ) -> list[Recommendation | LetheError]:
-        """Answer several questions jointly; each has its own answer or its own error."""
+        """Answer several queries jointly; an error takes the place of its query's answer only."""
         work = partial(self.answer_all, queries)
         answers = await self.scoring.run(work, weight=len(queries))
-        self._replica.right.require()
+        self._replica.answer_lease.require()
         return answers
 
-    async def similar(self, item_id: str, n: int, wanted: AttributeFilter) -> Similar:
-        """Return the items that are liked by those who like this one; raises UnknownItemError."""
-        answer = await self.quick.run(partial(self.answer_similar, item_id, n, wanted))
-        self._replica.right.require()
+    async def similar(self, item_id: str, n: int, attribute_filter: AttributeFilter) -> Similar:
+        """Return items liked by the users who like this item; raises UnknownItemError."""
+        work = partial(self._answer_similar, item_id, n, attribute_filter)
+        answer = await self.quick.run(work)
+        self._replica.answer_lease.require()
         return answer
 
     def answer(
         self, query: RecommendationQuery, *, before_recheck: Callable[[], None] | None = None
     ) -> Recommendation:
-        """Do the work of `recommend` on this thread; `before_recheck` is for watching it."""
-        (found,) = self.answer_all([query], before_recheck=before_recheck)
-        if isinstance(found, LetheError):
-            raise found
-        return found
+        """Answer one query on the calling thread; tests interfere through `before_recheck`."""
+        (answer,) = self.answer_all([query], before_recheck=before_recheck)
+        if isinstance(answer, LetheError):
+            raise answer
+        return answer
 
     def answer_all(
         self,
@@ -161,111 +162,126 @@ class RecommendService:
         *,
         before_recheck: Callable[[], None] | None = None,
     ) -> list[Recommendation | LetheError]:
-        """Do the work of `recommend_all` on this thread."""
-        attempts = _Attempts()
+        """Answer several queries on the calling thread."""
+        retries = _RetryCounts()
         while True:
             read = self._query_reader.read(queries)
-            asked = [one for one in read if isinstance(one, Asked)]
-            if not asked:
-                return [one for one in read if isinstance(one, LetheError)]
-            self._replica.right.require()
-            made = self._attempt(asked, before_recheck)
-            if made.now.changed_by_forget and len(made.now.gone) < len(asked):
-                attempts.forgotten()
-            elif made.release not in {None, made.now.alias.live}:
-                self._await(made.now.alias, attempts)
+            prepared = [query for query in read if isinstance(query, PreparedQuery)]
+            if not prepared:
+                return [error for error in read if isinstance(error, LetheError)]
+            self._replica.answer_lease.require()
+            attempt = self._attempt(prepared, before_recheck)
+            recheck = attempt.recheck
+            if recheck.changed_by_forget and len(recheck.gone) < len(prepared):
+                retries.count_forget()
+            elif attempt.release not in {None, recheck.alias.live}:
+                self._await_release(recheck.alias, retries)
             else:
                 break
-        if made.answers is None:
+        if attempt.answers is None:
             raise ReleaseLostError
-        self._replica.right.require()
-        ready = iter(made.answers)
-        return [next(ready) if isinstance(one, Asked) else one for one in read]
+        self._replica.answer_lease.require()
+        answers = iter(attempt.answers)
+        return [next(answers) if isinstance(query, PreparedQuery) else query for query in read]
 
     def answer_from_first_stage(self, query: RecommendationQuery) -> Recommendation:
-        """Answer in the first stage's order, on this thread."""
-        attempts = _Attempts()
+        """Answer one query in the first stage's order, on the calling thread."""
+        retries = _RetryCounts()
         while True:
-            (asked,) = self._query_reader.read([replace(query, explain=False)])
-            if isinstance(asked, LetheError):
-                raise asked
-            now = self._query_reader.recheck([asked])
-            if now.gone:
+            (prepared,) = self._query_reader.read([replace(query, explain=False)])
+            if isinstance(prepared, LetheError):
+                raise prepared
+            recheck = self._query_reader.recheck([prepared])
+            if recheck.gone:
                 raise GoneError
-            if not now.changed_by_forget:
-                return by_first_stage(asked)
-            attempts.forgotten()
+            if not recheck.changed_by_forget:
+                return rank_with_first_stage(prepared)
+            retries.count_forget()
 
-    def answer_similar(self, item_id: str, n: int, wanted: AttributeFilter) -> Similar:
-        """Do the work of `similar` on this thread."""
-        attempts = _Attempts()
+    def _answer_similar(self, item_id: str, n: int, attribute_filter: AttributeFilter) -> Similar:
+        retries = _RetryCounts()
         while True:
-            pairs, version = self._query_reader.similar(item_id, n, wanted)
-            if not self._query_reader.forgotten_since(version):
+            pairs, version = self._query_reader.similar(item_id, n, attribute_filter)
+            if not self._query_reader.is_changed_by_forget(version):
                 items = tuple(
                     SimilarItem(item_id=item.id, title=item.title, score=score, rank=rank)
                     for rank, (item, score) in enumerate(pairs, start=1)
                 )
                 return Similar(item_id=item_id, items=items, data_version=version)
-            attempts.forgotten()
+            retries.count_forget()
 
-    def _attempt(self, asked: Sequence[Asked], before_recheck: Callable[[], None] | None) -> _Made:
-        """Make answers and look again; unless all is well nothing made of a history is kept.
+    def _attempt(
+        self, prepared: Sequence[PreparedQuery], before_recheck: Callable[[], None] | None
+    ) -> _Attempt:
+        """Compute answers and recheck; drop the states of these users unless nothing changed.
 
-        A deletion may have been followed between reading the history and keeping what the model
-        made of it: then nobody else would drop that again.
+        Race: the replica may follow a deletion after the history was read but before the scorer
+        keeps the states computed from that history. Following the change log would then find no
+        states to drop, so the states are dropped here, also when the recheck itself fails.
         """
-        sound = False
+        unchanged = False
         try:
-            release, answers = self._answers(asked)
+            release, answers = self._compute(prepared)
             if before_recheck is not None:
                 before_recheck()
-            now = self._query_reader.recheck(asked)
-            sound = not (now.gone or now.changed_by_forget)
+            recheck = self._query_reader.recheck(prepared)
+            unchanged = not (recheck.gone or recheck.changed_by_forget)
         finally:
-            if not sound:
-                for one in asked:
-                    self._replica.forget(one.inputs.user.id)
+            if not unchanged:
+                for query in prepared:
+                    self._replica.forget(query.inputs.user.id)
         if answers is not None:
             answers = [
-                GoneError() if one.inputs.user.id in now.gone else answer
-                for one, answer in zip(asked, answers, strict=True)
+                GoneError() if query.inputs.user.id in recheck.gone else answer
+                for query, answer in zip(prepared, answers, strict=True)
             ]
-        return _Made(release, answers, now)
+        return _Attempt(release, answers, recheck)
 
-    def _answers(
-        self, asked: Sequence[Asked]
+    def _compute(
+        self, prepared: Sequence[PreparedQuery]
     ) -> tuple[str | None, list[Recommendation | LetheError] | None]:
-        """Return the release asked, and the answers; None where the release is lost meanwhile."""
-        alias = asked[0].inputs.alias
-        plain = [one.unknown or (alias.live is None and one.query.fallback) for one in asked]
-        scored = [one for one, without in zip(asked, plain, strict=True) if not without]
+        """Return the release that scored, and the answers; None if the release was lost."""
+        alias = prepared[0].inputs.alias
+        is_unscored = [
+            query.unknown or (alias.live is None and query.query.fallback) for query in prepared
+        ]
+        to_score = [
+            query for query, unscored in zip(prepared, is_unscored, strict=True) if not unscored
+        ]
         release: str | None = None
-        of_release: Iterator[Recommendation] = iter(())
-        if scored:
-            with self._capture(alias) as serving_model:
-                release = serving_model.release_id
+        model_answers: Iterator[Recommendation] = iter(())
+        if to_score:
+            with self._capture(alias) as loaded_model:
+                release = loaded_model.release_id
+                tier_size = self._query_reader.tier_size
                 try:
-                    of_release = iter(by_model(serving_model, scored, self._query_reader.tier))
+                    model_answers = iter(rank_with_model(loaded_model, to_score, tier_size))
                 except ReleaseLostError:
                     return release, None
         return release, [
-            by_first_stage(one) if without else next(of_release)
-            for one, without in zip(asked, plain, strict=True)
+            rank_with_first_stage(query) if unscored else next(model_answers)
+            for query, unscored in zip(prepared, is_unscored, strict=True)
         ]
 
-    def _await(self, alias: Alias, attempts: _Attempts) -> None:
-        """Wait for the live release to arrive here; raises ReplicaNotReadyError."""
-        attempts.other_releases += 1
-        if attempts.other_releases > _OTHER_RELEASES or not self._replica.await_release(alias.live):
+    def _await_release(self, alias: Alias, retries: _RetryCounts) -> None:
+        """Wait until this replica has switched to the live release.
+
+        Raises ReplicaNotReadyError if the release does not arrive.
+        """
+        retries.after_release += 1
+        if retries.after_release > _MAX_RELEASE_RETRIES or not self._replica.await_release(
+            alias.live
+        ):
             raise ReplicaNotReadyError
 
-    @contextmanager
-    def _capture(self, alias: Alias) -> Iterator[ServingModel]:
-        """Capture the live twin; no release at all is told apart from one not here yet."""
+    def _capture(self, alias: Alias) -> AbstractContextManager[LoadedModel]:
+        """Return a context that holds the live model.
+
+        Raises NoReleaseError if the installation has no live release, and ReplicaNotReadyError if
+        this replica has not loaded the live release yet.
+        """
         if alias.live is None:
             raise NoReleaseError
         if self._replica.live.release_id is None:
             raise ReplicaNotReadyError
-        with self._replica.live.capture() as serving_model:
-            yield serving_model
+        return self._replica.live.capture()

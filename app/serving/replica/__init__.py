@@ -1,1 +1,1 @@
-"""The replica: its lease, the releases it loads, and the switch of its live model."""
+"""Run this gateway as a replica: hold a lease, load releases, switch the live model."""

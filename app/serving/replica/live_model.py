@@ -1,7 +1,8 @@
-"""A loaded release, and the one reference to the release that answers.
+"""Hold loaded releases and the reference to the live model.
 
-A twin is never changed: a new release is a new twin, built beside, and the reference flips. Readers
-capture the reference once and keep it to their end, so that no answer mixes two releases.
+A loaded model never changes: a new release is loaded as a second model (the standby model), and
+then the reference switches. Each answer captures the reference once, so that no answer mixes two
+releases.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ from app.domain.errors import NoReleaseError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from app.serving.scorers.base import Scorer
+    from app.serving.scorers.scorer import Scorer
 
 
-class ServingModel:
-    """An immutable release in memory, counting its readers."""
+class LoadedModel:
+    """A loaded release, with a count of the answers that read it."""
 
     def __init__(self, release_id: str, scorer: Scorer) -> None:
-        """Take over the scorer of this release."""
+        """Take ownership of the release's scorer."""
         self.release_id = release_id
         self.scorer = scorer
         self._readers = 0
         self._idle = threading.Condition()
         self._on_idle: Callable[[], None] | None = None
 
-    def enter(self) -> None:
-        """Count one more reader. Only LiveTwin calls this, under the lock of its reference."""
+    def add_reader(self) -> None:
+        """Count one more reader; only LiveModelReference calls this, under its lock."""
         with self._idle:
             self._readers += 1
 
-    def leave(self) -> None:
-        """Count one reader less, and tell who waits for the last one."""
+    def remove_reader(self) -> None:
+        """Count one reader less, and notify waiting threads after the last reader."""
         with self._idle:
             self._readers -= 1
             notify = self._on_idle if self._readers == 0 else None
@@ -44,72 +45,75 @@ class ServingModel:
             notify()
 
     def when_idle(self, notify: Callable[[], None]) -> None:
-        """Have `notify` called when the last reader leaves, at once if there is none."""
+        """Call `notify` when the last reader leaves, or now if there is no reader."""
+        # The callback is set and the count is read under one lock. Otherwise the last reader could
+        # leave in between, and nothing would call `notify`.
         with self._idle:
             self._on_idle = notify
-            idle = self._readers == 0
-        if idle:
+            is_idle = self._readers == 0
+        if is_idle:
             notify()
 
     @property
-    def idle(self) -> bool:
-        """Say whether nobody reads at the moment."""
+    def is_idle(self) -> bool:
+        """Return whether no answer reads the model."""
         with self._idle:
             return self._readers == 0
 
     def drain(self, timeout: float) -> bool:
-        """Wait until the last reader has left, no longer than `timeout` seconds."""
+        """Wait up to `timeout` seconds for the last reader; return whether the model is idle."""
         with self._idle:
             return self._idle.wait_for(lambda: self._readers == 0, timeout)
 
     def free(self) -> None:
-        """Free what this process holds of the release."""
+        """Free the memory that this process uses for the release."""
         self.scorer.close()
 
 
-class LiveModel:
-    """The one reference that every answer goes through."""
+class LiveModelReference:
+    """The reference through which every answer reaches the live model."""
 
     def __init__(self) -> None:
-        """Start without a release."""
+        """Start without a model."""
         self._lock = threading.Condition()
-        self._serving_model: ServingModel | None = None
+        self._loaded_model: LoadedModel | None = None
 
     @property
     def release_id(self) -> str | None:
-        """Return the release that answers at the moment."""
-        serving_model = self._serving_model
-        return None if serving_model is None else serving_model.release_id
+        """Return the id of the live model's release."""
+        loaded_model = self._loaded_model
+        return None if loaded_model is None else loaded_model.release_id
 
     @property
     def lost(self) -> bool:
-        """Say whether there is a release, but it can no longer be asked."""
-        serving_model = self._serving_model
-        return serving_model is not None and serving_model.scorer.lost
+        """Return whether the serving engine no longer holds the live model."""
+        loaded_model = self._loaded_model
+        return loaded_model is not None and loaded_model.scorer.lost
 
     @contextmanager
-    def capture(self) -> Iterator[ServingModel]:
-        """Hold the present twin until the block ends; raises NoReleaseError without one."""
-        # The lock closes the gap between reading the reference and counting the reader: without
-        # it a switch in between would find the old twin idle and free it.
+    def capture(self) -> Iterator[LoadedModel]:
+        """Hold the live model until the block ends; raises NoReleaseError without a model."""
+        # Race without the lock: between reading the reference and counting the reader, a switch
+        # could retire the model, see no reader and free the weights that this answer is about to
+        # use.
         with self._lock:
-            serving_model = self._serving_model
-            if serving_model is None:
+            loaded_model = self._loaded_model
+            if loaded_model is None:
                 raise NoReleaseError
-            serving_model.enter()
+            loaded_model.add_reader()
         try:
-            yield serving_model
+            yield loaded_model
         finally:
-            serving_model.leave()
+            loaded_model.remove_reader()
 
-    def switch(self, serving_model: ServingModel | None) -> ServingModel | None:
-        """Make `twin` the one that answers from now on, and return the one before for draining."""
+    def switch(self, loaded_model: LoadedModel | None) -> LoadedModel | None:
+        """Make `loaded_model` the live model; return the previous model, to be drained."""
         with self._lock:
-            before, self._serving_model = self._serving_model, serving_model
+            previous, self._loaded_model = self._loaded_model, loaded_model
             self._lock.notify_all()
-        return before
+        return previous
 
     def await_release(self, release_id: str, timeout: float) -> bool:
-        """Wait until this release answers, no longer than `timeout` seconds."""
+        """Wait up to `timeout` seconds for this release to become live; return whether it is."""
         with self._lock:
             return self._lock.wait_for(lambda: self.release_id == release_id, timeout)

@@ -1,56 +1,57 @@
-"""Brings a published release where it is scored, and checks it. Knows artefacts, not leases."""
+"""Load a published release into memory or into the serving engine, and verify it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.serving.replica.live_model import ServingModel
-from app.serving.scorers.engine import EngineScorers
+from app.serving.replica.live_model import LoadedModel
+from app.serving.scorers.engine_scorer import EngineBackend
 from app.serving.scorers.sglang import SglangWire
 from app.serving.scorers.vllm import VllmWire
-from models.backbones.packaged import keep_in
+from models.backbones.packaged import set_cache_directory
 from models.checkpoints.manifest import CheckpointError, read_manifest
 
 if TYPE_CHECKING:
     from app.domain.releases import Release
-    from app.serving.scorers.base import Scorers
+    from app.serving.scorers.scorer import ScorerBackend
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
 
 
 class ReleaseLoader:
-    """Loads releases from the store of artefacts."""
+    """Load releases from the artifact store."""
 
-    def __init__(self, artifacts: ArtifactStore, scorers: Scorers) -> None:
-        """Remember where the artefacts are, and what makes scorers of them."""
+    def __init__(self, artifacts: ArtifactStore, backend: ScorerBackend) -> None:
+        """Create a loader that reads from `artifacts` and scores with `backend`."""
         self._artifacts = artifacts
-        self.scorers = scorers
+        self.backend = backend
 
-    def __call__(self, release: Release) -> ServingModel:
-        """Return the release as a twin; raises CheckpointError, EngineError or OSError.
+    def __call__(self, release: Release) -> LoadedModel:
+        """Load and verify the release; raises CheckpointError, EngineError or OSError.
 
-        The manifest is checked against what the database says of the release; the scorers check the
-        weights against the manifest and repeat the golden prompts. A download does not outlive the
-        loading.
+        The loader checks the manifest against the digest in the database. The backend checks the
+        weights against the manifest and repeats the golden prompts. A downloaded copy is deleted
+        after loading.
         """
         directory = self._artifacts.local_path(release.path)
         try:
             manifest = read_manifest(directory)
             if manifest.digest != release.digest:
                 raise CheckpointError(
-                    f"release {release.id} is recorded with another digest than its manifest's"
+                    f"release {release.id} has another digest in its manifest than in the database"
                 )
-            return ServingModel(release.id, self.scorers.load(release, directory, manifest))
+            return LoadedModel(release.id, self.backend.load(release, directory, manifest))
         finally:
             self._artifacts.evict(release.path)
 
 
-def make_scorers(settings: Settings, artifacts: ArtifactStore) -> Scorers:
-    """Return what computes scores, as the settings say; torch is imported for `torch` only."""
-    keep_in(settings.backbones_directory)
+def make_scorer_backend(settings: Settings, artifacts: ArtifactStore) -> ScorerBackend:
+    """Return the scorer backend that `settings.scorer` selects."""
+    set_cache_directory(settings.backbones_directory)
     if settings.scorer == "torch":
-        from app.serving.scorers.torch_scorer import TorchScorers  # noqa: PLC0415 -- see above
+        # A gateway in front of a serving engine runs without torch installed.
+        from app.serving.scorers.torch_scorer import TorchBackend  # noqa: PLC0415 -- see above
 
-        return TorchScorers(settings)
+        return TorchBackend(settings)
     wire = VllmWire() if settings.scorer == "vllm" else SglangWire()
-    return EngineScorers(settings, artifacts, wire)
+    return EngineBackend(settings, artifacts, wire)

@@ -1,6 +1,7 @@
-"""Follows the alias: load beside, check, switch the one reference, drain and free the old twin.
+"""Follow the alias: load the target release, switch the live model, drain and free the old model.
 
-A plain state machine that one thread steps; it knows leases and renewals only as `ReplicaState`.
+The replica's thread calls `ReleaseSwitch.step` repeatedly. Loading and adapter cleanup run on an
+executor, and `step` collects their results.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import structlog
 from app.domain.errors import EngineError
 from app.services.replicas import ReplicaState
 from app.serving.replica.adapter_cleanup import AdapterCleanup
-from app.serving.replica.live_model import LiveModel
+from app.serving.replica.live_model import LiveModelReference
 from models.checkpoints.manifest import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
-    from app.serving.replica.live_model import ServingModel
+    from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.release_loader import ReleaseLoader
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 
 
-class Rollout:
-    """What this replica holds: the live twin, one prepared beside it, and one being drained."""
+class ReleaseSwitch:
+    """The models that this replica holds: the live, the standby and the draining models.
+
+    One thread calls the methods; only `forget` may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -41,8 +45,8 @@ class Rollout:
         retry_seconds: float,
         wake: Callable[[], None],
     ) -> None:
-        """Start with nothing; `wake` is called when a step would find something to do."""
-        self.live = LiveModel()
+        """Start without models; `wake` is called when `step` has something to do."""
+        self.live = LiveModelReference()
         self.swaps = 0
         self._uow = uow
         self._load = loader
@@ -50,85 +54,88 @@ class Rollout:
         self._drain_timeout = drain_timeout
         self._retry_seconds = retry_seconds
         self._wake = wake
-        self._prepared: ServingModel | None = None
-        self._draining: list[tuple[ServingModel, float]] = []
-        self._loading: tuple[str, Future[ServingModel]] | None = None
-        #: Release → (what went wrong, when to try again).
-        self._failed: dict[str, tuple[str, float]] = {}
-        self._slow_drain: str | None = None
+        self._standby: LoadedModel | None = None
+        #: Previous live models that answers still read, with the times at which to report them.
+        self._draining: list[tuple[LoadedModel, float]] = []
+        self._loading: tuple[str, Future[LoadedModel]] | None = None
+        #: Release id → (failure, time of the next attempt).
+        self._failures: dict[str, tuple[str, float]] = {}
+        self._drain_problem: str | None = None
         self._adapter_cleanup = AdapterCleanup(
-            uow, loader.scorers, executor, retry_seconds=retry_seconds, wake=wake
+            uow, loader.backend, executor, retry_seconds=retry_seconds, wake=wake
         )
         self._confirmed: str | None = None
-        #: Every twin that is not freed yet, wherever it is on its way through.
-        self._serving_models: set[ServingModel] = set()
+        #: Every model that is not freed yet: `forget` must reach the draining models too.
+        self._loaded_models: set[LoadedModel] = set()
+        #: Guards `_loaded_models`, because `forget` iterates over the set on another thread.
         self._lock = threading.Lock()
 
     def forget(self, user_id: str | None) -> None:
-        """Have every release in memory drop what it made of this person, or of everybody."""
+        """Drop the states of this user, or of all users, from every loaded model."""
         with self._lock:
-            serving_models = list(self._serving_models)
-        for serving_model in serving_models:
-            serving_model.scorer.forget(user_id)
+            loaded_models = list(self._loaded_models)
+        for loaded_model in loaded_models:
+            loaded_model.scorer.forget(user_id)
 
     def state(self) -> ReplicaState:
-        """Return what is to be reported: `serving` only once nothing older is left anywhere."""
+        """Return the state to report; `serving` names a release once older models are freed."""
         return ReplicaState(
-            serving=self._confirmed,
-            prepared=None if self._prepared is None else self._prepared.release_id,
-            problem=self.problem,
+            serving=self._confirmed, prepared=_release_id(self._standby), problem=self.problem
         )
 
     @property
     def problem(self) -> str | None:
-        """Return what keeps this replica from where the alias wants it."""
-        failures = [message for message, _ in self._failed.values()]
+        """Return the reason why this replica does not follow the alias, or None."""
+        failures = [message for message, _ in self._failures.values()]
         if self.live.lost:
             failures.append(f"the engine has lost release {self.live.release_id}")
-        return failures[0] if failures else self._slow_drain or self._adapter_cleanup.problem
+        return failures[0] if failures else self._drain_problem or self._adapter_cleanup.problem
 
     def restart(self, alias: Alias, now: float) -> None:
-        """Begin anew under a new registration, keeping nothing but the current release."""
-        self._drop_prepared()
-        self._failed.clear()
+        """Start over under a new registration; only a model of the live release is kept.
+
+        A roll-out may have completed without this replica while its lease was expired, so a model
+        of another release must not answer again.
+        """
+        self._drop_standby()
+        self._failures.clear()
         self._adapter_cleanup.restart()
         if self.live.release_id != alias.live:
             self._retire(self.live.switch(None), now)
         self._confirmed = None
 
     def step(self, alias: Alias, now: float) -> None:
-        """Bring what is held nearer to what the alias asks for."""
-        wanted = [each for each in (alias.live, alias.target) if each is not None]
-        self._failed = {k: v for k, v in self._failed.items() if k in wanted}
-        self._collect(wanted, now)
-        if self._prepared is not None and self._prepared.release_id not in wanted:
-            self._drop_prepared()
-        if self._prepared is not None and self._prepared.release_id == alias.live:
-            self._switch(self._prepared, now)
-        here = (None if self.live.lost else self.live.release_id, self._prepared_id())
-        for release_id in wanted:
-            if release_id not in here:
-                self._begin_load(release_id, now)
+        """Move one step toward holding exactly the live and the target release of the alias."""
+        release_ids = [
+            release_id for release_id in (alias.live, alias.target) if release_id is not None
+        ]
+        self._failures = {k: v for k, v in self._failures.items() if k in release_ids}
+        self._collect_load(release_ids, now)
+        if self._standby is not None and self._standby.release_id not in release_ids:
+            self._drop_standby()
+        if self._standby is not None and self._standby.release_id == alias.live:
+            self._switch_to(self._standby, now)
+        held = (None if self.live.lost else self.live.release_id, _release_id(self._standby))
+        for release_id in release_ids:
+            if release_id not in held:
+                self._start_load(release_id, now)
         self._finish_draining(now)
-        if self._draining or not self._adapter_cleanup.done(frozenset(wanted), now):
+        if self._draining or not self._adapter_cleanup.poll(frozenset(release_ids), now):
             return
         if self.live.release_id == alias.live:
             self._confirmed = alias.live
 
     def close(self) -> None:
-        """Drain what answers and drop everything, at shutdown."""
-        serving_model = self.live.switch(None)
-        if serving_model is not None:
-            serving_model.drain(self._drain_timeout)
-            self._free(serving_model)
-        self._drop_prepared()
+        """Drain the live model and free all models, at shutdown."""
+        loaded_model = self.live.switch(None)
+        if loaded_model is not None:
+            loaded_model.drain(self._drain_timeout)
+            self._free(loaded_model)
+        self._drop_standby()
 
-    def _prepared_id(self) -> str | None:
-        return None if self._prepared is None else self._prepared.release_id
-
-    def _begin_load(self, release_id: str, now: float) -> None:
-        """Load one release at a time; a failed one waits before it is tried again."""
-        if self._loading is not None or self._failed.get(release_id, ("", now))[1] > now:
+    def _start_load(self, release_id: str, now: float) -> None:
+        """Start loading a release, unless a load is running or a failed load must wait."""
+        if self._loading is not None or self._failures.get(release_id, ("", now))[1] > now:
             return
         with self._uow(write=False) as uow:
             release = uow.releases.get(release_id)
@@ -138,62 +145,68 @@ class Rollout:
         self._loading = release_id, future
         future.add_done_callback(lambda _: self._wake())
 
-    def _collect(self, wanted: list[str], now: float) -> None:
-        """Take a finished load: beside the live twin, whatever the alias says by now."""
+    def _collect_load(self, release_ids: list[str], now: float) -> None:
+        """Make a loaded release the standby model, or free it if the alias has moved on."""
         if self._loading is None or not self._loading[1].done():
             return
         release_id, future = self._loading
         self._loading = None
         try:
-            serving_model = future.result()
+            loaded_model = future.result()
             with self._lock:
-                self._serving_models.add(serving_model)
+                self._loaded_models.add(loaded_model)
         except (CheckpointError, EngineError, OSError, RuntimeError, MemoryError) as error:
             _log.warning("replica.load_failed", release=release_id, error=str(error))
             message = f"release {release_id} cannot be loaded: {type(error).__name__}"
-            self._failed[release_id] = message, now + self._retry_seconds
+            self._failures[release_id] = message, now + self._retry_seconds
             return
-        self._failed.pop(release_id, None)
-        if release_id in wanted:
-            self._drop_prepared()
-            self._prepared = serving_model
+        self._failures.pop(release_id, None)
+        if release_id in release_ids:
+            self._drop_standby()
+            self._standby = loaded_model
         else:
-            self._free(serving_model)
+            self._free(loaded_model)
 
-    def _switch(self, serving_model: ServingModel, now: float) -> None:
-        self._prepared = None
-        before = self.live.switch(serving_model)
+    def _switch_to(self, loaded_model: LoadedModel, now: float) -> None:
+        self._standby = None
+        previous = self.live.switch(loaded_model)
         self.swaps += 1
-        _log.info("replica.switched", release=serving_model.release_id)
-        self._retire(before, now)
+        _log.info("replica.switched", release=loaded_model.release_id)
+        self._retire(previous, now)
 
-    def _retire(self, serving_model: ServingModel | None, now: float) -> None:
-        if serving_model is not None:
-            self._draining.append((serving_model, now + self._drain_timeout))
-            serving_model.when_idle(self._wake)
+    def _retire(self, loaded_model: LoadedModel | None, now: float) -> None:
+        if loaded_model is not None:
+            self._draining.append((loaded_model, now + self._drain_timeout))
+            loaded_model.when_idle(self._wake)
 
     def _finish_draining(self, now: float) -> None:
-        """Free what nobody reads any more; a reader that stays too long is a problem to report.
+        """Free idle models, and report a model that is read beyond the drain timeout.
 
-        The weights are never taken from under a reader: it can send nothing any more, since every
-        answer is checked against the alias, and the roll-out waits or fences this replica.
+        A model that is still read is never freed: the answer that reads it would crash. The answer
+        cannot be sent anyway, because its recheck finds another live release. Until the model is
+        freed, this replica does not confirm the new release, and the roll-out waits for it or
+        fences it.
         """
-        waiting = []
-        for serving_model, deadline in self._draining:
-            if serving_model.idle:
-                self._free(serving_model)
+        still_read = []
+        for loaded_model, deadline in self._draining:
+            if loaded_model.is_idle:
+                self._free(loaded_model)
             else:
-                waiting.append((serving_model, deadline))
-        self._draining = waiting
-        late = [serving_model.release_id for serving_model, deadline in waiting if now >= deadline]
-        self._slow_drain = f"release {late[0]} is still being read" if late else None
+                still_read.append((loaded_model, deadline))
+        self._draining = still_read
+        late = [loaded_model.release_id for loaded_model, deadline in still_read if now >= deadline]
+        self._drain_problem = f"release {late[0]} is still being read" if late else None
 
-    def _drop_prepared(self) -> None:
-        if self._prepared is not None:
-            self._free(self._prepared)
-            self._prepared = None
+    def _drop_standby(self) -> None:
+        if self._standby is not None:
+            self._free(self._standby)
+            self._standby = None
 
-    def _free(self, serving_model: ServingModel) -> None:
-        serving_model.free()
+    def _free(self, loaded_model: LoadedModel) -> None:
+        loaded_model.free()
         with self._lock:
-            self._serving_models.discard(serving_model)
+            self._loaded_models.discard(loaded_model)
+
+
+def _release_id(loaded_model: LoadedModel | None) -> str | None:
+    return None if loaded_model is None else loaded_model.release_id

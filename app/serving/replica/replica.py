@@ -1,7 +1,8 @@
-"""This gateway process as a replica: holds a lease, follows the alias, swaps, confirms.
+"""Run this gateway process as a replica: renew a lease, follow the alias, confirm releases.
 
-One thread renews and decides; releases are loaded on a second one, so that a long load never costs
-the lease. What is decided here is told to the database with the next renewal, at once if it is new.
+One thread renews the lease and steps the release switch. Releases are loaded on another thread, so
+that a long load does not cost the lease. A third thread keeps the first stage's statistics up to
+date. Each renewal reports the replica's state to the database; a changed state is reported at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,6 @@ import structlog
 
 from app.domain.errors import DatabaseUnavailableError
 from app.domain.identifiers import new_id
-from app.services.policies import ReplicaPolicy
 from app.services.replicas import (
     ReplicaState,
     deregister_replica,
@@ -27,221 +26,226 @@ from app.services.replicas import (
     renew_replica,
 )
 from app.services.secrets import check_hash_key
-from app.serving.replica.answering_right import AnsweringRight
-from app.serving.replica.release_switch import Rollout
+from app.serving.replica.answer_lease import AnswerLease
+from app.serving.replica.release_switch import ReleaseSwitch
+from app.tracebacks import error_location
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
-    from app.services.ports import UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
-    from app.serving.replica.live_model import LiveModel
+    from app.serving.replica.live_model import LiveModelReference
     from app.serving.replica.release_loader import ReleaseLoader
-    from app.serving.retrieval.first_stage import Candidates
+    from app.serving.retrieval.first_stage import FirstStage
     from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
 _log = structlog.get_logger(__name__)
 _RENEWALS_PER_LEASE: Final = 3
 
 
 class Replica:
-    """Registers, renews and watches from a thread of its own, between `start` and `stop`."""
+    """Keep this process registered and up to date between `start` and `stop`."""
 
     def __init__(
         self,
         settings: Settings,
         uow: UnitOfWorkFactory,
         loader: ReleaseLoader,
-        candidates: Candidates,
+        first_stage: FirstStage,
         pseudonyms: Pseudonyms,
     ) -> None:
-        """Take everything that the threads need; nothing starts yet."""
-        self.policy = ReplicaPolicy.of(settings)
-        self.right = AnsweringRight(self.policy)
+        """Create the threads; `start` starts them."""
+        self._ttl = settings.replica_ttl
+        self.answer_lease = AnswerLease(settings)
         self._uow = uow
-        self.candidates = candidates
+        self.first_stage = first_stage
         self._pseudonyms = pseudonyms
-        self._poll_seconds = min(settings.poll_seconds, self.policy.ttl / _RENEWALS_PER_LEASE)
+        self._renew_seconds = self._ttl / _RENEWALS_PER_LEASE
+        self._poll_seconds = min(settings.poll_seconds, self._renew_seconds)
         self._wake = threading.Event()
-        self._behind = threading.Event()
+        self._data_changed = threading.Event()
         self._stopping = threading.Event()
-        self._scorers = loader.scorers
-        self._loading = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
-        self._rollout = Rollout(
+        self._backend = loader.backend
+        self._load_executor = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
+        self._release_switch = ReleaseSwitch(
             uow,
             loader,
-            self._loading,
+            self._load_executor,
             drain_timeout=settings.drain_timeout,
-            retry_seconds=self.policy.ttl,
+            retry_seconds=self._ttl,
             wake=self.wake,
         )
-        candidates.watch(self.forget)
+        first_stage.watch(self.forget)
         self._thread = threading.Thread(target=self._run, name="lethe-replica", daemon=True)
-        self._follower = threading.Thread(target=self._follow, name="lethe-follow", daemon=True)
+        self._follower = threading.Thread(
+            target=self._follow_change_log, name="lethe-follow", daemon=True
+        )
         self._id: str | None = None
         self._reported = ReplicaState()
         self._renewed_at = float("-inf")
-        self._database_up = False
+        self._is_database_up = False
 
     @property
     def id(self) -> str | None:
-        """Return the id under which this process is registered at present."""
+        """Return the id of the current registration."""
         return self._id
 
     @property
-    def live(self) -> LiveModel:
-        """Return the reference that answers go through."""
-        return self._rollout.live
+    def live(self) -> LiveModelReference:
+        """Return the reference to the live model."""
+        return self._release_switch.live
 
     @property
     def swaps(self) -> int:
-        """Return how often the reference has flipped to another release."""
-        return self._rollout.swaps
+        """Return how often the live model was switched to another release."""
+        return self._release_switch.swaps
 
     def start(self) -> None:
-        """Start the threads; registering and loading go on beside the caller."""
+        """Start the threads; registering and loading continue in the background."""
         self._thread.start()
         self._follower.start()
 
     def stop(self) -> None:
-        """Stop answering, end the threads and say goodbye to the database."""
+        """Stop answering, end the threads, free the models and deregister."""
         self._stopping.set()
         self.wake()
         self.data_changed()
         for thread in (self._thread, self._follower):
             if thread.ident is not None:
                 thread.join()
-        self.right.revoke()
-        self._loading.shutdown(cancel_futures=True)
-        self._rollout.close()
-        self._scorers.close()
+        self.answer_lease.revoke()
+        self._load_executor.shutdown(cancel_futures=True)
+        self._release_switch.close()
+        self._backend.close()
         if self._id is not None:
-            # Where the database is away the lease runs out by itself.
+            # Without a database the lease expires by itself.
             with contextlib.suppress(DatabaseUnavailableError), self._uow() as uow:
                 deregister_replica(uow, self._id)
             self._id = None
 
     def forget(self, user_id: str | None) -> None:
-        """Drop what any release in memory made of this person's history, or of everybody's."""
-        self._rollout.forget(user_id)
+        """Drop the states of this user's history, or of all histories, from all loaded models."""
+        self._release_switch.forget(user_id)
 
     def data_changed(self) -> None:
-        """Have the change log followed now rather than at the next poll."""
-        self._behind.set()
+        """Follow the change log now instead of at the next poll."""
+        self._data_changed.set()
 
     def wake(self) -> None:
-        """Have the alias looked at now rather than at the next poll."""
+        """Read the alias now instead of at the next poll."""
         self._wake.set()
 
     def await_release(self, release_id: str | None) -> bool:
-        """Wait a moment for the flip to this release to arrive here; False when it does not.
+        """Wait for the switch to this release; return False if it does not happen in time.
 
-        All replicas have prepared by then, so what is waited for is one look at the alias.
+        One poll interval is long enough: a roll-out flips the alias only after all replicas have
+        prepared the release, so this replica only has to read the alias.
         """
         self.wake()
         return release_id is not None and self.live.await_release(release_id, self._poll_seconds)
 
     def reasons_not_ready(self) -> list[str]:
-        """Say why this replica should get no traffic; empty when it is ready."""
+        """Return the reasons why this replica should get no traffic; empty if it is ready."""
         reasons = []
-        if not self._database_up:
+        if not self._is_database_up:
             reasons.append("the database cannot be reached")
-        if not self.right.valid:
+        if not self.answer_lease.valid:
             reasons.append("the replica's lease is not valid")
         if self.live.release_id is None:
             reasons.append("no release is being served yet")
-        if not self.candidates.ready:
-            reasons.append("the candidates' statistics are being built")
-        if self._rollout.problem is not None:
-            reasons.append(self._rollout.problem)
+        if not self.first_stage.ready:
+            reasons.append("the first stage's statistics are being built")
+        if self._release_switch.problem is not None:
+            reasons.append(self._release_switch.problem)
         return reasons
 
     def tick(self) -> None:
-        """Register or renew when that is due or something is new, then act on the alias."""
-        now = self.right.now()
-        if self._id is not None and not self.right.valid:
-            # The lease may have been counted out: what comes back is a new replica.
-            self._lose()
+        """Register or renew if this is due or the state changed, then act on the alias."""
+        # Read before the renewal is sent: see AnswerLease.now.
+        now = self.answer_lease.now()
+        if self._id is not None and not self.answer_lease.valid:
+            # A roll-out may have stopped waiting for this registration. Under the old id, this
+            # process could answer from a release that the roll-out believes is no longer served,
+            # so the process registers as a new replica and drops every other release.
+            self._drop_registration()
         if self._id is None:
             alias: Alias | None = self._register(now)
         elif (
-            self._rollout.state() != self._reported
-            or now - self._renewed_at >= self.policy.ttl / _RENEWALS_PER_LEASE
+            self._release_switch.state() != self._reported
+            or now - self._renewed_at >= self._renew_seconds
         ):
             alias = self._renew(self._id, now)
         else:
             with self._uow(write=False) as uow:
                 alias = uow.releases.alias()
-        self._database_up = True
+        self._is_database_up = True
         if alias is not None:
-            self._rollout.step(alias, now)
+            self._release_switch.step(alias, now)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            # Cleared before the tick: a wake-up during the tick then causes another tick.
             self._wake.clear()
             try:
                 self.tick()
             except DatabaseUnavailableError:
-                self._database_up = False
-            except Exception as error:  # noqa: BLE001 - the thread is the replica's life; logged below
-                # A replica that stops renewing leaves the service; the next tick may do better.
-                _log_failure("replica.tick_failed", error)
-            if self._id is not None and self._rollout.state() != self._reported:
-                continue  # Confirm at once; a roll-out waits for it.
+                self._is_database_up = False
+            except Exception as error:  # noqa: BLE001 - any error must not end the thread; logged
+                # Without this thread the lease would expire; the next tick may succeed.
+                _log.error("replica.tick_failed", **error_location(error))
+            if self._id is not None and self._release_switch.state() != self._reported:
+                continue  # Report at once: a roll-out waits for this report.
             self._wake.wait(self._poll_seconds)
 
-    def _follow(self) -> None:
-        """Keep the candidates' statistics near the data, so that requests find little to do."""
+    def _follow_change_log(self) -> None:
+        """Keep the first stage up to date, so that queries have few changes left to apply."""
         while not self._stopping.is_set():
             started = time.monotonic()
-            self._behind.clear()
+            self._data_changed.clear()
             try:
-                self.candidates.follow()
+                self.first_stage.follow()
             except DatabaseUnavailableError:
-                self._database_up = False
+                self._is_database_up = False
             except Exception as error:  # noqa: BLE001 - as in _run
-                # Requests bring the statistics up to date themselves, or fail with the cause.
-                _log_failure("candidates.follow_failed", error)
-            # An import changes everything many times over; rebuilding takes a fifth of the time.
-            self._behind.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
+                # Queries apply the changes themselves, or fail with the cause.
+                _log.error("candidates.follow_failed", **error_location(error))
+            # An import changes the data many times. Waiting four times as long as the work took
+            # limits rebuilds to a fifth of the time.
+            self._data_changed.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
 
     def _register(self, now: float) -> Alias:
         replica_id = new_id("rep")
         with self._uow() as uow:
-            # Under another key no suppression would be recognised: never answer with that.
+            # With another key no suppression would match, and forgotten users would get answers.
             check_hash_key(uow, self._pseudonyms)
             alias = register_replica(
-                uow, self.policy, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
+                uow, self._ttl, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
             )
         self._id, self._reported = replica_id, ReplicaState()
-        self._rollout.restart(alias, now)
-        self._extend(now)
+        # Models of other releases are dropped before the lease becomes valid: otherwise an answer
+        # could use a release that was replaced while this process had no lease.
+        self._release_switch.restart(alias, now)
+        self._extend_lease(now)
         _log.info("replica.registered", replica=replica_id, release=alias.live)
         return alias
 
     def _renew(self, replica_id: str, now: float) -> Alias | None:
-        state = self._rollout.state()
+        state = self._release_switch.state()
         with self._uow() as uow:
-            alias = renew_replica(uow, self.policy, replica_id, state)
+            alias = renew_replica(uow, self._ttl, replica_id, state)
         if alias is None:
-            self._lose()
+            self._drop_registration()
             self.wake()
             return None
         self._reported = state
-        self._extend(now)
+        self._extend_lease(now)
         return alias
 
-    def _extend(self, sent_at: float) -> None:
+    def _extend_lease(self, sent_at: float) -> None:
         self._renewed_at = sent_at
-        self.right.extend(sent_at)
+        self.answer_lease.extend(sent_at)
 
-    def _lose(self) -> None:
+    def _drop_registration(self) -> None:
         _log.warning("replica.lease_lost", replica=self._id)
-        self.right.revoke()
+        self.answer_lease.revoke()
         self._id = None
-
-
-def _log_failure(event: str, error: Exception) -> None:
-    """Log where it failed, not the message: a database's message can quote a person's data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{frame.filename}:{frame.lineno}" for frame in frames[-5:]]
-    _log.error(event, error=type(error).__name__, where=where)

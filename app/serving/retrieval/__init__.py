@@ -1,1 +1,1 @@
-"""The first stage of a replica: the candidate index kept in step with the database."""
+"""Propose candidate items from statistics that follow the change log of the database."""

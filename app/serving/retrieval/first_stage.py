@@ -1,7 +1,7 @@
-"""Keeps the first stage and the catalogue in step with the data, through the change log.
+"""Propose candidate items, from statistics that follow the change log of the database.
 
-A deletion is applied before any answer that is read after it; statistics that merely lack new
-ratings may lag until the next rebuild off the path.
+Every deletion in a query's snapshot is applied before the first stage proposes items. New ratings
+of an import may be missing from the statistics until the next rebuild in the background.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.domain.errors import GoneError, UnknownUserError
-from app.services.recommendation_inputs import OpenItems, read_inputs, require_items
-from app.serving.retrieval.index_building import count_all
+from app.services.recommendation_inputs import (
+    SuppressedItemsCache,
+    read_inputs,
+    require_items,
+)
+from app.serving.retrieval.index_building import build_index
 from models.prompts.scoring_inputs import HistoryEvent
 from models.retrieval.candidate_index import Event
 
@@ -25,129 +29,125 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.domain.recommendations import AttributeFilter, RecommendationQuery
-    from app.services.ports import UnitOfWork, UnitOfWorkFactory
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
     from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
-    from app.serving.retrieval.index_building import Counted
+    from app.serving.retrieval.index_building import IndexWithCatalog
+    from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
     from models.prompts.scoring_inputs import Candidate
 
-#: Beyond this many changed users, counting everything anew is the faster way.
-_MOST_CHANGED_USERS: Final = 500
-#: Taking a person out must never wait for a rebuild off the path.
-_NEVER_WAITS: Final = frozenset({"forget"})
+#: Beyond this many changed users, rebuilding the index is faster than updating it.
+_MAX_CHANGED_USERS: Final = 500
+#: Change-log entries that a query must apply even if this requires a rebuild.
+_URGENT_KINDS: Final = frozenset({"forget"})
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
-    """The items proposed to one user, best first, and the usable history, oldest first."""
+class ProposedItems:
+    """Items proposed to one user, best first, and the user's unsuppressed history, oldest first."""
 
     items: tuple[Item, ...]
-    #: What a model is asked of the items.
+    #: The scorer's inputs for the items.
     candidates: tuple[Candidate, ...]
     history: tuple[HistoryEvent, ...]
-    #: The ids of the history's items.
+    #: The item ids of the history.
     history_ids: tuple[str, ...]
-    #: Whether there are items beyond those.
-    more: bool
+    #: Whether the first stage has further items after these.
+    has_more: bool
 
 
-class Candidates:
-    """The first stage of every recommendation on this replica; thread-safe."""
+class FirstStage:
+    """Propose items from co-occurrence statistics; one instance per replica. Thread-safe."""
 
     def __init__(self, uow: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> None:
-        """Start empty; the first `rebuild` fills it."""
+        """Start without statistics; the first `rebuild` or query builds them."""
         self._uow = uow
         self._pseudonyms = pseudonyms
+        #: Guards `_state`. Queries hold this lock while they update the statistics and propose.
         self._lock = threading.Lock()
-        self._rebuilding = threading.Lock()
-        self._state: Counted | None = None
-        self._open_items = OpenItems()
+        #: Keeps two rebuilds from running at once: each takes the memory of a whole index.
+        self._rebuild_lock = threading.Lock()
+        self._state: IndexWithCatalog | None = None
+        self._suppressed_items = SuppressedItemsCache()
         self._on_change: Callable[[str | None], None] = lambda _: None
 
     def watch(self, on_change: Callable[[str | None], None]) -> None:
-        """Have `on_change` told of whom the data changed, None for anybody, before it is used.
+        """Call `on_change` with each changed user's id, or None if any user may have changed.
 
-        It is called under this object's lock, and must neither wait nor fail.
+        The call precedes every use of the changed data. It happens under the lock of this object,
+        so it must neither block nor raise.
         """
         self._on_change = on_change
 
     @property
     def ready(self) -> bool:
-        """Say whether the statistics have been built once."""
+        """Return whether the statistics have been built."""
         return self._state is not None
 
-    @property
-    def version(self) -> int | None:
-        """Return the data version that the statistics have caught up with."""
-        state = self._state
-        return None if state is None else state.version
-
     def __len__(self) -> int:
-        """Return the number of people who add anything to the statistics."""
+        """Return the number of users with interactions in the statistics."""
         state = self._state
         return 0 if state is None else len(state.index)
 
-    def fingerprint(self) -> bytes:
-        """Return the canonical state of the index, for comparing it byte for byte."""
-        with self._lock:
-            return b"" if self._state is None else self._state.index.state()
-
     def follow(self) -> None:
-        """Catch up with the log, rebuilding where it demands that; called off the path."""
+        """Apply the change log, with a rebuild where needed; runs in the background."""
         with self._uow(write=False) as uow, self._lock:
             state = self._state
-            done = state is not None and self._advance(uow, state, uow.state.data_version())
-        if not done:
+            current = state is not None and self._advance(uow, state, uow.state.data_version())
+        if not current:
             self.rebuild()
 
     def rebuild(self) -> None:
-        """Count everything anew from one snapshot, while the present statistics keep answering."""
-        with self._rebuilding:
+        """Build new statistics from one snapshot while the present statistics stay in use."""
+        with self._rebuild_lock:
             with self._uow(write=False) as uow:
-                fresh = count_all(uow, self._pseudonyms)
+                rebuilt = build_index(uow, self._pseudonyms)
             with self._lock:
-                if self._state is None or fresh.version >= self._state.version:
+                # A query may have applied newer changes during the rebuild. Older statistics must
+                # not replace the present ones: they would bring a deleted user back.
+                if self._state is None or rebuilt.version >= self._state.version:
                     self._on_change(None)
-                    self._state = fresh
+                    self._state = rebuilt
 
     def propose(
         self, uow: UnitOfWork, inputs: Inputs, query: RecommendationQuery, start: int, stop: int
-    ) -> Proposal:
-        """Propose the items from place `start` to `stop`, none of them retired or being forgotten.
+    ) -> ProposedItems:
+        """Propose the items of ranks `start` to `stop`, excluding retired and suppressed items.
 
-        Where the question names its items, all of those that may be recommended are proposed.
-        `uow` is the snapshot that the inputs were read from: every deletion in it is applied
-        before anything is proposed. Raises UnknownItemError and InvalidInputError.
+        A query with `item_ids` gets all of these items that may be recommended, regardless of
+        `start` and `stop`. `uow` is the snapshot that `inputs` were read from: every deletion in
+        this snapshot is applied first. Raises UnknownItemError and InvalidInputError.
         """
         with self._lock:
-            state = self._current(uow, inputs.data_version)
-            catalog_snapshot = state.catalog_snapshot
-            events, history, history_ids = _usable_history(catalog_snapshot, inputs)
+            state = self._current_state(uow, inputs.data_version)
+            catalog = state.catalog
+            events, history, history_ids = _known_history(catalog, inputs)
             excluded = set(inputs.suppressed_item_ids)
             if query.exclude_seen:
                 excluded |= inputs.seen_item_ids
-            exclude = catalog_snapshot.item_indices_of(excluded)
-            allowed = catalog_snapshot.passing(query.filter)
+            allowed = catalog.mask(query.filter)
             if query.item_ids is not None:
-                require_items(set(query.item_ids), catalog_snapshot.by_id)
-                allowed = _only(
-                    catalog_snapshot.item_indices_of(query.item_ids), catalog_snapshot.size, allowed
-                )
+                require_items(set(query.item_ids), catalog.by_id)
+                allowed = _restrict(allowed, catalog.item_indices_of(query.item_ids), catalog.size)
                 start, stop = 0, len(query.item_ids)
-            found = state.index.propose(events, stop + 1, excluded=exclude, allowed=allowed)
-            item_indices = found.item_indices.tolist()
-            items = tuple(
-                catalog_snapshot.by_item_index[item_index]
-                for item_index in item_indices[start:stop]
+            # One item beyond `stop` tells whether there are more.
+            proposal = state.index.propose(
+                events,
+                stop + 1,
+                excluded=catalog.item_indices_of(excluded),
+                allowed=allowed,
             )
-            candidates = tuple(catalog_snapshot.candidate(item) for item in items)
-        return Proposal(
+            item_indices = proposal.item_indices.tolist()
+            items = tuple(
+                catalog.by_item_index[item_index] for item_index in item_indices[start:stop]
+            )
+            candidates = tuple(catalog.candidate(item) for item in items)
+        return ProposedItems(
             items=items,
             candidates=candidates,
             history=history,
             history_ids=history_ids,
-            more=len(item_indices) > stop,
+            has_more=len(item_indices) > stop,
         )
 
     def similar(
@@ -155,107 +155,122 @@ class Candidates:
         uow: UnitOfWork,
         item_id: str,
         n: int,
-        wanted: AttributeFilter,
-        suppressed: Collection[str],
+        attribute_filter: AttributeFilter,
+        suppressed_item_ids: Collection[str],
         version: int,
     ) -> list[tuple[Item, float]]:
-        """Return up to `n` items that are liked by those who like this one; UnknownItemError."""
+        """Return up to `n` items liked by the users who like this item, with scores, best first.
+
+        Raises UnknownItemError and InvalidInputError.
+        """
         with self._lock:
-            state = self._current(uow, version)
-            catalog_snapshot = state.catalog_snapshot
-            require_items({item_id}, () if item_id in suppressed else catalog_snapshot.by_id)
-            found = state.index.similar(
-                catalog_snapshot.by_id[item_id].item_index,
+            state = self._current_state(uow, version)
+            catalog = state.catalog
+            require_items({item_id}, () if item_id in suppressed_item_ids else catalog.by_id)
+            similar = state.index.similar(
+                catalog.by_id[item_id].item_index,
                 n,
-                excluded=catalog_snapshot.item_indices_of(suppressed),
-                allowed=catalog_snapshot.passing(wanted),
+                excluded=catalog.item_indices_of(suppressed_item_ids),
+                allowed=catalog.mask(attribute_filter),
             )
-            pairs = zip(found.item_indices.tolist(), found.scores.tolist(), strict=True)
+            pairs = zip(similar.item_indices.tolist(), similar.scores.tolist(), strict=True)
             return [
-                (catalog_snapshot.by_item_index[item_index], score)
+                (catalog.by_item_index[item_index], score)
                 for item_index, score in pairs
                 if score > 0
             ]
 
-    def _current(self, uow: UnitOfWork, version: int) -> Counted:
-        """Return the statistics with every deletion of this snapshot applied; under the lock."""
+    def _current_state(self, uow: UnitOfWork, version: int) -> IndexWithCatalog:
+        """Return the statistics with every deletion of this snapshot applied; needs the lock."""
         state = self._state
-        if state is None or not self._advance(uow, state, version, strict=False):
+        if state is None or not self._advance(uow, state, version, skip_unnamed_ratings=True):
             self._on_change(None)
-            state = self._state = count_all(uow, self._pseudonyms)
+            state = self._state = build_index(uow, self._pseudonyms)
         return state
 
     def _advance(
-        self, uow: UnitOfWork, state: Counted, version: int, *, strict: bool = True
+        self,
+        uow: UnitOfWork,
+        state: IndexWithCatalog,
+        version: int,
+        *,
+        skip_unnamed_ratings: bool = False,
     ) -> bool:
-        """Apply what the log of a snapshot of this version holds beyond `state.version`.
+        """Apply the change log up to `version`; return False if only a rebuild can do so.
 
-        False where only counting anew helps.
-
-        Not `strict`: nameless ratings (of an import, or of people who are gone by now) may wait;
-        the version then stays behind, and `follow` rebuilds off the path. `completed` entries
-        change nothing: the person was taken out with the `forget` entry.
+        Entries without a user id come from imports, or from users whose deletion has completed.
+        With `skip_unnamed_ratings`, ratings among these entries wait: `state.version` stays
+        behind, and `follow` rebuilds in the background. `completed` entries need no action,
+        because the preceding `forget` entry removed the user.
         """
         if version <= state.version:
             return True
         changes = uow.state.changes_since(state.version)
-        if [one.version for one in changes] != list(range(state.version + 1, version + 1)):
+        # An incomplete log could hide a deletion, so only a rebuild is safe.
+        if [change.version for change in changes] != list(range(state.version + 1, version + 1)):
             return False
-        people = [one for one in changes if one.kind not in {"completed", "items"}]
-        users = sorted({one.user_id for one in people if one.user_id is not None})
-        nameless = {one.kind for one in people if one.user_id is None}
-        if nameless & _NEVER_WAITS or len(users) > _MOST_CHANGED_USERS:
+        user_changes = [change for change in changes if change.kind not in {"completed", "items"}]
+        changed_user_ids = sorted(
+            {change.user_id for change in user_changes if change.user_id is not None}
+        )
+        unnamed_kinds = {change.kind for change in user_changes if change.user_id is None}
+        if unnamed_kinds & _URGENT_KINDS or len(changed_user_ids) > _MAX_CHANGED_USERS:
             return False
-        if any(one.kind == "items" for one in changes):
-            state.take_catalog(uow.people.items())
-        for user_id in users:
+        if any(change.kind == "items" for change in changes):
+            state.replace_catalog(uow.people.items())
+        for user_id in changed_user_ids:
             self._on_change(user_id)
-        self._replace(uow, state, users)
-        if nameless:
-            return not strict
+        self._replace_users(uow, state, changed_user_ids)
+        if unnamed_kinds:
+            return skip_unnamed_ratings
         state.version = version
         return True
 
-    def _replace(self, uow: UnitOfWork, state: Counted, users: Sequence[str]) -> None:
-        for user_id in users:
+    def _replace_users(
+        self, uow: UnitOfWork, state: IndexWithCatalog, user_ids: Sequence[str]
+    ) -> None:
+        """Replace the users' interactions in the index by their unsuppressed history."""
+        items = state.catalog.by_id
+        for user_id in user_ids:
             try:
-                history = read_inputs(uow, self._pseudonyms, user_id, self._open_items).history
+                history = read_inputs(
+                    uow, self._pseudonyms, user_id, self._suppressed_items
+                ).history
             except (GoneError, UnknownUserError):
                 history = ()
             state.index.replace_user(
                 user_id,
                 [
-                    (
-                        state.catalog_snapshot.by_id[one.item_id].item_index,
-                        one.rating,
-                        one.timestamp,
-                    )
-                    for one in history
-                    if one.item_id in state.catalog_snapshot.by_id
+                    (items[event.item_id].item_index, event.rating, event.timestamp)
+                    for event in history
+                    if event.item_id in items
                 ],
             )
 
 
-def _usable_history(
-    catalog_snapshot: CatalogSnapshot, inputs: Inputs
+def _known_history(
+    catalog: CatalogSnapshot, inputs: Inputs
 ) -> tuple[list[Event], tuple[HistoryEvent, ...], tuple[str, ...]]:
-    """Return what the first stage and the model read of a history, and the items' ids."""
+    """Return the history as input of the index and of the scorer, and its item ids.
+
+    Items that are not in the catalog are left out.
+    """
     known = [
-        (catalog_snapshot.by_id[one.item_id], one)
-        for one in inputs.history
-        if one.item_id in catalog_snapshot.by_id
+        (catalog.by_id[event.item_id], event)
+        for event in inputs.history
+        if event.item_id in catalog.by_id
     ]
     return (
-        [Event(item.item_index, one.rating, one.timestamp) for item, one in known],
-        tuple(HistoryEvent(item.item_index, one.rating, item.title) for item, one in known),
+        [Event(item.item_index, event.rating, event.timestamp) for item, event in known],
+        tuple(HistoryEvent(item.item_index, event.rating, item.title) for item, event in known),
         tuple(item.id for item, _ in known),
     )
 
 
-def _only(
-    item_indices: Collection[int], size: int, allowed: NDArray[np.bool_] | None
+def _restrict(
+    allowed: NDArray[np.bool_] | None, item_indices: Collection[int], size: int
 ) -> NDArray[np.bool_]:
-    """Return by slot whether it is one of these and allowed."""
+    """Return a [size] mask of the allowed items among these item indices."""
     mask = np.zeros(size, np.bool_)
     mask[list(item_indices)] = True
     return mask if allowed is None else mask & allowed

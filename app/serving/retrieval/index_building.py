@@ -1,7 +1,4 @@
-"""Counts the first stage anew from one snapshot, and takes its catalogue over.
-
-Knows the database and what is suppressed in it; knows nothing of the change log or of requests.
-"""
+"""Build the candidate index and the catalog snapshot from one database snapshot."""
 
 from __future__ import annotations
 
@@ -19,70 +16,70 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.domain.catalog import Item
-    from app.services.ports import UnitOfWork
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.unit_of_work import UnitOfWork
 
 
 @dataclass(slots=True)
-class Counted:
-    """An index and the catalogue that it counts over, as of `version`."""
+class IndexWithCatalog:
+    """A candidate index and its catalog, at data version `version`."""
 
     index: CandidateIndex
-    catalog_snapshot: CatalogSnapshot
+    catalog: CatalogSnapshot
     version: int
 
-    def take_catalog(self, items: Sequence[Item]) -> None:
-        """Take titles and attributes anew, and retire what has been retired since."""
+    def replace_catalog(self, items: Sequence[Item]) -> None:
+        """Replace the catalog snapshot, and update the index for new and newly retired items."""
         for item in items:
-            before = self.catalog_snapshot.by_item_index.get(item.item_index)
+            before = self.catalog.by_item_index.get(item.item_index)
             if item.retired and (before is None or not before.retired):
                 self.index.retire(item.item_index)
-        self.catalog_snapshot = CatalogSnapshot(items)
-        self.index.grow(self.catalog_snapshot.size)
+        self.catalog = CatalogSnapshot(items)
+        self.index.grow(self.catalog.size)
         self.index.describe(
-            {item.item_index: item.attributes for item in self.catalog_snapshot.by_id.values()}
+            {item.item_index: item.attributes for item in self.catalog.by_id.values()}
         )
 
 
-def count_all(uow: UnitOfWork, pseudonyms: Pseudonyms) -> Counted:
-    """Count the whole snapshot, leaving out everything that is suppressed in it."""
+def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexWithCatalog:
+    """Count all interactions of the snapshot except suppressed interactions."""
     items = uow.people.items()
-    index = CandidateIndex.build(_usable_interactions(uow, pseudonyms, items))
-    counted = Counted(index, CatalogSnapshot(), uow.state.data_version())
-    counted.take_catalog(items)
-    return counted
+    index = CandidateIndex.build(_unsuppressed_interactions(uow, pseudonyms, items))
+    state = IndexWithCatalog(index, CatalogSnapshot(), uow.state.data_version())
+    state.replace_catalog(items)
+    return state
 
 
-def _usable_interactions(
+def _unsuppressed_interactions(
     uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[Item]
 ) -> Interactions:
-    """Stream all interactions but those of suppressed users, items and pairs into columns.
+    """Read all interactions except those of suppressed users, items and pairs.
 
-    A row takes 20 bytes, because millions of them as Python objects would take gigabytes.
+    Rows are streamed into typed columns: a row takes 20 bytes, and millions of rows as Python
+    objects would take gigabytes.
     """
     item_indices = {item.id: item.item_index for item in items}
-    catalog = 1 + max(item_indices.values(), default=-1)
-    hashes = uow.suppressions.all_hashes()
-    hidden = uow.requests.open_item_ids() if hashes else set()
-    gone: dict[str, bool] = {}
-    users: dict[str, int] = {}
+    item_count = 1 + max(item_indices.values(), default=-1)
+    suppressed_hashes = uow.suppressions.all_hashes()
+    suppressed_items = uow.requests.open_item_ids() if suppressed_hashes else set()
+    is_suppressed: dict[str, bool] = {}
+    user_indices: dict[str, int] = {}
     columns = array("i"), array("i"), array("f"), array("q")
-    for one in uow.people.interactions():
-        if hashes:
-            if one.user_id not in gone:
-                gone[one.user_id] = pseudonyms.user(one.user_id) in hashes
-            if gone[one.user_id] or one.item_id in hidden:
+    for row in uow.people.interactions():
+        if suppressed_hashes:
+            if row.user_id not in is_suppressed:
+                is_suppressed[row.user_id] = pseudonyms.user(row.user_id) in suppressed_hashes
+            if is_suppressed[row.user_id] or row.item_id in suppressed_items:
                 continue
-            if pseudonyms.interaction(one.user_id, one.item_id) in hashes:
+            if pseudonyms.interaction(row.user_id, row.item_id) in suppressed_hashes:
                 continue
-        user = users.setdefault(one.user_id, len(users))
-        columns[0].append(user)
-        columns[1].append(item_indices[one.item_id])
-        columns[2].append(one.rating)
-        columns[3].append(one.timestamp)
+        columns[0].append(user_indices.setdefault(row.user_id, len(user_indices)))
+        columns[1].append(item_indices[row.item_id])
+        columns[2].append(row.rating)
+        columns[3].append(row.timestamp)
     return Interactions(
-        users=tuple(UserRecord(id=user_id) for user_id in users),
-        items=tuple(ItemRecord(id=str(item_index), title="") for item_index in range(catalog)),
+        users=tuple(UserRecord(id=user_id) for user_id in user_indices),
+        items=tuple(ItemRecord(id=str(item_index), title="") for item_index in range(item_count)),
         user=np.array(columns[0], np.int32),
         item=np.array(columns[1], np.int32),
         rating=np.array(columns[2], np.float32),

@@ -1,1 +1,1 @@
-"""What gives a release's scores: torch in this process, or an engine elsewhere."""
+"""Compute scores with torch in this process or with a serving engine over HTTP."""

@@ -1,6 +1,6 @@
-"""Keeps what a model made of people's histories, up to a limit in bytes. Knows no release.
+"""Cache the states that a model computed from users' histories, up to a limit in bytes.
 
-A scorer owns one, so that nothing in it outlives the weights it was made with.
+Each scorer owns one cache, so that no state outlives the weights that computed it.
 """
 
 from __future__ import annotations
@@ -16,69 +16,64 @@ if TYPE_CHECKING:
 
 
 class PrefixCache:
-    """One prefix per person; beyond the limit, who asked least recently goes first. Thread-safe.
+    """One prefix per user, with least-recently-used eviction. Thread-safe.
 
-    What is found is known by its tokens: a changed history finds nothing.
+    A cached prefix is compared by its tokens, so a changed history is a cache miss.
     """
 
     def __init__(self, limit: int) -> None:
-        """Hold at most `limit` bytes of keys and values; 0 holds nothing."""
+        """Hold at most `limit` bytes of keys and values; 0 disables the cache."""
         self._limit = limit
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[str, Prefix] = OrderedDict()
         self._nbytes = 0
-        self._forgotten = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Return how many bytes of keys and values are held."""
-        return self._nbytes
-
-    def __len__(self) -> int:
-        return len(self._kept)
+        #: The number of `forget` calls so far.
+        self._generation = 0
 
     def find(
         self, user_id: str, tokens: torch.Tensor, candidates: int
     ) -> tuple[Prefix | None, int]:
-        """Return a prefix that begins [h] `tokens`, or None; and what `keep` has to be told.
+        """Return a cached prefix of the [h] `tokens`, or None, and the generation for `keep`.
 
-        Candidates read by themselves what a shorter one lacks: it is of use while that is less
-        than reading all of `tokens` again.
+        The prefix may be shorter than `tokens`. Then each candidate has to read the missing
+        tokens, so the prefix is returned only if this is at most the work of reading all `tokens`.
         """
         with self._lock:
-            kept, moment = self._kept.get(user_id), self._forgotten
-            if kept is not None:
-                self._kept.move_to_end(user_id)
-        if kept is None:
-            return None, moment
-        length = min(len(kept), len(tokens))
-        same = bool((kept.tokens[:length] == tokens[:length]).all())
-        useful = (len(tokens) - length) * candidates <= len(tokens)
-        return kept.cut(length) if same and useful else None, moment
+            prefix, generation = self._prefixes.get(user_id), self._generation
+            if prefix is not None:
+                self._prefixes.move_to_end(user_id)
+        if prefix is None:
+            return None, generation
+        length = min(len(prefix), len(tokens))
+        is_same = bool((prefix.tokens[:length] == tokens[:length]).all())
+        is_useful = (len(tokens) - length) * candidates <= len(tokens)
+        return prefix.cut(length) if is_same and is_useful else None, generation
 
-    def keep(self, user_id: str, prefix: Prefix, moment: int) -> None:
-        """Hold this prefix, unless anybody was forgotten since `find` gave `moment`.
+    def keep(self, user_id: str, prefix: Prefix, generation: int) -> None:
+        """Cache a prefix, unless `forget` was called since `find` returned `generation`.
 
-        That it may be somebody else's forgetting costs one reading; an account of who was
-        forgotten when would itself have to be forgotten.
+        Race: a user is forgotten after `find` and before `keep`, while the model reads the
+        history; without the check, the forgotten user's states would enter the cache. The check
+        covers all users: a record of which user was forgotten would itself have to be forgotten,
+        and dropping another user's prefix only costs reading the history once more.
         """
         with self._lock:
-            if moment != self._forgotten or prefix.nbytes > self._limit:
+            if generation != self._generation or prefix.nbytes > self._limit:
                 return
             self._drop(user_id)
-            self._kept[user_id] = prefix
+            self._prefixes[user_id] = prefix
             self._nbytes += prefix.nbytes
             while self._nbytes > self._limit:
-                self._drop(next(iter(self._kept)))
+                self._drop(next(iter(self._prefixes)))
 
     def forget(self, user_id: str | None) -> None:
-        """Drop what is held of this person, or of everybody, and what is being made right now."""
+        """Drop the prefix of this user, or of all users, and reject prefixes being computed."""
         with self._lock:
-            self._forgotten += 1
-            for each in [*self._kept] if user_id is None else [user_id]:
-                self._drop(each)
+            self._generation += 1
+            for dropped_id in [*self._prefixes] if user_id is None else [user_id]:
+                self._drop(dropped_id)
 
     def _drop(self, user_id: str) -> None:
-        kept = self._kept.pop(user_id, None)
-        if kept is not None:
-            self._nbytes -= kept.nbytes
+        prefix = self._prefixes.pop(user_id, None)
+        if prefix is not None:
+            self._nbytes -= prefix.nbytes

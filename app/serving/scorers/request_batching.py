@@ -1,8 +1,8 @@
-"""Scores the requests of several people jointly, step by step, on the threads of who asks.
+"""Batch the scoring requests of concurrent threads into joint forward passes.
 
-A step takes one row of each request that waits, up to a budget of tokens. A request that comes in
-joins the next step, and one that is done leaves; whoever waits runs steps, so that a request alone
-goes through on its own thread without any handing over. Knows nothing of releases or people.
+A batch takes one row of each waiting request, up to a budget of tokens. A new request joins the
+next batch, and a finished request leaves. The waiting threads run the batches themselves, so that
+a single request runs on its own thread without a handover to another thread.
 """
 
 from __future__ import annotations
@@ -24,127 +24,133 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Job:
-    """One request: the rows that it still has to go through, and what came of the others."""
+class _PendingRequest:
+    """The rows of a request that are still to be scored, and the logits of its scored rows."""
 
     def __init__(self, rows: Sequence[Any]) -> None:
         self.rows = deque(rows)
-        self.found: list[torch.Tensor] = []
+        self.logits: list[torch.Tensor] = []
         self.error: Exception | None = None
 
     @property
-    def over(self) -> bool:
+    def is_done(self) -> bool:
         return self.error is not None or not self.rows
 
     @property
     def width(self) -> int:
-        """Return the tokens of the next row."""
+        """Return the number of tokens in the next row."""
         width: int = self.rows[0].width
         return width
 
 
 class RequestBatcher:
-    """The steps of one model."""
+    """The batches of one model."""
 
-    def __init__(self, *, tokens: int, at_once: int) -> None:
-        """Take at most so many tokens into a step, padding counted, and run so many steps at once.
+    def __init__(self, *, max_tokens: int, max_concurrent: int) -> None:
+        """Run at most `max_concurrent` batches at once, each of at most `max_tokens` tokens.
 
-        A single row that is longer goes alone.
+        Tokens include padding. A longer row forms a batch of its own.
         """
-        self._tokens = tokens
-        self._free = self._at_once = at_once
+        self._max_tokens = max_tokens
+        self._max_concurrent = max_concurrent
+        self._free = max_concurrent
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
-        #: Those who wait to work alone: one of them at a time has to know that it is its turn.
-        self._turn = threading.Condition(lock)
-        self._waiting: deque[_Job] = deque()
-        self._closed = False
+        #: `run_alone` waits on a condition of its own, with one notification per finished batch.
+        #: On `_changed`, every finished batch would wake all of these threads for a single place.
+        self._alone_turn = threading.Condition(lock)
+        self._waiting: deque[_PendingRequest] = deque()
+        self._is_closed = False
 
-    def alone(self, work: Callable[[], T]) -> T:
-        """Do work that nobody can share, as a step of its own; raises UnavailableError."""
-        with self._turn:
-            self._turn.wait_for(lambda: self._free or self._closed)
-            self._begin()
-        with self._ending():
+    def run_alone(self, work: Callable[[], T]) -> T:
+        """Run work in place of a batch and return its result; raises UnavailableError if closed."""
+        with self._alone_turn:
+            self._alone_turn.wait_for(lambda: self._free or self._is_closed)
+            self._begin_batch()
+        with self._ending_batch():
             return work()
 
     def score(self, reader: Reader, requests: Sequence[Sequence[Any]]) -> list[torch.Tensor]:
-        """Return the [N, 2] logits of each request's rows; raises UnavailableError once closed.
+        """Return the [N, 2] logits of each request's rows; raises UnavailableError if closed.
 
-        Several requests take part in steps as though each had come on a thread of its own.
+        Several requests are batched as if each came from a thread of its own.
         """
-        jobs = [_Job(rows) for rows in requests]
+        pending = [_PendingRequest(rows) for rows in requests]
         with self._changed:
-            self._waiting.extend(jobs)
+            self._waiting.extend(pending)
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: _over(jobs) or self._closed or (self._free and self._waiting)
+                    lambda: _are_done(pending) or self._is_closed or (self._free and self._waiting)
                 )
-                if _over(jobs):
+                if _are_done(pending):
                     break
-                self._begin()
-                batch = self._take()
-            with self._ending(batch):
-                _step(reader, batch)
-        for job in jobs:
-            if job.error is not None:
-                raise job.error
-        return [torch.cat(job.found) for job in jobs]
+                self._begin_batch()
+                batch = self._take_batch()
+            with self._ending_batch(batch):
+                _run_batch(reader, batch)
+        for request in pending:
+            if request.error is not None:
+                raise request.error
+        return [torch.cat(request.logits) for request in pending]
 
     def close(self) -> bool:
-        """Take no more, and send those away who wait; say whether no step is under way."""
+        """Fail all waiting requests, refuse further ones, and return whether no batch runs."""
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._waiting.clear()
             self._changed.notify_all()
-            self._turn.notify_all()
-            return self._free == self._at_once
+            self._alone_turn.notify_all()
+            return self._free == self._max_concurrent
 
-    def _begin(self) -> None:
-        if self._closed:
+    def _begin_batch(self) -> None:
+        if self._is_closed:
             raise UnavailableError("This release is being replaced. Try again shortly.")
         self._free -= 1
 
     @contextmanager
-    def _ending(self, batch: Sequence[_Job] = ()) -> Iterator[None]:
+    def _ending_batch(self, batch: Sequence[_PendingRequest] = ()) -> Iterator[None]:
         try:
             yield
         finally:
             with self._changed:
                 self._free += 1
-                self._waiting.extend(each for each in batch if not each.over)
+                self._waiting.extend(request for request in batch if not request.is_done)
                 self._changed.notify_all()
-                self._turn.notify()
+                self._alone_turn.notify()
 
-    def _take(self) -> list[_Job]:
-        """Return those who waited longest, as many as fit into a step side by side."""
+    def _take_batch(self) -> list[_PendingRequest]:
+        """Remove and return the longest-waiting requests whose next rows fit into one batch."""
         batch = [self._waiting.popleft()]
         width = batch[0].width
         while self._waiting:
             width = max(width, self._waiting[0].width)
-            if width * (len(batch) + 1) > self._tokens:
+            if width * (len(batch) + 1) > self._max_tokens:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
 
-def _over(jobs: Sequence[_Job]) -> bool:
-    return all(job.over for job in jobs)
+def _are_done(pending: Sequence[_PendingRequest]) -> bool:
+    return all(request.is_done for request in pending)
 
 
-def _step(reader: Reader, batch: Sequence[_Job]) -> None:
-    """Bring every job one row further; where that fails each goes by itself, so that one fails."""
+def _run_batch(reader: Reader, batch: Sequence[_PendingRequest]) -> None:
+    """Score one row of each request.
+
+    If the batch fails, each request is scored separately, so that only the faulty request fails.
+    """
     try:
-        answers = reader.answer([job.rows[0] for job in batch])
-    except Exception as error:  # noqa: BLE001 - whoever asked gets it
+        batch_logits = reader.answer([request.rows[0] for request in batch])
+    except Exception as error:  # noqa: BLE001 - raised again on the request's own thread
         if len(batch) > 1:
-            for job in batch:
-                _step(reader, [job])
+            for request in batch:
+                _run_batch(reader, [request])
         else:
             batch[0].error = error
         return
-    for job, found in zip(batch, answers, strict=True):
-        # In this order: without rows the job is over, and its thread may take what was found.
-        job.found.append(found)
-        job.rows.popleft()
+    for request, logits in zip(batch, batch_logits, strict=True):
+        # The order matters: once the last row is removed, the request counts as done, and its
+        # thread may read the logits without waiting for this thread.
+        request.logits.append(logits)
+        request.rows.popleft()

@@ -1,12 +1,13 @@
-"""SGLang's wire format.
+"""Speak SGLang's wire format.
 
-Written from docs.sglang.io (advanced_features/lora, basic_usage/native_api, sampling_params) and
-the request classes of SGLang's repository. The server needs `--enable-lora --max-loras-per-batch 2
+Source: docs.sglang.io (advanced_features/lora, basic_usage/native_api, sampling_params) and the
+request classes in SGLang's repository. The server needs `--enable-lora --max-loras-per-batch 2
 --max-lora-rank … --lora-target-modules … --dtype float32`.
 
-`/v1/score` takes no adapter: whatever `model` says, it answers from the base (serving_score.py
-passes none on). What it does inside is a `/generate` of no new tokens with `token_ids_logprob`, and
-that takes `lora_path`, the adapter's name, and `extra_key`, which keeps cached states apart.
+`/v1/score` ignores adapters: its `model` field has no effect, and the base model computes the
+scores (serving_score.py passes no adapter on). Internally, `/v1/score` is a `/generate` request
+for zero new tokens with `token_ids_logprob`. `/generate` accepts `lora_path`, the adapter's name,
+and `extra_key`, which separates cached states, so `/generate` is used directly.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class SglangWire:
         }
 
     def scores(self, content: Any, adapter: str, prompts: Prompts) -> list[Any]:
-        del adapter  # An answer does not name it; a name that is unknown is refused.
+        del adapter  # The response does not contain it; the engine refuses unknown adapters.
         return [
             _score(result["meta_info"], len(prompt))
             for result, prompt in zip(content, prompts.whole, strict=True)
@@ -47,8 +48,11 @@ class SglangWire:
 
 
 def _score(meta: Any, length: int) -> float:
-    """Return P(Yes) against No from (log probability, token, text) of the two, in their order."""
+    """Return P(Yes) / (P(Yes) + P(No)).
+
+    The engine returns (log probability, token, text) of Yes and No, in this order.
+    """
     if meta["prompt_tokens"] != length:
-        raise ValueError("a prompt was cut")
+        raise ValueError("the engine cut a prompt")
     ((yes, no),) = meta["output_token_ids_logprobs"]
     return 1.0 / (1.0 + math.exp(no[0] - yes[0]))

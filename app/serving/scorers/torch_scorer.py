@@ -1,4 +1,4 @@
-"""Scores with torch, in this process."""
+"""Compute scores with torch in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.domain.errors import InvalidInputError, NoReleaseError
 from app.serving.scorers.prefix_cache import PrefixCache
 from app.serving.scorers.request_batching import RequestBatcher
 from models.checkpoints import checkpoint as checkpoints
-from models.recommender.trainable import let_go
+from models.recommender.trainable import free_weights
 from models.runtime.devices import Machine, UnknownDeviceError, choose_device, use
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.domain.releases import Release
-    from app.serving.scorers.base import ScoringRequest
+    from app.serving.scorers.scorer import ScoringRequest
     from app.settings import Settings
     from models.checkpoints.manifest import Manifest
     from models.inference.shared_prefix import Prefix, Reader
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringPolicy:
-    """How much a release may keep and do at once; `Settings` says what each is."""
+    """Limits of one release's scorer; see the settings of the same names."""
 
     prefix_cache_bytes: int
     step_tokens: int
@@ -50,8 +50,8 @@ class ScoringPolicy:
         )
 
 
-class _Asked(NamedTuple):
-    """A request, its N prompts, and the [h] tokens that they share."""
+class _SharedPrompts(NamedTuple):
+    """A request, its N prompts, and the [h] tokens that all its prompts start with."""
 
     request: ScoringRequest
     prompts: PromptBatch
@@ -59,23 +59,26 @@ class _Asked(NamedTuple):
 
 
 class TorchScorer:
-    """Takes over the only reference to a recommender."""
+    """Score with a recommender; the scorer owns the only reference to the recommender."""
 
     lost = False
 
     def __init__(self, recommender: Recommender, policy: ScoringPolicy) -> None:
-        """Look at what the model can do now, before anybody waits for an answer."""
+        """Create the recommender's reader now, so that the first request does not wait for it."""
         self._reader = recommender.reader()
         self._recommender: Recommender | None = recommender
         self._cache = PrefixCache(policy.prefix_cache_bytes)
-        self._steps = RequestBatcher(tokens=policy.step_tokens, at_once=policy.steps_at_once)
-        #: Whether a request is one step with all that belongs to it: where passes are short and
-        #: nobody joins them, threads that prepare beside them would hold each other up.
-        self._steps_alone = self._reader is not None and not self._reader.joins
+        self._batcher = RequestBatcher(
+            max_tokens=policy.step_tokens, max_concurrent=policy.steps_at_once
+        )
+        #: Whether a request with all its work takes the place of a batch. A reader that does not
+        #: join requests has short passes, and threads that prepare prompts beside a pass would
+        #: slow each other down.
+        self._is_request_alone = self._reader is not None and not self._reader.batches_requests
 
     @property
     def recommender(self) -> Recommender:
-        """Return the recommender; raises NoReleaseError once it is freed."""
+        """Return the recommender; raises NoReleaseError after `close`."""
         if self._recommender is None:
             raise NoReleaseError
         return self._recommender
@@ -84,91 +87,94 @@ class TorchScorer:
         return self.score_all([request])[0]
 
     def score_all(self, requests: Sequence[ScoringRequest]) -> list[NDArray[np.float32]]:
-        """Read the histories that are not known at once, and then all candidates."""
-        work = partial(self._scores, self.recommender, self._reader, requests)
-        return self._steps.alone(work) if self._steps_alone else work()
+        """Read all uncached histories in one pass, then score all candidates."""
+        work = partial(self._score, self.recommender, self._reader, requests)
+        return self._batcher.run_alone(work) if self._is_request_alone else work()
 
-    def _scores(
+    def forget(self, user_id: str | None) -> None:
+        """Drop the cached states of this user's history; running requests add none afterwards."""
+        self._cache.forget(user_id)
+
+    def close(self) -> None:
+        """Free the weights and all cached states before returning.
+
+        If a batch is running, its references keep the weights until the batch ends. This does not
+        happen in the gateway, because a model is freed only after its last reader has left.
+        """
+        is_idle = self._batcher.close()
+        self._cache.forget(None)
+        recommender, self._recommender, self._reader = self._recommender, None, None
+        if recommender is not None and is_idle:
+            free_weights(recommender)
+
+    def _score(
         self,
         recommender: Recommender,
         reader: Reader | None,
         requests: Sequence[ScoringRequest],
     ) -> list[NDArray[np.float32]]:
-        found: list[torch.Tensor] = [torch.empty(0, 2) for _ in requests]
-        behind: dict[int, _Asked] = {}
-        for number, request in enumerate(requests):
+        """Return [N] float32 P(Yes) per request."""
+        logits: list[torch.Tensor] = [torch.empty(0, 2) for _ in requests]
+        with_prefix: dict[int, _SharedPrompts] = {}
+        for index, request in enumerate(requests):
             if not request.candidates:
                 continue
             prompts = recommender.prompt.request(
                 request.attributes, request.history, request.candidates
             )
-            shared = recommender.shared(prompts) if reader else 0
+            shared = recommender.shared_length(prompts) if reader else 0
             if shared:
-                behind[number] = _Asked(request, prompts, prompts.tokens[0, :shared])
+                with_prefix[index] = _SharedPrompts(request, prompts, prompts.tokens[0, :shared])
             else:
-                found[number] = self._alone(partial(recommender.score_logits, prompts))
-        if reader is not None and behind:
-            answers = self._behind(reader, list(behind.values()))
-            for number, logits in zip(behind, answers, strict=True):
-                found[number] = logits
-        return [each.softmax(1)[:, 0].numpy() for each in found]
+                logits[index] = self._run_alone(partial(recommender.score_logits, prompts))
+        if reader is not None and with_prefix:
+            prefix_logits = self._score_after_prefixes(reader, list(with_prefix.values()))
+            for index, request_logits in zip(with_prefix, prefix_logits, strict=True):
+                logits[index] = request_logits
+        return [request_logits.softmax(1)[:, 0].numpy() for request_logits in logits]
 
-    def _behind(self, reader: Reader, asked: Sequence[_Asked]) -> list[torch.Tensor]:
-        """Return the logits of requests behind their prefixes."""
+    def _score_after_prefixes(
+        self, reader: Reader, requests: Sequence[_SharedPrompts]
+    ) -> list[torch.Tensor]:
+        """Return the [N, 2] logits of each request, computed after its cached or new prefix."""
         rows = [
-            reader.rows(prefix, each.prompts)
-            for each, prefix in zip(asked, self._prefixes(reader, asked), strict=True)
+            reader.rows(prefix, request.prompts)
+            for request, prefix in zip(requests, self._prefixes(reader, requests), strict=True)
         ]
-        if reader.joins:
-            return self._steps.score(reader, rows)
-        return [torch.cat(reader.answer(few)) for few in rows]
+        if reader.batches_requests:
+            return self._batcher.score(reader, rows)
+        return [torch.cat(reader.answer(request_rows)) for request_rows in rows]
 
-    def _alone(self, work: Callable[[], T]) -> T:
-        """Do work in a step of its own, or in that which it is in already."""
-        return work() if self._steps_alone else self._steps.alone(work)
+    def _run_alone(self, work: Callable[[], T]) -> T:
+        """Run work in place of a batch, or directly if this request already takes that place."""
+        return work() if self._is_request_alone else self._batcher.run_alone(work)
 
-    def forget(self, user_id: str | None) -> None:
-        """Drop the states of this person's prefixes; a score under way puts none back."""
-        self._cache.forget(user_id)
-
-    def close(self) -> None:
-        """Free the weights, and all that was made with them, before this returns.
-
-        Where a step is under way, which its twin's readers rule out, they go when it has ended.
-        """
-        idle = self._steps.close()
-        self._cache.forget(None)
-        recommender, self._recommender, self._reader = self._recommender, None, None
-        if recommender is not None and idle:
-            let_go(recommender)
-
-    def _prefixes(self, reader: Reader, asked: Sequence[_Asked]) -> list[Prefix]:
-        """Return what the model makes of the shared tokens, or made of most of them before."""
-        found, moments = [], []
-        for each in asked:
-            kept, moment = None, None
-            if each.request.keep:
-                kept, moment = self._cache.find(
-                    each.request.user_id, each.shared, len(each.prompts)
-                )
-            found.append(kept)
-            moments.append(moment)
-        missing = [number for number, kept in enumerate(found) if kept is None]
+    def _prefixes(self, reader: Reader, requests: Sequence[_SharedPrompts]) -> list[Prefix]:
+        """Return a prefix for each request: from the cache if possible, otherwise read together."""
+        prefixes: list[Prefix | None] = []
+        generations: list[int | None] = []
+        for request, prompts, shared in requests:
+            prefix, generation = None, None
+            if request.keep:
+                prefix, generation = self._cache.find(request.user_id, shared, len(prompts))
+            prefixes.append(prefix)
+            generations.append(generation)
+        missing = [index for index, prefix in enumerate(prefixes) if prefix is None]
         if missing:
-            unread = [asked[number].shared for number in missing]
-            read = self._alone(lambda: reader.read_all(unread))
-            for number, prefix in zip(missing, read, strict=True):
-                found[number], moment = prefix, moments[number]
-                if moment is not None:
-                    self._cache.keep(asked[number].request.user_id, prefix, moment)
-        return [prefix for prefix in found if prefix is not None]
+            unread = [requests[index].shared for index in missing]
+            read = self._run_alone(lambda: reader.encode_prefixes(unread))
+            for index, prefix in zip(missing, read, strict=True):
+                prefixes[index], generation = prefix, generations[index]
+                if generation is not None:
+                    self._cache.keep(requests[index].request.user_id, prefix, generation)
+        return [prefix for prefix in prefixes if prefix is not None]
 
 
-class TorchScorers:
-    """Holds nothing outside of its scorers."""
+class TorchBackend:
+    """Load releases into this process; nothing is held outside its scorers."""
 
     def __init__(self, settings: Settings) -> None:
-        """Set torch's own threads and its device, for the whole process."""
+        """Set torch's thread count and device for the whole process."""
         torch.set_num_threads(settings.torch_threads)
         try:
             use(Machine(device=choose_device(settings.device)))
@@ -177,8 +183,8 @@ class TorchScorers:
         self._policy = ScoringPolicy.of(settings)
 
     def load(self, release: Release, directory: Path, manifest: Manifest) -> TorchScorer:
-        """Map the weights into memory; the digest and the golden prompts are checked."""
-        del release  # The recommender is all in its directory.
+        """Map the weights into memory; verify their digest and the golden prompts."""
+        del release  # The directory and the manifest contain everything.
         return TorchScorer(
             checkpoints.load(directory, manifest=manifest, mapped=True), self._policy
         )
@@ -187,7 +193,7 @@ class TorchScorers:
         return set()
 
     def unload(self, release_id: str) -> None:
-        """Nothing is held."""
+        """Do nothing: no release is held outside this process."""
 
     def close(self) -> None:
-        """There are no connections."""
+        """Do nothing: there are no connections."""

@@ -1,14 +1,18 @@
-"""vLLM's wire format.
+"""Speak vLLM's wire format.
 
-Written from docs.vllm.ai (serving/online_serving/generative_scoring, features/lora,
-design/prefix_caching) and the request classes of vLLM's repository. The server needs
-`--enable-lora --max-loras 2 --dtype float32` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1: two adapters,
-so that a new one is loaded beside the live one.
+Source: docs.vllm.ai (serving/online_serving/generative_scoring, features/lora,
+design/prefix_caching) and the request classes in vLLM's repository. The server needs
+`--enable-lora --max-loras 2 --dtype float32` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1. Two adapters
+are needed because a new adapter is loaded beside the live adapter.
 
-Known of it: prompts longer than its context are cut without a word, so that the number of tokens
-that it read is checked. Its prefix cache knows an adapter by name alone (vllm#42125). Unloading
-makes the name unknown, but the weights stay in the worker until others push them out (vllm#54839).
-Versions before `cache_salt` came to this endpoint ignore it.
+Known behavior of vLLM:
+
+- Prompts longer than the context are cut without an error, so the number of processed tokens is
+  checked.
+- The prefix cache identifies an adapter by its name only (vllm#42125).
+- Unloading an adapter removes its name, but the weights stay in the worker until other adapters
+  replace them (vllm#54839).
+- Versions without `cache_salt` on this endpoint ignore the field.
 """
 
 from __future__ import annotations
@@ -42,10 +46,10 @@ class VllmWire:
 
     def scores(self, content: Any, adapter: str, prompts: Prompts) -> list[Any]:
         if content["model"] != adapter:
-            raise ValueError("another model answered")
+            raise ValueError(f"the response is of model {content['model']!r}")
         if content["usage"]["prompt_tokens"] != sum(map(len, prompts.whole)):
-            raise ValueError("prompts were cut")
+            raise ValueError("the engine cut the prompts")
         by_index = {result["index"]: result["score"] for result in content["data"]}
         if len(content["data"]) != len(prompts):
-            raise ValueError("another number of scores than of prompts")
+            raise ValueError("the numbers of scores and prompts differ")
         return [by_index[index] for index in range(len(prompts))]

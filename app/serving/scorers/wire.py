@@ -1,4 +1,4 @@
-"""What every engine's wire format has to say: questions as token ids, loading, unloading."""
+"""Define the wire format of a serving engine: scoring token ids, loading and unloading adapters."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: A path and the JSON that is posted to it.
+#: A path and the JSON body to post to it.
 Call = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """N ≥ 1 prompts: the tokens that all begin with, and of each the rest, a token at least."""
+    """N ≥ 1 prompts as token ids: a common prefix and the rest of each, at least one token."""
 
     shared: list[int]
     rests: list[list[int]]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Self:
-        """Split whole prompts of one token at least: joined again they are what was tokenised."""
+        """Split prompts of at least one token each at their first difference."""
         shortest = min(map(len, rows)) - 1
         length = next(
             (at for at in range(shortest) if any(row[at] != rows[0][at] for row in rows)), shortest
@@ -33,27 +33,27 @@ class Prompts:
 
     @property
     def whole(self) -> list[list[int]]:
-        """Return the prompts as they were."""
+        """Return the unsplit prompts."""
         return [self.shared + rest for rest in self.rests]
 
 
 class Wire(Protocol):
-    """One engine's way of saying it. Stateless."""
+    """The HTTP requests and responses of one kind of engine. Stateless."""
 
     def load(self, adapter: str, path: str) -> Call:
-        """Return how the engine is told to load the adapter in the directory `path`."""
+        """Return the request that loads the adapter in the directory `path`."""
 
     def unload(self, adapter: str) -> Call:
-        """Return how the engine is told to let go of the adapter."""
+        """Return the request that unloads the adapter."""
 
     def query(self, adapter: str, prompts: Prompts, answers: tuple[int, int], salt: str) -> Call:
-        """Return how the adapter is asked for its probabilities of the two answers' tokens.
+        """Return the request for the adapter's probabilities of the two answer tokens.
 
-        No state is reused that was cached under another `salt`.
+        The engine must not reuse states that it cached under another `salt`.
         """
 
     def scores(self, content: Any, adapter: str, prompts: Prompts) -> list[Any]:
-        """Read N × P(first answer) out of the JSON that came back.
+        """Read N × P(first answer) from the response's JSON.
 
-        Raises ValueError, or what Python raises where the JSON is not as promised.
+        Raises ValueError, KeyError, TypeError or IndexError for JSON of another form.
         """

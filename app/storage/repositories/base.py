@@ -1,4 +1,4 @@
-"""What all repositories share: the connection, upserts, and lists in portions."""
+"""The base class of repositories, with upserts and long lists of parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Both databases take more, but plans and statement caches stay small with this.
+#: Parameters per statement. The limit of both databases is higher, but a small number keeps query
+#: plans and statement caches small.
 _PORTION: Final = 500
 
 
@@ -31,14 +32,14 @@ class Repository:
         return self._connection.dialect.name == "postgresql"
 
     def _changed(self, statement: Executable) -> int:
-        """Execute an update or delete and return how many rows it touched."""
+        """Execute an update or delete and return the number of changed rows."""
         result = cast("CursorResult[Any]", self._connection.execute(statement))
         return result.rowcount
 
     def _insert(self, row: type[Base]) -> sqlite.Insert:
-        """Return an insert that knows ON CONFLICT; both dialects spell it alike."""
+        """Return an INSERT with ON CONFLICT, which has the same syntax in both dialects."""
         if self._is_postgresql:
-            # The two classes share no base that has ON CONFLICT, but they do have one interface.
+            # The two classes have the same interface, but no common base class with ON CONFLICT.
             return cast("sqlite.Insert", postgresql.insert(table_of(row)))
         return sqlite.insert(table_of(row))
 
@@ -49,7 +50,7 @@ def table_of(row: type[Base]) -> Table:
 
 
 def portions(values: Iterable[T], size: int = _PORTION) -> Iterator[list[T]]:
-    """Cut the values into lists that fit a statement."""
+    """Split the values into lists for one statement each."""
     iterator = iter(values)
     while portion := list(islice(iterator, size)):
         yield portion

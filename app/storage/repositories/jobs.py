@@ -1,4 +1,8 @@
-"""Jobs: the queue is this table. The claim is one conditional update; so is every later write."""
+"""Jobs. The table is the queue: a worker claims a job with one conditional update.
+
+Every later write of the worker is conditional on its lease, and raises LeaseLostError if another
+worker has claimed the job.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 _ACTIVE: Final = sorted(status.value for status in ACTIVE_STATUSES)
 _OPEN: Final = sorted(status.value for status in OPEN_JOB_STATUSES)
-_ENDS: Final = OPEN_JOB_STATUSES ^ frozenset(JobStatus)
+_FINAL: Final = OPEN_JOB_STATUSES ^ frozenset(JobStatus)
 _EXPIRED: Final = and_(JobRow.status.in_(_ACTIVE), JobRow.lease_expires_at < db_now())
 _QUEUED: Final = and_(JobRow.status == JobStatus.QUEUED.value, JobRow.available_at <= db_now())
 #: Fields of the domain object that are columns of the same name and type.
@@ -49,7 +53,7 @@ _PLAIN: Final = (
     "finished_at",
 )
 _ENUMS: Final = ("kind", "status", "stage")
-#: What a worker may write. Lease, epoch and attempts change by claiming and renewing only.
+#: The fields that a worker may write. Only a claim or renewal changes the lease and the epoch.
 _WRITABLE: Final = frozenset(
     {
         "status",
@@ -67,10 +71,11 @@ _WRITABLE: Final = frozenset(
 )
 
 
-class SqlJobs(Repository):
-    """Implements `ports.JobRepository`."""
+class JobRepository(Repository):
+    """The jobs of all kinds, at most one of which is open."""
 
     def add(self, job: Job, *, delay_seconds: float = 0.0) -> None:
+        """Record a queued job. Raises JobRunningError while a job of any kind is open."""
         values = {name: getattr(job, name) for name in _PLAIN}
         values |= {name: getattr(job, name).value for name in _ENUMS}
         row = insert(JobRow).values(
@@ -104,15 +109,19 @@ class SqlJobs(Repository):
     def claim(
         self, owner: str, lease_seconds: float, *, max_attempts: int | None = None
     ) -> tuple[Job, Lease] | None:
+        """Claim a job that is queued, or active with an expired lease.
+
+        A job that has used `max_attempts` is not claimed; the sweeper abandons such a job.
+        """
         expired = (
             _EXPIRED if max_attempts is None else and_(_EXPIRED, JobRow.attempts < max_attempts)
         )
-        free = or_(_QUEUED, expired)
-        # Only one of several claims gets the row's lock; the others find nothing, or find that
-        # the condition, which is checked once more on the row itself, no longer holds.
-        chosen = (
+        claimable = or_(_QUEUED, expired)
+        # One of several concurrent claims gets the row lock. The others skip the row, or the
+        # second check of the condition in the update excludes the row.
+        chosen_id = (
             select(JobRow.id)
-            .where(free)
+            .where(claimable)
             .order_by(JobRow.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -121,14 +130,14 @@ class SqlJobs(Repository):
         rolling_out = JobStatus.ROLLING_OUT.value
         row = self._connection.execute(
             update(JobRow)
-            .where(JobRow.id == chosen, free)
+            .where(JobRow.id == chosen_id, claimable)
             .values(
                 lease_owner=owner,
                 lease_expires_at=db_now() + lease_seconds,
                 attempts=JobRow.attempts + 1,
                 epoch=JobRow.epoch + 1,
                 started_at=func.coalesce(JobRow.started_at, db_now()),
-                # What has begun to roll out goes on rolling out; all else starts over.
+                # A rollout continues after a new claim; every other job restarts.
                 status=case(
                     (JobRow.status == rolling_out, rolling_out), else_=JobStatus.RUNNING.value
                 ),
@@ -144,22 +153,24 @@ class SqlJobs(Repository):
         self._write(lease, lease_expires_at=db_now() + lease_seconds)
 
     def update(self, lease: Lease, **changes: Any) -> None:
+        """Write fields of the job. Raises LeaseLostError or IllegalTransitionError."""
         unknown = changes.keys() - _WRITABLE
         if unknown:
-            raise TypeError(f"a worker does not write {sorted(unknown)} of a job")
+            raise TypeError(f"workers cannot write the job fields {sorted(unknown)}")
         values = {
             name: value.value if isinstance(value, JobStatus | Stage) else value
             for name, value in changes.items()
         }
-        if changes.get("status") in _ENDS:
+        if changes.get("status") in _FINAL:
             values["finished_at"] = db_now()
-        # The fence locks the row, so the status that a step starts from cannot change meanwhile.
+        # This write locks the row, so the status cannot change before the check below.
         self._write(lease, epoch=lease.epoch)
-        self.get(lease.job_id).evolve(**changes)  # Raises where the step is not a legal one.
+        self.get(lease.job_id).evolve(**changes)  # Raises IllegalTransitionError.
         if values:
             self._write(lease, **values)
 
     def abandon(self, job_id: str, error: str) -> bool:
+        """Set a job with an expired lease to dead. Return False if the job has a valid lease."""
         changed = self._changed(
             update(JobRow)
             .where(JobRow.id == job_id, _EXPIRED)
@@ -168,16 +179,18 @@ class SqlJobs(Repository):
         return changed == 1
 
     def expired(self) -> list[Job]:
+        """Return the active jobs whose lease has expired."""
         query = _jobs().where(_EXPIRED).order_by(JobRow.id)
         return [_to_domain(row) for row in self._connection.execute(query)]
 
     def claimable(self) -> list[str]:
+        """Return the ids of queued jobs that a worker may claim now."""
         query = select(JobRow.id).where(_QUEUED).order_by(JobRow.id)
         return list(self._connection.execute(query).scalars())
 
     def _write(self, lease: Lease, **values: Any) -> None:
-        mine = update(JobRow).where(*holds(lease), JobRow.status.in_(_ACTIVE))
-        if self._changed(mine.values(**values)) == 0:
+        update_leased = update(JobRow).where(*holds(lease), JobRow.status.in_(_ACTIVE))
+        if self._changed(update_leased.values(**values)) == 0:
             raise LeaseLostError(job_id=lease.job_id, epoch=lease.epoch)
 
 

@@ -1,4 +1,4 @@
-"""The fence of jobs: what a worker writes beside its job is checked against its lease."""
+"""Lease checks for writes of a worker to its job and to the job's requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def holds(lease: Lease) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions that make an update of the job one of this lease's."""
+    """Return the conditions that restrict an update to the job under this lease."""
     return (
         JobRow.id == lease.job_id,
         JobRow.epoch == lease.epoch,
@@ -25,7 +25,7 @@ def holds(lease: Lease) -> tuple[ColumnElement[bool], ...]:
 
 
 def check_lease(connection: Connection, lease: Lease) -> None:
-    """Raise LeaseLostError unless the lease is the job's last; keep it so until the commit."""
+    """Lock the job until the commit. Raise LeaseLostError if the lease is not its latest one."""
     query = select(JobRow.id).where(*holds(lease)).with_for_update()
     if connection.execute(query).first() is None:
         raise LeaseLostError(job_id=lease.job_id, epoch=lease.epoch)

@@ -1,4 +1,4 @@
-"""Releases, and the alias that says which one is live."""
+"""Releases, and the alias that points to the live release."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ _PLAIN: Final = (
 )
 
 
-class SqlReleases(Repository):
-    """Implements `ports.ReleaseRepository`."""
+class ReleaseRepository(Repository):
+    """Releases and the single alias, `live`."""
 
     def add(self, release: Release) -> None:
-        """Record a release; one that never served may be recorded anew by a later job."""
+        """Record a release, or replace a release that never served.
+
+        Raises ReleaseExistsError if the release has served.
+        """
         values = {name: getattr(release, name) for name in _PLAIN} | _enums(release)
-        known = self.get(release.id)
-        if known is None:
+        existing = self.get(release.id)
+        if existing is None:
             self._connection.execute(insert(ReleaseRow).values(id=release.id, **values))
-        elif known.live_at is None:
+        elif existing.live_at is None:
             self._write(release.id, values)
         else:
             raise ReleaseExistsError(release_id=release.id)
@@ -52,21 +55,22 @@ class SqlReleases(Repository):
     def update(self, release_id: str, **changes: Any) -> None:
         release = self.get(release_id)
         if release is None:
-            raise NotFoundError(f"There is no release {release_id}.")
-        changed = release.evolve(**changes)  # Raises where the step is not a legal one.
+            raise NotFoundError(f"The release {release_id} does not exist.")
+        changed = release.evolve(**changes)  # Raises IllegalTransitionError.
         plain = {name: getattr(changed, name) for name in changes if name in _PLAIN}
         self._write(release_id, plain | _enums(changed))
 
     def page(self, limit: int, cursor: str | None) -> list[Release]:
         query = _releases().order_by(ReleaseRow.created_at.desc(), ReleaseRow.id.desc())
         if cursor is not None:
-            # Release ids do not sort by time, so the cursor stands for its row's place.
-            place = select(ReleaseRow.created_at, ReleaseRow.id).where(ReleaseRow.id == cursor)
-            before = tuple_(ReleaseRow.created_at, ReleaseRow.id) < place.scalar_subquery()
+            # Release ids do not sort by time, so the query compares with the row of the cursor.
+            cursor_key = select(ReleaseRow.created_at, ReleaseRow.id).where(ReleaseRow.id == cursor)
+            before = tuple_(ReleaseRow.created_at, ReleaseRow.id) < cursor_key.scalar_subquery()
             query = query.where(before)
         return [_to_domain(row) for row in self._connection.execute(query.limit(limit))]
 
     def unshredded(self) -> list[Release]:
+        """Return all releases that are not shredded, oldest first."""
         query = (
             _releases()
             .where(ReleaseRow.status != ReleaseStatus.SHREDDED.value)
@@ -81,11 +85,16 @@ class SqlReleases(Repository):
         return Alias(live=row.live, target=row.target, generation=row.generation)
 
     def set_target(self, release_id: str | None) -> None:
+        """Set the release that replicas prepare, or clear it."""
         self._connection.execute(
             update(AliasRow).where(AliasRow.name == LIVE).values(target=release_id)
         )
 
     def flip(self, expected: Alias, release_id: str) -> bool:
+        """Point the alias to the release and clear the target.
+
+        Return False if the live release or the generation differ from `expected`.
+        """
         changed = self._changed(
             update(AliasRow)
             .where(

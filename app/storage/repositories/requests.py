@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 _R: Final = RequestStatus
 _OPEN: Final = sorted(status.value for status in OPEN_STATUSES)
-_AT_WORK: Final = [s.value for s in (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT)]
-#: What a job's requests may come from: the steps before, and `auditing` again on an escalation.
-_BEFORE: Final = {
+_IN_JOB: Final = [s.value for s in (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT)]
+#: New status → old statuses. An escalation leads from `auditing` back to `unlearning`.
+_OLD_STATUSES: Final = {
     _R.UNLEARNING: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING),
     _R.AUDITING: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING),
     _R.ROLLING_OUT: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT),
@@ -54,8 +54,8 @@ _PLAIN: Final = frozenset(
 )
 
 
-class SqlRequests(Repository):
-    """Implements `ports.RequestRepository`."""
+class RequestRepository(Repository):
+    """Deletion requests, stored with plain ids until completion."""
 
     def add(self, request: ForgetRequest) -> None:
         subject = request.subject
@@ -73,27 +73,25 @@ class SqlRequests(Repository):
         )
 
     def get(self, request_id: str) -> ForgetRequest:
-        found = self._all(_requests().where(RequestRow.id == request_id))
-        if not found:
+        rows = self._all(_requests().where(RequestRow.id == request_id))
+        if not rows:
             raise UnknownRequestError(request_id=request_id)
-        return found[0]
-
-    def by_subject_hash(self, subject_hash: str) -> ForgetRequest | None:
-        found = self.suppressing([subject_hash])
-        return found[0] if found else None
+        return rows[0]
 
     def suppressing(self, subject_hashes: Iterable[str]) -> list[ForgetRequest]:
-        found: dict[str, ForgetRequest] = {}
+        """Return the requests that currently suppress any of the hashes, oldest first."""
+        requests: dict[str, ForgetRequest] = {}
         for portion in portions(dict.fromkeys(subject_hashes)):
             suppressed_by = select(SuppressionRow.request_id).where(
                 SuppressionRow.subject_hash.in_(portion), SuppressionRow.lifted_at.is_(None)
             )
             for request in self._all(_requests().where(RequestRow.id.in_(suppressed_by))):
-                found[request.id] = request
-        return sorted(found.values(), key=lambda request: request.id)
+                requests[request.id] = request
+        return sorted(requests.values(), key=lambda request: request.id)
 
     def latest_completed(self, subject_hash: str) -> ForgetRequest | None:
-        found = self._all(
+        """Return the newest completed request for the subject, also after consent."""
+        rows = self._all(
             _requests()
             .join(SuppressionRow, SuppressionRow.request_id == RequestRow.id)
             .where(
@@ -103,9 +101,10 @@ class SqlRequests(Repository):
             .order_by(RequestRow.id.desc())
             .limit(1)
         )
-        return found[0] if found else None
+        return rows[0] if rows else None
 
     def open_of_user(self, user_id: str) -> list[ForgetRequest]:
+        """Return the user's requests that are neither completed nor cancelled, oldest first."""
         return self._all(
             _requests()
             .where(RequestRow.user_id == user_id, RequestRow.status.in_(_OPEN))
@@ -119,6 +118,7 @@ class SqlRequests(Repository):
         return {RequestStatus(status): count for status, count in rows}
 
     def open_item_ids(self) -> set[str]:
+        """Return the items of open requests with the scope `item`."""
         rows = self._connection.execute(
             select(RequestRow.item_ids).where(
                 RequestRow.status.in_(_OPEN), RequestRow.scope == Scope.ITEM.value
@@ -127,6 +127,7 @@ class SqlRequests(Repository):
         return {item_id for (item_ids,) in rows for item_id in item_ids or ()}
 
     def any_open_pairs(self) -> bool:
+        """Return whether an open request with the scope `user_items` exists."""
         pairs = RequestRow.status.in_(_OPEN) & (RequestRow.scope == Scope.USER_ITEMS.value)
         return bool(self._connection.execute(select(exists().where(pairs))).scalar_one())
 
@@ -142,18 +143,24 @@ class SqlRequests(Repository):
     def change_status(
         self, request: ForgetRequest, expected: Iterable[RequestStatus], **changes: Any
     ) -> bool:
+        """Update a request if its status is one of `expected`; return whether it was.
+
+        `changes` are fields of ForgetRequest, and `completed_version` at completion. Raises
+        IllegalTransitionError for an illegal change of status.
+        """
         columns = _columns(changes)
         version = changes.pop("completed_version", None)
-        request.evolve(**changes)  # Raises where the step is not a legal one.
+        request.evolve(**changes)  # Raises IllegalTransitionError.
         if version is not None:
             columns["completed_version"] = version
         return self._changed(_update(_is(request.id), _in(expected), **columns)) == 1
 
     def ready_for_batch(self, limit: int) -> list[ForgetRequest]:
+        """Return `batched` requests without a job, then `scheduled` ones past the cancel window."""
         scheduled = and_(
             RequestRow.status == _R.SCHEDULED.value, RequestRow.cancellable_until <= db_now()
         )
-        # The rows stay locked, so that the batch that is made of them finds them as they were.
+        # The rows stay locked until the commit, so that the batch can take all of them.
         return self._all(
             _requests()
             .where(or_(_JOBLESS, scheduled))
@@ -163,12 +170,13 @@ class SqlRequests(Repository):
         )
 
     def assign_batch(self, request_ids: Sequence[str], job_id: str) -> int:
-        free = or_(RequestRow.status == _R.SCHEDULED.value, _JOBLESS)
+        """Assign the requests that are still ready to the job; return their number."""
+        ready = or_(RequestRow.status == _R.SCHEDULED.value, _JOBLESS)
         return sum(
             self._changed(
                 _update(
                     RequestRow.id.in_(portion),
-                    free,
+                    ready,
                     status=_R.BATCHED.value,
                     job_id=job_id,
                     progress=0.0,
@@ -178,25 +186,30 @@ class SqlRequests(Repository):
         )
 
     def advance_of_job(self, lease: Lease, status: RequestStatus, progress: float) -> None:
+        """Write status and progress to the requests of the job. Raises LeaseLostError."""
         check_lease(self._connection, lease)
         self._connection.execute(
             _update(
                 RequestRow.job_id == lease.job_id,
-                _in(_BEFORE[status]),
+                _in(_OLD_STATUSES[status]),
                 status=status.value,
                 progress=progress,
             )
         )
 
     def release_of_job(self, lease: Lease, *, max_failures: int) -> list[str]:
+        """Remove the requests from a failed job and count the failure.
+
+        Each request becomes `batched`, or `dead` at `max_failures`. Return the dead ids.
+        """
         check_lease(self._connection, lease)
         failures = RequestRow.failures + 1
-        dies = failures >= max_failures
+        is_dead = failures >= max_failures
         rows = self._connection.execute(
             _update(
                 RequestRow.job_id == lease.job_id,
-                RequestRow.status.in_(_AT_WORK),
-                status=case((dies, _R.DEAD.value), else_=_R.BATCHED.value),
+                RequestRow.status.in_(_IN_JOB),
+                status=case((is_dead, _R.DEAD.value), else_=_R.BATCHED.value),
                 failures=failures,
                 job_id=None,
                 progress=0.0,
@@ -205,6 +218,7 @@ class SqlRequests(Repository):
         return sorted(row.id for row in rows if row.status == _R.DEAD.value)
 
     def completed_since(self, data_version: int) -> int:
+        """Return the number of requests completed after this data version."""
         return self._connection.execute(
             select(func.count())
             .select_from(RequestRow)
@@ -232,7 +246,7 @@ def _update(*conditions: ColumnElement[bool], **values: Any) -> Update:
 
 
 def _columns(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns that these changes of the domain object are stored in."""
+    """Return the column values for changes of the domain object."""
     columns: dict[str, Any] = {}
     for name, value in changes.items():
         if name in _PLAIN:
@@ -243,18 +257,18 @@ def _columns(changes: dict[str, Any]) -> dict[str, Any]:
             columns["user_id"] = value.user_id if value else None
             columns["item_ids"] = list(value.item_ids) if value else None
         else:
-            raise TypeError(f"{name} of a request cannot be changed")
+            raise TypeError(f"the field {name} of a request cannot be changed")
     return columns
 
 
 def _to_domain(row: Row[Any]) -> ForgetRequest:
     scope = Scope(row.scope)
-    held = row.user_id is not None or row.item_ids is not None
+    has_subject = row.user_id is not None or row.item_ids is not None
     subject = Subject(scope=scope, user_id=row.user_id, item_ids=tuple(row.item_ids or ()))
     return ForgetRequest(
         id=row.id,
         scope=scope,
-        subject=subject if held else None,
+        subject=subject if has_subject else None,
         subject_hashes=tuple(row.subject_hashes),
         status=RequestStatus(row.status),
         outcome=None if row.outcome is None else Outcome(row.outcome),

@@ -1,4 +1,4 @@
-"""The global data version, its change log, and the database's clock."""
+"""The global data version, the change log, and the clock of the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-#: Read at least twice for every answer, so it is put together once.
+#: Built once, because every recommendation runs the query at least twice.
 _STANDING: Final = (
     select(
         StateRow.data_version,
@@ -37,17 +37,22 @@ _STANDING: Final = (
 )
 
 
-class SqlState(Repository):
-    """Implements `ports.StateRepository`. The one row of `state` is made by the migration."""
+class StateRepository(Repository):
+    """The single row of the table `state`, which the migration creates, and the change log."""
 
     def lock(self) -> None:
-        # SQLite has one writer at a time from BEGIN IMMEDIATE on, and ignores FOR UPDATE.
+        """Block all other changes of data until this transaction ends.
+
+        Take the lock before the first read on which a write depends.
+        """
+        # SQLite ignores FOR UPDATE, but BEGIN IMMEDIATE already allows a single writer.
         self._connection.execute(select(StateRow.id).with_for_update()).all()
 
     def data_version(self) -> int:
         return self._connection.execute(select(StateRow.data_version)).scalar_one()
 
     def standing(self, subject_hashes: Iterable[str]) -> Standing:
+        """Return the data version, the alias and the suppressed hashes, read in one query."""
         rows = self._connection.execute(_STANDING, {"hashes": list(subject_hashes)}).all()
         first = rows[0]
         return Standing(
@@ -57,6 +62,7 @@ class SqlState(Repository):
         )
 
     def bump(self, kind: str, user_ids: Iterable[str | None] = (None,)) -> int:
+        """Log one change per user id, raise the data version by their number, and return it."""
         users = list(user_ids)
         version = self._connection.execute(
             update(StateRow)
@@ -65,8 +71,8 @@ class SqlState(Repository):
         ).scalar_one()
         first = version - len(users) + 1
         entries = [
-            {"version": first + place, "kind": kind, "user_id": user_id}
-            for place, user_id in enumerate(users)
+            {"version": first + offset, "kind": kind, "user_id": user_id}
+            for offset, user_id in enumerate(users)
         ]
         if entries:
             self._connection.execute(insert(DataChangeRow), entries)
@@ -81,21 +87,24 @@ class SqlState(Repository):
         return [DataChange(version=r.version, kind=r.kind, user_id=r.user_id) for r in rows]
 
     def forget_user_in_log(self, user_id: str) -> None:
+        """Clear the user id in the user's log entries."""
         self._connection.execute(
             update(DataChangeRow).where(DataChangeRow.user_id == user_id).values(user_id=None)
         )
 
     def key_fingerprint(self, candidate: str) -> str:
+        """Return the stored fingerprint of the hash key; store `candidate` if there is none."""
         self._connection.execute(
             update(StateRow)
             .where(StateRow.key_fingerprint.is_(None))
             .values(key_fingerprint=candidate)
         )
-        found = self._connection.execute(
+        fingerprint = self._connection.execute(
             select(func.coalesce(StateRow.key_fingerprint, candidate))
         ).scalar_one()
-        return str(found)
+        return str(fingerprint)
 
     def now(self) -> datetime:
+        """Return the time of the database's clock."""
         seconds = self._connection.execute(select(db_now())).scalar_one()
         return datetime.fromtimestamp(seconds, UTC)

@@ -1,15 +1,14 @@
-"""What no input may use, by keyed hash."""
+"""Suppressed users, interactions and items, by keyed hash."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
-from app.domain.requests import RequestStatus
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
-from app.storage.tables import RequestRow, SuppressionRow
+from app.storage.tables import SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 _ACTIVE = SuppressionRow.lifted_at.is_(None)
 
 
-class SqlSuppressions(Repository):
-    """Implements `ports.SuppressionRepository`."""
+class SuppressionRepository(Repository):
+    """Suppressions of open requests, and tombstones of completed requests."""
 
     def add(self, subject_hashes: Iterable[str], request: ForgetRequest) -> None:
         rows = [
@@ -36,11 +35,16 @@ class SqlSuppressions(Repository):
             self._connection.execute(insert(SuppressionRow), rows)
 
     def lift(self, request_id: str) -> None:
+        """Delete the suppressions of a request."""
         self._connection.execute(
             delete(SuppressionRow).where(SuppressionRow.request_id == request_id)
         )
 
     def lift_hash(self, subject_hash: str) -> bool:
+        """Mark the suppressions of a hash as lifted. Return whether there were any.
+
+        The rows stay, so that the request can still be found by the hash.
+        """
         lifted = self._changed(
             update(SuppressionRow)
             .where(SuppressionRow.subject_hash == subject_hash, _ACTIVE)
@@ -49,22 +53,19 @@ class SqlSuppressions(Repository):
         return lifted > 0
 
     def matching(self, subject_hashes: Iterable[str]) -> set[str]:
-        found: set[str] = set()
+        """Return the suppressed hashes among the given ones."""
+        suppressed: set[str] = set()
         for portion in portions(dict.fromkeys(subject_hashes)):
-            found.update(
+            suppressed.update(
                 self._connection.execute(
                     select(SuppressionRow.subject_hash).where(
                         SuppressionRow.subject_hash.in_(portion), _ACTIVE
                     )
                 ).scalars()
             )
-        return found
+        return suppressed
 
     def all_hashes(self) -> set[str]:
         return set(
             self._connection.execute(select(SuppressionRow.subject_hash).where(_ACTIVE)).scalars()
         )
-
-    def any_completed(self) -> bool:
-        completed = RequestRow.status == RequestStatus.COMPLETED.value
-        return bool(self._connection.execute(select(exists().where(completed))).scalar_one())

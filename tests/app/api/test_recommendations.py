@@ -202,7 +202,7 @@ def test_before_any_release_the_first_stage_answers_where_that_is_wanted(world: 
             app: FastAPI = client._transport.app  # type: ignore[attr-defined]
             await asyncio.to_thread(
                 wait_until,
-                lambda: app.state.gateway.replica.right.valid,
+                lambda: app.state.gateway.replica.answer_lease.valid,
                 "the replica is not registered",
             )
             assert problem(await client.get("/recommend/u1")) == (503, "no-release")

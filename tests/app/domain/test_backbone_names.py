@@ -1,4 +1,4 @@
-"""The names of backbones are checked without the machine learning, which means the same by them."""
+"""Backbone names are checked without `models`, and `models` accepts the same names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that looks like a model, beside which the command is given."""
+    """A directory with a config.json, below the current directory and the home directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "some" / "model").mkdir(parents=True)
@@ -27,7 +27,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "some" / "model"
 
 
-def test_both_sides_have_the_same_list() -> None:
+def test_app_and_models_have_the_same_names() -> None:
     assert tuple(NAMED) == assembly.NAMED
     assert set(PACKAGED) <= set(NAMED)
     for name in NAMED:
@@ -36,7 +36,7 @@ def test_both_sides_have_the_same_list() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "hf", "hf:", "Compact", "llama", "hf:compact", "hf:smollm2"])
-def test_both_sides_refuse_the_same_and_say_what_there_is(name: str) -> None:
+def test_unknown_name_is_refused_with_the_known_names(name: str) -> None:
     known = "Known: compact, compact-t5, smollm2, hf:<model id or directory>"
     with pytest.raises(InvalidInputError, match=known):
         check_backbone(name)
@@ -45,45 +45,45 @@ def test_both_sides_refuse_the_same_and_say_what_there_is(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["some/model", "./some/model", "some/../some/model", "~/some/model"]
+    "text", ["some/model", "./some/model", "some/../some/model", "~/some/model"]
 )
-def test_a_directory_is_recorded_by_its_absolute_path(model: Path, given: str) -> None:
-    recorded = check_backbone(f"hf:{given}")
+def test_directory_is_stored_as_absolute_path(model: Path, text: str) -> None:
+    recorded = check_backbone(f"hf:{text}")
 
     assert recorded == f"hf:{model}"
     assert check_backbone(recorded) == recorded
-    assert assembly.parse_backbone(recorded) == assembly.parse_backbone(f"hf:{given}")
+    assert assembly.parse_backbone(recorded) == assembly.parse_backbone(f"hf:{text}")
 
 
 @pytest.mark.parametrize(
-    "given",
-    ["./nowhere", "/nowhere", "~nobody-at-all/model", ".", "some", "a" * 300, "/" + "a" * 300],
+    "text",
+    ["./nowhere", "/nowhere", "~no-such-user/model", ".", "some", "a" * 300, "/" + "a" * 300],
 )
-def test_a_directory_without_a_model_is_refused(model: Path, given: str) -> None:
+def test_directory_without_model_is_refused(model: Path, text: str) -> None:
     assert model.is_dir()
     with pytest.raises(InvalidInputError, match="holds no language model"):
-        check_backbone(f"hf:{given}")
+        check_backbone(f"hf:{text}")
 
 
-@pytest.mark.parametrize("given", ["google-t5/t5-base", "gpt2", "org/Some_Model-1.5B"])
-def test_an_id_of_the_hub_stays_as_it_is(given: str) -> None:
-    assert check_backbone(f"hf:{given}") == f"hf:{given}"
+@pytest.mark.parametrize("text", ["google-t5/t5-base", "gpt2", "org/Some_Model-1.5B"])
+def test_hub_id_stays_unchanged(text: str) -> None:
+    assert check_backbone(f"hf:{text}") == f"hf:{text}"
 
 
 @pytest.mark.parametrize(
-    "given", ["a/b/c", "two words", "org/", "-x", "https://example.org/m", "ä/b"]
+    "text", ["a/b/c", "two words", "org/", "-x", "https://example.org/m", "ä/b"]
 )
-def test_what_is_neither_is_refused(given: str) -> None:
+def test_text_that_is_neither_directory_nor_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="neither a directory nor the id of a model"):
-        check_backbone(f"hf:{given}")
+        check_backbone(f"hf:{text}")
 
 
-def test_people_are_told_what_each_is() -> None:
+def test_description_names_the_model_or_its_format() -> None:
     assert "SmolLM2-135M-Instruct" in describe_backbone("smollm2")
     assert "Hugging Face" in describe_backbone("hf:gpt2")
 
 
-def test_settings_hold_the_name_as_it_is_recorded(model: Path) -> None:
+def test_settings_normalize_the_backbone_name(model: Path) -> None:
     assert Settings(backbone="hf:some/model").backbone == f"hf:{model}"
     with pytest.raises(ValueError, match="There is no backbone 'llama'"):
         Settings(backbone="llama")

@@ -1,4 +1,4 @@
-"""The legal steps of requests, jobs and releases."""
+"""Allowed changes of the status of requests, jobs and releases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.domain.requests import (
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def a_request(status: RequestStatus) -> ForgetRequest:
+def request_with(status: RequestStatus) -> ForgetRequest:
     return ForgetRequest(
         id="req_1",
         scope=Scope.USER,
@@ -35,8 +35,8 @@ def a_request(status: RequestStatus) -> ForgetRequest:
 
 @pytest.mark.parametrize("old", RequestStatus)
 @pytest.mark.parametrize("new", RequestStatus)
-def test_a_request_takes_legal_steps_only(old: RequestStatus, new: RequestStatus) -> None:
-    request = a_request(old)
+def test_request_status_follows_the_table(old: RequestStatus, new: RequestStatus) -> None:
+    request = request_with(old)
     if new == old or new in REQUEST_TRANSITIONS.get(old, frozenset()):
         assert request.evolve(status=new).status is new
     else:
@@ -45,24 +45,26 @@ def test_a_request_takes_legal_steps_only(old: RequestStatus, new: RequestStatus
 
 
 def test_only_scheduled_requests_can_be_cancelled() -> None:
-    able = {old for old, new in REQUEST_TRANSITIONS.items() if RequestStatus.CANCELLED in new}
-    assert able == {RequestStatus.SCHEDULED}
+    cancellable = {
+        old for old, new in REQUEST_TRANSITIONS.items() if RequestStatus.CANCELLED in new
+    }
+    assert cancellable == {RequestStatus.SCHEDULED}
 
 
 def test_every_open_request_can_still_complete() -> None:
     def reachable(start: RequestStatus) -> set[RequestStatus]:
-        seen, todo = set[RequestStatus](), [start]
-        while todo:
-            step = todo.pop()
-            if step not in seen:
-                seen.add(step)
-                todo.extend(REQUEST_TRANSITIONS.get(step, frozenset()))
+        seen, pending = set[RequestStatus](), [start]
+        while pending:
+            status = pending.pop()
+            if status not in seen:
+                seen.add(status)
+                pending.extend(REQUEST_TRANSITIONS.get(status, frozenset()))
         return seen
 
     assert all(RequestStatus.COMPLETED in reachable(status) for status in OPEN_STATUSES)
 
 
-def test_nothing_leads_back_to_a_release_that_was_live() -> None:
+def test_retired_release_cannot_become_live() -> None:
     leads_to_live = {old for old, new in RELEASE_TRANSITIONS.items() if ReleaseStatus.LIVE in new}
     assert leads_to_live == {ReleaseStatus.CANDIDATE}
 
@@ -73,11 +75,11 @@ def test_every_active_job_can_fail(status: JobStatus) -> None:
     assert job.evolve(status=JobStatus.FAILED).status is JobStatus.FAILED
 
 
-def test_a_job_that_ended_stays_ended() -> None:
+def test_ended_job_has_no_transitions() -> None:
     ended = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.DEAD}
     assert ended.isdisjoint(JOB_TRANSITIONS)
 
 
-def test_an_error_tells_its_docstring_with_the_context() -> None:
+def test_error_message_is_the_docstring_with_context() -> None:
     message = str(NotCancellableError(status=RequestStatus.BATCHED))
-    assert message.endswith("this one is batched.")
+    assert message.endswith("Its status is batched.")

@@ -1,4 +1,4 @@
-"""Certificates: what was signed verifies, anything else does not."""
+"""Certificates verify only unchanged and with the right key."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def certificate() -> dict[str, Any]:
     return SIGNER.sign(certificate_payload(request, job, evidence, NOW))
 
 
-def test_it_survives_a_file_and_verifies(certificate: dict[str, Any]) -> None:
+def test_certificate_verifies_after_a_json_round_trip(certificate: dict[str, Any]) -> None:
     read = json.loads(json.dumps(certificate, indent=3))
     payload = verify_certificate(read, SIGNER.public_pem())
     assert payload["release"] == "rel_2"
@@ -63,7 +63,7 @@ def test_it_survives_a_file_and_verifies(certificate: dict[str, Any]) -> None:
     assert set(certificate) == {"payload", "signature", "algorithm"}
 
 
-def test_it_names_nobody(certificate: dict[str, Any]) -> None:
+def test_certificate_contains_no_plain_id(certificate: dict[str, Any]) -> None:
     assert "a-person" not in json.dumps(certificate)
 
 
@@ -71,14 +71,14 @@ def test_it_names_nobody(certificate: dict[str, Any]) -> None:
     ("key", "value"),
     [("outcome", "exact"), ("subject_hashes", ["other"]), ("shredded", {}), ("extra", 1)],
 )
-def test_a_changed_payload_fails(certificate: dict[str, Any], key: str, value: object) -> None:
+def test_changed_payload_is_refused(certificate: dict[str, Any], key: str, value: object) -> None:
     forged = copy.deepcopy(certificate)
     forged["payload"][key] = value
     with pytest.raises(InvalidCertificateError):
         verify_certificate(forged, SIGNER.public_pem())
 
 
-def test_a_key_that_comes_along_is_not_trusted(certificate: dict[str, Any]) -> None:
+def test_key_inside_the_certificate_is_not_trusted(certificate: dict[str, Any]) -> None:
     forger = Signer(Ed25519PrivateKey.generate())
     forged = forger.sign(certificate["payload"]) | {"public_key": forger.public_pem().decode()}
     with pytest.raises(InvalidCertificateError):
@@ -100,15 +100,15 @@ def test_a_key_that_comes_along_is_not_trusted(certificate: dict[str, Any]) -> N
         {"payload": {}, "algorithm": "Ed25519", "signature": base64.b64encode(b"0" * 64).decode()},
     ],
 )
-def test_what_is_malformed_is_refused(broken: object) -> None:
+def test_malformed_certificate_is_refused(broken: object) -> None:
     with pytest.raises(InvalidCertificateError):
         verify_certificate(broken, SIGNER.public_pem())
 
 
-def test_a_wrong_kind_of_key_is_refused(certificate: dict[str, Any]) -> None:
+def test_malformed_public_key_is_refused(certificate: dict[str, Any]) -> None:
     with pytest.raises(InvalidCertificateError):
         verify_certificate(certificate, b"not a key")
 
 
-def test_one_value_has_one_encoding() -> None:
+def test_canonical_json_sorts_keys_and_escapes_non_ascii() -> None:
     assert canonical_json({"b": [1, 2.5], "a": "é"}) == b'{"a":"\\u00e9","b":[1,2.5]}'

@@ -1,4 +1,4 @@
-"""A deletion request from its recording to its certificate, on both databases."""
+"""Deletion requests from the recording to the certificate, on both databases."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from app.domain.errors import (
 )
 from app.domain.jobs import JobStatus, Lease
 from app.domain.requests import ForgetRequest, Outcome, RequestStatus
-from app.services.certificates import Evidence, Signer, verify_certificate
+from app.services.certificates import Evidence, Signer, certificate_of, verify_certificate
 from app.services.completion import delete_rows, finish
 from app.services.forget import (
     ForgetCommand,
     cancel_forget,
-    certificate_of,
     hold_forget,
     release_forget,
     request_forget,
@@ -36,17 +35,15 @@ from app.services.forget import (
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
 from app.services.jobs import advance, close_batch, fail
-from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
 from app.services.recommendation_inputs import read_inputs, recheck
 from app.services.suppression import record_consent
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
-FORGET = ForgetPolicy(cancel_window=0.0, due_days=30.0)
-BATCH = BatchPolicy(size=32, seconds=0.0, method="e2urec", retry_delay=0.0)
-JOB = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
+SETTINGS = Settings(cancel_window=0.0, batch_seconds=0.0, retry_delay=0.0, request_failures=2)
 EVIDENCE = Evidence(outcome=Outcome.PASSED)
 
 Forget = Callable[..., ForgetRequest]
@@ -54,22 +51,22 @@ StartJob = Callable[[], Lease]
 T = TypeVar("T")
 
 
-def at_once(*calls: Callable[[], T]) -> list[T | Exception]:
-    """Run the calls at the same moment and return what each gave or raised."""
+def run_concurrently(*calls: Callable[[], T]) -> list[T | Exception]:
+    """Run the calls concurrently and return the result or the exception of each call."""
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], T]) -> T | Exception:
         barrier.wait()
         try:
             return call()
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:  # noqa: BLE001 - the test checks the exception
             return error
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, calls))
 
 
-def complete(factory: SqlUnitOfWorkFactory, lease: Lease, signer: Signer) -> list[ForgetRequest]:
+def complete(factory: UnitOfWorkFactory, lease: Lease, signer: Signer) -> list[ForgetRequest]:
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
     with factory() as uow:
@@ -78,12 +75,12 @@ def complete(factory: SqlUnitOfWorkFactory, lease: Lease, signer: Signer) -> lis
         return finish(uow, lease, signer, EVIDENCE)
 
 
-def one(user_id: str, item_id: str = "i1") -> Interaction:
+def rating(user_id: str, item_id: str = "i1") -> Interaction:
     return Interaction(user_id=user_id, item_id=item_id, rating=4.0, timestamp=2000)
 
 
-def test_a_user_is_gone_from_the_request_on(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+def test_requested_user_is_suppressed_at_once(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     with catalog(write=False) as uow:
         seen = read_inputs(uow, pseudonyms, "ann")
@@ -106,8 +103,8 @@ def test_a_user_is_gone_from_the_request_on(
         assert [topic for _, topic, _ in uow.outbox.pending(10)] == ["request"]
 
 
-def test_pairs_and_items_leave_the_inputs(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+def test_requested_pairs_and_items_are_left_out_of_the_inputs(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann", "i1", "i2")
     forget(item_id="i0")
@@ -124,25 +121,25 @@ def test_pairs_and_items_leave_the_inputs(
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        (ForgetCommand(user_id="nobody"), UnknownUserError),
-        (ForgetCommand(user_id="nobody", item_ids=("i1",)), UnknownUserError),
+        (ForgetCommand(user_id="unknown"), UnknownUserError),
+        (ForgetCommand(user_id="unknown", item_ids=("i1",)), UnknownUserError),
         (ForgetCommand(user_id="ann", item_ids=("i1", "i4")), UnknownInteractionError),
         (ForgetCommand(item_id="nothing"), UnknownItemError),
     ],
 )
-def test_what_is_not_held_cannot_be_forgotten(
-    catalog: SqlUnitOfWorkFactory,
+def test_request_for_unknown_subject_is_refused(
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     command: ForgetCommand,
     error: type[Exception],
 ) -> None:
     with pytest.raises(error), catalog() as uow:
-        request_forget(uow, pseudonyms, FORGET, command)
+        request_forget(uow, pseudonyms, SETTINGS, command)
     with catalog(write=False) as uow:
         assert uow.requests.page(10, None) == []
 
 
-def test_an_earlier_request_that_covers_it_is_returned(forget: Forget) -> None:
+def test_subject_covered_by_earlier_request_returns_that_request(forget: Forget) -> None:
     pairs = forget("ann", "i1", "i2")
     assert forget("ann", "i2").id == pairs.id
     more = forget("ann", "i2", "i3")
@@ -154,35 +151,35 @@ def test_an_earlier_request_that_covers_it_is_returned(forget: Forget) -> None:
     assert {forget(item_id="i0").id, forget("bob", "i0").id} == {item.id}
 
 
-def test_one_person_asking_twice_at_once_gives_one_request(
-    catalog: SqlUnitOfWorkFactory, forget: Forget
+def test_concurrent_calls_for_one_user_create_one_request(
+    catalog: UnitOfWorkFactory, forget: Forget
 ) -> None:
-    found = at_once(*[lambda: forget("ann").id] * 4)
-    assert len(set(found)) == 1
+    request_ids = run_concurrently(*[lambda: forget("ann").id] * 4)
+    assert len(set(request_ids)) == 1
     with catalog(write=False) as uow:
         assert len(uow.requests.page(10, None)) == 1
 
 
-def test_one_idempotency_key_gives_one_request(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms
+def test_concurrent_calls_with_one_idempotency_key_create_one_request(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     def post(command: ForgetCommand) -> str:
         with catalog() as uow:
-            return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
+            return request_forget(uow, pseudonyms, SETTINGS, command, "key")[0].id
 
     same = ForgetCommand(user_id="ann", item_ids=("i1",))
-    found = at_once(*[lambda: post(same)] * 4)
-    assert len(set(found)) == 1
+    request_ids = run_concurrently(*[lambda: post(same)] * 4)
+    assert len(set(request_ids)) == 1
     with pytest.raises(IdempotencyConflictError):
         post(ForgetCommand(user_id="bob"))
 
 
-def test_a_key_still_tells_bodies_apart_after_completion(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, signer: Signer, start_job: StartJob
+def test_idempotency_key_with_other_body_is_refused_after_completion(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, signer: Signer, start_job: StartJob
 ) -> None:
     def post(command: ForgetCommand) -> str:
         with catalog() as uow:
-            return request_forget(uow, pseudonyms, FORGET, command, "key")[0].id
+            return request_forget(uow, pseudonyms, SETTINGS, command, "key")[0].id
 
     request_id = post(ForgetCommand(user_id="ann"))
     complete(catalog, start_job(), signer)
@@ -194,22 +191,22 @@ def test_a_key_still_tells_bodies_apart_after_completion(
         post(ForgetCommand(user_id="bob"))
 
 
-def test_cancelling_lifts_the_suppression_of_this_request_only(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+def test_cancelled_request_lifts_only_its_own_suppressions(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     first, _second = forget("ann", "i1", "i2"), forget("ann", "i2", "i3")
     with catalog() as uow:
         assert cancel_forget(uow, first.id).status is RequestStatus.CANCELLED
     with catalog(write=False) as uow:
-        held = [i.item_id for i in read_inputs(uow, pseudonyms, "ann").history]
-        assert held == ["i0", "i1"]
+        rated_ids = [i.item_id for i in read_inputs(uow, pseudonyms, "ann").history]
+        assert rated_ids == ["i0", "i1"]
     with pytest.raises(NotCancellableError), catalog() as uow:
         cancel_forget(uow, first.id)
 
 
 @pytest.mark.parametrize("_round", range(5))
-def test_cancelling_and_freezing_never_both_take_a_request(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget, _round: int
+def test_concurrent_cancel_and_batch_never_both_succeed(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget, _round: int
 ) -> None:
     request = forget("ann")
 
@@ -218,79 +215,84 @@ def test_cancelling_and_freezing_never_both_take_a_request(
             cancel_forget(uow, request.id)
         return True
 
-    def take_snapshot() -> bool:
+    def close() -> bool:
         with catalog() as uow:
-            return close_batch(uow, BATCH) is not None
+            return close_batch(uow, SETTINGS) is not None
 
-    cancelled, snapshot = at_once(cancel, take_snapshot)
+    cancelled, closed = run_concurrently(cancel, close)
     with catalog(write=False) as uow:
-        found = uow.requests.get(request.id)
+        stored = uow.requests.get(request.id)
         suppressed = uow.suppressions.matching([pseudonyms.user("ann")])
-    if snapshot is True:
+    if closed is True:
         assert isinstance(cancelled, NotCancellableError)
-        assert found.status is RequestStatus.BATCHED
+        assert stored.status is RequestStatus.BATCHED
         assert suppressed
     else:
         assert cancelled is True
-        assert (found.status, found.job_id) == (RequestStatus.CANCELLED, None)
+        assert (stored.status, stored.job_id) == (RequestStatus.CANCELLED, None)
         assert not suppressed
 
 
-def test_a_held_request_waits_until_it_is_released(
-    catalog: SqlUnitOfWorkFactory, forget: Forget
+def test_request_on_hold_is_not_batched_until_released(
+    catalog: UnitOfWorkFactory, forget: Forget
 ) -> None:
     request = forget("ann")
     with catalog() as uow:
         assert hold_forget(uow, request.id).status is RequestStatus.ON_HOLD
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
     with catalog() as uow:
         assert release_forget(uow, request.id).status is RequestStatus.SCHEDULED
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is not None
+        assert close_batch(uow, SETTINGS) is not None
     with pytest.raises(IllegalTransitionError), catalog() as uow:
         hold_forget(uow, request.id)
 
 
-def test_forgotten_people_and_things_are_refused_whole(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+def test_batch_with_suppressed_ids_is_refused_completely(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann")
     forget("bob", "i1")
     forget(item_id="i3")
-    for bad in (one("ann"), one("bob", "i1"), one("new", "i3")):
+    for suppressed in (rating("ann"), rating("bob", "i1"), rating("new", "i3")):
         with pytest.raises(ForgottenPersonError), catalog() as uow:
-            add_interactions(uow, pseudonyms, [one("new", "i2"), bad])
+            add_interactions(uow, pseudonyms, [rating("new", "i2"), suppressed])
     with catalog() as uow:
         assert uow.people.user("new") is None
-        assert add_interactions(uow, pseudonyms, [one("new", "i2"), one("bob", "i2")]) == 2
+        assert add_interactions(uow, pseudonyms, [rating("new", "i2"), rating("bob", "i2")]) == 2
     with catalog(write=False) as uow:
         assert [i.timestamp for i in uow.people.history("bob")] == [1000, 1001, 2000]
 
 
-def test_an_import_leaves_out_and_counts_what_is_forgotten(
-    catalog: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
+def test_import_skips_and_counts_suppressed_rows(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms, forget: Forget
 ) -> None:
     forget("ann")
-    heard: list[int] = []
+    chunk_sizes: list[int] = []
     result = import_data(
         catalog,
         pseudonyms,
         users=[User(id="ann", attributes={"age": "9"}), User(id="dan", attributes={"age": "8"})],
         items=[("i9", "Item 9", {}), ("i0", "Item nought", {})],
-        interactions=[one("ann"), one("dan", "i9"), one("dan", "nothing"), one("", "i1")],
+        interactions=[
+            rating("ann"),
+            rating("dan", "i9"),
+            rating("dan", "nothing"),
+            rating("", "i1"),
+        ],
         chunk=2,
-        on_progress=heard.append,
+        on_progress=chunk_sizes.append,
     )
     assert (result.users, result.items, result.interactions) == (1, 2, 1)
     assert result.skipped == {"forgotten": 2, "invalid": 1, "unknown_item": 1}
-    assert heard == [2, 2, 2, 2]
+    assert chunk_sizes == [2, 2, 2, 2]
     with catalog(write=False) as uow:
         assert [(i.id, i.item_index) for i in uow.people.items()][-1] == ("i9", 5)
         assert uow.people.user("ann") == User(id="ann", attributes={"gender": "F"})
 
 
-def test_completion_of_each_scope(
-    catalog: SqlUnitOfWorkFactory,
+def test_completed_job_deletes_subjects_of_all_scopes(
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -304,23 +306,23 @@ def test_completion_of_each_scope(
         (RequestStatus.COMPLETED, None, 1.0)
     }
     with catalog() as uow:
-        assert finish(uow, lease, signer, EVIDENCE) == done  # Once more after the commit.
+        assert finish(uow, lease, signer, EVIDENCE) == done  # A second call changes nothing.
     with catalog(write=False) as uow:
         assert uow.people.user("ann") is None
         assert [i.item_id for i in uow.people.history("bob")] == ["i2"]
         assert uow.people.item("i0") is None
         retired = [item for item in uow.people.items() if item.retired]
         assert [(item.item_index, item.title) for item in retired] == [(0, "")]
-        assert uow.suppressions.any_completed()
+        assert RequestStatus.COMPLETED in uow.requests.count_by_status()
         assert uow.jobs.get(lease.job_id).status is JobStatus.SUCCEEDED
         assert {c.user_id for c in uow.state.changes_since(0)} == {None}
         payload = verify_certificate(certificate_of(uow, requests[0].id), signer.public_pem())
         assert payload["subject_hashes"] == [pseudonyms.user("ann")]
-    assert forget("ann").id == requests[0].id  # Already forgotten, nothing new held.
+    assert forget("ann").id == requests[0].id  # The user has no new data.
 
 
-def test_a_user_takes_the_other_requests_along(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob, signer: Signer
+def test_completed_user_deletion_completes_the_users_other_requests(
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob, signer: Signer
 ) -> None:
     pairs = forget("ann", "i1")
     with catalog() as uow:
@@ -333,8 +335,8 @@ def test_a_user_takes_the_other_requests_along(
         assert uow.requests.open_of_user("ann") == []
 
 
-def test_consent_allows_new_data_and_a_new_deletion(
-    catalog: SqlUnitOfWorkFactory,
+def test_consent_allows_new_data_and_new_deletion(
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -347,19 +349,19 @@ def test_consent_allows_new_data_and_a_new_deletion(
     with catalog() as uow:
         assert record_consent(uow, pseudonyms, "ann") == 1
         assert record_consent(uow, pseudonyms, "ann") == 0
-    assert forget("ann").id == first.id  # Consent alone brings nothing back.
+    assert forget("ann").id == first.id  # Consent restores no data.
     with catalog() as uow:
-        add_interactions(uow, pseudonyms, [one("ann")])
+        add_interactions(uow, pseudonyms, [rating("ann")])
     second = forget("ann")
     assert second.id != first.id
     complete(catalog, start_job(), signer)
     assert forget("ann").id == second.id
     with pytest.raises(UnknownUserError), catalog() as uow:
-        record_consent(uow, pseudonyms, "nobody")
+        record_consent(uow, pseudonyms, "unknown")
 
 
-def test_consent_to_single_interactions(
-    catalog: SqlUnitOfWorkFactory,
+def test_consent_to_single_interaction_lifts_only_its_tombstone(
+    catalog: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     forget: Forget,
     start_job: StartJob,
@@ -369,25 +371,25 @@ def test_consent_to_single_interactions(
     complete(catalog, start_job(), signer)
     with catalog() as uow:
         assert record_consent(uow, pseudonyms, "ann", ["i1"]) == 1
-        add_interactions(uow, pseudonyms, [one("ann", "i1")])
+        add_interactions(uow, pseudonyms, [rating("ann", "i1")])
     with pytest.raises(ForgottenPersonError), catalog() as uow:
-        add_interactions(uow, pseudonyms, [one("ann", "i2")])
+        add_interactions(uow, pseudonyms, [rating("ann", "i2")])
 
 
-def test_failed_jobs_return_their_requests_until_they_die(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+def test_requests_of_failed_jobs_are_batched_again_until_dead(
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     for dead, status in ([], RequestStatus.BATCHED), ([request.id], RequestStatus.DEAD):
         lease = start_job()
         with catalog() as uow:
             assert uow.requests.get(request.id).status is RequestStatus.UNLEARNING
-            assert fail(uow, lease, "it did not work", JOB) == dead
+            assert fail(uow, lease, "it did not work", SETTINGS) == dead
         with catalog() as uow:
-            found = uow.requests.get(request.id)
-            assert (found.status, found.job_id) == (status, None)
+            stored = uow.requests.get(request.id)
+            assert (stored.status, stored.job_id) == (status, None)
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
         revived = release_forget(uow, request.id)
         assert (revived.status, revived.failures) == (RequestStatus.BATCHED, 0)
     start_job()

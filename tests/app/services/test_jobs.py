@@ -1,4 +1,4 @@
-"""Jobs under leases: one wins the claim, and who comes late can change nothing."""
+"""Jobs: claims, leases, batches, the sweeper and lists."""
 
 from __future__ import annotations
 
@@ -24,69 +24,75 @@ from app.services.jobs import (
     close_batch,
     fail,
     give_back,
-    renew,
     start_training,
     succeed,
     sweep,
 )
-from app.services.pages import list_jobs, list_requests
-from app.services.policies import BatchPolicy, JobPolicy
+from app.services.pagination import list_jobs, list_requests
+from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
-JOB = JobPolicy(lease_seconds=30.0, attempts=2, request_failures=2)
-BATCH = BatchPolicy(size=2, seconds=1000.0, method="e2urec", retry_delay=1000.0)
+SETTINGS = Settings(
+    job_lease=30.0,
+    job_attempts=2,
+    request_failures=2,
+    batch_size=2,
+    batch_seconds=1000.0,
+    method="e2urec",
+    retry_delay=1000.0,
+)
 
 Forget = Callable[..., ForgetRequest]
 StartJob = Callable[[], Lease]
 
 
-def take(factory: SqlUnitOfWorkFactory, owner: str = "w") -> tuple[Job, Lease]:
+def take(factory: UnitOfWorkFactory, owner: str = "w") -> tuple[Job, Lease]:
     with factory() as uow:
-        claimed = claim(uow, owner, JOB)
+        claimed = claim(uow, owner, SETTINGS)
     if claimed is None:
-        raise RuntimeError("there was nothing to claim")
+        raise RuntimeError("no job can be claimed")
     return claimed
 
 
-def expire(factory: SqlUnitOfWorkFactory, lease: Lease) -> None:
+def expire(factory: UnitOfWorkFactory, lease: Lease) -> None:
     with factory() as uow:
         uow.jobs.renew(lease, -1.0)
 
 
 @pytest.fixture
-def training(catalog: SqlUnitOfWorkFactory) -> str:
+def training(catalog: UnitOfWorkFactory) -> str:
     """The id of a queued job."""
     with catalog() as uow:
         return start_training(uow).id
 
 
-def test_training_needs_data_and_a_free_model(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_training_without_data_is_refused(uow_factory: UnitOfWorkFactory) -> None:
     with pytest.raises(NothingToTrainError), uow_factory() as uow:
         start_training(uow)
     with pytest.raises(InvalidInputError), uow_factory() as uow:
         start_training(uow, JobKind.FORGET)
 
 
-def test_one_job_of_any_kind_at_a_time(catalog: SqlUnitOfWorkFactory, training: str) -> None:
+def test_second_open_job_is_refused(catalog: UnitOfWorkFactory, training: str) -> None:
     with catalog() as uow:
         with pytest.raises(JobRunningError) as raised:
             start_training(uow, JobKind.RENEW)
         assert training in str(raised.value)
-        assert uow.jobs.open_job() is not None  # The transaction is still good.
+        assert uow.jobs.open_job() is not None  # The transaction can continue.
         assert [topic for _, topic, _ in uow.outbox.pending(9)] == ["job"]
 
 
 @pytest.mark.usefixtures("training")
 @pytest.mark.parametrize("_round", range(3))
-def test_one_of_many_claims_wins(catalog: SqlUnitOfWorkFactory, _round: int) -> None:
+def test_one_of_many_concurrent_claims_succeeds(catalog: UnitOfWorkFactory, _round: int) -> None:
     barrier, won = Barrier(6), list[tuple[Job, Lease]]()
 
     def run(owner: str) -> None:
         barrier.wait()
         with catalog() as uow:
-            claimed = claim(uow, owner, JOB)
+            claimed = claim(uow, owner, SETTINGS)
         if claimed is not None:
             won.append(claimed)
 
@@ -102,11 +108,11 @@ def test_one_of_many_claims_wins(catalog: SqlUnitOfWorkFactory, _round: int) -> 
 
 
 @pytest.mark.usefixtures("training")
-def test_a_lease_expires_by_the_databases_clock(catalog: SqlUnitOfWorkFactory) -> None:
+def test_expired_lease_allows_new_claim(catalog: UnitOfWorkFactory) -> None:
     _, lease = take(catalog)
     with catalog() as uow:
-        assert claim(uow, "other", JOB) is None
-        renew(uow, lease, JOB)
+        assert claim(uow, "other", SETTINGS) is None
+        uow.jobs.renew(lease, SETTINGS.job_lease)
         assert uow.jobs.expired() == []
     expire(catalog, lease)
     with catalog(write=False) as uow:
@@ -115,13 +121,13 @@ def test_a_lease_expires_by_the_databases_clock(catalog: SqlUnitOfWorkFactory) -
     assert (second.epoch, job.attempts) == (2, 2)
 
 
-def test_a_worker_that_wakes_up_late_can_change_nothing(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+def test_writes_under_stale_lease_change_nothing(
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     stale = start_job()
     expire(catalog, stale)
-    take(catalog, stale.owner)  # The same worker, started anew: only the epoch tells them apart.
+    take(catalog, stale.owner)  # The same owner: only the epoch differs.
     writes: list[Callable[[], None]] = []
 
     def attempt(write: Callable[..., object], *args: object, **kwargs: object) -> None:
@@ -131,11 +137,11 @@ def test_a_worker_that_wakes_up_late_can_change_nothing(
 
         writes.append(run)
 
-    attempt(renew, JOB)
+    attempt(lambda uow, lease: uow.jobs.renew(lease, SETTINGS.job_lease))
     attempt(give_back)
     attempt(advance, status=JobStatus.AUDITING)
     attempt(advance, metrics={"x": 1})
-    attempt(fail, "no", JOB)
+    attempt(fail, "no", SETTINGS)
     attempt(succeed)
     attempt(lambda uow, lease: uow.requests.advance_of_job(lease, RequestStatus.AUDITING, 0.5))
     attempt(lambda uow, lease: uow.requests.release_of_job(lease, max_failures=1))
@@ -149,24 +155,24 @@ def test_a_worker_that_wakes_up_late_can_change_nothing(
 
 
 @pytest.mark.usefixtures("training")
-def test_nothing_is_written_after_the_end(catalog: SqlUnitOfWorkFactory) -> None:
+def test_writes_after_end_of_job_are_refused(catalog: UnitOfWorkFactory) -> None:
     _, lease = take(catalog)
     with pytest.raises(IllegalTransitionError), catalog() as uow:
         succeed(uow, lease)
     with catalog() as uow:
-        fail(uow, lease, "no", JOB)
+        fail(uow, lease, "no", SETTINGS)
     with pytest.raises(LeaseLostError), catalog() as uow:
-        renew(uow, lease, JOB)
+        uow.jobs.renew(lease, SETTINGS.job_lease)
     with catalog() as uow:
-        assert claim(uow, "other", JOB) is None
+        assert claim(uow, "other", SETTINGS) is None
         assert uow.jobs.open_job() is None
         assert uow.jobs.get(lease.job_id).finished_at is not None
         with pytest.raises(UnknownJobError):
             uow.jobs.get("job_none")
 
 
-def test_a_job_takes_its_requests_along(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+def test_job_status_is_copied_to_its_requests(
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     lease = start_job()
@@ -187,76 +193,76 @@ def test_a_job_takes_its_requests_along(
         assert uow.requests.get(request.id).progress == 0.9
     expire(catalog, lease)
     job, _ = take(catalog, "other")
-    assert job.status is JobStatus.ROLLING_OUT  # What rolls out goes on rolling out.
+    assert job.status is JobStatus.ROLLING_OUT  # A rollout continues after a new claim.
     with catalog(write=False) as uow:
         assert uow.requests.get(request.id).status is RequestStatus.ROLLING_OUT
 
 
-def test_the_sweeper_gives_up_at_last(
-    catalog: SqlUnitOfWorkFactory, forget: Forget, start_job: StartJob
+def test_sweeper_abandons_job_without_attempts_left(
+    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
 ) -> None:
     request = forget("ann")
     lease = start_job()
     expire(catalog, lease)
     with catalog() as uow:
-        swept = sweep(uow, JOB)
+        swept = sweep(uow, SETTINGS)
         assert (swept.abandoned, swept.woken) == ((), (lease.job_id,))
     _, second = take(catalog)
     with catalog() as uow:
-        assert sweep(uow, JOB).woken == ()
+        assert sweep(uow, SETTINGS).woken == ()
     expire(catalog, second)
     with catalog() as uow:
-        assert claim(uow, "w", JOB) is None  # Out of attempts.
-        assert sweep(uow, JOB).abandoned == (lease.job_id,)
+        assert claim(uow, "w", SETTINGS) is None  # Out of attempts.
+        assert sweep(uow, SETTINGS).abandoned == (lease.job_id,)
     with catalog(write=False) as uow:
         assert uow.jobs.get(lease.job_id).status is JobStatus.DEAD
-        found = uow.requests.get(request.id)
-        assert (found.status, found.failures, found.job_id) == (RequestStatus.BATCHED, 1, None)
+        stored = uow.requests.get(request.id)
+        assert (stored.status, stored.failures, stored.job_id) == (RequestStatus.BATCHED, 1, None)
 
 
 @pytest.mark.usefixtures("training")
-def test_a_lost_wake_up_is_sent_again_and_owed_once(catalog: SqlUnitOfWorkFactory) -> None:
+def test_lost_wake_up_message_is_written_again_once(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
         uow.outbox.mark_sent([outbox_id for outbox_id, _, _ in uow.outbox.pending(9)])
         assert uow.outbox.pending(9) == []
     for _ in range(2):
         with catalog() as uow:
-            sweep(uow, JOB)
+            sweep(uow, SETTINGS)
             assert [topic for _, topic, _ in uow.outbox.pending(9)] == ["job"]
     with catalog() as uow:
         uow.outbox.prune(-1.0)
         assert len(uow.outbox.pending(9)) == 1
 
 
-def test_a_batch_closes_when_it_is_full_or_old_or_a_retry(
-    catalog: SqlUnitOfWorkFactory, forget: Forget
-) -> None:
+def test_batch_closes_when_full_or_for_a_retry(catalog: UnitOfWorkFactory, forget: Forget) -> None:
     forget("ann")
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
     forget("bob")
     forget("cid")
     with catalog() as uow:
-        job = close_batch(uow, BATCH)
+        job = close_batch(uow, SETTINGS)
         assert job is not None
-        assert len(uow.requests.of_job(job.id)) == BATCH.size
-        assert close_batch(uow, BATCH) is None
+        assert len(uow.requests.of_job(job.id)) == SETTINGS.batch_size
+        assert close_batch(uow, SETTINGS) is None
     _, lease = take(catalog)
     with catalog() as uow:
-        fail(uow, lease, "no", JOB)
+        fail(uow, lease, "no", SETTINGS)
     with catalog() as uow:
-        retry = close_batch(uow, BATCH)
+        retry = close_batch(uow, SETTINGS)
         assert retry is not None
-        assert claim(uow, "w", JOB) is None  # A retry waits.
+        assert claim(uow, "w", SETTINGS) is None  # A retry waits.
 
 
-def test_a_batch_without_requests_makes_no_job(catalog: SqlUnitOfWorkFactory) -> None:
+def test_batch_without_requests_creates_no_job(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
-        assert close_batch(uow, BATCH) is None
+        assert close_batch(uow, SETTINGS) is None
         assert uow.jobs.page(9, None) == []
 
 
-def test_lists_are_pages_newest_first(catalog: SqlUnitOfWorkFactory, forget: Forget) -> None:
+def test_lists_are_paginated_and_refuse_invalid_cursors(
+    catalog: UnitOfWorkFactory, forget: Forget
+) -> None:
     ids = [forget(user).id for user in ("ann", "bob", "cid")]
     with catalog(write=False) as uow:
         first = list_requests(uow, limit=2)
@@ -271,8 +277,8 @@ def test_lists_are_pages_newest_first(catalog: SqlUnitOfWorkFactory, forget: For
 
 
 @pytest.mark.usefixtures("training")
-def test_being_asked_to_stop_is_no_attempt(catalog: SqlUnitOfWorkFactory) -> None:
-    for _ in range(JOB.attempts + 2):
+def test_job_given_back_does_not_count_an_attempt(catalog: UnitOfWorkFactory) -> None:
+    for _ in range(SETTINGS.job_attempts + 2):
         job, lease = take(catalog)
         assert job.attempts == 1
         with catalog() as uow:
@@ -280,7 +286,7 @@ def test_being_asked_to_stop_is_no_attempt(catalog: SqlUnitOfWorkFactory) -> Non
 
 
 @pytest.mark.usefixtures("training")
-def test_a_figure_that_is_not_finite_is_stored_as_null(catalog: SqlUnitOfWorkFactory) -> None:
+def test_metric_that_is_not_finite_is_stored_as_null(catalog: UnitOfWorkFactory) -> None:
     _, lease = take(catalog)
     with catalog() as uow:
         advance(uow, lease, metrics={"test": {"auc": float("nan"), "loss": [float("inf"), 0.5]}})

@@ -1,4 +1,4 @@
-"""Publishing, the flip, and the leases of replicas."""
+"""Publication, the flip, leases of replicas, and heartbeats of workers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from app.domain.requests import Outcome
 from app.services.certificates import Evidence, Signer
 from app.services.completion import finish
 from app.services.jobs import advance, claim, fail, start_training, succeed
-from app.services.pages import list_releases
-from app.services.policies import JobPolicy, ReplicaPolicy
+from app.services.pagination import list_releases
 from app.services.pseudonyms import Pseudonyms
 from app.services.replicas import (
     ReplicaState,
@@ -34,30 +33,31 @@ from app.services.rollout import (
     unprepared,
 )
 from app.services.secrets import check_hash_key
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.domain.requests import ForgetRequest
-    from app.storage.unit_of_work import SqlUnitOfWorkFactory
+    from app.storage.unit_of_work import UnitOfWorkFactory
 
-JOB = JobPolicy(lease_seconds=30.0, attempts=2, request_failures=2)
-REPLICA = ReplicaPolicy(ttl=30.0, margin=2.0, rollout_timeout=60.0)
+SETTINGS = Settings(job_lease=30.0, job_attempts=2, request_failures=2)
+REPLICA_TTL = 30.0
 
 
-def train(factory: SqlUnitOfWorkFactory) -> Lease:
+def train(factory: UnitOfWorkFactory) -> Lease:
     with factory() as uow:
         start_training(uow)
     with factory() as uow:
-        claimed = claim(uow, "w", JOB)
+        claimed = claim(uow, "w", SETTINGS)
     if claimed is None:
-        raise RuntimeError("there was nothing to claim")
+        raise RuntimeError("no job can be claimed")
     with factory() as uow:
         advance(uow, claimed[1], snapshot_version=uow.state.data_version())
     return claimed[1]
 
 
-def a_release(factory: SqlUnitOfWorkFactory, lease: Lease, digest: str) -> Release:
+def release_of(factory: UnitOfWorkFactory, lease: Lease, digest: str) -> Release:
     with factory(write=False) as uow:
         return Release(
             id=release_id(digest * 64),
@@ -72,9 +72,9 @@ def a_release(factory: SqlUnitOfWorkFactory, lease: Lease, digest: str) -> Relea
         )
 
 
-def go_live(factory: SqlUnitOfWorkFactory, digest: str) -> str:
+def go_live(factory: UnitOfWorkFactory, digest: str) -> str:
     lease = train(factory)
-    release = a_release(factory, lease, digest)
+    release = release_of(factory, lease, digest)
     with factory() as uow:
         publish(uow, lease, release)
     with factory() as uow:
@@ -83,12 +83,12 @@ def go_live(factory: SqlUnitOfWorkFactory, digest: str) -> str:
         assert uow.releases.alias().target == release.id
         assert flip(uow, lease, release.id)
     with factory() as uow:
-        assert flip(uow, lease, release.id)  # Once more after a crash.
+        assert flip(uow, lease, release.id)  # A repeated flip changes nothing.
         succeed(uow, lease)
     return release.id
 
 
-def test_one_release_follows_another(catalog: SqlUnitOfWorkFactory) -> None:
+def test_new_release_retires_its_predecessor(catalog: UnitOfWorkFactory) -> None:
     first, second = go_live(catalog, "a"), go_live(catalog, "b")
     with catalog() as uow:
         assert uow.releases.alias() == Alias(live=second, target=None, generation=2)
@@ -101,7 +101,7 @@ def test_one_release_follows_another(catalog: SqlUnitOfWorkFactory) -> None:
         assert [r.id for r in list_releases(uow, cursor=page.next_cursor).items] == [first]
 
 
-def test_the_flip_is_a_compare_and_set(catalog: SqlUnitOfWorkFactory) -> None:
+def test_flip_with_outdated_alias_fails(catalog: UnitOfWorkFactory) -> None:
     live = go_live(catalog, "a")
     with catalog() as uow:
         assert not uow.releases.flip(Alias(live=live, target=None, generation=0), live)
@@ -109,46 +109,46 @@ def test_the_flip_is_a_compare_and_set(catalog: SqlUnitOfWorkFactory) -> None:
         assert uow.releases.flip(Alias(live=live, target=None, generation=1), live)
 
 
-def test_weights_that_served_never_come_back(catalog: SqlUnitOfWorkFactory) -> None:
+def test_weights_that_served_cannot_be_published_again(catalog: UnitOfWorkFactory) -> None:
     go_live(catalog, "a")
     lease = train(catalog)
     with pytest.raises(ReleaseExistsError), catalog() as uow:
-        publish(uow, lease, a_release(catalog, lease, "a"))
+        publish(uow, lease, release_of(catalog, lease, "a"))
 
 
-def test_a_candidate_that_never_served_may(catalog: SqlUnitOfWorkFactory) -> None:
+def test_candidate_that_never_served_can_be_published_again(catalog: UnitOfWorkFactory) -> None:
     lease = train(catalog)
-    release = a_release(catalog, lease, "a")
+    release = release_of(catalog, lease, "a")
     with catalog() as uow:
         publish(uow, lease, release)
     with catalog() as uow:
         start_rollout(uow, lease, release.id)
-        fail(uow, lease, "no", JOB)
+        fail(uow, lease, "no", SETTINGS)
         assert uow.releases.alias().target is None
         uow.releases.update(release.id, status=ReleaseStatus.SHREDDED)
     again = train(catalog)
     with catalog() as uow:
-        publish(uow, again, a_release(catalog, again, "a"))
-        found = uow.releases.get(release.id)
-        assert found is not None
-        assert (found.status, found.job_id) == (ReleaseStatus.CANDIDATE, again.job_id)
+        publish(uow, again, release_of(catalog, again, "a"))
+        stored = uow.releases.get(release.id)
+        assert stored is not None
+        assert (stored.status, stored.job_id) == (ReleaseStatus.CANDIDATE, again.job_id)
 
 
-def test_data_stopped_before_a_completion_is_never_published(
-    catalog: SqlUnitOfWorkFactory,
+def test_job_with_snapshot_before_a_completion_cannot_publish(
+    catalog: UnitOfWorkFactory,
     forget: Callable[..., ForgetRequest],
     start_job: Callable[[], Lease],
 ) -> None:
     forget("ann")
     with catalog(write=False) as uow:
         snapshot = uow.state.data_version()
-    done = start_job()
+    completed = start_job()
     with catalog() as uow:
-        advance(uow, done, status=JobStatus.ROLLING_OUT)
+        advance(uow, completed, status=JobStatus.ROLLING_OUT)
         signer = Signer(Ed25519PrivateKey.generate())
-        finish(uow, done, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
+        finish(uow, completed, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
     lease = train(catalog)
-    release = a_release(catalog, lease, "a")
+    release = release_of(catalog, lease, "a")
     with catalog() as uow:
         advance(uow, lease, snapshot_version=snapshot)
     with pytest.raises(StaleDataError), catalog() as uow:
@@ -158,48 +158,48 @@ def test_data_stopped_before_a_completion_is_never_published(
         publish(uow, lease, release)
 
 
-def test_replicas_are_waited_for(catalog: SqlUnitOfWorkFactory) -> None:
+def test_live_replicas_must_prepare_and_confirm(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
         for name in ("a", "b"):
-            assert register_replica(uow, REPLICA, replica_id=name, host="h", pid=1).live is None
+            assert register_replica(uow, REPLICA_TTL, replica_id=name, host="h", pid=1).live is None
     with catalog() as uow:
-        assert renew_replica(uow, REPLICA, "a", ReplicaState(prepared="rel")) is not None
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState(prepared="rel")) is not None
         assert [r.id for r in unprepared(uow.replicas.live(2.0), "rel")] == ["b"]
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a", "b"]
     with catalog() as uow:
-        renew_replica(uow, REPLICA, "a", ReplicaState(serving="rel"))
-        renew_replica(uow, REPLICA, "b", ReplicaState(problem="no memory"))
+        renew_replica(uow, REPLICA_TTL, "a", ReplicaState(serving="rel"))
+        renew_replica(uow, REPLICA_TTL, "b", ReplicaState(problem="no memory"))
         assert unprepared(uow.replicas.live(2.0), "rel")[0].problem == "no memory"
         deregister_replica(uow, "b")
         assert unconfirmed(uow.replicas.live(2.0), "rel") == []
 
 
-def test_a_fenced_replica_is_waited_for_until_its_lease_is_over(
-    catalog: SqlUnitOfWorkFactory,
+def test_fenced_replica_must_confirm_until_its_lease_expires(
+    catalog: UnitOfWorkFactory,
 ) -> None:
     lease = train(catalog)
     with catalog() as uow:
-        register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
+        register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1)
         fence(uow, lease, ["a"])
         assert unprepared(uow.replicas.live(2.0), "rel") == []
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a"]
-        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is None
-        register_replica(uow, REPLICA, replica_id="a", host="h", pid=1)
-        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is not None
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState()) is None
+        register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1)
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState()) is not None
 
 
-def test_an_expired_replica_is_never_revived(catalog: SqlUnitOfWorkFactory) -> None:
+def test_expired_replica_cannot_renew(catalog: UnitOfWorkFactory) -> None:
     with catalog() as uow:
         uow.replicas.register("a", "h", 1, -1.0)
-        assert [r.id for r in uow.replicas.live(5.0)] == ["a"]  # It may still be answering.
+        assert [r.id for r in uow.replicas.live(5.0)] == ["a"]  # The replica may still answer.
         assert uow.replicas.live(0.5) == []
-        assert renew_replica(uow, REPLICA, "a", ReplicaState()) is None
+        assert renew_replica(uow, REPLICA_TTL, "a", ReplicaState()) is None
         uow.replicas.remove_expired(0.5)
         assert uow.replicas.all() == []
 
 
-def test_registering_and_flipping_never_miss_each_other(catalog: SqlUnitOfWorkFactory) -> None:
-    """A flip waits for a registration under way, so that its job then sees the replica."""
+def test_flip_waits_for_a_concurrent_registration(catalog: UnitOfWorkFactory) -> None:
+    """The job of the flip then sees the replica."""
     live = go_live(catalog, "a")
     started, flipped = Event(), Event()
 
@@ -211,7 +211,7 @@ def test_registering_and_flipping_never_miss_each_other(catalog: SqlUnitOfWorkFa
 
     thread = Thread(target=run)
     with catalog() as uow:
-        assert register_replica(uow, REPLICA, replica_id="a", host="h", pid=1).generation == 1
+        assert register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1).generation == 1
         thread.start()
         started.wait()
         assert not flipped.wait(0.2)
@@ -221,7 +221,7 @@ def test_registering_and_flipping_never_miss_each_other(catalog: SqlUnitOfWorkFa
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), live)] == ["a"]
 
 
-def test_workers_are_counted_while_they_beat(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_workers_with_valid_heartbeat_are_counted(uow_factory: UnitOfWorkFactory) -> None:
     with uow_factory() as uow:
         uow.workers.beat("a", "h", 1, 30.0)
         uow.workers.beat("a", "h", 1, 30.0)
@@ -231,7 +231,7 @@ def test_workers_are_counted_while_they_beat(uow_factory: SqlUnitOfWorkFactory) 
         assert uow.workers.live_count() == 0
 
 
-def test_another_hash_key_is_noticed(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_other_hash_key_is_refused(uow_factory: UnitOfWorkFactory) -> None:
     for _ in range(2):
         with uow_factory() as uow:
             check_hash_key(uow, Pseudonyms(b"the first key"))

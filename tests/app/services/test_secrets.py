@@ -1,4 +1,4 @@
-"""The installation's secrets are made once, privately, whoever comes first."""
+"""The secrets of an installation: creation, file modes and validation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_keys_are_made_once_and_are_private(tmp_path: Path) -> None:
+def test_keys_are_created_once_with_private_file_modes(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, hash_key=None, signing_key=None)
     first, signer = load_pseudonyms(settings), load_signer(settings)
     assert load_pseudonyms(settings) == first
-    assert load_signer(settings).key_id() == signer.key_id()
+    assert load_signer(settings).public_pem() == signer.public_pem()
     files = sorted(settings.keys_directory.iterdir())
     assert [path.name for path in files] == ["hash.key", "signing.pem"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
-def test_many_starting_at_once_share_one_key(tmp_path: Path) -> None:
+def test_concurrent_processes_share_one_key(tmp_path: Path) -> None:
     barrier = Barrier(8)
 
     def start(number: int) -> bytes:
@@ -40,13 +40,13 @@ def test_many_starting_at_once_share_one_key(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["k"]
 
 
-def test_keys_from_the_environment_leave_no_file(tmp_path: Path) -> None:
+def test_key_from_settings_creates_no_file(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, hash_key=SecretStr("k" * 32), signing_key=None)
     assert load_pseudonyms(settings).key == b"k" * 32
     assert not settings.keys_directory.exists()
 
 
-def test_a_short_or_broken_key_is_refused(tmp_path: Path) -> None:
+def test_short_or_malformed_key_is_refused(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, hash_key=SecretStr("short"), signing_key=SecretStr("no"))
     with pytest.raises(InvalidInputError):
         load_pseudonyms(settings)

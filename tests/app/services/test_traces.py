@@ -1,4 +1,4 @@
-"""After completion and maintenance no file of an SQLite database holds the person's id."""
+"""No database file or table contains the deleted ids after completion and maintenance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.services.completion import finish
 from app.services.forget import ForgetCommand, request_forget
 from app.services.interactions import add_interactions
 from app.services.jobs import advance, claim, close_batch
-from app.services.policies import BatchPolicy, ForgetPolicy, JobPolicy
+from app.settings import Settings
 from app.storage.maintenance import erase_remains
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,8 @@ def files_with(directory: Path, needle: str) -> list[str]:
     return sorted(p.name for p in directory.glob("lethe.db*") if needle.encode() in p.read_bytes())
 
 
-def prepare(factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
-    """Hold, request and claim the deletion of a person and of an item."""
+def prepare(factory: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
+    """Store data, request the deletion of a user and of an item, and claim the job."""
     with factory() as uow:
         uow.people.upsert_items([(ITEM, "An item", {}), ("other", "Another", {})])
         rows = [
@@ -41,33 +41,32 @@ def prepare(factory: SqlUnitOfWorkFactory, pseudonyms: Pseudonyms) -> Lease:
             for item_id in (ITEM, "other")
         ]
         add_interactions(uow, pseudonyms, rows)
-    policy = ForgetPolicy(cancel_window=0.0, due_days=1.0)
+    settings = Settings(cancel_window=0.0, batch_size=9, batch_seconds=0.0, method="e2urec")
     for command in (
         ForgetCommand(user_id=PERSON, item_ids=(ITEM,)),
         ForgetCommand(user_id=PERSON),
         ForgetCommand(item_id=ITEM),
     ):
         with factory() as uow:
-            request_forget(uow, pseudonyms, policy, command, f"key of {command}")
+            request_forget(uow, pseudonyms, settings, command, f"key of {command}")
     with factory() as uow:
-        close_batch(uow, BatchPolicy(size=9, seconds=0.0, method="e2urec", retry_delay=0.0))
+        close_batch(uow, settings)
     with factory() as uow:
-        job_policy = JobPolicy(lease_seconds=30.0, attempts=3, request_failures=2)
-        claimed = claim(uow, "worker", job_policy)
+        claimed = claim(uow, "worker", settings)
     if claimed is None:
-        raise RuntimeError("there was nothing to claim")
+        raise RuntimeError("no job can be claimed")
     return claimed[1]
 
 
-def test_no_file_holds_the_ids_any_more(
+def test_no_sqlite_file_contains_deleted_ids(
     sqlite_database: Database,
     tmp_path: Path,
     pseudonyms: Pseudonyms,
     signer: Signer,
 ) -> None:
-    factory = SqlUnitOfWorkFactory(sqlite_database)
+    factory = UnitOfWorkFactory(sqlite_database)
     lease = prepare(factory, pseudonyms)
-    assert files_with(tmp_path, PERSON)  # The test looks in the right place.
+    assert files_with(tmp_path, PERSON)  # The search works.
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
         finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
@@ -77,19 +76,19 @@ def test_no_file_holds_the_ids_any_more(
     assert files_with(tmp_path, "user 7")
 
 
-def test_no_row_of_any_table_holds_the_ids(
+def test_no_table_contains_deleted_ids(
     database: Database,
     pseudonyms: Pseudonyms,
     signer: Signer,
     every_row: Callable[[], str],
 ) -> None:
-    factory = SqlUnitOfWorkFactory(database)
+    factory = UnitOfWorkFactory(database)
     lease = prepare(factory, pseudonyms)
     assert PERSON in every_row()
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
         finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
-    found = every_row()
-    assert PERSON not in found
-    assert ITEM not in found
-    assert "user 7" in found
+    rows = every_row()
+    assert PERSON not in rows
+    assert ITEM not in rows
+    assert "user 7" in rows

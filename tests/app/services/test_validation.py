@@ -1,4 +1,4 @@
-"""What comes from outside is checked before it is used."""
+"""Validation of interactions, ids and deletion commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GOOD: dict[str, Any] = {"user_id": "u", "item_id": "i", "rating": 0.5, "timestam
         {"user_id": "Zoë 7"},
     ],
 )
-def test_a_possible_interaction_passes(change: dict[str, Any]) -> None:
+def test_valid_interaction_is_accepted(change: dict[str, Any]) -> None:
     check_interaction(Interaction(**(GOOD | change)), NOW)
 
 
@@ -51,12 +51,12 @@ def test_a_possible_interaction_passes(change: dict[str, Any]) -> None:
         {"item_id": "a\nb"},
     ],
 )
-def test_an_impossible_interaction_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_interaction_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         check_interaction(Interaction(**(GOOD | change)), NOW)
 
 
-def test_time_goes_on_after_2038() -> None:
+def test_timestamp_after_2038_is_accepted() -> None:
     later = datetime(2040, 1, 1, tzinfo=UTC)
     check_interaction(Interaction(**(GOOD | {"timestamp": int(later.timestamp())})), later)
 
@@ -69,7 +69,7 @@ def test_time_goes_on_after_2038() -> None:
         (ForgetCommand(item_id="a"), Scope.ITEM, ("a",)),
     ],
 )
-def test_a_command_has_one_subject(
+def test_command_gives_its_subject(
     command: ForgetCommand, scope: Scope, item_ids: tuple[str, ...]
 ) -> None:
     subject = command.subject()
@@ -87,12 +87,12 @@ def test_a_command_has_one_subject(
         ForgetCommand(user_id="1", item_ids=tuple(str(n) for n in range(1001))),
     ],
 )
-def test_an_ambiguous_command_is_refused(command: ForgetCommand) -> None:
+def test_ambiguous_command_is_refused(command: ForgetCommand) -> None:
     with pytest.raises(InvalidInputError):
         command.subject()
 
 
-def test_ids_sort_by_time_and_differ() -> None:
+def test_ids_sort_by_time_and_are_unique() -> None:
     first = new_id("req")
     started = time.time_ns() // 1_000_000
     while time.time_ns() // 1_000_000 == started:
@@ -103,5 +103,5 @@ def test_ids_sort_by_time_and_differ() -> None:
     assert len(first) <= 40
 
 
-def test_a_release_is_named_by_its_content() -> None:
+def test_release_id_is_a_prefix_of_the_digest() -> None:
     assert release_id("ab" * 32) == "rel_" + "ab" * 12

@@ -1,4 +1,4 @@
-"""The world that replicas live in."""
+"""Fixtures: replicas and a recommend service on one test installation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.serving.recommend.service import RecommendService
-from app.serving.replica.release_loader import ReleaseLoader, make_scorers
+from app.serving.replica.release_loader import ReleaseLoader, make_scorer_backend
 from app.serving.replica.replica import Replica
-from app.serving.retrieval.first_stage import Candidates
+from app.serving.retrieval.first_stage import FirstStage
 from tests.support.gateway_world import World, wait_until, world
 
 if TYPE_CHECKING:
@@ -20,24 +20,26 @@ __all__ = ["world"]
 
 @pytest.fixture
 def make_replica(world: World) -> Iterator[Callable[[], Replica]]:
-    """Make replicas that are not started; those that were are stopped at the end."""
-    made: list[Replica] = []
+    """Create replicas that are not started; the fixture stops them at the end."""
+    replicas: list[Replica] = []
 
     def make() -> Replica:
-        candidates = Candidates(world.uow, world.pseudonyms)
-        candidates.rebuild()
-        loader = ReleaseLoader(world.artifacts, make_scorers(world.settings, world.artifacts))
-        made.append(Replica(world.settings, world.uow, loader, candidates, world.pseudonyms))
-        return made[-1]
+        first_stage = FirstStage(world.uow, world.pseudonyms)
+        first_stage.rebuild()
+        loader = ReleaseLoader(
+            world.artifacts, make_scorer_backend(world.settings, world.artifacts)
+        )
+        replicas.append(Replica(world.settings, world.uow, loader, first_stage, world.pseudonyms))
+        return replicas[-1]
 
     yield make
-    for replica in made:
+    for replica in replicas:
         replica.stop()
 
 
 @pytest.fixture
 def replica(world: World, make_replica: Callable[[], Replica]) -> Replica:
-    """A started replica that answers from a first release."""
+    """A started replica that serves a first release."""
     lease, name = world.publish(1)
     world.flip(lease, name)
     started = make_replica()
@@ -48,8 +50,8 @@ def replica(world: World, make_replica: Callable[[], Replica]) -> Replica:
 
 @pytest.fixture
 def service(world: World, replica: Replica) -> Iterator[RecommendService]:
-    made = RecommendService(
-        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+    service = RecommendService(
+        world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
-    yield made
-    made.close()
+    yield service
+    service.close()

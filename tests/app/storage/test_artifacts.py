@@ -1,4 +1,4 @@
-"""Artefacts: published whole, removed with their digests, never outside the root."""
+"""The artifact store publishes atomically, reports digests, and stays below its root."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
-def test_what_is_published_can_be_read(store: ArtifactStore) -> None:
+def test_published_artifact_can_be_read(store: ArtifactStore) -> None:
     assert not store.exists("releases/rel_1")
     staged = stage(store)
     store.publish(staged, "releases/rel_1")
@@ -48,23 +48,23 @@ def test_what_is_published_can_be_read(store: ArtifactStore) -> None:
     assert store.published() == ["releases/rel_1"]
 
 
-def test_publishing_again_is_harmless(store: ArtifactStore) -> None:
+def test_second_publication_changes_nothing(store: ArtifactStore) -> None:
     store.publish(stage(store, epoch=1), "releases/rel_1")
     store.publish(stage(store, epoch=2), "releases/rel_1")
     assert contents(store.local_path("releases/rel_1")) == CONTENT
     assert store.remove_incoming() == {}
 
 
-def test_other_leftovers_are_replaced(tmp_path: Path) -> None:
+def test_incomplete_artifact_is_replaced(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path), tmp_path)
-    left = tmp_path / "releases" / "rel_1"
-    left.mkdir(parents=True)
-    (left / "half").write_bytes(b"half")
+    incomplete = tmp_path / "releases" / "rel_1"
+    incomplete.mkdir(parents=True)
+    (incomplete / "half").write_bytes(b"half")
     store.publish(stage(store), "releases/rel_1")
-    assert contents(left) == CONTENT
+    assert contents(incomplete) == CONTENT
 
 
-def test_removing_tells_what_was_unlinked(store: ArtifactStore) -> None:
+def test_remove_returns_digests_of_unlinked_files(store: ArtifactStore) -> None:
     store.publish(stage(store), "releases/rel_1")
     store.local_path("releases/rel_1")
     expected = {f"releases/rel_1/{name}": digest for name, digest in DIGESTS.items()}
@@ -76,7 +76,7 @@ def test_removing_tells_what_was_unlinked(store: ArtifactStore) -> None:
     assert store.remove("releases/rel_1") == {}
 
 
-def test_an_open_reader_keeps_what_it_has(tmp_path: Path) -> None:
+def test_open_file_stays_readable_after_removal(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path), tmp_path)
     store.publish(stage(store), "releases/rel_1")
     with (store.local_path("releases/rel_1") / "weights.safetensors").open("rb") as reader:
@@ -84,7 +84,7 @@ def test_an_open_reader_keeps_what_it_has(tmp_path: Path) -> None:
         assert reader.read() == b"weights"
 
 
-def test_lower_epochs_are_removed_and_the_current_one_stays(store: ArtifactStore) -> None:
+def test_remove_staging_keeps_the_current_epoch(store: ArtifactStore) -> None:
     for epoch in (1, 2, 10):
         stage(store, epoch=epoch)
     stage(store, job_id="job_2")
@@ -98,7 +98,7 @@ def test_lower_epochs_are_removed_and_the_current_one_stays(store: ArtifactStore
 @pytest.mark.parametrize(
     "path", ["", "..", "releases/../..", "/etc", "a//b", "a/./b", ".hidden", "a\\b", "a/\x00"]
 )
-def test_paths_stay_below_the_root(store: ArtifactStore, path: str) -> None:
+def test_path_outside_the_root_is_refused(store: ArtifactStore, path: str) -> None:
     for use in (store.exists, store.local_path, store.remove):
         with pytest.raises(InvalidInputError):
             use(path)
@@ -111,11 +111,11 @@ def write_adapter(store: ArtifactStore, release_id: str, content: bytes = b"adap
         (directory / "adapter_model.safetensors").write_bytes(content)
 
 
-def test_adapters_for_engines_lie_on_this_machine_whole_or_not_at_all(
+def test_adapter_is_written_completely_or_not_at_all(
     store: ArtifactStore,
 ) -> None:
     write_adapter(store, "rel_1")
-    write_adapter(store, "rel_1")  # By a sibling, the same: what is there stays.
+    write_adapter(store, "rel_1")  # The same content from another replica.
     relative = store.adapter_path("rel_1")
     assert contents(store.local_path(relative)) == {"adapter_model.safetensors": b"adapter"}
     assert store.adapters() == ["rel_1"]
@@ -132,7 +132,7 @@ def test_adapters_for_engines_lie_on_this_machine_whole_or_not_at_all(
     assert store.remove_incoming() == {}
 
 
-def test_removing_an_adapter_tells_what_was_unlinked(store: ArtifactStore) -> None:
+def test_remove_returns_digests_of_adapter_files(store: ArtifactStore) -> None:
     write_adapter(store, "rel_1")
     removed = store.remove(store.adapter_path("rel_1"))
     digest = hashlib.sha256(b"adapter").hexdigest()

@@ -1,4 +1,4 @@
-"""Migrations are the only way that tables come to be, on both databases."""
+"""Migrations create the tables of the code on both databases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import inspect, text
 from app.storage.engine import make_database
 from app.storage.migrate import alembic_config, migrate
 from app.storage.tables import Base
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
 
 
-def test_the_tables_are_those_of_the_code(database: Database) -> None:
+def test_migrated_tables_match_the_code(database: Database) -> None:
     config = alembic_config()
     with database.write.begin() as connection:
         config.attributes["connection"] = connection
-        command.check(config)  # Raises where an upgrade would be generated.
+        command.check(config)  # Raises if the tables differ.
         assert set(inspect(connection).get_table_names()) >= set(Base.metadata.tables)
 
 
-def test_up_down_and_up_again(database: Database) -> None:
+def test_downgrade_and_upgrade_restore_the_schema(database: Database) -> None:
     config = alembic_config()
     with database.write.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
         command.upgrade(config, "head")
-    with SqlUnitOfWorkFactory(database)(write=False) as uow:
+    with UnitOfWorkFactory(database)(write=False) as uow:
         assert uow.state.data_version() == 0
         assert uow.releases.alias().generation == 0
 
 
-def test_several_processes_may_migrate_at_once(tmp_path: Path) -> None:
+def test_concurrent_migrations_succeed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'lethe.db'}"
 
     def start(_number: int) -> int:
         database = make_database(url)
         migrate(database)
-        with SqlUnitOfWorkFactory(database)(write=False) as uow:
+        with UnitOfWorkFactory(database)(write=False) as uow:
             version = uow.state.data_version()
         database.dispose()
         return version
@@ -55,7 +55,7 @@ def test_several_processes_may_migrate_at_once(tmp_path: Path) -> None:
         assert list(pool.map(start, range(4))) == [0, 0, 0, 0]
 
 
-def test_sqlite_is_tuned_for_durability_and_erasure(sqlite_database: Database) -> None:
+def test_sqlite_pragmas_are_set(sqlite_database: Database) -> None:
     expected = {
         "journal_mode": "wal",
         "foreign_keys": 1,
@@ -63,11 +63,11 @@ def test_sqlite_is_tuned_for_durability_and_erasure(sqlite_database: Database) -
         "synchronous": 2,
     }
     with sqlite_database.write.connect() as connection:
-        found = {p: connection.execute(text(f"PRAGMA {p}")).scalar_one() for p in expected}
-    assert found == expected
+        pragmas = {p: connection.execute(text(f"PRAGMA {p}")).scalar_one() for p in expected}
+    assert pragmas == expected
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "mysql://x/y"])
-def test_an_unusable_database_is_refused(url: str) -> None:
+def test_unsupported_database_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="database"):
         make_database(url)

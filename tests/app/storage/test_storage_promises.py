@@ -1,4 +1,4 @@
-"""Attempts to break promises of the storage: remains of uploads, ids in errors, errors untold."""
+"""Failure cases of the storage: interrupted uploads, ids in errors, and an absent database."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 PERSON = "person-8c1f0b7e"
 
 
-def test_an_interrupted_upload_is_found_and_can_be_shredded(tmp_path: Path) -> None:
-    """Killed between the weights and the marker, nothing refers to what lies there."""
+def test_interrupted_upload_is_listed_and_can_be_removed(tmp_path: Path) -> None:
+    """The upload stopped after the weights and before the marker."""
     root = f"memory://{uuid.uuid4().hex}"
     remote = fsspec.filesystem("memory")
     path = f"{root.removeprefix('memory:/')}/releases/rel_1/weights.safetensors"
-    remote.pipe_file(path, b"weights that know somebody")
+    remote.pipe_file(path, b"weights of a deleted user")
     store = ArtifactStore(root, tmp_path / "cache")
     assert not store.exists("releases/rel_1")
     assert store.published() == ["releases/rel_1"]
@@ -36,7 +36,7 @@ def test_an_interrupted_upload_is_found_and_can_be_shredded(tmp_path: Path) -> N
     assert store.published() == []
 
 
-def test_errors_of_the_database_do_not_quote_what_was_stored(database: Database) -> None:
+def test_database_error_does_not_contain_parameters(database: Database) -> None:
     with pytest.raises(exc.DBAPIError) as caught, database.write.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO nowhere VALUES (%s)"
@@ -47,7 +47,7 @@ def test_errors_of_the_database_do_not_quote_what_was_stored(database: Database)
     assert PERSON not in str(caught.value)
 
 
-def test_erasing_without_a_database_says_that_it_is_away() -> None:
-    database = make_database("postgresql://nobody@127.0.0.1:1/nothing")
+def test_erase_without_database_raises_database_unavailable() -> None:
+    database = make_database("postgresql://postgres@127.0.0.1:1/nothing")
     with pytest.raises(DatabaseUnavailableError):
         erase_remains(database)

@@ -1,4 +1,4 @@
-"""One transaction: it commits whole, rolls back whole, and says when the database is away."""
+"""The unit of work commits or rolls back completely, and reports an absent database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import make_database
 from app.storage.maintenance import erase_remains
-from app.storage.unit_of_work import SqlUnitOfWorkFactory
+from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
 
 
-def test_an_error_rolls_everything_back(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_error_rolls_back_all_writes(uow_factory: UnitOfWorkFactory) -> None:
     def write_and_stop() -> None:
         with uow_factory() as uow:
             uow.people.ensure_users(["ann"])
@@ -33,7 +33,7 @@ def test_an_error_rolls_everything_back(uow_factory: SqlUnitOfWorkFactory) -> No
         assert uow.state.data_version() == 0
 
 
-def test_a_snapshot_stays_what_it_was(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_snapshot_does_not_see_later_commits(uow_factory: UnitOfWorkFactory) -> None:
     with uow_factory(write=False) as reader:
         before = reader.state.data_version()
         with uow_factory() as writer:
@@ -43,14 +43,14 @@ def test_a_snapshot_stays_what_it_was(uow_factory: SqlUnitOfWorkFactory) -> None
         assert reader.state.data_version() == before + 1
 
 
-def test_a_snapshot_cannot_write(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_snapshot_refuses_writes(uow_factory: UnitOfWorkFactory) -> None:
     with pytest.raises((DBAPIError, DatabaseUnavailableError)), uow_factory(write=False) as uow:
         uow.people.ensure_users(["ann"])
     with uow_factory() as uow:
         uow.people.ensure_users(["ann"])
 
 
-def test_bumps_never_meet(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_concurrent_bumps_give_distinct_versions(uow_factory: UnitOfWorkFactory) -> None:
     barrier = Barrier(4)
 
     def bump() -> None:
@@ -68,23 +68,23 @@ def test_bumps_never_meet(uow_factory: SqlUnitOfWorkFactory) -> None:
         assert [change.version for change in uow.state.changes_since(0)] == list(range(1, 41))
 
 
-def test_the_clock_is_the_databases(uow_factory: SqlUnitOfWorkFactory) -> None:
+def test_database_clock_is_monotonic_and_aware(uow_factory: UnitOfWorkFactory) -> None:
     with uow_factory(write=False) as uow:
         first, second = uow.state.now(), uow.state.now()
     assert first <= second
     assert first.utcoffset() is not None
 
 
-def test_an_unreachable_server_is_told_as_such() -> None:
-    database = make_database("postgresql://nobody@127.0.0.1:1/none")
-    with pytest.raises(DatabaseUnavailableError), SqlUnitOfWorkFactory(database)():
+def test_unreachable_server_raises_database_unavailable() -> None:
+    database = make_database("postgresql://postgres@127.0.0.1:1/none")
+    with pytest.raises(DatabaseUnavailableError), UnitOfWorkFactory(database)():
         pass
 
 
-def test_a_lost_connection_is_told_as_such_and_got_over(postgres_database: Database) -> None:
-    factory = SqlUnitOfWorkFactory(postgres_database)
+def test_lost_connection_raises_and_next_unit_succeeds(postgres_database: Database) -> None:
+    factory = UnitOfWorkFactory(postgres_database)
 
-    def cut_off() -> None:
+    def lose_connection() -> None:
         with factory() as uow:
             with postgres_database.write.begin() as other:
                 other.exec_driver_sql(
@@ -94,15 +94,15 @@ def test_a_lost_connection_is_told_as_such_and_got_over(postgres_database: Datab
             uow.state.data_version()
 
     with pytest.raises(DatabaseUnavailableError):
-        cut_off()
+        lose_connection()
     with factory() as uow:
         assert uow.state.data_version() == 0
 
 
-def test_a_checkpoint_waits_for_readers_for_a_while_only(
+def test_checkpoint_blocked_by_a_reader_times_out(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    factory = SqlUnitOfWorkFactory(sqlite_database)
+    factory = UnitOfWorkFactory(sqlite_database)
     with factory(write=False) as reader:
         reader.state.data_version()
         with factory() as writer:
@@ -112,7 +112,7 @@ def test_a_checkpoint_waits_for_readers_for_a_while_only(
     assert (tmp_path / "lethe.db-wal").stat().st_size == 0
 
 
-def test_postgresql_vacuums_known_tables_only(postgres_database: Database) -> None:
+def test_vacuum_of_unknown_table_is_refused(postgres_database: Database) -> None:
     assert erase_remains(postgres_database)
-    with pytest.raises(ValueError, match="no table"):
+    with pytest.raises(ValueError, match="does not exist"):
         erase_remains(postgres_database, ["users; drop table users"])

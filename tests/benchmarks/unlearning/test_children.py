@@ -13,7 +13,7 @@ from benchmarks.unlearning.schedule import Clock, make_all
 from benchmarks.unlearning.setting import Setting, read_json
 from benchmarks.unlearning.units import Unit, comparison, needs
 from models.backbones.compact import CompactConfig
-from models.backbones.packaged import keep_in, kept_in
+from models.backbones.packaged import cache_directory, set_cache_directory
 from models.training.trainer import TrainConfig
 from models.unlearning.registry import get_method
 from tests.support.interaction_tables import planted_interactions
@@ -83,12 +83,12 @@ def test_it_works_on_one_thread_and_leaves_standard_output_alone(
 def test_it_keeps_packaged_backbones_where_the_command_does(
     setting: Setting, tmp_path: Path
 ) -> None:
-    before = kept_in()
-    keep_in(tmp_path / "backbones")
+    before = cache_directory()
+    set_cache_directory(tmp_path / "backbones")
     try:
         make_apart(Telling(**run()), setting, lambda _: None)
     finally:
-        keep_in(before)
+        set_cache_directory(before)
     assert read_json(setting.out / "told.json") == {"backbones": str(tmp_path / "backbones")}
 
 

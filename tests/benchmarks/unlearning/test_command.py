@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from benchmarks.unlearning.command import Benchmark, Options, parse_methods
+from benchmarks.unlearning.numbers import finite
 from typer.testing import CliRunner
 
 from app.cli.root import application
-from benchmarks.unlearning.command import Benchmark, Options, parse_methods
 from benchmarks.unlearning.errors import BenchmarkFailedError
-from benchmarks.unlearning.numbers import finite
 from models.training.trainer import TrainConfig
 
 if TYPE_CHECKING:

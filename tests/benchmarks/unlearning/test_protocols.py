@@ -12,12 +12,12 @@ from models.data.splits import TooSmallToSplitError
 from tests.support.interaction_tables import planted_interactions, table
 
 if TYPE_CHECKING:
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
 
 USERS = ["paper", "one-percent", "single-user", "sequential"]
 
 
-def forgotten(prepared: Prepared) -> set[int]:
+def forgotten(prepared: ForgetSplit) -> set[int]:
     return set(prepared.forget.user.tolist())
 
 

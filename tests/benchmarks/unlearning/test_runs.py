@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-
 from benchmarks.unlearning.command import Benchmark, Options
+
 from benchmarks.unlearning.measures import answers
 from benchmarks.unlearning.plan import make_plan
 from benchmarks.unlearning.report import failures, markdown_table

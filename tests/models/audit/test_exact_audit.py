@@ -8,7 +8,7 @@ import numpy as np
 
 from models.audit.report import audit_exact
 from models.backbones.compact import CompactConfig
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.interactions import ItemRecord
 from models.data.metrics import utility
 from models.prompts.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ def test_models_with_different_vocabularies_use_their_own_tokens() -> None:
     old = Recommender(Vocabulary.from_catalog(OLD_CATALOG), BACKBONE)
     new = Recommender(Vocabulary.from_catalog(DATA), BACKBONE)
     assert old.vocabulary.first_item != new.vocabulary.first_item
-    prepared = prepare(DATA, ForgetIndices(users=frozenset({1})), HOLDOUT)
+    prepared = split_for_forgetting(DATA, ForgetIndices(users=frozenset({1})), HOLDOUT)
     test = prepared.parts.test
 
     def measure(recommender: Recommender) -> dict[str, float]:

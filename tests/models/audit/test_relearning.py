@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.audit.relearning import RelearnConfig, relearn_steps
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.metrics import log_losses
 from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ Rows = tuple[Recommender, PromptBatch, np.ndarray]
 @pytest.fixture(scope="module")
 def rows() -> Rows:
     data = planted()
-    batch = prepare(data, ForgetIndices(users=FORGOTTEN), HOLDOUT)
+    batch = split_for_forgetting(data, ForgetIndices(users=FORGOTTEN), HOLDOUT)
     recommender = Recommender(Vocabulary.from_catalog(data), RECIPE.backbone)
     recommender.model.requires_grad_(requires_grad=False)
     return recommender, recommender.prompt.samples(batch.forget, data), batch.forget.label

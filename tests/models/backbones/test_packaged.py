@@ -36,10 +36,10 @@ TOO_FEW_BYTES = "60000"
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[Path]:
     """Where this test's conversions are kept."""
-    before = packaged.kept_in()
-    packaged.keep_in(tmp_path / "backbones")
+    before = packaged.cache_directory()
+    packaged.set_cache_directory(tmp_path / "backbones")
     yield tmp_path / "backbones"
-    packaged.keep_in(before)
+    packaged.set_cache_directory(before)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ from models.backbones import packaged
 packages, directory, name, module, file = sys.argv[1:]
 sys.path.append(packages)
 packaged.PACKAGED[name] = packaged.Package(module=module, file=file, install="", size=1)
-packaged.keep_in(Path(directory))
+packaged.set_cache_directory(Path(directory))
 print(packaged.converted(name))
 """
 

@@ -24,7 +24,7 @@ from models.training.trainer import live_margins
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.prompts.compact_prompt import PromptBatch
 
@@ -35,12 +35,12 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def prompts(trained: Recommender, planted: Interactions, prepared: Prepared) -> PromptBatch:
+def prompts(trained: Recommender, planted: Interactions, prepared: ForgetSplit) -> PromptBatch:
     return trained.prompt.samples(prepared.parts.test, planted)
 
 
 @pytest.fixture(scope="module")
-def student(trained: Recommender, planted: Interactions, prepared: Prepared) -> Recommender:
+def student(trained: Recommender, planted: Interactions, prepared: ForgetSplit) -> Recommender:
     """An adapter that was trained for some steps to answer the reverse."""
     found = attach(trained, CONFIG, seed=3)
     prompts = found.prompt.samples(prepared.parts.valid, planted)
@@ -203,7 +203,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
 
 
 def test_rows_of_items_nobody_rated_keep_their_initial_values(
-    trained: Recommender, prepared: Prepared
+    trained: Recommender, prepared: ForgetSplit
 ) -> None:
     """Training moves only the rows of items that occur: others cannot show a trace."""
     first = trained.vocabulary.first_item

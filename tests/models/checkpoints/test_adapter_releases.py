@@ -19,10 +19,10 @@ from models.recommender.factory import backbone_from_manifest, build
 from models.recommender.pretrained import HuggingFaceConfig
 from models.recommender.trainable import (
     ForeignWeightsError,
-    copied,
-    own_parameters,
+    copy_recommender,
     own_state,
     put_state,
+    set_trainable,
 )
 from models.training.trainer import TrainConfig, fit, margins
 from models.unlearning.base import PLAIN
@@ -93,7 +93,7 @@ def test_training_changes_the_adapter_and_not_a_bit_of_the_backbone(world: World
 
 
 def test_detaching_the_adapter_gives_the_public_model(world: World) -> None:
-    detached = copied(world.trained)
+    detached = copy_recommender(world.trained)
     detached = detached.with_model(detached.model.unload())  # type: ignore[operator]
     assert same(detached.model.state_dict(), world.public.model.state_dict())
     assert close(detached, world.public, world.prompts)
@@ -120,7 +120,7 @@ def test_releases_in_one_process_share_the_backbone_and_free_it_with_the_last(
     assert all(theirs[name].data_ptr() == others[name].data_ptr() for name in theirs)
     own, other = own_state(first), own_state(second)
     assert all(own[name].data_ptr() != other[name].data_ptr() for name in own)
-    adapter = weakref.ref(next(iter(own_parameters(first, train=False))))
+    adapter = weakref.ref(next(iter(set_trainable(first, train=False))))
     del theirs, others, own, other, first
     gc.collect()
     assert adapter() is None  # The adapter of one goes, and the other's backbone stays.
@@ -145,7 +145,7 @@ def test_every_method_makes_a_new_adapter_that_replaces_the_old_one(
 def test_a_change_is_scaled_between_the_old_adapter_and_the_new_one(world: World) -> None:
     student = attach(world.trained, AdapterConfig(rank=99), seed=1)
     with torch.no_grad():
-        for parameter in own_parameters(student, train=True):
+        for parameter in set_trainable(student, train=True):
             parameter.add_(0.1)
     moved = {name: tensor.clone() for name, tensor in own_state(student).items()}
     start = own_state(world.trained)

@@ -22,12 +22,12 @@ from models.checkpoints.manifest import (
     read_manifest,
     sha256_file,
 )
-from models.recommender.trainable import let_go
+from models.recommender.trainable import free_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
 
@@ -68,7 +68,7 @@ def swap(state: dict[str, torch.Tensor], one: str, other: str) -> None:
 
 
 def test_a_loaded_release_answers_as_the_saved_one(
-    saved: Path, trained: Recommender, planted: Interactions, prepared: Prepared
+    saved: Path, trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     loaded = load(saved)
 
@@ -107,7 +107,7 @@ def private_kilobytes(directory: Path) -> int:
 
 
 def test_a_mapped_release_answers_the_same_until_it_is_let_go(
-    release: Path, trained: Recommender, planted: Interactions, prepared: Prepared
+    release: Path, trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     prompts = trained.prompt.samples(prepared.parts.test, planted)
     plain = load(release)
@@ -122,7 +122,7 @@ def test_a_mapped_release_answers_the_same_until_it_is_let_go(
     (release / WEIGHTS).unlink()
     assert torch.equal(mapped.logits(prompts), plain.logits(prompts))
     assert private_kilobytes(release) == 0  # Nobody has a copy: all who map it share its pages.
-    let_go(mapped)
+    free_weights(mapped)
     assert not is_mapped(release)
 
 

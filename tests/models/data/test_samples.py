@@ -1,4 +1,4 @@
-"""Samples: labels, histories, order, and that people do not touch each other's samples."""
+"""Tests of samples: labels, histories, order, and the independence of users."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 USERS, ITEMS = 4, 16
 
 ratings = st.integers(1, 10).map(lambda half_stars: half_stars / 2)
-#: Few distinct timestamps, so that ties are common; at most one row per (user, item).
+#: Few distinct timestamps make ties common; at most one row per (user, item).
 tables = st.lists(
     st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1), ratings, st.integers(0, 6)),
     max_size=60,
@@ -31,7 +31,7 @@ def one_user(count: int, *, rating: float = 4.0) -> Interactions:
 
 
 def rows_of(samples: Samples) -> list[tuple[object, ...]]:
-    """Return every field of every sample as plain values, to compare samples as sets of facts."""
+    """Return all fields of each sample as plain values."""
     return list(
         zip(
             samples.user.tolist(),
@@ -47,42 +47,42 @@ def rows_of(samples: Samples) -> list[tuple[object, ...]]:
 
 
 def slow_samples(data: Interactions) -> list[tuple[object, ...]]:
-    """Say the same again with loops: the definition of E2URec, read literally."""
-    found: list[tuple[object, ...]] = []
+    """Build the samples with plain loops, following the definition in E2URec."""
+    samples: list[tuple[object, ...]] = []
     for user in range(len(data.users)):
         rows = sorted(
             (int(data.timestamp[n]), int(data.item[n]), float(data.rating[n]))
             for n in np.flatnonzero(data.user == user)
         )
-        for earlier, (when, item, rating) in enumerate(rows):
+        for earlier, (timestamp, item, rating) in enumerate(rows):
             if earlier < 5:
                 continue
-            last = rows[max(0, earlier - 10) : earlier]
-            absent = 10 - len(last)
-            found.append(
+            history = rows[max(0, earlier - 10) : earlier]
+            absent = 10 - len(history)
+            samples.append(
                 (
                     user,
                     item,
                     1.0 if rating > 3 else 0.0,
-                    when,
-                    (-1,) * absent + tuple(item_index for _, item_index, _ in last),
-                    (0,) * absent + tuple(int(stars * 2) for _, _, stars in last),
+                    timestamp,
+                    (-1,) * absent + tuple(item_index for _, item_index, _ in history),
+                    (0,) * absent + tuple(int(stars * 2) for _, _, stars in history),
                     earlier,
                 )
             )
-    return found
+    return samples
 
 
 @given(tables)
 @settings(max_examples=60, deadline=None)
-def test_samples_are_those_of_the_definition(data: Interactions) -> None:
+def test_samples_match_definition(data: Interactions) -> None:
     assert rows_of(build_samples(data)) == slow_samples(data)
 
 
 @pytest.mark.parametrize(
     ("rating", "label"), [(0.5, 0.0), (3.0, 0.0), (3.5, 1.0), (4.0, 1.0), (5.0, 1.0)]
 )
-def test_liked_is_more_than_three_stars(rating: float, label: float) -> None:
+def test_more_than_three_stars_is_liked(rating: float, label: float) -> None:
     data = table([(0, n, rating if n == 5 else 1.0, n) for n in range(6)], 1, 6)
     assert build_samples(data).label.tolist() == [label]
 
@@ -93,7 +93,7 @@ def test_five_earlier_ratings_are_needed(count: int, samples: int) -> None:
     assert len(build_samples(one_user(count))) == samples
 
 
-def test_a_history_holds_the_last_ten_oldest_first() -> None:
+def test_history_holds_last_ten_items_oldest_first() -> None:
     assert HISTORY_LENGTH == 10
     samples = build_samples(one_user(13))
     assert samples.history[-1].tolist() == list(range(2, 12))
@@ -101,21 +101,21 @@ def test_a_history_holds_the_last_ten_oldest_first() -> None:
     assert samples.earlier.tolist() == list(range(5, 13))
 
 
-def test_ties_in_time_are_read_in_the_order_of_items() -> None:
+def test_equal_timestamps_are_ordered_by_item() -> None:
     order = [3, 5, 0, 4, 1, 2]
     samples = build_samples(table([(0, item, 4.0, 7) for item in order], 1, 6))
     assert samples.candidate.tolist() == [5]
     assert samples.history[0, -5:].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_half_stars_are_kept_whole() -> None:
+def test_history_ratings_are_in_half_stars() -> None:
     data = table([(0, n, (n + 1) / 2, n) for n in range(6)], 1, 6)
     assert build_samples(data).history_rating[0].tolist() == [0] * 5 + [1, 2, 3, 4, 5]
 
 
 @given(tables, st.randoms(use_true_random=False))
 @settings(max_examples=30, deadline=None)
-def test_the_order_of_the_rows_does_not_matter(data: Interactions, random: object) -> None:
+def test_row_order_does_not_matter(data: Interactions, random: object) -> None:
     order = list(range(len(data)))
     random.shuffle(order)  # type: ignore[attr-defined] # hypothesis types it as object
     shuffled = data.take(np.array(order, dtype=np.int64))
@@ -124,16 +124,14 @@ def test_the_order_of_the_rows_does_not_matter(data: Interactions, random: objec
 
 @given(tables, st.integers(0, USERS - 1))
 @settings(max_examples=30, deadline=None)
-def test_leaving_a_user_out_changes_no_other_sample(data: Interactions, gone: int) -> None:
-    without = build_samples(data.take(data.user != gone))
-    assert rows_of(without) == [row for row in rows_of(build_samples(data)) if row[0] != gone]
+def test_removing_user_keeps_all_other_samples(data: Interactions, removed: int) -> None:
+    without = build_samples(data.take(data.user != removed))
+    assert rows_of(without) == [row for row in rows_of(build_samples(data)) if row[0] != removed]
 
 
 @given(tables, st.sets(st.integers(0, ITEMS - 1), max_size=3))
 @settings(max_examples=30, deadline=None)
-def test_touching_an_item_is_having_it_as_candidate_or_in_the_history(
-    data: Interactions, items: set[int]
-) -> None:
+def test_touches_items_checks_candidate_and_history(data: Interactions, items: set[int]) -> None:
     samples = build_samples(data)
     expected = [
         bool(items & ({int(candidate)} | set(history.tolist())))
@@ -147,7 +145,7 @@ def test_touching_an_item_is_having_it_as_candidate_or_in_the_history(
     st.sets(st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1)), max_size=4),
 )
 @settings(max_examples=30, deadline=None)
-def test_touching_a_pair_is_touching_the_item_in_that_users_samples(
+def test_touches_pairs_checks_only_samples_of_that_user(
     data: Interactions, pairs: set[tuple[int, int]]
 ) -> None:
     samples = build_samples(data)

@@ -1,4 +1,4 @@
-"""What is no data set gets an error that says what to do; nothing else escapes."""
+"""Tests of format detection and of the errors for unreadable data sets."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 HEADER = b"user_id,item_id,rating,timestamp\n"
 
 
-def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
+def test_missing_path_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataSetError, match="does not exist"):
         read(tmp_path / "nothing")
 
 
-def test_an_unknown_directory_lists_what_is_known(tmp_path: Path) -> None:
+def test_error_for_unknown_directory_lists_formats(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("hello")
     with pytest.raises(UnknownFormatError) as caught:
         read(tmp_path)
     assert all(name in str(caught.value) for name in FORMATS)
 
 
-def test_an_unknown_directory_points_at_a_known_one_inside(tmp_path: Path) -> None:
+def test_error_for_unknown_directory_suggests_matching_subdirectory(tmp_path: Path) -> None:
     inner = tmp_path / "ml-1m"
     inner.mkdir()
     (inner / "ratings.dat").touch()
@@ -46,18 +46,18 @@ def test_an_unknown_directory_points_at_a_known_one_inside(tmp_path: Path) -> No
         detect_format(tmp_path)
 
 
-def test_an_unknown_name_of_a_format(tmp_path: Path) -> None:
+def test_unknown_format_name_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormatError, match="no format netflix"):
         read(tmp_path, "netflix")
 
 
-def test_an_archive_must_be_unpacked(tmp_path: Path) -> None:
+def test_archive_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "ml-1m.zip").write_bytes(b"PK")
     with pytest.raises(DataSetError, match="Unpack"):
         read(tmp_path / "ml-1m.zip")
 
 
-def test_a_named_format_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_file_of_named_format_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").touch()
     with pytest.raises(DataSetError, match=r"lacks movies\.dat"):
         read(tmp_path, "movielens-1m")
@@ -76,10 +76,10 @@ def test_a_named_format_says_what_is_missing(tmp_path: Path) -> None:
         (b"\xff\xfe\x41", "not valid UTF-16"),
         (b"\x1f\x8b\x08\0rubbish", "damaged gzip"),
         (gzip.compress(HEADER + b"a,b,4,1\n" * 900, mtime=0)[:-9], "damaged gzip"),
-        (HEADER + b"a,b,4,\0\n" + b"y" * 100_000, "no rating that can be used"),
+        (HEADER + b"a,b,4,\0\n" + b"y" * 100_000, "no usable rating"),
     ],
 )
-def test_rubbish_is_a_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_file_is_rejected_with_reason(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mine.csv"
     path.write_bytes(content)
     with pytest.raises(DataSetError, match=message):
@@ -88,7 +88,7 @@ def test_rubbish_is_a_clear_error(tmp_path: Path, content: bytes, message: str) 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.booleans(), st.sampled_from(sorted(FORMATS)))
-def test_no_bytes_raise_anything_but_a_data_set_error(
+def test_arbitrary_bytes_raise_only_data_set_errors(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, with_header: bool, name: str
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "ratings.csv"
@@ -103,7 +103,9 @@ def test_no_bytes_raise_anything_but_a_data_set_error(
     )
 
 
-def test_the_registry_imports_no_optional_dependency() -> None:
+def test_detect_imports_no_optional_dependency() -> None:
     code = "import sys, models.datasets.detect; print('pyarrow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "False"

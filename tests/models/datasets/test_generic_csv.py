@@ -1,4 +1,4 @@
-"""Tables of one's own, in whatever encoding, and Goodreads."""
+"""Tests of the readers of CSV, Parquet and Goodreads files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NEEDS_PYARROW = pytest.mark.skipif(
 def rows(data: Interactions) -> list[tuple[str, str, float, int]]:
     columns = zip(data.user, data.item, data.rating, data.timestamp, strict=True)
     return [
-        (data.users[u].id, data.items[i].id, float(rating), int(when))
-        for u, i, rating, when in columns
+        (data.users[u].id, data.items[i].id, float(rating), int(timestamp))
+        for u, i, rating, timestamp in columns
     ]
 
 
@@ -41,7 +41,7 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
     ["user,item,rating,timestamp", "userId,movieId,Rating,time", "UID,book_id,stars,created_at"],
 )
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_columns_and_delimiters_are_found(tmp_path: Path, header: str, delimiter: str) -> None:
+def test_columns_and_delimiters_are_detected(tmp_path: Path, header: str, delimiter: str) -> None:
     text = f"{header}\nu1,i2,3.5,7\n".replace(",", delimiter)
     path = write(tmp_path / "mine.csv", text)
     assert detect_format(path) == "csv"
@@ -49,7 +49,7 @@ def test_columns_and_delimiters_are_found(tmp_path: Path, header: str, delimiter
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_unicode_encodings(tmp_path: Path, encoding: str) -> None:
+def test_unicode_encodings_are_detected(tmp_path: Path, encoding: str) -> None:
     text = "user,item,rating,timestamp,title\nZoë,1,4,1,Amélie & 天\nbad\n"
     data, report = read(write(tmp_path / "mine.csv", text, encoding))
     assert (data.users[0].id, data.items[0].title) == ("Zoë", "Amélie & 天")
@@ -57,7 +57,7 @@ def test_unicode_encodings(tmp_path: Path, encoding: str) -> None:
     assert report.notes == []
 
 
-def test_latin_1_is_the_fallback_however_late_the_first_accent(tmp_path: Path) -> None:
+def test_late_non_ascii_character_selects_latin_1(tmp_path: Path) -> None:
     text = BASE + "".join(f"u{n},1,4,1\n" for n in range(200_000)) + "Zoë,1,4,1\n"
     data, report = read(write(tmp_path / "mine.csv", text, "latin-1"))
     assert data.users[-1].id == "Zoë"
@@ -76,12 +76,12 @@ def test_latin_1_is_the_fallback_however_late_the_first_accent(tmp_path: Path) -
         ("2009-12-14", 1260748800),
     ],
 )
-def test_timestamps(tmp_path: Path, text: str, seconds: int) -> None:
+def test_timestamp_formats_are_parsed(tmp_path: Path, text: str, seconds: int) -> None:
     data, _ = read(write(tmp_path / "mine.csv", f"{BASE}a,b,4,{text}\n"))
     assert data.timestamp.tolist() == [seconds]
 
 
-def test_attributes_of_items_and_people(tmp_path: Path) -> None:
+def test_attributes_of_items_and_users_are_read(tmp_path: Path) -> None:
     text = (
         "user,item,rating,timestamp,title,genres,attributes,gender,age,occupation\n"
         "a,10,4,1,,,,,,\n"
@@ -103,7 +103,7 @@ def test_attributes_of_items_and_people(tmp_path: Path) -> None:
     ]
 
 
-def test_the_order_of_items_does_not_tell_who_rated_first(tmp_path: Path) -> None:
+def test_item_order_does_not_depend_on_rating_order(tmp_path: Path) -> None:
     lines = ["a,10,4,1\n", "b,9,4,2\n", "c,x,4,3\n", "d,9,1,4\n"]
     forwards, _ = read(write(tmp_path / "one.csv", BASE + "".join(lines)))
     backwards, _ = read(write(tmp_path / "two.csv", BASE + "".join(reversed(lines))))
@@ -112,47 +112,47 @@ def test_the_order_of_items_does_not_tell_who_rated_first(tmp_path: Path) -> Non
     assert sorted(rows(forwards)) == sorted(rows(backwards))
 
 
-def test_a_quoted_field_may_run_over_lines(tmp_path: Path) -> None:
+def test_quoted_field_may_contain_line_breaks(tmp_path: Path) -> None:
     text = (
         'title,user,item,rating,timestamp\n"A\nlong, ""odd"" one",a,1,4,1\nB,a,2,9,2\nC,b,2,3,3\n'
     )
     data, report = read(write(tmp_path / "mine.csv", text))
     assert data.items[0].title == 'A long, "odd" one'
     assert rows(data) == [("a", "1", 4.0, 1), ("b", "2", 3.0, 3)]
-    assert [one.line for g in report.rejections.values() for one in g.examples] == [4]
+    assert [example.line for g in report.rejections.values() for example in g.examples] == [4]
 
 
-def test_a_stray_quote_swallows_nothing(tmp_path: Path) -> None:
+def test_stray_quote_rejects_only_its_own_line(tmp_path: Path) -> None:
     good = "".join(f"a,{n},4,1\n" for n in range(30))
     text = BASE + 'a,"x,4,1\n' + good + 'a,"y,4,1\n' + 'b,"z,4,1\n' + "b,2,4,1\n" + 'c,"z\n'
     data, report = read(write(tmp_path / "mine.csv", text))
     assert len(data) == 31
-    assert {r: [one.line for one in g.examples] for r, g in report.rejections.items()} == {
+    assert {r: [example.line for example in g.examples] for r, g in report.rejections.items()} == {
         "the quotes are not balanced": [2, 33, 34, 36]
     }
 
 
-def test_a_rejected_line_leaves_no_user_and_no_item(tmp_path: Path) -> None:
+def test_rejected_line_adds_no_user_and_no_item(tmp_path: Path) -> None:
     data, _ = read(write(tmp_path / "mine.csv", f"{BASE}ghost,spectre,9,1\na,b,4,1\n"))
     assert ([u.id for u in data.users], [i.id for i in data.items]) == (["a"], ["b"])
 
 
-def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+def test_progress_ends_at_file_size(tmp_path: Path) -> None:
     text = BASE + "".join(f"u{n},1,4,1\n" for n in range(50_000))
-    seen: list[tuple[int, int]] = []
-    read(write(tmp_path / "mine.csv", text), progress=lambda done, of: seen.append((done, of)))
-    assert len(seen) >= 3
-    assert seen == sorted(seen)
-    assert seen[-1] == (len(text), len(text))
+    calls: list[tuple[int, int]] = []
+    read(write(tmp_path / "mine.csv", text), progress=lambda done, of: calls.append((done, of)))
+    assert len(calls) >= 3
+    assert calls == sorted(calls)
+    assert calls[-1] == (len(text), len(text))
 
 
-def test_a_header_that_lacks_columns_is_an_error_that_names_them(tmp_path: Path) -> None:
+def test_error_for_missing_columns_lists_them(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.csv", "user;item;when\na;b;1\n")
     with pytest.raises(DataSetError, match=r"no column for: rating, timestamp\..*found: user, it"):
         read(path)
 
 
-def test_parquet_without_pyarrow_says_what_to_install(
+def test_parquet_without_pyarrow_is_rejected_with_instructions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.parquet").write_bytes(b"PAR1")
@@ -186,26 +186,26 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 @NEEDS_PYARROW
-def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
+def test_damaged_parquet_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "mine.parquet").write_bytes(b"PAR1" + b"x" * 100)
     with pytest.raises(DataSetError, match="Parquet"):
         read(tmp_path / "mine.parquet")
 
 
-def catalog_snapshot(user: str, book: str, rating: object, when: str) -> str:
-    entry = {"user_id": user, "book_id": book, "rating": rating, "date_updated": when}
+def interaction_line(user: str, book: str, rating: object, date: str) -> str:
+    entry = {"user_id": user, "book_id": book, "rating": rating, "date_updated": date}
     return json.dumps(entry) + "\n"
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_goodreads(tmp_path: Path, packed: bool) -> None:
+def test_goodreads_ratings_and_titles_are_read(tmp_path: Path, packed: bool) -> None:
     text = (
-        catalog_snapshot("u", "20", 5, "Tue Oct 17 09:40:11 -0700 2017")
-        + catalog_snapshot("u", "3", 4, "Tue Oct 17 09:40:11 +0100 2017")
-        + catalog_snapshot("u", "4", 0, "Tue Oct 17 09:40:11 +0100 2017")
-        + catalog_snapshot("v", "3", 2, "2017-10-17T08:40:11Z")
+        interaction_line("u", "20", 5, "Tue Oct 17 09:40:11 -0700 2017")
+        + interaction_line("u", "3", 4, "Tue Oct 17 09:40:11 +0100 2017")
+        + interaction_line("u", "4", 0, "Tue Oct 17 09:40:11 +0100 2017")
+        + interaction_line("v", "3", 2, "2017-10-17T08:40:11Z")
         + "{broken\n[1]\n"
-        + catalog_snapshot("u", "5", 3, "Tue Foo 17 09:40:11 +0100 2017")
+        + interaction_line("u", "5", 3, "Tue Foo 17 09:40:11 +0100 2017")
     )
     name = "goodreads_interactions_poetry.json" + (".gz" if packed else "")
     content = text.encode()
@@ -222,7 +222,7 @@ def test_goodreads(tmp_path: Path, packed: bool) -> None:
     ]
     assert [item.title for item in data.items] == ["Odes", "20"]
     assert {r: g.examples[0].line for r, g in report.rejections.items()} == {
-        "the book was shelved but not rated (0 stars)": 3,
+        "the book has no rating (0 stars)": 3,
         "the line is not valid JSON": 5,
         "the line is not a JSON object": 6,
         "the timestamp is neither Unix seconds nor ISO 8601": 7,

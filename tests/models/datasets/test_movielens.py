@@ -1,4 +1,4 @@
-"""The three layouts of MovieLens, from small files written here."""
+"""Tests of the readers of the three MovieLens layouts, on small generated files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_latest(directory: Path, ratings: str, movies: str | None = None) -> Pa
 HEADER = "userId,movieId,rating,timestamp\n"
 
 
-def test_latest_reads_half_stars_and_keeps_the_catalog_in_its_order(tmp_path: Path) -> None:
+def test_latest_reads_half_stars_and_keeps_item_order(tmp_path: Path) -> None:
     path = write_latest(tmp_path, HEADER + "b,7,4.5,20\na,3,0.5,10\nb,3,5,30\n")
     assert detect_format(path) == "movielens-latest"
     data, report = read(path)
@@ -62,28 +62,28 @@ def test_latest_reads_half_stars_and_keeps_the_catalog_in_its_order(tmp_path: Pa
     assert report.rejected == report.duplicates == 0
 
 
-def test_latest_may_be_given_by_its_ratings_file(tmp_path: Path) -> None:
+def test_latest_accepts_path_of_ratings_file(tmp_path: Path) -> None:
     write_latest(tmp_path, HEADER + "a,7,4,1\n")
     data, report = read(tmp_path / "ratings.csv")
     assert report.format == "movielens-latest"
     assert len(data.items) == 3
 
 
-def test_every_malformed_line_is_reported_with_its_number(tmp_path: Path) -> None:
+def test_malformed_lines_are_reported_with_line_numbers(tmp_path: Path) -> None:
     lines = [
         "a,7,4,1",  # 2
         "a,7,4",  # 3: a field is missing
-        "a,7,4.2,1",  # 4: no half star
+        "a,7,4.2,1",  # 4: not a half star
         "a,7,0,1",  # 5: out of range
         "a,7,5.5,1",  # 6: out of range
-        "a,7,nan,1",  # 7: no number
-        "a,7,1_0,1",  # 8: no number
-        "a,7,4,yesterday",  # 9: no time
+        "a,7,nan,1",  # 7: not a number
+        "a,7,1_0,1",  # 8: not a number
+        "a,7,4,yesterday",  # 9: not a timestamp
         "a,7,4,1260759144000",  # 10: milliseconds
         "a,7,4,-1",  # 11
         ",7,4,1",  # 12: no user
         "a,,4,1",  # 13: no item
-        "a,12345,4,1",  # 14: not in the catalogue
+        "a,12345,4,1",  # 14: not in the catalog
         'a,"7,4,1',  # 15: an open quote
         "",  # 16: blank, not counted
         "a,9,4,1,1",  # 17: one field too many
@@ -94,11 +94,11 @@ def test_every_malformed_line_is_reported_with_its_number(tmp_path: Path) -> Non
     path = write_latest(tmp_path, HEADER + "\n".join(lines) + "\n")
     data, report = read(path)
     assert rows(data) == [("a", "7", 4.0, 1), ("c", "9", 3.5, 5)]
-    found = {
-        reason: [(one.file, one.line) for one in group.examples]
+    locations = {
+        reason: [(example.file, example.line) for example in group.examples]
         for reason, group in report.rejections.items()
     }
-    assert found == {
+    assert locations == {
         reason: [("ratings.csv", line) for line in numbers]
         for reason, numbers in {
             "the line does not have 4 fields": [3, 17],
@@ -109,30 +109,30 @@ def test_every_malformed_line_is_reported_with_its_number(tmp_path: Path) -> Non
             "the timestamp is not within 1970 to 2100 (are these milliseconds?)": [10, 11],
             "the user id is missing": [12],
             "the item id is missing": [13],
-            "the rated item is not in the catalogue": [14],
+            "the rated item is not in the catalog": [14],
             "the quotes are not balanced": [15],
             "the line is longer than 65,536 characters": [18],
-            "the line holds a NUL byte": [19],
+            "the line has a NUL byte": [19],
         }.items()
     }
     assert report.lines == report.accepted + report.described + report.rejected == 18 + 3
     assert [user.id for user in data.users] == ["a", "c"]
 
 
-def test_counts_are_complete_where_examples_are_capped(tmp_path: Path) -> None:
+def test_counts_include_lines_without_example(tmp_path: Path) -> None:
     path = write_latest(tmp_path, HEADER + "a,7,9,1\n" * 25 + "a,7,4,1\n")
     _, report = read(path)
     ((reason, group),) = report.rejected_by_reason()
     assert "stars" in reason
     assert group.count == report.rejected == 25
-    assert [one.line for one in group.examples] == list(range(2, 12))
+    assert [example.line for example in group.examples] == list(range(2, 12))
 
 
 @pytest.mark.parametrize(
     ("first", "second", "kept"),
     [("2,10", "3,20", (3.0, 20)), ("2,20", "3,10", (2.0, 20)), ("2,10", "3,10", (3.0, 10))],
 )
-def test_of_duplicates_the_later_wins(
+def test_later_duplicate_replaces_earlier(
     tmp_path: Path, first: str, second: str, kept: tuple[float, int]
 ) -> None:
     path = write_latest(tmp_path, f"{HEADER}a,7,{first}\nb,7,1,1\na,7,{second}\n")
@@ -141,7 +141,7 @@ def test_of_duplicates_the_later_wins(
     assert (report.accepted, report.duplicates, report.lines) == (2, 1, 6)
 
 
-def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) -> None:
+def test_windows_line_breaks_and_byte_order_mark_are_accepted(tmp_path: Path) -> None:
     path = write_latest(tmp_path, "")
     (path / "ratings.csv").write_bytes(
         b"\xef\xbb\xbf" + (HEADER + "a,7,4,1\nbad\na,9,2,2").replace("\n", "\r\n").encode()
@@ -153,7 +153,7 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path) 
     ]
 
 
-def test_a_movie_listed_twice_is_reported(tmp_path: Path) -> None:
+def test_repeated_movie_is_rejected(tmp_path: Path) -> None:
     movies = "movieId,title,genres\n7,A,Drama\n7,B,Comedy\nx,\n"
     data, report = read(write_latest(tmp_path, HEADER + "a,7,4,1\n", movies))
     assert [item.title for item in data.items] == ["A"]
@@ -163,19 +163,19 @@ def test_a_movie_listed_twice_is_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_another_header_is_an_error_that_names_the_expected_one(tmp_path: Path) -> None:
+def test_error_for_other_header_names_expected_header(tmp_path: Path) -> None:
     path = write_latest(tmp_path, "user,movie,stars,when\na,7,4,1\n")
     with pytest.raises(DataSetError, match="userId,movieId,rating,timestamp"):
         read(path)
 
 
-def test_where_no_line_can_be_used_the_error_says_why(tmp_path: Path) -> None:
+def test_error_without_usable_rating_lists_reasons(tmp_path: Path) -> None:
     path = write_latest(tmp_path, HEADER + "a,7,9,1\na,8,4,1\na,7,8,1\n")
     with pytest.raises(DataSetError, match=r"2 times the rating is not within.*ratings\.csv:2"):
         read(path)
 
 
-def test_the_shipped_data_set_is_read_whole() -> None:
+def test_shipped_data_set_is_read_completely() -> None:
     data, report = read(SHIPPED)
     assert (len(data), len(data.users), len(data.items)) == (100_004, 671, 9_125)
     assert report.rejected == report.duplicates == 0
@@ -197,7 +197,7 @@ def write_1m(directory: Path) -> Path:
     return directory
 
 
-def test_1m_reads_latin_1_and_turns_codes_into_words(tmp_path: Path) -> None:
+def test_1m_reads_latin_1_and_translates_codes(tmp_path: Path) -> None:
     path = write_1m(tmp_path)
     assert detect_format(path) == "movielens-1m"
     data, report = read(path)
@@ -220,11 +220,11 @@ def test_1m_reads_latin_1_and_turns_codes_into_words(tmp_path: Path) -> None:
     assert report.lines == report.accepted + report.described + report.rejected
 
 
-def test_1m_does_without_people(tmp_path: Path) -> None:
+def test_1m_without_users_file_gives_no_attributes(tmp_path: Path) -> None:
     (write_1m(tmp_path) / "users.dat").unlink()
     data, report = read(tmp_path)
     assert all(not user.attributes for user in data.users)
-    assert any("users.dat is not there" in note for note in report.notes)
+    assert any("users.dat is missing" in note for note in report.notes)
 
 
 def item_line(identity: int, title: str, genres: set[int], count: int = 19) -> str:
@@ -245,7 +245,7 @@ def write_100k(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("with_genres", [True, False])
-def test_100k_reads_flags_and_people(tmp_path: Path, with_genres: bool) -> None:
+def test_100k_reads_genre_flags_and_users(tmp_path: Path, with_genres: bool) -> None:
     path = write_100k(tmp_path)
     names = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy"]
     names += [*(f"g{number}" for number in range(6, 14)), "Romance"]

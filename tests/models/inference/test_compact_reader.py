@@ -92,7 +92,7 @@ def test_any_request_is_answered_as_whole_prompts_are(
         [Candidate(item_index, {"genre": genres}) for item_index, genres in wanted],
     )
 
-    assert_plain(usual(), usual_reader(), prompts, prompts.shared())
+    assert_plain(usual(), usual_reader(), prompts, prompts.shared_length())
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,7 +115,7 @@ def test_any_number_of_candidates_is_read(count: int) -> None:
     expected = usual().logits(prompts)
 
     assert count == 1 or expected.std(0).min() > 0.1  # They answer differently.
-    assert_plain(usual(), usual_reader(), prompts, prompts.shared())
+    assert_plain(usual(), usual_reader(), prompts, prompts.shared_length())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_other_sizes_are_read_as_well(config: CompactConfig) -> None:
     made = strong(config)
     prompts = request(made, 9)
 
-    assert_plain(made, reader_of(made), prompts, prompts.shared())
+    assert_plain(made, reader_of(made), prompts, prompts.shared_length())
 
 
 def test_prompts_beyond_the_configured_positions_are_read() -> None:
@@ -143,7 +143,7 @@ def test_an_answer_does_not_depend_on_who_else_is_read() -> None:
     reader, all_of_them = usual_reader(), request(usual(), 40)
     prefixes = [request(usual(), 1, history).tokens[0, : 2 + 2 * history] for history in (0, 3, 9)]
 
-    together = reader.read_all(prefixes)
+    together = reader.encode_prefixes(prefixes)
 
     for tokens, prefix in zip(prefixes, together, strict=True):
         assert prefix.nbytes == sum(
@@ -153,17 +153,17 @@ def test_an_answer_does_not_depend_on_who_else_is_read() -> None:
         for pair, other in zip(prefix.states, alone.states, strict=True):
             for one, wanted in zip(pair, other, strict=True):
                 torch.testing.assert_close(one, wanted, atol=5e-6, rtol=1e-5)
-    whole = reader.score(all_of_them, all_of_them.shared())
+    whole = reader.score(all_of_them, all_of_them.shared_length())
     for number in (0, 7, 39):
         one = all_of_them.take(slice(number, number + 1))
         torch.testing.assert_close(
-            reader.score(one, all_of_them.shared())[0], whole[number], atol=2e-6, rtol=2e-6
+            reader.score(one, all_of_them.shared_length())[0], whole[number], atol=2e-6, rtol=2e-6
         )
 
 
 def test_a_shorter_prefix_may_be_cut_from_a_longer_one() -> None:
     prompts, reader = request(usual(), 5), usual_reader()
-    cut = reader.read(prompts.tokens[0, : prompts.shared()]).cut(4)
+    cut = reader.read(prompts.tokens[0, : prompts.shared_length()]).truncate(4)
 
     found = torch.cat(reader.answer(reader.rows(cut, prompts)))
 

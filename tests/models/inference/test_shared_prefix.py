@@ -28,7 +28,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from models.inference.shared_prefix import PackedReader, Row, attention_mask, grouped
+from models.inference.shared_prefix import PackedReader, Row, attention_mask, group_by_tokens
 from models.inference.split_attention import SplitAttention
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.templates import SHARED_PREFIX
@@ -82,7 +82,7 @@ def recommender(kind: type[PreTrainedModel], config: Any) -> TextRecommender:
         for parameter in model.parameters():
             if parameter.ndim > 1:  # Let small mistakes show.
                 torch.nn.init.normal_(parameter, std=0.15)
-    prompt = TextPrompt(TOKENIZER, closed=False, limit=None, wording=SHARED_PREFIX)
+    prompt = TextPrompt(TOKENIZER, keep_end_token=False, limit=None, wording=SHARED_PREFIX)
     return TextRecommender(VOCABULARY, parse_backbone("hf:tiny"), model.eval(), prompt)
 
 
@@ -134,8 +134,8 @@ def test_prompts_longer_than_a_window_are_read_whole() -> None:
     fitting, longer = request(short, 9, history=2), request(short, 9, history=9)
 
     assert reader_of(short) is not None
-    assert short.shared(fitting) == fitting.shared()
-    assert short.shared(longer) == 0
+    assert short.shared_length(fitting) == fitting.shared_length()
+    assert short.shared_length(longer) == 0
     torch.testing.assert_close(short.score_logits(longer), short.logits(longer), atol=1e-4, rtol=0)
 
 
@@ -144,9 +144,9 @@ def test_rows_of_several_people_are_read_together(llama: Recommender) -> None:
     reader, batch, expected = reader_of(llama), [], []
     for count, history in ((5, 2), (1, 8), (12, 5)):
         prompts = request(llama, count, history)
-        shared = prompts.shared()
+        shared = prompts.shared_length()
         prefix = reader.read(prompts.tokens[0, :shared])
-        batch.append(Row(prefix=prefix, rests=prompts.rests(shared)))
+        batch.append(Row(prefix=prefix, rests=prompts.token_rows(shared)))
         expected.append(llama.logits(prompts))
 
     found = reader.answer(batch)
@@ -157,7 +157,7 @@ def test_rows_of_several_people_are_read_together(llama: Recommender) -> None:
 
 def test_a_shorter_prefix_is_the_beginning_of_a_longer_one(llama: Recommender) -> None:
     reader, tokens = reader_of(llama), request(llama, 3).tokens[0]
-    long, short = reader.read(tokens[:50]).cut(30), reader.read(tokens[:30])
+    long, short = reader.read(tokens[:50]).truncate(30), reader.read(tokens[:30])
 
     assert len(long) == len(short) == 30
     assert long.tokens.tolist() == short.tokens.tolist()
@@ -171,9 +171,9 @@ def test_a_shorter_prefix_is_the_beginning_of_a_longer_one(llama: Recommender) -
 
 def test_one_prefix_may_be_read_by_many_threads(llama: Recommender) -> None:
     reader, prompts = reader_of(llama), request(llama, 30)
-    shared, expected = prompts.shared(), llama.logits(prompts)
+    shared, expected = prompts.shared_length(), llama.logits(prompts)
     prefix = reader.read(prompts.tokens[0, :shared])
-    row = Row(prefix=prefix, rests=prompts.rests(shared))
+    row = Row(prefix=prefix, rests=prompts.token_rows(shared))
 
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: reader.answer([row])[0], range(12)))
@@ -231,9 +231,9 @@ def test_half_precision_of_several_people(llama: Recommender) -> None:
     reader, batch, expected = reader_of(half), [], []
     for count, history in ((5, 2), (1, 8), (12, 5)):
         prompts = request(half, count, history)
-        shared = prompts.shared()
+        shared = prompts.shared_length()
         prefix = reader.read(prompts.tokens[0, :shared])
-        batch.append(Row(prefix=prefix, rests=prompts.rests(shared)))
+        batch.append(Row(prefix=prefix, rests=prompts.token_rows(shared)))
         expected.append(llama.logits(prompts))
 
     found, wanted = torch.cat(reader.answer(batch)), torch.cat(expected)
@@ -313,7 +313,7 @@ def test_nobody_waits_while_another_model_is_looked_at(llama: Recommender, tmp_p
 def test_rests_are_grouped_by_their_tokens() -> None:
     rests = [torch.zeros(length) for length in (3, 3, 4, 11, 1, 9, 2)]
 
-    groups = grouped(rests, tokens=10)
+    groups = group_by_tokens(rests, tokens=10)
 
     assert [[len(rest) for rest in group] for group in groups] == [[3, 3, 4], [11], [1, 9], [2]]
-    assert grouped([]) == []
+    assert group_by_tokens([]) == []

@@ -26,7 +26,7 @@ from models.prompts.vocabulary import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
 
 #: Two orders of the same float32 sums.
@@ -141,7 +141,7 @@ def test_an_item_is_written_anew_once_its_attributes_change(trained: Recommender
 
 
 def test_padded_and_unpadded_prompts_give_the_same_logits(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     few = prepared.parts.train.take(np.flatnonzero(prepared.parts.train.earlier < 10)[:40])
     padded = trained.prompt.samples(few, planted)
@@ -218,7 +218,7 @@ def test_only_the_last_ten_ratings_count(trained: Recommender) -> None:
 
 
 def test_serving_scores_what_training_measured(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     """The request's way (slots and stars) and the sample's way (arrays) write the same prompt."""
     samples = prepared.parts.test.take(np.arange(20))

@@ -41,13 +41,13 @@ def test_last_is_the_last_real_token() -> None:
 
 def test_packing_moves_padding_to_one_end_and_cuts_it() -> None:
     for right, first in ((True, [5, 6]), (False, [5, 6])):
-        packed = PROMPTS.packed(right=right)
+        packed = PROMPTS.aligned(right=right)
         assert packed.tokens.shape == (2, 2)
         assert packed.tokens[0].tolist() == first
         assert rows(packed) == [[5, 6], [7, 8]]
     uneven = PromptBatch(tokens=torch.tensor([[1, 0, 2, 3, 0], [0, 4, 0, 0, 0]]))
-    assert uneven.packed(right=True).mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert uneven.packed(right=False).mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert uneven.aligned(right=True).mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert uneven.aligned(right=False).mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_concatenating_keeps_what_is_there() -> None:
@@ -69,8 +69,8 @@ def test_taking_rows_and_columns_takes_their_masks() -> None:
 
 def test_shared_columns_leave_every_prompt_a_token() -> None:
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 4]])
-    assert PromptBatch(tokens=tokens).shared() == 2
-    assert PromptBatch(tokens=tokens[:1]).shared() == 3
-    assert PromptBatch(tokens=torch.tensor([[1, 2, 0], [1, 2, 3]])).shared() == 1
-    assert PROMPTS.shared() == 0
-    assert PROMPTS.take(slice(0)).shared() == 0
+    assert PromptBatch(tokens=tokens).shared_length() == 2
+    assert PromptBatch(tokens=tokens[:1]).shared_length() == 3
+    assert PromptBatch(tokens=torch.tensor([[1, 2, 0], [1, 2, 3]])).shared_length() == 1
+    assert PROMPTS.shared_length() == 0
+    assert PROMPTS.take(slice(0)).shared_length() == 0

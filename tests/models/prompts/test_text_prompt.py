@@ -50,7 +50,7 @@ every_wording = pytest.mark.parametrize("wording", WORDINGS)
 
 
 def prompt(*, limit: int | None = None, wording: str = PUBLISHED) -> TextPrompt:
-    return TextPrompt(byte_pairs(), closed=False, limit=limit, wording=wording)
+    return TextPrompt(byte_pairs(), keep_end_token=False, limit=limit, wording=wording)
 
 
 def words(made: TextPrompt, row: int, contents: list[PromptContent]) -> str:
@@ -177,7 +177,7 @@ def test_candidates_share_everything_before_their_titles(wording: str, end: str)
 
     encoded = made.request({"gender": "M"}, [HistoryEvent(5, 4.0, "Heat")], wanted)
 
-    common = made._tokenizer.decode(encoded.tokens[0, : encoded.shared()])
+    common = made._tokenizer.decode(encoded.tokens[0, : encoded.shared_length()])
     assert common.startswith(made._tokenizer.decode(encoded.tokens[1, :9]))
     assert common.rstrip().endswith(end)
 
@@ -223,7 +223,7 @@ def test_answers_are_single_tokens_found_through_the_tokenizer() -> None:
 def test_a_tokenizer_without_answers_is_refused() -> None:
     """Its words for yes and no are cut into letters; or both are unknown, which is one token."""
     with pytest.raises(NoAnswerTokensError, match="choose another backbone"):
-        TextPrompt(byte_pairs(size=259), closed=False, limit=None)
+        TextPrompt(byte_pairs(size=259), keep_end_token=False, limit=None)
     ignorant = word_pieces()
     ignorant.backend_tokenizer.model = type(ignorant.backend_tokenizer.model)(
         {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}, unk_token="<unk>"
@@ -234,8 +234,8 @@ def test_a_tokenizer_without_answers_is_refused() -> None:
 
 def test_only_encoders_read_the_end_of_a_text() -> None:
     tokenizer = word_pieces()
-    closed = TextPrompt(tokenizer, closed=True, limit=None).encode([CONTENT])
-    open_ended = TextPrompt(tokenizer, closed=False, limit=None).encode([CONTENT])
+    closed = TextPrompt(tokenizer, keep_end_token=True, limit=None).encode([CONTENT])
+    open_ended = TextPrompt(tokenizer, keep_end_token=False, limit=None).encode([CONTENT])
 
     assert closed.tokens[0, -1] == tokenizer.eos_token_id
     assert open_ended.tokens[0].tolist() == closed.tokens[0, :-1].tolist()
@@ -244,7 +244,7 @@ def test_only_encoders_read_the_end_of_a_text() -> None:
 def test_the_digest_is_that_of_the_tokenizer_and_not_of_its_use(tmp_path: object) -> None:
     tokenizer = byte_pairs()
     before = digest(tokenizer)
-    TextPrompt(tokenizer, closed=False, limit=None).encode([CONTENT, CONTENT])
+    TextPrompt(tokenizer, keep_end_token=False, limit=None).encode([CONTENT, CONTENT])
     tokenizer.save_pretrained(tmp_path)
 
     assert digest(tokenizer) == before == digest(AutoTokenizer.from_pretrained(tmp_path))

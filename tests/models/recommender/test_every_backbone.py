@@ -15,7 +15,7 @@ from models.backbones.compact import CompactConfig, CompactT5Config, UnknownBack
 from models.backbones.errors import BackboneUnavailableError
 from models.checkpoints.checkpoint import load, read_weights, save
 from models.checkpoints.manifest import CheckpointError
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.prompt_batch import PromptBatch
@@ -36,7 +36,7 @@ TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
 #: As the paper splits: a twentieth of this world would be too few to choose on.
-PREPARED = prepare(
+PREPARED = split_for_forgetting(
     tiny.DATA,
     ForgetIndices(),
     frozenset(),
@@ -168,7 +168,7 @@ def test_causal_models_read_the_history_once(
     finally:
         handle.remove()
 
-    shared = prompts.shared()
+    shared = prompts.shared_length()
     assert read[0] == shared
     assert len(read) == 2
     assert read[1] <= 6 * (prompts.tokens.shape[1] - shared)
@@ -180,7 +180,7 @@ def test_an_encoder_decoder_answers_with_its_first_word(
     recommenders: dict[str, Recommender], kind: str
 ) -> None:
     recommender = recommenders[kind]
-    prompts = uneven(recommender).packed(right=False)
+    prompts = uneven(recommender).aligned(right=False)
     start = recommender.model.config.decoder_start_token_id
 
     found = recommender.logits(prompts)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.checkpoints.adapter import with_rows
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import build
 from models.recommender.token_rows import (
@@ -25,11 +25,13 @@ from tests.models.conftest import World, nothing
 from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 DATA = planted()
-WHOLE = prepare(DATA, ForgetIndices(), HOLDOUT)
+WHOLE = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT)
 VOCABULARY = Vocabulary.from_catalog(DATA)
 #: One rating from the middle of a person's history: eleven samples know it, one of them goes.
 PAIR = (3, int(DATA.item[DATA.user == 3][12]))
-PAIR_ALONE = prepare(DATA, ForgetIndices(pairs=frozenset([PAIR])), HOLDOUT, WHOLE.bounds)
+PAIR_ALONE = split_for_forgetting(
+    DATA, ForgetIndices(pairs=frozenset([PAIR])), HOLDOUT, WHOLE.bounds
+)
 
 RATER = int(DATA.user[(DATA.item == 5) & (DATA.timestamp < WHOLE.bounds.valid_from)][0])
 
@@ -84,12 +86,14 @@ def test_rows_of_what_only_the_forgotten_had_become_initial_attributes_among_the
     items[5] = replace(items[5], attributes={"author": ("Le Guin",)})
     data = replace(DATA, items=tuple(items)).take((DATA.item != 5) | (DATA.user == RATER))
     vocabulary = Vocabulary.from_catalog(data)
-    batch = prepare(data, ForgetIndices(users=frozenset([RATER])), HOLDOUT, WHOLE.bounds)
+    batch = split_for_forgetting(
+        data, ForgetIndices(users=frozenset([RATER])), HOLDOUT, WHOLE.bounds
+    )
     recommender = build(vocabulary, RECIPE.backbone)
     tokens = unused_tokens(recommender, batch)
     lost = [vocabulary.attribute("author", "Le Guin"), vocabulary.item(5)]
     assert set(tokens) == {*lost, *range(vocabulary.item(len(items) - 1) + 1, vocabulary.size)}
-    whole = prepare(data, ForgetIndices(), HOLDOUT, WHOLE.bounds)
+    whole = split_for_forgetting(data, ForgetIndices(), HOLDOUT, WHOLE.bounds)
     assert not set(lost) & set(unused_tokens(recommender, whole))
     (table,) = recommender.item_tables()
     initial = table.detach().clone()

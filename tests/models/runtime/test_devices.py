@@ -1,4 +1,4 @@
-"""Devices and precision: what is not there is refused, and what is measured decides."""
+"""Tests of the choice of device and precision."""
 
 from __future__ import annotations
 
@@ -20,76 +20,80 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _restore_machine() -> Iterator[None]:
     yield
     use(Machine())
 
 
-def there(monkeypatch: pytest.MonkeyPatch, **counts: int) -> None:
-    """Let the machine have these devices."""
+def set_devices(monkeypatch: pytest.MonkeyPatch, **counts: int) -> None:
+    """Pretend that the machine has these GPUs, by type."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: counts.get("cuda", 0) > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: counts.get("cuda", 0))
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: counts.get("mps", 0) > 0)
 
 
-def test_auto_is_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    there(monkeypatch)
+def test_auto_chooses_fastest_device_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_devices(monkeypatch)
     assert choose_device("auto") == CPU
-    there(monkeypatch, mps=1)
+    set_devices(monkeypatch, mps=1)
     assert choose_device("auto") == torch.device("mps")
-    there(monkeypatch, mps=1, cuda=2)
+    set_devices(monkeypatch, mps=1, cuda=2)
     assert choose_device("auto") == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     assert choose_device("cpu") == CPU
 
 
-@pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "mps", "cpu:3", "xpu", "gpu", ""])
-def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
-    there(monkeypatch)
-    with pytest.raises(UnknownDeviceError, match="Give auto, cpu, cuda"):
-        choose_device(wanted)
+@pytest.mark.parametrize("setting", ["cuda", "cuda:0", "mps", "cpu:3", "xpu", "gpu", ""])
+def test_absent_device_is_rejected(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    set_devices(monkeypatch)
+    with pytest.raises(UnknownDeviceError, match="Use auto, cpu, cuda"):
+        choose_device(setting)
 
 
-def test_every_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    there(monkeypatch, cuda=2)
+def test_more_processes_than_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_devices(monkeypatch, cuda=2)
     assert Machine(device=torch.device("cuda"), processes=2).processes == 2
     assert Machine(processes=4).device == CPU
     with pytest.raises(UnknownDeviceError, match="has 2 devices for 3 processes"):
         Machine(device=torch.device("cuda"), processes=3)
-    for one in (torch.device("cuda", 1), torch.device("mps")):
-        with pytest.raises(UnknownDeviceError, match="one device, for one process"):
-            Machine(device=one, processes=2)
+    for device in (torch.device("cuda", 1), torch.device("mps")):
+        with pytest.raises(UnknownDeviceError, match="one device and serves one process"):
+            Machine(device=device, processes=2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_precision_that_was_named_is_not_measured(dtype: str) -> None:
-    assert choose_dtype(dtype, CPU).dtype == dtype
-    assert not choose_dtype(dtype, CPU).seconds
+def test_named_precision_is_not_measured(dtype: str) -> None:
+    devices._seconds_by_dtype.cache_clear()
+    assert choose_dtype(dtype, CPU) == dtype
+    assert not devices._seconds_by_dtype.cache_info().currsize
 
 
-def test_the_measured_precision_is_reported_and_measured_once() -> None:
-    found = choose_dtype("auto", CPU)
+def test_auto_precision_is_measured_once() -> None:
+    devices._seconds_by_dtype.cache_clear()
+    dtype = choose_dtype("auto", CPU)
 
-    assert set(found.seconds) == set(devices.DTYPES)
-    assert all(seconds > 0 for seconds in found.seconds.values())
-    assert choose_dtype("auto", CPU) == found
+    measured = devices._seconds_by_dtype(CPU)
+    assert set(measured) == set(devices.DTYPES)
+    assert all(seconds > 0 for seconds in measured.values())
+    assert choose_dtype("auto", CPU) == dtype
+    assert devices._seconds_by_dtype.cache_info().misses == 1
 
 
-@pytest.mark.parametrize(("faster", "dtype"), [(1.5, "bfloat16"), (1.1, "float32")])
-def test_only_a_clear_gain_is_worth_half_the_precision(
-    monkeypatch: pytest.MonkeyPatch, faster: float, dtype: str
+@pytest.mark.parametrize(("speedup", "dtype"), [(1.5, "bfloat16"), (1.1, "float32")])
+def test_bfloat16_needs_minimum_speedup(
+    monkeypatch: pytest.MonkeyPatch, speedup: float, dtype: str
 ) -> None:
-    seconds = {"float32": faster, "bfloat16": 1.0}
-    monkeypatch.setattr(devices, "_measured", lambda _: seconds)
-    assert choose_dtype("auto", CPU).dtype == dtype
+    seconds = {"float32": speedup, "bfloat16": 1.0}
+    monkeypatch.setattr(devices, "_seconds_by_dtype", lambda _: seconds)
+    assert choose_dtype("auto", CPU) == dtype
 
 
-def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="LETHE_DTYPE: 'int8' is none of"):
+def test_unknown_precision_is_rejected() -> None:
+    with pytest.raises(ValueError, match="LETHE_DTYPE: 'int8' is not allowed"):
         choose_dtype("int8", CPU)
 
 
-def test_models_are_built_as_the_machine_says() -> None:
+def test_models_are_built_with_settings_of_machine() -> None:
     vocabulary, config = Vocabulary.from_catalog(tiny.DATA), parse_backbone("compact")
     assert not build(vocabulary, config).model.is_activation_checkpointing
     use(Machine(checkpointing=True))

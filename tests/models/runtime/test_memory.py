@@ -1,4 +1,4 @@
-"""Running out of memory: the same step in smaller parts, said aloud, until none is left."""
+"""Tests of training, unlearning and inference when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from models.backbones.compact import CompactConfig
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
@@ -45,29 +45,29 @@ if TYPE_CHECKING:
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES: Final = build_samples(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
-PREPARED: Final = prepare(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
+DATA_SPLIT: Final = split_for_forgetting(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
 RECIPE: Final = TrainConfig(batch_size=32, warmup_steps=3, validations=1, learning_rate=1e-3)
-#: What a machine without memory says, on a GPU and on a CPU.
+#: The errors that a full GPU and a full CPU raise.
 ERRORS: Final = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
     MemoryError(),
 )
-#: T5 looks up distances as well: they are no prompts.
-BUCKETS: Final = 32
+#: T5 also looks up relative distances in an embedding; those inputs are not prompts.
+DISTANCE_BUCKETS: Final = 32
 KINDS: Final = ("compact", "compact-t5", "llama", "gpt2", "t5")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneConfig]:
-    made = {kind: tiny.save(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
-    made["compact"] = CompactConfig(hidden_size=16, layers=2, heads=2, intermediate_size=32)
-    return made
+    configs = {kind: tiny.save(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+    configs["compact"] = CompactConfig(hidden_size=16, layers=2, heads=2, intermediate_size=32)
+    return configs
 
 
 def fresh(config: BackboneConfig) -> Recommender:
-    """Return a recommender without dropout: repeated steps draw again."""
+    """Return a recommender without dropout, because a repeated step draws another dropout mask."""
     recommender = build(VOCABULARY, config)
     for module in recommender.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -77,53 +77,53 @@ def fresh(config: BackboneConfig) -> Recommender:
     return recommender
 
 
-class Small:
-    """A machine on which no model reads more than `rows` prompts at once, while it is entered."""
+class LimitedMemory:
+    """Raise `error` inside the block when a model reads more than `rows` prompts at once."""
 
     def __init__(self, rows: int, error: Exception = ERRORS[0], *, training: bool = False) -> None:
         self.rows, self.error, self.training = rows, error, training
-        self.most, self.failures = 0, 0
+        self.largest, self.failures = 0, 0
 
     def __enter__(self) -> Self:
-        self._handle = torch.nn.modules.module.register_module_forward_pre_hook(self._look)
+        self._handle = torch.nn.modules.module.register_module_forward_pre_hook(self._check)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
 
-    def _look(self, module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        if not isinstance(module, torch.nn.Embedding) or module.num_embeddings <= BUCKETS:
+    def _check(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if not isinstance(module, torch.nn.Embedding) or module.num_embeddings <= DISTANCE_BUCKETS:
             return
         if self.training and not torch.is_grad_enabled():
             return
-        if len(given[0]) > self.rows:
+        if len(inputs[0]) > self.rows:
             self.failures += 1
             raise self.error
-        self.most = max(self.most, len(given[0]))
+        self.largest = max(self.largest, len(inputs[0]))
 
 
 def weights(recommender: Recommender) -> dict[str, torch.Tensor]:
     return recommender.model.state_dict()
 
 
-def assert_same(one: Recommender, other: Recommender) -> None:
-    """Nearly all weights are the same, and so are the answers.
+def assert_same(actual: Recommender, other: Recommender) -> None:
+    """Check that at least 99 % of the weights and all logits are nearly equal.
 
-    Not quite all: AdamW takes a whole step along a gradient that is nothing but rounding, as that
-    of GPT-2's key biases.
+    A few weights may differ, because AdamW takes a full step along a gradient that consists of
+    rounding errors only, as for GPT-2's key biases.
     """
     expected = weights(other)
     near = [
         torch.isclose(tensor, expected[name], atol=2e-5, rtol=1e-4).flatten()
-        for name, tensor in weights(one).items()
+        for name, tensor in weights(actual).items()
     ]
     assert torch.cat(near).float().mean() > 0.99
     torch.testing.assert_close(
-        one.logits(some(one)), other.logits(some(other)), atol=2e-3, rtol=1e-3
+        actual.logits(some_prompts(actual)), other.logits(some_prompts(other)), atol=2e-3, rtol=1e-3
     )
 
 
-def some(recommender: Recommender, count: int = 12) -> PromptBatch:
+def some_prompts(recommender: Recommender, count: int = 12) -> PromptBatch:
     return recommender.prompt.samples(SAMPLES.take(np.arange(count) * 5), tiny.DATA)
 
 
@@ -132,26 +132,26 @@ def some(recommender: Recommender, count: int = 12) -> PromptBatch:
     [*((kind, ERRORS[0]) for kind in KINDS), *(("compact", error) for error in ERRORS[1:])],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_training_that_ran_out_of_memory_ends_where_any_would(
+def test_training_out_of_memory_gives_same_weights(
     sources: dict[str, BackboneConfig], kind: str, error: Exception
 ) -> None:
-    expected = fit_from(fresh(sources[kind]), PREPARED, RECIPE, lambda _: None)
+    expected = fit_from(fresh(sources[kind]), DATA_SPLIT, RECIPE, lambda _: None)
 
-    with Small(5, error) as machine:
-        found = fit_from(fresh(sources[kind]), PREPARED, RECIPE, lambda _: None)
+    with LimitedMemory(5, error) as limit:
+        trained = fit_from(fresh(sources[kind]), DATA_SPLIT, RECIPE, lambda _: None)
 
-    assert machine.most <= 5
-    assert machine.failures
-    assert_same(found, expected)
-    assert memory_report(found) == {"micro_batch": 4, "halvings": 3, "checkpointed": True}
+    assert limit.largest <= 5
+    assert limit.failures
+    assert_same(trained, expected)
+    assert memory_report(trained) == {"micro_batch": 4, "halvings": 3, "checkpointed": True}
     assert memory_report(expected) == {"micro_batch": None, "halvings": 0, "checkpointed": False}
 
 
-def test_it_says_so_without_saying_of_whom(
+def test_out_of_memory_is_logged_without_data(
     sources: dict[str, BackboneConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Small(16):
-        fit_from(fresh(sources["llama"]), PREPARED, RECIPE, lambda _: None)
+    with LimitedMemory(16):
+        fit_from(fresh(sources["llama"]), DATA_SPLIT, RECIPE, lambda _: None)
 
     assert caplog.messages == [
         "out of memory: recomputing the layers' activations from now on",
@@ -160,13 +160,13 @@ def test_it_says_so_without_saying_of_whom(
 
 
 @every_kind
-def test_parts_have_the_gradients_of_the_whole(
+def test_smaller_parts_give_gradients_of_whole_batch(
     sources: dict[str, BackboneConfig], kind: str
 ) -> None:
-    """Also with dropout: what is computed again drops the same."""
+    """With dropout too, because the recomputation uses the same dropout mask."""
     recommender = build(VOCABULARY, sources[kind])
     recommender.model.train()
-    prompts = some(recommender)
+    prompts = some_prompts(recommender)
 
     def gradients() -> list[torch.Tensor]:
         recommender.model.zero_grad()
@@ -175,60 +175,61 @@ def test_parts_have_the_gradients_of_the_whole(
         (logits[:, 0] - logits[:, 1]).square().sum().backward()
         return [p.grad.clone() for p in recommender.model.parameters() if p.grad is not None]
 
-    recommender.memory.rows = 5
+    recommender.memory.training_rows = 5
     in_parts = gradients()
     torch.manual_seed(3)
-    by_hand = [recommender.answer_logits(prompts.take(slice(s, s + 5))) for s in (0, 5, 10)]
+    part_logits = [recommender.answer_logits(prompts.take(slice(s, s + 5))) for s in (0, 5, 10)]
     recommender.model.zero_grad()
-    logits = torch.cat(by_hand)
+    logits = torch.cat(part_logits)
     (logits[:, 0] - logits[:, 1]).square().sum().backward()
     expected = [p.grad for p in recommender.model.parameters() if p.grad is not None]
 
     assert len(in_parts) == len(expected)
-    for one, other in zip(in_parts, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for gradient, other in zip(in_parts, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-4, rtol=1e-4)
 
 
 @every_kind
-def test_recomputed_layers_have_the_same_gradients(
+def test_recomputed_layers_give_same_gradients(
     sources: dict[str, BackboneConfig], kind: str
 ) -> None:
     recommender = fresh(sources[kind])
-    again = recommender.with_model(copy.deepcopy(recommender.model))
-    assert checkpoint_layers(again.model)
-    assert not checkpoint_layers(again.model)
-    for each in (recommender, again):
-        each.model.train()
-        each.live_logits(some(each)).square().sum().backward()
+    recomputing = recommender.with_model(copy.deepcopy(recommender.model))
+    assert checkpoint_layers(recomputing.model)
+    assert not checkpoint_layers(recomputing.model)
+    for either in (recommender, recomputing):
+        either.model.train()
+        either.live_logits(some_prompts(either)).square().sum().backward()
 
-    for one, other in zip(recommender.model.parameters(), again.model.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-5)
+    both = zip(recommender.model.parameters(), recomputing.model.parameters(), strict=True)
+    for stored, recomputed in both:
+        torch.testing.assert_close(stored.grad, recomputed.grad, atol=1e-5, rtol=1e-5)
 
 
 @every_kind
-def test_reading_halves_as_well(
+def test_inference_halves_rows(
     sources: dict[str, BackboneConfig], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All twelve prompts in one batch at first.
+    # The first attempt has all twelve prompts in one batch.
     monkeypatch.setattr("models.recommender.base.TOKENS_AT_ONCE_ON_CPU", 1_000_000)
     recommender = fresh(sources[kind])
-    prompts = some(recommender)
+    prompts = some_prompts(recommender)
     expected = recommender.logits(prompts)
 
-    with Small(5) as machine:
-        found = recommender.logits(prompts)
+    with LimitedMemory(5) as limit:
+        logits = recommender.logits(prompts)
 
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert machine.failures == 2  # Of twelve and of six; the rest goes as the first three went.
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert limit.failures == 2  # For 12 rows and for 6; all later batches have 3.
 
 
-def test_where_no_row_fits_it_says_what_to_do(sources: dict[str, BackboneConfig]) -> None:
+def test_single_row_that_does_not_fit_raises_error(sources: dict[str, BackboneConfig]) -> None:
     recommender = fresh(sources["llama"])
-    with Small(0), pytest.raises(OutOfMemoryError, match="choose a smaller backbone"):
-        fit_from(recommender, PREPARED, RECIPE, lambda _: None)
-    with Small(0), pytest.raises(OutOfMemoryError, match="Give the worker more"):
-        recommender.logits(some(recommender))
-    assert recommender.memory.rows == 1
+    with LimitedMemory(0), pytest.raises(OutOfMemoryError, match="use a smaller backbone"):
+        fit_from(recommender, DATA_SPLIT, RECIPE, lambda _: None)
+    with LimitedMemory(0), pytest.raises(OutOfMemoryError, match="Give the worker more"):
+        recommender.logits(some_prompts(recommender))
+    assert recommender.memory.training_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_where_no_row_fits_it_says_what_to_do(sources: dict[str, BackboneConfig]
     ],
     ids=lambda method: method.name,
 )
-def test_unlearning_goes_on_and_reports_it(
+def test_unlearning_out_of_memory_gives_same_weights(
     sources: dict[str, BackboneConfig], method: E2URec | Npo
 ) -> None:
     if isinstance(method, E2URec):
@@ -247,24 +248,26 @@ def test_unlearning_goes_on_and_reports_it(
         method = E2URec(replace(method.config, adapter=adapter))
     task = UnlearningTask(
         recommender=fresh(sources["llama"]),
-        prepared=prepare(tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT),
+        prepared=split_for_forgetting(
+            tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT
+        ),
         expected={},
         recipe=RECIPE,
     )
     expected = method.unlearn(task, lambda _: None)
 
-    with Small(3, training=True):
-        found = method.unlearn(task, lambda _: None)
+    with LimitedMemory(3, training=True):
+        unlearned = method.unlearn(task, lambda _: None)
 
-    assert_same(found.recommender, expected.recommender)
-    assert found.metrics["micro_batch"] <= 3
-    assert found.metrics["halvings"] >= 2
+    assert_same(unlearned.recommender, expected.recommender)
+    assert unlearned.metrics["micro_batch"] <= 3
+    assert unlearned.metrics["halvings"] >= 2
     assert expected.metrics["halvings"] == 0
 
 
 @pytest.fixture
 def step(sources: dict[str, BackboneConfig]) -> Callable[[object], None]:
-    """Take a step whose loss is that of the prompts, or raises."""
+    """Return a function that takes a step with a loss times a number, or with an error."""
     recommender = fresh(sources["compact"])
     optimizer = torch.optim.AdamW(recommender.model.parameters())
 
@@ -272,7 +275,7 @@ def step(sources: dict[str, BackboneConfig]) -> Callable[[object], None]:
         def loss() -> torch.Tensor:
             if isinstance(outcome, Exception):
                 raise outcome
-            return recommender.live_logits(some(recommender)).sum() * outcome
+            return recommender.live_logits(some_prompts(recommender)).sum() * outcome
 
         before = copy.deepcopy(weights(recommender))
         try:
@@ -280,12 +283,12 @@ def step(sources: dict[str, BackboneConfig]) -> Callable[[object], None]:
         finally:
             if outcome != 1.0:
                 after = weights(recommender)
-                assert all(torch.equal(after[name], held) for name, held in before.items())
+                assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
     return take
 
 
-def test_other_errors_are_no_lack_of_memory(step: Callable[[object], None]) -> None:
+def test_other_errors_are_raised_and_leave_weights(step: Callable[[object], None]) -> None:
     step(1.0)
     with pytest.raises(DivergedError):
         step(float("nan"))
@@ -294,27 +297,27 @@ def test_other_errors_are_no_lack_of_memory(step: Callable[[object], None]) -> N
             step(error)
 
 
-def test_what_cannot_be_split_is_not_tried_for_ever(sources: dict[str, BackboneConfig]) -> None:
-    """A loss that no prompts are read for has nothing to halve."""
+def test_loss_without_prompts_is_not_repeated(sources: dict[str, BackboneConfig]) -> None:
+    """There are no rows to halve, so the error is raised after one attempt."""
     recommender = fresh(sources["compact"])
     checkpoint_layers(recommender.model)
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([parameter])
-    tried = []
+    attempts = []
 
     def loss() -> torch.Tensor:
-        tried.append(1)
+        attempts.append(1)
         raise MemoryError
 
     with pytest.raises(OutOfMemoryError):
         take_step(recommender, optimizer, loss)
-    assert len(tried) == 1
+    assert len(attempts) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps this limit")
-def test_it_goes_on_where_the_system_gives_no_more() -> None:
-    """No error is injected here: a process of its own has less address space than its batch."""
-    found = subprocess.run(
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces this limit")
+def test_training_survives_refused_allocation() -> None:
+    """Run a separate process with less address space than its batch needs."""
+    process = subprocess.run(
         [sys.executable, "-m", "tests.support.short_of_memory"],
         cwd=Path(__file__).parents[3],
         capture_output=True,
@@ -322,65 +325,65 @@ def test_it_goes_on_where_the_system_gives_no_more() -> None:
         check=True,
     )
 
-    report = json.loads(found.stdout)
+    report = json.loads(process.stdout)
     assert report["halvings"] >= 1
     assert report["apart"] < 1e-5
-    assert b"out of memory: computing a batch of 8192 rows 4096 at a time" in found.stderr
+    assert b"out of memory: computing a batch of 8192 rows 4096 at a time" in process.stderr
 
 
 @every_kind
-def test_a_cpu_is_asked_before_it_is_full(
+def test_cpu_batch_is_limited_before_memory_runs_out(
     sources: dict[str, BackboneConfig], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There nothing is refused: the system would end the process."""
+    """The CPU raises no error; the system would kill the process."""
     whole = fresh(sources[kind])
-    prompts = some(whole)
+    prompts = some_prompts(whole)
     whole.model.train()
     whole.live_logits(prompts)
-    assert whole.memory.rows is None
-    held = free_memory() // 3 // whole.memory.tokens * int(prompts.lengths.max())
+    assert whole.memory.training_rows is None
+    prompt_bytes = free_memory() // 3 // whole.memory.training_tokens * int(prompts.lengths.max())
 
-    monkeypatch.setattr("models.runtime.memory.free_memory", lambda: 3 * 5 * held)
+    monkeypatch.setattr("models.runtime.memory.free_memory", lambda: 3 * 5 * prompt_bytes)
     recommender = fresh(sources[kind])
     recommender.model.train()
-    with Small(6) as machine:
-        found = recommender.live_logits(prompts)
+    with LimitedMemory(6) as limit:
+        logits = recommender.live_logits(prompts)
 
-    assert 3 <= recommender.memory.rows <= 6
-    assert machine.failures == 0
-    torch.testing.assert_close(found, whole.answer_logits(prompts), atol=1e-4, rtol=1e-4)
+    assert 3 <= recommender.memory.training_rows <= 6
+    assert limit.failures == 0
+    torch.testing.assert_close(logits, whole.answer_logits(prompts), atol=1e-4, rtol=1e-4)
 
 
-def test_a_container_may_have_less_than_its_machine(
+def test_container_limit_reduces_free_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.runtime.memory._CONTAINER", tmp_path)
-    machine = free_memory()
+    monkeypatch.setattr("models.runtime.memory._CGROUP", tmp_path)
+    machine_bytes = free_memory()
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory() > machine / 2
+    assert free_memory() > machine_bytes / 2
     (tmp_path / "memory.max").write_text("1500\n")
     assert free_memory() == 500
     (tmp_path / "memory.max").write_text("900\n")
     assert free_memory() == 0
 
 
-def test_an_attempt_lets_go_of_what_failed() -> None:
-    held: list[torch.Tensor] = []
+def test_failed_attempt_frees_its_tensors() -> None:
+    deleted: list[torch.Tensor] = []
 
-    class Held(torch.Tensor):
+    class Tracked(torch.Tensor):
         def __del__(self) -> None:
-            held.append(torch.empty(0))
+            deleted.append(torch.empty(0))
 
     def action() -> None:
-        big = torch.ones(3).as_subclass(Held)  # noqa: F841 -- alive while the error travels
+        big = torch.ones(3).as_subclass(Tracked)  # noqa: F841 -- alive while the error propagates
         raise MemoryError
 
     assert attempt(action) is None
-    assert held
+    assert deleted
 
 
-def test_a_halved_batch_may_shrink_again() -> None:
-    memory = Memory(rows=8, asked=5)
+def test_halving_starts_from_smaller_last_batch() -> None:
+    memory = Memory(training_rows=8, last_batch_rows=5)
     memory.halve()
-    assert (memory.rows, memory.halvings) == (2, 1)
+    assert (memory.training_rows, memory.halvings) == (2, 1)

@@ -1,7 +1,7 @@
-"""Models on another device: what meets there comes from there, and what is computed comes back.
+"""Tests that models on another device never mix its tensors with those of the CPU.
 
-No GPU is needed: torch's `meta` device has shapes without numbers. A mode watches every operation,
-as a GPU would, and gives numbers to what is fetched from there. What they are does not matter here.
+The tests need no GPU: torch's `meta` device has shapes without values. A dispatch mode checks the
+devices in every operation and returns placeholder values for tensors that are copied to the CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from models.audit.calibration import ExpectedLossIncrease
 from models.backbones.compact import CompactConfig, CompactT5Config
 from models.checkpoints.adapter import AdapterConfig, attach
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
@@ -42,46 +42,49 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
     from models.unlearning.base import UnlearningMethod
 
-ELSEWHERE: Final = torch.device("meta")
+OTHER_DEVICE: Final = torch.device("meta")
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
-BATCH: Final = prepare(tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT)
+DATA_SPLIT: Final = split_for_forgetting(
+    tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT
+)
 LOSS_INCREASE: Final = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.03, rows=20, units=5)
 SMALL: Final = {
     "compact": CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
     "compact-t5": CompactT5Config(),
 }
-#: These copy from one device to the other, or may take indices from the CPU.
-#: What whoever asks for a single number from elsewhere is told.
-ASKED: Final = {"item": 0.5, "_local_scalar_dense": 0.5, "is_nonzero": False}
+#: Operations that read one number from the device, and the placeholder that they return.
+SCALAR_READS: Final = {"item": 0.5, "_local_scalar_dense": 0.5, "is_nonzero": False}
+#: Operations that copy between devices, or may take indices from the CPU.
 CROSSING: Final = {"_to_copy", "copy_", "index", "index_put_", "index_put"}
 
 
 class Accelerator(TorchDispatchMode):
-    """Lets no tensor of the CPU meet one from elsewhere, as no GPU does."""
+    """Raise an error for operations on tensors of different devices, as a GPU does."""
 
     def __torch_dispatch__(
         self, func: Any, _types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
-        if torch.is_inference_mode_enabled():  # Then operations come here whole.
+        if torch.is_inference_mode_enabled():  # Composite operations arrive undecomposed.
             with self:
-                found = func.decompose(*args, **kwargs)
-            if found is not NotImplemented:
-                return found
-        met = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        there = {each.device for each in met if each.ndim}
-        if len(there) > 1:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        devices = {tensor.device for tensor in tensors if tensor.ndim}
+        if len(devices) > 1:
             crosses = name in CROSSING
             if name.startswith("index_put"):  # The values must be where the tensor is.
                 crosses = args[0].device == args[2].device or not args[2].ndim
             if not crosses:
-                raise RuntimeError(f"{name}: expected all tensors on one device, not {there}")
-        if name in ASKED and args[0].device == ELSEWHERE:
-            return ASKED[name]
-        to = kwargs.get("device", args[0].device if name == "copy_" else None)
-        leaves = to == torch.device("cpu") and any(each.device == ELSEWHERE for each in met)
-        if name in {"_to_copy", "copy_"} and leaves:
+                raise RuntimeError(f"{name}: expected all tensors on one device, not {devices}")
+        if name in SCALAR_READS and args[0].device == OTHER_DEVICE:
+            return SCALAR_READS[name]
+        target = kwargs.get("device", args[0].device if name == "copy_" else None)
+        from_meta = any(tensor.device == OTHER_DEVICE for tensor in tensors)
+        if name in {"_to_copy", "copy_"} and target == torch.device("cpu") and from_meta:
             source = args[-1]
             fetched = torch.full(source.shape, 0.5, dtype=kwargs.get("dtype") or source.dtype)
             return args[0].copy_(fetched) if name == "copy_" else fetched
@@ -89,8 +92,8 @@ class Accelerator(TorchDispatchMode):
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere() -> Iterator[None]:
-    use(Machine(device=ELSEWHERE))
+def _other_device() -> Iterator[None]:
+    use(Machine(device=OTHER_DEVICE))
     with Accelerator():
         yield
     use(Machine())
@@ -105,29 +108,29 @@ def recipe(config: BackboneConfig) -> TrainConfig:
     return TrainConfig(backbone=config, batch_size=64, warmup_steps=2, validations=1)
 
 
-def test_a_careless_model_is_caught() -> None:
+def test_mixed_devices_raise_error() -> None:
     with pytest.raises(RuntimeError, match="on one device"):
-        torch.ones(2, 2) @ torch.ones(2, 2, device=ELSEWHERE)
-    assert (torch.ones(2, device=ELSEWHERE) + 1).cpu().tolist() == [0.5, 0.5]
+        torch.ones(2, 2) @ torch.ones(2, 2, device=OTHER_DEVICE)
+    assert (torch.ones(2, device=OTHER_DEVICE) + 1).cpu().tolist() == [0.5, 0.5]
 
 
-def test_training_and_answering(config: BackboneConfig) -> None:
-    found = fit(VOCABULARY, BATCH, recipe(config), lambda _: None)
-    found.memory.rows = 7
-    fit_from(found, BATCH, recipe(config), lambda _: None)
+def test_training_and_inference_keep_devices(config: BackboneConfig) -> None:
+    recommender = fit(VOCABULARY, DATA_SPLIT, recipe(config), lambda _: None)
+    recommender.memory.training_rows = 7
+    fit_from(recommender, DATA_SPLIT, recipe(config), lambda _: None)
 
-    assert found.device == ELSEWHERE
-    answers = margins(found, found.prompt.golden())
+    assert recommender.device == OTHER_DEVICE
+    answers = margins(recommender, recommender.prompt.golden())
     assert answers.device == torch.device("cpu")
     assert answers.dtype == torch.float32
-    wanted = [Candidate(n, {}, f"Item {n}") for n in range(3)]
-    assert found.score({}, [HistoryEvent(1, 4.0, "Item 1")], wanted).shape == (3,)
+    candidates = [Candidate(n, {}, f"Item {n}") for n in range(3)]
+    assert recommender.score({}, [HistoryEvent(1, 4.0, "Item 1")], candidates).shape == (3,)
 
 
-def test_half_the_precision_answers_in_whole(tmp_path: Path) -> None:
+def test_bfloat16_model_returns_float32_margins(tmp_path: Path) -> None:
     config = replace(tiny.save("llama", tmp_path), dtype="bfloat16")
     student = attach(build(VOCABULARY, config), AdapterConfig(rank=2), 0)
-    fit_from(student, BATCH, recipe(config), lambda _: None)
+    fit_from(student, DATA_SPLIT, recipe(config), lambda _: None)
 
     assert margins(student, student.prompt.golden()).dtype == torch.float32
 
@@ -147,13 +150,18 @@ _LOOP: Final = LoopConfig(batch_size=8, steps=2)
     ids=lambda method: method.name,
 )
 @pytest.mark.parametrize("kind", ["compact", "llama"])
-def test_unlearning(method: UnlearningMethod, kind: str, tmp_path: Path) -> None:
+def test_unlearned_model_stays_on_device(
+    method: UnlearningMethod, kind: str, tmp_path: Path
+) -> None:
     config = SMALL.get(kind) or tiny.save(kind, tmp_path)
-    root: Recommender = method.train(VOCABULARY, BATCH, recipe(config), lambda _: None)
+    root: Recommender = method.train(VOCABULARY, DATA_SPLIT, recipe(config), lambda _: None)
     task = UnlearningTask(
-        recommender=root, prepared=BATCH, expected={"user": LOSS_INCREASE}, recipe=recipe(config)
+        recommender=root,
+        prepared=DATA_SPLIT,
+        expected={"user": LOSS_INCREASE},
+        recipe=recipe(config),
     )
 
-    found = method.unlearn(task, lambda _: None)
+    unlearned = method.unlearn(task, lambda _: None)
 
-    assert found.recommender.device == ELSEWHERE
+    assert unlearned.recommender.device == OTHER_DEVICE

@@ -13,7 +13,7 @@ import torch
 
 from models.backbones.compact import CompactConfig
 from models.checkpoints.adapter import AdapterConfig, attach
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
-PREPARED: Final = prepare(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
+DATA_SPLIT: Final = split_for_forgetting(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)
 #: The last batch has so few rows that a process can get none.
-ROWS: Final = len(PREPARED.parts.train)
+ROWS: Final = len(DATA_SPLIT.parts.train)
 RECIPE: Final = TrainConfig(
     backbone=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
     batch_size=(ROWS - 1) // 4,
@@ -71,9 +71,9 @@ def assert_near(actual: Recommender, expected: Recommender) -> None:
 
 def test_two_processes_train_the_model_of_one_process() -> None:
     seen: list[float] = []
-    trained = fit(VOCABULARY, PREPARED, RECIPE, seen.append)
+    trained = fit(VOCABULARY, DATA_SPLIT, RECIPE, seen.append)
     use(Machine())
-    expected = fit(VOCABULARY, PREPARED, RECIPE, ignore)
+    expected = fit(VOCABULARY, DATA_SPLIT, RECIPE, ignore)
 
     assert ROWS % RECIPE.batch_size in {1, 2, 3, 4}
     assert_near(trained, expected)
@@ -92,9 +92,9 @@ def test_language_model_changes_only_its_adapter(tmp_path: Path) -> None:
     base = build(VOCABULARY, tiny.save("llama", tmp_path))
     recipe = replace(RECIPE, epochs=1, batch_size=ROWS // 2, warmup_steps=1)
     adapter = AdapterConfig(rank=2, alpha=4, dropout=0.0)
-    trained = fit_from(attach(base, adapter, 0), PREPARED, recipe, ignore)
+    trained = fit_from(attach(base, adapter, 0), DATA_SPLIT, recipe, ignore)
     use(Machine())
-    expected = fit_from(attach(base, adapter, 0), PREPARED, recipe, ignore)
+    expected = fit_from(attach(base, adapter, 0), DATA_SPLIT, recipe, ignore)
 
     assert_near(trained, expected)
     start = attach(base, adapter, 0).model.state_dict()
@@ -105,7 +105,7 @@ def test_language_model_changes_only_its_adapter(tmp_path: Path) -> None:
 
 def test_an_error_in_a_process_is_raised() -> None:
     with pytest.raises(DivergedError, match="Lower the learning rate"):
-        fit(VOCABULARY, PREPARED, replace(RECIPE, learning_rate=1e30), ignore)
+        fit(VOCABULARY, DATA_SPLIT, replace(RECIPE, learning_rate=1e30), ignore)
 
 
 def test_the_callback_can_interrupt_waiting_processes() -> None:

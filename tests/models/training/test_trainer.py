@@ -11,13 +11,13 @@ import torch
 
 from models.audit.calibration import CalibrationConfig, shadow_rows
 from models.backbones.compact import CompactConfig
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.metrics import item_mean_margins, utility
 from models.training.step import DivergedError
 from models.training.trainer import TrainConfig, fit, margins, row_losses
 
 if TYPE_CHECKING:
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
@@ -49,12 +49,12 @@ def equal(first: Recommender, second: Recommender) -> bool:
 
 
 @pytest.fixture(scope="module")
-def short(vocabulary: Vocabulary, prepared: Prepared) -> Recommender:
+def short(vocabulary: Vocabulary, prepared: ForgetSplit) -> Recommender:
     return fit(vocabulary, prepared, SHORT, ignore)
 
 
 def test_the_model_beats_the_item_mean(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     test = prepared.parts.test
     test_margins = margins(trained, trained.prompt.samples(test, planted)).numpy()
@@ -67,7 +67,7 @@ def test_the_model_beats_the_item_mean(
 
 
 def test_row_losses_match_the_answers_probabilities(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     test = prepared.parts.test
     probability = trained.logits(trained.prompt.samples(test, planted)).double().softmax(1)[:, 0]
@@ -80,14 +80,14 @@ def test_row_losses_match_the_answers_probabilities(
 
 
 def test_no_rows_have_no_losses(
-    trained: Recommender, planted: Interactions, prepared: Prepared
+    trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     assert len(prepared.forget) == 0
     assert row_losses(trained, prepared.forget, planted).shape == (0,)
 
 
 def test_the_same_seed_gives_the_same_weights(
-    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+    vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     torch.manual_seed(99)  # Other random draws must not matter.
 
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_another_seed_gives_other_weights(
-    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+    vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     other_order = fit(vocabulary, prepared, replace(SHORT, seed=1), ignore)
     other_start = fit(
@@ -109,7 +109,7 @@ def test_another_seed_gives_other_weights(
 
 
 def test_training_leaves_the_global_random_state_alone(
-    vocabulary: Vocabulary, prepared: Prepared
+    vocabulary: Vocabulary, prepared: ForgetSplit
 ) -> None:
     before = torch.get_rng_state()
 
@@ -122,18 +122,22 @@ def test_the_weights_depend_on_retained_training_rows_alone(
     planted: Interactions,
     holdout: frozenset[int],
     vocabulary: Vocabulary,
-    prepared: Prepared,
+    prepared: ForgetSplit,
 ) -> None:
     """Retraining without a user equals, bit for bit, training on data that never had the user."""
-    gone = prepare(planted, ForgetIndices(users=frozenset({1})), holdout, prepared.bounds)
-    never = prepare(planted.take(planted.user != 1), ForgetIndices(), holdout, prepared.bounds)
+    gone = split_for_forgetting(
+        planted, ForgetIndices(users=frozenset({1})), holdout, prepared.bounds
+    )
+    never = split_for_forgetting(
+        planted.take(planted.user != 1), ForgetIndices(), holdout, prepared.bounds
+    )
 
     assert len(gone.forget) > 0
     assert equal(fit(vocabulary, gone, SHORT, ignore), fit(vocabulary, never, SHORT, ignore))
 
 
 def test_test_and_holdout_labels_do_not_affect_training(
-    vocabulary: Vocabulary, prepared: Prepared, short: Recommender
+    vocabulary: Vocabulary, prepared: ForgetSplit, short: Recommender
 ) -> None:
     parts = prepared.parts
     changed = replace(
@@ -149,7 +153,7 @@ def test_test_and_holdout_labels_do_not_affect_training(
 
 
 def test_the_state_with_the_lowest_validation_loss_is_returned(
-    vocabulary: Vocabulary, prepared: Prepared, planted: Interactions
+    vocabulary: Vocabulary, prepared: ForgetSplit, planted: Interactions
 ) -> None:
     """With reversed validation labels, every later state is worse than the first."""
     parts = prepared.parts
@@ -171,7 +175,7 @@ def test_a_trained_model_is_in_evaluation_mode(short: Recommender) -> None:
     assert not short.model.training
 
 
-def test_progress_increases_toward_one(vocabulary: Vocabulary, prepared: Prepared) -> None:
+def test_progress_increases_toward_one(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
     seen: list[float] = []
 
     fit(vocabulary, prepared, SHORT, seen.append)
@@ -181,7 +185,7 @@ def test_progress_increases_toward_one(vocabulary: Vocabulary, prepared: Prepare
     assert all(0 < fraction <= 1 for fraction in seen)
 
 
-def test_the_progress_callback_can_interrupt(vocabulary: Vocabulary, prepared: Prepared) -> None:
+def test_the_progress_callback_can_interrupt(vocabulary: Vocabulary, prepared: ForgetSplit) -> None:
     calls: list[float] = []
 
     def stop(fraction: float) -> None:
@@ -195,13 +199,15 @@ def test_the_progress_callback_can_interrupt(vocabulary: Vocabulary, prepared: P
 
 @pytest.mark.parametrize("rate", [1e30, float("inf")])
 def test_a_diverged_loss_is_an_error(
-    vocabulary: Vocabulary, prepared: Prepared, rate: float
+    vocabulary: Vocabulary, prepared: ForgetSplit, rate: float
 ) -> None:
     with pytest.raises(DivergedError, match="Lower the learning rate"):
         fit(vocabulary, prepared, replace(SHORT, learning_rate=rate), ignore)
 
 
-def test_a_last_step_that_diverged_is_an_error(vocabulary: Vocabulary, prepared: Prepared) -> None:
+def test_a_last_step_that_diverged_is_an_error(
+    vocabulary: Vocabulary, prepared: ForgetSplit
+) -> None:
     """With a single step there is no later training loss; validation detects the divergence."""
     one_step = replace(SHORT, batch_size=len(prepared.parts.train), learning_rate=float("inf"))
 
@@ -211,10 +217,10 @@ def test_a_last_step_that_diverged_is_an_error(vocabulary: Vocabulary, prepared:
 
 @pytest.mark.parametrize("users", [2, 3, 9])
 def test_a_shadow_of_few_users_keeps_half_of_them(
-    planted: Interactions, prepared: Prepared, users: int
+    planted: Interactions, prepared: ForgetSplit, users: int
 ) -> None:
     data = planted.take(planted.user < users)
-    whole = prepare(data, ForgetIndices(), frozenset(), prepared.bounds)
+    whole = split_for_forgetting(data, ForgetIndices(), frozenset(), prepared.bounds)
     shadow_data = shadow_rows(data, whole, frozenset(), CalibrationConfig(items=0, pairs=0))
     assert len(shadow_data.forget)
     assert len(np.unique(shadow_data.parts.train.user)) >= users // 2

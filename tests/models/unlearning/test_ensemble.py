@@ -15,7 +15,7 @@ import torch
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.backbones.compact import CompactConfig
 from models.checkpoints import checkpoint as checkpoints
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.prompts.prompt_batch import PromptBatch
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.vocabulary import Vocabulary
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
     from models.recommender.ensemble import Ensemble
     from models.training.trainer import TrainConfig
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 DATA = planted()
 DATA = DATA.take((DATA.user < 30) | (DATA.user >= 145))
-WHOLE = prepare(DATA, ForgetIndices(), HOLDOUT)
+WHOLE = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT)
 VOCABULARY = Vocabulary.from_catalog(DATA)
 BRIEF = replace(
     RECIPE,
@@ -76,7 +76,7 @@ class Case:
     method: ShardedMethod
     root: Ensemble
 
-    def task(self, batch: Prepared, recipe: TrainConfig = BRIEF) -> UnlearningTask:
+    def task(self, batch: ForgetSplit, recipe: TrainConfig = BRIEF) -> UnlearningTask:
         return UnlearningTask(recommender=self.root, prepared=batch, expected={}, recipe=recipe)
 
 
@@ -93,8 +93,8 @@ def case(request: pytest.FixtureRequest, roots: dict[str, Ensemble]) -> Case:
     return Case(method=METHODS[request.param], root=roots[request.param])
 
 
-def without(forget: ForgetIndices) -> Prepared:
-    return prepare(DATA, forget, HOLDOUT, WHOLE.bounds)
+def without(forget: ForgetIndices) -> ForgetSplit:
+    return split_for_forgetting(DATA, forget, HOLDOUT, WHOLE.bounds)
 
 
 def same(first: Recommender, second: Recommender) -> bool:

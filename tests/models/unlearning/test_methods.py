@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.checkpoints.adapter import with_rows
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.recommender.base import Recommender
 from models.training.step import DivergedError
 from models.training.trainer import row_losses
@@ -194,7 +194,7 @@ def test_other_rows_hardly_change(
 def test_an_empty_batch_raises_an_error(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
-    empty = prepare(world.data, ForgetIndices(), HOLDOUT, world.whole.bounds)
+    empty = split_for_forgetting(world.data, ForgetIndices(), HOLDOUT, world.whole.bounds)
     with pytest.raises(NothingToForgetError):
         make(name).unlearn(replace(tasks[name], prepared=empty), nothing)
 
@@ -203,7 +203,7 @@ def test_holdout_users_are_an_empty_batch(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
     forget = ForgetIndices(users=frozenset([min(HOLDOUT)]))
-    untrained = prepare(world.data, forget, HOLDOUT, world.whole.bounds)
+    untrained = split_for_forgetting(world.data, forget, HOLDOUT, world.whole.bounds)
     if name in _WEIGHED:
         assert untrained.forget_valid  # The aggregation used their validation rows.
         untrained = replace(untrained, forget_valid=0)

@@ -26,11 +26,11 @@ from transformers import (
 )
 
 from models.audit.calibration import ExpectedLossIncrease
-from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, resolve
+from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, find_target_modules
 from models.checkpoints.adapter import attach, merge, save
 from models.checkpoints.checkpoint import load
 from models.checkpoints.checkpoint import save as save_release
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.data.samples import build_samples
 from models.data.splits import TimeSplit
 from models.prompts.vocabulary import Vocabulary
@@ -106,12 +106,12 @@ def test_roles_resolve_to_the_architectures_layers(
 ) -> None:
     model = recommenders[kind].model
     for role, ends in EXPECTED[kind].items():
-        layers = resolve(model, [role])
+        layers = find_target_modules(model, [role])
         assert layers
         assert all(any(name.endswith(f".{end}") for end in ends) for name in layers)
         assert all(any(name.endswith(f".{end}") for name in layers) for end in ends)
     if kind in INPUT:
-        assert resolve(model, ["embedding"]) == [INPUT[kind]]
+        assert find_target_modules(model, ["embedding"]) == [INPUT[kind]]
 
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -130,7 +130,7 @@ def test_the_product_adapter_covers_every_linear_layer_except_the_head(kind: str
     architecture, config = OTHERS[kind]
     model = architecture(config)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert set(resolve(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
+    assert set(find_target_modules(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
 
 
 def test_an_unknown_role_lists_the_known_roles(recommenders: dict[str, Recommender]) -> None:
@@ -143,7 +143,7 @@ def test_an_architecture_without_a_role_raises_an_error() -> None:
         pass
 
     with pytest.raises(AdapterTargetError, match="Bare has no layer known as 'query'"):
-        resolve(Bare(), ["query"])
+        find_target_modules(Bare(), ["query"])
 
 
 @every_backbone
@@ -196,7 +196,9 @@ def test_the_merged_model_answers_as_the_student_and_keeps_tied_weights(
 
 def task(parent: Recommender) -> UnlearningTask:
     bounds = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)
-    prepared = prepare(tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds)
+    prepared = split_for_forgetting(
+        tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds
+    )
     small = replace(
         prepared,
         parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),

@@ -1,4 +1,4 @@
-"""A replica's lease, its loads and its confirmations, step by step."""
+"""Test a replica's lease, loading of releases, switches and confirmations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.errors import KeyMismatchError, ReplicaNotReadyError
-from app.services.policies import ReplicaPolicy
 from app.services.pseudonyms import Pseudonyms
 from app.services.secrets import check_hash_key
 from app.serving.recommend.service import RecommendService
-from app.serving.replica.answering_right import AnsweringRight
+from app.serving.replica.answer_lease import AnswerLease
 from app.serving.scorers.torch_scorer import TorchScorer
+from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from tests.support.gateway_world import World, ask, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.serving.replica.live_model import ServingModel
+    from app.domain.releases import Release
+    from app.serving.replica.live_model import LoadedModel
     from app.serving.replica.replica import Replica
     from models.recommender.base import Recommender
 
@@ -34,7 +35,7 @@ def weights_of(world: World, name: str) -> Path:
 
 
 def reported(world: World, replica: Replica) -> tuple[str | None, str | None, bool]:
-    """Return what the database holds of the replica: serving, prepared, has a problem."""
+    """Return the replica's database row as (serving, prepared, has a problem)."""
     with world.uow(write=False) as uow:
         (row,) = [row for row in uow.replicas.all() if row.id == replica.id]
     return row.serving, row.prepared, row.problem is not None
@@ -47,27 +48,26 @@ class Clock:
         return self.now
 
 
-def test_the_right_ends_before_the_lease_counted_from_the_sending() -> None:
+def test_the_answer_lease_ends_a_margin_before_the_ttl_after_sending() -> None:
     clock = Clock()
-    policy = ReplicaPolicy(ttl=10.0, margin=2.0, rollout_timeout=60.0)
-    right = AnsweringRight(policy, clock)
-    assert not right.valid
-    sent = right.now()
-    clock.now += 5  # The answer of the database took five seconds.
-    right.extend(sent)
+    lease = AnswerLease(Settings(replica_ttl=10.0, replica_margin=2.0), clock)
+    assert not lease.valid
+    sent_at = lease.now()
+    clock.now += 5  # The database took five seconds to answer.
+    lease.extend(sent_at)
     clock.now = 107.9
-    assert right.valid
+    assert lease.valid
     clock.now = 108.0
     with pytest.raises(ReplicaNotReadyError):
-        right.require()
+        lease.require()
 
 
-def torch_recommender(serving_model: ServingModel) -> Recommender:
-    assert isinstance(serving_model.scorer, TorchScorer)
-    return serving_model.scorer.recommender
+def torch_recommender(loaded_model: LoadedModel) -> Recommender:
+    assert isinstance(loaded_model.scorer, TorchScorer)
+    return loaded_model.scorer.recommender
 
 
-def test_prepare_flip_confirm(world: World, replica: Replica) -> None:
+def test_a_replica_prepares_then_switches_then_confirms(world: World, replica: Replica) -> None:
     first = replica.live.release_id
     lease, second = world.publish(2)
     wait_until(lambda: reported(world, replica) == (first, second, False), "not prepared")
@@ -80,7 +80,7 @@ def test_prepare_flip_confirm(world: World, replica: Replica) -> None:
     assert row.pid == os.getpid()
 
 
-def test_serving_is_confirmed_only_after_the_last_reader_and_the_weights_are_gone(
+def test_a_release_is_confirmed_only_after_the_old_readers_and_weights_are_gone(
     world: World, replica: Replica
 ) -> None:
     first = replica.live.release_id
@@ -91,7 +91,7 @@ def test_serving_is_confirmed_only_after_the_last_reader_and_the_weights_are_gon
         world.flip(lease, second)
         wait_until(lambda: replica.live.release_id == second, "not switched")
         wait_until(lambda: reported(world, replica)[1] is None, "not reported")
-        assert reported(world, replica)[0] == first  # Somebody still reads it.
+        assert reported(world, replica)[0] == first  # An answer still reads the first release.
         assert torch_recommender(reading) is not None
     del reading
     wait_until(lambda: reported(world, replica)[0] == second, "not confirmed")
@@ -99,7 +99,7 @@ def test_serving_is_confirmed_only_after_the_last_reader_and_the_weights_are_gon
     assert old() is None
 
 
-def test_what_is_confirmed_has_no_page_of_the_old_weights_left(
+def test_after_confirmation_no_page_of_the_old_weights_is_mapped(
     world: World, replica: Replica, service: RecommendService
 ) -> None:
     def mapped(name: str | None) -> bool:
@@ -108,7 +108,7 @@ def test_what_is_confirmed_has_no_page_of_the_old_weights_left(
     first = replica.live.release_id
     assert service.answer(ask("u1", 5)).release == first
     assert mapped(first)
-    gc.disable()  # Nothing waits for a collection.
+    gc.disable()  # Freeing must not depend on garbage collection.
     try:
         second = world.roll_out(2)
         assert not mapped(first)
@@ -118,7 +118,7 @@ def test_what_is_confirmed_has_no_page_of_the_old_weights_left(
     assert service.answer(ask("u1", 5)).release == second
 
 
-def test_a_release_from_a_remote_store_is_mapped_although_its_copy_is_gone(
+def test_a_release_from_a_remote_store_stays_mapped_after_its_copy_is_deleted(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
     changed = {"artifacts_url": "memory://mapped-releases"}
@@ -134,17 +134,17 @@ def test_a_release_from_a_remote_store_is_mapped_although_its_copy_is_gone(
     assert copies == []
     assert re.search(rf"{first}/weights.safetensors \(deleted\)", maps)
     service = RecommendService(
-        world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+        world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
     )
     answer = service.answer(ask("u1", 5))
     service.close()
-    found = world.scores(first, "u1", [item.item_id for item in answer.items])
-    assert [item.score for item in answer.items] == pytest.approx(found, abs=1e-5)
+    expected = world.scores(first, "u1", [item.item_id for item in answer.items])
+    assert [item.score for item in answer.items] == pytest.approx(expected, abs=1e-5)
     world.roll_out(2)
     assert first not in Path("/proc/self/maps").read_text()
 
 
-def test_a_reader_that_stays_too_long_is_a_problem_and_is_never_cut_off(
+def test_a_reader_beyond_the_drain_timeout_is_reported_and_not_interrupted(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
     world.settings = world.settings.model_copy(update={"drain_timeout": 0.05})
@@ -154,21 +154,21 @@ def test_a_reader_that_stays_too_long_is_a_problem_and_is_never_cut_off(
     replica.start()
     wait_until(lambda: replica.live.release_id == first, "not serving")
     with replica.live.capture() as reading:
-        world_lease, second = world.publish(2)
+        second_lease, second = world.publish(2)
         wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
-        world.flip(world_lease, second)
+        world.flip(second_lease, second)
         wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
         assert torch_recommender(reading) is not None
     wait_until(lambda: reported(world, replica) == (second, None, False), "not confirmed")
 
 
-def test_a_damaged_release_is_reported_and_the_old_one_answers_until_the_flip(
+def test_a_damaged_release_is_reported_and_the_old_release_answers_until_the_flip(
     world: World, replica: Replica, service: RecommendService
 ) -> None:
     first = replica.live.release_id
     with world.uow() as uow:
         uow.releases.set_target(None)
-    lease, second = damaged(world)
+    lease, second = publish_damaged_release(world)
     wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
     assert reported(world, replica) == (first, None, True)
     assert any(second in reason for reason in replica.reasons_not_ready())
@@ -178,8 +178,8 @@ def test_a_damaged_release_is_reported_and_the_old_one_answers_until_the_flip(
         service.answer(ask("u1", 5))
 
 
-def damaged(world: World) -> tuple[object, str]:
-    """Publish a release whose weights are damaged before any replica can see it."""
+def publish_damaged_release(world: World) -> tuple[object, str]:
+    """Publish a release whose weights are damaged before a replica can read them."""
     publish = world.artifacts.publish
 
     def publish_damaged(local: Path, relative: str) -> None:
@@ -193,22 +193,25 @@ def damaged(world: World) -> tuple[object, str]:
     return world.publish(2)
 
 
-def test_a_release_recorded_under_another_digest_is_refused(world: World, replica: Replica) -> None:
+def test_a_release_with_another_digest_in_the_database_is_refused(
+    world: World, replica: Replica
+) -> None:
     lease, second = world.publish(2)
     wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
-    other = make_row_lie(world, second)
+    release = with_wrong_digest(world, second)
     with pytest.raises(ValueError, match="another digest"):
-        replica._rollout._load(other)
+        replica._release_switch._load(release)
     world.flip(lease, second)
 
 
-def make_row_lie(world: World, name: str):  # noqa: ANN201 - a Release with a wrong digest
+def with_wrong_digest(world: World, name: str) -> Release:
     with world.uow(write=False) as uow:
         release = uow.releases.get(name)
+    assert release is not None
     return release.evolve(digest="0" * 64)
 
 
-def test_a_fenced_replica_stops_answering_and_comes_back_under_a_new_id(
+def test_a_fenced_replica_stops_answering_and_registers_under_a_new_id(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
     lease, first = world.publish(1)
@@ -220,28 +223,28 @@ def test_a_fenced_replica_stops_answering_and_comes_back_under_a_new_id(
         uow.replicas.fence([old_id])
     replica._renewed_at = float("-inf")  # The renewal is due.
     replica.tick()
-    assert not replica.right.valid
+    assert not replica.answer_lease.valid
     assert replica.id is None
     replica.tick()
-    assert replica.right.valid
+    assert replica.answer_lease.valid
     assert replica.id != old_id
 
 
-def test_a_replica_that_comes_back_keeps_the_current_release_only(
+def test_a_replica_that_registers_again_keeps_only_the_live_release(
     world: World, replica: Replica, service: RecommendService
 ) -> None:
     world.publish(2)
-    wait_until(lambda: replica._rollout.state().prepared is not None, "not prepared")
+    wait_until(lambda: replica._release_switch.state().prepared is not None, "not prepared")
     old_id, live = replica.id, replica.live.release_id
     with world.uow() as uow:
         uow.releases.set_target(None)
         uow.replicas.fence([old_id])
-    wait_until(lambda: replica.id not in (None, old_id), "not registered anew")
+    wait_until(lambda: replica.id not in (None, old_id), "not registered again")
     wait_until(lambda: reported(world, replica) == (live, None, False), "not serving")
     assert service.answer(ask("u1", 5)).release == live
 
 
-def test_an_expired_replica_that_wakes_after_a_flip_does_not_answer_from_the_old_release(
+def test_an_expired_replica_does_not_answer_from_the_old_release_after_a_flip(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
     lease, first = world.publish(1)
@@ -249,28 +252,28 @@ def test_an_expired_replica_that_wakes_after_a_flip_does_not_answer_from_the_old
     replica = make_replica()
     replica.start()
     wait_until(lambda: replica.live.release_id == first, "not serving")
-    replica._stopping.set()  # Frozen: its threads do nothing any more.
+    replica._stopping.set()  # Simulates a frozen process.
     replica._thread.join()
     lease, second = world.publish(2)
     world.flip(lease, second)
     late = Clock()
-    late.now = replica.right.now() + world.settings.replica_ttl
-    replica.right._monotonic = late
-    assert not replica.right.valid
-    replica.tick()  # It wakes up: a new registration, and the old weights are gone.
+    late.now = replica.answer_lease.now() + world.settings.replica_ttl
+    replica.answer_lease._monotonic = late
+    assert not replica.answer_lease.valid
+    replica.tick()  # The process continues: it registers again and drops the old model.
     assert replica.live.release_id is None
     wait_until(lambda: (replica.tick(), replica.live.release_id == second)[1], "not reloaded")
 
 
-def test_stopping_says_goodbye(world: World, replica: Replica) -> None:
+def test_stop_deregisters_the_replica(world: World, replica: Replica) -> None:
     replica.stop()
     with world.uow(write=False) as uow:
         assert uow.replicas.all() == []
-    assert not replica.right.valid
+    assert not replica.answer_lease.valid
     assert replica.live.release_id is None
 
 
-def test_another_hash_key_never_gets_a_lease(
+def test_a_replica_with_another_hash_key_gets_no_lease(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
     with world.uow() as uow:
@@ -279,4 +282,4 @@ def test_another_hash_key_never_gets_a_lease(
     replica = make_replica()
     with pytest.raises(KeyMismatchError):
         replica.tick()
-    assert not replica.right.valid
+    assert not replica.answer_lease.valid

@@ -1,4 +1,4 @@
-"""The first stage follows the change log: deletions at once, byte for byte."""
+"""Test that the first stage follows the change log and applies deletions at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.domain.catalog import Interaction
 from app.services.forget import cancel_forget
 from app.services.interactions import add_interactions
 from app.services.recommendation_inputs import read_inputs
-from app.serving.retrieval.first_stage import Candidates
+from app.serving.retrieval.first_stage import FirstStage
 from models.prompts.scoring_inputs import HistoryEvent
 from tests.support.gateway_world import ITEMS, USERS, World, ask
 
@@ -19,23 +19,29 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def candidates(world: World) -> Candidates:
-    made = Candidates(world.uow, world.pseudonyms)
-    made.rebuild()
-    return made
+def first_stage(world: World) -> FirstStage:
+    first_stage = FirstStage(world.uow, world.pseudonyms)
+    first_stage.rebuild()
+    return first_stage
 
 
-def fresh(world: World) -> bytes:
-    """Return the state that is built from nothing."""
-    made = Candidates(world.uow, world.pseudonyms)
-    made.rebuild()
-    return made.fingerprint()
+def index_bytes(first_stage: FirstStage) -> bytes:
+    """Return the canonical bytes of the index."""
+    assert first_stage._state is not None
+    return first_stage._state.index.state()
 
 
-def propose(world: World, candidates: Candidates, user_id: str = "u0") -> list[str]:
+def rebuilt_bytes(world: World) -> bytes:
+    """Return the canonical bytes of an index that is built from the present data."""
+    first_stage = FirstStage(world.uow, world.pseudonyms)
+    first_stage.rebuild()
+    return index_bytes(first_stage)
+
+
+def propose(world: World, first_stage: FirstStage, user_id: str = "u0") -> list[str]:
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, user_id)
-        proposal = candidates.propose(
+        proposal = first_stage.propose(
             uow, inputs, ask(user_id, ITEMS, exclude_seen=False), 0, ITEMS + 1
         )
     return [item.id for item in proposal.items]
@@ -73,74 +79,76 @@ CHANGES = [forget_user, forget_item, new_rating, cancelled]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_following_gives_the_bytes_of_building_anew(
-    world: World, candidates: Candidates, change: Callable[[World], None]
+def test_following_the_log_gives_the_bytes_of_a_rebuild(
+    world: World, first_stage: FirstStage, change: Callable[[World], None]
 ) -> None:
     change(world)
-    before = candidates._state
-    candidates.follow()
-    assert candidates._state is before  # Changed in place, not rebuilt.
-    assert candidates.fingerprint() == fresh(world)
+    before = first_stage._state
+    first_stage.follow()
+    assert first_stage._state is before  # Changed in place, not rebuilt.
+    assert index_bytes(first_stage) == rebuilt_bytes(world)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_request_catches_up_by_itself(
-    world: World, candidates: Candidates, change: Callable[[World], None]
+def test_a_query_applies_the_log_by_itself(
+    world: World, first_stage: FirstStage, change: Callable[[World], None]
 ) -> None:
     change(world)
-    propose(world, candidates)
-    assert candidates.fingerprint() == fresh(world)
+    propose(world, first_stage)
+    assert index_bytes(first_stage) == rebuilt_bytes(world)
 
 
-def test_a_forgotten_pair_is_taken_out(world: World, candidates: Candidates) -> None:
+def test_a_forgotten_pair_is_removed(world: World, first_stage: FirstStage) -> None:
     with world.uow(write=False) as uow:
         item_id = uow.people.history("u3")[0].item_id
     world.forget("u3", item_id)
-    candidates.follow()
-    assert candidates.fingerprint() == fresh(world)
+    first_stage.follow()
+    assert index_bytes(first_stage) == rebuilt_bytes(world)
 
 
-def test_the_history_is_proposed_with_its_titles(world: World, candidates: Candidates) -> None:
-    """Prompts in words need them: slots mean nothing to a language model."""
+def test_the_proposal_contains_the_history_with_titles(
+    world: World, first_stage: FirstStage
+) -> None:
+    """Text prompts need titles: item indices mean nothing to a language model."""
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, "u1")
-        proposal = candidates.propose(uow, inputs, ask("u1", ITEMS, exclude_seen=False), 0, ITEMS)
+        proposal = first_stage.propose(uow, inputs, ask("u1", ITEMS, exclude_seen=False), 0, ITEMS)
         items = {item.id: item for item in uow.people.items()}
     assert proposal.history == tuple(
-        HistoryEvent(items[one.item_id].item_index, one.rating, items[one.item_id].title)
-        for one in inputs.history
+        HistoryEvent(items[event.item_id].item_index, event.rating, items[event.item_id].title)
+        for event in inputs.history
     )
     assert all(event.title for event in proposal.history)
 
 
-def test_a_forgotten_item_is_never_proposed(world: World, candidates: Candidates) -> None:
-    assert "i3" in propose(world, candidates)
+def test_a_forgotten_item_is_never_proposed(world: World, first_stage: FirstStage) -> None:
+    assert "i3" in propose(world, first_stage)
     world.forget(item_id="i3")
-    assert "i3" not in propose(world, candidates)
+    assert "i3" not in propose(world, first_stage)
     with world.uow() as uow:
         uow.people.retire_item("i3")
         uow.state.bump("items")
-    proposed = propose(world, candidates)
+    proposed = propose(world, first_stage)
     assert len(proposed) == ITEMS - 1
-    assert not any(each.startswith("retired") for each in proposed)
+    assert not any(item_id.startswith("retired") for item_id in proposed)
 
 
-def test_a_nameless_deletion_is_counted_anew_before_anything_is_proposed(
-    world: World, candidates: Candidates
+def test_a_deletion_without_user_id_causes_a_rebuild_before_a_proposal(
+    world: World, first_stage: FirstStage
 ) -> None:
-    people = len(candidates)
+    user_count = len(first_stage)
     world.forget("u3")
-    with world.uow() as uow:  # The deletion completes before this replica has looked.
+    with world.uow() as uow:  # The deletion completes before this replica reads the log.
         uow.state.forget_user_in_log("u3")
         uow.people.delete_user("u3")
         uow.state.bump("completed")
-    propose(world, candidates)
-    assert len(candidates) == people - 1
-    assert candidates.fingerprint() == fresh(world)
+    propose(world, first_stage)
+    assert len(first_stage) == user_count - 1
+    assert index_bytes(first_stage) == rebuilt_bytes(world)
 
 
-def test_nameless_ratings_wait_for_the_rebuild_off_the_path_but_deletions_do_not(
-    world: World, candidates: Candidates
+def test_ratings_without_user_id_wait_for_the_background_rebuild_but_deletions_do_not(
+    world: World, first_stage: FirstStage
 ) -> None:
     with world.uow() as uow:
         uow.people.upsert_interactions(
@@ -148,16 +156,16 @@ def test_nameless_ratings_wait_for_the_rebuild_off_the_path_but_deletions_do_not
         )
         uow.state.bump("interactions")
     world.forget("u3")
-    state = candidates._state
-    propose(world, candidates)
-    assert candidates._state is state
-    assert len(candidates) == len(USERS) - 1
-    candidates.follow()
-    assert candidates.fingerprint() == fresh(world)
+    state = first_stage._state
+    propose(world, first_stage)
+    assert first_stage._state is state
+    assert len(first_stage) == len(USERS) - 1
+    first_stage.follow()
+    assert index_bytes(first_stage) == rebuilt_bytes(world)
 
 
-def test_new_items_can_be_proposed(world: World, candidates: Candidates) -> None:
+def test_new_items_can_be_proposed(world: World, first_stage: FirstStage) -> None:
     with world.uow() as uow:
         uow.people.upsert_items([("new", "New", {"genre": ["Drama"]})])
         uow.state.bump("items")
-    assert "new" in propose(world, candidates)
+    assert "new" in propose(world, first_stage)

@@ -1,4 +1,4 @@
-"""A tiny language model, as a release would bring it."""
+"""Fixtures: a tiny language model with the prompts of a release."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recommender(source: Path) -> Recommender:
     config = parse_backbone(f"hf:{source}")
-    made = build(Vocabulary.from_catalog(tiny.DATA), config)
-    made.prompt = TextPrompt(tiny.byte_pairs(), closed=False, limit=None, wording=SHARED_PREFIX)
-    return made
+    recommender = build(Vocabulary.from_catalog(tiny.DATA), config)
+    recommender.prompt = TextPrompt(
+        tiny.byte_pairs(), keep_end_token=False, limit=None, wording=SHARED_PREFIX
+    )
+    return recommender

@@ -1,4 +1,4 @@
-"""The cache of prefixes holds no more than it may, and nothing that was forgotten."""
+"""Test the limit of the prefix cache, and that the cache drops forgotten users."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from app.serving.scorers.prefix_cache import PrefixCache
 from models.inference.shared_prefix import Prefix
 
-#: Of one token: keys and values of one layer, one head of eight numbers of four bytes.
-TOKEN = 2 * 8 * 4
+#: Bytes per token: keys and values of one layer with one head of eight float32 numbers.
+TOKEN_BYTES = 2 * 8 * 4
 
 
 def prefix(*tokens: int) -> Prefix:
@@ -20,41 +20,41 @@ def prefix(*tokens: int) -> Prefix:
 
 
 def keep(cache: PrefixCache, user_id: str, kept: Prefix) -> None:
-    found, moment = cache.find(user_id, kept.tokens, 1)
-    assert found is None
-    cache.keep(user_id, kept, moment)
+    cached, generation = cache.find(user_id, kept.tokens, 1)
+    assert cached is None
+    cache.keep(user_id, kept, generation)
 
 
-def test_what_was_kept_is_found_by_its_tokens() -> None:
-    cache, kept = PrefixCache(10 * TOKEN), prefix(1, 2, 3)
+def test_a_cached_prefix_is_found_by_its_tokens() -> None:
+    cache, kept = PrefixCache(10 * TOKEN_BYTES), prefix(1, 2, 3)
     keep(cache, "ann", kept)
 
-    found, _ = cache.find("ann", torch.tensor([1, 2, 3]), 100)
+    cached, _ = cache.find("ann", torch.tensor([1, 2, 3]), 100)
 
-    assert found is not None
-    assert found.tokens.tolist() == [1, 2, 3]
-    assert torch.equal(found.states[0][0], kept.states[0][0])
-    assert cache.nbytes == kept.nbytes == 3 * TOKEN
+    assert cached is not None
+    assert cached.tokens.tolist() == [1, 2, 3]
+    assert torch.equal(cached.states[0][0], kept.states[0][0])
+    assert cache._nbytes == kept.nbytes == 3 * TOKEN_BYTES
 
 
 @pytest.mark.parametrize("tokens", [[1, 2, 4], [2, 3], [1, 3, 3, 4], [7]])
-def test_a_changed_history_finds_nothing(tokens: list[int]) -> None:
-    cache = PrefixCache(10 * TOKEN)
+def test_a_changed_history_is_a_miss(tokens: list[int]) -> None:
+    cache = PrefixCache(10 * TOKEN_BYTES)
     keep(cache, "ann", prefix(1, 2, 3))
 
     assert cache.find("ann", torch.tensor(tokens), 1)[0] is None
 
 
-def test_nobody_finds_what_is_anothers() -> None:
-    cache = PrefixCache(10 * TOKEN)
+def test_the_prefix_of_another_user_is_a_miss() -> None:
+    cache = PrefixCache(10 * TOKEN_BYTES)
     keep(cache, "ann", prefix(1, 2, 3))
 
     assert cache.find("bob", torch.tensor([1, 2, 3]), 1)[0] is None
 
 
-def test_what_candidates_share_by_chance_does_not_matter() -> None:
-    """Their titles may begin alike: then the same history has more tokens once, and less again."""
-    cache = PrefixCache(10 * TOKEN)
+def test_a_slightly_shorter_or_longer_prefix_is_a_hit() -> None:
+    """Titles may start with the same tokens, which lengthens the prefix of the same history."""
+    cache = PrefixCache(10 * TOKEN_BYTES)
     keep(cache, "ann", prefix(1, 2, 3, 4))
 
     shorter, _ = cache.find("ann", torch.tensor([1, 2]), 100)
@@ -66,11 +66,11 @@ def test_what_candidates_share_by_chance_does_not_matter() -> None:
     assert shorter.states[0][0].shape == (1, 1, 2, 8)
     assert longer is not None
     assert longer.tokens.tolist() == [1, 2, 3, 4]
-    assert too_many is None  # Reading one more token each would cost more than the history.
+    assert too_many is None  # One more token per candidate costs more than the history.
 
 
-def test_who_asked_least_recently_goes_first() -> None:
-    cache = PrefixCache(4 * TOKEN)
+def test_the_least_recently_used_prefix_is_dropped_first() -> None:
+    cache = PrefixCache(4 * TOKEN_BYTES)
     keep(cache, "ann", prefix(1, 2))
     keep(cache, "bob", prefix(3, 4))
     cache.find("ann", torch.tensor([1, 2]), 1)
@@ -79,66 +79,66 @@ def test_who_asked_least_recently_goes_first() -> None:
 
     assert cache.find("bob", torch.tensor([3, 4]), 1)[0] is None
     assert cache.find("ann", torch.tensor([1, 2]), 1)[0] is not None
-    assert cache.nbytes == 3 * TOKEN
+    assert cache._nbytes == 3 * TOKEN_BYTES
 
 
-def test_a_newer_prefix_takes_the_place_of_the_older() -> None:
-    cache = PrefixCache(4 * TOKEN)
+def test_a_newer_prefix_replaces_the_older_prefix() -> None:
+    cache = PrefixCache(4 * TOKEN_BYTES)
     keep(cache, "ann", prefix(1, 2))
     keep(cache, "ann", prefix(1, 3, 4))
 
-    assert len(cache) == 1
-    assert cache.nbytes == 3 * TOKEN
+    assert len(cache._prefixes) == 1
+    assert cache._nbytes == 3 * TOKEN_BYTES
 
 
-@pytest.mark.parametrize("limit", [0, 3 * TOKEN - 1])
-def test_what_is_larger_than_the_limit_is_not_kept(limit: int) -> None:
+@pytest.mark.parametrize("limit", [0, 3 * TOKEN_BYTES - 1])
+def test_a_prefix_larger_than_the_limit_is_not_cached(limit: int) -> None:
     cache = PrefixCache(limit)
     keep(cache, "ann", prefix(1, 2, 3))
 
-    assert (len(cache), cache.nbytes) == (0, 0)
+    assert (len(cache._prefixes), cache._nbytes) == (0, 0)
 
 
-def test_forgetting_drops_one_person_or_everybody() -> None:
-    cache = PrefixCache(10 * TOKEN)
+def test_forget_drops_one_user_or_all_users() -> None:
+    cache = PrefixCache(10 * TOKEN_BYTES)
     for number, user_id in enumerate(("ann", "bob", "eve")):
         keep(cache, user_id, prefix(number))
 
     cache.forget("ann")
     assert cache.find("ann", torch.tensor([0]), 1)[0] is None
-    assert cache.nbytes == 2 * TOKEN
-    cache.forget("nobody")
-    assert len(cache) == 2
+    assert cache._nbytes == 2 * TOKEN_BYTES
+    cache.forget("unknown")
+    assert len(cache._prefixes) == 2
     cache.forget(None)
-    assert (len(cache), cache.nbytes) == (0, 0)
+    assert (len(cache._prefixes), cache._nbytes) == (0, 0)
 
 
 @pytest.mark.parametrize("forgotten", ["ann", None])
-def test_what_was_being_made_while_somebody_was_forgotten_is_not_kept(
+def test_a_prefix_computed_while_a_user_is_forgotten_is_not_cached(
     forgotten: str | None,
 ) -> None:
-    cache = PrefixCache(10 * TOKEN)
-    _, moment = cache.find("ann", torch.tensor([1]), 1)
+    cache = PrefixCache(10 * TOKEN_BYTES)
+    _, generation = cache.find("ann", torch.tensor([1]), 1)
     cache.forget(forgotten)
 
-    cache.keep("ann", prefix(1), moment)
+    cache.keep("ann", prefix(1), generation)
 
-    assert len(cache) == 0
+    assert len(cache._prefixes) == 0
 
 
 def test_the_limit_holds_under_many_threads() -> None:
-    cache, most = PrefixCache(5 * TOKEN), []
+    cache, sizes = PrefixCache(5 * TOKEN_BYTES), []
 
     def use(number: int) -> None:
         kept = prefix(*range(1 + number % 4))
-        _, moment = cache.find(f"user {number % 7}", kept.tokens, 1)
-        cache.keep(f"user {number % 7}", kept, moment)
-        most.append(cache.nbytes)
+        _, generation = cache.find(f"user {number % 7}", kept.tokens, 1)
+        cache.keep(f"user {number % 7}", kept, generation)
+        sizes.append(cache._nbytes)
         if number % 11 == 0:
             cache.forget(f"user {number % 7}")
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(use, range(2000)))
 
-    assert max(most) <= 5 * TOKEN
-    assert cache.nbytes == sum(kept.nbytes for kept in cache._kept.values()) > 0
+    assert max(sizes) <= 5 * TOKEN_BYTES
+    assert cache._nbytes == sum(kept.nbytes for kept in cache._prefixes.values()) > 0

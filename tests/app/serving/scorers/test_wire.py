@@ -1,4 +1,4 @@
-"""Prompts split into what they share and the rest; what each engine is told, to the letter."""
+"""Test splitting prompts and the exact requests and responses of each engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_prompts_are_split_at_their_first_difference_and_keep_a_token_each(
     assert length == shortest - 1 or len({row[length] for row in rows}) > 1
 
 
-def test_vllm_is_asked_as_its_documents_say() -> None:
+def test_a_vllm_query_follows_the_documentation() -> None:
     path, body = VllmWire().query("lethe-rel_1", PROMPTS, (7, 8), "salt")
     assert path == "/generative_scoring"
     assert body == {
@@ -44,7 +44,7 @@ def test_vllm_is_asked_as_its_documents_say() -> None:
     }
 
 
-def test_vllms_scores_are_put_in_order() -> None:
+def test_vllm_scores_are_ordered_by_index() -> None:
     content = {
         "model": "lethe-rel_1",
         "data": [{"index": 1, "score": 0.25}, {"index": 0, "score": 0.75}],
@@ -56,9 +56,9 @@ def test_vllms_scores_are_put_in_order() -> None:
         VllmWire().scores(content, "lethe-rel_1", PROMPTS)
 
 
-def test_sglang_is_asked_where_adapters_are_taken() -> None:
+def test_an_sglang_query_uses_the_endpoint_that_accepts_adapters() -> None:
     path, body = SglangWire().query("lethe-rel_1", PROMPTS, (7, 8), "salt")
-    assert path == "/generate"  # /v1/score answers from the base, whatever it is asked for.
+    assert path == "/generate"  # /v1/score ignores adapters.
     assert body["input_ids"] == [[1, 2, 3, 4], [1, 2, 5]]
     assert body["lora_path"] == ["lethe-rel_1", "lethe-rel_1"]
     assert body["token_ids_logprob"] == [[7, 8], [7, 8]]
@@ -66,7 +66,7 @@ def test_sglang_is_asked_where_adapters_are_taken() -> None:
     assert body["sampling_params"]["max_new_tokens"] == 0
 
 
-def test_sglangs_log_probabilities_become_the_share_of_yes() -> None:
+def test_sglang_log_probabilities_become_the_probability_of_yes_against_no() -> None:
     def result(yes: float, no: float, length: int) -> dict[str, object]:
         pair = [[math.log(yes), 7, None], [math.log(no), 8, None]]
         return {"meta_info": {"prompt_tokens": length, "output_token_ids_logprobs": [pair]}}

@@ -1,4 +1,4 @@
-"""A world whose releases are a public backbone and an adapter each, and an engine to score them."""
+"""Fixtures: an installation with adapter releases, and a serving engine that scores them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["make_replica", "world"]
 
-SHAPE = AdapterConfig(rank=4, alpha=8, dropout=0.0, targets=("query", "value", "mlp"))
+ADAPTER = AdapterConfig(rank=4, alpha=8, dropout=0.0, targets=("query", "value", "mlp"))
 
 
 class TextWorld:
-    """A world and its engine; releases are made as training makes them, with random adapters."""
+    """A test installation and its engine; releases have random adapters on one backbone."""
 
     def __init__(self, world: World, engine: ProtocolServer, base: Path) -> None:
         self.world = world
@@ -42,36 +42,36 @@ class TextWorld:
         self._base = base
 
     def publish(self, seed: int) -> tuple[Lease, str]:
-        """Publish a release with an adapter of its own."""
-        named = parse_backbone(f"hf:{self._base}")
-        assert isinstance(named, HuggingFaceConfig)
-        config = replace(named, wording=SHARED_PREFIX, adapter=SHAPE)
+        """Publish a release with a random adapter."""
+        backbone = parse_backbone(f"hf:{self._base}")
+        assert isinstance(backbone, HuggingFaceConfig)
+        config = replace(backbone, wording=SHARED_PREFIX, adapter=ADAPTER)
         recommender = build(Vocabulary.from_catalog(tiny.DATA), config)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for name, tensor in own_state(recommender).items():
-                if "lora_B" in name:  # An adapter begins with zeros, and would change nothing.
+                if "lora_B" in name:  # A new adapter has zeros here and would change nothing.
                     tensor.normal_(std=0.3)
         return self.world.record(
             recommender, lambda directory: save(recommender, directory, method="train")
         )
 
     def roll_out(self, seed: int) -> str:
-        """Publish, and wait until all live replicas answer from it and say so."""
+        """Publish a release and wait until all live replicas confirm it."""
         return self.world.through(*self.publish(seed))
 
     def first(self, seed: int = 1) -> str:
-        """Publish a release and make it live before any replica is up."""
+        """Publish a release and make it live before any replica starts."""
         lease, name = self.publish(seed)
         self.world.flip(lease, name)
         return name
 
     def exported(self) -> list[str]:
-        """Return whose adapters lie written for the engine."""
+        """Return the release ids of the adapters on disk."""
         return self.world.artifacts.adapters()
 
     def check(self, service: RecommendService, release: str, user: str = "u1") -> None:
-        """Every score must be what torch says that this release gives."""
+        """Check that an answer has the scores that torch computes for this release."""
         answer = service.answer(ask(user, 10))
         assert answer.release == release
         assert len(answer.items) == 10
@@ -89,19 +89,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(base: Path) -> Iterator[ProtocolServer]:
-    made = ProtocolServer(base)
-    made.start()
-    yield made
-    if made.faults.hang is not None:
-        made.faults.hang.set()
-    made.stop()
+    engine = ProtocolServer(base)
+    engine.start()
+    yield engine
+    if engine.faults.hang is not None:
+        engine.faults.hang.set()
+    engine.stop()
 
 
 @pytest.fixture(params=["vllm", "sglang"])
 def texts(
     request: pytest.FixtureRequest, world: World, engine: ProtocolServer, base: Path
 ) -> TextWorld:
-    """A world with an engine of either kind."""
+    """A test installation with an engine of each kind."""
     changes = {
         "scorer": request.param,
         "engine_url": engine.url,
@@ -110,38 +110,38 @@ def texts(
         "replica_ttl": 5.0,
         "replica_margin": 0.5,
     }
-    kept = world.settings.model_dump(exclude_unset=True)
-    world.settings = type(world.settings)(**{**kept, **changes})
+    unchanged = world.settings.model_dump(exclude_unset=True)
+    world.settings = type(world.settings)(**{**unchanged, **changes})
     return TextWorld(world, engine, base)
 
 
 @pytest.fixture
 def make_service(texts: TextWorld) -> Iterator[Callable[[Replica], RecommendService]]:
-    """Make services of started replicas."""
-    made: list[RecommendService] = []
+    """Create services of started replicas; the fixture closes them at the end."""
+    services: list[RecommendService] = []
 
     def make(replica: Replica) -> RecommendService:
         world = texts.world
-        made.append(
+        services.append(
             RecommendService(
-                world.settings, world.uow, world.pseudonyms, replica, replica.candidates
+                world.settings, world.uow, world.pseudonyms, replica, replica.first_stage
             )
         )
-        return made[-1]
+        return services[-1]
 
     yield make
-    for service in made:
+    for service in services:
         service.close()
 
 
 @pytest.fixture
 def start(make_replica: Callable[[], Replica]) -> Callable[[], Replica]:
-    """Start a replica and wait until it answers."""
+    """Start a replica and wait until the replica is ready."""
 
     def begin() -> Replica:
-        started = make_replica()
-        started.start()
-        wait_until(lambda: not started.reasons_not_ready(), "the replica is not ready")
-        return started
+        replica = make_replica()
+        replica.start()
+        wait_until(lambda: not replica.reasons_not_ready(), "the replica is not ready")
+        return replica
 
     return begin

@@ -1,4 +1,4 @@
-"""The gateway in front of an engine is a process without torch: it starts, and answers rightly."""
+"""Test that a gateway in front of an engine runs and answers without torch installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.app.serving.scorers.engines.conftest import TextWorld
 
 ROOT: Final = Path(__file__).parents[5]
-#: What Python says of a module that is not installed, it says of these.
+#: Importing torch or peft fails here as if they were not installed.
 GATEWAY: Final = (
     "import sys; sys.modules['torch'] = sys.modules['peft'] = None;"
     " from app.gateway import main; sys.exit(main(sys.argv[1:]))"
@@ -30,13 +30,13 @@ GATEWAY: Final = (
 
 @pytest.fixture
 def gateway(texts: TextWorld, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`python -m app.gateway` on a socket of ours, its torch taken away, and where it answers."""
+    """`python -m app.gateway` without torch on a socket of the test, and its URL."""
     settings = texts.world.settings
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
     environment = {
-        **kept,
+        **inherited,
         "PYTHONPATH": str(ROOT),
         "LETHE_HOME": str(settings.home),
         "LETHE_SCORER": settings.scorer,
@@ -60,7 +60,7 @@ def gateway(texts: TextWorld, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
     listening.close()
 
 
-def test_a_gateway_without_torch_answers_with_torchs_scores(
+def test_a_gateway_without_torch_answers_with_the_scores_of_torch(
     texts: TextWorld, gateway: tuple[subprocess.Popen[bytes], str], tmp_path: Path
 ) -> None:
     name = texts.first()
@@ -81,8 +81,8 @@ def test_a_gateway_without_torch_answers_with_torchs_scores(
     assert [item["score"] for item in answer["items"]] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_gateway_of_the_test_above_could_not_have_scored_itself(tmp_path: Path) -> None:
-    """The same process with LETHE_SCORER=torch ends at once, for want of torch."""
+def test_a_gateway_without_torch_cannot_score_by_itself(tmp_path: Path) -> None:
+    """The same process with LETHE_SCORER=torch fails, so the test above proves its point."""
     result = subprocess.run(
         [sys.executable, "-c", GATEWAY],
         cwd=ROOT,

@@ -1,0 +1,81 @@
+"""JSON of deletion requests and consents."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field
+
+from app.api.schemas.common import Answer, Body, Id
+from app.services.forget import ForgetCommand
+from app.services.validation import MAX_ITEMS_PER_REQUEST
+
+if TYPE_CHECKING:
+    from app.domain.requests import ForgetRequest
+
+#: An empty list is refused, because it would mean all of the user's data.
+ItemIds = Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS_PER_REQUEST)]
+
+
+class ForgetBody(Body):
+    """Data to forget: a user, some of a user's interactions, or an item."""
+
+    user_id: Id | None = None
+    item_ids: ItemIds = Field(default_factory=list)
+    item_id: Id | None = None
+
+    def command(self) -> ForgetCommand:
+        return ForgetCommand.of(self.user_id, self.item_ids, self.item_id)
+
+
+class ForgetUsersBody(Body):
+    """Users to forget."""
+
+    user_ids: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
+
+
+class ForgetAnswer(Answer):
+    """Deletion request. It contains no user id."""
+
+    id: str
+    status: str
+    scope: str
+    created_at: datetime
+    due_at: datetime
+    cancellable_until: datetime
+    completed_at: datetime | None
+    job_id: str | None
+    progress: float
+    outcome: str | None
+    release: str | None
+
+    @classmethod
+    def of(cls, request: ForgetRequest) -> Self:
+        return cls.model_validate(request)
+
+
+class ForgetPage(Answer):
+    """Deletion requests, newest first."""
+
+    items: list[ForgetAnswer]
+    next_cursor: str | None
+
+
+class ForgetUsersAnswer(Answer):
+    """One deletion request per user, in the order of the request."""
+
+    items: list[ForgetAnswer]
+
+
+class ConsentBody(Body):
+    """New consent of a forgotten user; `item_ids` if only single interactions were forgotten."""
+
+    user_id: Id
+    item_ids: ItemIds = Field(default_factory=list)
+
+
+class ConsentAnswer(Answer):
+    """Number of tombstones lifted."""
+
+    lifted: int

@@ -1,0 +1,100 @@
+"""`lethe forget` requests a deletion; `lethe consent` accepts a forgotten user's data again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.api.schemas.forget import ForgetAnswer
+from app.cli.failures import CommandError, command
+from app.cli.installation import open_installation
+from app.cli.jobs import follow_job, read_job
+from app.cli.options import AsJson, Items, User
+from app.cli.processes import Children
+from app.cli.screen import Screen, facts
+from app.cli.train import ensure_worker, require_running
+from app.services.forget import ForgetCommand, request_forget
+from app.services.suppression import record_consent
+from app.settings import get_settings
+
+if TYPE_CHECKING:
+    from app.cli.installation import Installation
+
+#: Statuses of requests that a job has yet to finish; a held request waits for its release.
+UNFINISHED = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolling_out"})
+
+
+@command
+def forget(
+    user: User,
+    item: Items = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the deletion is completed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Request the deletion of a user, or of a user's ratings of single items."""
+    screen = Screen.make(as_json=as_json)
+    settings = get_settings()
+    with open_installation(settings) as installation:
+        with installation.uow() as uow:
+            request, created = request_forget(
+                uow,
+                installation.pseudonyms,
+                settings,
+                ForgetCommand.of(user, item or (), None),
+            )
+        answer = _read_request(installation, request.id)
+        if wait and answer["status"] != "completed":
+            if created:
+                screen.say(f"Recorded as {request.id}; suppressed from now on.")
+            answer = _wait_until_completed(screen, installation, request.id)
+    values = {name: answer[name] for name in ("id", "status", "scope", "outcome", "release")}
+    note = [] if created else ["An earlier request covers this one."]
+    screen.result(answer, *note, facts({**values, "due": answer["due_at"]}))
+
+
+@command
+def consent(user: User, item: Items = None, as_json: AsJson = False) -> None:
+    """Record a forgotten user's new consent, so that data about the user is accepted again."""
+    screen = Screen.make(as_json=as_json)
+    with open_installation(get_settings()) as installation, installation.uow() as uow:
+        lifted = record_consent(uow, installation.pseudonyms, user, item or ())
+    screen.result({"lifted": lifted}, f"Consent recorded; {lifted} tombstone(s) lifted.")
+
+
+def _read_request(installation: Installation, request_id: str) -> dict[str, Any]:
+    """Return the deletion request in the form of the API's JSON."""
+    with installation.uow(write=False) as uow:
+        return ForgetAnswer.of(uow.requests.get(request_id)).model_dump(mode="json")
+
+
+def _wait_until_completed(
+    screen: Screen, installation: Installation, request_id: str
+) -> dict[str, Any]:
+    """Follow the request to its end; a worker is started if none is running."""
+    log = Path(installation.settings.home) / "logs" / "worker.log"
+    with Children() as children:
+        # The worker must not end when idle: no job is due before the cancel window is over.
+        worker = ensure_worker(installation, children, log=log, until_idle=False)
+
+        def read() -> dict[str, Any] | None:
+            request = _read_request(installation, request_id)
+            if request["status"] not in UNFINISHED:
+                # The bar ends with the request, not with the job: both end in one transaction.
+                return {"status": request["status"], "stage": "done", "progress": 1.0}
+            job_id = request["job_id"]
+            return {**read_job(installation, job_id), "status": ""} if job_id else None
+
+        follow_job(
+            screen,
+            read,
+            check=lambda: require_running(worker),
+            until=lambda job: bool(job["status"]),
+        )
+    answer = _read_request(installation, request_id)
+    if answer["status"] != "completed":
+        raise CommandError(f"The request {request_id} is {answer['status']}. See: lethe jobs")
+    return answer

@@ -1,0 +1,166 @@
+"""`lethe jobs`: list jobs, show one job, and follow a job on a progress bar."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from app.api.schemas.jobs import JobAnswer
+from app.cli.failures import CommandError, command
+from app.cli.installation import open_installation
+from app.cli.options import AsJson
+from app.cli.screen import Screen, facts, moment, table
+from app.services.pagination import list_jobs
+from app.settings import get_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.table import Table
+
+    from app.cli.installation import Installation
+
+POLL_SECONDS: Final = 0.25
+#: The text for each stage of a job.
+STAGES: Final = {
+    "waiting": "waiting",
+    "snapshot": "taking a snapshot of the data",
+    "train": "training",
+    "unlearn": "unlearning",
+    "merge": "merging the adapter",
+    "audit": "auditing",
+    "publish": "publishing",
+    "roll_out": "rolling out",
+    "delete_rows": "deleting rows",
+    "shred": "shredding",
+    "certify": "certifying",
+    "done": "done",
+}
+ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead"})
+
+Job = dict[str, Any]
+
+
+@command
+def jobs(
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Show this job with its figures.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List training and unlearning jobs, or show one job."""
+    screen = Screen.make(as_json=as_json)
+    with open_installation(get_settings()) as installation:
+        if job_id is not None:
+            job = read_job(installation, job_id)
+            screen.result(job, *_job_details(job))
+            return
+        with installation.uow(write=False) as uow:
+            page = list_jobs(uow)
+    items = [JobAnswer.of(job).model_dump(mode="json") for job in page.items]
+    text = _jobs_table(items) if items else "No job yet. Run: lethe train"
+    screen.result({"items": items, "next_cursor": page.next_cursor}, text)
+
+
+def read_job(installation: Installation, job_id: str) -> Job:
+    """Return the job in the form of the API's JSON."""
+    with installation.uow(write=False) as uow:
+        return JobAnswer.of(uow.jobs.get(job_id)).model_dump(mode="json")
+
+
+def follow_job(
+    screen: Screen,
+    read: Callable[[], Job | None],
+    *,
+    check: Callable[[], None] = lambda: None,
+    until: Callable[[Job], bool] = lambda job: job["status"] in ENDED,
+) -> Job:
+    """Show a job's progress until it ends, and return the job.
+
+    `read` returns None while there is no job. `check` is called on every poll and raises when no
+    worker is left to run the job. Without a terminal, each stage is printed on its own line.
+    """
+    printed_stage: str | None = None
+    with screen.progress() as progress:
+        task = progress.add_task(STAGES["waiting"], total=1.0)
+        while True:
+            job = read()
+            if job is not None:
+                stage = STAGES.get(job["stage"], job["stage"])
+                progress.update(task, completed=job["progress"], description=stage)
+                if not screen.console.is_terminal and stage != printed_stage:
+                    printed_stage = stage
+                    screen.say(f"  {job['progress']:4.0%}  {stage}")
+                if until(job):
+                    return job
+            check()
+            time.sleep(POLL_SECONDS)
+
+
+def require_success(job: Job) -> Job:
+    """Return the job, or raise CommandError unless it succeeded."""
+    if job["status"] != "succeeded":
+        reason = job.get("error") or "no reason was recorded"
+        raise CommandError(f"The job {job['id']} is {job['status']}: {reason}.")
+    return job
+
+
+def audit_report(figures: dict[str, Any]) -> Table:
+    """Return an audit's loss changes in nats, with their intervals."""
+    rows = []
+    for key, name in (
+        ("forget", "forgotten rows: change in loss"),
+        ("holdout", "holdout users: change in loss"),
+        ("cohort", "holdout users: change in loss"),  # the key that earlier versions stored
+        ("movement", "forgotten less holdout"),
+        ("test", "test rows: change in loss"),
+    ):
+        if key in figures:
+            change = figures[key]
+            low, high = (_bound(value) for value in change["interval"])
+            rows.append((name, f"{change['mean']:+.4f}", f"{low} … {high}", change["rows"]))
+    if "expected" in figures:
+        allowed = f"{figures['floor']:+.4f} … {figures['ceiling']:+.4f}"
+        mean = f"{figures['expected']['mean']:+.4f}"
+        rows.append(("expected change, and allowed range", mean, allowed, ""))
+    return table("", "mean", "95 % interval", "rows", rows=rows, numbers=(1, 2, 3))
+
+
+def _jobs_table(items: Sequence[Job]) -> Table:
+    rows = [
+        (
+            job["id"],
+            job["kind"],
+            job["status"],
+            job["stage"],
+            f"{job['progress']:.0%}",
+            job["method"],
+            moment(job["created_at"]),
+        )
+        for job in items
+    ]
+    return table("job", "kind", "status", "stage", "", "method", "created", rows=rows, numbers=(4,))
+
+
+def _job_details(job: Job) -> list[Any]:
+    names = ("id", "kind", "status", "stage", "method", "attempts", "release", "error")
+    details: list[Any] = [facts({name: job[name] for name in names})]
+    seconds_per_stage = job["metrics"].get("stage_seconds")
+    if seconds_per_stage:
+        rows = [
+            (STAGES.get(name, name), f"{spent:.1f} s") for name, spent in seconds_per_stage.items()
+        ]
+        details.append(table("", "", rows=rows, numbers=(1,)))
+    for attempt in job["metrics"].get("tries", []):
+        if attempt["audit"]:
+            details += [
+                f"{attempt['attempt']}: {attempt['outcome']}",
+                audit_report(attempt["audit"]),
+            ]
+    return details
+
+
+def _bound(value: float | None) -> str:
+    return "∞" if value is None else f"{value:+.4f}"

@@ -1,0 +1,45 @@
+"""Heartbeats of worker processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from app.storage.clock import db_now
+from app.storage.repositories.base import Repository
+from app.storage.tables import WorkerRow
+
+
+class WorkerRepository(Repository):
+    """Worker processes with an unexpired heartbeat, by the database's clock."""
+
+    def beat(self, worker_id: str, host: str, pid: int, ttl_seconds: float) -> None:
+        """Record a heartbeat, and delete workers that have been silent for ten lifetimes."""
+        values: dict[str, Any] = {
+            "host": host,
+            "pid": pid,
+            "lease_expires_at": db_now() + ttl_seconds,
+        }
+        self._connection.execute(
+            self._insert(WorkerRow)
+            .values(id=worker_id, started_at=db_now(), **values)
+            .on_conflict_do_update(index_elements=["id"], set_=values)
+        )
+        self._connection.execute(
+            delete(WorkerRow).where(WorkerRow.lease_expires_at < db_now() - 10 * ttl_seconds)
+        )
+
+    def remove(self, worker_id: str) -> None:
+        self._connection.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
+
+    def live_count(self) -> int:
+        alive = select(WorkerRow.id).where(WorkerRow.lease_expires_at >= db_now())
+        return len(self._connection.execute(alive).all())
+
+    def live_on(self, host: str) -> bool:
+        """Return whether a live worker runs on this host."""
+        alive = select(WorkerRow.id).where(
+            WorkerRow.host == host, WorkerRow.lease_expires_at >= db_now()
+        )
+        return self._connection.execute(alive.limit(1)).first() is not None

@@ -1,0 +1,46 @@
+"""The demo's data directory: what is emptied, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.cli.demo.home import DemoRunningError, ForeignDirectoryError, fresh_home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_existing_demo_directory_is_emptied_except_for_its_marker(tmp_path: Path) -> None:
+    with fresh_home(tmp_path / "demo") as home:
+        (home / "old").mkdir()
+        (home / "old" / "file").touch()
+    with fresh_home(tmp_path / "demo") as home:
+        assert [entry.name for entry in home.iterdir()] == [".lethe-demo"]
+
+
+def test_symlink_inside_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    with fresh_home(tmp_path / "demo") as home:
+        (home / "link").symlink_to(tmp_path / "elsewhere")
+    with fresh_home(tmp_path / "demo") as home:
+        assert not (home / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "file").exists()
+
+
+def test_second_demo_in_the_directory_is_refused(tmp_path: Path) -> None:
+    with fresh_home(tmp_path / "demo") as home:
+        (home / "in-use").touch()
+        with pytest.raises(DemoRunningError), fresh_home(tmp_path / "demo"):
+            pytest.fail("two demos at once")
+        assert (home / "in-use").exists()
+
+
+def test_symlink_to_the_directory_is_refused(tmp_path: Path) -> None:
+    with fresh_home(tmp_path / "demo"):
+        pass
+    (tmp_path / "link").symlink_to(tmp_path / "demo")
+    with pytest.raises(ForeignDirectoryError), fresh_home(tmp_path / "link"):
+        pytest.fail("a link was followed")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -17,13 +15,14 @@ from app.connection_limits import limited_protocol
 from app.domain.errors import LetheError
 from app.logs import configure_logging
 from app.main import create_app
+from app.parent_watch import stop_with_parent
 from app.settings import get_settings
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 #: Seconds from the end of the parent process until this process exits at the latest.
-_EXIT_SECONDS: Final = 8.0
+_GRACE_SECONDS: Final = 8.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     if options.exit_with_parent:
-        _stop_with_parent(server)
+
+        def stop() -> None:
+            server.should_exit = True
+
+        stop_with_parent(stop, grace_seconds=_GRACE_SECONDS)
     freeze_startup_objects()
     server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)
     return 0 if server.started else 1
@@ -76,20 +79,6 @@ def make_server(settings: Settings) -> uvicorn.Server:
             timeout_graceful_shutdown=int(settings.drain_timeout),
         )
     )
-
-
-def _stop_with_parent(server: uvicorn.Server) -> None:
-    """Stop at the end of standard input, a pipe that ends with the parent process."""
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        server.should_exit = True
-        exit_timer = threading.Timer(_EXIT_SECONDS, os._exit, args=(1,))
-        exit_timer.daemon = True
-        exit_timer.start()
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 if __name__ == "__main__":

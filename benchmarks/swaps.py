@@ -24,9 +24,10 @@ import psutil
 
 from app.cli.processes import Child, Children
 from app.domain.recommendations import RecommendationQuery
+from app.parent_watch import stop_with_parent
 from benchmarks.gateways import gateway_in_process
 from benchmarks.installations import USERS, Installation, settings_of
-from worker.process import be_nice, stop_on_signals, stop_with_parent
+from worker.process import GRACE_SECONDS, be_nice, stop_on_signals
 
 if TYPE_CHECKING:
     from app.domain.recommendations import Recommendation
@@ -101,7 +102,7 @@ def serve(home: Path, log: Path) -> None:
     """Be one replica under load until told to stop."""
     stop = threading.Event()
     stop_on_signals(stop)
-    stop_with_parent(stop)
+    stop_with_parent(stop.set, grace_seconds=GRACE_SECONDS)
     with gateway_in_process(settings_of(home)) as made:
         Load(made.recommender, made.replica, log).run(stop)
 

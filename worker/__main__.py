@@ -13,8 +13,9 @@ import structlog
 
 from app.domain.errors import LetheError
 from app.logs import configure_logging
+from app.parent_watch import stop_with_parent
 from app.settings import Settings, get_settings
-from worker.process import be_nice, stop_on_signals, stop_with_parent
+from worker.process import GRACE_SECONDS, be_nice, stop_on_signals
 
 log = structlog.get_logger("worker")
 
@@ -45,7 +46,7 @@ def _run(settings: Settings, stop: threading.Event, options: argparse.Namespace)
     from worker.loop import run_forever  # noqa: PLC0415 # as above
 
     if options.exit_with_parent:
-        stop_with_parent(stop)
+        stop_with_parent(stop.set, grace_seconds=GRACE_SECONDS)
     be_nice(settings.worker_nice)
     context = build_context(settings)
     try:

@@ -8,7 +8,6 @@ lapse, and the next claim continues.
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,6 +18,7 @@ from app.domain.requests import Outcome
 from app.services import completion as complete
 from app.services import jobs as job_lifecycle
 from app.services.certificates import Evidence
+from app.tracebacks import error_location
 from worker.errors import ReleaseMissingError, WorkerStoppedError
 from worker.heartbeat import LeaseHeartbeat
 from worker.run import JobRun
@@ -179,10 +179,7 @@ def _fail(run: JobRun, error: Exception) -> None:
         # Another claim cleared this one's files away; that is no failure of the job.
         log.warning("lease_lost", job=run.job.id, epoch=run.lease.epoch, error=type(error).__name__)
         return
-    frames = traceback.extract_tb(error.__traceback__)
-    # Messages of foreign exceptions may quote data, so only the place is logged.
-    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-6:]]
-    log.error("job_error", job=run.job.id, error=type(error).__name__, where=where)
+    log.error("job_error", job=run.job.id, **error_location(error))
     try:
         if isinstance(error, UnavailableError) or _has_flipped(run):
             return

@@ -6,14 +6,14 @@ The log and the metrics contain route templates and never paths, because a path 
 from __future__ import annotations
 
 import time
-import traceback
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 from app.api.problems import HTTP_PROBLEMS, problem
+from app.tracebacks import error_location
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -85,7 +85,7 @@ class Observer:
         try:
             await self._app(scope, receive, observing_send)
         except Exception as error:  # noqa: BLE001 - the last resort; logged, and answered as a 500
-            _log.error("request.failed", route=_template(scope), **_location(error))
+            _log.error("request.failed", route=_template(scope), **error_location(error))
             if status == 0:
                 await problem(HTTP_PROBLEMS[500])(scope, receive, observing_send)
         finally:
@@ -103,12 +103,3 @@ class Observer:
 
 def _template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "unmatched"))
-
-
-def _location(error: Exception) -> dict[str, Any]:
-    """Return the traceback without the message, which may quote data of the request."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return {
-        "error": type(error).__name__,
-        "where": [f"{frame.filename}:{frame.lineno}" for frame in frames],
-    }

@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +28,7 @@ from app.services.replicas import (
 from app.services.secrets import check_hash_key
 from app.serving.replica.answer_lease import AnswerLease
 from app.serving.replica.release_switch import ReleaseSwitch
+from app.tracebacks import error_location
 
 if TYPE_CHECKING:
     from app.domain.releases import Alias
@@ -192,7 +192,7 @@ class Replica:
                 self._is_database_up = False
             except Exception as error:  # noqa: BLE001 - any error must not end the thread; logged
                 # Without this thread the lease would expire; the next tick may succeed.
-                _log_failure("replica.tick_failed", error)
+                _log.error("replica.tick_failed", **error_location(error))
             if self._id is not None and self._release_switch.state() != self._reported:
                 continue  # Report at once: a roll-out waits for this report.
             self._wake.wait(self._poll_seconds)
@@ -208,7 +208,7 @@ class Replica:
                 self._is_database_up = False
             except Exception as error:  # noqa: BLE001 - as in _run
                 # Queries apply the changes themselves, or fail with the cause.
-                _log_failure("candidates.follow_failed", error)
+                _log.error("candidates.follow_failed", **error_location(error))
             # An import changes the data many times. Waiting four times as long as the work took
             # limits rebuilds to a fifth of the time.
             self._data_changed.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
@@ -249,10 +249,3 @@ class Replica:
         _log.warning("replica.lease_lost", replica=self._id)
         self.answer_lease.revoke()
         self._id = None
-
-
-def _log_failure(event: str, error: Exception) -> None:
-    """Log the error's type and location; a database's error message can quote user data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{frame.filename}:{frame.lineno}" for frame in frames[-5:]]
-    _log.error(event, error=type(error).__name__, where=where)

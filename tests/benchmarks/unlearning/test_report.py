@@ -42,7 +42,8 @@ def synthetic_results(names: list[str] = NAMES, seeds: int = 3) -> dict[str, Any
         for seed in range(seeds)
     ]  # fmt: skip
     return {
-        "data": "synthetic", "protocol": "paper", "backbone": "compact", "runs": runs, "summary": {},
+        "data": "synthetic", "protocol": "paper", "backbone": "compact",
+        "runs": runs, "summary": {},
         "noise_floor": {
             "jsd": 0.002, "jsd_interval": [0.0018, 0.00215], "forget_loss_interval": [0.57, 0.59],
         },

@@ -15,9 +15,7 @@ Items = Annotated[
 ]
 Port = Annotated[
     int | None,
-    typer.Option(
-        min=0, max=65535, help="Port to listen on; 0 takes any free port. Default: 8000."
-    ),
+    typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port. Default: 8000."),
 ]
 DataPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="File or directory.", show_default=False)

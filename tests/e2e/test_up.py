@@ -98,7 +98,7 @@ def test_up_serves_until_ctrl_c_ends_all_processes(
     assert httpx.get(f"{running.address}/healthz", trust_env=False).json()["status"] == "ok"
     wait_until(lambda: running.child("worker") is not None, "no worker")
     # `lethe recommend` calls the service over HTTP and reports its problem.
-    ended = _lethe(environment, "recommend", "nobody", "--url", running.address, "--json")
+    ended = _lethe(environment, "recommend", "unknown", "--url", running.address, "--json")
     assert ended.returncode == 1
     assert json.loads(ended.stdout)["error"]["code"] in {"unknown-user", "no-release"}
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.api import auth
 from app.api.auth import check_binding, is_loopback
-from app.domain.errors import InvalidInputError
+from app.domain.errors import InvalidInputError, UnauthorizedError
 from tests.support.gateway_world import client_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_any_configured_key_gives_access_from_any_address(world: World, key: str
 def test_request_without_a_valid_key_is_refused(world: World, headers: dict[str, str]) -> None:
     response = call(world, settings=KEYS, headers=headers)
     assert response.status_code == 401
-    assert response.json()["type"] == "/problems/unauthorised"
+    assert response.json()["type"] == f"/problems/{UnauthorizedError.code}"
     assert response.headers["www-authenticate"] == "Bearer"
 
 

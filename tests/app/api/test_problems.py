@@ -91,11 +91,11 @@ def test_every_domain_error_has_a_problem_kind() -> None:
     [
         ("GET", "/nowhere", {}, "no-such-path"),
         ("PUT", "/forget", {"json": {}}, "method-not-allowed"),
-        ("GET", "/recommend/nobody", {}, "unknown-user"),
+        ("GET", "/recommend/unknown", {}, "unknown-user"),
         ("GET", "/recommend/u1", {}, "replica-not-ready"),
         ("GET", "/jobs/job_x", {}, "unknown-job"),
         ("GET", "/forget/req_x", {}, "unknown-request"),
-        ("POST", "/forget", {"json": {"user_id": "nobody"}}, "unknown-user"),
+        ("POST", "/forget", {"json": {"user_id": "unknown"}}, "unknown-user"),
         ("POST", "/forget", {"json": {"item_id": "nothing"}}, "unknown-item"),
         (
             "POST",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.synthetic_candidates import markdown, measure, write
+from benchmarks.synthetic_candidates import call_times, markdown, measure, write
 from models.data.samples import LIKED_ABOVE
 from models.datasets.detect import read
 from models.retrieval.candidate_index import CandidateIndex, Event
@@ -84,30 +84,10 @@ def recalls(index: CandidateIndex, held_out: list[HeldOut], *, history: bool) ->
     return [mean(rank < limit for rank in ranks) for limit in LIMITS]
 
 
-def milliseconds(seconds: list[float]) -> str:
+def quantile_text(milliseconds: list[float]) -> str:
     """Return the median and the 99th percentile as text."""
-    cuts = quantiles(seconds, n=100)
-    return f"median {1e3 * cuts[49]:.2f} ms, p99 {1e3 * cuts[98]:.2f} ms"
-
-
-def time_queries(index: CandidateIndex, held_out: list[HeldOut]) -> list[float]:
-    """Return the seconds of one `propose` per user."""
-    durations = []
-    for user in held_out:
-        started = time.perf_counter()
-        propose(index, user.liked, 200, user.rated)
-        durations.append(time.perf_counter() - started)
-    return durations
-
-
-def time_removals(index: CandidateIndex, held_out: list[HeldOut]) -> list[float]:
-    """Remove the users one by one from the index and return the seconds of each removal."""
-    durations = []
-    for user in held_out:
-        started = time.perf_counter()
-        index.replace_user(user.user_id, [])
-        durations.append(time.perf_counter() - started)
-    return durations
+    cuts = quantiles(milliseconds, n=100)
+    return f"median {cuts[49]:.2f} ms, p99 {cuts[98]:.2f} ms"
 
 
 def report_quality(path: str) -> None:
@@ -124,8 +104,10 @@ def report_quality(path: str) -> None:
         figures = recalls(index, held_out, history=history)
         print(f"{name:<12}" + "".join(f"{figure:>8.3f}" for figure in figures))
     print(f"build   {build_seconds:.2f} s, state {len(index.state()) / 1e6:.1f} MB")
-    print(f"propose {milliseconds(time_queries(index, held_out))}")
-    print(f"remove  {milliseconds(time_removals(index, held_out))}")
+    queries = call_times(lambda user: propose(index, user.liked, 200, user.rated), held_out)
+    removals = call_times(lambda user: index.replace_user(user.user_id, []), held_out)
+    print(f"propose {quantile_text(queries)}")
+    print(f"remove  {quantile_text(removals)}")
 
 
 def main() -> None:

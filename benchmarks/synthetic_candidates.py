@@ -105,20 +105,20 @@ def _times(
     """Return the p50 and p99 of each operation in milliseconds."""
     event_lists = [[Event(*event) for event in own] for own in history_by_user.values()]
     now = FIRST_TIMESTAMP + FIVE_YEARS - BUCKET_SECONDS
-    cold = _timed(lambda own: index.propose(own, 200), event_lists)
-    warm = _timed(lambda own: index.propose(own, 200), event_lists)
+    cold = call_times(lambda own: index.propose(own, 200), event_lists)
+    warm = call_times(lambda own: index.propose(own, 200), event_lists)
     top = index.popular(MEASURED_USERS).item_indices.tolist()
-    similar = _timed(lambda item_index: index.similar(item_index, 10), top)
+    similar = call_times(lambda item_index: index.similar(item_index, 10), top)
     added, first, removed = [], [], []
     for (user_id, own), events in zip(history_by_user.items(), event_lists, strict=True):
         rated = {item_index for item_index, _, _ in own}
         unrated = next(item_index for item_index in top if item_index not in rated)
-        added += _timed(
+        added += call_times(
             lambda arguments: index.replace_user(*arguments),
             [(user_id, [*own, (unrated, 5.0, now)])],
         )
-        first += _timed(lambda own: index.propose(own, 200), [events])
-        removed += _timed(lambda user_id: index.replace_user(user_id, []), [user_id])
+        first += call_times(lambda own: index.propose(own, 200), [events])
+        removed += call_times(lambda user_id: index.replace_user(user_id, []), [user_id])
     return {
         "propose 200, first time": _spread(cold),
         "propose 200, again": _spread(warm),
@@ -136,7 +136,7 @@ def _typical_users(data: Interactions) -> list[int]:
     return sorted(nearest[:MEASURED_USERS].tolist())
 
 
-def _timed(action: Callable[[Any], object], arguments: Iterable[Any]) -> list[float]:
+def call_times(action: Callable[[Any], object], arguments: Iterable[Any]) -> list[float]:
     """Return the milliseconds of the action for each argument."""
     durations = []
     for argument in arguments:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 #: Seconds from the end of the parent process until this process exits at the latest.
-_EXIT_SECONDS: Final = 8.0
+_GRACE_SECONDS: Final = 8.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         def stop() -> None:
             server.should_exit = True
 
-        stop_with_parent(stop, grace_seconds=_EXIT_SECONDS)
+        stop_with_parent(stop, grace_seconds=_GRACE_SECONDS)
     freeze_startup_objects()
     server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)
     return 0 if server.started else 1

@@ -1,1 +1,1 @@
-"""Measurements of unlearning and of serving; nothing here runs in the service."""
+"""Benchmarks of unlearning and serving. The service never imports them."""

@@ -1,9 +1,9 @@
-"""Unlearning against exact retraining of the same model, in one run, through the job's own learner.
+"""Compare unlearning with exact retraining of the same model, through the worker's learner.
 
     python -m benchmarks.forget_job [--data data/ml-latest-small] [--users 1,4,40]
 
-Prints a table: seconds to unlearn (teacher, student and fold), to audit, to retrain exactly, their
-ratio, and the test AUC, forget AUC and movement in loss of both.
+Prints the seconds to unlearn (teacher, student and merge), to audit and to retrain exactly, their
+ratio, and the test AUC, forget AUC and forget loss of each release.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
 
 
-def _nothing(fraction: float) -> None:
-    """Report to nobody."""
+def _ignore_progress(fraction: float) -> None:
     del fraction
 
 
@@ -50,50 +49,52 @@ def _snapshot(path: Path, settings: Settings) -> DataSnapshot:
     )
 
 
-def _victims(snapshot: DataSnapshot, parent: Path, count: int) -> frozenset[str]:
-    """Return this many users with training rows, drawn by a fixed seed."""
+def _draw_users(snapshot: DataSnapshot, parent: Path, count: int) -> frozenset[str]:
+    """Draw `count` users with training rows, by a fixed seed."""
     train = split_like(snapshot, manifests.read_manifest(parent)).parts.train
-    chosen = np.random.default_rng(0).choice(np.unique(train.user), count, replace=False)
-    return frozenset(snapshot.data.users[index].id for index in chosen.tolist())
+    drawn = np.random.default_rng(0).choice(np.unique(train.user), count, replace=False)
+    return frozenset(snapshot.data.users[index].id for index in drawn.tolist())
 
 
 def _forget_figures(model: Recommender, snapshot: DataSnapshot, parent: Path) -> dict[str, float]:
     prepared = split_like(snapshot, manifests.read_manifest(parent))
 
-    def of(samples: Any) -> dict[str, float]:
+    def measure_utility(samples: Any) -> dict[str, float]:
         prompts = model.prompt.samples(samples, prepared.retained)
         return utility(samples.label, margins(model, prompts).numpy())
 
-    forget, test = of(prepared.forget), of(prepared.parts.test)
+    forget, test = measure_utility(prepared.forget), measure_utility(prepared.parts.test)
     return {"forget_auc": forget["auc"], "forget_loss": forget["log_loss"], "test_auc": test["auc"]}
 
 
 def measure(snapshot: DataSnapshot, learner: ModelLearner, parent: Path, work: Path) -> None:
-    """Unlearn and retrain one batch and print a row for each."""
-    began = time.perf_counter()
-    adapter = learner.unlearn(snapshot, parent, work / "adapter", strength=0, report=_nothing)
-    learner.merge(parent, adapter.directory, work / "folded")
-    unlearned = time.perf_counter()
-    verdict = learner.audit(snapshot, parent, work / "folded", exact=False, report=_nothing)
-    audited = time.perf_counter()
-    retrained = learner.train(snapshot, work / "exact", parent, _nothing)
+    """Unlearn and retrain one batch, and print a row for each release."""
+    started = time.perf_counter()
+    adapter = learner.unlearn(
+        snapshot, parent, work / "adapter", strength=0, report=_ignore_progress
+    )
+    learner.merge(parent, adapter.directory, work / "merged")
+    unlearned_at = time.perf_counter()
+    verdict = learner.audit(snapshot, parent, work / "merged", exact=False, report=_ignore_progress)
+    audited_at = time.perf_counter()
+    retrained = learner.train(snapshot, work / "exact", parent, _ignore_progress)
     fit_seconds = float(retrained.metrics["fit_seconds"])
     rows = (
         ("before", parent, 0.0),
-        ("unlearned", work / "folded", unlearned - began),
+        ("unlearned", work / "merged", unlearned_at - started),
         ("retrained", work / "exact", fit_seconds),
     )
     print(
         f"\n{len(snapshot.forget.users)} user(s), {adapter.metrics['forget_rows']} rows: "
-        f"{verdict.outcome}, {verdict.figures['reason']}; audit {audited - unlearned:.1f} s; "
-        f"retraining takes {fit_seconds / (unlearned - began):.1f} times as long as unlearning"
+        f"{verdict.outcome}, {verdict.figures['reason']}; audit {audited_at - unlearned_at:.1f} s; "
+        f"retraining takes {fit_seconds / (unlearned_at - started):.1f} times as long as unlearning"
     )
     print(f"{'release':>10} {'seconds':>8} {'test AUC':>9} {'forget AUC':>11} {'forget loss':>12}")
     for name, directory, seconds in rows:
-        found = _forget_figures(checkpoints.load(directory), snapshot, parent)
+        figures = _forget_figures(checkpoints.load(directory), snapshot, parent)
         print(
-            f"{name:>10} {seconds:8.1f} {found['test_auc']:9.4f} {found['forget_auc']:11.4f} "
-            f"{found['forget_loss']:12.4f}"
+            f"{name:>10} {seconds:8.1f} {figures['test_auc']:9.4f} {figures['forget_auc']:11.4f} "
+            f"{figures['forget_loss']:12.4f}"
         )
 
 
@@ -110,10 +111,10 @@ def main() -> None:
     learner = ModelLearner(settings)
     with tempfile.TemporaryDirectory() as directory:
         parent = Path(directory) / "parent"
-        learner.train(snapshot, parent, settings.backbone, _nothing)
+        learner.train(snapshot, parent, settings.backbone, _ignore_progress)
         for count in map(int, arguments.users.split(",")):
-            victims = _victims(snapshot, parent, count)
-            batch = replace(snapshot, forget=ForgetSet(users=victims))
+            users = _draw_users(snapshot, parent, count)
+            batch = replace(snapshot, forget=ForgetSet(users=users))
             measure(batch, learner, parent, Path(directory) / f"batch-{count}")
 
 

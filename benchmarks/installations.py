@@ -1,13 +1,20 @@
-"""A small installation on SQLite with real, untrained releases, taken through roll-outs."""
+"""Installations and gateways inside one process, for `swaps` and for `serving`.
+
+The tests' gateway world (`tests/support/gateway_world.py`) extends `Installation` as well.
+"""
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from app.domain.catalog import Interaction, User
 from app.domain.identifiers import release_id
 from app.domain.releases import Release, ReleaseStatus
+from app.gateway import freeze_startup_objects
+from app.main import make_gateway
 from app.services import rollout
 from app.services.jobs import advance, claim, start_training, succeed
 from app.services.secrets import load_pseudonyms
@@ -24,9 +31,10 @@ from models.prompts.vocabulary import Vocabulary
 from models.recommender.base import Recommender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from app.api.state import Gateway
     from app.domain.jobs import Lease
     from app.domain.releases import Replica
     from models.checkpoints.manifest import Manifest
@@ -36,21 +44,26 @@ _CONFIG: Final = CompactConfig(
     hidden_size=32, layers=2, heads=2, intermediate_size=64, init_std=0.5
 )
 USERS: Final = [f"u{number}" for number in range(20)]
+_READY_TIMEOUT: Final = 120.0
 
 
 def settings_of(home: Path) -> Settings:
-    """Return the settings that the installation's processes share."""
+    """Return the settings that all processes of the installation share."""
     return Settings(home=home, poll_seconds=0.05, candidates=50, job_lease=60.0)
 
 
 def fill(
     factory: UnitOfWorkFactory, items: Sequence[ItemRecord], users: Sequence[str], ratings: int
 ) -> None:
-    """Store the items, and people with so many ratings each, all of them drawn alike."""
+    """Store items, and users with `ratings` deterministic ratings each."""
     with factory() as uow:
         uow.people.upsert_items(
             [
-                (item.id, item.title, {name: list(each) for name, each in item.attributes.items()})
+                (
+                    item.id,
+                    item.title,
+                    {name: list(values) for name, values in item.attributes.items()},
+                )
                 for item in items
             ]
         )
@@ -59,11 +72,11 @@ def fill(
             [
                 Interaction(
                     user_id=user_id,
-                    item_id=items[(place * 7 + step * 3) % len(items)].id,
-                    rating=1.0 + (place + step) % 5,
+                    item_id=items[(position * 7 + step * 3) % len(items)].id,
+                    rating=1.0 + (position + step) % 5,
                     timestamp=1000 + step,
                 )
-                for place, user_id in enumerate(users)
+                for position, user_id in enumerate(users)
                 for step in range(ratings)
             ]
         )
@@ -72,7 +85,7 @@ def fill(
 
 @dataclass
 class Installation:
-    """People, items and releases; keeps the weights of each release to recompute answers."""
+    """SQLite installation with untrained releases; keeps their weights to recompute scores."""
 
     settings: Settings
     uow: UnitOfWorkFactory
@@ -83,7 +96,7 @@ class Installation:
 
     @classmethod
     def make(cls, home: Path) -> Self:
-        """Migrate a new database and fill it."""
+        """Create, migrate and fill a new database."""
         settings = settings_of(home)
         database = make_database(settings.sqlalchemy_url)
         migrate(database)
@@ -94,7 +107,7 @@ class Installation:
         return cls(settings, uow, artifacts, _ITEMS, _CONFIG)
 
     def publish(self, seed: int) -> tuple[Lease, str]:
-        """Publish a release with weights of its own, and begin its roll-out."""
+        """Publish a release with weights drawn from `seed`, and start its rollout."""
         vocabulary = Vocabulary.from_catalog(Interactions.unrated(self.items))
         recommender = Recommender(vocabulary, self.config.seeded(seed))
         return self.record(
@@ -104,7 +117,7 @@ class Installation:
     def record(
         self, recommender: Recommender, write: Callable[[Path], Manifest]
     ) -> tuple[Lease, str]:
-        """Record what `write` makes of a recommender as a candidate that rolls out."""
+        """Write a recommender with `write`, publish it as a release, and start its rollout."""
         with self.uow() as uow:
             start_training(uow)
         with self.uow() as uow:
@@ -136,28 +149,28 @@ class Installation:
         return lease, name
 
     def flip(self, lease: Lease, name: str) -> None:
-        """Make the release live, and end its job."""
+        """Make the release live and complete its job."""
         with self.uow() as uow:
             if not rollout.flip(uow, lease, name):
-                raise RuntimeError("somebody else has flipped")
+                raise RuntimeError("another process made the release live first")
         with self.uow() as uow:
             succeed(uow, lease)
 
     def live(self) -> str | None:
-        """Return the release that answers, by the database."""
+        """Return the live release according to the database."""
         with self.uow(write=False) as uow:
             return uow.releases.alias().live
 
     def prepared(self, name: str) -> int:
-        """Return how many replicas have prepared the release."""
-        return sum(name in (each.prepared, each.serving) for each in self.live_replicas())
+        """Return the number of replicas that have prepared the release."""
+        return sum(name in (r.prepared, r.serving) for r in self.live_replicas())
 
     def confirmed(self, name: str) -> int:
-        """Return how many replicas answer from the release, and from nothing older."""
-        return sum(each.serving == name for each in self.live_replicas())
+        """Return the number of replicas that serve only the release."""
+        return sum(replica.serving == name for replica in self.live_replicas())
 
     def live_replicas(self) -> list[Replica]:
-        """Return the replicas that may answer, by the database."""
+        """Return the replicas with a valid lease according to the database."""
         with self.uow(write=False) as uow:
             return list(uow.replicas.live(self.settings.replica_margin))
 
@@ -168,19 +181,39 @@ class Installation:
         item_ids: list[str],
         history: list[Interaction] | None = None,
     ) -> list[float]:
-        """Score items for a person with this release's own weights, from what is stored.
+        """Score items for a user with the release's weights, from the stored data.
 
-        Another `history` may stand in the place of the person's own.
+        `history` replaces the user's stored history.
         """
         with self.uow(write=False) as uow:
             items = {item.id: item for item in uow.people.items()}
             history = uow.people.history(user_id) if history is None else history
             user = uow.people.user(user_id)
-        rated = [(items[one.item_id], one.rating) for one in history]
-        asked = [items[each] for each in item_ids]
-        found = self.recommenders[release].score(
+        rated = [(items[rating.item_id], rating.rating) for rating in history]
+        candidates = [items[item_id] for item_id in item_ids]
+        scores = self.recommenders[release].score(
             user.attributes if user else {},
             [HistoryEvent(item.item_index, rating, item.title) for item, rating in rated],
-            [Candidate(item.item_index, item.attributes, item.title) for item in asked],
+            [Candidate(item.item_index, item.attributes, item.title) for item in candidates],
         )
-        return [float(score) for score in found]
+        return [float(score) for score in scores]
+
+
+@contextmanager
+def gateway_in_process(settings: Settings) -> Iterator[Gateway]:
+    """Run a gateway without HTTP in the block; raises TimeoutError if it does not get ready."""
+    database = make_database(settings.sqlalchemy_url)
+    gateway = make_gateway(settings, database)
+    freeze_startup_objects()
+    gateway.replica.start()
+    deadline = time.monotonic() + _READY_TIMEOUT
+    try:
+        while gateway.replica.reasons_not_ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError("; ".join(gateway.replica.reasons_not_ready()))
+            time.sleep(0.05)
+        yield gateway
+    finally:
+        gateway.recommender.close()
+        gateway.replica.stop()
+        database.dispose()

@@ -1,7 +1,8 @@
-"""What reading the history once saves: `python -m benchmarks.prefix_sharing --backbone hf:DIR`.
+"""Benchmark prefix sharing: `python -m benchmarks.prefix_sharing --backbone hf:DIR`.
 
-The same prompts, of real titles, are scored whole in padded batches (of whichever size is fastest)
-and behind their shared prefix, by turns. In theory N prompts of h + c tokens shrink to h + N·c.
+The same prompts, with real titles, are scored alternately in two ways: whole, in padded batches of
+the fastest size, and with their shared prefix read once. In theory, N prompts of h + c tokens cost
+h + N·c tokens instead of N·(h + c).
 """
 
 from __future__ import annotations
@@ -34,14 +35,12 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
-
-
-#: So many prompts choose the batch size.
-CHOOSING: Final = 32
+#: Number of prompts that are timed to choose the batch size.
+CHOICE_PROMPTS: Final = 32
 
 
 def prompts_of(recommender: Recommender, data: str, candidates: int, seed: int) -> PromptBatch:
-    """Encode a person with ten ratings and N candidates, of titles drawn from the data."""
+    """Encode a user with ten ratings and N candidates; the items are drawn from the data."""
     items = read(data)[0].items
     generator = np.random.default_rng(seed)
     drawn = generator.choice(len(items), HISTORY_LENGTH + candidates, replace=False).tolist()
@@ -50,25 +49,25 @@ def prompts_of(recommender: Recommender, data: str, candidates: int, seed: int) 
         HistoryEvent(item_index, float(rating), items[item_index].title)
         for item_index, rating in zip(drawn[:HISTORY_LENGTH], stars, strict=True)
     ]
-    wanted = [
+    to_score = [
         Candidate(item_index, items[item_index].attributes, items[item_index].title)
         for item_index in drawn[HISTORY_LENGTH:]
     ]
-    return recommender.prompt.request({}, history, wanted)
+    return recommender.prompt.request({}, history, to_score)
 
 
 def timed(run: Callable[[], torch.Tensor]) -> tuple[float, float, torch.Tensor]:
-    """Return seconds on the wall, seconds of the processor, and the logits."""
+    """Return wall-clock seconds, CPU seconds, and the logits."""
     wall, cpu = time.perf_counter(), time.process_time()
     logits = run()
     return time.perf_counter() - wall, time.process_time() - cpu, logits
 
 
 def compare(recommender: Recommender, prompts: PromptBatch, repetitions: int) -> dict[str, Any]:
-    """Score both ways by turns and return medians; the first run of each is not counted."""
+    """Score alternately in both ways and return medians, after one warm-up run of each."""
     recommender.score_logits(prompts)
-    few = prompts.take(slice(CHOOSING))
-    sizes = {size: timed(partial(recommender.logits, few, size))[1] for size in BATCH_SIZES}
+    sample = prompts.take(slice(CHOICE_PROMPTS))
+    sizes = {size: timed(partial(recommender.logits, sample, size))[1] for size in BATCH_SIZES}
     batch_size = min(sizes, key=lambda size: sizes[size])
     whole, shared = [], []
     for _ in range(repetitions):
@@ -86,10 +85,10 @@ def compare(recommender: Recommender, prompts: PromptBatch, repetitions: int) ->
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Load the model and compare.
+    """Build the model and compare both ways.
 
-    `ratio` is of the clock on the wall, `cpu_ratio` of the processor's time, which what else runs
-    on the machine disturbs less; `share` says how much of `theory` the latter reaches.
+    `ratio` is of wall-clock time. `cpu_ratio` is of CPU time, on which other processes have less
+    influence. `share` is `cpu_ratio` divided by `theory`.
     """
     torch.set_num_threads(arguments.threads)
     config = parse_backbone(arguments.backbone)
@@ -101,9 +100,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     prompts = prompts_of(recommender, arguments.data, arguments.candidates, arguments.seed)
     prefix, count = prompts.shared_length(), len(prompts)
     own = prompts.lengths.float().mean().item() - prefix
-    found = compare(recommender, prompts, arguments.repetitions)
+    figures = compare(recommender, prompts, arguments.repetitions)
     theory = (prefix + own) * count / (prefix + own * count)
-    cpu_ratio = found["whole_cpu_seconds"] / found["shared_cpu_seconds"]
+    cpu_ratio = figures["whole_cpu_seconds"] / figures["shared_cpu_seconds"]
     return {
         "backbone": recommender.config.manifest(),
         "prompt": recommender.prompt.manifest(),
@@ -111,8 +110,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "candidates": count,
         "prefix_tokens": prefix,
         "candidate_tokens": own,
-        **found,
-        "ratio": found["whole_seconds"] / found["shared_seconds"],
+        **figures,
+        "ratio": figures["whole_seconds"] / figures["shared_seconds"],
         "cpu_ratio": cpu_ratio,
         "theory": theory,
         "share": cpu_ratio / theory,
@@ -128,7 +127,7 @@ largest difference of logits {largest_difference:.2g}, largest logit {largest_lo
 
 
 def main() -> None:
-    """Measure, print, and write what was found."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="compact")
     parser.add_argument("--data", default="data/ml-latest-small")
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--out", type=Path, help="write the JSON document there as well")
+    parser.add_argument("--out", type=Path, help="also write the JSON document to this file")
     arguments = parser.parse_args()
     result = measure(arguments)
     document = json.dumps(result, indent=1)

@@ -1,11 +1,12 @@
-"""How fast candidates are scored in this process, against slower ways, in one run by turns.
+"""Benchmark scoring in this process against slower methods, alternating in one run.
 
     python -m benchmarks.scoring --threads 8 64 --out scoring.json
 
-`naive` is one forward pass per candidate through `transformers`, as the paper's code scores;
-`padded` the same prompts in one padded batch; `reuse` reads the history once and copies its cache
-for every candidate; `reader` is what serving does, and `kept` the same for a history whose states
-are kept. `scored` and `scored_kept` are whole calls of the scorer with the prompt's tokens made.
+- `naive`: one `transformers` forward pass per candidate, like the paper's code
+- `padded`: the same prompts in one padded batch
+- `reuse`: reads the history once and copies its cache for every candidate
+- `reader`, `kept`: the code that serving runs, without and with cached states of the history
+- `scored`, `scored_kept`: whole calls of the scorer, including tokenization
 """
 
 from __future__ import annotations
@@ -38,23 +39,25 @@ if TYPE_CHECKING:
     from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
-POLICY: Final = ScoringPolicy(prefix_cache_bytes=2**28, step_tokens=256, steps_at_once=2)
-#: Side of the matrices whose product says what the machine can do at most.
+SCORING_POLICY: Final = ScoringPolicy(prefix_cache_bytes=2**28, step_tokens=256, steps_at_once=2)
+#: Side of the square matrices whose product measures the machine's peak speed.
 PEAK_SIDE: Final = 1024
-#: Requests of each thread in a measurement of throughput.
-EACH: Final = 12
+#: Requests per thread in a measurement of throughput.
+REQUESTS_PER_THREAD: Final = 12
 
 
-def requests(data: Interactions, people: int, candidates: int, seed: int) -> list[ScoringRequest]:
-    """Return requests of people with ten ratings each, for items drawn from the data."""
-    generator, found = np.random.default_rng(seed), []
-    for person in range(people):
+def draw_requests(
+    data: Interactions, users: int, candidates: int, seed: int
+) -> list[ScoringRequest]:
+    """Return requests of users with ten ratings each, for items drawn from the data."""
+    generator, requests = np.random.default_rng(seed), []
+    for user in range(users):
         drawn = generator.choice(len(data.items), HISTORY_LENGTH + candidates, replace=False)
         stars = generator.integers(1, 11, HISTORY_LENGTH) / 2
-        rated, wanted = drawn[:HISTORY_LENGTH].tolist(), drawn[HISTORY_LENGTH:].tolist()
-        found.append(
+        rated, to_score = drawn[:HISTORY_LENGTH].tolist(), drawn[HISTORY_LENGTH:].tolist()
+        requests.append(
             ScoringRequest(
-                user_id=f"user {person}",
+                user_id=f"user {user}",
                 attributes={},
                 history=[
                     HistoryEvent(item_index, star, data.items[item_index].title)
@@ -64,31 +67,31 @@ def requests(data: Interactions, people: int, candidates: int, seed: int) -> lis
                     Candidate(
                         item_index, data.items[item_index].attributes, data.items[item_index].title
                     )
-                    for item_index in wanted
+                    for item_index in to_score
                 ],
             )
         )
-    return found
+    return requests
 
 
 @torch.inference_mode()
 def naive(recommender: Recommender, prompts: PromptBatch) -> torch.Tensor:
-    """Return [N, 2] logits, one forward pass each; the head is computed for the last token only."""
-    found = [
+    """Return [N, 2] logits of N forward passes; the head is computed for the last token only."""
+    logits = [
         recommender.model(input_ids=row[None], logits_to_keep=1).logits[0, -1]
         for row in prompts.token_rows(0)
     ]
-    return torch.stack(found)[:, list(recommender.prompt.answers)]
+    return torch.stack(logits)[:, list(recommender.prompt.answers)]
 
 
-def ways(
+def scoring_methods(
     recommender: Recommender, scorer: TorchScorer, request: ScoringRequest
 ) -> dict[str, Callable[[], Any]]:
-    """Return what is timed by turns, by name."""
+    """Return the functions to time, by name."""
     prompts = recommender.prompt.request(request.attributes, request.history, request.candidates)
     shared, reader = prompts.shared_length(), recommender.reader()
     square = torch.randn(PEAK_SIDE, PEAK_SIDE)
-    found: dict[str, Callable[[], Any]] = {
+    methods: dict[str, Callable[[], Any]] = {
         "naive": lambda: naive(recommender, prompts),
         "padded": lambda: recommender.logits(prompts, len(prompts)),
         "reuse": lambda: recommender.score_logits(prompts),
@@ -100,91 +103,101 @@ def ways(
         ),
     }
     if isinstance(recommender.prompt, CompactPrompt):
-        found["first_request"] = lambda: CompactPrompt(recommender.vocabulary).request(
+        methods["first_request"] = lambda: CompactPrompt(recommender.vocabulary).request(
             request.attributes, request.history, request.candidates
         )
     if reader is not None:
-        kept = reader.encode_prefixes([prompts.tokens[0, :shared]])[0]
+        kept_prefix = reader.encode_prefixes([prompts.tokens[0, :shared]])[0]
 
         def read(*, prefix: bool) -> torch.Tensor:
-            known = reader.encode_prefixes([prompts.tokens[0, :shared]])[0] if prefix else kept
-            return torch.cat([reader.answer([row])[0] for row in reader.rows(known, prompts)])
+            state = (
+                reader.encode_prefixes([prompts.tokens[0, :shared]])[0] if prefix else kept_prefix
+            )
+            return torch.cat([reader.answer([row])[0] for row in reader.rows(state, prompts)])
 
-        found |= {"reader": lambda: read(prefix=True), "kept": lambda: read(prefix=False)}
-    return found
+        methods |= {"reader": lambda: read(prefix=True), "kept": lambda: read(prefix=False)}
+    return methods
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Return milliseconds."""
-    began = time.perf_counter()
+    """Return the milliseconds of one call."""
+    started = time.perf_counter()
     work()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.perf_counter() - started)
 
 
-def compare(all_ways: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """Return median milliseconds of each way, tried by turns; first tries are not counted."""
-    spent: dict[str, list[float]] = {name: [] for name in all_ways}
+def compare(methods: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
+    """Return median milliseconds of each method, timed in turn after one warm-up round."""
+    durations: dict[str, list[float]] = {name: [] for name in methods}
     for repetition in range(repetitions + 1):
-        for name, work in all_ways.items():
-            # What is short is measured more often, and disturbed by what came just before.
-            again = [timed(work) for _ in range(1 if name == "naive" else 5)]
+        for name, work in methods.items():
+            # Short calls are repeated, because the call before them affects the caches.
+            calls = [timed(work) for _ in range(1 if name == "naive" else 5)]
             if repetition:
-                spent[name].append(median(again))
-    return {name: median(each) for name, each in spent.items()}
+                durations[name].append(median(calls))
+    return {name: median(values) for name, values in durations.items()}
 
 
 def throughput(
-    recommender: Recommender, asked: Sequence[ScoringRequest], threads: int, policy: ScoringPolicy
+    recommender: Recommender,
+    requests: Sequence[ScoringRequest],
+    threads: int,
+    policy: ScoringPolicy,
 ) -> float:
-    """Return requests per second that so many threads get answered, histories not kept."""
+    """Return requests per second with `threads` concurrent callers and no cached histories."""
     scorer = TorchScorer(recommender, policy)
-    work = [replace(asked[n % len(asked)], keep=False) for n in range(threads * EACH)]
+    work = [
+        replace(requests[n % len(requests)], keep=False)
+        for n in range(threads * REQUESTS_PER_THREAD)
+    ]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(scorer.score, work[:threads]))
-        began = time.perf_counter()
+        started = time.perf_counter()
         list(pool.map(scorer.score, work))
-        return len(work) / (time.perf_counter() - began)
+        return len(work) / (time.perf_counter() - started)
 
 
 def concurrent(
-    recommender: Recommender, asked: Sequence[ScoringRequest], threads: int
+    recommender: Recommender, requests: Sequence[ScoringRequest], threads: int
 ) -> dict[str, float]:
-    """Return throughput with one and with two steps at once."""
+    """Return the throughput with one and with two concurrent steps."""
     return {
-        "one_step": throughput(recommender, asked, threads, replace(POLICY, steps_at_once=1)),
-        "two_steps": throughput(recommender, asked, threads, POLICY),
+        "one_step": throughput(
+            recommender, requests, threads, replace(SCORING_POLICY, steps_at_once=1)
+        ),
+        "two_steps": throughput(recommender, requests, threads, SCORING_POLICY),
     }
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build the model with random weights, which take as long as others, and measure."""
+    """Measure a model with random weights, whose speed is that of trained weights."""
     torch.set_num_threads(1)
     data = read(arguments.data)[0]
     recommender = build(Vocabulary.from_catalog(data), parse_backbone(arguments.backbone))
     recommender.model.eval()
-    asked = requests(data, 16, arguments.candidates, arguments.seed)
-    return measured(recommender, asked, arguments.repetitions, arguments.threads)
+    requests = draw_requests(data, 16, arguments.candidates, arguments.seed)
+    return measure_recommender(recommender, requests, arguments.repetitions, arguments.threads)
 
 
-def measured(
+def measure_recommender(
     recommender: Recommender,
-    asked: Sequence[ScoringRequest],
+    requests: Sequence[ScoringRequest],
     repetitions: int,
     threads: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Return all that is measured of one model, the first request standing for all."""
-    scorer, first = TorchScorer(recommender, POLICY), asked[0]
-    found = compare(ways(recommender, scorer, first), repetitions)
+    """Return all figures of one model; the methods are compared on the first request."""
+    scorer, first = TorchScorer(recommender, SCORING_POLICY), requests[0]
+    medians = compare(scoring_methods(recommender, scorer, first), repetitions)
     prompts = recommender.prompt.request(first.attributes, first.history, first.candidates)
     h, own = (
         prompts.shared_length(),
         float(prompts.lengths.float().mean()) - prompts.shared_length(),
     )
     layers = recommender.model.get_decoder().layers  # type: ignore[operator] # of transformers
-    parameters = sum(one.numel() for one in layers.parameters() if one.ndim > 1)
+    parameters = sum(weight.numel() for weight in layers.parameters() if weight.ndim > 1)
     useful = 2 * parameters * (h + len(prompts) * own)
-    peak = 2 * PEAK_SIDE**3 / (found.pop("peak") / 1000)
-    best = found.get("reader", found["scored"])
+    peak = 2 * PEAK_SIDE**3 / (medians.pop("peak") / 1000)
+    best = medians.get("reader", medians["scored"])
     expected = naive(recommender, prompts).softmax(1)[:, 0].numpy()
     return {
         "backbone": recommender.config.manifest(),
@@ -193,9 +206,11 @@ def measured(
         "prefix_tokens": h,
         "candidate_tokens": own,
         "theory": (h + own) * len(prompts) / (h + own * len(prompts)),
-        "milliseconds": found,
+        "milliseconds": medians,
         "ratios": {
-            name: {way: found[name] / found[way] for way in found if "request" not in way}
+            name: {
+                other: medians[name] / medians[other] for other in medians if "request" not in other
+            }
             for name in ("naive", "padded")
         },
         "largest_difference": float(np.abs(scorer.score(first) - expected).max()),
@@ -203,34 +218,34 @@ def measured(
         "useful_flops": useful,
         "flops_share": useful / (best / 1000) / peak,
         "requests_per_second": {
-            str(each): concurrent(recommender, asked, each) for each in threads
+            str(count): concurrent(recommender, requests, count) for count in threads
         },
     }
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """Return what was found as lines of text."""
-    h, c, count = (found[name] for name in ("prefix_tokens", "candidate_tokens", "candidates"))
-    spent = found["milliseconds"]
+def table(figures: Mapping[str, Any]) -> str:
+    """Return the figures as lines of text."""
+    h, c, count = (figures[name] for name in ("prefix_tokens", "candidate_tokens", "candidates"))
+    medians = figures["milliseconds"]
     lines = [
-        f"h = {h}, c = {c:.1f}, N = {count}; in theory {found['theory']:.2f} x padded",
+        f"h = {h}, c = {c:.1f}, N = {count}; in theory {figures['theory']:.2f} x padded",
         f"{'':14}{'ms':>10}{'naive/':>10}{'padded/':>10}",
     ]
     lines += [
-        f"{name:14}{each:10.3f}{spent['naive'] / each:10.1f}{spent['padded'] / each:10.1f}"
-        for name, each in spent.items()
+        f"{name:14}{value:10.3f}{medians['naive'] / value:10.1f}{medians['padded'] / value:10.1f}"
+        for name, value in medians.items()
     ]
     lines.append(
-        f"useful work at {found['flops_share']:.0%} of {found['peak_flops'] / 1e9:.0f} GFLOP/s"
+        f"useful work at {figures['flops_share']:.0%} of {figures['peak_flops'] / 1e9:.0f} GFLOP/s"
     )
-    for threads, rates in found["requests_per_second"].items():
-        each = ", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items())
-        lines.append(f"{threads} threads: {each}")
+    for threads, rates in figures["requests_per_second"].items():
+        text = ", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items())
+        lines.append(f"{threads} threads: {text}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print, and write what was found."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backbone", default="compact")
     parser.add_argument("--data", default="data/ml-latest-small")
@@ -239,13 +254,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--out", type=Path, help="write the JSON document there as well")
+    parser.add_argument("--out", type=Path, help="also write the JSON document to this file")
     arguments = parser.parse_args()
-    found = measure(arguments)
-    document = json.dumps(found, indent=1)
+    figures = measure(arguments)
+    document = json.dumps(figures, indent=1)
     if arguments.out:
         arguments.out.write_text(document + "\n", encoding="utf-8")
-    print(document if arguments.json else table(found))
+    print(document if arguments.json else table(figures))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Memory of several processes that serve one release: mapped from its file, and copied.
+"""Measure the memory of several processes that serve one release, mapped and copied.
 
     python -m benchmarks.shared_weights --items 200000 --processes 1,2,4
 
-Each process scores a thousand items and reads every weight: all pages are in use. RSS counts
-shared pages in every process, PSS the process's share of them, USS what it has for itself alone.
+Each process scores 1,000 items and reads every weight, so that all pages are in use. RSS counts
+shared pages in every process, PSS the process's share of them, and USS only private pages.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 MEBIBYTE: Final = 2**20
 
 
-def make(directory: Path, items: int) -> float:
-    """Write an untrained compact release for so many items; return the MiB of its weights."""
+def write_release(directory: Path, items: int) -> float:
+    """Write an untrained compact release for `items` items; return the MiB of its weights."""
     vocabulary = Vocabulary.from_catalog(Interactions.unrated())
-    known = Vocabulary(
+    enlarged = Vocabulary(
         item_capacity=items, user_attributes=vocabulary.user_attributes, values=vocabulary.values
     )
-    checkpoints.save(Recommender(known, CompactConfig()), directory, method="train")
+    checkpoints.save(Recommender(enlarged, CompactConfig()), directory, method="train")
     return (directory / WEIGHTS).stat().st_size / MEBIBYTE
 
 
 def hold(directory: Path, *, mapped: bool) -> None:
-    """Load the release, use all of it, say so, and keep it until standard input ends."""
+    """Load the release, read all weights, print "ready", and wait for the end of standard input."""
     torch.set_num_threads(1)
     recommender = checkpoints.load(directory, mapped=mapped)
     recommender.score({}, [], [Candidate(item_index, {}, "") for item_index in range(1000)])
@@ -57,39 +57,39 @@ def hold(directory: Path, *, mapped: bool) -> None:
 
 
 def measure(directory: Path, processes: int, *, mapped: bool) -> dict[str, Any]:
-    """Return the means over so many processes that hold the release at once, in MiB."""
-    how = ["--mapped"] if mapped else []
+    """Return the mean memory in MiB of `processes` processes that hold the release at once."""
+    options = ["--mapped"] if mapped else []
     with Children() as children:
-        held = [
+        holders = [
             children.start(
                 Child(
                     name="holder",
                     module="benchmarks.shared_weights",
-                    arguments=["--hold", str(directory), *how],
+                    arguments=["--hold", str(directory), *options],
                     pipe_stdout=True,
                 )
             )
             for _ in range(processes)
         ]
-        for child in held:
+        for child in holders:
             stream = child.process.stdout
             if stream is None or stream.readline() != b"ready\n":
                 raise RuntimeError("a process could not load the release")
-        found = [psutil.Process(child.process.pid).memory_full_info() for child in held]
+        memory = [psutil.Process(child.process.pid).memory_full_info() for child in holders]
     return {
         "processes": processes,
         "mapped": mapped,
-        "pss_of_all": round(sum(each.pss for each in found) / MEBIBYTE, 1),
+        "pss_of_all": round(sum(used.pss for used in memory) / MEBIBYTE, 1),
         **{
-            name: round(float(np.mean([getattr(each, name) for each in found])) / MEBIBYTE, 1)
+            name: round(float(np.mean([getattr(used, name) for used in memory])) / MEBIBYTE, 1)
             for name in ("rss", "pss", "uss")
         },
     }
 
 
 def compare(directory: Path, items: int, counts: Sequence[int]) -> dict[str, Any]:
-    """Measure both ways for each number of processes."""
-    size = make(directory, items)
+    """Measure copied and mapped weights for each number of processes."""
+    size = write_release(directory, items)
     runs = [
         measure(directory, count, mapped=mapped) for count in counts for mapped in (False, True)
     ]
@@ -97,11 +97,11 @@ def compare(directory: Path, items: int, counts: Sequence[int]) -> dict[str, Any
 
 
 def main() -> None:
-    """Measure from the command line, or be one of the processes."""
+    """Run the benchmark, or one of its processes, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=200_000)
     parser.add_argument("--processes", default="1,2,4")
-    parser.add_argument("--out", type=Path, help="write memory.json into this directory")
+    parser.add_argument("--out", type=Path, help="directory for memory.json")
     parser.add_argument("--hold", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--mapped", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> None:
         hold(options.hold, mapped=options.mapped)
         return
     with tempfile.TemporaryDirectory() as directory:
-        counts = [int(each) for each in options.processes.split(",")]
+        counts = [int(count) for count in options.processes.split(",")]
         text = json.dumps(compare(Path(directory) / "release", options.items, counts), indent=1)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

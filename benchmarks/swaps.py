@@ -1,9 +1,9 @@
-"""Swaps under load: real replicas in processes of their own, real (untrained) compact releases.
+"""Benchmark swaps under load, with replicas in separate processes and untrained releases.
 
     python -m benchmarks.swaps --swaps 1000 --replicas 2 --out docs/results/swaps
 
-Counts failed and torn answers (scores that are not those of the release that the answer names),
-and compares answers that overlap a swap, from prepare to confirmation, with the others.
+Counts failed and torn answers. A torn answer has scores that are not those of the release it
+names. Answers that overlap a swap, from prepare to confirmation, are compared with the others.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ import psutil
 from app.cli.processes import Child, Children
 from app.domain.recommendations import RecommendationQuery
 from app.parent_watch import stop_with_parent
-from benchmarks.gateways import gateway_in_process
-from benchmarks.installations import USERS, Installation, settings_of
+from benchmarks.installations import USERS, Installation, gateway_in_process, settings_of
 from worker.process import GRACE_SECONDS, be_nice, stop_on_signals
 
 if TYPE_CHECKING:
@@ -34,25 +33,25 @@ if TYPE_CHECKING:
     from app.serving.recommend.service import RecommendService
     from app.serving.replica.replica import Replica
 
-#: Of so many answers, one is written down in full and recomputed.
+#: One in this many answers is logged in full and recomputed.
 CHECK_EVERY: Final = 10
-#: Scores of one release differ by less when computed in another batch, and of two by more.
+#: Scores of one release differ by less between batches; scores of two releases differ by more.
 TOLERANCE: Final = 1e-4
 CLIENTS: Final = 2
 ANSWERS_PER_SECOND: Final = 10.0
 _PAUSE: Final = 0.1
-#: Of the thread that publishes, as of a worker: what is measured is serving.
+#: Niceness of the publishing thread, like a worker's, so that only serving is measured.
 _NICENESS: Final = 19
 _TIMEOUT: Final = 60.0
 
 
-def ask(service: RecommendService, user_id: str) -> Recommendation:
-    """Ask for ten items: the one place that knows how."""
+def request_recommendation(service: RecommendService, user_id: str) -> Recommendation:
+    """Request ten items for a user."""
     return service.answer(RecommendationQuery(person=user_id, n=10))
 
 
 class Load:
-    """Clients of one replica, each asking at fixed times whether or not answers are late."""
+    """Clients of one replica that send requests at fixed times, even while answers are late."""
 
     def __init__(self, service: RecommendService, replica: Replica, path: Path) -> None:
         self._service = service
@@ -61,7 +60,7 @@ class Load:
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
-        """Ask until told to stop; what comes is written down as lines of JSON."""
+        """Send requests until `stop` is set; log answers and memory as lines of JSON."""
         clients = [
             threading.Thread(target=self._client, args=(number, stop)) for number in range(CLIENTS)
         ]
@@ -69,7 +68,7 @@ class Load:
             client.start()
         process = psutil.Process()
         while not stop.wait(1.0):
-            self._note({"rss": process.memory_info().rss, "swaps": self._replica.swaps})
+            self._write({"rss": process.memory_info().rss, "swaps": self._replica.swaps})
         for client in clients:
             client.join()
         self._file.close()
@@ -79,32 +78,32 @@ class Load:
         for count in itertools.count():
             if stop.wait(max(0.0, due - time.monotonic())):
                 return
-            note: dict[str, Any] = {"due": due}
+            record: dict[str, Any] = {"due": due}
             try:
-                answer = ask(self._service, USERS[(count + number) % len(USERS)])
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it is counted as a failure
-                note["failed"] = type(error).__name__
+                answer = request_recommendation(self._service, USERS[(count + number) % len(USERS)])
+            except Exception as error:  # noqa: BLE001 -- every error counts as a failed answer
+                record["failed"] = type(error).__name__
             else:
-                note["release"] = answer.release
+                record["release"] = answer.release
                 if answer.release is not None and count % CHECK_EVERY == 0:
-                    note["user"] = answer.user_id
-                    note["scores"] = {one.item_id: one.score for one in answer.items}
-            note["end"] = time.monotonic()
-            self._note(note)
+                    record["user"] = answer.user_id
+                    record["scores"] = {item.item_id: item.score for item in answer.items}
+            record["end"] = time.monotonic()
+            self._write(record)
             due += 1 / ANSWERS_PER_SECOND
 
-    def _note(self, note: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, Any]) -> None:
         with self._lock:
-            self._file.write(json.dumps(note) + "\n")
+            self._file.write(json.dumps(record) + "\n")
 
 
 def serve(home: Path, log: Path) -> None:
-    """Be one replica under load until told to stop."""
+    """Run one replica under load until a signal or the end of the parent."""
     stop = threading.Event()
     stop_on_signals(stop)
     stop_with_parent(stop.set, grace_seconds=GRACE_SECONDS)
-    with gateway_in_process(settings_of(home)) as made:
-        Load(made.recommender, made.replica, log).run(stop)
+    with gateway_in_process(settings_of(home)) as gateway:
+        Load(gateway.recommender, gateway.replica, log).run(stop)
 
 
 def soak(
@@ -116,14 +115,14 @@ def soak(
     pause: float = _PAUSE,
     niceness: int = 0,
 ) -> dict[str, Any]:
-    """Swap so many times, or until the time is up, and return the figures.
+    """Swap `swaps` times, or until `seconds` have passed, and return the figures.
 
-    `niceness` is for the thread that calls, for good: it publishes the releases.
+    `niceness` permanently applies to the calling thread, which publishes the releases.
     """
     installation = Installation.make(home)
     installation.flip(*installation.publish(0))
     logs = [home / f"replica-{number}.jsonl" for number in range(replicas)]
-    moments: list[dict[str, Any]] = []
+    swap_times: list[dict[str, Any]] = []
     with Children() as children:
         for log in logs:
             children.start(
@@ -134,27 +133,27 @@ def soak(
                 )
             )
         be_nice(niceness)
-        # Clients ask a second without any swap before the first one.
+        # The clients run for about a second before the first swap.
         _wait(lambda: all(log.exists() and len(log.read_text()) > 1000 for log in logs))  # noqa: PLR2004
-        begun = time.monotonic()
+        started = time.monotonic()
         for seed in range(1, swaps + 1):
-            moments.append(_swap(installation, seed, replicas))
+            swap_times.append(_swap(installation, seed, replicas))
             time.sleep(pause)
-            if time.monotonic() - begun > seconds:
+            if time.monotonic() - started > seconds:
                 break
-        taken = time.monotonic() - begun
-    notes = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
+        elapsed = time.monotonic() - started
+    records = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
     return {
         "replicas": replicas,
-        "swaps": len(moments),
-        "seconds": round(taken, 1),
+        "swaps": len(swap_times),
+        "seconds": round(elapsed, 1),
         "pause": pause,
-        **figures(installation, moments, notes),
+        **figures(installation, swap_times, records),
     }
 
 
 def _swap(installation: Installation, seed: int, replicas: int) -> dict[str, Any]:
-    """Take one release through its roll-out, and return when what happened."""
+    """Roll out one release and return the times of the steps."""
     old = installation.live()
     prepare = time.monotonic()
     lease, name = installation.publish(seed)
@@ -171,60 +170,62 @@ def _wait(condition: Any) -> None:
     deadline = time.monotonic() + _TIMEOUT
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError("a replica has not followed")
+            raise TimeoutError(f"a replica did not follow within {_TIMEOUT:.0f} s")
         time.sleep(0.01)
 
 
 def figures(
-    installation: Installation, moments: list[dict[str, Any]], notes: list[list[dict[str, Any]]]
+    installation: Installation,
+    swap_times: list[dict[str, Any]],
+    records: list[list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """Return what the notes of all replicas say."""
-    every = [note for one in notes for note in one if "due" in note]
-    good = [note for note in every if "failed" not in note]
-    failures = [note["failed"] for note in every if "failed" in note]
-    checked = [note for note in good if "scores" in note]
-    unranked = sum(note["release"] is None for note in good)
-    before = {moment["new"]: moment["old"] for moment in moments}
-    during, others = _split(good, moments)
+    """Return the figures of the records, one list per replica."""
+    answers = [record for replica in records for record in replica if "due" in record]
+    good = [answer for answer in answers if "failed" not in answer]
+    failures = [answer["failed"] for answer in answers if "failed" in answer]
+    checked = [answer for answer in good if "scores" in answer]
+    unranked = sum(answer["release"] is None for answer in good)
+    previous = {swap["new"]: swap["old"] for swap in swap_times}
+    during, others = _split(good, swap_times)
     return {
-        "answers": len(every),
+        "answers": len(answers),
         "failed": len(failures),
         "failures": {kind: failures.count(kind) for kind in set(failures)},
         "not_ranked_by_a_release": unranked,
         "checked": len(checked),
-        "torn": sum(not agrees(installation, note, note["release"]) for note in checked),
-        # The check can fail: with the weights of the release before, hardly an answer passes.
-        "checked_against_the_release_before": sum(n["release"] in before for n in checked),
+        "torn": sum(not agrees(installation, answer, answer["release"]) for answer in checked),
+        # A control of the check: few answers agree with the weights of the previous release.
+        "checked_against_the_release_before": sum(a["release"] in previous for a in checked),
         "agree_with_the_release_before": sum(
-            agrees(installation, note, before[note["release"]])
-            for note in checked
-            if note["release"] in before
+            agrees(installation, answer, previous[answer["release"]])
+            for answer in checked
+            if answer["release"] in previous
         ),
         "milliseconds_during_swaps": _quantiles(during),
         "milliseconds_otherwise": _quantiles(others),
-        "replica": [_of_replica(one, moments) for one in notes],
+        "replica": [_replica_figures(replica, swap_times) for replica in records],
     }
 
 
-def agrees(installation: Installation, note: dict[str, Any], release: str) -> bool:
-    """Say whether the scores of an answer are those of this release's weights."""
-    found = installation.scores(release, note["user"], list(note["scores"]))
-    return bool(np.allclose(found, list(note["scores"].values()), atol=TOLERANCE, rtol=0))
+def agrees(installation: Installation, answer: dict[str, Any], release: str) -> bool:
+    """Return whether the scores of an answer are those of the release's weights."""
+    expected = installation.scores(release, answer["user"], list(answer["scores"]))
+    return bool(np.allclose(expected, list(answer["scores"].values()), atol=TOLERANCE, rtol=0))
 
 
 def _split(
-    good: list[dict[str, Any]], moments: list[dict[str, Any]]
+    answers: list[dict[str, Any]], swap_times: list[dict[str, Any]]
 ) -> tuple[list[float], list[float]]:
-    """Return the milliseconds of answers that overlap prepare to drained, and of the others."""
-    starts = np.array([moment["prepare"] for moment in moments])
-    ends = np.array([moment["drained"] for moment in moments])
+    """Return the milliseconds of answers that overlap a swap, and of the other answers."""
+    starts = np.array([swap["prepare"] for swap in swap_times])
+    ends = np.array([swap["drained"] for swap in swap_times])
     during: list[float] = []
     others: list[float] = []
-    for note in good:
-        # Swaps follow one another: only the last one begun before the answer's end can overlap.
-        last = int(np.searchsorted(starts, note["end"])) - 1
-        overlaps = last >= 0 and ends[last] >= note["due"]
-        (during if overlaps else others).append(1e3 * (note["end"] - note["due"]))
+    for answer in answers:
+        # Swaps do not overlap each other, so only the last swap before the answer's end counts.
+        last = int(np.searchsorted(starts, answer["end"])) - 1
+        overlaps = last >= 0 and ends[last] >= answer["due"]
+        (during if overlaps else others).append(1e3 * (answer["end"] - answer["due"]))
     return during, others
 
 
@@ -235,42 +236,45 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     return {"answers": len(values), "p50": round(float(p50), 2), "p99": round(float(p99), 2)}
 
 
-def _of_replica(notes: list[dict[str, Any]], moments: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return one replica's memory over time, and how long it answered from old releases."""
-    last: dict[str, float] = {}
-    for note in notes:
-        if note.get("release") is not None:
-            last[note["release"]] = max(last.get(note["release"], 0.0), note["end"])
-    after = [1e3 * max(0.0, last.get(m["old"], 0.0) - m["flip"]) for m in moments]
-    memory = [note for note in notes if "rss" in note]
+def _replica_figures(
+    records: list[dict[str, Any]], swap_times: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a replica's memory over time, and how long it answered from old releases."""
+    last_answer: dict[str, float] = {}
+    for record in records:
+        release = record.get("release")
+        if release is not None:
+            last_answer[release] = max(last_answer.get(release, 0.0), record["end"])
+    after = [1e3 * max(0.0, last_answer.get(s["old"], 0.0) - s["flip"]) for s in swap_times]
+    memory = [record for record in records if "rss" in record]
     return {
         "milliseconds_from_flip_to_last_old_answer": {
             "p50": round(float(np.median(after)), 2), "max": round(max(after), 2)
         },
         "rss_mb_per_100_swaps_in_the_second_half": _growth(memory[len(memory) // 2 :]),
         "rss_mb": [
-            {"swaps": each["swaps"], "rss": round(each["rss"] / 1e6, 1)}
-            for each in memory[:: max(1, len(memory) // 10)] + memory[-1:]
+            {"swaps": sample["swaps"], "rss": round(sample["rss"] / 1e6, 1)}
+            for sample in memory[:: max(1, len(memory) // 10)] + memory[-1:]
         ],
     }  # fmt: skip
 
 
 def _growth(memory: list[dict[str, Any]]) -> float | None:
-    """Return the slope of a line through the memory in MB per 100 swaps; None for one point."""
-    swaps = np.array([each["swaps"] for each in memory], dtype=np.float64)
-    away = swaps - swaps.mean() if len(swaps) else swaps
-    if not away.any():
+    """Return the regression slope of memory in MB per 100 swaps, or None for one point."""
+    swaps = np.array([sample["swaps"] for sample in memory], dtype=np.float64)
+    deviations = swaps - swaps.mean() if len(swaps) else swaps
+    if not deviations.any():
         return None
-    megabytes = np.array([each["rss"] / 1e6 for each in memory])
-    return round(float(100 * (away @ megabytes) / (away @ away)), 3)
+    megabytes = np.array([sample["rss"] / 1e6 for sample in memory])
+    return round(float(100 * (deviations @ megabytes) / (deviations @ deviations)), 3)
 
 
 def main() -> None:
-    """Run the soak, or be one of its replicas."""
+    """Run the benchmark, or one of its replicas, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--swaps", type=int, default=1000)
     parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="end by then")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="time limit")
     parser.add_argument("--pause", type=float, default=_PAUSE, help="seconds between swaps")
     parser.add_argument("--out", type=Path, default=Path("docs/results/swaps"))
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
@@ -280,7 +284,7 @@ def main() -> None:
         serve(options.serve, options.log)
         return
     with tempfile.TemporaryDirectory() as home:
-        found = soak(
+        results = soak(
             Path(home),
             swaps=options.swaps,
             replicas=options.replicas,
@@ -289,8 +293,8 @@ def main() -> None:
             niceness=_NICENESS,
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    found["load_average_at_the_end"] = os.getloadavg()[0]
-    text = json.dumps(found, indent=1) + "\n"
+    results["load_average_at_the_end"] = os.getloadavg()[0]
+    text = json.dumps(results, indent=1) + "\n"
     (options.out / f"results-{options.replicas}.json").write_text(text)
     sys.stdout.write(text)
 

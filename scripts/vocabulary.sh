@@ -11,12 +11,12 @@ paths=("$@")
         CHANGELOG.md CONTRIBUTING.md Makefile Dockerfile docker-compose.yml pyproject.toml .ci/run
         .github/workflows/ci.yml .pre-commit-config.yaml)
 
-# `cancelled` is a public status. Names stored in manifests, weights files, tables and certificates
-# stay as they are; each stands in quotes or in the attribute that names the stored value.
+# `cancelled` is a public status, `unauthorised` a public problem type. Names stored in manifests,
+# weights files, tables and certificates stay as they are; each stands in quotes or in the attribute that names the stored value.
 exec "${BIN:-.venv/bin}/codespell" \
     --skip scripts/vocabulary.sh \
     --dictionary - --dictionary docs/vocabulary.txt --builtin en-GB_to_en-US \
     --regex '[A-Z]?[a-z]+|[A-Z]+' \
-    --ignore-words-list cancelled,cancelling \
+    --ignore-words-list cancelled,cancelling,unauthorised \
     --ignore-regex '"(slot|slots|seals|cohort|cohort_share|fold|freeze|expected_rise|symmetrised_kl|centre)"|LETHE_COHORT_SHARE|uq_items_slot|#: The stored name is [a-z_`]+\.|\bcentre\b' \
     "${paths[@]}"

@@ -89,36 +89,21 @@ HTTP_PROBLEMS: Final[Mapping[int, ProblemKind]] = {
     status: ProblemKind(code, status, title, meaning)
     for code, status, title, meaning in (
         ("bad-request", 400, "Bad request", "The request could not be read."),
-        (
-            "forbidden",
-            403,
-            "Forbidden",
-            "Without API keys, only local callers may use the service.",
-        ),
+        ("forbidden", 403, "Forbidden", "Without API keys, only local callers have access."),
         ("no-such-path", 404, "No such path", "There is nothing at this path."),
-        (
-            "method-not-allowed",
-            405,
-            "Method not allowed",
-            "This path does not support this method.",
-        ),
+        ("method-not-allowed", 405, "Method not allowed", "This path has no such method."),
         (
             "request-timeout",
             408,
             "Request timeout",
             "The request body did not arrive in time; the connection is closed.",
         ),
-        (
-            "body-too-large",
-            413,
-            "Body too large",
-            "The body is larger than the limit of this service.",
-        ),
+        ("body-too-large", 413, "Body too large", "The body is larger than the limit."),
         (
             "unsupported-media-type",
             415,
             "Unsupported media type",
-            "Send the body as `Content-Type: application/json`.",
+            "Send the body with `Content-Type: application/json`.",
         ),
         ("misdirected", 421, "Misdirected request", "The Host header does not name this service."),
         ("internal", 500, "Internal error", "The service failed unexpectedly."),
@@ -192,11 +177,11 @@ async def _on_invalid(_request: Request, error: Exception) -> ProblemResponse:
         "The request does not have the expected form.",
         invalid=[
             {
-                "location": [str(part) for part in invalid["loc"]],
-                "code": invalid["type"],
-                "detail": invalid["msg"],
+                "location": [str(part) for part in failure["loc"]],
+                "code": failure["type"],
+                "detail": failure["msg"],
             }
-            for invalid in validation_errors
+            for failure in validation_errors
         ],
     )
 

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from app.api.problems import KINDS, MEDIA_TYPE, ProblemKind
 from app.api.schemas.common import ProblemDocument
+from app.domain.errors import UnauthorizedError
 
 #: Problem codes that every route can return.
 _COMMON_CODES: Final = (
-    "unauthorised",
+    UnauthorizedError.code,
     "forbidden",
     "misdirected",
     "internal",

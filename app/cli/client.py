@@ -11,8 +11,6 @@ from app.api.auth import is_loopback
 from app.cli.failures import BadInputError, CommandError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from app.settings import Settings
 
 _TIMEOUT_SECONDS: Final = 30.0
@@ -85,12 +83,7 @@ class Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
 

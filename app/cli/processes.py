@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
 #: The checkout or the image's working directory, which contains `worker` and `models`.
 ROOT: Final = Path(__file__).parents[2]
@@ -126,12 +125,7 @@ class Children:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # A second Ctrl-C must not leave children running.
         handlers: dict[int, Any] = {
             number: signal.signal(number, signal.SIG_IGN)

@@ -35,7 +35,8 @@ class RequestStatus(StrEnum):
 
 
 _R = RequestStatus
-_IN_JOB = frozenset({_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT})
+#: The statuses of a request that is part of a batch or job.
+IN_JOB_STATUSES: Final = frozenset({_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT})
 
 #: Old status → allowed new statuses. A failed job returns its requests to `batched`, and never to
 #: `scheduled`, which can be cancelled.
@@ -49,7 +50,7 @@ REQUEST_TRANSITIONS: Final = {
     _R.DEAD: frozenset({_R.BATCHED}),
 }
 
-OPEN_STATUSES: Final = _IN_JOB | {_R.SCHEDULED, _R.ON_HOLD, _R.DEAD}
+OPEN_STATUSES: Final = IN_JOB_STATUSES | {_R.SCHEDULED, _R.ON_HOLD, _R.DEAD}
 
 
 class Outcome(StrEnum):

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
-from app.storage.tables import Base
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy import Engine
 
     from app.storage.engine import Database
 
 #: The tables with plain ids of users and items.
-PERSONAL_TABLES: Final = (
+_PERSONAL_TABLES: Final = (
     "users",
     "items",
     "interactions",
@@ -29,10 +26,8 @@ PERSONAL_TABLES: Final = (
 _PAUSE_SECONDS: Final = 0.05
 
 
-def erase_remains(
-    database: Database, tables: Sequence[str] = PERSONAL_TABLES, *, wait_seconds: float = 10.0
-) -> bool:
-    """Erase the remains of deleted rows. Return False if readers blocked it for `wait_seconds`.
+def erase_remains(database: Database, *, wait_seconds: float = 10.0) -> bool:
+    """Erase the remains of deleted rows. Return False if readers block this for `wait_seconds`.
 
     SQLite overwrites deleted content by itself (secure_delete). The write-ahead log still has old
     content and is checkpointed and truncated. PostgreSQL vacuums the tables. Raises
@@ -41,9 +36,10 @@ def erase_remains(
     try:
         if database.is_sqlite:
             return _truncate_wal(database.write, wait_seconds)
-        return _vacuum(database.write, tables)
+        _vacuum(database.write)
     except UNAVAILABLE as error:
         raise DatabaseUnavailableError from error
+    return True
 
 
 def _truncate_wal(engine: Engine, wait_seconds: float) -> bool:
@@ -78,14 +74,9 @@ def _try_truncate(engine: Engine) -> bool:
         connection.close()
 
 
-def _vacuum(engine: Engine, tables: Sequence[str]) -> bool:
-    known = set(Base.metadata.tables)
+def _vacuum(engine: Engine) -> None:
     with engine.connect() as pooled:
         # VACUUM refuses to run inside a transaction.
         connection = pooled.execution_options(isolation_level="AUTOCOMMIT")
-        quote = connection.dialect.identifier_preparer.quote
-        for table in tables:
-            if table not in known:
-                raise ValueError(f"the table {table!r} does not exist")
-            connection.exec_driver_sql(f"VACUUM {quote(table)}")
-    return True
+        for table in _PERSONAL_TABLES:
+            connection.exec_driver_sql(f"VACUUM {table}")

@@ -1,1 +1,1 @@
-"""How fast recommendations are, over real HTTP, alone and while a release is swapped."""
+"""Benchmark recommendations over HTTP, with and without deletions running."""

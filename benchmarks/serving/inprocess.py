@@ -1,4 +1,4 @@
-"""What one recommendation costs inside of the gateway, part by part, and how that grows."""
+"""Measure the parts of a recommendation inside the gateway, and their growth with the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.services.recommendation_inputs import SuppressedItemsCache, read_inputs
 from app.serving.recommend.ranking import PreparedQuery
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.storage.artifacts import ArtifactStore
-from benchmarks.scoring import POLICY, measured, requests
+from benchmarks.scoring import SCORING_POLICY, draw_requests, measure_recommender
 from benchmarks.synthetic_candidates import synthetic
 from models.checkpoints import checkpoint as checkpoints
 from models.data.interactions import Interactions, ItemRecord
@@ -32,57 +32,59 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PROFILED: Final = 200
-_TOP: Final = 40
+_PROFILED_USERS: Final = 200
+_PRINTED_FUNCTIONS: Final = 40
 
 
-def parts(made: Gateway, users: Sequence[str]) -> dict[str, float]:
+def parts(gateway: Gateway, users: Sequence[str]) -> dict[str, float]:
     """Return the median milliseconds of each part of an answer, and of whole answers."""
-    spent: dict[str, list[float]] = {}
-    size, open_items = made.settings.candidates, SuppressedItemsCache()
+    durations: dict[str, list[float]] = {}
+    size, open_items = gateway.settings.candidates, SuppressedItemsCache()
 
     def timed(name: str, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        began = time.perf_counter()
-        found = work(*arguments, **named)
-        spent.setdefault(name, []).append(1000 * (time.perf_counter() - began))
-        return found
+        started = time.perf_counter()
+        result = work(*arguments, **named)
+        durations.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+        return result
 
     for user in users:
         query = RecommendationQuery(person=user)
-        with made.uow(write=False) as uow:
-            inputs = timed("read", read_inputs, uow, made.pseudonyms, user, open_items)
-            proposal = timed("first stage", made.first_stage.propose, uow, inputs, query, 0, size)
+        with gateway.uow(write=False) as uow:
+            inputs = timed("read", read_inputs, uow, gateway.pseudonyms, user, open_items)
+            proposal = timed(
+                "first stage", gateway.first_stage.propose, uow, inputs, query, 0, size
+            )
         request = PreparedQuery(query=query, inputs=inputs, proposal=proposal, start=0).request()
-        with made.replica.live.capture() as loaded_model:
-            timed("model", loaded_model.scorer.score, replace(request, keep=False))
-            timed("model, history kept", loaded_model.scorer.score, request)
-        timed("whole", made.recommender.answer, query)
-    return {name: median(each) for name, each in spent.items()}
+        with gateway.replica.live.capture() as serving_model:
+            timed("model", serving_model.scorer.score, replace(request, keep=False))
+            timed("model, history kept", serving_model.scorer.score, request)
+        timed("whole", gateway.recommender.answer, query)
+    return {name: median(values) for name, values in durations.items()}
 
 
-def profile(made: Gateway, users: Sequence[str]) -> str:
-    """Return where the time of answers goes, function by function."""
+def profile(gateway: Gateway, users: Sequence[str]) -> str:
+    """Return a profile of answers by cumulative and by own time of each function."""
     profiler = cProfile.Profile()
     profiler.enable()
-    for user in users[:_PROFILED]:
-        made.recommender.answer(RecommendationQuery(person=user))
+    for user in users[:_PROFILED_USERS]:
+        gateway.recommender.answer(RecommendationQuery(person=user))
     profiler.disable()
     text = io.StringIO()
-    found = pstats.Stats(profiler, stream=text)
-    found.strip_dirs().sort_stats("cumulative").print_stats(_TOP)
-    found.sort_stats("tottime").print_stats(_TOP)
+    statistics = pstats.Stats(profiler, stream=text)
+    statistics.strip_dirs().sort_stats("cumulative").print_stats(_PRINTED_FUNCTIONS)
+    statistics.sort_stats("tottime").print_stats(_PRINTED_FUNCTIONS)
     return text.getvalue()
 
 
-def ratios(made: Gateway, people: int, repetitions: int) -> dict[str, Any]:
-    """Compare the live release's scoring with slower ways, in this process by turns."""
-    with made.uow(write=False) as uow:
+def ratios(gateway: Gateway, users: int, repetitions: int) -> dict[str, Any]:
+    """Compare the live release's scoring with slower methods in this process."""
+    with gateway.uow(write=False) as uow:
         live = uow.releases.alias().live
         release = None if live is None else uow.releases.get(live)
         items = [item for item in uow.people.items() if not item.retired]
     if release is None:
         raise ValueError("no release is live")
-    store = ArtifactStore(made.settings.artifacts_root, made.settings.home / "cache")
+    store = ArtifactStore(gateway.settings.artifacts_root, gateway.settings.home / "cache")
     recommender = checkpoints.load(store.local_path(release.path))
     data = Interactions.unrated(
         [
@@ -94,12 +96,12 @@ def ratios(made: Gateway, people: int, repetitions: int) -> dict[str, Any]:
             for item in items
         ]
     )
-    asked = requests(data, people, min(made.settings.candidates, len(items) // 2), seed=0)
-    return measured(recommender, asked, repetitions)
+    requests = draw_requests(data, users, min(gateway.settings.candidates, len(items) // 2), seed=0)
+    return measure_recommender(recommender, requests, repetitions)
 
 
 def growth(repetitions: int = 20) -> dict[str, list[dict[str, float]]]:
-    """Return milliseconds of the first stage and the model, each with one thing growing."""
+    """Return milliseconds of first stage and model for growing items, users and histories."""
     return {
         "items": [_point(items=items, repetitions=repetitions) for items in (1_000, 5_000, 20_000)],
         "users": [_point(users=users, repetitions=repetitions) for users in (1_000, 5_000, 20_000)],
@@ -110,29 +112,29 @@ def growth(repetitions: int = 20) -> dict[str, list[dict[str, float]]]:
 def _point(
     *, users: int = 2_000, items: int = 5_000, history: int = 20, repetitions: int
 ) -> dict[str, float]:
-    """Measure at one size: people with about 30 ratings each, 200 candidates."""
+    """Measure at one size, with about 30 ratings per user and 200 candidates."""
     data = synthetic(users, items, 30 * users)
     genres = [{"genre": (str(item_index % 20),)} for item_index in range(items)]
     described = [
-        replace(item, attributes=each) for item, each in zip(data.items, genres, strict=True)
+        replace(item, attributes=genre) for item, genre in zip(data.items, genres, strict=True)
     ]
     data = replace(data, items=tuple(described))
     index = CandidateIndex.build(data)
     recommender = build(Vocabulary.from_catalog(data), parse_backbone("compact"))
     recommender.model.eval()
-    scorer = TorchScorer(recommender, POLICY)
-    asked = requests(data, 1, 200, seed=0)[0]
+    scorer = TorchScorer(recommender, SCORING_POLICY)
+    request = draw_requests(data, 1, 200, seed=0)[0]
     drawn = np.random.default_rng(0).choice(items, history, replace=False).tolist()
-    known = list(asked.history)
-    asked = replace(asked, history=(known * (history // len(known) + 1))[:history])
+    ratings = list(request.history)
+    request = replace(request, history=(ratings * (history // len(ratings) + 1))[:history])
     events = [Event(item_index, 5.0, when) for when, item_index in enumerate(drawn)]
     first, model = [], []
     for _ in range(repetitions):
-        began = time.perf_counter()
+        started = time.perf_counter()
         index.propose(events, 200, excluded=drawn)
         between = time.perf_counter()
-        scorer.score(replace(asked, keep=False))
-        first.append(between - began)
+        scorer.score(replace(request, keep=False))
+        first.append(between - started)
         model.append(time.perf_counter() - between)
     return {
         "users": users,

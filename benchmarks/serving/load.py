@@ -1,8 +1,8 @@
-"""The process that asks: `python -m benchmarks.serving.load`, a plan on stdin, answers on stdout.
+"""Load generator: `python -m benchmarks.serving.load` reads a plan and writes samples, as JSON.
 
-Every client is a thread with a connection of its own. In a closed loop it asks again once it is
-answered. In an open loop questions are due at a steady rate whether or not the answers keep up, and
-an answer's time counts from when its question was due: a stall delays none of the clocks.
+Every client is a thread with its own connection. In a closed loop a client sends the next request
+after the answer. In an open loop requests are due at a constant rate, independent of the answers,
+and the latency counts from the due time, so that a stall is not hidden.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REFUSED: Final = frozenset({429, 503})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be asked. Without `rate` the loop is closed; times are in seconds."""
+    """Requests to send. Without `rate` the loop is closed. Times are in seconds."""
 
     host: str
     port: int
@@ -36,16 +36,16 @@ class Plan:
     clients: int
     seconds: float
     warm_up: float = 1.0
-    #: Questions per second of an open loop.
+    #: Requests per second of an open loop.
     rate: float | None = None
-    #: `{user}` is filled in.
+    #: `{user}` is replaced by the quoted user id.
     path: str = "/recommend/{user}?n=10"
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One question: when it was due (Unix time), how long the answer took, and what it was."""
+    """One request: the due time (Unix time), the latency, and the outcome."""
 
     due: float
     milliseconds: float
@@ -55,7 +55,7 @@ class Sample:
 
 
 class _Client(threading.Thread):
-    """Asks until the plan's end, over one connection."""
+    """Sends requests over one connection until the end of the plan."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class _Client(threading.Thread):
         self.samples: list[Sample] = []
         self._plan, self._start, self._turns, self._over = plan, start, turns, over
         self._users = list(plan.users)
-        random.Random(plan.seed + number).shuffle(self._users)  # noqa: S311 -- no secret
+        random.Random(plan.seed + number).shuffle(self._users)  # noqa: S311 -- not for security
         self._connection: http.client.HTTPConnection | None = None
 
     def run(self) -> None:
@@ -82,7 +82,7 @@ class _Client(threading.Thread):
                 time.sleep(max(0.0, due - time.time()))
             if due >= end or self._over.is_set():
                 break
-            outcome, release = self._ask(user)
+            outcome, release = self._request(user)
             if due >= begin:
                 self.samples.append(
                     Sample(
@@ -95,28 +95,28 @@ class _Client(threading.Thread):
         if self._connection is not None:
             self._connection.close()
 
-    def _ask(self, user: str) -> tuple[str, str | None]:
+    def _request(self, user: str) -> tuple[str, str | None]:
         if self._connection is None:
             self._connection = http.client.HTTPConnection(
                 self._plan.host, self._plan.port, timeout=_TIMEOUT
             )
         try:
             self._connection.request("GET", self._plan.path.format(user=quote(user, safe="")))
-            answer = self._connection.getresponse()
-            body = answer.read()
+            response = self._connection.getresponse()
+            body = response.read()
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = None
             return "failed", None
-        if answer.status != _OK:
-            return ("refused" if answer.status in _REFUSED else "failed"), None
+        if response.status != _OK:
+            return ("refused" if response.status in _REFUSED else "failed"), None
         return "answered", json.loads(body).get("release")
 
 
 def run(plan: Plan, over: threading.Event) -> list[Sample]:
-    """Ask from as many threads as there are clients, until the end of the plan or `over` is set.
+    """Send requests from all clients until the end of the plan or until `over` is set.
 
-    Returns all that was asked after warming up.
+    Returns the samples after the warm-up.
     """
     start, turns = time.time(), itertools.count()
     clients = [_Client(plan, number, start, turns, over) for number in range(plan.clients)]
@@ -130,7 +130,7 @@ def run(plan: Plan, over: threading.Event) -> list[Sample]:
 
 
 def main() -> None:
-    """Read a plan, ask until its end or that of standard input, and write the samples."""
+    """Read a plan, run it until its end or the end of standard input, and write the samples."""
     plan: dict[str, Any] = json.loads(sys.stdin.readline())
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""`lethe benchmark serving`: sets a service up, has it asked, and writes what was measured."""
+"""`lethe benchmark serving`: set up a service, measure it under load, and write the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.cli.processes import ROOT, Children
 from app.domain.json_values import plain
 from app.logs import configure_logging
 from app.settings import Settings
-from benchmarks.gateways import gateway_in_process
+from benchmarks.installations import gateway_in_process
 from benchmarks.serving import inprocess, report, scenarios
 from benchmarks.serving.load import Plan
 
@@ -33,26 +33,27 @@ if TYPE_CHECKING:
     from benchmarks.serving.report import Results
 
 _HOST: Final = "127.0.0.1"
-_SWAPS: Final = 3
-_PEOPLE: Final = 400
-_LEAST_RATINGS: Final = 20
+_DELETIONS: Final = 3
+_MAX_USERS: Final = 400
+_MIN_RATINGS: Final = 20
 _READY_SECONDS: Final = 120.0
 _OPEN_CLIENTS: Final = 64
-_HALF: Final = 0.5
-#: No longer than this is asked while people are being forgotten.
-_LONGEST: Final = 600.0
+#: Request rate of the open loop, as a share of the closed loop's capacity.
+_LOAD: Final = 0.5
+#: Maximum seconds of load while users are being forgotten.
+_MAX_SECONDS: Final = 600.0
 
 
 class Bar(Protocol):
-    """Progress on a screen."""
+    """Progress display."""
 
     def at(self, text: str, spent: float, left: float | None) -> None:
-        """Say what is being done."""
+        """Show the current step, and the seconds spent and left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is to be measured."""
+    """Options of the benchmark."""
 
     data: Path
     home: Path
@@ -68,28 +69,28 @@ class SetUpFailedError(RuntimeError):
 
 
 def run(options: Options, bar: Bar) -> Results:
-    """Measure everything, write it into `out`, and return it."""
-    began = time.monotonic()
+    """Run all measurements, write the results into `out`, and return them."""
+    started = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
 
     def at(text: str) -> None:
-        bar.at(text, time.monotonic() - began, None)
+        bar.at(text, time.monotonic() - started, None)
 
     with _environment(options.home) as settings:
         configure_logging(settings.log_level)
-        at("importing and training, once per home")
+        at("importing and training, unless done before")
         _prepare(settings, options.data)
-        people = _people(settings)
-        at("one request, part by part")
-        with gateway_in_process(settings) as made:
-            parts = inprocess.parts(made, people)
-            profile = inprocess.profile(made, people)
-            at("scoring against the naive way")
-            scoring = inprocess.ratios(made, people=4, repetitions=5)
+        users = _users(settings)
+        at("parts of one request")
+        with gateway_in_process(settings) as gateway:
+            parts = inprocess.parts(gateway, users)
+            profile = inprocess.profile(gateway, users)
+            at("scoring against the naive method")
+            scoring = inprocess.ratios(gateway, users=4, repetitions=5)
         at("growth")
         growth = inprocess.growth()
-        rows, swaps, http = _over_http(settings, options, people, at)
-    found: Results = {
+        rows, swaps, http = _over_http(settings, options, users, at)
+    measured: Results = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no accelerator used",
@@ -105,9 +106,9 @@ def run(options: Options, bar: Bar) -> Results:
         "parts": parts,
         "scoring": scoring,
         "growth": growth,
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - started,
     }
-    results: Results = plain(found)
+    results: Results = plain(measured)
     (options.out / "profile.txt").write_text(profile, encoding="utf-8")
     report.write(results, options.out)
     document = json.dumps(results, indent=1, allow_nan=False)
@@ -117,8 +118,8 @@ def run(options: Options, bar: Bar) -> Results:
 
 @contextmanager
 def _environment(home: Path) -> Iterator[Settings]:
-    """Let nothing of another installation leak in; what tunes serving is measured as it is set."""
-    before = dict(os.environ)
+    """Set the environment for `home` in the block; settings that tune serving stay as they are."""
+    previous = dict(os.environ)
     for name in INSTALLATION_VARIABLES:
         os.environ.pop(name, None)
     os.environ |= {
@@ -132,96 +133,99 @@ def _environment(home: Path) -> Iterator[Settings]:
         yield Settings()
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(previous)
 
 
 def _prepare(settings: Settings, data: Path) -> None:
-    """Import and train, unless this home has a release already."""
+    """Import and train, unless the data directory already has a release."""
     settings.home.mkdir(parents=True, exist_ok=True)
     for arguments in (["import", str(data)], ["train"]):
-        if _live(settings) is not None:
+        if _live_release(settings) is not None:
             return
-        done = subprocess.run(  # noqa: S603 -- our own command
+        completed = subprocess.run(  # noqa: S603 -- our own command
             [sys.executable, "-m", "app.cli", *arguments, "--json"],
             capture_output=True,
             text=True,
             check=False,
             cwd=ROOT,
         )
-        if done.returncode:
-            raise SetUpFailedError(f"lethe {arguments[0]} failed: {done.stdout[-500:]}")
+        if completed.returncode:
+            raise SetUpFailedError(f"lethe {arguments[0]} failed: {completed.stdout[-500:]}")
 
 
-def _live(settings: Settings) -> str | None:
+def _live_release(settings: Settings) -> str | None:
     with open_installation(settings) as installation, installation.uow(write=False) as uow:
         return uow.releases.alias().live
 
 
-def _people(settings: Settings) -> list[str]:
-    """Return people to ask for, in a fixed order."""
+def _users(settings: Settings) -> list[str]:
+    """Return the users for the load, in a fixed order."""
     with open_installation(settings) as installation, installation.uow(write=False) as uow:
-        found = [user.id for user in uow.people.users()]
-        found = [u for u in found if len(uow.people.history(u)) >= _LEAST_RATINGS]
-    return found[:_PEOPLE]
+        users = [user.id for user in uow.people.users()]
+        users = [user for user in users if len(uow.people.history(user)) >= _MIN_RATINGS]
+    return users[:_MAX_USERS]
 
 
 def _over_http(
-    settings: Settings, options: Options, people: Sequence[str], at: Any
+    settings: Settings, options: Options, users: Sequence[str], at: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
-    """Start gateway and worker, and run all scenarios."""
+    """Start gateways and worker and run all scenarios; return rows, swaps and ratios."""
     logs = settings.home / "logs"
-    forgotten, asked = people[:_SWAPS], people[_SWAPS:]
-    with listening(_HOST, 0) as held, Children() as children:
+    to_forget, served = users[:_DELETIONS], users[_DELETIONS:]
+    with listening(_HOST, 0) as server, Children() as children:
         started = [
-            children.start(gateway_process(held, log=logs / f"gateway-{number}.log"))
+            children.start(gateway_process(server, log=logs / f"gateway-{number}.log"))
             for number in range(options.replicas)
         ]
-        with service_at(held, settings) as service:
+        with service_at(server, settings) as service:
             wait_until_up(service, started[0])
             _wait_until_ready(service, options.replicas)
             plan = Plan(
                 host=_HOST,
-                port=held.getsockname()[1],
-                users=asked,
+                port=server.getsockname()[1],
+                users=served,
                 clients=1,
                 seconds=options.seconds,
             )
-            rows = _closed(plan, options, at)
+            rows = _closed_loops(plan, options, at)
             capacity = max(row["throughput"] for row in rows if row["name"] == "closed loop")
             children.start(worker(log=logs / "worker.log"))
-            more, swaps, ratio = _open(plan, service, forgotten, capacity, at)
-    one = next(row for row in rows if row["name"] == "closed loop" and row["clients"] == 1)
-    return rows + more, swaps, {"p50_ms": one["p50_ms"], **ratio}
+            open_rows, swaps, ratio = _open_loops(plan, service, to_forget, capacity, at)
+    single = next(row for row in rows if row["name"] == "closed loop" and row["clients"] == 1)
+    return rows + open_rows, swaps, {"p50_ms": single["p50_ms"], **ratio}
 
 
-def _closed(plan: Plan, options: Options, at: Any) -> list[dict[str, Any]]:
+def _closed_loops(plan: Plan, options: Options, at: Any) -> list[dict[str, Any]]:
     rows = []
     floor = replace(plan, path="/healthz", seconds=min(plan.seconds, 3.0))
-    at("what asking alone costs")
-    rows.append(scenarios.summary("floor: GET /healthz", 1, scenarios.ask(floor), floor.seconds))
+    at("cost of the load generator alone")
+    samples = scenarios.run_load(floor)
+    rows.append(scenarios.summary("floor: GET /healthz", 1, samples, floor.seconds))
     for clients in options.clients:
         at(f"closed loop, {clients} clients")
-        samples = scenarios.ask(replace(plan, clients=clients))
+        samples = scenarios.run_load(replace(plan, clients=clients))
         rows.append(scenarios.summary("closed loop", clients, samples, plan.seconds))
     return rows
 
 
-def _open(
-    plan: Plan, service: Service, forgotten: Sequence[str], capacity: float, at: Any
+def _open_loops(
+    plan: Plan, service: Service, to_forget: Sequence[str], capacity: float, at: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
-    """Ask at half of the capacity, alone and while people are forgotten one after the other."""
-    steady = replace(plan, clients=_OPEN_CLIENTS, rate=_HALF * capacity)
+    """Run load at half of the capacity, with and without a sequence of deletions."""
+    steady = replace(plan, clients=_OPEN_CLIENTS, rate=_LOAD * capacity)
     at("open loop at half of capacity")
-    calm = scenarios.ask(steady)
-    watch = scenarios.Watch(service, forgotten)
-    watch.start()
-    at(f"open loop while {len(forgotten)} people are forgotten, one after the other")
-    began = time.monotonic()
-    during = scenarios.ask_until(replace(steady, warm_up=0.0, seconds=_LONGEST), lambda: watch.over)
-    seconds = time.monotonic() - began
-    problem = watch.problem()
-    overlap = scenarios.overlapping(during, watch.swaps)
-    trained = scenarios.training(during, watch.swaps)
+    calm = scenarios.run_load(steady)
+    deletions = scenarios.Deletions(service, to_forget)
+    deletions.start()
+    at(f"open loop during {len(to_forget)} deletions in sequence")
+    started = time.monotonic()
+    during = scenarios.run_load_until(
+        replace(steady, warm_up=0.0, seconds=_MAX_SECONDS), lambda: deletions.over
+    )
+    seconds = time.monotonic() - started
+    problem = deletions.problem()
+    overlap = scenarios.overlapping(during, deletions.swaps)
+    trained = scenarios.training(during, deletions.swaps)
     rows = [
         scenarios.summary("open loop, steady", _OPEN_CLIENTS, calm, plan.seconds),
         scenarios.summary("open loop, all of the deletions", _OPEN_CLIENTS, during, seconds),
@@ -229,23 +233,23 @@ def _open(
         scenarios.summary("of those: prepare to confirmed", _OPEN_CLIENTS, overlap, 0.0),
     ]
     if problem is not None:
-        # What was measured until then is told all the same, and that it is not all.
+        # The samples until the failure are reported, with a mark that they are incomplete.
         rows[1] |= {"name": f"{rows[1]['name']}: FAILED, {problem}", "error": problem}
-    figures = scenarios.swap_figures(during, watch.swaps)
-    if not scenarios.enough(overlap):
+    figures = scenarios.swap_figures(during, deletions.swaps)
+    if not scenarios.has_enough_samples(overlap):
         return rows, figures, {}
     return rows, figures, {"swap_p99": rows[3]["p99_ms"] / rows[0]["p99_ms"]}
 
 
 def _wait_until_ready(service: Service, replicas: int) -> None:
-    """Return once so many replicas serve the live release."""
+    """Wait until `replicas` replicas serve the live release; raises SetUpFailedError."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
-        found = service.get("/releases", limit=1)
+        page = service.get("/releases", limit=1)
         ready = [
-            one
-            for one in found["replicas"]
-            if one["lease"] == "valid" and one["serving"] == found["live"]
+            replica
+            for replica in page["replicas"]
+            if replica["lease"] == "valid" and replica["serving"] == page["live"]
         ]
         if len(ready) == replicas:
             return
@@ -254,11 +258,11 @@ def _wait_until_ready(service: Service, replicas: int) -> None:
 
 
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 -- whichever git there is
+    completed = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 -- git from the PATH
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
     )
-    return done.stdout.strip() or "unknown"
+    return completed.stdout.strip() or "unknown"

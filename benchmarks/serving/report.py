@@ -1,4 +1,4 @@
-"""Turns results into a table, a README and plots."""
+"""Render the results as a terminal table, a README and a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]
 
-#: What is to be reached: name → (goal, whether more is better).
+#: Goals per ratio: the bound, and whether a larger value is better.
 GOALS: Final = {
     "naive": (50.0, True),
     "padded_batch": (7.0, True),
@@ -35,7 +35,7 @@ _COLUMNS: Final = (
 
 
 def terminal_table(results: Results) -> Table:
-    """Return the scenarios for the screen."""
+    """Return the scenarios as a table for the terminal."""
     table = Table("scenario", *_COLUMNS)
     for row in results["scenarios"]:
         table.add_row(row["name"], *(_number(row[name]) for name in _COLUMNS))
@@ -43,21 +43,21 @@ def terminal_table(results: Results) -> Table:
 
 
 def goal_lines(results: Results) -> list[str]:
-    """Return each ratio with its goal, and whether it was reached."""
+    """Return one line per ratio: value, goal, and whether the goal is reached."""
     lines = []
-    for name, (goal, more) in GOALS.items():
+    for name, (goal, larger_is_better) in GOALS.items():
         value = results["ratios"].get(name)
         if value is None:
             lines.append(f"{name}: not measured (goal {goal:g})")
             continue
-        reached = value >= goal if more else value <= goal
+        reached = value >= goal if larger_is_better else value <= goal
         word = "reached" if reached else "NOT reached"
         lines.append(f"{name}: {value:.2f} (goal {goal:g}: {word})")
     return lines
 
 
 def markdown(results: Results) -> str:
-    """Return the README beside the results."""
+    """Return the README of the results."""
     head = "| scenario | " + " | ".join(_COLUMNS) + " |"
     rule = "|---" * (len(_COLUMNS) + 1) + "|"
     rows = [
@@ -70,7 +70,7 @@ def markdown(results: Results) -> str:
         "\n".join([head, rule, *rows]),
         "## Ratios\n\n" + "\n".join(f"- {line}" for line in goal_lines(results)),
         "## Deletions under load\n\n" + _mapping_table(results.get("swaps", [])),
-        "## One request, part by part (median milliseconds, in process)\n\n"
+        "## Parts of one request (median milliseconds, in process)\n\n"
         + "\n".join(f"- {name}: {value:.2f}" for name, value in results["parts"].items()),
         "## Scoring in process, one thread\n\n" + _scoring(results["scoring"]),
         "## Growth\n\n"
@@ -83,10 +83,10 @@ def markdown(results: Results) -> str:
 
 
 def write(results: Results, out: Path) -> None:
-    """Write the README and, where matplotlib is there, the plot of growth."""
+    """Write the README and, if matplotlib is installed, the plot of growth."""
     (out / "README.md").write_text(markdown(results), encoding="utf-8")
     try:
-        plots.check()
+        plots.require_matplotlib()
     except plots.MissingPlotsError as error:
         results.setdefault("notes", []).append(str(error))
         return
@@ -107,7 +107,7 @@ def write(results: Results, out: Path) -> None:
             )
         axis.set_xscale("log")
         axis.set_xlabel(name)
-    # Once all is drawn: a limit ends the scaling of all three.
+    # Set after all lines are drawn, because a limit stops automatic scaling.
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("milliseconds")
     axes[0].legend(frameon=False)
@@ -118,26 +118,27 @@ def _about(results: Results) -> str:
     return (
         f"`lethe benchmark serving`, {results['date']}, commit `{results['commit']}`, "
         f"{results['machine']}, gateways: {results['replicas']}; {results['seconds']:.0f} s in "
-        "all. Times are of answered requests; in open loops they count from when one was due."
+        "total. Times are of answered requests; in open loops they count from the due time."
     )
 
 
-def _scoring(found: Mapping[str, Any]) -> str:
-    spent = found["milliseconds"]
+def _scoring(figures: Mapping[str, Any]) -> str:
+    medians = figures["milliseconds"]
     rows = [
-        f"| {name} | {each:.2f} | {spent['naive'] / each:.1f} | {spent['padded'] / each:.1f} |"
-        for name, each in spent.items()
+        f"| {name} | {value:.2f} | {medians['naive'] / value:.1f} "
+        f"| {medians['padded'] / value:.1f} |"
+        for name, value in medians.items()
     ]
     about = (
-        f"h = {found['prefix_tokens']}, c = {found['candidate_tokens']:.1f}, "
-        f"N = {found['candidates']}; in theory {found['theory']:.2f} times faster than one padded "
-        f"batch; useful work at {found['flops_share']:.0%} of {found['peak_flops'] / 1e9:.0f} "
-        "GFLOP/s."
+        f"h = {figures['prefix_tokens']}, c = {figures['candidate_tokens']:.1f}, "
+        f"N = {figures['candidates']}; in theory {figures['theory']:.2f} times faster than one "
+        f"padded batch; useful work at {figures['flops_share']:.0%} of "
+        f"{figures['peak_flops'] / 1e9:.0f} GFLOP/s."
     )
     return "\n".join(
         [
             about + "\n",
-            "| way | ms | naive ÷ | padded ÷ |",
+            "| method | ms | naive ÷ | padded ÷ |",
             "|---|---|---|---|",
             *rows,
         ]

@@ -1,1 +1,1 @@
-"""Compares unlearning methods: utility, distance to retraining, attacks, time."""
+"""Benchmark unlearning methods: utility, distance to retraining, attacks and time."""

@@ -1,8 +1,8 @@
-"""Unlearning methods against exact retraining; `lethe benchmark unlearning` asks for it.
+"""Compare unlearning methods with exact retraining, for `lethe benchmark unlearning`.
 
-Writes `results.json`, `table.md` and plots into a folder. An interrupted benchmark goes on after
-its last finished unit when it is started again with the same folder; a run that failed is tried
-again. Every unit is made on one thread in a process of its own: see `children`.
+Writes `results.json`, `table.md` and plots into a directory. A second start with the same directory
+resumes after the last finished unit and repeats failed runs. Every unit runs on one thread in a
+separate process (see `children`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from app.domain.json_values import plain
 from benchmarks.unlearning import plots
 from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.goals import goals
-from benchmarks.unlearning.measures import RETRAIN
-from benchmarks.unlearning.numbers import finite
-from benchmarks.unlearning.plan import RESULTS, claimed, make_plan
+from benchmarks.unlearning.plan import RESULTS, hold_directory, make_plan
 from benchmarks.unlearning.protocols import PROTOCOLS, SEQUENTIAL
-from benchmarks.unlearning.report import write_report
-from benchmarks.unlearning.results import Margins, compare
+from benchmarks.unlearning.report import write_table
+from benchmarks.unlearning.results import RETRAIN, Margins, compare
 from benchmarks.unlearning.runs import SHADOW
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import Setting, read_json, write_json
-from benchmarks.unlearning.teaching import teaching
-from benchmarks.unlearning.units import comparison
+from benchmarks.unlearning.teaching import methods_with_teachers
+from benchmarks.unlearning.units import comparison_units
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
 from models.backbones.packaged import set_cache_directory
@@ -48,16 +47,16 @@ if TYPE_CHECKING:
     from benchmarks.unlearning.units import Unit
     from models.backbones.compact import BackboneConfig
 
-#: One epoch, chosen on validation (log loss .5365, after two epochs .5400); never looked at again.
+#: One epoch: the validation log loss is .5365, after two epochs .5400. Fixed since that choice.
 RECIPE: Final = TrainConfig(epochs=1, validations=0)
 #: Full fine-tuning of a pretrained model with the paper's learning rate and batch (T5-base).
 LANGUAGE_RECIPE: Final = TrainConfig(
     epochs=1, validations=0, learning_rate=5e-4, batch_size=16, weight_decay=0.0
 )
 ALL: Final = tuple(METHODS)
-MOST_SEEDS: Final = 100
-MOST_SHADOWS: Final = 1000
-#: With these it is the numbers or the data given that must change.
+MAX_SEEDS: Final = 100
+MAX_SHADOWS: Final = 1000
+#: Errors that the user can only correct by other options or other data.
 _INPUT_ERRORS: Final = (
     BackboneUnavailableError,
     DataSetError,
@@ -72,7 +71,7 @@ _INPUT_ERRORS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to compare, on which data, and where the results go."""
+    """Options of the benchmark: methods, data, protocol and the directory of the results."""
 
     data: Path
     out: Path
@@ -83,11 +82,11 @@ class Options:
     shadows: int = 0
     forget_seed: int = 0
     teacher_only: bool = False
-    #: Where packaged backbones are kept once they are converted; None: the usual place.
+    #: Directory for converted packaged backbones; None: the default directory.
     backbones: Path | None = None
 
     def check(self) -> None:
-        """Raise BenchmarkInputError for anything that can be told without reading the data."""
+        """Raise BenchmarkInputError for options that are invalid with any data set."""
         if not self.methods:
             raise BenchmarkInputError(f"Name a method: --methods {','.join(sorted(METHODS))}.")
         for name in self.methods:
@@ -96,40 +95,40 @@ class Options:
         if self.protocol not in PROTOCOLS:
             known = ", ".join(sorted(PROTOCOLS))
             raise BenchmarkInputError(f"There is no protocol {self.protocol!r}. Known: {known}.")
-        if not 1 <= self.seeds <= MOST_SEEDS:
-            raise BenchmarkInputError(f"--seeds must be 1 to {MOST_SEEDS}, not {self.seeds}.")
+        if not 1 <= self.seeds <= MAX_SEEDS:
+            raise BenchmarkInputError(f"--seeds must be 1 to {MAX_SEEDS}, not {self.seeds}.")
         if self.forget_seed < 0:
             raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
-        if not 0 <= self.shadows <= MOST_SHADOWS:
-            raise BenchmarkInputError(f"--shadows must be 0 to {MOST_SHADOWS}, not {self.shadows}.")
+        if not 0 <= self.shadows <= MAX_SHADOWS:
+            raise BenchmarkInputError(f"--shadows must be 0 to {MAX_SHADOWS}, not {self.shadows}.")
         if self.out.exists() and not self.out.is_dir():
             raise BenchmarkInputError(f"{self.out} is a file. Choose a directory for --out.")
         if not self.teacher_only:
-            plots.check()
+            plots.require_matplotlib()
             return
-        teaching(self.methods)
+        methods_with_teachers(self.methods)
         if self.protocol == SEQUENTIAL:
             raise BenchmarkInputError(
-                f"Under --protocol {SEQUENTIAL} each batch has teachers of its own. Look at those "
-                "of --protocol paper, which forgets the same people at once."
+                f"Under --protocol {SEQUENTIAL} each batch has its own teachers. Evaluate those "
+                "of --protocol paper, which forgets the same users in one batch."
             )
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Return the names between commas, each once; blanks around them do not count."""
+    """Parse comma-separated names; duplicates and surrounding blanks are removed."""
     names = (name.strip() for name in text.split(","))
     return tuple(dict.fromkeys(name for name in names if name))
 
 
 def recipe_for(backbone: BackboneConfig) -> TrainConfig:
-    """Return how first releases on this backbone are trained: fixed, and the same for Retrain."""
-    known = LANGUAGE_RECIPE if isinstance(backbone, HuggingFaceConfig) else RECIPE
-    return replace(known, backbone=backbone)
+    """Return the training configuration of first releases, which Retrain uses as well."""
+    recipe = LANGUAGE_RECIPE if isinstance(backbone, HuggingFaceConfig) else RECIPE
+    return replace(recipe, backbone=backbone)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A checked plan on data that was read, in a folder that is its own."""
+    """A benchmark with checked options, loaded data and a locked directory."""
 
     options: Options
     setting: Setting
@@ -138,47 +137,48 @@ class Benchmark:
     @classmethod
     @contextmanager
     def claim(cls, options: Options, recipe: TrainConfig | None = None) -> Iterator[Benchmark]:
-        """Read, split and hold the folder; raises BenchmarkInputError for anything unusable."""
+        """Load and split the data and lock the directory; raises BenchmarkInputError."""
         torch.set_num_threads(1)
         if options.backbones is not None:
             set_cache_directory(options.backbones)
         try:
             options.check()
-            setting = _read(options, recipe)
+            setting = _load_setting(options, recipe)
         except _INPUT_ERRORS as error:
             raise BenchmarkInputError(_sentence(str(error))) from error
         plan = make_plan(setting)
-        with claimed(options.out, plan):
+        with hold_directory(options.out, plan):
             yield cls(options=options, setting=setting, plan=plan)
 
     def units(self) -> list[Unit]:
-        """Return all that the table takes, in the order in which it is made."""
-        return comparison(self.options.methods, self.options.seeds, self.options.shadows)
+        """Return the units of the comparison in the order of their execution."""
+        return comparison_units(self.options.methods, self.options.seeds, self.options.shadows)
 
     def run(self, screen: Screen) -> dict[str, Any]:
-        """Make every unit that is missing, compare all runs, and write the report."""
+        """Make missing units, compare all runs, write the report, and return the results."""
         units = self.units()
         make_all(units, self.setting, screen)
-        results: dict[str, Any] = finite({**self.about(), **self.compare(units)})
+        results: dict[str, Any] = plain({**self.description(), **self.compare(units)})
         results["goals"] = goals(results)
         write_json(self.options.out / RESULTS, results)
-        write_report(results, self.options.out)
+        write_table(results, self.options.out)
+        plots.write_plots(results, self.options.out)
         return results
 
     def compare(self, units: Sequence[Unit]) -> dict[str, Any]:
-        """Return the noise floor, these units' runs, failed ones included, and their summary."""
-        made = [unit for unit in units if unit.kind == "run"]
-        runs = [read_json(self.setting.run_place(unit.method, unit.seed)) for unit in made]
+        """Return the noise floor, the runs of the units including failed runs, and the summary."""
+        run_units = [unit for unit in units if unit.kind == "run"]
+        runs = [read_json(self.setting.run_path(unit.method, unit.seed)) for unit in run_units]
         shared = {key: self.plan[key] for key in ("data_sha256", "versions")}
-        good = [{**run, **shared} for run in runs if "error" not in run]
+        succeeded = [{**run, **shared} for run in runs if "error" not in run]
         shadows = [
             self.margins(SHADOW, unit.seed).forget
             for unit in units
-            if unit.kind == "shadow" and unit.finished(self.setting)
+            if unit.kind == "shadow" and unit.is_finished(self.setting)
         ]
         compared = compare(
-            good,
-            [self.margins(run["method"], run["seed"]) for run in good],
+            succeeded,
+            [self.margins(run["method"], run["seed"]) for run in succeeded],
             self.setting.case.batch.forget,
             shadows,
         )
@@ -186,21 +186,21 @@ class Benchmark:
         return {"shadows": len(shadows), **compared, "runs": compared["runs"] + failed}
 
     def margins(self, name: str, seed: int) -> Margins:
-        """Return what a finished run answered on the forget rows."""
-        with np.load(self.setting.run_place(name, seed).with_suffix(".npz")) as saved:
+        """Load the margins of a finished run on the forget rows."""
+        with np.load(self.setting.run_path(name, seed).with_suffix(".npz")) as saved:
             steps = saved.get("step_margins")
             return Margins(forget=saved["forget_margins"], steps=steps)
 
-    def retrained(self, units: Sequence[Unit]) -> list[Any]:
-        """Return the [F] margins of the Retrain runs among these units."""
+    def retrain_margins(self, units: Sequence[Unit]) -> list[Any]:
+        """Return the [F] margins of the Retrain runs among the units."""
         return [
             self.margins(RETRAIN, unit.seed).forget
             for unit in units
             if unit.kind == "run" and unit.method == RETRAIN
         ]
 
-    def about(self) -> dict[str, Any]:
-        """Return what the numbers are numbers of."""
+    def description(self) -> dict[str, Any]:
+        """Return the part of the results that describes data, protocol, backbone and options."""
         case = self.setting.case
         parts = case.batch.parts
         rows = {
@@ -226,11 +226,11 @@ class Benchmark:
         }
 
 
-def _read(options: Options, recipe: TrainConfig | None) -> Setting:
+def _load_setting(options: Options, recipe: TrainConfig | None) -> Setting:
     data, _ = read(options.data)
     backbone = parse_backbone(options.backbone)
     if isinstance(backbone, HuggingFaceConfig):
-        # Found, converted or fetched before the first clock runs, and the same for every run.
+        # Located, converted or downloaded before any timing, and identical for every run.
         backbone = replace(backbone, source_sha256=locate(backbone.name).sha256)
     setting = Setting(
         data=data,
@@ -239,7 +239,7 @@ def _read(options: Options, recipe: TrainConfig | None) -> Setting:
         recipe=replace(recipe, backbone=backbone) if recipe else recipe_for(backbone),
         out=options.out.absolute(),
     )
-    _ = setting.case  # What cannot be split is refused before the folder is touched.
+    _ = setting.case  # Split the data now, so that an error comes before any file is written.
     return setting
 
 

@@ -1,8 +1,9 @@
-"""Runs every unit in a process of its own, on one thread: clean clocks, clean memory, no crash.
+"""Run each unit of a benchmark in a separate process with one thread.
 
-The processes are forked from a server that has loaded the libraries and nothing else. They never
-hear Ctrl-C, which is the command's to act on, and they end with it, however it ends. What a
-library prints goes to standard error: standard output is the command's.
+Times and memory are then independent of other units, and a crash ends only one unit. The processes
+are forked from a server that has loaded only the libraries. They ignore Ctrl-C, which the command
+handles, and end when the command ends. Their standard output goes to standard error, because the
+command writes its JSON document to standard output.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from benchmarks.unlearning.setting import Setting
     from benchmarks.unlearning.units import Unit
 
-#: What takes seconds to import. Only libraries: the server's path need not be this checkout's.
+#: Modules that take seconds to import. Only libraries: the server may not find this checkout.
 PRELOAD: Final = [
     "scipy.stats",
     "torch",
@@ -40,48 +41,49 @@ PRELOAD: Final = [
     "peft",
     "safetensors.torch",
 ]
-#: How often a process tells how far it is, and how often the command looks, in seconds.
-TELL_EVERY: Final = 0.1
-EVALUATE_EVERY: Final = 0.5
-#: How long a process whose work is done may take to end, in seconds.
-_TO_END: Final = 10.0
+#: Minimum seconds between two progress messages of a process.
+REPORT_SECONDS: Final = 0.1
+#: Maximum seconds between two calls of `on_progress`.
+POLL_SECONDS: Final = 0.5
+#: Seconds that a process may take to end after its work is done.
+_EXIT_SECONDS: Final = 10.0
 _STDOUT, _STDERR = 1, 2
 
 
-def make_apart(unit: Unit, setting: Setting, look: Callable[[float], None]) -> None:
-    """Make a unit in a process of its own; `look` hears how far it is, at least twice a second.
+def make_in_process(unit: Unit, setting: Setting, on_progress: Callable[[float], None]) -> None:
+    """Make a unit in a separate process and call `on_progress` at least twice a second.
 
-    Raises UnitFailedError with what went wrong. Whatever `look` raises ends the process.
+    Raises UnitFailedError with the cause. An exception from `on_progress` ends the process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     _start_server()
-    mine, its = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_work, args=(unit, setting.bare(), cache_directory(), its), name=unit.title()
+        target=_work, args=(unit, setting.bare(), cache_directory(), sender), name=unit.title()
     )
     try:
-        with _undisturbed():
+        with _deferred_signals():
             process.start()
-        its.close()
-        _follow(process, mine, look)
-        process.join(_TO_END)
+        sender.close()
+        _follow(process, receiver, on_progress)
+        process.join(_EXIT_SECONDS)
     finally:
         if process.pid is not None:
             process.kill()
             process.join()
         process.close()
-        mine.close()
+        receiver.close()
 
 
-def _follow(process: Any, told: Connection, look: Callable[[float], None]) -> None:
+def _follow(process: Any, receiver: Connection, on_progress: Callable[[float], None]) -> None:
     fraction = 0.0
     while True:
-        look(fraction)
-        connection.wait([told, process.sentinel], EVALUATE_EVERY)
-        # Asked in this order, for its last words may come just before its end.
+        on_progress(fraction)
+        connection.wait([receiver, process.sentinel], POLL_SECONDS)
+        # Read in this order, because the last message may arrive just before the process ends.
         ended = not process.is_alive()
-        kind, value = _hear(told)
+        kind, value = _receive(receiver)
         if kind == "done":
             return
         if kind == "failed":
@@ -90,60 +92,60 @@ def _follow(process: Any, told: Connection, look: Callable[[float], None]) -> No
             fraction = value
         elif ended or kind == "closed":
             process.join()
-            raise UnitFailedError(_why_it_ended(process.exitcode))
+            raise UnitFailedError(_describe_exit(process.exitcode))
 
 
-def _hear(told: Connection) -> tuple[str, Any]:
-    """Return the next word and its value, if there is one yet."""
+def _receive(receiver: Connection) -> tuple[str, Any]:
+    """Return the kind and value of the next message, or ("nothing", None)."""
     try:
-        return told.recv() if told.poll() else ("nothing", None)
+        return receiver.recv() if receiver.poll() else ("nothing", None)
     except (EOFError, OSError):
         return "closed", None
 
 
-def _why_it_ended(status: int | None) -> str:
+def _describe_exit(status: int | None) -> str:
     if status is not None and status < 0:
         name = signal.Signals(-status).name
-        return f"its process was ended by {name}; {name} may mean that the memory ran out"
-    return f"its process ended with status {status}"
+        return f"the process was ended by {name}, which may mean that the memory ran out"
+    return f"the process ended with status {status}"
 
 
-def _work(unit: Unit, setting: Setting, backbones: Path, told: Connection) -> None:
-    """Make the unit: what the process does."""
+def _work(unit: Unit, setting: Setting, backbones: Path, sender: Connection) -> None:
+    """Make the unit; the main function of the process."""
     set_cache_directory(backbones)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.dup2(_STDERR, _STDOUT)
     torch.set_num_threads(1)
-    # Bars of libraries take a lock that all processes share, which Python reports as leaked where
-    # a process is killed; nobody shares a bar here.
+    # By default, progress bars of libraries share a lock between processes, which Python reports as
+    # leaked when a process is killed. A thread lock is enough, because no bar is shared.
     tqdm.set_lock(threading.RLock())
-    heard = 0.0
+    reported_at = 0.0
 
     def progress(fraction: float) -> None:
-        nonlocal heard
+        nonlocal reported_at
         now = time.monotonic()
-        if now - heard >= TELL_EVERY:
-            heard = now
-            told.send(("progress", fraction))
+        if now - reported_at >= REPORT_SECONDS:
+            reported_at = now
+            sender.send(("progress", fraction))
 
     try:
         unit.make(setting, progress)
-    except Exception as error:  # noqa: BLE001 -- one method's fault must not end the others
+    except Exception as error:  # noqa: BLE001 -- a failing method must not end the benchmark
         if not isinstance(error, DivergedError):
             traceback.print_exc()
-        told.send(("failed", _words(error)))
+        sender.send(("failed", _message(error)))
     else:
-        told.send(("done", None))
+        sender.send(("done", None))
 
 
-def _words(error: Exception) -> str:
-    words = str(error).strip() or type(error).__name__
-    named = isinstance(error, (DivergedError, MemoryError))
-    return words if named else f"{type(error).__name__}: {words}"
+def _message(error: Exception) -> str:
+    message = str(error).strip() or type(error).__name__
+    is_clear = isinstance(error, (DivergedError, MemoryError))
+    return message if is_clear else f"{type(error).__name__}: {message}"
 
 
-def _end_with_the_command() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -151,30 +153,30 @@ def _end_with_the_command() -> None:
 
 
 def _start_server() -> None:
-    """Start the server with SIGINT ignored, which it and all its processes inherit."""
+    """Start the server with SIGINT ignored, which its processes inherit."""
     with _handled(signal.SIG_IGN, signal.SIGINT):
         forkserver.ensure_running()
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Act on a signal only afterwards: a process that gets half of what to do leaves a trace."""
-    heard: list[int] = []
-    with _handled(lambda number, _frame: heard.append(number), signal.SIGINT, signal.SIGTERM):
+def _deferred_signals() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM: a process that receives half of its task prints a traceback."""
+    received: list[int] = []
+    with _handled(lambda number, _frame: received.append(number), signal.SIGINT, signal.SIGTERM):
         yield
-    for number in heard:
+    for number in received:
         signal.raise_signal(number)
 
 
 @contextmanager
 def _handled(handler: Any, *numbers: int) -> Iterator[None]:
-    """Handle these signals otherwise for a while; threads other than the main one hear none."""
+    """Handle signals with `handler` in the block; a no-op outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, usual in before.items():
-            signal.signal(number, usual)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)

@@ -1,15 +1,15 @@
-"""What can go wrong with a benchmark as a whole, and with one of its runs."""
+"""Errors of the unlearning benchmark and of its units."""
 
 from __future__ import annotations
 
 
 class BenchmarkInputError(ValueError):
-    """What the benchmark was given cannot be used; the message says what to do."""
+    """The options or the data cannot be used; the message says what to change."""
 
 
 class BenchmarkFailedError(RuntimeError):
-    """A run that all others need could not be finished; what is finished is kept."""
+    """A run that all comparisons need has failed; finished runs are kept."""
 
 
 class UnitFailedError(RuntimeError):
-    """One run could not be finished; the others can."""
+    """One unit has failed; independent units go on."""

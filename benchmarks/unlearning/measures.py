@@ -1,6 +1,6 @@
-"""What is measured of one released model: answers, attacks, the product's audit, memory.
+"""Measure one release: utility, relearning, audit and memory.
 
-Knows one release and the rows; comparing several runs is `results`' part.
+`results` compares several runs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from benchmarks.unlearning.results import ORIGINAL
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.report import audit, audit_exact
 from models.data.metrics import log_losses, utility
@@ -37,41 +38,39 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-RETRAIN: Final = "retrain"
-ORIGINAL: Final = "original"
 _CLEAR_REFS: Final = Path("/proc/self/clear_refs")
 
 
 class Memory:
-    """The highest resident memory of this process from here on, libraries and data included.
+    """Peak resident memory of this process since creation, including libraries and data.
 
-    The kernel's high-water mark is set back first. Where that cannot be done (outside Linux) the
-    peak is that of the process so far, which has only loaded what the run starts from.
+    The kernel's high-water mark is reset first. Outside Linux, the peak covers the whole life of
+    the process, which has loaded only the inputs of the run by then.
     """
 
     def __init__(self) -> None:
         gc.collect()
         with contextlib.suppress(OSError):
-            _CLEAR_REFS.write_text("5", encoding="ascii")  # 5: forget the peak, see proc(5).
+            _CLEAR_REFS.write_text("5", encoding="ascii")  # 5 resets the peak, see proc(5).
         self.before = self.peak()
 
     @staticmethod
     def peak() -> int:
         """Return the peak in bytes."""
-        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return found if sys.platform == "darwin" else found * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
-def answers(recommender: Recommender, samples: Samples, data: Interactions) -> Floats:
-    """Return the [M] margins on the samples; raises DivergedError where one is no number."""
-    found = margins(recommender, recommender.prompt.samples(samples, data)).numpy()
-    if not np.isfinite(found).all():
+def sample_margins(recommender: Recommender, samples: Samples, data: Interactions) -> Floats:
+    """Return the [M] margins on M samples; raises DivergedError for NaN or infinity."""
+    result = margins(recommender, recommender.prompt.samples(samples, data)).numpy()
+    if not np.isfinite(result).all():
         raise DivergedError(DivergedError.__doc__)
-    return found.astype(np.float64)
+    return result.astype(np.float64)
 
 
-def qualities(case: Case, forget_margins: Floats, test_margins: Floats) -> dict[str, float]:
-    """Return utility on the test rows and on the forget rows."""
+def utilities(case: Case, forget_margins: Floats, test_margins: Floats) -> dict[str, float]:
+    """Return AUC, accuracy and log loss on the test rows and on the forget rows."""
     on_test = utility(case.batch.parts.test.label, test_margins)
     on_forget = utility(case.batch.forget.label, forget_margins)
     return {
@@ -84,30 +83,31 @@ def qualities(case: Case, forget_margins: Floats, test_margins: Floats) -> dict[
     }
 
 
-def relearned(
+def relearning(
     case: Case, method: UnlearningMethod, original: Recommender, released: Recommender, seed: int
 ) -> dict[str, Any]:
-    """Measure how fast the released weights learn the batch again; no question for Original."""
+    """Return the number of steps that relearn the forget rows; null for Original."""
     if method.name == ORIGINAL:
         return {"relearn_steps": None, "relearn_censored": None}
     forget = case.batch.forget
-    known = log_losses(forget.label.astype(np.float64), answers(original, forget, case.data))
+    original_margins = sample_margins(original, forget, case.data)
+    original_losses = log_losses(forget.label.astype(np.float64), original_margins)
     prompts = released.prompt.samples(forget, case.data)
-    found = relearn_steps(released, prompts, forget.label, known, RelearnConfig(), seed)
-    return {"relearn_steps": found.steps, "relearn_censored": found.censored}
+    outcome = relearn_steps(released, prompts, forget.label, original_losses, RelearnConfig(), seed)
+    return {"relearn_steps": outcome.steps, "relearn_censored": outcome.censored}
 
 
 def never_trained(case: Case) -> Samples:
-    """Return validation rows of people who came after the training period: nobody's shadow.
+    """Return validation rows of users without training rows, in place of holdout users.
 
-    The paper's protocol trains on everybody, so it has no cohort; these people take its place. No
-    choice is made on validation while the benchmark runs: the recipe is fixed.
+    The paper's protocol trains on all users, so it has no holdout users. The validation rows are
+    free for this purpose, because the recipe is fixed and nothing is chosen on them.
     """
     valid = case.batch.parts.valid
     return valid.take(~np.isin(valid.user, case.whole.parts.train.user))
 
 
-def audited(
+def timed_audit(
     case: Case,
     method: UnlearningMethod,
     step: ForgetSplit,
@@ -115,20 +115,21 @@ def audited(
     new: Recommender,
     expected: Mapping[str, ExpectedLossIncrease],
 ) -> dict[str, Any]:
-    """Run and time the product's audit of one release against the one before.
+    """Run and time the product's audit of a release against the previous release.
 
-    The gate needs to know how far losses should rise, so it has a verdict for calibrated methods
-    alone; of the others only the time is told. Without a cohort there is no audit to time.
+    The verdict needs the expected loss increase, which only calibrated methods have. For other
+    methods only the time is returned. Without holdout users there is no audit.
     """
     exact = method.exact
     holdout = never_trained(case)
     if not exact and not len(holdout):
-        nobody = "nobody came after the training period, so there is no cohort"
-        return {"audit_seconds": None, "audit": {"outcome": None, "reason": nobody}}
+        reason = "all users have training rows, so there are no holdout users"
+        return {"audit_seconds": None, "audit": {"outcome": None, "reason": reason}}
     prepared = replace(step, parts=replace(step.parts, holdout=holdout))
     started = time.monotonic()
-    found = audit_exact(old, new, prepared) if exact else audit(old, new, prepared, expected)
+    report = audit_exact(old, new, prepared) if exact else audit(old, new, prepared, expected)
     seconds = time.monotonic() - started
-    told = (found.outcome, found.figures["reason"])
-    outcome, reason = told if exact or method.calibrated else (None, "only timed: not calibrated")
-    return {"audit_seconds": seconds, "audit": {"outcome": outcome, "reason": reason}}
+    verdict: dict[str, Any] = {"outcome": report.outcome, "reason": report.figures["reason"]}
+    if not exact and not method.calibrated:
+        verdict = {"outcome": None, "reason": "only timed: not calibrated"}
+    return {"audit_seconds": seconds, "audit": verdict}

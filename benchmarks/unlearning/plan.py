@@ -1,4 +1,4 @@
-"""What runs must agree in to be compared, and the folder that is kept to one such plan."""
+"""The plan that comparable runs share, and the lock of a results directory to one plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIBRARIES: Final = ("torch", "transformers", "peft", "numpy", "scipy")
 
 
 def make_plan(setting: Setting) -> dict[str, Any]:
-    """Return what must agree between runs that are compared with each other."""
+    """Return the properties that must be equal for runs to be comparable."""
     return {
         "rows": len(setting.data),
         "data_sha256": data_digest(setting.data),
@@ -44,24 +44,25 @@ def make_plan(setting: Setting) -> dict[str, Any]:
 
 
 def data_digest(data: Interactions) -> str:
-    """Return the SHA-256 of all rows in order, as (user, item, rating, time), and of the records.
+    """Return the SHA-256 of all ratings in order and of the user and item records.
 
-    The catalogue counts too: the vocabulary and the prompts are made of it.
+    The catalog is included, because vocabulary and prompts are built from it.
     """
     digest = hashlib.sha256()
     for column in (data.user, data.item, data.rating, data.timestamp):
         digest.update(np.ascontiguousarray(column).tobytes())
-    records = [[user.id, dict(user.attributes)] for user in data.users]
-    titled = [[item.id, item.title, dict(item.attributes)] for item in data.items]
-    digest.update(json.dumps([records, titled], sort_keys=True).encode())
+    users = [[user.id, dict(user.attributes)] for user in data.users]
+    items = [[item.id, item.title, dict(item.attributes)] for item in data.items]
+    digest.update(json.dumps([users, items], sort_keys=True).encode())
     return digest.hexdigest()
 
 
 @contextmanager
-def claimed(out: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Keep a folder to one plan and to one benchmark at a time.
+def hold_directory(out: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Lock the results directory for one benchmark and write its plan.
 
-    Raises BenchmarkInputError where it holds the runs of another, or another is at work in it.
+    Raises BenchmarkInputError if the directory has runs of another plan, or another benchmark runs
+    in it.
     """
     if out.exists() and not out.is_dir():
         raise BenchmarkInputError(f"{out} is a file. Choose a directory for --out.")
@@ -72,28 +73,25 @@ def claimed(out: Path, plan: dict[str, Any]) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BenchmarkInputError(
-                f"Another benchmark is at work in {out}. Wait for it, or choose another --out."
+                f"Another benchmark runs in {out}. Wait for its end, or choose another --out."
             ) from error
-        _check(out, plan)  # Another may have claimed it meanwhile.
+        _check(out, plan)  # Repeated, because another benchmark may have written a plan meanwhile.
         write_json(out / PLAN, plan)
         yield
 
 
 def _check(out: Path, plan: dict[str, Any]) -> None:
-    place = out / PLAN
-    if not any((out / made).exists() for made in ("runs", "work", RESULTS)):
-        return  # Whatever was planned here, nothing came of it.
-    if place.exists():
-        try:
-            held = json.loads(place.read_text(encoding="utf-8"))
-        except ValueError:
-            held = {}
-        if not isinstance(held, dict):
-            held = {}
-    else:
-        held = {}
-    if held != json.loads(json.dumps(plan)):
-        differs = ", ".join(sorted(key for key in plan if held.get(key) != plan[key]))
+    """Raise BenchmarkInputError if the directory has results of another plan."""
+    if not any((out / name).exists() for name in ("runs", "work", RESULTS)):
+        return
+    try:
+        stored = json.loads((out / PLAN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        stored = {}
+    if not isinstance(stored, dict):
+        stored = {}
+    if stored != json.loads(json.dumps(plan)):
+        differs = ", ".join(sorted(key for key in plan if stored.get(key) != plan[key]))
         raise BenchmarkInputError(
-            f"{out} holds runs of another benchmark (other {differs}). Choose another --out."
+            f"{out} holds runs of another benchmark (different {differs}). Choose another --out."
         )

@@ -1,7 +1,7 @@
-"""Draws the results of the unlearning benchmark: four plots, each as PNG and SVG, without a screen.
+"""Draw four plots of the unlearning benchmark, each as PNG and SVG.
 
-Knows results.json as `report` describes it. What a run lacks is left out of a plot; a plot of which
-nothing is left is not written.
+The input is results.json as described in `report`. Missing measures are skipped; a plot without any
+data is not written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.unlearning.report import RETRAIN, mean_and_std, methods
+from benchmarks.unlearning.report import mean_and_std, methods
+from benchmarks.unlearning.results import RETRAIN
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,27 +36,27 @@ class MissingPlotsError(RuntimeError):
     """Plots need matplotlib. Run: make setup."""
 
 
-#: Okabe and Ito's colours, told apart by the colour-blind; markers repeat the distinction.
+#: Okabe and Ito's palette for color-blind readers; markers repeat the distinction.
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS: Final = "os^Dv<>PX*h"
-GREY: Final = "#666666"
-#: Which multiples of a power of ten are labelled, by how many decades an axis shows at most.
+GRAY: Final = "#666666"
+#: Labeled multiples of powers of ten, by the maximum number of decades of an axis.
 TICKS: Final = ((0.7, range(1, 10)), (2.3, (1, 2, 5)), (np.inf, (1,)))
-#: Below this (× 1000, or in seconds) nothing is told apart, and a log scale would go on for ever.
+#: Lower limit of log axes (JSD × 1000, or seconds); smaller differences do not matter.
 SMALLEST: Final = 1e-2
-#: The least distance between two labels, in lines of text.
-LINE: Final = 1.25
+#: Minimum distance between two labels, in lines of text.
+LABEL_DISTANCE: Final = 1.25
 
 
-def check() -> None:
-    """Raise MissingPlotsError where nothing can be drawn: better at once than after hours."""
+def require_matplotlib() -> None:
+    """Raise MissingPlotsError without matplotlib; called before a benchmark that takes hours."""
     if _missing is not None:
         raise MissingPlotsError(MissingPlotsError.__doc__) from _missing
 
 
 def write_plots(results: Results, out: Path) -> list[Path]:
-    """Write what can be drawn and return the files. Raises MissingPlotsError."""
-    check()
+    """Write all plots that have data and return their files; raises MissingPlotsError."""
+    require_matplotlib()
     written = []
     for name, draw in PLOTS.items():
         figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -77,10 +78,10 @@ def _style(results: Results, method: str) -> dict[str, Any]:
 
 
 def _log_axis(axis: XAxis, low: float, high: float) -> None:
-    """Scale an axis in decades from low to high, labelled as plainly as there is room for."""
+    """Set a log scale from `low` to `high`, with as many labels as fit."""
     axis.axes.set_xscale("log")
     axis.axes.set_xlim(low, high)
-    subs = next(subs for most, subs in TICKS if np.log10(high / low) <= most)
+    subs = next(subs for max_decades, subs in TICKS if np.log10(high / low) <= max_decades)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(LogLocator(subs="all"))
@@ -88,30 +89,30 @@ def _log_axis(axis: XAxis, low: float, high: float) -> None:
 
 
 def _span(values: Sequence[float], room: float = 0.08) -> tuple[float, float]:
-    """Return limits around positive values, with some room on a log scale, a factor of 2 apart."""
+    """Return log-axis limits around positive values, at least a factor of 2.5 apart."""
     low, high = np.log10(max(min(values), SMALLEST)), np.log10(max(*values, SMALLEST))
     spare = max(room * (high - low), (np.log10(2.5) - (high - low)) / 2)
     return float(10 ** (low - spare)), float(10 ** (high + spare))
 
 
-def _spread(wanted: list[float], gap: float) -> list[float]:
-    """Return places at least `gap` apart, in the same order, near the wanted ones."""
-    order = np.argsort(wanted, kind="stable")
-    places = np.array(wanted, float)[order]
+def _spread(targets: list[float], gap: float) -> list[float]:
+    """Return positions near the targets, in the same order and at least `gap` apart."""
+    order = np.argsort(targets, kind="stable")
+    positions = np.array(targets, float)[order]
     for _ in range(200):
-        overlap = gap - np.diff(places)
+        overlap = gap - np.diff(positions)
         if not (overlap > 1e-9).any():  # noqa: PLR2004 -- rounding
             break
         push = np.maximum(overlap, 0) / 2
-        places[:-1] -= push
-        places[1:] += push
-    found = np.empty_like(places)
-    found[order] = places
-    return [float(place) for place in found]
+        positions[:-1] -= push
+        positions[1:] += push
+    result = np.empty_like(positions)
+    result[order] = positions
+    return [float(position) for position in result]
 
 
 def _label_right(axes: Axes, ends: list[tuple[str, float, float, str]]) -> None:
-    """Label points (text, x, y, colour) in a column right of the axes, with thin leaders."""
+    """Label points (text, x, y, color) in a column right of the axes, with thin lines."""
     figure = axes.get_figure()
     if figure is None or not ends:
         return
@@ -119,12 +120,12 @@ def _label_right(axes: Axes, ends: list[tuple[str, float, float, str]]) -> None:
     pixels = axes.transData.transform([(x, y) for _, x, y, _ in ends])
     box = axes.get_window_extent()
     heights = ((pixels[:, 1] - box.y0) / box.height).tolist()
-    gap = 9 * LINE * figure.dpi / 72 / box.height
-    for (text, x, y, color), place in zip(ends, _spread(heights, gap), strict=True):
+    gap = 9 * LABEL_DISTANCE * figure.dpi / 72 / box.height
+    for (text, x, y, color), height in zip(ends, _spread(heights, gap), strict=True):
         axes.annotate(
             text,
             (x, y),
-            xytext=(1.03, place),
+            xytext=(1.03, height),
             textcoords="axes fraction",
             color=color,
             fontsize=9,
@@ -135,7 +136,7 @@ def _label_right(axes: Axes, ends: list[tuple[str, float, float, str]]) -> None:
 
 
 def pareto(results: Results, axes: Axes) -> bool:
-    """Forgetting against utility: left is closer to retraining, up is better."""
+    """Draw the test AUC over the distance to retraining."""
     axes.set_title("Forgetting against utility", loc="left", pad=20)
     ends, seen = [], []
     for method in methods(results):
@@ -157,7 +158,7 @@ def pareto(results: Results, axes: Axes) -> bool:
             "noise floor",
             (np.sqrt(interval[0] * interval[1]) * 1e3, 1.01),
             xycoords=("data", "axes fraction"),
-            color=GREY,
+            color=GRAY,
             ha="center",
             fontsize=9,
         )
@@ -169,38 +170,39 @@ def pareto(results: Results, axes: Axes) -> bool:
 
 
 def times(results: Results, axes: Axes) -> bool:
-    """Seconds from request to release, and what had to be made before any request, apart."""
+    """Draw the seconds from request to release, and of the preparation before any request."""
     known = [m for m in reversed(methods(results)) if mean_and_std(results, m, "seconds")]
     if not known:
         return False
     seen = []
-    for place, method in enumerate(known):
+    for position, method in enumerate(known):
         for name, shift, alpha in (("seconds", 0.2, 1.0), ("prepare_seconds", -0.2, 0.3)):
-            found = mean_and_std(results, method, name)
-            if found and found[0] > 0:
-                seen.append(found[0])
+            statistics = mean_and_std(results, method, name)
+            if statistics and statistics[0] > 0:
+                mean = statistics[0]
+                seen.append(mean)
                 axes.barh(
-                    place + shift,
-                    found[0],
+                    position + shift,
+                    mean,
                     0.38,
                     color=_style(results, method)["color"],
                     alpha=alpha,
                 )
-                text = f" {_seconds(found[0])} s" + (" before" if shift < 0 else "")
+                text = f" {_seconds(mean)} s" + (" before" if shift < 0 else "")
                 axes.annotate(
                     text,
-                    (max(found[0], SMALLEST), place + shift),
+                    (max(mean, SMALLEST), position + shift),
                     va="center",
                     fontsize=8,
-                    color=GREY,
+                    color=GRAY,
                 )
     axes.set_yticks(range(len(known)), known)
-    # Room on the right for the figures.
+    # Extra room on the right for the numbers.
     low, high = _span(seen)
     _log_axis(axes.xaxis, low, high * (high / low) ** 0.12)
     axes.set_title("Time", loc="left")
     axes.set_xlabel(
-        "seconds (log scale). Full: from request to release; pale: once, before any request"
+        "seconds (log scale). Solid: from request to release; pale: once, before any request"
     )
     return True
 
@@ -212,10 +214,10 @@ def _seconds(value: float) -> str:
 
 
 def roc(results: Results, axes: Axes) -> bool:
-    """Draw the membership attack's curves, means over seeds; the diagonal is a coin toss."""
+    """Draw the membership attack's ROC curves, averaged over seeds; the diagonal is chance."""
     grid = np.geomspace(1e-3, 1, 100)
     axes.set_title("Membership attack on the forget rows", loc="left")
-    axes.plot(grid, grid, color=GREY, lw=1, ls="--")
+    axes.plot(grid, grid, color=GRAY, lw=1, ls="--")
     ends = []
     for method in methods(results):
         curves = [
@@ -227,31 +229,31 @@ def roc(results: Results, axes: Axes) -> bool:
             mean, color = np.mean(curves, axis=0), _style(results, method)["color"]
             ls = "-" if methods(results).index(method) < len(PALETTE) - 1 else "-."
             axes.plot(grid, mean, color=color, lw=1.5, ls=ls)
-            # Labelled where the curves fan out: at 5 % false accusations, by their order there.
+            # Labels are ordered by the rate at 5 % false positives, where the curves are far apart.
             at = int(np.searchsorted(grid, 0.05))
             ends.append((method, float(grid[-1]), float(mean[at]), color))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(1e-3, 1)
     axes.set_ylim(1e-3, 1.05)
-    axes.set_xlabel("retrained rows accused (false positive rate)")
-    axes.set_ylabel("forget rows found (true positive rate)")
+    axes.set_xlabel("false positive rate (rows of retrained models)")
+    axes.set_ylabel("true positive rate (forget rows)")
     ordered = sorted(ends, key=lambda end: -end[2])
-    for place, (method, _, height, color) in enumerate(ordered):
+    for position, (method, _, height, color) in enumerate(ordered):
         axes.annotate(
             f"{method}  {height:.3f}",
-            (1.02, 0.92 - 0.055 * place),
+            (1.02, 0.92 - 0.055 * position),
             xycoords="axes fraction",
             color=color,
             fontsize=9,
         )
-    axes.annotate("found at 5 %", (1.02, 0.98), xycoords="axes fraction", color=GREY, fontsize=9)
+    axes.annotate("rate at 5 %", (1.02, 0.98), xycoords="axes fraction", color=GRAY, fontsize=9)
     return bool(ends)
 
 
 def users(results: Results, axes: Axes) -> bool:
-    """JSD per forgotten user and method; Retrain against Retrain is the reference."""
-    held = {
+    """Draw the JSD per forgotten user and method; Retrain against Retrain is the reference."""
+    jsd_by_method = {
         method: np.concatenate(
             [
                 np.asarray(run["per_user"]["jsd"], float) * 1e3
@@ -262,14 +264,14 @@ def users(results: Results, axes: Axes) -> bool:
         )
         for method in methods(results)
     }
-    known = [method for method in reversed(methods(results)) if len(held[method])]
+    known = [method for method in reversed(methods(results)) if len(jsd_by_method[method])]
     if not known:
         return False
-    for place, method in enumerate(known):
+    for position, method in enumerate(known):
         color = _style(results, method)["color"]
         axes.boxplot(
-            [held[method]],
-            positions=[place],
+            [jsd_by_method[method]],
+            positions=[position],
             orientation="horizontal",
             widths=0.6,
             whis=(5, 95),
@@ -279,14 +281,14 @@ def users(results: Results, axes: Axes) -> bool:
             whiskerprops={"color": color},
             capprops={"color": color},
         )
-    if len(held.get(RETRAIN, ())):
-        low, high = np.quantile(held[RETRAIN], [0.05, 0.95])
+    if len(jsd_by_method.get(RETRAIN, ())):
+        low, high = np.quantile(jsd_by_method[RETRAIN], [0.05, 0.95])
         axes.axvspan(low, high, color="#999999", alpha=0.2, lw=0)
-    _log_axis(axes.xaxis, *_span(np.concatenate(list(held.values())).tolist(), room=0.03))
-    axes.set_title("Distance to retraining, user by user", loc="left")
+    _log_axis(axes.xaxis, *_span(np.concatenate(list(jsd_by_method.values())).tolist(), room=0.03))
+    axes.set_title("Distance to retraining per user", loc="left")
     axes.set_yticks(range(len(known)), known)
     axes.set_xlabel(
-        "JSD to Retrain × 1000 per user (box: half of them, whiskers: 90 %; grey: Retrain's 90 %)"
+        "JSD to Retrain × 1000 per user (box: half of them, whiskers: 90 %; gray: Retrain's 90 %)"
     )
     return True
 

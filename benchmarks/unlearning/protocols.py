@@ -1,20 +1,20 @@
-"""What is forgotten, in which batches, and how the rows are split. Knows indices; trains nothing.
+"""The protocols: draw the data to forget, in batches, and split the rows.
 
-| protocol       | what is forgotten                                                             |
+| protocol       | data to forget                                                                |
 |----------------|-------------------------------------------------------------------------------|
 | `paper`        | 20 % of the users with training rows, at once                                 |
 | `one-percent`  | 1 % of them                                                                   |
-| `single-user`  | one of the middle fifth by training rows                                      |
-| `sequential`   | the same 20 % as `paper`'s, in 20 batches, each from the release before       |
+| `single-user`  | one user of the middle fifth by number of training rows                       |
+| `sequential`   | the users of `paper` in 20 batches, each forgotten from the previous release  |
 | `interactions` | 1 % of the single (user, item) ratings that are candidates of training rows   |
 | `items`        | 1 % of the items that are candidates of training rows                         |
 
-The last two are small because one rating is in up to eleven rows: its own, and the next ten that
-have it in their history. On ml-latest-small 1 % of the ratings are in about 9 % of the rows.
+The last two are small because one rating is part of up to eleven rows: its own row, and the next
+ten rows, whose history contains it. On ml-latest-small 1 % of the ratings affect about 9 % of rows.
 
 The split is the paper's, 60/20/20 by time, with the bounds of the whole data set. A forgotten item
-is gone from every part, so rows about it are in no test split either, and the row of its slot goes
-back to its initial value. All methods are measured on the rows of one and the same `batch`.
+is removed from every part, including the test split, and its embedding row is reset to the initial
+value. All methods are measured on the rows of the same `batch`.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
     Draw = Callable[[Samples, np.random.Generator], tuple[ForgetIndices, ...]]
 
-#: How many batches come one after the other under `sequential`.
+#: Number of batches under `sequential`.
 BATCHES: Final = 20
 SEQUENTIAL: Final = "sequential"
 
 
 class ProtocolError(BenchmarkInputError):
-    """This data set and protocol leave nothing to forget, or nothing to keep."""
+    """The protocol does not fit the data set: no rows to forget, to train on or to test on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A data set with the batches that are to be forgotten, in order."""
+    """A data set with the batches to forget, in order."""
 
     data: Interactions
     bounds: TimeSplit
@@ -60,24 +60,24 @@ class Case:
 
     @cached_property
     def whole(self) -> ForgetSplit:
-        """The data as the first release sees it."""
+        """Return the data of the first release."""
         return split_for_forgetting(self.data, ForgetIndices(), frozenset(), self.bounds)
 
     @cached_property
     def batch(self) -> ForgetSplit:
-        """The data less everything that is forgotten: what every method is measured on."""
-        return split_for_forgetting(self.data, _together(self.batches), frozenset(), self.bounds)
+        """Return the data without all batches, on which every method is measured."""
+        return split_for_forgetting(self.data, _union(self.batches), frozenset(), self.bounds)
 
     def steps(self) -> Iterator[ForgetSplit]:
-        """Yield what each job of a chain sees: rows of earlier batches are deleted by then."""
+        """Yield the data of each job in sequence; rows of earlier batches are deleted."""
         if len(self.batches) == 1:
             yield self.batch
             return
-        left = self.data
+        remaining = self.data
         for batch in self.batches:
-            step = split_for_forgetting(left, batch, frozenset(), self.bounds)
+            step = split_for_forgetting(remaining, batch, frozenset(), self.bounds)
             yield step
-            left = step.retained
+            remaining = step.retained
 
 
 def _share(count: int, share: float) -> int:
@@ -87,23 +87,23 @@ def _share(count: int, share: float) -> int:
 def _users(share: float) -> Draw:
     def draw(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
         users = np.unique(train.user)
-        chosen = generator.choice(users, _share(len(users), share), replace=False)
-        return (ForgetIndices(users=frozenset(chosen.tolist())),)
+        drawn = generator.choice(users, _share(len(users), share), replace=False)
+        return (ForgetIndices(users=frozenset(drawn.tolist())),)
 
     return draw
 
 
-def _median_user(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
-    """Draw one user of the middle fifth by training rows: neither a glimpse nor a life's work."""
+def _middle_user(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
+    """Draw one user of the middle fifth by number of training rows."""
     users, rows = np.unique(train.user, return_counts=True)
     ranked = users[np.argsort(rows, kind="stable")]
     middle = ranked[int(len(ranked) * 0.4) : max(int(len(ranked) * 0.6), 1)]
-    chosen = generator.choice(middle if len(middle) else ranked, 1)
-    return (ForgetIndices(users=frozenset(chosen.tolist())),)
+    drawn = generator.choice(middle if len(middle) else ranked, 1)
+    return (ForgetIndices(users=frozenset(drawn.tolist())),)
 
 
-def _one_after_another(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
-    """Draw the paper's users, in as many batches as there are users for."""
+def _sequential_users(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
+    """Draw the users of `paper`, in BATCHES batches or one batch per user if there are fewer."""
     (all_at_once,) = _users(0.2)(train, generator)
     users = generator.permutation(sorted(all_at_once.users))
     return tuple(
@@ -113,32 +113,32 @@ def _one_after_another(train: Samples, generator: np.random.Generator) -> tuple[
 
 
 def _interactions(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
-    chosen = generator.choice(len(train), _share(len(train), 0.01), replace=False)
-    pairs = zip(train.user[chosen].tolist(), train.candidate[chosen].tolist(), strict=True)
+    drawn = generator.choice(len(train), _share(len(train), 0.01), replace=False)
+    pairs = zip(train.user[drawn].tolist(), train.candidate[drawn].tolist(), strict=True)
     return (ForgetIndices(pairs=frozenset(pairs)),)
 
 
 def _items(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
     items = np.unique(train.candidate)
-    chosen = generator.choice(items, _share(len(items), 0.01), replace=False)
-    return (ForgetIndices(items=frozenset(chosen.tolist())),)
+    drawn = generator.choice(items, _share(len(items), 0.01), replace=False)
+    return (ForgetIndices(items=frozenset(drawn.tolist())),)
 
 
 PROTOCOLS: Final[Mapping[str, Draw]] = {
     "paper": _users(0.2),
     "one-percent": _users(0.01),
-    "single-user": _median_user,
-    SEQUENTIAL: _one_after_another,
+    "single-user": _middle_user,
+    SEQUENTIAL: _sequential_users,
     "interactions": _interactions,
     "items": _items,
 }
 
 
-def apply(data: Interactions, protocol: str, forget_seed: int) -> Case:
-    """Draw what is forgotten of the data split 60/20/20 by time.
+def apply_protocol(data: Interactions, protocol: str, forget_seed: int) -> Case:
+    """Split the data 60/20/20 by time and draw the batches to forget.
 
-    Raises ProtocolError for an unknown protocol or where a side would be left empty,
-    TooSmallToSplitError where the data is too small.
+    Raises ProtocolError for an unknown protocol or a protocol that does not fit the data, and
+    TooSmallToSplitError if the data is too small to split.
     """
     if protocol not in PROTOCOLS:
         known = ", ".join(sorted(PROTOCOLS))
@@ -151,7 +151,7 @@ def apply(data: Interactions, protocol: str, forget_seed: int) -> Case:
     return case
 
 
-def _together(batches: tuple[ForgetIndices, ...]) -> ForgetIndices:
+def _union(batches: tuple[ForgetIndices, ...]) -> ForgetIndices:
     return ForgetIndices(
         users=frozenset[int]().union(*(batch.users for batch in batches)),
         items=frozenset[int]().union(*(batch.items for batch in batches)),
@@ -160,35 +160,34 @@ def _together(batches: tuple[ForgetIndices, ...]) -> ForgetIndices:
 
 
 def _check(case: Case, protocol: str) -> None:
-    """Raise ProtocolError where there is nothing to forget, to keep, or to measure on."""
+    """Raise ProtocolError without rows to forget, to train on, or to measure on."""
     parts = case.batch.parts
-    more = "Use a data set with more people, or another --protocol."
+    advice = "Use a data set with more users, or another --protocol."
     if not len(case.batch.forget):
-        raise ProtocolError(f"Protocol {protocol} finds nothing to forget. {more}")
+        raise ProtocolError(f"Protocol {protocol} finds no rows to forget. {advice}")
     if len(parts.train) < MINIMUM_SPLIT:
         raise ProtocolError(
-            f"Protocol {protocol} would forget everybody: {len(parts.train)} training rows would "
-            f"be left. {more}"
+            f"Protocol {protocol} would leave {len(parts.train)} training rows. {advice}"
         )
     if len(parts.test) < MINIMUM_SPLIT:
         raise ProtocolError(
-            f"Protocol {protocol} would leave {len(parts.test)} rows to test on. {more}"
+            f"Protocol {protocol} would leave {len(parts.test)} rows to test on. {advice}"
         )
     for labels in (case.whole.parts.train.label, parts.train.label, parts.test.label):
         if len(np.unique(labels)) == 1:
             raise ProtocolError(
-                "One side of the split has no likes or no dislikes, so nothing could be measured. "
-                "Use a data set with more people and ratings of both kinds."
+                "A part of the split has no likes or no dislikes, so AUC is undefined. "
+                "Use a data set with more users and ratings of both kinds."
             )
 
 
 def forgotten_by(case: Case) -> tuple[NDArray[np.int64], ...]:
-    """Return, per batch, which rows of `case.batch.forget` are forgotten once it has been."""
+    """Return the rows of `case.batch.forget` that are forgotten after each batch."""
     if len(case.batches) == 1:
         return (np.arange(len(case.batch.forget)),)
-    gone: set[int] = set()
-    found = []
+    users: set[int] = set()
+    rows_per_batch = []
     for batch in case.batches:
-        gone |= batch.users
-        found.append(np.flatnonzero(np.isin(case.batch.forget.user, sorted(gone))))
-    return tuple(found)
+        users |= batch.users
+        rows_per_batch.append(np.flatnonzero(np.isin(case.batch.forget.user, sorted(users))))
+    return tuple(rows_per_batch)

@@ -1,40 +1,39 @@
-"""Turns results.json into what people read: a Markdown table, plots, and a table on the terminal.
+"""Render results.json as a Markdown table and as a terminal table. Missing keys become dashes.
 
-Knows the shape of the results and nothing of models; a key that is missing becomes a dash.
+The format of results.json:
 
     {"data": str | {"name": str, …}, "protocol": str, "backbone": str | {"kind": str, …},
      "noise_floor": {"jsd": float, "jsd_interval": [low, high],
                      "forget_loss_interval": [low, high]},
      "runs": [RUN, …], "summary": {method: {measure: {"mean": float, "std": float}}},
      "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …],
-     "plan": what runs in one folder share, "options": {"methods", "seeds", "shadows"}}
+     "plan": see `plan`, "options": {"methods", "seeds", "shadows"}}
 
 A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_acc`, `test_logloss`,
 `forget_auc`, `jsd`, `symmetrised_kl`, `l2`, `forget_loss`, `mia_auc`, `seconds`, `prepare_seconds`
-(what the method needs before any request: its release, its shadows), `audit_seconds`,
+(to train and calibrate the first release, before any request), `audit_seconds`,
 `trainable_parameters` of `parameters`, `peak_bytes` (of the unlearning process, libraries and data
-included) and `peak_added_bytes` (of that, what the unlearning added), and:
+included) and `peak_added_bytes` (the part that unlearning added), and:
 
-- `mia_advantage`, `mia_tpr_at_1`, `mia_tpr_at_5` and `loss_mia_auc`: the rest of
-  `models.audit.lira.Attack` (`auc` is `mia_auc`) and the uncalibrated attack's AUC.
-- `roc`: {"fpr": [≤ 100 floats], "tpr": [as many]}, the curve of that attack (`Attack.roc()`).
-- `relearn_steps` (int; cap + 1 where `relearn_censored` is true: not regained within the cap).
+- `mia_advantage`, `mia_tpr_at_1`, `mia_tpr_at_5` and `loss_mia_auc`: the other
+  fields of `models.audit.lira.Attack` (`auc` is `mia_auc`), and the uncalibrated attack's AUC.
+- `roc`: {"fpr": [≤ 100 floats], "tpr": [same length]}, its ROC curve (`Attack.roc()`).
+- `relearn_steps` (int; cap + 1 if `relearn_censored` is true: not relearned within the cap).
 - `user_jsd_worst`, `user_jsd_p95`, `user_loss_gap_worst`, `user_loss_gap_p95`:
   `models.audit.divergence.PerUser.summary()`.
 - `per_user`: {"rows": [U ints], "jsd": [U floats], "loss_gap": [U floats]}, one entry per forgotten
-  user in the same order in every run (`PerUser.arrays()`); no ids.
-- `audit`: {"outcome", "reason"} of the product's own audit; the outcome is null where it was only
-  timed.
-- `batches`, under a protocol of several: {"users", "rows", "seconds", "forget_loss", "jsd"} after
-  each, `rows` and what follows of all that is forgotten by then. `seconds` and `audit_seconds` of
-  such a run are per batch.
-- `config`, `data_sha256`, `versions`: what it was made with, of and by.
+  user, in the same order in every run (`PerUser.arrays()`), without ids.
+- `audit`: {"outcome", "reason"} of the product's audit; the outcome is null if it was only timed.
+- `batches`, if the protocol has several: {"users", "rows", "seconds", "forget_loss", "jsd"} after
+  each batch. `rows`, `forget_loss` and `jsd` cover all rows forgotten so far. `seconds` and
+  `audit_seconds` of the run are per batch.
+- `config`, `data_sha256`, `versions`: configuration, data and library versions.
 
-A run that failed has `method`, `seed`, `error`, `data_sha256` and `versions` alone.
+A failed run has only `method`, `seed`, `error`, `data_sha256` and `versions`.
 
-A Retrain run's distances and attack are those against the other Retrain runs. Ratios to Retrain
-(seconds, relearning) are taken here, from the mean of its runs. `summary` may be absent or partial:
-what it lacks is taken from `runs`.
+Distances and attacks of a Retrain run refer to the other Retrain runs. This module computes ratios
+to Retrain (seconds, relearning) from the mean of the Retrain runs. If `summary` is absent or
+partial, the missing values are computed from `runs`.
 """
 
 from __future__ import annotations
@@ -46,6 +45,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from rich.table import Table
 
+from benchmarks.unlearning.results import RETRAIN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -53,12 +54,11 @@ if TYPE_CHECKING:
     Results = Mapping[str, Any]
 
 DASH: Final = "–"
-RETRAIN: Final = "retrain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One measure: its heading, how it is scaled and rounded, and whether a terminal has room."""
+    """Column of the tables; `terminal` is the heading in the terminal table, if shown there."""
 
     heading: str
     measure: str
@@ -91,13 +91,13 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a method is as good as retraining (None: cannot be told), and why not."""
+    """Whether a method is as good as retraining (None: unknown), and the reason if not."""
 
     good: bool | None
     reason: str
 
     def text(self) -> str:
-        """Return a mark for a table."""
+        """Return the text of a table cell."""
         return {True: "yes", False: f"no: {self.reason}", None: DASH}[self.good]
 
 
@@ -107,32 +107,35 @@ def methods(results: Results) -> list[str]:
 
 
 def values(results: Results, method: str, measure: str) -> list[float]:
-    """Return a measure of each run of a method that has it and where it is a number."""
-    found = [run.get(measure) for run in results.get("runs", ()) if run["method"] == method]
-    return [float(value) for value in found if value is not None and math.isfinite(value)]
+    """Return the finite values of a measure over the runs of a method."""
+    raw = [run.get(measure) for run in results.get("runs", ()) if run["method"] == method]
+    return [float(value) for value in raw if value is not None and math.isfinite(value)]
 
 
 def mean_and_std(results: Results, method: str, measure: str) -> tuple[float, float] | None:
-    """Return mean and spread over seeds, from the summary or else the runs; None where unknown."""
+    """Return mean and standard deviation over seeds, or None if unknown."""
     for ratio, base in (("relearn_ratio", "relearn_steps"), ("seconds_ratio", "seconds")):
         if measure == ratio:
-            mine = mean_and_std(results, method, base)
-            whole = mean_and_std(results, RETRAIN, base)
-            return (mine[0] / whole[0], mine[1] / whole[0]) if mine and whole and whole[0] else None
-    found = (results.get("summary") or {}).get(method, {}).get(measure)
-    if found and found.get("mean") is not None:
-        return float(found["mean"]), float(found.get("std") or 0.0)
-    seen = values(results, method, measure)
-    if not seen:
+            own = mean_and_std(results, method, base)
+            retrain = mean_and_std(results, RETRAIN, base)
+            if not (own and retrain and retrain[0]):
+                return None
+            return own[0] / retrain[0], own[1] / retrain[0]
+    summary = (results.get("summary") or {}).get(method, {}).get(measure)
+    if summary and summary.get("mean") is not None:
+        return float(summary["mean"]), float(summary.get("std") or 0.0)
+    measured = values(results, method, measure)
+    if not measured:
         return None
-    return float(np.mean(seen)), float(np.std(seen, ddof=1)) if len(seen) > 1 else 0.0
+    std = float(np.std(measured, ddof=1)) if len(measured) > 1 else 0.0
+    return float(np.mean(measured)), std
 
 
 def verdict(results: Results, method: str) -> Verdict:
-    """Compare JSD with the noise floor's interval and the forget loss with Retrain's range.
+    """Compare JSD with the noise floor's interval and forget loss with Retrain's range.
 
-    A JSD below the interval is no fault: against models that undercut the floor by averaging, the
-    loss on the forget rows decides. Retrain is the reference and has no verdict.
+    A JSD below the interval is accepted. Averaged models can have a JSD below the floor without
+    forgetting; for them the forget loss decides. Retrain is the reference and has no verdict.
     """
     floor = results.get("noise_floor") or {}
     interval, losses = floor.get("jsd_interval"), floor.get("forget_loss_interval")
@@ -142,15 +145,15 @@ def verdict(results: Results, method: str) -> Verdict:
         return Verdict(good=None, reason="the reference, or not measured")
     faults = (
         (jsd[0] > interval[1], f"JSD {jsd[0] * 1e3:.2f} > {interval[1] * 1e3:.2f}"),
-        (loss[0] < losses[0], f"loss {loss[0]:.4f} < {losses[0]:.4f}, it still knows"),
-        (loss[0] > losses[1], f"loss {loss[0]:.4f} > {losses[1]:.4f}, overdone"),
+        (loss[0] < losses[0], f"loss {loss[0]:.4f} < {losses[0]:.4f}, not forgotten"),
+        (loss[0] > losses[1], f"loss {loss[0]:.4f} > {losses[1]:.4f}, forgotten too much"),
     )
     reasons = [reason for applies, reason in faults if applies]
     return Verdict(good=not reasons, reason="; ".join(reasons))
 
 
 def failures(results: Results) -> list[str]:
-    """Return a line per run that failed: which, and why."""
+    """Return a line per failed run."""
     return [
         f"{run['method']} seed {run['seed']} failed: {run['error']}"
         for run in results.get("runs", ())
@@ -159,7 +162,7 @@ def failures(results: Results) -> list[str]:
 
 
 def _as_good(results: Results, method: str) -> str:
-    """Return the verdict for a table; runs that failed are counted, not hidden."""
+    """Return the verdict for a table, with the number of failed runs."""
     own = [run for run in results.get("runs", ()) if run["method"] == method]
     failed = sum("error" in run for run in own)
     if failed == len(own):
@@ -169,12 +172,12 @@ def _as_good(results: Results, method: str) -> str:
 
 
 def _cell(results: Results, method: str, column: Column, *, spread: bool) -> str:
-    found = mean_and_std(results, method, column.measure)
-    if found is None:
+    statistics = mean_and_std(results, method, column.measure)
+    if statistics is None:
         return DASH
-    mean, std = (value * column.scale for value in found)
+    mean, std = (value * column.scale for value in statistics)
     text = f"{mean:,.{column.digits}f}"
-    # Steps of a run that never got there count as cap + 1: the ratio is at least this.
+    # A run that did not relearn within the cap counts as cap + 1 steps, so this is a lower bound.
     if column.measure == "relearn_ratio" and any(
         run.get("relearn_censored") for run in results["runs"] if run["method"] == method
     ):
@@ -183,12 +186,14 @@ def _cell(results: Results, method: str, column: Column, *, spread: bool) -> str
 
 
 def caption(results: Results) -> str:
-    """Return what the distances are to be read against, in one paragraph."""
+    """Return the caption: data, protocol, backbone, noise floor and Retrain's loss range."""
     floor = results.get("noise_floor") or {}
 
     def interval(name: str, scale: float, digits: int) -> str:
-        found = floor.get(name)
-        return " to ".join(f"{value * scale:.{digits}f}" for value in found) if found else DASH
+        bounds = floor.get(name)
+        if not bounds:
+            return DASH
+        return " to ".join(f"{value * scale:.{digits}f}" for value in bounds)
 
     jsd = f"{floor['jsd'] * 1e3:.2f}" if floor.get("jsd") is not None else DASH
     return (
@@ -214,7 +219,7 @@ def _name(value: Any) -> str:
 
 
 def markdown_table(results: Results) -> str:
-    """Return the whole table with its caption as Markdown."""
+    """Return the table with all columns, the caption, goals and failures as Markdown."""
     header = ["method", *(column.heading for column in COLUMNS), "as good as retraining"]
     lines = [header, ["---", *("---:" for _ in COLUMNS), "---"]]
     lines += [
@@ -226,21 +231,21 @@ def markdown_table(results: Results) -> str:
         for method in methods(results)
     ]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    reached = "".join(f"- {line}\n" for line in [*goal_lines(results), *failures(results)])
-    return f"{table}\n\n{caption(results)}\n" + (f"\n{reached}" if reached else "")
+    notes = "".join(f"- {line}\n" for line in [*goal_lines(results), *failures(results)])
+    return f"{table}\n\n{caption(results)}\n" + (f"\n{notes}" if notes else "")
 
 
 def goal_lines(results: Results) -> list[str]:
-    """Return a line per goal: whose, whether it is met, and the numbers."""
-    words = {True: "met", False: "not met", None: DASH}
+    """Return a line per goal: method, goal, whether the goal is met, and the numbers."""
+    texts = {True: "met", False: "not met", None: DASH}
     return [
-        f"{found['method']}, {found['goal']}: {words[found['met']]} ({found['numbers']})"
-        for found in results.get("goals") or ()
+        f"{goal['method']}, {goal['goal']}: {texts[goal['met']]} ({goal['numbers']})"
+        for goal in results.get("goals") or ()
     ]
 
 
 def terminal_table(results: Results) -> Table:
-    """Return the most telling columns; fits 80 characters, better 120."""
+    """Return the most important columns, for 80 to 120 characters."""
     table = Table(
         caption=caption(results),
         caption_justify="left",
@@ -263,10 +268,7 @@ def terminal_table(results: Results) -> Table:
     return table
 
 
-def write_report(results: Results, out: Path) -> None:
-    """Write `table.md` and the plots, as PNG and SVG, into a folder; raises MissingPlotsError."""
-    from benchmarks.unlearning import plots  # noqa: PLC0415 -- the table needs no matplotlib
-
+def write_table(results: Results, out: Path) -> None:
+    """Write `table.md` into a directory."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(markdown_table(results), encoding="utf-8")
-    plots.write_plots(results, out)

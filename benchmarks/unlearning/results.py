@@ -1,6 +1,6 @@
-"""What several runs say together: distances to all Retrain runs, the noise floor, the summary.
+"""Compare runs: distances to all Retrain runs, the noise floor and the summary.
 
-Knows saved margins and numbers; nothing of models. The shape is that of the design's results.json.
+The input is saved margins and figures; `report` describes the format of the results.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RETRAIN: Final = "retrain"
-#: A floor over fewer Retrain runs than this would be one or three numbers.
-LEAST_RETRAINED: Final = 4
+ORIGINAL: Final = "original"
+#: Minimum number of Retrain runs. Four runs have six pairs for the noise floor's interval.
+MIN_RETRAIN_RUNS: Final = 4
 
 
 class TooFewRetrainedError(ValueError):
-    """The noise floor needs four Retrain runs. Make more of them."""
+    """The noise floor needs at least four Retrain runs."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Margins:
-    """What a run answered on the F forget rows: [F], and after each of B batches [B, F] or None."""
+    """Margins of a run on the F forget rows: `forget` is [F], `steps` is [B, F] for B batches."""
 
     forget: Floats
     steps: Floats | None = None
 
 
 def noise_floor(retrained: Sequence[Floats], losses: Sequence[float]) -> dict[str, Any]:
-    """Return the JSD (nats) between Retrain runs over all pairs, its 95 % interval over pairs.
+    """Return the JSD in nats between all pairs of Retrain runs: mean and 95 % interval.
 
-    `retrained` are [F] margins of K ≥ 4 runs, `losses` their mean forget losses. Raises
+    `retrained` has the [F] margins of K ≥ 4 runs, `losses` their mean forget losses. Raises
     TooFewRetrainedError.
     """
-    if len(retrained) < LEAST_RETRAINED:
+    if len(retrained) < MIN_RETRAIN_RUNS:
         raise TooFewRetrainedError(TooFewRetrainedError.__doc__)
-    pairs = [jensen_shannon(one, two) for one, two in combinations(retrained, 2)]
+    pairs = [jensen_shannon(first, second) for first, second in combinations(retrained, 2)]
     return {
         "jsd": float(np.mean(pairs)),
         "jsd_interval": [float(value) for value in np.quantile(pairs, [0.025, 0.975])],
@@ -63,11 +64,11 @@ def compare(
     forget: Samples,
     shadows: Sequence[Floats] = (),
 ) -> dict[str, Any]:
-    """Return noise floor, runs with their distances, and summary, for runs and their margins.
+    """Return the noise floor, the runs with their distances, and the summary.
 
-    A Retrain run is compared with the other Retrain runs, every other run with all of them.
-    `shadows` are [F] margins of more retrained models, which only the membership attack refers to.
-    Raises TooFewRetrainedError.
+    A Retrain run is compared with the other Retrain runs, every other run with all Retrain runs.
+    `shadows` has the [F] margins of more retrained models, for the membership attack only. Raises
+    TooFewRetrainedError.
     """
     retrained = [index for index, run in enumerate(runs) if run["method"] == RETRAIN]
     floor = noise_floor(
@@ -78,26 +79,26 @@ def compare(
     for index, run in enumerate(runs):
         others = np.stack([margins[other].forget for other in retrained if other != index])
         same = [
-            found.forget
-            for other, found in zip(runs, margins, strict=True)
+            other_margins.forget
+            for other, other_margins in zip(runs, margins, strict=True)
             if other["method"] == run["method"] != RETRAIN and other["seed"] != run["seed"]
         ]
         own = margins[index]
         distances = _distances(own.forget, others, forget)
         attack = _attack(own.forget, same, np.stack([*others, *shadows]), forget)
-        batches = _after_each(run, own.steps, others)
+        batches = _batch_distances(run, own.steps, others)
         measured.append({**run, **distances, **attack, **batches})
     return {"noise_floor": floor, "runs": measured, "summary": summary(measured)}
 
 
 def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
-    people = per_user(own, others, forget.label.astype(np.float64), forget.user)
+    distances_per_user = per_user(own, others, forget.label.astype(np.float64), forget.user)
     return {
         "jsd": float(np.mean([jensen_shannon(own, other) for other in others])),
         "symmetrised_kl": float(np.mean([symmetrized_kl(own, other) for other in others])),
         "l2": float(np.mean([euclidean(own, other) for other in others])),
-        **people.summary(),
-        "per_user": people.arrays(),
+        **distances_per_user.summary(),
+        "per_user": distances_per_user.arrays(),
     }
 
 
@@ -116,17 +117,19 @@ def _attack(
     }
 
 
-def _after_each(run: Mapping[str, Any], steps: Floats | None, others: Floats) -> dict[str, Any]:
-    """Add to each batch the JSD to Retrain on the rows that are forgotten by then.
+def _batch_distances(
+    run: Mapping[str, Any], steps: Floats | None, others: Floats
+) -> dict[str, Any]:
+    """Add to each batch the JSD to Retrain on the rows that are forgotten so far.
 
-    Retrain has forgotten all batches, so the first ones' distances include what is yet to come.
+    Retrain has forgotten all batches, so the distances of early batches include later batches.
     """
     if steps is None:
         return {}
     batches = []
     for batch, step in zip(run["batches"], steps, strict=True):
-        gone = np.isfinite(step)
-        distances = [jensen_shannon(step[gone], other[gone]) for other in others]
+        forgotten = np.isfinite(step)
+        distances = [jensen_shannon(step[forgotten], other[forgotten]) for other in others]
         batches.append({**batch, "jsd": float(np.mean(distances))})
     return {"batches": batches}
 
@@ -134,26 +137,26 @@ def _after_each(run: Mapping[str, Any], steps: Floats | None, others: Floats) ->
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Return mean and standard deviation over seeds of every number, per method.
 
-    A seed that lacks a number, because the run failed or it means nothing there, is left out.
+    Seeds without a finite number are left out.
     """
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    result: dict[str, dict[str, dict[str, float]]] = {}
     for method in dict.fromkeys(run["method"] for run in runs):
-        held: dict[str, list[float]] = {}
+        values_by_name: dict[str, list[float]] = {}
         for run in runs:
             if run["method"] == method:
                 for name, value in run.items():
                     if name != "seed" and _is_number(value):
-                        held.setdefault(name, []).append(float(value))
-        found[method] = {
+                        values_by_name.setdefault(name, []).append(float(value))
+        result[method] = {
             name: {
                 "mean": float(np.mean(values)),
                 "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
             }
-            for name, values in held.items()
+            for name, values in values_by_name.items()
         }
-    return found
+    return result
 
 
 def _is_number(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    is_numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_numeric and math.isfinite(value)

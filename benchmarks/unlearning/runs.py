@@ -1,7 +1,7 @@
-"""Makes one run: unlearns batch after batch on one thread, measures, and keeps what is shared.
+"""Make one run: unlearn all batches in sequence, measure the release, and save the figures.
 
-A finished run lies in OUT/runs as `<method>-<seed>.json` and `.npz` (margins on forget and test
-rows; under a protocol of several batches also those on the forget rows after each batch).
+A finished run is OUT/runs/`<method>-<seed>.json`, beside an `.npz` with the margins on forget and
+test rows. With several batches, the `.npz` also has the margins after each batch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from app.domain.json_values import plain
 from benchmarks.unlearning.measures import (
-    RETRAIN,
     Memory,
-    answers,
-    audited,
-    qualities,
-    relearned,
+    relearning,
+    sample_margins,
+    timed_audit,
+    utilities,
 )
-from benchmarks.unlearning.numbers import finite
 from benchmarks.unlearning.protocols import forgotten_by
+from benchmarks.unlearning.results import RETRAIN
 from benchmarks.unlearning.setting import load_calibration, load_root, write_json
 from models.checkpoints import adapter as adapters
 from models.data.metrics import log_losses
@@ -45,54 +45,54 @@ if TYPE_CHECKING:
     from models.runtime.progress import Progress
     from models.unlearning.base import Unlearned, UnlearningMethod
 
-#: What a reference model is called that only the membership attack sees (`--shadows`).
+#: Name of the reference models that only the membership attack uses (`--shadows`).
 SHADOW = "shadow"
 
 
 @dataclass(kw_only=True)
 class _Chain:
-    """What a chain of jobs left: releases, seconds per batch, and what the last batch was."""
+    """Result of a sequence of unlearning jobs: releases, seconds per batch, and the last batch."""
 
     released: Recommender
-    before: Recommender
+    parent: Recommender
     last: ForgetSplit
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
-    #: [B, F] margins on the forget rows after each batch, NaN where a row's batch is yet to come.
-    after: list[NDArray[np.float64]] = field(default_factory=list)
+    #: [B, F] margins on the forget rows after each batch, NaN for rows of later batches.
+    margins_after: list[NDArray[np.float64]] = field(default_factory=list)
 
 
 def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None:
-    """Unlearn, measure and keep one run; its first release and calibration must be there.
+    """Unlearn, measure and save one run. Its first release and calibration must exist.
 
-    Raises DivergedError, NothingToForgetError and whatever else a method raises.
+    Raises DivergedError, NothingToForgetError and all errors of the method.
     """
     case, method = setting.case, get_method(name)
-    original, training = load_root(setting, method, seed)
-    expected, calibration = load_calibration(setting, method, seed)
-    never_trained_with = 0.0 if name == RETRAIN else training + calibration
-    # Split before the clock and the memory are looked at: every method is given the same.
+    original, training_seconds = load_root(setting, method, seed)
+    expected, calibration_seconds = load_calibration(setting, method, seed)
+    prepare_seconds = 0.0 if name == RETRAIN else training_seconds + calibration_seconds
+    # Split before time and memory are measured, because every method needs the split.
     batch = case.batch
     memory = Memory()
     chain = _unlearn_all(setting, method, original, expected, seed, progress)
-    forget = answers(chain.released, batch.forget, case.data)
-    test = answers(chain.released, batch.parts.test, batch.retained)
+    forget = sample_margins(chain.released, batch.forget, case.data)
+    test = sample_margins(chain.released, batch.parts.test, batch.retained)
     progress(0.7)
     run = {
         "method": name,
         "seed": seed,
         "seconds": float(np.mean(chain.seconds)),
-        "prepare_seconds": never_trained_with,
+        "prepare_seconds": prepare_seconds,
         "peak_bytes": chain.peak,
         "peak_added_bytes": chain.peak - memory.before,
         "trainable_parameters": chain.metrics.get("trainable_parameters"),
         "parameters": sum(p.numel() for p in original.model.parameters()),
-        **qualities(case, forget, test),
-        **audited(case, method, chain.last, chain.before, chain.released, expected),
+        **utilities(case, forget, test),
+        **timed_audit(case, method, chain.last, chain.parent, chain.released, expected),
     }
     progress(0.8)
-    run |= relearned(case, method, original, chain.released, seed)
+    run |= relearning(case, method, original, chain.released, seed)
     run |= {
         "config": {
             "method": chain.metrics.pop("config", None),
@@ -101,34 +101,34 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
         "metrics": chain.metrics,
     }
     arrays = {"forget_margins": forget, "test_margins": test}
-    if chain.after:
-        arrays["step_margins"] = np.stack(chain.after)
+    if chain.margins_after:
+        arrays["step_margins"] = np.stack(chain.margins_after)
         run["batches"] = _batches(case, chain)
-    _keep(setting, name, seed, run, arrays)
+    _save(setting, name, seed, run, arrays)
     progress(1.0)
 
 
 def make_shadow(setting: Setting, seed: int, progress: Progress) -> None:
-    """Retrain once more without the batch, for the membership attack's references alone."""
+    """Retrain without the batch, as one more reference of the membership attack."""
     case = setting.case
     shadow = fit(setting.vocabulary, case.batch, setting.recipe.seeded(seed), progress)
     reset_rows(shadow, unused_tokens(shadow, case.batch))
-    found = answers(shadow, case.batch.forget, case.data)
-    _keep(setting, SHADOW, seed, {"method": SHADOW, "seed": seed}, {"forget_margins": found})
+    margins = sample_margins(shadow, case.batch.forget, case.data)
+    _save(setting, SHADOW, seed, {"method": SHADOW, "seed": seed}, {"forget_margins": margins})
 
 
-def _keep(
+def _save(
     setting: Setting, name: str, seed: int, run: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> None:
-    """Write the margins first: a run counts as finished once its JSON is there."""
-    place = setting.run_place(name, seed)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(place.with_suffix(".npz"), **arrays)
-    write_json(place, finite(run))
+    """Write the margins and then the JSON file, whose existence marks a finished run."""
+    path = setting.run_path(name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path.with_suffix(".npz"), **arrays)
+    write_json(path, plain(run))
 
 
 def _steps(case: Case, method: UnlearningMethod) -> Iterator[ForgetSplit]:
-    """Yield the batches; what Retrain leaves after the last depends on no earlier one."""
+    """Yield the data of each job; Retrain needs only the last job."""
     if method.name == RETRAIN and len(case.batches) > 1:
         *_, last = case.steps()
         yield last
@@ -144,14 +144,14 @@ def _unlearn_all(
     seed: int,
     progress: Progress,
 ) -> _Chain:
-    """Forget every batch, each from the release that the one before left."""
+    """Forget the batches in sequence, each from the previous release."""
     case = setting.case
-    gone = forgotten_by(case)
-    several = len(case.batches) > 1 and method.name != RETRAIN
-    total = len(case.batches) if several else 1
-    chain = _Chain(released=original, before=original, last=case.batch)
+    forgotten_rows = forgotten_by(case)
+    has_steps = len(case.batches) > 1 and method.name != RETRAIN
+    total = len(case.batches) if has_steps else 1
+    chain = _Chain(released=original, parent=original, last=case.batch)
     for done, step in enumerate(_steps(case, method)):
-        chain.before, chain.last = chain.released, step
+        chain.parent, chain.last = chain.released, step
         task = UnlearningTask(
             recommender=chain.released,
             prepared=step,
@@ -166,47 +166,48 @@ def _unlearn_all(
         chain.released = release(task.recommender, unlearned, step)
         chain.seconds.append(time.monotonic() - started)
         chain.peak, chain.metrics = Memory.peak(), unlearned.metrics
-        if several:
-            after = np.full(len(case.batch.forget), np.nan)
-            rows = case.batch.forget.take(gone[done])
-            after[gone[done]] = answers(chain.released, rows, case.data)
-            chain.after.append(after)
+        if has_steps:
+            margins = np.full(len(case.batch.forget), np.nan)
+            rows = forgotten_rows[done]
+            samples = case.batch.forget.take(rows)
+            margins[rows] = sample_margins(chain.released, samples, case.data)
+            chain.margins_after.append(margins)
     return chain
 
 
 def release(parent: Recommender, unlearned: Unlearned, batch: ForgetSplit) -> Recommender:
-    """Fold as a job does, and give the rows of items that nobody rates any more a fresh start."""
+    """Merge the adapter like a job, and reset the embedding rows of items without ratings."""
     released = unlearned.recommender
     if unlearned.adapter is not None:
         with tempfile.TemporaryDirectory() as directory:
-            delta = Path(directory)
+            adapter_directory = Path(directory)
             adapters.save(
                 released,
-                delta,
+                adapter_directory,
                 unlearned.adapter,
                 method="benchmark",
                 parent="",
                 extra={},
                 rows=unlearned.rows,
             )
-            released = adapters.merge(parent, "", delta)
-    if released is not parent:  # Original's is its parent, and must stay as it is.
+            released = adapters.merge(parent, "", adapter_directory)
+    if released is not parent:  # Original returns its parent, which must stay unchanged.
         reset_rows(released, unused_tokens(released, batch))
         released.model.eval().requires_grad_(requires_grad=False)
     return released
 
 
 def _batches(case: Case, chain: _Chain) -> list[dict[str, Any]]:
-    """Return per batch what it took, and the loss on all rows that are forgotten by then."""
+    """Return the seconds of each batch, and the loss on all rows that are forgotten so far."""
     labels = case.batch.forget.label.astype(np.float64)
     return [
         {
             "users": len(batch.users),
-            "rows": len(gone),
+            "rows": len(rows),
             "seconds": seconds,
-            "forget_loss": float(log_losses(labels[gone], margins[gone]).mean()),
+            "forget_loss": float(log_losses(labels[rows], margins[rows]).mean()),
         }
-        for batch, gone, seconds, margins in zip(
-            case.batches, forgotten_by(case), chain.seconds, chain.after, strict=True
+        for batch, rows, seconds, margins in zip(
+            case.batches, forgotten_by(case), chain.seconds, chain.margins_after, strict=True
         )
     ]

@@ -1,4 +1,4 @@
-"""Makes the units of a benchmark one after the other, and tells how long the rest will take."""
+"""Make the units of a benchmark in sequence and estimate the remaining time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import defaultdict
 from statistics import mean
 from typing import TYPE_CHECKING, Protocol
 
-from benchmarks.unlearning.children import make_apart
+from benchmarks.unlearning.children import make_in_process
 from benchmarks.unlearning.errors import BenchmarkFailedError, UnitFailedError
-from benchmarks.unlearning.units import needs
+from benchmarks.unlearning.units import required_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
 
 class Screen(Protocol):
-    """Where people see how far it is."""
+    """Progress display of the benchmark."""
 
     def at(self, text: str, spent: float, left: float | None) -> None:
-        """Show what is being made, after how many seconds and before how many, if that is known.
+        """Show the current unit, the seconds spent, and the estimated seconds left.
 
-        May raise to interrupt.
+        An exception interrupts the benchmark.
         """
 
     def tell(self, text: str) -> None:
         """Print a line."""
 
 
-class Clock:
-    """Foretells how long units take from those of the same kind that were made before."""
+class TimeEstimate:
+    """Estimates the time of pending units from finished units of the same kind and method."""
 
     def __init__(self, pending: Sequence[Unit]) -> None:
         self._pending = list(pending)
-        self._taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self._durations: dict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def made(self, unit: Unit, seconds: float) -> None:
-        """Note how long a unit took; it is pending no more."""
+    def finish(self, unit: Unit, seconds: float) -> None:
+        """Record the duration of a unit and remove the unit from the pending units."""
         self._pending.remove(unit)
-        self._taken[unit.kind, unit.method].append(seconds)
+        self._durations[unit.kind, unit.method].append(seconds)
 
-    def left(self, unit: Unit, fraction: float, spent: float) -> float | None:
-        """Return the seconds left in all, `spent` of them on `unit`, which is that far.
+    def seconds_left(self, unit: Unit, fraction: float, spent: float) -> float | None:
+        """Return the estimated seconds left for all pending units, or None without any data.
 
-        None as long as nothing is known.
+        `unit` is running since `spent` seconds and has finished the given fraction.
         """
-        known = {key: mean(found) for key, found in self._taken.items()}
+        known = {key: mean(seconds) for key, seconds in self._durations.items()}
         key = unit.kind, unit.method
         if key in known:
             known[key] = max(known[key], spent)
@@ -56,57 +56,61 @@ class Clock:
             known[key] = spent / fraction
         if not known:
             return None
-        usual = mean(known.values())
-        whole = sum(known.get((each.kind, each.method), usual) for each in self._pending)
-        return max(whole - spent, 0.0)
+        average = mean(known.values())
+        total = sum(known.get((other.kind, other.method), average) for other in self._pending)
+        return max(total - spent, 0.0)
 
 
 def make_all(units: Sequence[Unit], setting: Setting, screen: Screen) -> dict[Unit, str]:
-    """Make every unit that is missing; return those that failed, with the reason.
+    """Make all missing units and return the failed units with their errors.
 
-    What stands on a failed unit fails with it, and the others go on. Raises BenchmarkFailedError
-    where a Retrain run fails, because nothing can be compared without it.
+    Units that depend on a failed unit fail too; other units go on. Raises BenchmarkFailedError if
+    a Retrain run fails, because every comparison needs the Retrain runs.
     """
-    pending = [unit for unit in units if not unit.finished(setting)]
-    clock = Clock(pending)
+    pending = [unit for unit in units if not unit.is_finished(setting)]
+    estimate = TimeEstimate(pending)
     failed: dict[Unit, str] = {}
-    begun = time.monotonic()
+    benchmark_started = time.monotonic()
     done = len(units) - len(pending)
     for unit in pending:
         started = time.monotonic()
         text = f"{done} of {len(units)} · {unit.title()}"
 
-        def look(fraction: float, unit: Unit = unit, text: str = text) -> None:
+        def on_progress(fraction: float, unit: Unit = unit, text: str = text) -> None:
             now = time.monotonic()
-            screen.at(text, now - begun, clock.left(unit, fraction, now - started))  # noqa: B023
+            left = estimate.seconds_left(unit, fraction, now - started)  # noqa: B023
+            screen.at(text, now - benchmark_started, left)
 
-        error = _make(unit, setting, failed, look)
-        clock.made(unit, time.monotonic() - started)
+        error = _make(unit, setting, failed, on_progress)
+        estimate.finish(unit, time.monotonic() - started)
         done += 1
         if error:
             failed[unit] = error
-            unit.note_failure(setting, error)
-            if unit.essential():
+            unit.save_failure(setting, error)
+            if unit.is_essential():
                 raise BenchmarkFailedError(
-                    f"{unit.title()}, failed: {error} Without Retrain nothing can be compared; "
-                    "what is finished is kept."
+                    f"{unit.title()}, failed: {error} The comparison needs all Retrain runs. "
+                    "Finished runs are kept."
                 )
-        took = f"{time.monotonic() - started:.1f} s"
-        screen.tell(f"{done} of {len(units)}: {unit.title()}, {error or took}")
+        duration = f"{time.monotonic() - started:.1f} s"
+        screen.tell(f"{done} of {len(units)}: {unit.title()}, {error or duration}")
     return failed
 
 
 def _make(
-    unit: Unit, setting: Setting, failed: dict[Unit, str], look: Callable[[float], None]
+    unit: Unit,
+    setting: Setting,
+    failed: dict[Unit, str],
+    on_progress: Callable[[float], None],
 ) -> str:
-    """Make a unit unless another start, or a unit of the same root, has; return what failed."""
-    for needed in needs(unit):
-        if needed in failed:
-            return f"what it stands on failed ({needed.title()}): {failed[needed]}"
-    if unit.finished(setting):
+    """Make a unit unless it is finished by now; return the error, or ""."""
+    for required in required_units(unit):
+        if required in failed:
+            return f"a required unit failed ({required.title()}): {failed[required]}"
+    if unit.is_finished(setting):
         return ""
     try:
-        make_apart(unit, setting, look)
+        make_in_process(unit, setting, on_progress)
     except UnitFailedError as error:
         return str(error)
     return ""

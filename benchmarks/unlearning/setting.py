@@ -1,7 +1,7 @@
-"""What all runs of one benchmark share, and the first releases that they start from.
+"""The setting that all runs of a benchmark share, and the first releases that they start from.
 
-A first release lies in OUT/work as a checkpoint per kind (`root`) and seed, with the seconds that
-its training took; its calibration lies beside it. Finished ones are read, not made again.
+A first release is a checkpoint in OUT/work per kind of training (`root`) and seed; its manifest has
+the training seconds. Its calibration is a file beside it. Existing files are loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.unlearning.protocols import apply
+from benchmarks.unlearning.protocols import apply_protocol
 from models.audit.calibration import CalibrationConfig, ExpectedLossIncrease, calibrate
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The data, what is forgotten of it, how releases are trained, and where everything lies."""
+    """The data, the protocol, the training configuration, and the output directory."""
 
     data: Interactions
     protocol: str
@@ -44,64 +44,64 @@ class Setting:
 
     @cached_property
     def case(self) -> Case:
-        """Who is forgotten; raises ProtocolError and TooSmallToSplitError."""
-        return apply(self.data, self.protocol, self.forget_seed)
+        """Return the split and the batches; raises ProtocolError and TooSmallToSplitError."""
+        return apply_protocol(self.data, self.protocol, self.forget_seed)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The tokens, from the whole catalogue."""
+        """Return the vocabulary of the whole catalog."""
         return Vocabulary.from_catalog(self.data)
 
     def bare(self) -> Self:
-        """Return the same setting without what it has worked out, to be sent to a process."""
+        """Return a copy without cached properties, which is cheaper to send to a process."""
         return replace(self)
 
-    def root_place(self, method: UnlearningMethod, seed: int) -> Path:
-        """Return where the first release of a method lies."""
+    def root_path(self, method: UnlearningMethod, seed: int) -> Path:
+        """Return the checkpoint directory of a method's first release."""
         return self.out / "work" / f"{method.root}-{seed}"
 
-    def calibration_place(self, method: UnlearningMethod, seed: int) -> Path:
-        """Return where the expected rises of that release lie."""
+    def calibration_path(self, method: UnlearningMethod, seed: int) -> Path:
+        """Return the file with the expected loss increases of that release."""
         return self.out / "work" / f"{method.root}-{seed}.calibration.json"
 
-    def run_place(self, name: str, seed: int) -> Path:
-        """Return where a finished run lies: this file, and its margins beside it as `.npz`."""
+    def run_path(self, name: str, seed: int) -> Path:
+        """Return the JSON file of a finished run; its margins are the `.npz` file beside it."""
         return self.out / "runs" / f"{name}-{seed}.json"
 
 
 def has_root(setting: Setting, method: UnlearningMethod, seed: int) -> bool:
-    """Say whether a method's first release is there."""
-    return (setting.root_place(method, seed) / manifests.MANIFEST).exists()
+    """Return whether a method's first release exists."""
+    return (setting.root_path(method, seed) / manifests.MANIFEST).exists()
 
 
 def train_root(
     setting: Setting, method: UnlearningMethod, seed: int, progress: Progress
 ) -> Recommender:
-    """Train the release that knows everybody, as this method's kind does, and keep it."""
+    """Train a method's first release on all users, and save it."""
     started = time.monotonic()
     recipe = setting.recipe.seeded(seed)
     trained = method.train(setting.vocabulary, setting.case.whole, recipe, progress)
     extra = {"seconds": time.monotonic() - started, "recipe": recipe.manifest()}
-    place = setting.root_place(method, seed)
-    partial = place.with_name(f"{place.name}.part")
+    path = setting.root_path(method, seed)
+    partial = path.with_name(f"{path.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     checkpoints.save(trained, partial, method=method.root, extra=extra)
-    shutil.rmtree(place, ignore_errors=True)
-    partial.rename(place)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
     return trained
 
 
 def load_root(setting: Setting, method: UnlearningMethod, seed: int) -> tuple[Recommender, float]:
-    """Return a method's first release, and the seconds that its training took."""
-    place = setting.root_place(method, seed)
-    seconds = float(manifests.read_manifest(place).extra["seconds"])
-    return checkpoints.load(place), seconds
+    """Load a method's first release and its training seconds."""
+    path = setting.root_path(method, seed)
+    seconds = float(manifests.read_manifest(path).extra["seconds"])
+    return checkpoints.load(path), seconds
 
 
 def calibrate_root(
     setting: Setting, method: UnlearningMethod, seed: int, progress: Progress
 ) -> None:
-    """Measure how far losses should rise, as a release's training does, and keep it."""
+    """Calibrate the expected loss increases like a release's training, and save them."""
     original, _ = load_root(setting, method, seed)
     whole = setting.case.whole
     started = time.monotonic()
@@ -113,41 +113,42 @@ def calibrate_root(
         CalibrationConfig(seed=seed + 1),
         lambda rows: method.train(setting.vocabulary, rows, setting.recipe.seeded(seed), progress),
     )
-    kept = {
+    calibration = {
         "seconds": time.monotonic() - started,
         "expected": {kind: asdict(loss_increase) for kind, loss_increase in expected.items()},
     }
-    write_json(setting.calibration_place(method, seed), kept)
+    write_json(setting.calibration_path(method, seed), calibration)
 
 
 def load_calibration(
     setting: Setting, method: UnlearningMethod, seed: int
 ) -> tuple[dict[str, ExpectedLossIncrease], float]:
-    """Return the expected rise per kind of row and the seconds it took; nothing, if uncalibrated.
+    """Load the expected loss increase per kind of row and the seconds of the calibration.
 
-    Every batch of a chain has the first release's, as the manifests of a lineage do.
+    The result is `({}, 0.0)` for uncalibrated methods. All batches of a sequence use the first
+    release's calibration, like the manifests of a lineage.
     """
     if not method.calibrated:
         return {}, 0.0
-    kept = read_json(setting.calibration_place(method, seed))
+    calibration = read_json(setting.calibration_path(method, seed))
     return {
         kind: ExpectedLossIncrease(**loss_increase)
-        for kind, loss_increase in kept["expected"].items()
-    }, kept["seconds"]
+        for kind, loss_increase in calibration["expected"].items()
+    }, calibration["seconds"]
 
 
-def write_json(place: Path, value: Mapping[str, Any]) -> None:
-    """Write strict JSON in one move: a reader, or a resumed benchmark, never sees half a file."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f"{place.name}.part")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write strict JSON atomically, so that a resumed benchmark never reads half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
     with partial.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=1, allow_nan=False)
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(place)
+    partial.replace(path)
 
 
-def read_json(place: Path) -> dict[str, Any]:
-    """Return what `write_json` wrote."""
-    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-    return found
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

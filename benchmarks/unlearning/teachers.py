@@ -1,6 +1,6 @@
-"""How far the teachers' own answers are from Retrain, before any student is trained.
+"""Measure the distance of the teachers' margins to Retrain, without training a student.
 
-What a student learns can hardly be nearer than what it is taught: look here first.
+A student is rarely closer to Retrain than its teachers, so this is a cheap first check of a method.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from rich.table import Table
 
-from benchmarks.unlearning.numbers import finite
+from app.domain.json_values import plain
 from benchmarks.unlearning.report import DASH, caption
 from benchmarks.unlearning.results import summary
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import write_json
-from benchmarks.unlearning.teaching import load_teachers, teaching
-from benchmarks.unlearning.units import evaluate_teachers
+from benchmarks.unlearning.teaching import load_teachers, methods_with_teachers
+from benchmarks.unlearning.units import teacher_units
 from models.audit.divergence import jensen_shannon
 from models.data.metrics import utility
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from benchmarks.unlearning.command import Benchmark
+    from benchmarks.unlearning.benchmark import Benchmark
     from benchmarks.unlearning.schedule import Screen
 
 TEACHERS: Final = "teachers.json"
@@ -31,66 +31,68 @@ MEASURES: Final = ("jsd", "forget_loss", "forget_auc")
 
 
 def evaluate(benchmark: Benchmark, screen: Screen) -> dict[str, Any]:
-    """Compare every teacher of every seed with all Retrain runs, and write teachers.json."""
+    """Compare every teacher of every seed with all Retrain runs, write and return the results."""
     options = benchmark.options
-    wanted = evaluate_teachers(teaching(options.methods), options.seeds)
-    failed = make_all(wanted, benchmark.setting, screen)
-    compared = benchmark.compare(wanted)
-    retrained = benchmark.retrained(wanted)
+    units = teacher_units(methods_with_teachers(options.methods), options.seeds)
+    failed = make_all(units, benchmark.setting, screen)
+    compared = benchmark.compare(units)
+    retrain_margins = benchmark.retrain_margins(units)
     measured: list[dict[str, Any]] = []
-    for unit in wanted:
+    for unit in units:
         if unit.kind == "teachers" and unit not in failed:
-            found = load_teachers(benchmark.setting, unit.method, unit.seed)
+            margins_by_name = load_teachers(benchmark.setting, unit.method, unit.seed)
             measured += [
                 {"method": f"{unit.method}: {name}", "seed": unit.seed}
-                | _measure(margins, retrained, benchmark.setting.case.batch.forget.label)
-                for name, margins in found.items()
+                | _measure(margins, retrain_margins, benchmark.setting.case.batch.forget.label)
+                for name, margins in margins_by_name.items()
             ]
-    bases = [
+    base_runs = [
         {key: run[key] for key in ("method", "seed", *MEASURES)}
         for run in compared["runs"]
         if "error" not in run
     ]
-    results: dict[str, Any] = finite(
+    results: dict[str, Any] = plain(
         {
-            **benchmark.about(),
+            **benchmark.description(),
             "noise_floor": compared["noise_floor"],
-            "runs": bases + measured,
+            "runs": base_runs + measured,
             "failed": [
                 {"method": unit.method, "seed": unit.seed, "error": error}
                 for unit, error in failed.items()
                 if unit.kind in {"run", "teachers"}
             ],
-            "summary": summary(bases + measured),
+            "summary": summary(base_runs + measured),
         }
     )
     write_json(options.out / TEACHERS, results)
     return results
 
 
-def _measure(own: Any, retrained: Sequence[Any], label: Any) -> dict[str, float]:
-    found = utility(label, own)
+def _measure(own: Any, retrain_margins: Sequence[Any], label: Any) -> dict[str, float]:
+    own_utility = utility(label, own)
     return {
-        "jsd": float(np.mean([jensen_shannon(own, other) for other in retrained])),
-        "forget_loss": found["log_loss"],
-        "forget_auc": found["auc"],
+        "jsd": float(np.mean([jensen_shannon(own, other) for other in retrain_margins])),
+        "forget_loss": own_utility["log_loss"],
+        "forget_auc": own_utility["auc"],
     }
 
 
 def teacher_table(results: Mapping[str, Any]) -> Table:
-    """Return the distances of the teachers beneath those of Retrain and Original."""
+    """Return a table of the distances of Retrain, Original and the teachers."""
     table = Table(caption=caption(results), caption_justify="left", pad_edge=False)
     table.add_column("teacher")
     for heading in ("JSD×1000", "forget loss", "forget AUC"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, found in results["summary"].items():
-        table.add_row(name, *(_cell(found.get(each), each) for each in MEASURES))
+    for name, statistics in results["summary"].items():
+        cells = (_cell(statistics.get(measure), measure) for measure in MEASURES)
+        table.add_row(name, *cells)
     return table
 
 
-def _cell(found: Mapping[str, float | None] | None, measure: str) -> str:
-    mean, std = (found.get("mean"), found.get("std")) if found else (None, None)
-    if mean is None:
+def _cell(statistics: Mapping[str, float | None] | None, measure: str) -> str:
+    mean = statistics.get("mean") if statistics else None
+    if statistics is None or mean is None:
         return DASH
+    std = statistics.get("std")
     scale, digits = (1e3, 2) if measure == "jsd" else (1.0, 4)
     return f"{mean * scale:.{digits}f}" + (f" ± {std * scale:.{digits}f}" if std else "")

@@ -1,4 +1,4 @@
-"""What a method would teach its student: the teachers' own margins on the forget rows."""
+"""Compute and save the margins of a method's teachers on the forget rows."""
 
 from __future__ import annotations
 
@@ -24,31 +24,33 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Teaching(Protocol):
-    """A method that can show what it would teach."""
+class MethodWithTeachers(Protocol):
+    """Unlearning method that can return the margins of its teachers."""
 
     def teacher_margins(self, task: UnlearningTask, progress: Progress) -> dict[str, torch.Tensor]:
-        """Return the [F] margins of each of its teachers on the forget rows, by name."""
+        """Return the [F] margins of each teacher on the forget rows, by name."""
 
 
-def teaching(methods: Sequence[str]) -> list[str]:
-    """Return those that have teachers; raises BenchmarkInputError where none has."""
-    found = [name for name in methods if isinstance(get_method(name), Teaching)]
-    if not found:
-        known = ", ".join(name for name in sorted(METHODS) if isinstance(METHODS[name](), Teaching))
-        raise BenchmarkInputError(f"None of these methods has a teacher. Choose of: {known}.")
-    return found
+def methods_with_teachers(methods: Sequence[str]) -> list[str]:
+    """Return the methods that have teachers; raises BenchmarkInputError if there are none."""
+    names = [name for name in methods if isinstance(get_method(name), MethodWithTeachers)]
+    if not names:
+        known = ", ".join(
+            name for name in sorted(METHODS) if isinstance(METHODS[name](), MethodWithTeachers)
+        )
+        raise BenchmarkInputError(f"None of these methods has a teacher. Choose from: {known}.")
+    return names
 
 
-def teachers_place(setting: Setting, method: str, seed: int) -> Path:
-    """Return where the margins of a method's teachers lie."""
+def teachers_path(setting: Setting, method: str, seed: int) -> Path:
+    """Return the file with the margins of a method's teachers."""
     return setting.out / "teachers" / f"{method}-{seed}.json"
 
 
 def make_teachers(setting: Setting, name: str, seed: int, progress: Progress) -> None:
-    """Make a method's teachers and keep their margins by name; raises DivergedError."""
+    """Train a method's teachers and save their margins by name; raises DivergedError."""
     method = get_method(name)
-    if not isinstance(method, Teaching):
+    if not isinstance(method, MethodWithTeachers):
         raise BenchmarkInputError(f"{name} has no teacher.")
     original, _ = load_root(setting, method, seed)
     expected, _ = load_calibration(setting, method, seed)
@@ -59,14 +61,17 @@ def make_teachers(setting: Setting, name: str, seed: int, progress: Progress) ->
         recipe=setting.recipe.seeded(seed),
         seed=seed,
     )
-    found = {name: each.double() for name, each in method.teacher_margins(task, progress).items()}
-    if not all(each.isfinite().all() for each in found.values()):
+    margins_by_name = {
+        teacher: margins.double()
+        for teacher, margins in method.teacher_margins(task, progress).items()
+    }
+    if not all(margins.isfinite().all() for margins in margins_by_name.values()):
         raise DivergedError(DivergedError.__doc__)
-    kept = {name: each.tolist() for name, each in found.items()}
-    write_json(teachers_place(setting, name, seed), kept)
+    lists = {teacher: margins.tolist() for teacher, margins in margins_by_name.items()}
+    write_json(teachers_path(setting, name, seed), lists)
 
 
 def load_teachers(setting: Setting, method: str, seed: int) -> dict[str, NDArray[np.float64]]:
-    """Return the kept [F] margins by name."""
-    kept = read_json(teachers_place(setting, method, seed))
-    return {name: np.array(each, np.float64) for name, each in kept.items()}
+    """Load the saved [F] margins by name."""
+    lists = read_json(teachers_path(setting, method, seed))
+    return {name: np.array(margins, np.float64) for name, margins in lists.items()}

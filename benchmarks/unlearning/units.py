@@ -1,6 +1,7 @@
-"""The work of a benchmark in pieces that are made once and kept, and the order to make them in.
+"""Units: the parts of a benchmark that are made once and saved, and their order.
 
-A unit is a first release (`root`), its `calibration`, a `run`, a `shadow` or a look at `teachers`.
+A unit is a first release (`root`), its `calibration`, a `run`, a `shadow` model, or the margins of
+a method's `teachers`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from benchmarks.unlearning.measures import ORIGINAL, RETRAIN
-from benchmarks.unlearning.results import LEAST_RETRAINED
+from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, ORIGINAL, RETRAIN
 from benchmarks.unlearning.runs import SHADOW, make_run, make_shadow
 from benchmarks.unlearning.setting import (
     calibrate_root,
@@ -18,7 +18,7 @@ from benchmarks.unlearning.setting import (
     train_root,
     write_json,
 )
-from benchmarks.unlearning.teaching import make_teachers, teachers_place
+from benchmarks.unlearning.teaching import make_teachers, teachers_path
 from models.unlearning.registry import get_method
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from models.runtime.progress import Progress
 
 Kind = Literal["root", "calibration", "run", "shadow", "teachers"]
-#: The method whose first releases are trained for Retrain and Original.
+#: The method in whose name the first releases of Retrain and Original are trained.
 _PLAIN: Final = RETRAIN
 _TITLES: Final = {
     "root": "{method}, seed {seed}: first release",
@@ -41,31 +41,31 @@ _TITLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One piece. `method` is that of whose kind it is; methods of one root share its root."""
+    """Part of a benchmark. Methods with the same `root` share the unit of the first release."""
 
     kind: Kind
     method: str
     seed: int
 
     def title(self) -> str:
-        """Return what people read while it is made."""
+        """Return the name of the unit for the progress display."""
         return _TITLES[self.kind].format(method=self.method, seed=self.seed)
 
-    def finished(self, setting: Setting) -> bool:
-        """Say whether it is there; what failed is made again at the next start."""
+    def is_finished(self, setting: Setting) -> bool:
+        """Return whether the unit's result exists; a failed run is not finished."""
         method = get_method(self.method)
         if self.kind == "root":
             return has_root(setting, method, self.seed)
         if self.kind == "calibration":
-            return setting.calibration_place(method, self.seed).exists()
+            return setting.calibration_path(method, self.seed).exists()
         if self.kind == "teachers":
-            return teachers_place(setting, self.method, self.seed).exists()
+            return teachers_path(setting, self.method, self.seed).exists()
         name = SHADOW if self.kind == "shadow" else self.method
-        place = setting.run_place(name, self.seed)
-        return place.exists() and "error" not in read_json(place)
+        path = setting.run_path(name, self.seed)
+        return path.exists() and "error" not in read_json(path)
 
     def make(self, setting: Setting, progress: Progress) -> None:
-        """Make and keep it; what it stands on must be there."""
+        """Make and save the unit; the required units must be finished."""
         method = get_method(self.method)
         if self.kind == "root":
             train_root(setting, method, self.seed, progress)
@@ -78,64 +78,59 @@ class Unit:
         else:
             make_run(setting, self.method, self.seed, progress)
 
-    def essential(self) -> bool:
-        """Say whether nothing can be compared without it."""
+    def is_essential(self) -> bool:
+        """Return whether every comparison needs the unit."""
         return self.method == RETRAIN and self.kind in {"root", "run"}
 
-    def note_failure(self, setting: Setting, error: str) -> None:
-        """Keep what went wrong in the place of a run."""
+    def save_failure(self, setting: Setting, error: str) -> None:
+        """Save the error of a failed run in place of its figures."""
         if self.kind == "run":
             failed = {"method": self.method, "seed": self.seed, "error": error}
-            write_json(setting.run_place(self.method, self.seed), failed)
+            write_json(setting.run_path(self.method, self.seed), failed)
 
 
-def retrained(seeds: int) -> int:
-    """Return how many Retrain runs there are: at least four, for the noise floor."""
-    return max(LEAST_RETRAINED, seeds)
-
-
-def comparison(methods: Sequence[str], seeds: int, shadows: int) -> list[Unit]:
-    """Return what a table of these methods takes, each unit after those that it stands on."""
-    count = retrained(seeds)
-    wanted = [Unit(kind="run", method=RETRAIN, seed=seed) for seed in range(count)]
-    wanted += [
+def comparison_units(methods: Sequence[str], seeds: int, shadows: int) -> list[Unit]:
+    """Return the units of a comparison, each after the units that it requires."""
+    count = max(MIN_RETRAIN_RUNS, seeds)
+    units = [Unit(kind="run", method=RETRAIN, seed=seed) for seed in range(count)]
+    units += [
         Unit(kind="shadow", method=RETRAIN, seed=seed) for seed in range(count, count + shadows)
     ]
-    wanted += [
+    units += [
         Unit(kind="run", method=method, seed=seed)
         for seed in range(seeds)
         for method in methods
         if method != RETRAIN
     ]
-    return _with_roots(wanted)
+    return _with_required(units)
 
 
-def evaluate_teachers(methods: Sequence[str], seeds: int) -> list[Unit]:
-    """Return what a look at these methods' teachers takes."""
-    wanted = comparison([ORIGINAL], seeds, 0)
-    wanted += [
+def teacher_units(methods: Sequence[str], seeds: int) -> list[Unit]:
+    """Return the units of an evaluation of the methods' teachers, in order."""
+    units = comparison_units([ORIGINAL], seeds, 0)
+    units += [
         Unit(kind="teachers", method=method, seed=seed)
         for seed in range(seeds)
         for method in methods
     ]
-    return _with_roots(wanted)
+    return _with_required(units)
 
 
-def needs(unit: Unit) -> Iterator[Unit]:
-    """Yield what must be there before a unit is made; the root goes by the first of its kind."""
+def required_units(unit: Unit) -> Iterator[Unit]:
+    """Yield the units that must be finished before the unit is made."""
     if unit.kind not in {"run", "teachers"}:
         return
     method = get_method(unit.method)
     plain = get_method(_PLAIN)
-    maker = _PLAIN if method.root == plain.root else unit.method
-    yield Unit(kind="root", method=maker, seed=unit.seed)
+    owner = _PLAIN if method.root == plain.root else unit.method
+    yield Unit(kind="root", method=owner, seed=unit.seed)
     if method.calibrated:
         yield Unit(kind="calibration", method=unit.method, seed=unit.seed)
 
 
-def _with_roots(wanted: Sequence[Unit]) -> list[Unit]:
+def _with_required(units: Sequence[Unit]) -> list[Unit]:
     ordered: dict[Unit, None] = {}
-    for unit in wanted:
-        ordered.update(dict.fromkeys(needs(unit)))
+    for unit in units:
+        ordered.update(dict.fromkeys(required_units(unit)))
         ordered[unit] = None
     return list(ordered)

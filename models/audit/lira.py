@@ -91,9 +91,9 @@ def lira(own: Floats, same: Floats, retrained: Floats, labels: Floats) -> Attack
     for held_out in range(len(outside)):
         rest = np.delete(outside, held_out, axis=0)
         members = _scores(attacked, inside, rest)
-        others = _scores(outside[held_out], inside, rest)
-        fpr, tpr = roc_curve(members, others)
-        areas.append(separation(members, others))
+        non_members = _scores(outside[held_out], inside, rest)
+        fpr, tpr = roc_curve(members, non_members)
+        areas.append(separation(members, non_members))
         curves.append(np.interp(FPR_GRID, fpr, tpr))
         rates.append([tpr[fpr <= share].max() for share in (0.01, 0.05)])
     area = float(np.mean(areas))
@@ -113,27 +113,27 @@ def loss_attack(own: Floats, retrained: Floats, labels: Floats) -> dict[str, Any
 
     This is the uncalibrated attack, for comparison.
     """
-    others = log_losses(np.broadcast_to(labels, retrained.shape), retrained)
+    non_members = log_losses(np.broadcast_to(labels, retrained.shape), retrained)
     return membership_auc(
-        log_losses(labels, own).astype(np.float64), others.astype(np.float64).ravel()
+        log_losses(labels, own).astype(np.float64), non_members.astype(np.float64).ravel()
     )
 
 
-def separation(members: Floats, others: Floats) -> float:
+def separation(members: Floats, non_members: Floats) -> float:
     """Return the AUC of members' scores against other scores, with ties counted half."""
-    labels = np.r_[np.ones(len(members)), np.zeros(len(others))]
-    return auc(labels, np.r_[members, others])
+    labels = np.r_[np.ones(len(members)), np.zeros(len(non_members))]
+    return auc(labels, np.r_[members, non_members])
 
 
-def roc_curve(members: Floats, others: Floats) -> tuple[Floats, Floats]:
+def roc_curve(members: Floats, non_members: Floats) -> tuple[Floats, Floats]:
     """Return the false and true positive rates at every threshold, from (0, 0) to (1, 1)."""
-    scores = np.r_[members, others]
+    scores = np.r_[members, non_members]
     order = np.argsort(-scores, kind="stable")
-    positive = np.r_[np.ones(len(members)), np.zeros(len(others))][order]
+    positive = np.r_[np.ones(len(members)), np.zeros(len(non_members))][order]
     # Equal scores have the same threshold.
     last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
     tpr = np.cumsum(positive)[last] / len(members)
-    fpr = np.cumsum(1 - positive)[last] / len(others)
+    fpr = np.cumsum(1 - positive)[last] / len(non_members)
     return np.r_[0.0, fpr], np.r_[0.0, tpr]
 
 

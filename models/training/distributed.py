@@ -51,8 +51,9 @@ class TrainingProcessError(RuntimeError):
 
     def __init__(self, rank: int, exit_code: int | None) -> None:
         """Name the process and its exit code; a negative exit code is a signal."""
-        signaled = exit_code is not None and exit_code < 0
-        ended = f"by signal {abs(exit_code or 0)}" if signaled else f"with {exit_code}"
+        ended = f"with exit code {exit_code}"
+        if exit_code is not None and exit_code < 0:
+            ended = f"by signal {-exit_code}"
         super().__init__(
             f"Training process {rank} ended {ended} without a result. See the worker's log;"
             " after signal 9 give the machine more memory, or lower LETHE_TRAIN_PROCESSES."

@@ -124,20 +124,20 @@ def fit_from(
         return _fit_from(recommender, prepared, config, progress)
     device = recommender.device
     recommender.model.to("cpu")  # Frees memory for the first process on the same GPU.
-    share = (recommender, prepared, config)
-    trained, recommender.memory = run_in_processes(_fit_share, share, processes, progress)
+    inputs = (recommender, prepared, config)
+    trained, recommender.memory = run_in_processes(_fit_share, inputs, processes, progress)
     _load_trained(recommender, trained)
     recommender.model.to(device).eval()
     return recommender
 
 
 def _fit_share(
-    share: tuple[Recommender, ForgetSplit, TrainConfig],
+    inputs: tuple[Recommender, ForgetSplit, TrainConfig],
     process_group: ProcessGroup,
     progress: Progress,
 ) -> tuple[dict[str, torch.Tensor], Memory]:
     """Train in one of several processes; return the trained weights and the memory's state."""
-    recommender, prepared, config = share
+    recommender, prepared, config = inputs
     recommender.model.to(machine().device)
     _fit_from(recommender, prepared, config, progress, process_group)
     trained = {name: tensor.cpu() for name, tensor in _copy_trained(recommender).items()}

@@ -6,8 +6,13 @@ which their margin does not contain.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch.nn import functional
+
+#: Maximum α of the forgetting teacher.
+MAX_ALPHA: Final = 16.0
 
 
 def answer_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
@@ -44,13 +49,11 @@ def solve_alpha(
     augmented: torch.Tensor,
     labels: torch.Tensor,
     loss_increase: float,
-    *,
-    most: float = 16.0,
 ) -> float:
-    """Return the α in 0…most at which the forgetting teacher's mean loss has the given increase.
+    """Return the α in 0…MAX_ALPHA at which the forgetting teacher has the given loss increase.
 
-    `loss_increase` is in nats over [B] rows. The loss is convex in α. Returns `most` where even
-    that α does not reach the loss increase.
+    `loss_increase` is the increase (nats) of the mean loss over [B] rows, which is convex in α.
+    Returns MAX_ALPHA where even that α does not reach the loss increase.
     """
 
     def loss(alpha: float) -> float:
@@ -58,7 +61,7 @@ def solve_alpha(
         return functional.binary_cross_entropy_with_logits(margins, labels).item()
 
     target = loss(0.0) + loss_increase
-    low, high = 0.0, most
+    low, high = 0.0, MAX_ALPHA
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if loss(middle) < target else (low, middle)

@@ -129,13 +129,11 @@ class _MemberAnswers:
 
 
 @torch.no_grad()
-def _constants(
-    ensemble: OutputEnsemble, prompts: PromptBatch, batch_size: int = 1024
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _constants(ensemble: OutputEnsemble, prompts: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the members' embeddings and logits of all prompts."""
     parts = [
         (ensemble.embedded(batch), ensemble.member_logits(batch))
-        for batch in map(prompts.take, torch.split(torch.arange(len(prompts)), batch_size))
+        for batch in map(prompts.take, torch.split(torch.arange(len(prompts)), 1024))
         if len(batch)
     ]
     if not parts:

@@ -1,4 +1,4 @@
-"""The benchmark of scoring measures ways that all give the same answer."""
+"""The scoring benchmark, whose methods must all give the same scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from benchmarks.scoring import measure, table
 
 
-def test_a_small_run_says_what_it_compared() -> None:
+def test_small_run_has_all_figures() -> None:
     arguments = argparse.Namespace(
         backbone="compact",
         data="data/ml-latest-small",
@@ -17,12 +17,12 @@ def test_a_small_run_says_what_it_compared() -> None:
         seed=0,
     )
 
-    found = measure(arguments)
+    figures = measure(arguments)
 
-    assert found["largest_difference"] < 1e-5
-    # BOS, ten ratings and CANDIDATE are shared; an item, its genres and ANSWER are not.
-    assert found["prefix_tokens"] == 22
-    assert 2 <= found["candidate_tokens"] <= 5
-    assert found["ratios"]["naive"].keys() >= {"padded", "reuse", "reader", "kept", "scored"}
-    assert found["requests_per_second"]["2"]["one_step"] > 0
-    assert "2 threads" in table(found)
+    assert figures["largest_difference"] < 1e-5
+    # BOS, ten ratings and CANDIDATE are shared; the item, its genres and ANSWER are not.
+    assert figures["prefix_tokens"] == 22
+    assert 2 <= figures["candidate_tokens"] <= 5
+    assert figures["ratios"]["naive"].keys() >= {"padded", "reuse", "reader", "kept", "scored"}
+    assert figures["requests_per_second"]["2"]["one_step"] > 0
+    assert "2 threads" in table(figures)

@@ -1,4 +1,4 @@
-"""A tiny data set in MovieLens' layout, and the command line as a real process."""
+"""Fixtures: a tiny data set in the MovieLens format, and the command line as a process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ctrl_c_is_heard() -> Iterator[None]:
-    """Undo an ignored SIGINT, which a shell hands down to whatever it starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Handle SIGINT, which a shell sets to ignored for background processes."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture(scope="session")
@@ -47,13 +47,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A home of its own and nothing of the machine's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    """Return an environment with a separate data directory and no other LETHE_ settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
     return {
-        **kept,
+        **inherited,
         "LETHE_HOME": str(tmp_path / "home"),
         "LETHE_POLL_SECONDS": "0.1",
-        # Few people: a larger share of them is left out of training, so that there is a cohort.
+        # With few users, a larger share must be left out of training to have holdout users.
         "LETHE_HOLDOUT_SHARE": "0.2",
         "PYTHONUNBUFFERED": "1",
     }
@@ -61,7 +61,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def lethe(environment: dict[str, str], tmp_path: Path, ctrl_c_is_heard: None) -> Lethe:
-    """Start `lethe …` in a session of its own, its output in a file."""
+    """Return a function that starts `lethe …` in a new session, with output to a file."""
 
     del ctrl_c_is_heard
 

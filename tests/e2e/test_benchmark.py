@@ -1,4 +1,4 @@
-"""`lethe benchmark unlearning` as a real process: stopped, killed, and gone on with to its end."""
+"""`lethe benchmark` as a real process: interrupted, killed, resumed and completed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.root import application
+from benchmarks.cli import application
 from tests.support.processes import ROOT, processes_of, wait_until
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ VERDICTS = {"passed", "failed", "inconclusive"}
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    base = ["benchmark", "unlearning", "--data", str(data), "--out", str(out)]
+    base = ["unlearning", "--data", str(data), "--out", str(out)]
     return [*base, "--methods", "original,e2urec-fast", "--seeds", "1", *more]
 
 
@@ -33,9 +33,12 @@ def benchmark(data: Path, out: Path, *more: str) -> Result:
 
 
 def start(data: Path, out: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Start the command; its processes can be told by their LETHE_HOME."""
+    """Start the command; its processes are identified by their LETHE_HOME."""
     return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *arguments(data, out, "--shadows", "1"), "--json"],
+        [
+            *(sys.executable, "-m", "app.cli", "benchmark"),
+            *arguments(data, out, "--shadows", "1", "--json"),
+        ],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -48,22 +51,22 @@ def runs_in(out: Path) -> dict[str, str]:
     return {place.stem: place.read_text() for place in (out / "runs").glob("*.json")}
 
 
-def stop_after_a_run(process: subprocess.Popen[str], out: Path, number: int, how: int) -> None:
+def stop_after_runs(process: subprocess.Popen[str], out: Path, number: int, signum: int) -> None:
     wait_until(
         lambda: len(runs_in(out)) >= number or process.poll() is not None, "no run was finished"
     )
     assert process.poll() is None, process.communicate()
-    process.send_signal(how)
+    process.send_signal(signum)
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> Path:
-    """20 people, one after the other, so that some come after the training period."""
+def small_data(tmp_path: Path) -> Path:
+    """20 users who rate one after another, so that some rate only after the training period."""
     chance = random.Random(7)
     rows = [
-        f"u{user},i{item},{chance.choice([1, 2, 4, 5])},{user * 10**6 + place}"
+        f"u{user},i{item},{chance.choice([1, 2, 4, 5])},{user * 10**6 + position}"
         for user in range(20)
-        for place, item in enumerate(chance.sample(range(30), 20))
+        for position, item in enumerate(chance.sample(range(30), 20))
     ]
     path = tmp_path / "ratings.csv"
     path.write_text("\n".join(["user,item,rating,timestamp", *rows]) + "\n")
@@ -73,12 +76,12 @@ def few(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # Three whole processes, each of which loads torch.
 @pytest.mark.usefixtures("ctrl_c_is_heard")
-def test_a_stopped_benchmark_goes_on_where_it_was(
-    few: Path, environment: dict[str, str], tmp_path: Path
+def test_stopped_benchmark_resumes_after_its_finished_runs(
+    small_data: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    stopped = start(few, out, environment)
-    stop_after_a_run(stopped, out, 1, signal.SIGINT)
+    stopped = start(small_data, out, environment)
+    stop_after_runs(stopped, out, 1, signal.SIGINT)
     stdout, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert "the same command goes on" in json.loads(stdout)["error"]["message"]
@@ -86,10 +89,10 @@ def test_a_stopped_benchmark_goes_on_where_it_was(
     before = runs_in(out)
     assert 1 <= len(before) < 7
 
-    killed = start(few, out, environment)
-    stop_after_a_run(killed, out, len(before) + 1, signal.SIGKILL)
+    killed = start(small_data, out, environment)
+    stop_after_runs(killed, out, len(before) + 1, signal.SIGKILL)
     killed.communicate(timeout=60)
-    # Nobody is left who could write into the folder while the next one does.
+    # A process left behind could write into the directory of the next benchmark.
     wait_until(
         lambda: not processes_of(environment["LETHE_HOME"]), "a process outlived the command"
     )
@@ -97,27 +100,27 @@ def test_a_stopped_benchmark_goes_on_where_it_was(
     assert after.items() > before.items()
     assert not (out / "results.json").exists()
 
-    whole = start(few, out, environment)
+    whole = start(small_data, out, environment)
     stdout, stderr = whole.communicate(timeout=200)
     assert whole.returncode == 0, stderr
-    # The runs say how many seconds they took: the same to the last digit is the same run.
+    # Runs contain their seconds, so an equal file is the same run and not a repetition.
     assert after.items() <= runs_in(out).items()
     assert all(f" {name.replace('-0', ', seed 0')}, " not in stderr for name in after)
     assert "12 of 12: e2urec-fast, seed 0" in stderr
     results = json.loads(stdout)
     assert json.loads((out / "results.json").read_text()) == results
     check_runs(results)
-    check_report(results, few, out)
-    check_teachers(results, few, out)
+    check_report(results, small_data, out)
+    check_teachers(results, small_data, out)
 
 
 def check_runs(results: dict[str, Any]) -> None:
-    """Every run has what the schema says, measured and not made up."""
+    """Check that every run has all measured fields."""
     assert results["shadows"] == 1
     assert len(results["runs"]) == 6
     for run in results["runs"]:
         assert run["peak_bytes"] > run["peak_added_bytes"] >= 0
-        assert run["peak_bytes"] > 100 * 2**20  # torch alone takes more.
+        assert run["peak_bytes"] > 100 * 2**20  # torch alone needs more.
         assert run["data_sha256"] == results["plan"]["data_sha256"]
         assert run["versions"]["torch"]
         assert run["config"]["recipe"]["seed"] == run["seed"]
@@ -130,7 +133,7 @@ def check_runs(results: dict[str, Any]) -> None:
 
 
 def check_report(results: dict[str, Any], data: Path, out: Path) -> None:
-    """The goals stand under both tables; nothing is made twice."""
+    """Check the goals in both tables, and that a second start makes no unit again."""
     table = (out / "table.md").read_text()
     assert len(results["goals"]) == 4
     assert all(f"- e2urec-fast, {goal['goal']}: " in table for goal in results["goals"])
@@ -141,11 +144,11 @@ def check_report(results: dict[str, Any], data: Path, out: Path) -> None:
 
 
 def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
-    """In the same folder Retrain and Original are there already; no student is trained."""
+    """Check that the teachers reuse the runs of Retrain and Original and train no student."""
     before = runs_in(out)
-    found = benchmark(data, out, "--teacher-only", "--json")
-    assert found.exit_code == 0, found.stderr
-    teachers = json.loads(found.stdout)
+    ended = benchmark(data, out, "--teacher-only", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    teachers = json.loads(ended.stdout)
     assert teachers == json.loads((out / "teachers.json").read_text())
     assert runs_in(out) == before
     assert teachers["noise_floor"] == results["noise_floor"]
@@ -157,45 +160,35 @@ def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
     for measure in ("jsd", "forget_loss", "forget_auc"):
         original = results["summary"]["original"][measure]["mean"]
         assert teachers["summary"]["original"][measure]["mean"] == original
-        assert all(found[measure]["mean"] is not None for found in teachers["summary"].values())
+        assert all(
+            statistics[measure]["mean"] is not None for statistics in teachers["summary"].values()
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_serving_is_measured_over_http_while_people_are_forgotten(
+def test_serving_benchmark_measures_http_during_deletions(
     tiny: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     command = ["benchmark", "serving", "--data", str(tiny), "--home", environment["LETHE_HOME"]]
     command += ["--clients", "1,2", "--seconds", "1"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "app.cli",
-            *command,
-            "--out",
-            str(out),
-            "--json",
-            "--clients",
-            "1,2",
-            "--seconds",
-            "1",
-        ],
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", *command, "--out", str(out), "--json"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert ended.returncode == 0, ended.stderr
     results = json.loads((out / "results.json").read_text())
-    assert json.loads(done.stdout) == results
+    assert json.loads(ended.stdout) == results
     rows = {(row["name"], row["clients"]): row for row in results["scenarios"]}
     assert {("closed loop", 1), ("closed loop", 2), ("open loop, steady", 64)} <= rows.keys()
     assert all(row["failed"] == row["refused"] == 0 for row in rows.values())
     assert all(row["requests"] > 0 for (name, _), row in rows.items() if "of those" not in name)
     assert [swap["seconds_to_completed"] > 0 for swap in results["swaps"]] == [True] * 3
     assert results["ratios"]["naive"] > 1
-    assert {"README.md", "growth.png", "profile.txt"} <= {each.name for each in out.iterdir()}
+    assert {"README.md", "growth.png", "profile.txt"} <= {path.name for path in out.iterdir()}
     assert processes_of(environment["LETHE_HOME"]) == []

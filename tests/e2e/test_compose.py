@@ -1,8 +1,7 @@
-"""Every service of docker-compose.yml, its own command run by hand, without a container engine.
+"""The services of docker-compose.yml, run as processes without a container engine.
 
-The commands, environments and health checks are read from the file, so that what is tested is what
-compose would start. Only addresses are replaced: a fresh PostgreSQL database, a Redis database of
-its own, a temporary home and a free port.
+Commands, environments and health checks come from the file. Only addresses are replaced: a new
+PostgreSQL database, a separate Redis database, a temporary data directory and a free port.
 """
 
 from __future__ import annotations
@@ -44,30 +43,30 @@ _TIMEOUT_SECONDS = 90.0
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
-def _interpolate(value: str, given: dict[str, str]) -> str:
+def _interpolate(value: str, variables: dict[str, str]) -> str:
     """Replace ${NAME}, ${NAME:-default} and ${NAME:?message} as compose does."""
 
-    def one(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         name, kind, rest = match.groups()
-        if given.get(name):
-            return given[name]
+        if variables.get(name):
+            return variables[name]
         if kind == "?":
             raise KeyError(f"{name}: {rest}")
         return rest or ""
 
-    return _VARIABLE.sub(one, value)
+    return _VARIABLE.sub(replacement, value)
 
 
 def _required() -> set[str]:
-    """Return the variables that compose refuses to start without."""
-    asked = {
+    """Return the variables without which compose does not start."""
+    names = {
         m[1] for m in _VARIABLE.finditer((ROOT / "docker-compose.yml").read_text()) if m[2] == "?"
     }
-    return asked | {secret["environment"] for secret in COMPOSE["secrets"].values()}
+    return names | {secret["environment"] for secret in COMPOSE["secrets"].values()}
 
 
 class Stack:
-    """The services' processes, in the environment that compose would give them."""
+    """The processes of the services, with the environment that compose would set."""
 
     def __init__(self, database_url: str, home: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -76,7 +75,7 @@ class Stack:
         signing = Ed25519PrivateKey.generate().private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
-        self._given = {
+        self._variables = {
             "LETHE_API_KEYS": API_KEY,
             "LETHE_HASH_KEY": "a hash key for this test only",
             "LETHE_SIGNING_KEY": signing.decode(),
@@ -87,7 +86,7 @@ class Stack:
             "LETHE_DATABASE_URL": database_url,
             "LETHE_BROKER_URL": REDIS_URL,
         }
-        self._hurried = {
+        self._short_delays = {
             "LETHE_POLL_SECONDS": "0.1",
             "LETHE_CANCEL_WINDOW": "0",
             "LETHE_BATCH_SECONDS": "0",
@@ -95,21 +94,21 @@ class Stack:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def environment(self, service: str) -> dict[str, str]:
-        declared = {
-            name: _interpolate(str(value), self._given)
+        from_file = {
+            name: _interpolate(str(value), self._variables)
             for name, value in COMPOSE["services"][service]["environment"].items()
         }
         secrets = {
-            COMPOSE["secrets"][name]["environment"]: self._given[name.upper()]
+            COMPOSE["secrets"][name]["environment"]: self._variables[name.upper()]
             for name in COMPOSE["services"][service]["secrets"]
         }
-        missing = self._replaced.keys() - declared.keys()
+        missing = self._replaced.keys() - from_file.keys()
         assert not missing, f"{service} lacks {missing}"
-        port = {"LETHE_PORT": str(self.port)} if "LETHE_PORT" in declared else {}
+        port = {"LETHE_PORT": str(self.port)} if "LETHE_PORT" in from_file else {}
         inherited = {n: v for n, v in os.environ.items() if not n.startswith(("LETHE_", "PG"))}
         path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
-        own = {**self._replaced, **self._hurried, **port, "PATH": path}
-        return {**inherited, **declared, **secrets, **own}
+        own = {**self._replaced, **self._short_delays, **port, "PATH": path}
+        return {**inherited, **from_file, **secrets, **own}
 
     def start(self, service: str) -> None:
         with self.log(service).open("wb") as log:
@@ -132,16 +131,16 @@ class Stack:
             pytest.fail(f"{service} ended: {self.log(service).read_text()[-2000:]}")
         kind, *check = COMPOSE["services"][service]["healthcheck"]["test"]
         assert kind == "CMD"
-        done = subprocess.run(
+        ended = subprocess.run(
             check, cwd=ROOT, env=self.environment(service), capture_output=True, check=False
         )
-        return done.returncode == 0
+        return ended.returncode == 0
 
     def wait(self, service: str) -> int:
         return self._processes[service].wait(_TIMEOUT_SECONDS)
 
     def stop(self, service: str) -> int:
-        """Stop it as compose does, within its grace period; return the exit status."""
+        """Stop the service like compose, within its grace period; return the exit status."""
         process = self._processes.pop(service)
         process.terminate()
         grace = COMPOSE["services"][service]["stop_grace_period"]
@@ -153,7 +152,7 @@ class Stack:
             process.wait()
 
 
-def _needed(reason: str) -> None:
+def _skip_or_fail(reason: str) -> None:
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -161,12 +160,12 @@ def _needed(reason: str) -> None:
 
 @pytest.fixture
 def database_url() -> Iterator[str]:
-    """A fresh, empty database: the migrate service makes its tables."""
+    """Create an empty database; the migrate service creates the tables."""
     name = f"lethe_compose_{uuid.uuid4().hex}"
     try:
         server = psycopg.connect(f"{POSTGRES_URL}/postgres", autocommit=True, connect_timeout=3)
     except psycopg.OperationalError as error:
-        _needed(f"PostgreSQL does not answer at {POSTGRES_URL}: {error}")
+        _skip_or_fail(f"PostgreSQL does not answer at {POSTGRES_URL}: {error}")
         raise
     with server:
         server.execute(f'CREATE DATABASE "{name}"')
@@ -188,7 +187,7 @@ def broker() -> Iterator[redis.Redis]:
     try:
         client.flushdb()
     except redis.ConnectionError as error:
-        _needed(f"Redis does not answer at {REDIS_URL}: {error}")
+        _skip_or_fail(f"Redis does not answer at {REDIS_URL}: {error}")
     with client:
         yield client
         client.flushdb()
@@ -205,17 +204,17 @@ def _wait_until(condition: Callable[[], bool], why: str) -> None:
 @pytest.fixture
 def stack(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[Stack]:
     _ = broker
-    made = Stack(database_url, tmp_path)
+    services = Stack(database_url, tmp_path)
     try:
-        yield made
+        yield services
     finally:
-        made.kill()
+        services.kill()
 
 
 @pytest.mark.postgres
 @pytest.mark.redis
 @pytest.mark.slow
-def test_every_service_starts_gets_healthy_works_and_stops(
+def test_services_start_complete_a_deletion_and_stop(
     stack: Stack, uow_factory: UnitOfWorkFactory
 ) -> None:
     stack.start("migrate")
@@ -233,32 +232,32 @@ def test_every_service_starts_gets_healthy_works_and_stops(
     # A whole deletion: gateway → outbox → relay → Redis → Celery → database.
     with uow_factory() as uow:
         uow.people.ensure_users(["ann"])
-    asked = httpx.post(
+    response = httpx.post(
         f"{address}/forget", json={"user_id": "ann"}, headers=headers, trust_env=False
     )
-    assert asked.status_code == 202
+    assert response.status_code == 202
 
-    def owed() -> int:
+    def unsent_wake_ups() -> int:
         with uow_factory(write=False) as uow:
             return uow.outbox.overdue(-1.0)
 
     def status() -> str:
-        location = f"{address}{asked.headers['Location']}"
-        found = httpx.get(location, headers=headers, trust_env=False)
-        return str(found.json()["status"])
+        location = f"{address}{response.headers['Location']}"
+        request = httpx.get(location, headers=headers, trust_env=False)
+        return str(request.json()["status"])
 
     _wait_until(lambda: status() == "completed", "the deletion did not complete")
     with uow_factory(write=False) as uow:
         assert uow.people.user("ann") is None
-    # A wake-up is sent before it is marked, so the deletion may be done first.
-    _wait_until(lambda: owed() == 0, "the relay did not mark its wake-ups as sent")
+    # A wake-up is sent before it is marked as sent, so the deletion may complete first.
+    _wait_until(lambda: unsent_wake_ups() == 0, "the relay did not mark its wake-ups as sent")
 
     for service in ("gateway", "worker", "relay"):
         assert stack.stop(service) in {0, -15}, stack.log(service).read_text()[-2000:]
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_the_images_services_run_with_little_privilege(service: str) -> None:
+def test_services_of_the_image_run_without_privileges(service: str) -> None:
     settings = COMPOSE["services"][service]
     assert settings["user"] == "10001:10001"
     assert settings["read_only"] is True
@@ -267,7 +266,7 @@ def test_the_images_services_run_with_little_privilege(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", sorted(COMPOSE["services"]))
-def test_every_service_restarts_and_is_checked(service: str) -> None:
+def test_every_service_has_a_restart_policy_and_a_health_check(service: str) -> None:
     settings = COMPOSE["services"][service]
     assert settings["restart"].startswith(("unless-stopped", "on-failure"))
     once = service == "migrate"
@@ -276,7 +275,7 @@ def test_every_service_restarts_and_is_checked(service: str) -> None:
     assert settings.get("user", "root") != "root"
 
 
-def test_nothing_starts_without_its_secrets() -> None:
+def test_secrets_are_required() -> None:
     assert _required() == {
         "LETHE_API_KEYS",
         "LETHE_HASH_KEY",
@@ -285,15 +284,15 @@ def test_nothing_starts_without_its_secrets() -> None:
     }
 
 
-def test_the_database_and_the_broker_are_not_reachable_from_outside() -> None:
+def test_only_the_gateway_publishes_a_port() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
-    published = {name for name, one in COMPOSE["services"].items() if "ports" in one}
+    published = {name for name, service in COMPOSE["services"].items() if "ports" in service}
     assert published == {"gateway"}
     for service in ("postgres", "redis"):
         assert COMPOSE["services"][service]["networks"] == ["inside"]
 
 
-def test_the_image_carries_no_secrets_and_no_data() -> None:
+def test_image_has_no_secrets_and_no_data() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert "*" in ignored
     assert not {"!.env", "!data", "!.lethe", "!."} & set(ignored)

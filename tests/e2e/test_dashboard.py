@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, against a real server, with a real release behind it."""
+"""The dashboard in a browser, against a server with an untrained release."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser_path() -> str:
-    found = os.environ.get("LETHE_TEST_CHROMIUM") or shutil.which("chromium")
-    if found is None:
+    path = os.environ.get("LETHE_TEST_CHROMIUM") or shutil.which("chromium")
+    if path is None:
         reason = "there is no Chromium: install it or set LETHE_TEST_CHROMIUM"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return found
+    return path
 
 
 @pytest.fixture
 def page(browser_path: str) -> Iterator[Page]:
-    """A page that fails the test on any error of its own, a violated policy included."""
-    complaints: list[str] = []
+    """Return a page that fails the test on script errors and policy violations."""
+    errors: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         context = browser.new_context(accept_downloads=True)
-        made = context.new_page()
-        made.set_default_timeout(20_000)
-        made.on("pageerror", lambda error: complaints.append(str(error)))
-        made.on(
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
             "console",
-            # A browser reports every 4xx and 5xx answer as an error; those are expected here.
+            # The browser reports every 4xx and 5xx answer as an error, which these tests expect.
             lambda message: (
-                complaints.append(message.text)
+                errors.append(message.text)
                 if message.type == "error" and "Failed to load resource" not in message.text
                 else None
             ),
         )
-        yield made
+        yield page
         context.close()
         browser.close()
-    assert complaints == []
+    assert errors == []
 
 
 class Server:
-    """uvicorn in a thread, on a port of its own."""
+    """uvicorn in a thread, on a free port."""
 
     def __init__(self, app: FastAPI) -> None:
         self._server = uvicorn.Server(
@@ -91,13 +91,13 @@ class Server:
 def address(world: World) -> Iterator[str]:
     lease, name = world.publish(1)
     world.flip(lease, name)
-    with Server(world.app()) as found:
-        wait_until(lambda: any(each.serving for each in world.live_replicas()), "not serving")
-        yield found
+    with Server(world.app()) as url:
+        wait_until(lambda: any(replica.serving for replica in world.live_replicas()), "not serving")
+        yield url
 
 
 def complete(world: World) -> None:
-    """Do a worker's part of a deletion, without new weights."""
+    """Complete a deletion like a worker, without new weights."""
     with world.uow() as uow:
         close_batch(uow, world.settings.model_copy(update={"batch_size": 1}))
     with world.uow() as uow:
@@ -155,10 +155,10 @@ def test_recommend_forget_cancel_and_download(
     assert json.loads(saved.read_text())["payload"]["request_id"] == request
 
 
-def test_titles_are_text_and_never_code(world: World, address: str, page: Page) -> None:
-    evil = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
+def test_titles_are_shown_as_text(world: World, address: str, page: Page) -> None:
+    markup = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
     with world.uow() as uow:
-        uow.people.upsert_items([(f"i{n}", evil, {"genre": ["Drama"]}) for n in range(30)])
+        uow.people.upsert_items([(f"i{n}", markup, {"genre": ["Drama"]}) for n in range(30)])
         uow.state.bump("items")
     page.goto(address)
     page.locator("#recommend-form input[name=user]").fill("u1")
@@ -168,7 +168,7 @@ def test_titles_are_text_and_never_code(world: World, address: str, page: Page) 
     assert page.title() == "Lethe"
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab_only(world: World, page: Page) -> None:
+def test_api_key_is_requested_and_stored_in_the_tab_only(world: World, page: Page) -> None:
     with Server(world.app(api_keys=(SecretStr("the-key"),))) as address:
         page.goto(address)
         expect(page.locator("#notice")).to_contain_text("An API key is needed")
@@ -183,7 +183,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(world: World, page: Page) -
         assert page.context.cookies() == []
 
 
-def test_a_server_that_goes_away_is_said_so_and_recovers(world: World, page: Page) -> None:
+def test_unreachable_server_is_reported_until_it_answers(world: World, page: Page) -> None:
     with Server(world.app()) as address:
         page.goto(address)
         expect(page.locator("#releases")).to_contain_text("No release yet.")

@@ -1,4 +1,4 @@
-"""`lethe demo`: the main job from end to end, and being interrupted in the middle of it."""
+"""`lethe demo` end to end, and its interruption."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-def test_a_person_is_forgotten_while_others_are_served(
+def test_demo_forgets_a_user_while_others_are_served(
     environment: dict[str, str], tiny: Path
 ) -> None:
     ended = _demo(environment, "--data", str(tiny), "--json")
 
     assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
-    assert told["import"]["interactions"] == 3600
-    assert told["request"]["status"] == "completed"
-    assert told["job"]["status"] == "succeeded"
-    assert told["job"]["release"] != told["train"]["release"]
-    assert told["load"]["failed"] == 0
-    assert told["load"]["answered"] > 0
-    assert told["certificate"]["request_id"] == told["request"]["id"]
-    assert told["others"]["after"]["release"] == told["job"]["release"]
+    document = json.loads(ended.stdout)
+    assert document["import"]["interactions"] == 3600
+    assert document["request"]["status"] == "completed"
+    assert document["job"]["status"] == "succeeded"
+    assert document["job"]["release"] != document["train"]["release"]
+    assert document["load"]["failed"] == 0
+    assert document["load"]["answered"] > 0
+    assert document["certificate"]["request_id"] == document["request"]["id"]
+    assert document["others"]["after"]["release"] == document["job"]["release"]
     assert processes_of(environment["LETHE_HOME"]) == []
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_middle_leaves_nothing_running_and_the_next_run_starts_fresh(
+def test_ctrl_c_ends_all_processes_and_the_next_demo_starts_fresh(
     lethe: Lethe, environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     home = Path(environment["LETHE_HOME"])
     running = lethe("demo", "--exit", "--port", "0", "--data", str(tiny))
-    wait_until((home / "logs" / "worker.log").exists, "training never began")
+    wait_until((home / "logs" / "worker.log").exists, "training did not begin")
 
     running.send_signal(signal.SIGINT)
 
@@ -67,16 +67,14 @@ def test_ctrl_c_in_the_middle_leaves_nothing_running_and_the_next_run_starts_fre
     assert not (home / "left-over").exists()
 
 
-def test_the_demo_deletes_nothing_that_is_not_its_own(
-    environment: dict[str, str], tiny: Path
-) -> None:
+def test_demo_refuses_a_directory_with_other_files(environment: dict[str, str], tiny: Path) -> None:
     home = Path(environment["LETHE_HOME"])
     home.mkdir()
-    (home / "precious").write_text("somebody's")
+    (home / "precious").write_text("user data")
 
     ended = _demo(environment, "--data", str(tiny))
 
     assert ended.returncode == 2
     assert "LETHE_HOME" in ended.stdout
-    assert (home / "precious").read_text() == "somebody's"
+    assert (home / "precious").read_text() == "user data"
     assert not (home / MARKER).exists()

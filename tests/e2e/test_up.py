@@ -1,4 +1,4 @@
-"""`lethe up` as a user meets it: it comes up, it stops, and it never leaves anybody behind."""
+"""`lethe up`: start, stop, restarts of crashed processes, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ class Up:
         if "{\n" not in text:
             return None
         try:
-            found: dict[str, str] = json.JSONDecoder().raw_decode(text[text.index("{\n") :])[0]
+            document: dict[str, str] = json.JSONDecoder().raw_decode(text[text.index("{\n") :])[0]
         except ValueError:
             return None
-        return found
+        return document
 
     def child(self, module: str) -> int | None:
-        """Return the pid of the child that runs this module; None while there is none."""
+        """Return the process id of the child that runs this module, or None."""
         return next(iter(self.children(module)), None)
 
     def children(self, module: str) -> list[int]:
-        """Return the pids of all children that run this module."""
-        found = []
+        """Return the process ids of all children that run this module."""
+        process_ids = []
         for process in processes_of(self.home):
-            # A process may end between being listed and being asked.
+            # A process may end after it was listed.
             with suppress(psutil.Error):
                 if module in process.cmdline():
-                    found.append(process.pid)
-        return found
+                    process_ids.append(process.pid)
+        return process_ids
 
 
 def _lethe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,20 +87,20 @@ def running(
     try:
         yield Up(process, tmp_path / "output.txt", environment["LETHE_HOME"])
     finally:
-        for left in processes_of(environment["LETHE_HOME"]):
-            left.kill()
+        for remaining in processes_of(environment["LETHE_HOME"]):
+            remaining.kill()
         process.wait()
 
 
-def test_up_serves_and_ctrl_c_leaves_nothing_running(
+def test_up_serves_until_ctrl_c_ends_all_processes(
     running: Up, environment: dict[str, str]
 ) -> None:
     assert httpx.get(f"{running.address}/healthz", trust_env=False).json()["status"] == "ok"
     wait_until(lambda: running.child("worker") is not None, "no worker")
-    # The command line speaks to it over HTTP and passes on what it says.
-    asked = _lethe(environment, "recommend", "nobody", "--url", running.address, "--json")
-    assert asked.returncode == 1
-    assert json.loads(asked.stdout)["error"]["code"] in {"unknown-user", "no-release"}
+    # `lethe recommend` calls the service over HTTP and reports its problem.
+    ended = _lethe(environment, "recommend", "unknown", "--url", running.address, "--json")
+    assert ended.returncode == 1
+    assert json.loads(ended.stdout)["error"]["code"] in {"unknown-user", "no-release"}
 
     running.process.send_signal(signal.SIGINT)
 
@@ -110,7 +110,7 @@ def test_up_serves_and_ctrl_c_leaves_nothing_running(
         httpx.get(f"{running.address}/healthz", trust_env=False)
 
 
-def test_children_go_when_the_parent_is_killed(running: Up) -> None:
+def test_children_end_when_the_parent_is_killed(running: Up) -> None:
     wait_until(lambda: None not in map(running.child, ("worker", "app.gateway")), "no children")
 
     running.process.kill()
@@ -120,24 +120,24 @@ def test_children_go_when_the_parent_is_killed(running: Up) -> None:
 
 
 @pytest.mark.parametrize("module", ["worker", "app.gateway"])
-def test_a_crashed_child_is_started_again(running: Up, module: str) -> None:
-    wait_until(lambda: running.child(module) is not None, "it never started")
+def test_crashed_child_is_restarted(running: Up, module: str) -> None:
+    wait_until(lambda: running.child(module) is not None, "the process did not start")
     crashed = running.child(module)
     assert crashed is not None
 
     os.kill(crashed, signal.SIGKILL)
 
     wait_until(lambda: running.child(module) not in {None, crashed}, "not restarted")
-    # The socket is the parent's, so that calls meanwhile wait rather than fail.
+    # The parent holds the socket, so calls during the restart wait and do not fail.
     answer = httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60)
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("arguments", [("--replicas", "2")])
-def test_of_two_replicas_on_the_port_a_crashed_one_is_started_again_alone(running: Up) -> None:
+def test_crashed_replica_is_restarted_while_the_other_serves(running: Up) -> None:
     def replicas() -> set[str]:
         listed = httpx.get(f"{running.address}/releases", trust_env=False, timeout=60).json()
-        return {each["id"] for each in listed["replicas"]}
+        return {replica["id"] for replica in listed["replicas"]}
 
     wait_until(lambda: len(replicas()) == 2, "not two replicas")
     crashed, other = running.children("app.gateway")
@@ -145,17 +145,17 @@ def test_of_two_replicas_on_the_port_a_crashed_one_is_started_again_alone(runnin
 
     os.kill(crashed, signal.SIGKILL)
 
-    # The other one answers meanwhile, and is left alone.
+    # The other replica answers meanwhile and is not restarted.
     assert httpx.get(f"{running.address}/healthz", trust_env=False).status_code == 200
     wait_until(
         lambda: len(set(running.children("app.gateway")) - {crashed}) == 2,
         "not restarted",
     )
     assert other in running.children("app.gateway")
-    wait_until(lambda: len(replicas() - before) == 1, "the new one never registered")
+    wait_until(lambda: len(replicas() - before) == 1, "the new replica did not register")
 
 
-def test_a_taken_port_is_told_with_what_to_do(environment: dict[str, str]) -> None:
+def test_taken_port_is_reported_with_advice(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = _lethe(environment, "up", "--port", str(port))
@@ -166,7 +166,7 @@ def test_a_taken_port_is_told_with_what_to_do(environment: dict[str, str]) -> No
     assert not (Path(environment["LETHE_HOME"]) / "lethe.db").exists()
 
 
-def test_without_keys_only_loopback_is_listened_on(environment: dict[str, str]) -> None:
+def test_network_address_without_keys_is_refused(environment: dict[str, str]) -> None:
     ended = _lethe(environment, "up", "--host", "0.0.0.0", "--port", "0", "--json")
     assert ended.returncode == 2
     assert "LETHE_API_KEYS" in json.loads(ended.stdout)["error"]["message"]

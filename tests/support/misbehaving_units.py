@@ -1,6 +1,6 @@
-"""Units that behave as no unit should; a process of its own must be able to import them."""
+"""Units that fail or misbehave, in a module that a child process can import."""
 
-# ruff: noqa: ARG002 -- what a unit is given, these have no use for
+# ruff: noqa: ARG002 -- most of these units ignore their arguments
 from __future__ import annotations
 
 import os
@@ -22,44 +22,44 @@ if TYPE_CHECKING:
 
 
 class Diverging(Unit):
-    """Its loss is no number."""
+    """Raises DivergedError."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
         raise DivergedError(DivergedError.__doc__)
 
 
 class Broken(Unit):
-    """It has a fault."""
+    """Raises KeyError, like a programming error."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
         raise KeyError("weights")
 
 
 class Killed(Unit):
-    """The kernel takes its memory away."""
+    """Kills its own process, like the kernel without memory."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
         progress(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Talking(Unit):
-    """It prints where only the command may, and says how many threads it has."""
+class Printing(Unit):
+    """Prints to standard output and reports its number of threads as progress."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
         sys.stdout.write("a library's greeting\n")
         progress(torch.get_num_threads() / 4)
 
 
-class Telling(Unit):
-    """It writes down where it would keep packaged backbones."""
+class BackboneDirectory(Unit):
+    """Writes the directory of packaged backbones to a file."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
-        write_json(setting.out / "told.json", {"backbones": str(cache_directory())})
+        write_json(setting.out / "directory.json", {"backbones": str(cache_directory())})
 
 
 class Endless(Unit):
-    """It writes down its process id and never ends."""
+    """Writes its process id to a file and never ends."""
 
     def make(self, setting: Setting, progress: Progress) -> None:
         setting.out.mkdir(parents=True, exist_ok=True)

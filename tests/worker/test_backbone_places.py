@@ -56,4 +56,4 @@ def test_default_directory_is_in_default_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("LETHE_HOME", raising=False)
-    assert packaged._Kept().directory == Settings().backbones_directory
+    assert packaged._Cache().directory == Settings().backbones_directory

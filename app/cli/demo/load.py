@@ -11,7 +11,6 @@ from app.cli.failures import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from app.cli.client import Service
 
@@ -48,14 +47,9 @@ class BackgroundLoad:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error_type: object, *_: object) -> None:
         self._stop.set()
-        if kind is None:
+        if error_type is None:
             self._thread.join()
 
     def _run(self) -> None:

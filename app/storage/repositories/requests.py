@@ -8,6 +8,7 @@ from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 
 from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
+    IN_JOB_STATUSES,
     OPEN_STATUSES,
     ForgetRequest,
     Outcome,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _R: Final = RequestStatus
 _OPEN: Final = sorted(status.value for status in OPEN_STATUSES)
-_IN_JOB: Final = [s.value for s in (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT)]
+_IN_JOB: Final = sorted(status.value for status in IN_JOB_STATUSES)
 #: New status → old statuses. An escalation leads from `auditing` back to `unlearning`.
 _OLD_STATUSES: Final = {
     _R.UNLEARNING: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING),

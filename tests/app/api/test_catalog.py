@@ -1,4 +1,4 @@
-"""Items and people are added, changed and removed through the interface, while it serves."""
+"""Items and users: add, change, list, withdraw and forget through the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEW = {"item_id": "films/new", "title": "New (2026)", "attributes": {"genre": [
 
 
 async def _recommended(client: httpx.AsyncClient, user_id: str = "u1") -> dict[str, float]:
-    """Return all that is recommended to somebody: the world's catalogue fits into one answer."""
+    """Return the scores of all items recommended to a user, in one answer."""
     answer = await client.get(
         f"/recommend/{user_id}", params={"n": ITEMS + 1, "exclude_seen": "false"}
     )
@@ -26,9 +26,8 @@ async def _recommended(client: httpx.AsyncClient, user_id: str = "u1") -> dict[s
     return {item["item_id"]: item["score"] for item in answer.json()["items"]}
 
 
-def test_a_posted_item_is_scored_at_once_and_a_withdrawn_one_never_shown(world: World) -> None:
-    wide = world.settings.model_copy(update={"candidates": ITEMS + 1})
-    world.settings = wide
+def test_posted_item_is_recommended_at_once_and_withdrawn_item_is_not(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"candidates": ITEMS + 1})
 
     async def scenario(client: httpx.AsyncClient) -> None:
         before = await _recommended(client)
@@ -37,13 +36,13 @@ def test_a_posted_item_is_scored_at_once_and_a_withdrawn_one_never_shown(world: 
         after = await _recommended(client)
         assert set(after) == {*before, _NEW["item_id"]}
         assert 0 < after["films/new"] < 1
-        assert {each: after[each] for each in before} == pytest.approx(before, abs=1e-6)
+        assert {item_id: after[item_id] for item_id in before} == pytest.approx(before, abs=1e-6)
 
         gone = await client.delete("/items/films/new")
         assert (gone.status_code, gone.content) == (204, b"")
         assert await _recommended(client) == pytest.approx(before, abs=1e-6)
 
-        # i0 is in people's histories: it leaves the shelf, and their ratings stay.
+        # i0 is in the histories of users: the item is withdrawn, and the ratings stay.
         with world.uow(write=False) as uow:
             rated = uow.people.raters_of("i0")
         assert rated
@@ -70,16 +69,16 @@ def test_items_are_added_changed_and_listed(world: World) -> None:
         }
         await client.post("/items/withdraw", json={"item_ids": ["z"]})
         assert (await client.get("/items/z")).json()["available"] is False
-        found: list[dict[str, Any]] = []
+        items: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
             query = {"limit": 7} if cursor is None else {"limit": 7, "cursor": cursor}
             page = (await client.get("/items", params=query)).json()
-            found += page["items"]
+            items += page["items"]
             cursor = page["next_cursor"]
             if cursor is None:
                 break
-        ids = [item["item_id"] for item in found]
+        ids = [item["item_id"] for item in items]
         assert ids == sorted({f"i{n}" for n in range(ITEMS)} | {"films/new", "z"})
         with world.uow(write=False) as uow:
             item_indices = {item.id: item.item_index for item in uow.people.items()}
@@ -103,7 +102,7 @@ def test_items_are_added_changed_and_listed(world: World) -> None:
         [{"item_id": "a", "title": "A", "stars": 5}],
     ],
 )
-def test_an_item_that_cannot_be_is_refused_with_all_others(
+def test_invalid_item_is_refused_with_the_whole_call(
     world: World, body: list[dict[str, Any]]
 ) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -114,11 +113,11 @@ def test_an_item_that_cannot_be_is_refused_with_all_others(
     run(world, scenario)
 
 
-def test_items_that_are_forgotten_or_unknown(world: World) -> None:
+def test_forgotten_and_unknown_items_are_refused(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         assert (await client.post("/forget", json={"item_id": "i3"})).status_code == 202
-        old = {"item_id": "i3", "title": "Again"}
-        refused = await client.post("/items", json=[_NEW, old])
+        forgotten = {"item_id": "i3", "title": "Again"}
+        refused = await client.post("/items", json=[_NEW, forgotten])
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems/forgotten")
         assert (await client.get("/items/films/new")).status_code == 404
         for unknown in (
@@ -139,7 +138,7 @@ def test_items_that_are_forgotten_or_unknown(world: World) -> None:
     run(world, scenario)
 
 
-def test_people_are_added_changed_and_shown(world: World) -> None:
+def test_users_are_added_changed_and_read(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         bodies = [
             {"user_id": "a/b", "attributes": {"gender": "F"}},
@@ -163,15 +162,15 @@ def test_people_are_added_changed_and_shown(world: World) -> None:
     run_serving(world, scenario)
 
 
-def test_removing_a_user_is_forgetting(world: World) -> None:
+def test_delete_user_creates_a_deletion_request(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         key = {"Idempotency-Key": "k"}
-        asked = await client.delete("/users/u1", headers=key)
-        assert asked.status_code == 202
-        assert asked.headers["location"] == f"/forget/{asked.json()['id']}"
-        assert (await client.get(asked.headers["location"])).json() == asked.json()
+        accepted = await client.delete("/users/u1", headers=key)
+        assert accepted.status_code == 202
+        assert accepted.headers["location"] == f"/forget/{accepted.json()['id']}"
+        assert (await client.get(accepted.headers["location"])).json() == accepted.json()
         same = await client.post("/forget", json={"user_id": "u1"}, headers=key)
-        assert (same.status_code, same.json()["id"]) == (200, asked.json()["id"])
+        assert (same.status_code, same.json()["id"]) == (200, accepted.json()["id"])
         reused = await client.delete("/users/u2", headers=key)
         assert reused.json()["type"] == "/problems/idempotency-conflict"
         gone = await client.get("/users/u1")
@@ -185,10 +184,10 @@ def test_removing_a_user_is_forgetting(world: World) -> None:
     run(world, scenario)
 
 
-def test_many_are_forgotten_at_once_or_nobody(world: World) -> None:
+def test_several_users_are_forgotten_all_or_none(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        strangers = [f"x{n:02}" for n in range(12)]
-        refused = await client.post("/users/forget", json={"user_ids": [*USERS, *strangers]})
+        unknown_users = [f"x{n:02}" for n in range(12)]
+        refused = await client.post("/users/forget", json={"user_ids": [*USERS, *unknown_users]})
         assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-user")
         assert "x09" in refused.json()["detail"]
         assert "x10" not in refused.json()["detail"]
@@ -196,9 +195,9 @@ def test_many_are_forgotten_at_once_or_nobody(world: World) -> None:
         assert (await client.get("/users/u1")).status_code == 200
 
         earlier = (await client.delete("/users/u2")).json()
-        asked = await client.post("/users/forget", json={"user_ids": ["u1", "u2", "u3", "u1"]})
-        assert asked.status_code == 202
-        requests = asked.json()["items"]
+        accepted = await client.post("/users/forget", json={"user_ids": ["u1", "u2", "u3", "u1"]})
+        assert accepted.status_code == 202
+        requests = accepted.json()["items"]
         assert len(requests) == 3
         assert requests[1]["id"] == earlier["id"]
         for user_id in ("u1", "u2", "u3"):

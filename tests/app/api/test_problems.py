@@ -1,4 +1,4 @@
-"""The shape of problems is a contract: this test locks types, statuses and titles."""
+"""Problem documents: the public types and statuses, and the fields of the documents."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_types_and_statuses_are_locked() -> None:
     assert {code: kind.status for code, kind in KINDS.items()} == LOCKED
 
 
-def test_every_error_of_the_domain_has_a_kind() -> None:
+def test_every_domain_error_has_a_problem_kind() -> None:
     for _, kind in inspect.getmembers(errors, inspect.isclass):
         if issubclass(kind, errors.LetheError):
             assert kind_of(kind).code == kind.code or kind_of(kind).code == "internal"
@@ -91,11 +91,11 @@ def test_every_error_of_the_domain_has_a_kind() -> None:
     [
         ("GET", "/nowhere", {}, "no-such-path"),
         ("PUT", "/forget", {"json": {}}, "method-not-allowed"),
-        ("GET", "/recommend/nobody", {}, "unknown-user"),
+        ("GET", "/recommend/unknown", {}, "unknown-user"),
         ("GET", "/recommend/u1", {}, "replica-not-ready"),
         ("GET", "/jobs/job_x", {}, "unknown-job"),
         ("GET", "/forget/req_x", {}, "unknown-request"),
-        ("POST", "/forget", {"json": {"user_id": "nobody"}}, "unknown-user"),
+        ("POST", "/forget", {"json": {"user_id": "unknown"}}, "unknown-user"),
         ("POST", "/forget", {"json": {"item_id": "nothing"}}, "unknown-item"),
         (
             "POST",
@@ -112,7 +112,9 @@ def test_every_error_of_the_domain_has_a_kind() -> None:
         ),
     ],
 )
-def test_shapes(world: World, method: str, path: str, options: dict[str, Any], code: str) -> None:
+def test_error_is_a_problem_document(
+    world: World, method: str, path: str, options: dict[str, Any], code: str
+) -> None:
     check_shape(call(world, method, path, **options), code)
 
 
@@ -136,8 +138,8 @@ def test_shapes(world: World, method: str, path: str, options: dict[str, Any], c
         {"user_id": "u1", "\ud800": 1},
     ],
 )
-def test_malformed_deletions_are_422_and_echo_nothing(world: World, body: Any) -> None:
-    # httpx's own encoder refuses lone surrogates.
+def test_malformed_deletion_request_is_422_without_its_input(world: World, body: Any) -> None:
+    # httpx cannot encode lone surrogates.
     content = json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     response = call(world, "POST", "/forget", content=content, headers=headers)
@@ -148,7 +150,7 @@ def test_malformed_deletions_are_422_and_echo_nothing(world: World, body: Any) -
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_beyond_the_limit_is_413(world: World, chunked: bool) -> None:
+def test_body_above_the_limit_is_413(world: World, chunked: bool) -> None:
     body = b'{"user_id": "' + b"x" * world.settings.max_body_bytes + b'"}'
 
     async def parts() -> Any:
@@ -161,7 +163,7 @@ def test_a_body_beyond_the_limit_is_413(world: World, chunked: bool) -> None:
     check_shape(response, "body-too-large")
 
 
-def test_an_unforeseen_error_is_a_500_that_tells_nothing(
+def test_unexpected_error_is_500_without_its_message(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = world.app()
@@ -181,12 +183,12 @@ def test_an_unforeseen_error_is_a_500_that_tells_nothing(
     assert "RuntimeError" in logged.out + logged.err
 
 
-def test_a_503_says_when_to_come_back(world: World) -> None:
+def test_503_has_a_retry_after_header(world: World) -> None:
     assert call(world, "GET", "/recommend/u1").headers["retry-after"] == "1"
 
 
-def test_problem_types_can_be_looked_up(world: World) -> None:
+def test_problem_types_can_be_fetched(world: World) -> None:
     for code, status in LOCKED.items():
-        found = call(world, "GET", f"/problems/{code}").json()
-        assert found["status"] == status
-        assert found["meaning"]
+        kind = call(world, "GET", f"/problems/{code}").json()
+        assert kind["status"] == status
+        assert kind["meaning"]

@@ -1,4 +1,4 @@
-"""What a shop asks of recommendations, against the real application and a real release."""
+"""Recommendation routes, against the application with an untrained release."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     from tests.support.gateway_world import World
 
-EVERYTHING = {"n": ITEMS, "exclude_seen": "false"}
+ALL_ITEMS = {"n": ITEMS, "exclude_seen": "false"}
 
 
 def run(
     world: World, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], **changes: Any
 ) -> None:
-    """Run a scenario against an application that serves a first release."""
+    """Run a scenario against an application with a live release."""
     world.flip(*world.publish(1))
 
     async def whole() -> None:
@@ -52,9 +52,9 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["type"].removeprefix("/problems/")
 
 
-def test_pages_follow_each_other_without_gap_or_repetition(world: World) -> None:
+def test_pages_have_no_gap_and_no_duplicate(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        whole = ids(await client.get("/recommend/u1", params=EVERYTHING))
+        whole = ids(await client.get("/recommend/u1", params=ALL_ITEMS))
         assert len(whole) == ITEMS
         paged: list[str] = []
         offset: int | None = 0
@@ -70,20 +70,20 @@ def test_pages_follow_each_other_without_gap_or_repetition(world: World) -> None
         beyond = await client.get("/recommend/u1", params={"offset": 1000})
         assert (ids(beyond), beyond.json()["next_offset"]) == ([], None)
 
-    # Tiers of ten: every page but the first reaches into another one.
+    # With 10 candidates per tier, every page but the first covers two tiers.
     run(world, scenario, candidates=10)
 
 
-def test_filters_by_attribute(world: World) -> None:
+def test_attribute_filters_include_and_exclude_items(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         comedies = ids(
-            await client.get("/recommend/u1", params={**EVERYTHING, "include": "genre:Comedy"})
+            await client.get("/recommend/u1", params={**ALL_ITEMS, "include": "genre:Comedy"})
         )
         others = ids(
-            await client.get("/recommend/u1", params={**EVERYTHING, "exclude": "genre:Comedy"})
+            await client.get("/recommend/u1", params={**ALL_ITEMS, "exclude": "genre:Comedy"})
         )
-        assert {int(each[1:]) % 2 for each in comedies} == {1}
-        assert {int(each[1:]) % 2 for each in others} == {0}
+        assert {int(item_id[1:]) % 2 for item_id in comedies} == {1}
+        assert {int(item_id[1:]) % 2 for item_id in others} == {0}
         assert len(comedies) + len(others) == ITEMS
         both = [("include", f"genre:{name}") for name in ("Comedy", "Drama")]
         both += [("n", str(ITEMS)), ("exclude_seen", "0")]
@@ -97,7 +97,7 @@ def test_filters_by_attribute(world: World) -> None:
         assert ids(await client.post("/recommend", json=posted)) == comedies
         none = await client.get("/recommend/u1", params={"include": "genre:Western"})
         assert ids(none) == []
-        unknown = await client.get("/recommend/u1", params={"include": "colour:red"})
+        unknown = await client.get("/recommend/u1", params={"include": "color:red"})
         assert problem(unknown) == (422, "invalid-input")
         assert "genre" in unknown.json()["detail"]
         malformed = await client.get("/recommend/u1", params={"exclude": "Comedy"})
@@ -106,10 +106,10 @@ def test_filters_by_attribute(world: World) -> None:
     run(world, scenario)
 
 
-def test_given_items_are_ranked_by_the_release(world: World) -> None:
+def test_given_items_are_scored_by_the_release(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        given = ["i3", "i4", "i17", "i4"]
-        answer = await client.post("/recommend", json={"user_id": "u1", "item_ids": given})
+        item_ids = ["i3", "i4", "i17", "i4"]
+        answer = await client.post("/recommend", json={"user_id": "u1", "item_ids": item_ids})
         assert sorted(ids(answer)) == ["i17", "i3", "i4"]
         body = answer.json()
         expected = world.scores(body["release"], "u1", ids(answer))
@@ -120,38 +120,40 @@ def test_given_items_are_ranked_by_the_release(world: World) -> None:
         assert "x" in unknown.json()["detail"]
         world.forget(item_id="i3")
         assert sorted(
-            ids(await client.post("/recommend", json={"user_id": "u1", "item_ids": given}))
+            ids(await client.post("/recommend", json={"user_id": "u1", "item_ids": item_ids}))
         ) == ["i17", "i4"]
 
     run(world, scenario)
 
 
-def test_several_users_in_one_call(world: World) -> None:
+def test_batch_answers_equal_single_answers(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         world.forget("u3")
-        asked = ["u1", "nobody", "u3", "u2"]
-        answer = (await client.post("/recommend/batch", json={"user_ids": asked, "n": 5})).json()
-        assert [one["user_id"] for one in answer["items"]] == ["u1", "u2"]
-        for one in answer["items"]:
-            alone = (await client.get(f"/recommend/{one['user_id']}", params={"n": 5})).json()
-            assert [i["item_id"] for i in one["items"]] == [i["item_id"] for i in alone["items"]]
-            assert [i["score"] for i in one["items"]] == pytest.approx(
-                [i["score"] for i in alone["items"]], abs=1e-5
+        user_ids = ["u1", "unknown", "u3", "u2"]
+        answer = (await client.post("/recommend/batch", json={"user_ids": user_ids, "n": 5})).json()
+        assert [entry["user_id"] for entry in answer["items"]] == ["u1", "u2"]
+        for entry in answer["items"]:
+            path = f"/recommend/{entry['user_id']}"
+            single = (await client.get(path, params={"n": 5})).json()
+            assert [i["item_id"] for i in entry["items"]] == [i["item_id"] for i in single["items"]]
+            assert [i["score"] for i in entry["items"]] == pytest.approx(
+                [i["score"] for i in single["items"]], abs=1e-5
             )
-        assert [(one["user_id"], one["status"]) for one in answer["refused"]] == [
-            ("nobody", 404),
+        assert [(entry["user_id"], entry["status"]) for entry in answer["refused"]] == [
+            ("unknown", 404),
             ("u3", 410),
         ]
 
     run(world, scenario)
 
 
-def test_a_visitor_is_answered_and_nothing_is_stored(world: World) -> None:
+def test_visitor_gets_recommendations_and_is_not_stored(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         before = _counts(world)
         with world.uow(write=False) as uow:
             history = [
-                {"item_id": one.item_id, "rating": one.rating} for one in uow.people.history("u1")
+                {"item_id": rated.item_id, "rating": rated.rating}
+                for rated in uow.people.history("u1")
             ]
         answer = await client.post("/recommend", json={"history": history, "n": 5})
         known = await client.get("/recommend/u1", params={"n": 5})
@@ -176,15 +178,15 @@ def _counts(world: World) -> dict[str, int]:
         return uow.people.counts()
 
 
-def test_the_popular_is_answered_only_when_asked_for_and_says_so(world: World) -> None:
+def test_popular_items_are_returned_only_with_fallback(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        assert problem(await client.get("/recommend/nobody")) == (404, "unknown-user")
-        popular = await client.get("/recommend/nobody", params={"fallback": True})
+        assert problem(await client.get("/recommend/unknown")) == (404, "unknown-user")
+        popular = await client.get("/recommend/unknown", params={"fallback": True})
         body = popular.json()
         assert (body["ranked_by"], body["release"], body["user_id"]) == (
             "popularity",
             None,
-            "nobody",
+            "unknown",
         )
         assert [item["score"] for item in body["items"]] == [None] * 10
         assert "etag" not in popular.headers
@@ -196,7 +198,7 @@ def test_the_popular_is_answered_only_when_asked_for_and_says_so(world: World) -
     run(world, scenario)
 
 
-def test_before_any_release_the_first_stage_answers_where_that_is_wanted(world: World) -> None:
+def test_without_a_release_fallback_returns_the_first_stage(world: World) -> None:
     async def whole() -> None:
         async with serving(world.app()) as client:
             app: FastAPI = client._transport.app  # type: ignore[attr-defined]
@@ -214,7 +216,7 @@ def test_before_any_release_the_first_stage_answers_where_that_is_wanted(world: 
 
 
 def test_after_the_deadline_the_first_stage_answers(world: World) -> None:
-    """The scoring threads are held, so that no model can answer in time."""
+    """The scoring threads are blocked, so that the model cannot answer in time."""
     world.flip(*world.publish(1))
     go = threading.Event()
 
@@ -227,7 +229,7 @@ def test_after_the_deadline_the_first_stage_answers(world: World) -> None:
             held = [asyncio.create_task(service.scoring.run(lambda: go.wait(30))) for _ in "ab"]
             await asyncio.sleep(0)
             try:
-                # There is no place either: without a deadline the caller is sent away.
+                # The queue is full as well, so a request without a deadline is refused.
                 full = await client.get("/recommend/u1")
                 assert problem(full) == (503, "overloaded")
                 assert 1 <= int(full.headers["retry-after"]) <= 60
@@ -246,31 +248,33 @@ def test_after_the_deadline_the_first_stage_answers(world: World) -> None:
     asyncio.run(whole())
 
 
-def test_explanations_are_the_scores_without_each_event(world: World) -> None:
+def test_explanation_is_the_score_change_without_each_rating(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         answer = (await client.get("/recommend/u1", params={"n": 4, "explain": True})).json()
         with world.uow(write=False) as uow:
             history = uow.people.history("u1")
         items = [item["item_id"] for item in answer["items"]]
         full = world.scores(answer["release"], "u1", items)
-        for place, item in enumerate(answer["items"]):
+        for position, item in enumerate(answer["items"]):
             assert len(item["because"]) == 3
             effects = [abs(reason["effect"]) for reason in item["because"]]
             assert effects == sorted(effects, reverse=True)
             for reason in item["because"]:
-                without = [one for one in history if one.item_id != reason["item_id"]]
+                without = [rated for rated in history if rated.item_id != reason["item_id"]]
                 assert len(without) == len(history) - 1
-                left = world.scores(answer["release"], "u1", items, history=without)
-                assert reason["effect"] == pytest.approx(full[place] - left[place], abs=1e-5)
+                reduced = world.scores(answer["release"], "u1", items, history=without)
+                assert reason["effect"] == pytest.approx(
+                    full[position] - reduced[position], abs=1e-5
+                )
         plain = (await client.get("/recommend/u1", params={"n": 4})).json()
         assert "because" not in plain["items"][0]
-        much = await client.get("/recommend/u1", params={"n": 21, "explain": True})
-        assert problem(much) == (422, "invalid-input")
+        refused = await client.get("/recommend/u1", params={"n": 21, "explain": True})
+        assert problem(refused) == (422, "invalid-input")
 
     run(world, scenario)
 
 
-def test_an_answer_held_already_is_not_made_again_until_anything_changes(world: World) -> None:
+def test_cached_answer_is_valid_until_data_or_release_changes(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         first = await client.get("/recommend/u1")
         tag = first.headers["etag"]
@@ -296,7 +300,7 @@ def test_an_answer_held_already_is_not_made_again_until_anything_changes(world: 
     run(world, scenario)
 
 
-def test_similar_items_rest_on_who_is_not_forgotten(world: World) -> None:
+def test_similar_items_exclude_forgotten_users(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         liked = _likes(world, USERS)
         item = next(item for likes in liked.values() for item in likes)
@@ -305,15 +309,15 @@ def test_similar_items_rest_on_who_is_not_forgotten(world: World) -> None:
             other for likes in liked.values() if item in likes for other in likes if other != item
         }
         assert set(ids(answer)) == together
-        scores = [each["score"] for each in answer.json()["items"]]
+        scores = [entry["score"] for entry in answer.json()["items"]]
         assert scores == sorted(scores, reverse=True)
-        held = {"If-None-Match": answer.headers["etag"]}
-        again = await client.get(f"/items/{item}/similar", params={"n": 100}, headers=held)
+        cached = {"If-None-Match": answer.headers["etag"]}
+        again = await client.get(f"/items/{item}/similar", params={"n": 100}, headers=cached)
         assert again.status_code == 304
         for user, likes in liked.items():
             if item in likes:
                 world.forget(user)
-        assert ids(await client.get(f"/items/{item}/similar", headers=held)) == []
+        assert ids(await client.get(f"/items/{item}/similar", headers=cached)) == []
         assert problem(await client.get("/items/x/similar")) == (404, "unknown-item")
         world.forget(item_id="i1")
         assert problem(await client.get("/items/i1/similar")) == (404, "unknown-item")
@@ -324,7 +328,7 @@ def test_similar_items_rest_on_who_is_not_forgotten(world: World) -> None:
 def _likes(world: World, users: list[str]) -> dict[str, set[str]]:
     with world.uow(write=False) as uow:
         return {
-            user: {one.item_id for one in uow.people.history(user) if one.rating > 3}
+            user: {rated.item_id for rated in uow.people.history(user) if rated.rating > 3}
             for user in users
         }
 
@@ -355,7 +359,7 @@ def _likes(world: World, users: list[str]) -> dict[str, set[str]]:
         ("POST", "/recommend/batch", {"json": {"user_ids": ["u1"] * 51}}),
     ],
 )
-def test_bad_queries_are_refused_at_the_edge(
+def test_invalid_queries_are_refused(
     world: World, method: str, path: str, options: dict[str, Any]
 ) -> None:
     async def ask() -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The REST interface against the real application, from the first call to the last page."""
+"""The REST API against the application: deletion requests, ratings, pages, health, metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(world: World, scenario: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-    """Run a scenario against an application whose replica is not started."""
+    """Run a scenario against an application without starting its replica."""
 
     async def whole() -> None:
         async with client_of(world.app()) as client:
@@ -32,7 +32,7 @@ def run(world: World, scenario: Callable[[httpx.AsyncClient], Awaitable[None]]) 
 
 
 def run_serving(world: World, scenario: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-    """Run a scenario against an application that serves a first release."""
+    """Run a scenario against an application with a live release."""
     lease, name = world.publish(1)
     world.flip(lease, name)
 
@@ -44,7 +44,7 @@ def run_serving(world: World, scenario: Callable[[httpx.AsyncClient], Awaitable[
     asyncio.run(whole())
 
 
-def test_recommend_then_forget_is_gone_at_once_on_every_replica(world: World) -> None:
+def test_forgotten_user_gets_410_at_once_on_every_replica(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         answer = (await client.get("/recommend/u1", params={"n": 3})).json()
         assert set(answer) == {"user_id", "release", "items", "ranked_by", "next_offset"}
@@ -57,10 +57,10 @@ def test_recommend_then_forget_is_gone_at_once_on_every_replica(world: World) ->
 
         async with serving(world.app()) as other:
             await until_ready(other)
-            asked = await client.post("/forget", json={"user_id": "u1"})
-            assert asked.status_code == 202
-            for each in (client, other):
-                gone = await each.get("/recommend/u1")
+            accepted = await client.post("/forget", json={"user_id": "u1"})
+            assert accepted.status_code == 202
+            for replica in (client, other):
+                gone = await replica.get("/recommend/u1")
                 assert gone.status_code == 410
                 assert gone.json()["type"] == "/problems/user-forgotten"
         assert (await client.get("/recommend/u2")).status_code == 200
@@ -68,17 +68,17 @@ def test_recommend_then_forget_is_gone_at_once_on_every_replica(world: World) ->
     run_serving(world, scenario)
 
 
-def test_the_deletion_request_object(world: World) -> None:
+def test_deletion_request_fields(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        asked = await client.post("/forget", json={"user_id": "u1"})
-        body = asked.json()
-        assert asked.headers["location"] == f"/forget/{body['id']}"
+        accepted = await client.post("/forget", json={"user_id": "u1"})
+        body = accepted.json()
+        assert accepted.headers["location"] == f"/forget/{body['id']}"
         assert body["status"] == "scheduled"
         assert body["scope"] == "user"
         assert body["job_id"] is None
         assert body["progress"] == 0
         assert body["cancellable_until"].endswith("Z")
-        assert (await client.get(asked.headers["location"])).json() == body
+        assert (await client.get(accepted.headers["location"])).json() == body
         assert "u1" not in json.dumps(body)
 
         again = await client.post("/forget", json={"user_id": "u1"})
@@ -90,7 +90,7 @@ def test_the_deletion_request_object(world: World) -> None:
     run(world, scenario)
 
 
-def test_cancel_hold_release(world: World) -> None:
+def test_deletion_request_is_held_released_and_cancelled(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         path = (await client.post("/forget", json={"user_id": "u1"})).headers["location"]
         assert (await client.post(f"{path}/hold")).json()["status"] == "on_hold"
@@ -99,13 +99,13 @@ def test_cancel_hold_release(world: World) -> None:
         assert (await client.post(f"{path}/release")).json()["status"] == "scheduled"
         assert (await client.delete(path)).json()["status"] == "cancelled"
         assert (await client.delete(path)).status_code == 409
-        # Cancelling has lifted the suppression: a new request is a new one.
+        # The cancellation ended the suppression, so this creates a new request.
         assert (await client.post("/forget", json={"user_id": "u1"})).status_code == 202
 
     run(world, scenario)
 
 
-def test_idempotency_keys(world: World) -> None:
+def test_idempotency_key_returns_the_same_request(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         async def ask(user_id: str, key: str) -> httpx.Response:
             headers = {"Idempotency-Key": key}
@@ -114,17 +114,17 @@ def test_idempotency_keys(world: World) -> None:
         first = await ask("u1", "a")
         assert first.status_code == 202
         repeats = await asyncio.gather(*(ask("u1", "a") for _ in range(5)))
-        assert {each.json()["id"] for each in repeats} == {first.json()["id"]}
+        assert {repeat.json()["id"] for repeat in repeats} == {first.json()["id"]}
         other = await ask("u2", "a")
         assert (other.status_code, other.json()["type"]) == (409, "/problems/idempotency-conflict")
         assert (await ask("u2", "x" * 201)).status_code == 422
         concurrent = await asyncio.gather(*(ask("u3", "c") for _ in range(30)))
-        assert sorted(each.status_code for each in concurrent) == [200] * 29 + [202]
+        assert sorted(response.status_code for response in concurrent) == [200] * 29 + [202]
 
     run(world, scenario)
 
 
-def test_interactions_and_consents(world: World) -> None:
+def test_forgotten_users_ratings_are_refused_until_consent(world: World) -> None:
     row = {"user_id": "new", "item_id": "i1", "rating": 4.5, "timestamp": 1}
 
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -138,15 +138,21 @@ def test_interactions_and_consents(world: World) -> None:
         assert (early.status_code, early.json()["type"]) == (409, "/problems/conflict")
         await client.delete(path)
         assert (await client.post("/consents", json={"user_id": "new"})).status_code == 201
-        for wrong in ({"rating": 4.3}, {"rating": 6}, {"rating": "x"}, {"timestamp": -1}, {"x": 1}):
-            response = await client.post("/interactions", json=[{**row, **wrong}])
-            assert response.status_code == 422, wrong
+        for invalid in (
+            {"rating": 4.3},
+            {"rating": 6},
+            {"rating": "x"},
+            {"timestamp": -1},
+            {"x": 1},
+        ):
+            response = await client.post("/interactions", json=[{**row, **invalid}])
+            assert response.status_code == 422, invalid
         assert (await client.post("/interactions", json=[])).status_code == 422
 
     run(world, scenario)
 
 
-def test_a_new_person_gets_recommendations_without_training(world: World) -> None:
+def test_new_user_gets_recommendations_without_training(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         row = {"user_id": "a/b new", "item_id": "i1", "rating": 5, "timestamp": 1}
         await client.post("/interactions", json=[row])
@@ -160,7 +166,7 @@ def test_a_new_person_gets_recommendations_without_training(world: World) -> Non
 
 
 def test_pages_are_newest_first_and_complete(world: World) -> None:
-    made = [world.forget(f"u{number}") for number in range(5)]
+    request_ids = [world.forget(f"u{number}") for number in range(5)]
 
     async def scenario(client: httpx.AsyncClient) -> None:
         seen: list[str] = []
@@ -168,39 +174,39 @@ def test_pages_are_newest_first_and_complete(world: World) -> None:
         while True:
             params = {"limit": 2} | ({"cursor": cursor} if cursor else {})
             page = (await client.get("/forget", params=params)).json()
-            seen += [each["id"] for each in page["items"]]
+            seen += [request["id"] for request in page["items"]]
             cursor = page["next_cursor"]
             if cursor is None:
                 break
-        assert seen == made[::-1]
-        for wrong in ({"limit": 0}, {"limit": 201}, {"cursor": "'; --"}):
-            assert (await client.get("/forget", params=wrong)).status_code == 422
+        assert seen == request_ids[::-1]
+        for invalid in ({"limit": 0}, {"limit": 201}, {"cursor": "'; --"}):
+            assert (await client.get("/forget", params=invalid)).status_code == 422
 
     run(world, scenario)
 
 
-def test_releases_and_jobs_show_what_is_going_on(world: World) -> None:
+def test_releases_and_jobs_list_the_live_release_and_its_job(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        found = (await client.get("/releases")).json()
-        (replica,) = found["replicas"]
-        assert replica["serving"] == found["live"] == found["items"][0]["id"]
+        page = (await client.get("/releases")).json()
+        (replica,) = page["replicas"]
+        assert replica["serving"] == page["live"] == page["items"][0]["id"]
         assert replica["lease"] == "valid"
         (job,) = (await client.get("/jobs")).json()["items"]
         assert job["status"] == JobStatus.SUCCEEDED
-        assert job["release"] == found["live"]
+        assert job["release"] == page["live"]
         assert (await client.get(f"/jobs/{job['id']}")).json() == job
 
-    def serving_now() -> bool:
-        return any(each.serving for each in world.live_replicas())
+    def is_serving() -> bool:
+        return any(replica.serving for replica in world.live_replicas())
 
     async def after(client: httpx.AsyncClient) -> None:
-        await asyncio.to_thread(wait_until, serving_now, "not confirmed")
+        await asyncio.to_thread(wait_until, is_serving, "not confirmed")
         await scenario(client)
 
     run_serving(world, after)
 
 
-def test_figures_that_are_not_finite_are_null(world: World) -> None:
+def test_infinite_figures_are_null(world: World) -> None:
     lease, _ = world.publish(1)
     with world.uow() as uow:
         uow.jobs.update(lease, metrics={"interval": [-1.0, float("inf")]})
@@ -212,7 +218,7 @@ def test_figures_that_are_not_finite_are_null(world: World) -> None:
     run(world, scenario)
 
 
-def test_metrics_carry_templates_and_no_ids(
+def test_metrics_and_log_have_route_templates_and_no_ids(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -223,12 +229,12 @@ def test_metrics_carry_templates_and_no_ids(
         text = (await client.get("/metrics")).text
         assert 'route="/recommend/{user_id:path}",status="200"} 1.0' in text
         assert 'lethe_open_deletion_requests{status="scheduled"} 1.0' in text
-        for one in (
+        for line in (
             "lethe_swaps_total 1.0",
             "lethe_replica_lease_valid 1.0",
             "lethe_database_up 1",
         ):
-            assert one in text
+            assert line in text
         assert "very-secret" not in text
 
     run_serving(world, scenario)
@@ -237,7 +243,7 @@ def test_metrics_carry_templates_and_no_ids(
     assert "very-secret" not in logged.out + logged.err
 
 
-def test_without_a_release_it_starts_and_says_so(world: World) -> None:
+def test_application_without_a_release_is_not_ready(world: World) -> None:
     async def whole() -> None:
         async with serving(world.app()) as client:
             await asyncio.to_thread(wait_until, lambda: bool(world.live_replicas()), "no replica")
@@ -249,14 +255,14 @@ def test_without_a_release_it_starts_and_says_so(world: World) -> None:
             assert response.json()["type"] == "/problems/no-release"
 
     asyncio.run(whole())
-    assert world.live_replicas() == []  # It has said goodbye.
+    assert world.live_replicas() == []  # The replica has ended its lease.
 
 
-def test_without_the_database_it_starts_and_says_so(world: World) -> None:
-    nowhere = "postgresql://postgres@127.0.0.1:1/none"
+def test_application_without_a_database_is_not_ready(world: World) -> None:
+    unreachable = "postgresql://postgres@127.0.0.1:1/none"
 
     async def whole() -> None:
-        async with serving(world.app(database_url=nowhere)) as client:
+        async with serving(world.app(database_url=unreachable)) as client:
             assert (await client.get("/healthz")).status_code == 200
             ready = await client.get("/readyz")
             assert ready.status_code == 503
@@ -270,19 +276,19 @@ def test_without_the_database_it_starts_and_says_so(world: World) -> None:
     asyncio.run(whole())
 
 
-def test_many_writers_at_once_do_not_wait_for_each_others_threads(world: World) -> None:
+def test_many_concurrent_writers_do_not_deadlock(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         rows = [
             [{"user_id": f"p{n}", "item_id": "i1", "rating": 3, "timestamp": n}] for n in range(120)
         ]
         calls = [client.post("/interactions", json=row) for row in rows]
-        statuses = {each.status_code for each in await asyncio.gather(*calls)}
+        statuses = {response.status_code for response in await asyncio.gather(*calls)}
         assert statuses == {200}
 
     run(world, scenario)
 
 
-def test_the_description_is_openapi_31_with_problems(world: World) -> None:
+def test_openapi_document_lists_problems(world: World) -> None:
     document: dict[str, Any] = world.app().openapi()
     assert document["openapi"].startswith("3.1")
     forget = document["paths"]["/forget"]["post"]["responses"]
@@ -291,7 +297,7 @@ def test_the_description_is_openapi_31_with_problems(world: World) -> None:
     assert "user-forgotten" in gone["description"]
 
 
-def test_the_dashboard_allows_no_foreign_code(world: World) -> None:
+def test_dashboard_allows_only_its_own_code(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         page = await client.get("/")
         policy = page.headers["content-security-policy"]
@@ -324,7 +330,7 @@ TARGETS = st.sampled_from(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(target=TARGETS, body=BODIES, query=st.text(max_size=20), path=st.text(max_size=20))
-def test_rubbish_never_breaks_anything(
+def test_random_input_never_causes_an_internal_error(
     world: World, target: tuple[str, str], body: Any, query: str, path: str
 ) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -351,7 +357,7 @@ def test_rubbish_never_breaks_anything(
 
 
 def shared_app(world: World) -> Any:
-    """Return one application for all examples of a property."""
+    """Return one application for all examples of the property test."""
     if not hasattr(world, "shared"):
-        world.shared = world.app()  # type: ignore[attr-defined] # for this property only
+        world.shared = world.app()  # type: ignore[attr-defined] # for this test only
     return world.shared

@@ -1,4 +1,4 @@
-"""The serving benchmark's own parts: what it counts must be what happened."""
+"""The serving benchmark: options, load generator, samples and goals."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.cli import application
 from benchmarks.serving.load import Plan, Sample
 from benchmarks.serving.report import goal_lines
 from benchmarks.serving.scenarios import (
     Swap,
-    ask,
-    ask_until,
     overlapping,
+    run_load,
+    run_load_until,
     summary,
     swap_figures,
     training,
@@ -25,10 +27,11 @@ from benchmarks.serving.scenarios import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers u1, refuses u2, fails for u3 and cuts u4 off."""
+    """Answers u1, refuses u2, fails for u3 and closes the connection for u4."""
 
     protocol_version = "HTTP/1.1"
 
@@ -44,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -72,33 +75,44 @@ def plan(port: int, *users: str, rate: float | None = None, seconds: float = 0.4
     )
 
 
+@pytest.mark.parametrize("clients", ["", "two", "8,64", "1,0", "1,-3", "1,9999"])
+def test_invalid_numbers_of_clients_are_refused(clients: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(application, ["serving", "--out", str(out), "--clients", clients])
+    assert result.exit_code == 2
+    assert "--clients" in result.output
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("user", "outcome"),
     [("u1", "answered"), ("u2", "refused"), ("u3", "failed"), ("u4", "failed")],
 )
-def test_every_answer_is_counted_as_what_it_is(user: str, outcome: str) -> None:
+def test_summary_counts_each_outcome(user: str, outcome: str) -> None:
     with served() as port:
-        samples = ask(plan(port, user))
+        samples = run_load(plan(port, user))
     assert samples
-    assert {one.outcome for one in samples} == {outcome}
-    assert {one.release for one in samples} == ({"rel_1"} if outcome == "answered" else {None})
+    assert {sample.outcome for sample in samples} == {outcome}
+    assert {sample.release for sample in samples} == (
+        {"rel_1"} if outcome == "answered" else {None}
+    )
     row = summary("x", 2, samples, 0.4)
     assert row["requests"] == len(samples)
     assert row["failed"] == (len(samples) if outcome == "failed" else 0)
     assert row["refused"] == (len(samples) if outcome == "refused" else 0)
 
 
-def test_an_open_loop_keeps_its_rate_and_ends_when_told() -> None:
+def test_open_loop_has_a_constant_rate_and_ends_early() -> None:
     with served() as port:
-        samples = ask(plan(port, "u1", rate=50.0, seconds=1.0))
+        samples = run_load(plan(port, "u1", rate=50.0, seconds=1.0))
         gaps = [b.due - a.due for a, b in itertools.pairwise(samples)]
         assert gaps == pytest.approx([0.02] * len(gaps), abs=1e-6)
-        asked = ask_until(plan(port, "u1", rate=50.0, seconds=600.0), lambda: True)
-    assert len(asked) < 600
+        early = run_load_until(plan(port, "u1", rate=50.0, seconds=600.0), lambda: True)
+    assert len(early) < 600
 
 
-def test_samples_are_told_apart_by_what_they_overlap() -> None:
-    swap = Swap(asked=10.0, prepare=12.0, confirmed=13.0, completed=14.0, before="old")
+def test_samples_are_grouped_by_overlap_with_a_swap() -> None:
+    swap = Swap(requested=10.0, prepare=12.0, confirmed=13.0, completed=14.0, before="old")
     samples = [
         Sample(due=due, milliseconds=took, outcome="answered", release=release)
         for due, took, release in (
@@ -109,12 +123,12 @@ def test_samples_are_told_apart_by_what_they_overlap() -> None:
             (13.5, 5.0, "new"),
         )
     ]
-    assert [one.due for one in overlapping(samples, [swap])] == [11.9, 12.5]
-    assert [one.due for one in training(samples, [swap])] == [11.0, 11.9]
+    assert [sample.due for sample in overlapping(samples, [swap])] == [11.9, 12.5]
+    assert [sample.due for sample in training(samples, [swap])] == [11.0, 11.9]
     assert swap_figures(samples, [swap])[0]["seconds_to_last_old_answer"] == pytest.approx(2.1)
 
 
-def test_goals_are_told_as_reached_or_not_or_not_measured() -> None:
+def test_goal_lines_are_reached_not_reached_or_not_measured() -> None:
     lines = goal_lines({"ratios": {"naive": 60.0, "padded_batch": 6.0, "overhead": 0.9}})
     assert [line.split(": ", 1)[0] for line in lines] == [
         "naive",

@@ -1,4 +1,4 @@
-"""`lethe benchmark unlearning` from outside: bad input, a whole benchmark, and going on."""
+"""`lethe benchmark unlearning`: invalid options and data, and the lock of the directory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from benchmarks.unlearning.command import Benchmark, Options, parse_methods
-from benchmarks.unlearning.numbers import finite
 from typer.testing import CliRunner
 
-from app.cli.root import application
+from benchmarks.cli import application
+from benchmarks.unlearning.benchmark import Benchmark, Options, parse_methods
 from benchmarks.unlearning.errors import BenchmarkFailedError
 from models.training.trainer import TrainConfig
 
@@ -24,7 +23,7 @@ METHODS = "original,e2urec-fast"
 
 
 def write_movielens(folder: Path, *, users: int = 20, each: int = 20, items: int = 30) -> Path:
-    """Write people who come one after the other, so that some come after the training period."""
+    """Write users who rate one after another, so that some rate only after the training period."""
     generator = np.random.default_rng(1)
     folder.mkdir()
     films = [f"{n + 1},Film {n} (1999),{('Drama', 'Comedy')[n % 2]}" for n in range(items)]
@@ -42,7 +41,7 @@ def write_movielens(folder: Path, *, users: int = 20, each: int = 20, items: int
 
 
 class Lines(list[str]):
-    """A screen that only remembers its lines."""
+    """Progress display that records its lines."""
 
     def at(self, text: str, spent: float, left: float | None) -> None:
         pass
@@ -57,7 +56,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    base = ["benchmark", "unlearning", "--data", str(data), "--out", str(out)]
+    base = ["unlearning", "--data", str(data), "--out", str(out)]
     return [*base, "--methods", METHODS, "--seeds", "1", *more]
 
 
@@ -66,13 +65,13 @@ def benchmark(data: Path, out: Path, *more: str) -> Result:
 
 
 def refusal(data: Path, out: Path, *more: str) -> str:
-    """Return the one message that a refused command prints; nothing may have been made."""
-    found = benchmark(data, out, *more, "--json")
-    assert found.exit_code == 2
-    message: str = json.loads(found.stdout)["error"]["message"]
+    """Return the error message of a refused command, which must leave no runs."""
+    result = benchmark(data, out, *more, "--json")
+    assert result.exit_code == 2
+    message: str = json.loads(result.stdout)["error"]["message"]
     assert message[0].isupper() or message.startswith(("-", "/"))
     assert message.endswith(".")
-    assert "Traceback" not in found.output
+    assert "Traceback" not in result.output
     assert not (out / "runs").exists() or out.name == "other"
     return message
 
@@ -90,11 +89,11 @@ def refusal(data: Path, out: Path, *more: str) -> str:
         (["--seeds", "101"], "--seeds must be 1 to 100, not 101."),
         (["--forget-seed", "-1"], "--forget-seed must be 0 or more, not -1."),
         (["--shadows", "-1"], "--shadows must be 0 to 1000, not -1."),
-        (["--protocol", "sequential", "--teacher-only"], "Look at those of --protocol paper"),
-        (["--teacher-only", "--methods", "neggrad"], "Choose of: e2urec, e2urec-fast."),
+        (["--protocol", "sequential", "--teacher-only"], "Evaluate those of --protocol paper"),
+        (["--teacher-only", "--methods", "neggrad"], "Choose from: e2urec, e2urec-fast."),
     ],
 )
-def test_options_that_cannot_be_used_are_refused(
+def test_invalid_options_are_refused(
     data: Path, tmp_path: Path, more: list[str], message: str
 ) -> None:
     assert message in refusal(data, tmp_path / "out", *more)
@@ -106,38 +105,38 @@ def test_missing_data_is_refused(tmp_path: Path) -> None:
     assert message.endswith("nowhere does not exist. Check the path.")
 
 
-def test_garbage_is_refused(tmp_path: Path) -> None:
+def test_unknown_format_is_refused(tmp_path: Path) -> None:
     garbage = tmp_path / "ratings.bin"
     garbage.write_bytes(bytes(range(256)) * 8)
     assert "holds no format that is known" in refusal(garbage, tmp_path / "out")
 
 
 def test_too_little_data_is_refused(tmp_path: Path) -> None:
-    few = write_movielens(tmp_path / "few", users=2, each=8)
-    assert "too few samples" in refusal(few, tmp_path / "out")
+    small = write_movielens(tmp_path / "small", users=2, each=8)
+    assert "too few samples" in refusal(small, tmp_path / "out")
 
 
-def test_to_forget_everybody_is_refused(tmp_path: Path) -> None:
-    alone = write_movielens(tmp_path / "alone", users=1, each=200, items=300)
-    assert "would forget everybody" in refusal(alone, tmp_path / "out", "--protocol", "single-user")
+def test_protocol_that_leaves_no_training_rows_is_refused(tmp_path: Path) -> None:
+    single = write_movielens(tmp_path / "single", users=1, each=200, items=300)
+    assert "training rows" in refusal(single, tmp_path / "out", "--protocol", "single-user")
 
 
-def test_a_data_set_without_dislikes_is_refused(data: Path, tmp_path: Path) -> None:
+def test_data_set_without_dislikes_is_refused(data: Path, tmp_path: Path) -> None:
     ratings = data / "ratings.csv"
     rows = [line.split(",") for line in ratings.read_text().splitlines()]
-    happy = [f"{user},{item},5.0,{when}" for user, item, _, when in rows[1:]]
-    ratings.write_text("\n".join([",".join(rows[0]), *happy]) + "\n")
+    likes = [f"{user},{item},5.0,{when}" for user, item, _, when in rows[1:]]
+    ratings.write_text("\n".join([",".join(rows[0]), *likes]) + "\n")
     assert "ratings of both kinds" in refusal(data, tmp_path / "out")
 
 
-def test_a_file_is_no_place_for_results(data: Path, tmp_path: Path) -> None:
-    place = tmp_path / "results"
-    place.write_text("mine")
-    assert "is a file. Choose a directory for --out." in refusal(data, place)
-    assert place.read_text() == "mine"
+def test_file_as_output_directory_is_refused(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    path.write_text("content")
+    assert "is a file. Choose a directory for --out." in refusal(data, path)
+    assert path.read_text() == "content"
 
 
-def test_the_folder_of_another_benchmark_is_left_alone(data: Path, tmp_path: Path) -> None:
+def test_directory_of_another_benchmark_stays_unchanged(data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "runs").mkdir(parents=True)
     message = "holds runs of another benchmark"
@@ -151,32 +150,36 @@ def test_the_folder_of_another_benchmark_is_left_alone(data: Path, tmp_path: Pat
     assert (other / "plan.json").read_text() == "no JSON"
 
 
-def test_retrain_whose_loss_is_no_number_says_what_to_do(data: Path, tmp_path: Path) -> None:
+def test_diverging_retrain_fails_with_advice(data: Path, tmp_path: Path) -> None:
     options = Options(data=data, out=tmp_path / "out", methods=("original",), seeds=1)
-    wild = TrainConfig(learning_rate=1e30, warmup_steps=1, batch_size=16, epochs=3, validations=0)
+    diverging = TrainConfig(
+        learning_rate=1e30, warmup_steps=1, batch_size=16, epochs=3, validations=0
+    )
     lines = Lines()
     with (
-        pytest.raises(BenchmarkFailedError, match=r"Lower the learning rate.*what is finished is"),
-        Benchmark.claim(options, wild) as made,
+        pytest.raises(
+            BenchmarkFailedError, match=r"Lower the learning rate.*Finished runs are kept"
+        ),
+        Benchmark.claim(options, diverging) as diverging_benchmark,
     ):
-        made.run(lines)
+        diverging_benchmark.run(lines)
     assert lines == []
 
 
-def test_a_folder_is_for_one_benchmark_at_a_time(data: Path, tmp_path: Path) -> None:
+def test_directory_of_a_running_benchmark_is_refused(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with Benchmark.claim(Options(data=data, out=out)):
-        assert "Another benchmark is at work in" in refusal(data, out)
+        assert "Another benchmark runs in" in refusal(data, out)
 
 
-def test_a_folder_where_nothing_was_made_yet_takes_another_plan(data: Path, tmp_path: Path) -> None:
+def test_directory_without_runs_accepts_another_plan(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for seed in (0, 1):
-        with Benchmark.claim(Options(data=data, out=out, forget_seed=seed)) as made:
-            assert json.loads((out / "plan.json").read_text()) == made.plan
+        with Benchmark.claim(Options(data=data, out=out, forget_seed=seed)) as claimed:
+            assert json.loads((out / "plan.json").read_text()) == claimed.plan
 
 
-def test_results_without_their_runs_are_not_written_over(data: Path, tmp_path: Path) -> None:
+def test_results_without_runs_are_not_overwritten(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "results.json").write_text("{}")
@@ -184,13 +187,5 @@ def test_results_without_their_runs_are_not_written_over(data: Path, tmp_path: P
     assert (out / "results.json").read_text() == "{}"
 
 
-def test_no_number_becomes_null() -> None:
-    assert finite({"a": [float("nan"), 1.0], "b": float("inf"), "c": "nan"}) == {
-        "a": [None, 1.0],
-        "b": None,
-        "c": "nan",
-    }
-
-
-def test_methods_count_once_and_blanks_do_not() -> None:
+def test_parsed_methods_have_no_duplicates_and_no_blanks() -> None:
     assert parse_methods(" a, b,,a ") == ("a", "b")

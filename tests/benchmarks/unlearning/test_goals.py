@@ -1,4 +1,4 @@
-"""The goals are judged by the numbers, at their exact edges, and printed where people look."""
+"""The goals of e2urec-fast at their exact limits, and their lines in the report."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from benchmarks.unlearning.report import goal_lines, markdown_table
 
 
 def results(protocol: str = "paper", **ours: float) -> dict[str, Any]:
-    mine = {"test_auc": 0.748, "jsd": 0.002, "forget_loss": 0.58, "seconds": 2.0}
-    mine |= {"trainable_parameters": 400_000, "parameters": 20_000_000, **ours}
+    own = {"test_auc": 0.748, "jsd": 0.002, "forget_loss": 0.58, "seconds": 2.0}
+    own |= {"trainable_parameters": 400_000, "parameters": 20_000_000, **ours}
     runs = [
         {"method": "retrain", "seed": 0, "test_auc": 0.75, "seconds": 100.0},
         {"method": "original", "seed": 0, "test_auc": 0.76, "seconds": 0.0},
-        {"method": "e2urec-fast", "seed": 0, **mine},
+        {"method": "e2urec-fast", "seed": 0, **own},
     ]
     floor = {"jsd": 0.0015, "jsd_interval": [0.001, 0.002], "forget_loss_interval": [0.57, 0.59]}
     return {"protocol": protocol, "runs": runs, "noise_floor": floor}
 
 
-def met(found: dict[str, Any]) -> list[bool | None]:
-    return [goal["met"] for goal in goals(found)]
+def met(results: dict[str, Any]) -> list[bool | None]:
+    return [goal["met"] for goal in goals(results)]
 
 
-def test_all_are_met_at_their_edges() -> None:
+def test_all_goals_are_met_at_their_limits() -> None:
     assert met(results()) == [True, True, True, True]
     assert met(results("single-user")) == [True, True, True, True]
 
@@ -46,35 +46,35 @@ def test_all_are_met_at_their_edges() -> None:
         ("paper", {"parameters": 90_000}, [True, True, True, None]),
     ],
 )
-def test_each_is_missed_on_its_own(
+def test_value_beyond_a_limit_misses_only_that_goal(
     protocol: str, ours: dict[str, float], expected: list[bool | None]
 ) -> None:
     assert met(results(protocol, **ours)) == expected
 
 
-def test_utility_is_held_against_the_worse_of_original_and_retrain() -> None:
-    found = results(test_auc=0.7381)
-    found["runs"][1]["test_auc"] = 0.74
-    assert met(found)[1] is True
+def test_utility_goal_uses_the_worse_of_original_and_retrain() -> None:
+    figures = results(test_auc=0.7381)
+    figures["runs"][1]["test_auc"] = 0.74
+    assert met(figures)[1] is True
 
 
-@pytest.mark.parametrize("gone", [0, 1, 2])
-def test_without_the_runs_there_are_no_goals(gone: int) -> None:
-    found = results()
-    del found["runs"][gone]
-    assert goals(found) == []
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_without_a_needed_run_there_are_no_goals(missing: int) -> None:
+    figures = results()
+    del figures["runs"][missing]
+    assert goals(figures) == []
 
 
-def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    found = results()
-    found["runs"][2]["jsd"] = None
-    assert met(found) == [None, True, True, True]
+def test_goal_without_a_measurement_is_undecided() -> None:
+    figures = results()
+    figures["runs"][2]["jsd"] = None
+    assert met(figures) == [None, True, True, True]
 
 
-def test_goals_stand_under_the_table_with_their_numbers() -> None:
-    found = results(seconds=20.0)
-    found["goals"] = goals(found)
-    lines = goal_lines(found)
+def test_goal_lines_are_below_the_table() -> None:
+    figures = results(seconds=20.0)
+    figures["goals"] = goals(figures)
+    lines = goal_lines(figures)
     assert lines[0].startswith("e2urec-fast, as good as retraining: met (JSD × 1000 2.00, at most")
     assert "not met (20.0 s ÷ 100.0 s = 0.200, at most 0.1)" in lines[2]
-    assert all(f"- {line}\n" in markdown_table(found) for line in lines)
+    assert all(f"- {line}\n" in markdown_table(figures) for line in lines)

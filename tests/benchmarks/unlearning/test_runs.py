@@ -1,4 +1,4 @@
-"""Runs under protocols that forget in batches, single ratings or items, and a run that fails."""
+"""Runs of the sequential, interactions and items protocols, and failed runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.unlearning.command import Benchmark, Options
 
-from benchmarks.unlearning.measures import answers
+from benchmarks.unlearning.benchmark import Benchmark, Options
+from benchmarks.unlearning.measures import sample_margins
 from benchmarks.unlearning.plan import make_plan
 from benchmarks.unlearning.report import failures, markdown_table
 from benchmarks.unlearning.results import RETRAIN
@@ -37,14 +37,14 @@ SMALL = TrainConfig(
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(previous)
 
 
-def made_here(out: Path, protocol: str) -> tuple[Benchmark, list[Unit], dict[str, Any]]:
-    """Make a comparison of our method with Original in this process."""
+def run_comparison(out: Path, protocol: str) -> tuple[Benchmark, list[Unit], dict[str, Any]]:
+    """Compare e2urec-fast with Original in this process."""
     setting = Setting(
         data=planted_interactions(users=60),
         protocol=protocol,
@@ -58,18 +58,18 @@ def made_here(out: Path, protocol: str) -> tuple[Benchmark, list[Unit], dict[str
     benchmark = Benchmark(options=options, setting=setting, plan=make_plan(setting))
     units = benchmark.units()
     for unit in units:
-        assert not unit.finished(setting)
+        assert not unit.is_finished(setting)
         unit.make(setting, lambda _: None)
-        assert unit.finished(setting)
-    return benchmark, units, {**benchmark.about(), **benchmark.compare(units)}
+        assert unit.is_finished(setting)
+    return benchmark, units, {**benchmark.description(), **benchmark.compare(units)}
 
 
-def test_a_chain_is_told_batch_by_batch(tmp_path: Path) -> None:
-    _, _, results = made_here(tmp_path, "sequential")
+def test_sequential_run_has_figures_per_batch(tmp_path: Path) -> None:
+    _, _, results = run_comparison(tmp_path, "sequential")
     rows = results["data"]["rows"]
     assert 1 < rows["batches"] == rows["users_forgotten"]
-    told = {run["method"]: run.get("batches") for run in results["runs"]}
-    assert told[RETRAIN] is None  # What it leaves depends on no earlier batch.
+    batches_by_method = {run["method"]: run.get("batches") for run in results["runs"]}
+    assert batches_by_method[RETRAIN] is None  # Retrain is independent of earlier batches.
     for run in results["runs"]:
         if run["method"] != RETRAIN:
             batches = run["batches"]
@@ -77,27 +77,27 @@ def test_a_chain_is_told_batch_by_batch(tmp_path: Path) -> None:
             assert batches[-1]["rows"] == rows["forget"]
             assert batches[-1]["jsd"] == pytest.approx(run["jsd"])
             assert batches[-1]["forget_loss"] == pytest.approx(run["forget_loss"])
-            assert run["seconds"] == pytest.approx(np.mean([one["seconds"] for one in batches]))
+            assert run["seconds"] == pytest.approx(np.mean([batch["seconds"] for batch in batches]))
     assert f"Seconds are per batch, of {rows['batches']}." in markdown_table(results)
 
 
 @pytest.mark.parametrize("protocol", ["interactions", "items"])
-def test_ratings_and_items_are_forgotten_as_well(protocol: str, tmp_path: Path) -> None:
-    benchmark, _, results = made_here(tmp_path, protocol)
+def test_runs_forget_single_ratings_and_items(protocol: str, tmp_path: Path) -> None:
+    benchmark, _, results = run_comparison(tmp_path, protocol)
     assert results["data"]["rows"][f"{protocol}_forgotten"] >= 1
-    # The same test rows for everybody, none of them about what is gone.
+    # All methods have the same test rows, none of them about forgotten data.
     rows = len(benchmark.setting.case.batch.parts.test)
     for run in results["runs"]:
-        place = benchmark.setting.run_place(run["method"], run["seed"])
-        with np.load(place.with_suffix(".npz")) as saved:
+        path = benchmark.setting.run_path(run["method"], run["seed"])
+        with np.load(path.with_suffix(".npz")) as saved:
             assert len(saved["test_margins"]) == rows
         assert run["jsd"] is not None
 
 
-def test_a_run_that_failed_is_in_the_results_and_the_table(tmp_path: Path) -> None:
-    benchmark, units, whole = made_here(tmp_path, "paper")
-    units[-1].note_failure(benchmark.setting, "The loss became NaN or infinite.")
-    results = {**benchmark.about(), **benchmark.compare(units)}
+def test_failed_run_is_in_the_results_and_the_table(tmp_path: Path) -> None:
+    benchmark, units, whole = run_comparison(tmp_path, "paper")
+    units[-1].save_failure(benchmark.setting, "The loss became NaN or infinite.")
+    results = {**benchmark.description(), **benchmark.compare(units)}
     assert len(results["runs"]) == len(whole["runs"])
     failed = results["runs"][-1]
     assert failed["error"] == "The loss became NaN or infinite."
@@ -111,7 +111,7 @@ def test_a_run_that_failed_is_in_the_results_and_the_table(tmp_path: Path) -> No
     assert f"- {failures(results)[0]}" in table
 
 
-def test_weights_that_answer_no_number_are_a_failure(tmp_path: Path) -> None:
+def test_nan_margins_raise_diverged_error(tmp_path: Path) -> None:
     setting = Setting(
         data=planted_interactions(users=60),
         protocol="items",
@@ -127,10 +127,10 @@ def test_weights_that_answer_no_number_are_a_failure(tmp_path: Path) -> None:
         for parameter in original.model.parameters():
             parameter.fill_(torch.nan)
     with pytest.raises(DivergedError):
-        answers(original, case.batch.forget, case.data)
+        sample_margins(original, case.batch.forget, case.data)
 
 
-def test_rows_of_items_that_nobody_rates_start_afresh_in_a_release_but_not_in_its_parent(
+def test_rows_of_unrated_items_are_reset_in_a_release_but_not_in_its_parent(
     tmp_path: Path,
 ) -> None:
     setting = Setting(
@@ -143,20 +143,20 @@ def test_rows_of_items_that_nobody_rates_start_afresh_in_a_release_but_not_in_it
     Unit(kind="root", method="original", seed=0).make(setting, lambda _: None)
     original, _ = load_root(setting, get_method("original"), 0)
     again, _ = load_root(setting, get_method("original"), 0)
-    (gone,) = setting.case.batches[0].items
-    row = original.vocabulary.item(gone)
+    (forgotten_item,) = setting.case.batches[0].items
+    row = original.vocabulary.item(forgotten_item)
 
-    def trained(recommender: Any) -> torch.Tensor:
+    def embedding_row(recommender: Any) -> torch.Tensor:
         return recommender.model.get_input_embeddings().weight[row].clone()
 
-    before = trained(original)
+    before = embedding_row(original)
     assert release(original, Unlearned(recommender=original, adapter=None), setting.case.batch)
-    assert torch.equal(trained(original), before)
+    assert torch.equal(embedding_row(original), before)
     released = release(original, Unlearned(recommender=again, adapter=None), setting.case.batch)
-    assert not torch.equal(trained(released), before)
+    assert not torch.equal(embedding_row(released), before)
 
 
-def test_a_first_release_that_was_cut_off_while_it_was_written_is_made_again(
+def test_partly_written_first_release_is_made_again(
     tmp_path: Path,
 ) -> None:
     setting = Setting(
@@ -167,12 +167,12 @@ def test_a_first_release_that_was_cut_off_while_it_was_written_is_made_again(
         out=tmp_path,
     )
     unit = Unit(kind="root", method="original", seed=0)
-    place = setting.root_place(get_method("original"), 0)
-    partial = place.with_name(f"{place.name}.part")
+    path = setting.root_path(get_method("original"), 0)
+    partial = path.with_name(f"{path.name}.part")
     partial.mkdir(parents=True)
     (partial / "weights.safetensors").write_bytes(b"half")
-    assert not unit.finished(setting)
+    assert not unit.is_finished(setting)
     unit.make(setting, lambda _: None)
-    assert unit.finished(setting)
+    assert unit.is_finished(setting)
     assert not partial.exists()
-    assert read_json(place / "manifest.json")["method"] == "plain"
+    assert read_json(path / "manifest.json")["method"] == "plain"

@@ -57,4 +57,4 @@ def test_similar_lengths_keep_the_plain_permutation() -> None:
     for _ in range(2):  # The second epoch shows that no other numbers were drawn.
         epoch = epoch_batches(lengths, 8, generator)
         expected = torch.split(torch.randperm(1000, generator=again), 8)
-        assert all(torch.equal(rows, wanted) for rows, wanted in zip(epoch, expected, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(epoch, expected, strict=True))

@@ -63,10 +63,10 @@ def ignore(fraction: float) -> None:
     """Ignore the progress."""
 
 
-def assert_near(actual: Recommender, wanted: Recommender) -> None:
-    expected = wanted.model.state_dict()
+def assert_near(actual: Recommender, expected: Recommender) -> None:
+    weights = expected.model.state_dict()
     for name, tensor in actual.model.state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=1e-4)
 
 
 def test_two_processes_train_the_model_of_one_process() -> None:

@@ -1,4 +1,4 @@
-"""What every unlearning method must do. A method that is added to the registry is tested here."""
+"""Conformance tests for every unlearning method in the registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("name", sorted(METHODS))
 
-#: A few steps at a rate that this small model feels; whoever is not named here runs as it is.
+#: Methods with few steps at a higher learning rate; other methods run with their defaults.
 _LOOP = LoopConfig(learning_rate=1e-3, steps=20)
 _SHORT: dict[str, Callable[[], UnlearningMethod]] = {
     "neggrad": lambda: NegGrad(NegGradConfig(loop=_LOOP)),
@@ -48,14 +48,14 @@ _SHORT: dict[str, Callable[[], UnlearningMethod]] = {
     "receraser": lambda: RecEraser(RecEraserConfig(passes=1, steps=30, most_rows=256)),
     "apa": lambda: Apa(ApaConfig(passes=1)),
 }
-#: These make a loss rise by a measured amount; the others only in the right direction, if at all.
+#: Methods that aim at the expected loss increase.
 _CALIBRATED = {"e2urec-fast"}
 _WITH_ADAPTER = {"e2urec", "e2urec-fast"}
-#: These train members, from a release of their own kind, by a recipe that is short here.
+#: Methods that train members from a release of their own kind, here with a short recipe.
 _ENSEMBLES = {"sisa", "receraser", "apa"}
 _WEIGHED = {"receraser", "apa"}
 _BRIEF = replace(RECIPE, epochs=1)
-#: The parent's weights do not matter to some, and nothing matters to Original.
+#: Methods whose result depends on the parent's weights and on the task's seed.
 _FROM_PARENT = set(METHODS) - _ENSEMBLES - {"retrain", "original"}
 
 
@@ -65,18 +65,18 @@ def make(name: str) -> UnlearningMethod:
 
 @pytest.fixture(scope="module")
 def tasks(world: World) -> dict[str, UnlearningTask]:
-    """The same batch for every method, from a release that it can start from."""
-    made = {name: world.task() for name in METHODS}
+    """Return the same batch for every method, with a release of the method's root."""
+    by_name = {name: world.task() for name in METHODS}
     for name in _ENSEMBLES:
         vocabulary = world.recommender.vocabulary
         root = make(name).train(vocabulary, world.whole, _BRIEF, nothing)
-        made[name] = replace(world.task(), recommender=root, recipe=_BRIEF)
-    return made
+        by_name[name] = replace(world.task(), recommender=root, recipe=_BRIEF)
+    return by_name
 
 
 @pytest.fixture(scope="module")
 def unlearned(tasks: dict[str, UnlearningTask]) -> dict[str, Unlearned]:
-    """What every method made of its task, run once."""
+    """Return every method's result, computed once."""
     return {name: make(name).unlearn(task, nothing) for name, task in tasks.items()}
 
 
@@ -84,11 +84,11 @@ def weights(result: Unlearned) -> Mapping[str, torch.Tensor]:
     return result.recommender.model.state_dict()
 
 
-def test_it_is_found_by_its_name(name: str) -> None:
+def test_get_method_returns_the_method_with_the_name(name: str) -> None:
     assert get_method(name).name == name
 
 
-def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+def test_an_unknown_name_lists_the_known_names(name: str) -> None:
     with pytest.raises(UnknownMethodError, match=name):
         get_method("hope")
 
@@ -96,7 +96,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
 def test_the_same_seed_gives_the_same_weights(
     name: str, tasks: dict[str, UnlearningTask], unlearned: dict[str, Unlearned]
 ) -> None:
-    torch.rand(7)  # Whoever drew from the global generator must not matter.
+    torch.rand(7)  # Other draws from the global generator must not matter.
     before = torch.get_rng_state()
     first = weights(unlearned[name])
     again = weights(make(name).unlearn(tasks[name], nothing))
@@ -109,13 +109,13 @@ def test_another_seed_gives_other_weights(
     name: str, tasks: dict[str, UnlearningTask], unlearned: dict[str, Unlearned]
 ) -> None:
     if name not in _FROM_PARENT:
-        return  # The batch's seed draws nothing.
+        return  # The task's seed has no effect.
     first = weights(unlearned[name])
     other = weights(make(name).unlearn(replace(tasks[name], seed=1), nothing))
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_an_adapter_is_all_that_trains(
+def test_only_the_adapter_trains(
     name: str, tasks: dict[str, UnlearningTask], unlearned: dict[str, Unlearned]
 ) -> None:
     result, start = unlearned[name], tasks[name].recommender
@@ -141,16 +141,16 @@ def test_an_adapter_is_all_that_trains(
     assert all(torch.equal(base[key], under[key]) for key in under)
 
 
-def test_what_comes_out_answers_and_drops_out_nothing(
+def test_the_result_is_in_evaluation_mode_with_finite_losses(
     name: str, world: World, unlearned: dict[str, Unlearned]
 ) -> None:
     result = unlearned[name].recommender
     assert not result.model.training
-    found = row_losses(result, world.batch.forget, world.data)
-    assert math.isfinite(found.sum())
+    losses = row_losses(result, world.batch.forget, world.data)
+    assert math.isfinite(losses.sum())
 
 
-def test_the_parent_is_untouched_and_progress_stays_between_zero_and_one(
+def test_the_parent_is_unchanged_and_progress_stays_between_zero_and_one(
     name: str, tasks: dict[str, UnlearningTask]
 ) -> None:
     parent = tasks[name].recommender
@@ -167,31 +167,31 @@ def test_the_parent_is_untouched_and_progress_stays_between_zero_and_one(
     assert not any(p.requires_grad for p in parent.model.parameters())
 
 
-def test_the_forgotten_rows_loss_rises_as_expected(
+def test_the_forget_rows_have_the_expected_loss_increase(
     name: str, world: World, unlearned: dict[str, Unlearned]
 ) -> None:
     if name not in _CALIBRATED:
-        return  # It knows no expected rise.
+        return  # Does not use the expected loss increase.
     old = row_losses(world.recommender, world.batch.forget, world.data)
     new = row_losses(unlearned[name].recommender, world.batch.forget, world.data)
-    wanted = world.expected["user"].mean
-    assert wanted > 0
-    assert 0.5 * wanted < (new - old).mean() < 2.5 * wanted
+    expected = world.expected["user"].mean
+    assert expected > 0
+    assert 0.5 * expected < (new - old).mean() < 2.5 * expected
 
 
 @pytest.mark.parametrize("part", ["test", "holdout"])
-def test_what_is_retained_hardly_moves(
+def test_other_rows_hardly_change(
     name: str, part: str, world: World, unlearned: dict[str, Unlearned]
 ) -> None:
     if name not in _CALIBRATED:
-        return  # It knows no expected rise.
+        return  # Does not use the expected loss increase.
     samples = getattr(world.batch.parts, part)
     old = row_losses(world.recommender, samples, world.batch.retained)
     new = row_losses(unlearned[name].recommender, samples, world.batch.retained)
     assert abs((new - old).mean()) < 0.5 * world.expected["user"].mean
 
 
-def test_an_empty_batch_is_refused(
+def test_an_empty_batch_raises_an_error(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
     empty = split_for_forgetting(world.data, ForgetIndices(), HOLDOUT, world.whole.bounds)
@@ -199,19 +199,19 @@ def test_an_empty_batch_is_refused(
         make(name).unlearn(replace(tasks[name], prepared=empty), nothing)
 
 
-def test_people_who_were_never_trained_on_are_an_empty_batch(
+def test_holdout_users_are_an_empty_batch(
     name: str, world: World, tasks: dict[str, UnlearningTask]
 ) -> None:
     forget = ForgetIndices(users=frozenset([min(HOLDOUT)]))
-    strangers = split_for_forgetting(world.data, forget, HOLDOUT, world.whole.bounds)
+    untrained = split_for_forgetting(world.data, forget, HOLDOUT, world.whole.bounds)
     if name in _WEIGHED:
-        assert strangers.forget_valid  # Their validation rows weighed the answers.
-        strangers = replace(strangers, forget_valid=0)
+        assert untrained.forget_valid  # The aggregation used their validation rows.
+        untrained = replace(untrained, forget_valid=0)
     with pytest.raises(NothingToForgetError):
-        make(name).unlearn(replace(tasks[name], prepared=strangers), nothing)
+        make(name).unlearn(replace(tasks[name], prepared=untrained), nothing)
 
 
-def test_progress_may_interrupt(name: str, tasks: dict[str, UnlearningTask]) -> None:
+def test_the_progress_callback_can_interrupt(name: str, tasks: dict[str, UnlearningTask]) -> None:
     class StopNowError(Exception):
         pass
 
@@ -228,7 +228,7 @@ def test_progress_may_interrupt(name: str, tasks: dict[str, UnlearningTask]) -> 
 
 def test_broken_weights_diverge(name: str, world: World) -> None:
     if name not in _FROM_PARENT:
-        return  # It starts from no weights.
+        return  # Does not start from the parent's weights.
     model = copy.deepcopy(world.recommender.model)
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
@@ -237,7 +237,9 @@ def test_broken_weights_diverge(name: str, world: World) -> None:
         make(name).unlearn(replace(world.task(), recommender=broken), nothing)
 
 
-def test_it_says_what_it_did(name: str, world: World, unlearned: dict[str, Unlearned]) -> None:
+def test_metrics_count_forget_rows_and_trained_parameters(
+    name: str, world: World, unlearned: dict[str, Unlearned]
+) -> None:
     metrics = unlearned[name].metrics
     assert metrics["forget_rows"] == len(world.batch.forget)
     model = unlearned[name].recommender.model

@@ -1,4 +1,4 @@
-"""Adapters by role on every architecture, and every method of unlearning on other backbones."""
+"""Test adapter roles on every architecture, and every unlearning method on other backbones."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ METHODS: dict[str, UnlearningMethod] = {
     "apa": Apa(ApaConfig(shards=2, passes=1)),
 }
 LOSS_INCREASE = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.01, rows=16, units=6)
-#: Ends of the names of what each role is on each architecture.
+#: Suffixes of the layers' names, by architecture and role.
 EXPECTED = {
     "compact": {"query": {"q_proj"}, "mlp": {"gate_proj", "up_proj", "down_proj"}},
     "compact-t5": {"query": {"q"}, "output": {"o"}, "mlp": {"wi_0", "wi_1", "wo"}},
@@ -96,20 +96,20 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recommen
     }
 
 
-def few_prompts(recommender: Recommender) -> PromptBatch:
+def some_prompts(recommender: Recommender) -> PromptBatch:
     return recommender.prompt.samples(SAMPLES.take(np.arange(0, 60, 5)), tiny.DATA)
 
 
 @every_backbone
-def test_roles_find_what_the_architecture_calls_them(
+def test_roles_resolve_to_the_architectures_layers(
     recommenders: dict[str, Recommender], kind: str
 ) -> None:
     model = recommenders[kind].model
     for role, ends in EXPECTED[kind].items():
-        found = find_target_modules(model, [role])
-        assert found
-        assert all(any(name.endswith(f".{end}") for end in ends) for name in found)
-        assert all(any(name.endswith(f".{end}") for name in found) for end in ends)
+        layers = find_target_modules(model, [role])
+        assert layers
+        assert all(any(name.endswith(f".{end}") for end in ends) for name in layers)
+        assert all(any(name.endswith(f".{end}") for name in layers) for end in ends)
     if kind in INPUT:
         assert find_target_modules(model, ["embedding"]) == [INPUT[kind]]
 
@@ -126,19 +126,19 @@ OTHERS: dict[str, tuple[type[PreTrainedModel], Any]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_the_products_adapter_is_on_every_linear_layer_but_the_head(kind: str) -> None:
+def test_the_product_adapter_covers_every_linear_layer_except_the_head(kind: str) -> None:
     architecture, config = OTHERS[kind]
     model = architecture(config)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(find_target_modules(model, ADAPTER.targets)) == linear - {"lm_head", "embed_out"}
 
 
-def test_an_unknown_role_lists_the_known_ones(recommenders: dict[str, Recommender]) -> None:
+def test_an_unknown_role_lists_the_known_roles(recommenders: dict[str, Recommender]) -> None:
     with pytest.raises(AdapterTargetError, match=", ".join(ROLES)):
         attach(recommenders["compact"], AdapterConfig(targets=("q_proj",)), seed=0)
 
 
-def test_an_architecture_without_a_role_is_named() -> None:
+def test_an_architecture_without_a_role_raises_an_error() -> None:
     class Bare(torch.nn.Module):
         pass
 
@@ -147,7 +147,7 @@ def test_an_architecture_without_a_role_is_named() -> None:
 
 
 @every_backbone
-def test_prompts_in_words_leave_their_embedding_alone(
+def test_text_prompts_have_no_adapter_on_the_embedding(
     recommenders: dict[str, Recommender], kind: str
 ) -> None:
     student = attach(recommenders[kind], AdapterConfig(), seed=0)
@@ -158,11 +158,11 @@ def test_prompts_in_words_leave_their_embedding_alone(
 
 
 @every_backbone
-def test_the_merge_answers_as_the_student_and_ties_hold(
+def test_the_merged_model_answers_as_the_student_and_keeps_tied_weights(
     recommenders: dict[str, Recommender], kind: str, tmp_path: Path
 ) -> None:
     recommender, config = recommenders[kind], AdapterConfig(rank=2, alpha=8, dropout=0.0)
-    prompts = few_prompts(recommender)
+    prompts = some_prompts(recommender)
     before = recommender.logits(prompts)
     answers = recommender.model.get_output_embeddings().weight[list(recommender.prompt.answers)]
     student = attach(recommender, config, seed=1)
@@ -199,7 +199,7 @@ def task(parent: Recommender) -> UnlearningTask:
     prepared = split_for_forgetting(
         tiny.DATA, ForgetIndices(users=frozenset(range(6))), frozenset(), bounds
     )
-    few = replace(
+    small = replace(
         prepared,
         parts=replace(prepared.parts, train=prepared.parts.train.take(np.arange(48))),
         forget=prepared.forget.take(np.arange(16)),
@@ -207,20 +207,20 @@ def task(parent: Recommender) -> UnlearningTask:
     )
     recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
     return UnlearningTask(
-        recommender=parent, prepared=few, expected={"user": LOSS_INCREASE}, recipe=recipe
+        recommender=parent, prepared=small, expected={"user": LOSS_INCREASE}, recipe=recipe
     )
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_dropout_follows_from_the_tasks_seed(
+def test_dropout_depends_on_the_tasks_seed_alone(
     recommenders: dict[str, Recommender], method: str
 ) -> None:
-    made = []
-    for drawn in (1, 2):
-        torch.manual_seed(drawn)
+    states = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
         result = METHODS[method].unlearn(task(recommenders["gpt2"]), lambda _: None)
-        made.append(result.recommender.model.state_dict())
-    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+        states.append(result.recommender.model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize("kind", ["compact-t5", "llama", "gpt2", "t5"])
@@ -229,16 +229,17 @@ def test_methods_run_on_other_backbones(
     recommenders: dict[str, Recommender], kind: str, method: str, tmp_path: Path
 ) -> None:
     parent = recommenders[kind]
-    few = task(parent)
-    before = row_losses(parent, few.prepared.forget, tiny.DATA)
+    batch = task(parent)
+    forget = batch.prepared.forget
+    before = row_losses(parent, forget, tiny.DATA)
 
-    made = METHODS[method].unlearn(few, lambda _: None)
+    result = METHODS[method].unlearn(batch, lambda _: None)
 
-    released = made.recommender
-    if made.adapter is not None:
-        save(released, tmp_path, made.adapter, method=method, parent="", extra={}, rows=made.rows)
+    released = result.recommender
+    if (adapter := result.adapter) is not None:
+        save(released, tmp_path, adapter, method=method, parent="", extra={}, rows=result.rows)
         released = merge(parent, "", tmp_path)
-    after = row_losses(released, few.prepared.forget, tiny.DATA)
+    after = row_losses(released, forget, tiny.DATA)
     assert math.isfinite(after.sum())
     assert np.abs(after - before).max() > 1e-6
-    np.testing.assert_array_equal(row_losses(parent, few.prepared.forget, tiny.DATA), before)
+    np.testing.assert_array_equal(row_losses(parent, forget, tiny.DATA), before)

@@ -3,11 +3,16 @@
 Progress is emitted as events, which `app/cli/import_data.py` reads as lines of JSON:
 `{"stage": "read" | "store", "done", "total"}`, in bytes or rows, and at the end
 `{"stage": "done", "summary": {…}}`. Events have counts and line numbers, never a line's content.
+
+In the summary, lines = accepted + described + duplicates + rejected. `users`, `items` and
+`interactions` count stored rows; `skipped` counts rows that were read but not stored, by reason:
+`forgotten` (the user or item is suppressed), `unknown_item` or `invalid`. Rejected lines are
+grouped by reason, with the first of them as examples ("file:line").
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from app.domain.catalog import Interaction, User
@@ -32,46 +37,17 @@ if TYPE_CHECKING:
 _CHUNK = 5000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RejectedLines:
-    """The lines rejected for one reason; `examples` are the first of them, as "file:line"."""
-
-    reason: str
-    count: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportSummary:
-    """Counts of lines and rows. lines = accepted + described + duplicates + rejected.
-
-    `users`, `items` and `interactions` count stored rows. `skipped` counts rows that were read but
-    not stored, by reason: `forgotten` (the user or item is suppressed), `unknown_item`, `invalid`.
-    """
-
-    format: str
-    lines: int
-    accepted: int
-    described: int
-    duplicates: int
-    rejected: tuple[RejectedLines, ...]
-    notes: tuple[str, ...]
-    users: int
-    items: int
-    interactions: int
-    skipped: dict[str, int]
-
-
 def run_import(
     path: Path,
     format: str,  # noqa: A002 -- the name of the CLI's option
     uow_factory: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     emit: Emit,
-) -> ImportSummary:
-    """Read the data set at `path` and store it. A repeated import changes nothing.
+) -> dict[str, Any]:
+    """Read the data set at `path`, store it and return the summary.
 
-    Raises InvalidInputError if the data set cannot be read; then nothing is stored.
+    A repeated import changes nothing. Raises InvalidInputError if the data set cannot be read; then
+    nothing is stored.
     """
     try:
         data, report = read(path, format, _progress(emit, "read"))
@@ -79,7 +55,7 @@ def run_import(
         raise InvalidInputError(str(error)) from error
     result = _store(data, uow_factory, pseudonyms, emit)
     summary = _summary(report, result)
-    emit({"stage": "done", "summary": asdict(summary)})
+    emit({"stage": "done", "summary": summary})
     return summary
 
 
@@ -130,24 +106,21 @@ def _interactions(data: Interactions) -> Iterator[Interaction]:
         )
 
 
-def _summary(report: ReadReport, result: ImportResult) -> ImportSummary:
-    return ImportSummary(
-        format=report.format,
-        lines=report.lines,
-        accepted=report.accepted,
-        described=report.described,
-        duplicates=report.duplicates,
-        rejected=tuple(
-            RejectedLines(
-                reason=reason,
-                count=group.count,
-                examples=tuple(f"{line.file}:{line.line}" for line in group.examples),
-            )
+def _summary(report: ReadReport, result: ImportResult) -> dict[str, Any]:
+    return {
+        "format": report.format,
+        "lines": report.lines,
+        "accepted": report.accepted,
+        "described": report.described,
+        "duplicates": report.duplicates,
+        "rejected": [
+            {
+                "reason": reason,
+                "count": group.count,
+                "examples": [f"{line.file}:{line.line}" for line in group.examples],
+            }
             for reason, group in report.rejected_by_reason()
-        ),
-        notes=tuple(report.notes),
-        users=result.users,
-        items=result.items,
-        interactions=result.interactions,
-        skipped=dict(result.skipped),
-    )
+        ],
+        "notes": list(report.notes),
+        **asdict(result),
+    }

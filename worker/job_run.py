@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Job, JobStatus, Lease, Stage
     from app.storage.unit_of_work import UnitOfWork
+    from models.runtime.progress import Progress
     from worker.context import WorkerContext
     from worker.heartbeat import LeaseHeartbeat
-    from worker.learner import Report
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +133,7 @@ class JobRun:
             changes["metrics"] = {**self.job.metrics, **changes["metrics"]}
         self.job = self.job.evolve(**changes)
 
-    def reporter(self, stage: Stage) -> Report:
+    def reporter(self, stage: Stage) -> Progress:
         """Return a callback that takes a stage's progress in 0 to 1 and raises as `check` does."""
         plan = self._plans[stage]
         written_at = time.monotonic()

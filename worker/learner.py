@@ -13,18 +13,13 @@ if TYPE_CHECKING:
 
     from app.domain.requests import Outcome
     from models.data.interactions import Interactions
+    from models.runtime.progress import Progress
 
 
 #: The `method` of jobs that always retrain from scratch, and of the releases that they make.
 EXACT_METHOD: Final = "retrain"
 #: The `method` of a release with initial weights: deletions left too few rows to train on.
 UNTRAINED_METHOD: Final = "untrained"
-
-
-class Report(Protocol):
-    """A callback for the progress of an operation, between 0 and 1. May raise to interrupt it."""
-
-    def __call__(self, fraction: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +79,7 @@ class Learner(Protocol):
     """Trains, unlearns, merges and audits. The caller owns every directory in the arguments."""
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Report
+        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Progress
     ) -> Artifact:
         """Train from scratch on the retained rows and save a release in `into`.
 
@@ -93,7 +88,7 @@ class Learner(Protocol):
         """
 
     def unlearn(
-        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
     ) -> Artifact:
         """Unlearn the batch and save the new adapter or weights in `into`.
 
@@ -115,6 +110,12 @@ class Learner(Protocol):
         """
 
     def audit(
-        self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
+        self,
+        snapshot: DataSnapshot,
+        parent: Path,
+        candidate: Path,
+        *,
+        exact: bool,
+        report: Progress,
     ) -> Verdict:
         """Compare the candidate with its parent. `exact` skips the gates that are relative."""

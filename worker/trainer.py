@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from models.backbones.compact import BackboneConfig
     from models.data.forget_split import ForgetSplit
+    from models.runtime.progress import Progress
     from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningMethod
-    from worker.learner import DataSnapshot, Report
+    from worker.learner import DataSnapshot
 
 #: The backbone cannot be used; the operator has to choose another one.
 _BACKBONE_ERRORS: Final = (
@@ -78,7 +79,7 @@ class ModelLearner:
         self._calibration = calibration or CalibrationConfig(seed=settings.seed + 1)
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Report
+        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Progress
     ) -> Artifact:
         """Train on the retained rows, calibrate, measure and save.
 
@@ -103,7 +104,7 @@ class ModelLearner:
         split: ForgetSplit,
         into: Path,
         recipe: TrainConfig,
-        report: Report,
+        report: Progress,
     ) -> Artifact:
         vocabulary = Vocabulary.from_catalog(split.retained)
         method = self._method_for(recipe)
@@ -142,7 +143,7 @@ class ModelLearner:
         return replace(artifact, metrics=metrics)
 
     def unlearn(
-        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
     ) -> Artifact:
         """Run the unlearning method on the parent and save the result in `into`.
 
@@ -222,7 +223,13 @@ class ModelLearner:
         return len(split.forget) > 0
 
     def audit(
-        self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
+        self,
+        snapshot: DataSnapshot,
+        parent: Path,
+        candidate: Path,
+        *,
+        exact: bool,
+        report: Progress,
     ) -> Verdict:
         """Compare the candidate's weights, as they will be served, with the parent's weights."""
         manifest = manifests.read_manifest(parent)

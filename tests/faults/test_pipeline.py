@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Job
     from app.domain.releases import Release
+    from models.runtime.progress import Progress
     from tests.faults.conftest import Installation
     from worker.context import WorkerContext
-    from worker.learner import Artifact, DataSnapshot, Report
+    from worker.learner import Artifact, DataSnapshot
 
 FAILED, UNSURE, PASSED = Outcome.FAILED, Outcome.INCONCLUSIVE, Outcome.PASSED
 
@@ -76,7 +77,7 @@ class ExactLearner(FileLearner):
     """Unlearns exactly, so that audits skip the gates that compare with the parent."""
 
     def unlearn(
-        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
     ) -> Artifact:
         artifact = super().unlearn(snapshot, parent, into, strength=strength, report=report)
         return replace(artifact, exact=True)
@@ -99,7 +100,7 @@ class ReplacingLearner(FileLearner):
     """Unlearns into a complete release, like a method that replaces the parent's adapter."""
 
     def unlearn(
-        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
     ) -> Artifact:
         delta = super().unlearn(
             snapshot, parent, into.parent / "delta", strength=strength, report=report

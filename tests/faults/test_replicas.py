@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from app.cli.processes import Child
     from app.storage.engine import Database
-    from worker.learner import Report
+    from models.runtime.progress import Progress
 
 #: One gateway process each, on a port of its own.
 BEHAVIORS = ("healthy", "hangs", "dies", "cannot load")
@@ -45,7 +45,7 @@ class UntrainedLearner(FileLearner):
     _seeds = count()
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Report
+        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Progress
     ) -> Artifact:
         report(1.0)
         config = CompactConfig(
@@ -56,7 +56,7 @@ class UntrainedLearner(FileLearner):
         return Artifact(directory=into, digest=manifest.digest, method="retrain", needs_merge=False)
 
     def unlearn(
-        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
     ) -> Artifact:
         del strength
         return self.train(snapshot, into, parent, report)
@@ -71,7 +71,7 @@ class UntrainedLearner(FileLearner):
         _candidate: Path,
         *,
         exact: bool,
-        report: Report,
+        report: Progress,
     ) -> Verdict:
         report(1.0)
         return Verdict(outcome=Outcome.PASSED, figures={"exact": exact})

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
-    from worker.learner import ForgetSet, Report
+    from models.runtime.progress import Progress
+    from worker.learner import ForgetSet
 
 WEIGHTS = "weights.json"
 MANIFEST = "manifest.json"
@@ -31,7 +32,7 @@ class FileLearner:
         self._verdicts = list(verdicts)
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Report
+        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Progress
     ) -> Artifact:
         report(0.5)
         retained = [
@@ -43,7 +44,7 @@ class FileLearner:
         return _save(into, retained, {"method": "retrain", "job": snapshot.job_id})
 
     def unlearn(
-        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
+        self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
     ) -> Artifact:
         report(0.1)
         delta = [row for row in read_weights(parent) if _is_forgotten(row, snapshot.forget)]
@@ -65,7 +66,13 @@ class FileLearner:
         return any(_is_forgotten(row, snapshot.forget) for row in read_weights(parent))
 
     def audit(
-        self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
+        self,
+        snapshot: DataSnapshot,
+        parent: Path,
+        candidate: Path,
+        *,
+        exact: bool,
+        report: Progress,
     ) -> Verdict:
         report(1.0)
         remaining = [row for row in read_weights(candidate) if _is_forgotten(row, snapshot.forget)]

@@ -6,7 +6,6 @@ new weights are trained on them.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ from models.data.interactions import Interactions, ItemRecord, UserRecord
 from worker.learner import DataSnapshot, ForgetSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from app.domain.catalog import Interaction, Item
     from app.domain.requests import ForgetRequest
@@ -94,7 +93,7 @@ class _LaterBatches:
 
 def _read(uow: UnitOfWork, later: _LaterBatches) -> Interactions:
     items = _by_item_index(uow.people.items())
-    item_indices = {item.id: item_index for item_index, item in enumerate(items)}
+    item_indices = {item.id: index for index, item in enumerate(items)}
     later_items = {item.id for item in items if later.has_item(item.id)}
     stored_users = list(uow.people.users())
     later_users = {user.id for user in stored_users if later.has_user(user.id)}
@@ -109,11 +108,14 @@ def _read(uow: UnitOfWork, later: _LaterBatches) -> Interactions:
     users = [
         user for user in stored_users if user.id not in later_users or user.id in users_with_rows
     ]
-    return _table(
-        tuple(UserRecord(id=user.id, attributes=user.attributes) for user in users),
-        tuple(items),
-        item_indices,
-        rows,
+    user_indices = {user.id: index for index, user in enumerate(users)}
+    return Interactions(
+        users=tuple(UserRecord(id=user.id, attributes=user.attributes) for user in users),
+        items=tuple(items),
+        user=np.fromiter((user_indices[row.user_id] for row in rows), np.int32, len(rows)),
+        item=np.fromiter((item_indices[row.item_id] for row in rows), np.int32, len(rows)),
+        rating=np.fromiter((row.rating for row in rows), np.float32, len(rows)),
+        timestamp=np.fromiter((row.timestamp for row in rows), np.int64, len(rows)),
     )
 
 
@@ -125,27 +127,3 @@ def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
         attributes = {name: tuple(values) for name, values in item.attributes.items()}
         records[item.item_index] = ItemRecord(id=item.id, title=item.title, attributes=attributes)
     return records
-
-
-def _table(
-    users: tuple[UserRecord, ...],
-    items: tuple[ItemRecord, ...],
-    item_indices: Mapping[str, int],
-    rows: Iterable[Interaction],
-) -> Interactions:
-    user_indices = {user.id: index for index, user in enumerate(users)}
-    user, item = array("i"), array("i")
-    rating, timestamp = array("f"), array("q")
-    for row in rows:
-        user.append(user_indices[row.user_id])
-        item.append(item_indices[row.item_id])
-        rating.append(row.rating)
-        timestamp.append(row.timestamp)
-    return Interactions(
-        users=users,
-        items=items,
-        user=np.array(user, dtype=np.int32),
-        item=np.array(item, dtype=np.int32),
-        rating=np.array(rating, dtype=np.float32),
-        timestamp=np.array(timestamp, dtype=np.int64),
-    )

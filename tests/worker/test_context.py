@@ -1,4 +1,4 @@
-"""Check that the worker and the gateway keep packaged backbones under LETHE_HOME."""
+"""Check that the worker and the gateway configure `models` from their settings at start."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ from torch.nn import functional
 
 from models.audit.report import expectation
 from models.backbones.lora import AdapterConfig
-from models.checkpoints.adapter import attach, scale, with_rows
+from models.checkpoints.adapter import attach, scale
 from models.prompts.prompt_batch import PromptBatch
-from models.recommender.token_rows import FirstStep, leaving, shrunk_answers
+from models.recommender.token_rows import with_rows
 from models.recommender.trainable import trainable_parameters
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
@@ -40,6 +40,7 @@ from models.unlearning.base import (
     UnlearningMethod,
     UnlearningTask,
 )
+from models.unlearning.closed_form import FirstStep, removed_samples, shrunk_answers
 from models.unlearning.finetuning import Order
 from models.unlearning.losses import answer_kl, forgetting_margins, one_step_ahead, solve_alpha
 
@@ -205,8 +206,8 @@ class _First:
         evaluated = prepared.forget.take(np.arange(0, len(prepared.forget), stride))
         self._prompts, self._labels = _encode(task, evaluated)
         self._before = self._loss(margins(task.recommender, self._prompts))
-        self._step = FirstStep.of(task.recommender, prepared, config.damping)
-        gone = len(leaving(prepared))
+        self._step = FirstStep.from_split(task.recommender, prepared, config.damping)
+        gone = len(removed_samples(prepared))
         share = gone / max(gone + len(prepared.parts.train), 1)
         self._shrunk = shrunk_answers(
             task.recommender,

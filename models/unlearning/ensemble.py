@@ -167,7 +167,7 @@ class ShardedMethod(UnlearningMethod):
                 # A head that is tied to the embeddings is the same tensor under another name.
                 trained += sum({t.data_ptr(): t.numel() for t in state.values()}.values())
             if state is not None:
-                ensemble.put_shard(shard.index, state)
+                ensemble.load_shard(shard.index, state)
             shard_fingerprints.append(
                 self._shard_fingerprint(shard, ensemble) if shard.size else ""
             )
@@ -226,7 +226,7 @@ class ShardedMethod(UnlearningMethod):
 
 def weighed(config: BackboneConfig) -> bool:
     """Say whether a release of this kind knows validation rows, in how its answers are weighed."""
-    return isinstance(config, EnsembleConfig) and config.weighed
+    return isinstance(config, EnsembleConfig) and config.has_learned_weights
 
 
 def _only(prepared: Prepared, rows: NDArray[np.bool_]) -> Prepared:

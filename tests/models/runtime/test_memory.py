@@ -210,7 +210,7 @@ def test_reading_halves_as_well(
     sources: dict[str, BackboneConfig], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All twelve prompts in one batch at first.
-    monkeypatch.setattr("models.recommender.base.TOKENS_AT_ONCE_ON_CPU", 1_000_000)
+    monkeypatch.setattr("models.recommender.base.BATCH_TOKENS_ON_CPU", 1_000_000)
     recommender = fresh(sources[kind])
     prompts = some(recommender)
     expected = recommender.logits(prompts)

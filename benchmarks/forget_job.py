@@ -28,7 +28,7 @@ from models.datasets.detect import read
 from models.training.trainer import margins
 from worker.learner import DataSnapshot, ForgetSet
 from worker.trainer import ModelLearner
-from worker.training_data import prepare_snapshot
+from worker.training_data import split_like
 
 if TYPE_CHECKING:
     from models.recommender.base import Recommender
@@ -51,13 +51,13 @@ def _snapshot(path: Path, settings: Settings) -> DataSnapshot:
 
 def _draw_users(snapshot: DataSnapshot, parent: Path, count: int) -> frozenset[str]:
     """Draw `count` users with training rows, by a fixed seed."""
-    train = prepare_snapshot(snapshot, manifests.read_manifest(parent)).parts.train
+    train = split_like(snapshot, manifests.read_manifest(parent)).parts.train
     drawn = np.random.default_rng(0).choice(np.unique(train.user), count, replace=False)
     return frozenset(snapshot.data.users[index].id for index in drawn.tolist())
 
 
 def _forget_figures(model: Recommender, snapshot: DataSnapshot, parent: Path) -> dict[str, float]:
-    prepared = prepare_snapshot(snapshot, manifests.read_manifest(parent))
+    prepared = split_like(snapshot, manifests.read_manifest(parent))
 
     def measure_utility(samples: Any) -> dict[str, float]:
         prompts = model.prompt.samples(samples, prepared.retained)

@@ -1,1 +1,1 @@
-"""The worker: wake-ups, leases and the pipeline from claim to certificate."""
+"""The worker processes: the job pipeline, its loop, the relay to the broker, and imports."""

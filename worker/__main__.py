@@ -1,4 +1,4 @@
-"""`python -m worker run | relay | import`: the processes of the worker side."""
+"""`python -m worker run | relay | import`: the worker processes other than Celery's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,13 +15,21 @@ from app.domain.errors import LetheError
 from app.logs import configure_logging
 from app.parent_watch import stop_with_parent
 from app.settings import Settings, get_settings
+from app.storage.engine import make_database
+from app.storage.unit_of_work import UnitOfWorkFactory
 from worker.process import GRACE_SECONDS, be_nice, stop_on_signals
+
+if TYPE_CHECKING:
+    from threading import Event
+
+# The commands import their modules themselves: torch, Celery and the readers of data sets are slow
+# to load, and each is needed by one command only.
 
 log = structlog.get_logger("worker")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; return the exit status."""
+    """Run a subcommand and return the exit status."""
     options = _parser().parse_args(arguments)
     settings = get_settings()
     configure_logging(settings.log_level)
@@ -35,15 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _import(settings, options)
     except LetheError as error:
-        log.error("stopped", code=error.code, message=str(error))  # noqa: TRY400 # no trace: it may quote data
+        log.error("stopped", code=error.code, message=str(error))  # noqa: TRY400 # a traceback may quote data
         return 1
     return 0
 
 
-def _run(settings: Settings, stop: threading.Event, options: argparse.Namespace) -> None:
-    """Work in this process, without a broker."""
-    from worker.context import build_context  # noqa: PLC0415 # keeps torch out of the relay
-    from worker.loop import run_forever  # noqa: PLC0415 # as above
+def _run(settings: Settings, stop: Event, options: argparse.Namespace) -> None:
+    """Look for jobs and work on them in this process."""
+    from worker.context import build_context  # noqa: PLC0415
+    from worker.loop import run_forever  # noqa: PLC0415
 
     if options.exit_with_parent:
         stop_with_parent(stop.set, grace_seconds=GRACE_SECONDS)
@@ -55,21 +63,32 @@ def _run(settings: Settings, stop: threading.Event, options: argparse.Namespace)
         context.close()
 
 
-def _relay(settings: Settings, stop: threading.Event) -> None:
-    """Hand wake-ups to the broker; needs LETHE_BROKER_URL."""
+def _relay(settings: Settings, stop: Event) -> None:
+    """Send wake-up messages to the broker."""
     if settings.broker_url is None:
-        raise LetheError("The relay needs LETHE_BROKER_URL; without a broker there is none to run.")
-    from worker.dispatch import relay_to_broker  # noqa: PLC0415 # loads Celery
+        raise LetheError("The relay sends messages to a broker. Set LETHE_BROKER_URL.")
+    from worker.celery_app import TASK_NAME, make_celery  # noqa: PLC0415
+    from worker.context import open_artifacts  # noqa: PLC0415
+    from worker.relay import Relay  # noqa: PLC0415
 
-    relay_to_broker(settings, stop)
+    database = make_database(settings.sqlalchemy_url)
+    celery = make_celery(settings)
+
+    def send(entity_id: str) -> None:
+        # Without retries a refused connection raises at once, and the next turn sends again.
+        celery.send_task(TASK_NAME, args=[entity_id], retry=False)
+
+    try:
+        Relay(settings, UnitOfWorkFactory(database), open_artifacts(settings), send).run(stop)
+    finally:
+        celery.close()
+        database.dispose()
 
 
 def _import(settings: Settings, options: argparse.Namespace) -> None:
-    """Import a data set, telling the progress as JSON lines on standard output."""
-    from app.services.secrets import load_pseudonyms  # noqa: PLC0415 # only this command needs it
-    from app.storage.engine import make_database  # noqa: PLC0415 # as above
-    from app.storage.unit_of_work import UnitOfWorkFactory  # noqa: PLC0415 # as above
-    from worker.importer import run_import  # noqa: PLC0415 # as above
+    """Import a data set and write the progress as JSON lines to standard output."""
+    from app.services.secrets import load_pseudonyms  # noqa: PLC0415
+    from worker.importer import run_import  # noqa: PLC0415
 
     database = make_database(settings.sqlalchemy_url)
     try:
@@ -92,13 +111,15 @@ def _emit(event: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="look for jobs and work on them, without a broker")
-    run.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
-    run.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
-    commands.add_parser("relay", help="hand wake-ups to the broker of LETHE_BROKER_URL")
-    importing = commands.add_parser("import", help="import a data set")
-    importing.add_argument("path", type=Path)
-    importing.add_argument("--format", default="auto")
+    run = commands.add_parser("run", help="work on jobs, without a broker")
+    run.add_argument(
+        "--exit-with-parent", action="store_true", help="stop at the end of standard input"
+    )
+    run.add_argument("--until-idle", action="store_true", help="stop when no job is left")
+    commands.add_parser("relay", help="send wake-up messages to the broker at LETHE_BROKER_URL")
+    import_ = commands.add_parser("import", help="import a data set")
+    import_.add_argument("path", type=Path, help="a file or directory")
+    import_.add_argument("--format", default="auto", help="the data format (default: auto)")
     return parser
 
 

@@ -1,32 +1,45 @@
-"""The Celery application: a carrier of wake-ups that hold one id, and nothing else.
+"""The Celery application: `celery --app worker.celery_app worker` runs a worker process.
 
-The database is the queue. Redis may lose a message (the relay's sweeper sends another) or deliver
-one twice (the second claim finds nothing), so there is no result backend and nothing to recover.
+Messages carry one id. The database is the queue: if Redis loses a message, the relay's sweep sends
+another, and if Redis delivers a message twice, the second claim finds no job. So there is no result
+backend.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
 
+import structlog
 from celery import Celery, signals
 
+from app.domain.errors import UnavailableError
 from app.logs import configure_logging
 from app.settings import get_settings
+from worker.context import WorkerContext, build_context
+from worker.heartbeat import WorkerHeartbeat
+from worker.loop import run_once
 from worker.process import be_nice
-from worker.runtime import runtime
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from collections.abc import Callable
 
-#: Longer than a job usually takes; a message that is delivered again after it does no harm.
-_VISIBILITY_TIMEOUT_SECONDS = 3_600
-#: A broker that hangs must not hang the relay.
-_SOCKET_TIMEOUT_SECONDS = 10.0
+    from app.settings import Settings
+    from worker.learner import Learner
+
+log = structlog.get_logger(__name__)
+
+TASK_NAME: Final = "lethe.wake"
+#: Longer than a usual job. A second delivery after this time does no harm.
+_VISIBILITY_TIMEOUT_SECONDS: Final = 3_600
+#: Keeps a relay from waiting for a broker that does not answer.
+_SOCKET_TIMEOUT_SECONDS: Final = 10.0
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Configure Celery for the broker of these settings."""
-    celery = Celery("lethe", broker=settings.broker_url, include=["worker.tasks"])
+    """Return a Celery application for the broker in the settings."""
+    celery = Celery("lethe", broker=settings.broker_url)
     celery.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -35,7 +48,7 @@ def make_celery(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        # One job of any kind at a time and a process that torch owns: no pool of forks.
+        # One job runs at a time, and torch does not survive a fork, so there is no process pool.
         worker_pool="solo",
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
@@ -53,25 +66,65 @@ def make_celery(settings: Settings) -> Celery:
     return celery
 
 
+class Runtime:
+    """What a Celery worker process holds between its start and its end."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        #: Replaces the learner that the settings select.
+        self.make_learner: Callable[[Settings], Learner] | None = None
+        self._context: WorkerContext | None = None
+        self._resources = ExitStack()
+
+    def start(self) -> None:
+        """Connect to the database and start the worker heartbeat."""
+        self._context = build_context(get_settings(), self.make_learner)
+        self._resources.callback(self._context.close)
+        self._resources.enter_context(WorkerHeartbeat(self._context))
+
+    @property
+    def context(self) -> WorkerContext:
+        if self._context is None:
+            raise RuntimeError("the worker's runtime has not been started")
+        return self._context
+
+    def close(self) -> None:
+        """Stop the worker heartbeat and disconnect."""
+        self._resources.close()
+
+
 celery_app = make_celery(get_settings())
+runtime = Runtime()
 
 
-def _start(**_ignored: object) -> None:
+@celery_app.task(name=TASK_NAME)  # type: ignore[untyped-decorator] # celery ships no types
+def wake(entity_id: str) -> None:
+    """Work until no job is left. The id says only why the message was sent."""
+    log.info("woken", entity=entity_id)
+    try:
+        while not runtime.stop.is_set() and run_once(runtime.context, stop=runtime.stop):
+            pass
+    except UnavailableError as error:
+        # The relay's sweep sends another message when the database is available again.
+        log.warning("worker_waits", error=type(error).__name__)
+
+
+def _start(**_signal: object) -> None:
     settings = get_settings()
     configure_logging(settings.log_level)
     be_nice(settings.worker_nice)
     runtime.start()
 
 
-def _interrupt(**_ignored: object) -> None:
-    # Sent from the signal handler while the task may be running: it gives its job back.
+def _stop(**_signal: object) -> None:
+    # Celery sends this from its signal handler while `wake` runs; `wake` then gives its job back.
     runtime.stop.set()
 
 
-def _end(**_ignored: object) -> None:
+def _close(**_signal: object) -> None:
     runtime.close()
 
 
 signals.worker_init.connect(_start)
-signals.worker_shutting_down.connect(_interrupt)
-signals.worker_shutdown.connect(_end)
+signals.worker_shutting_down.connect(_stop)
+signals.worker_shutdown.connect(_close)

@@ -1,4 +1,4 @@
-"""What every part of the worker is given, built once per process."""
+"""Build the dependencies of a worker process once: database, keys, artifact store and learner."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """The settings, the database, the keys, the artefacts and the machine learning."""
+    """The dependencies of a worker process."""
 
     settings: Settings
     database: Database
@@ -36,11 +36,11 @@ class WorkerContext:
     signer: Signer
     artifacts: ArtifactStore
     learner: Learner
-    #: Owner of leases and id of the worker's row: unique to this process, naming its machine.
+    #: The owner of leases and id of the worker's row: host name, process id and a random suffix.
     worker_id: str
 
     def scrub_database(self) -> bool:
-        """Erase what deleted rows left behind; False where readers kept it from happening."""
+        """Erase the remains of deleted rows; return False if readers prevented it."""
         return erase_remains(self.database)
 
     def close(self) -> None:
@@ -50,7 +50,10 @@ class WorkerContext:
 def build_context(
     settings: Settings, make_learner: Callable[[Settings], Learner] | None = None
 ) -> WorkerContext:
-    """Connect everything; raises KeyMismatchError where the hash key is not the database's."""
+    """Connect to the database and open the artifact store.
+
+    Raises KeyMismatchError if LETHE_HASH_KEY is not the key that the database was filled with.
+    """
     database = make_database(settings.sqlalchemy_url)
     uow_factory = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
@@ -69,12 +72,12 @@ def build_context(
 
 
 def open_artifacts(settings: Settings) -> ArtifactStore:
-    """Open the artefacts; staging and copies of remote ones lie under LETHE_HOME."""
+    """Open the artifact store; LETHE_HOME holds staging and the copies of remote artifacts."""
     return ArtifactStore(settings.artifacts_root, settings.home / "cache")
 
 
 def _model_learner(settings: Settings) -> Learner:
-    # Imported here because it brings torch along, which only a process that trains should load.
+    # These modules load torch, which only processes that train need.
     import torch  # noqa: PLC0415
 
     from models.backbones.packaged import set_cache_directory  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What ends a job early, other than a lost lease."""
+"""The errors that end or interrupt a job in the worker. Each docstring is the error's message."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from app.domain.errors import LetheError
 
 
 class WorkerStoppedError(LetheError):
-    """This worker was asked to stop; the job is given back and continues elsewhere."""
+    """This worker was asked to stop. The job is given back, and another worker continues it."""
 
     code = "worker-stopped"
 
 
 class AuditFailedError(LetheError):
-    """Even the exactly retrained weights failed their audit; the old release keeps serving."""
+    """The exactly retrained weights failed their audit. The old release keeps serving."""
 
     code = "audit-failed"
 
 
 class UnlearningFailedError(LetheError):
-    """Unlearning diverged before there was anything to audit; something stronger must follow."""
+    """Unlearning diverged or does not fit the release. A stronger method must follow."""
 
     code = "unlearning-failed"
 
@@ -30,7 +30,7 @@ class RollOutError(LetheError):
 
 
 class ReleaseMissingError(LetheError):
-    """The release {release_id} has no row or no artefact where its row says."""
+    """The release {release_id} has no row, or no artifact at the path in its row."""
 
     code = "release-missing"
 

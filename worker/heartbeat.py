@@ -1,8 +1,8 @@
-"""The heartbeat that keeps a job's lease, and the worker's own knowledge of having lost it.
+"""Renew a job's lease and the worker's row in the database, each from a thread of its own.
 
-Losing a lease is harmless to the data (every write carries the epoch); noticing it early saves
-work. The worker trusts its own monotonic clock: a lease that it could not renew in time is lost,
-whatever the database might still say.
+A lost lease does not endanger the data, because every write carries the lease's epoch. Noticing the
+loss early saves work. The worker trusts its own monotonic clock: a lease that was not renewed in
+time counts as lost, whatever the database holds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -18,8 +19,6 @@ import structlog
 from app.domain.errors import LeaseLostError, LetheError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from app.domain.jobs import Lease
     from app.storage.unit_of_work import UnitOfWorkFactory
     from worker.context import WorkerContext
@@ -27,8 +26,32 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class LeaseHeartbeat:
-    """Renews one lease every third of its length, from its own thread and connection."""
+class _Heartbeat(ABC):
+    """A context manager that calls `_beat` in a thread, three times per `lifetime` seconds."""
+
+    def __init__(self, name: str, lifetime: float) -> None:
+        self._lifetime = lifetime
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._lifetime / 3):
+            self._beat()
+
+    @abstractmethod
+    def _beat(self) -> None: ...
+
+
+class LeaseHeartbeat(_Heartbeat):
+    """Renews the lease of one job."""
 
     def __init__(
         self,
@@ -38,93 +61,59 @@ class LeaseHeartbeat:
         lease_seconds: float,
         claimed_at: float,
     ) -> None:
-        """Start counting at `claimed_at`: `time.monotonic()` from *before* the claim was sent."""
+        """Take the time from before the claim was sent, `claimed_at`, by `time.monotonic()`."""
+        super().__init__(f"heartbeat-{lease.job_id}-{lease.epoch}", lease_seconds)
         self.lost = threading.Event()
         self._uow_factory = uow_factory
         self._lease = lease
-        self._lease_seconds = lease_seconds
         self._valid_until = claimed_at + lease_seconds
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=self._beat, name=f"heartbeat-{lease.job_id}-{lease.epoch}", daemon=True
-        )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
 
     def check(self) -> None:
-        """Raise LeaseLostError when the lease is, or must be presumed to be, lost."""
+        """Raise LeaseLostError if the lease is lost or was not renewed in time."""
         if time.monotonic() >= self._valid_until:
             self.lost.set()
         if self.lost.is_set():
             raise LeaseLostError(job_id=self._lease.job_id, epoch=self._lease.epoch)
 
     def _beat(self) -> None:
-        while not self._stopped.wait(self._lease_seconds / 3):
-            sent_at = time.monotonic()
-            try:
-                with self._uow_factory() as uow:
-                    uow.jobs.renew(self._lease, self._lease_seconds)
-            except LeaseLostError:
-                self.lost.set()
-                return
-            except Exception as error:  # noqa: BLE001 # the database may come back in time
-                log.warning("heartbeat_failed", job=self._lease.job_id, error=type(error).__name__)
-            else:
-                self._valid_until = sent_at + self._lease_seconds
+        sent_at = time.monotonic()
+        try:
+            with self._uow_factory() as uow:
+                uow.jobs.renew(self._lease, self._lifetime)
+        except LeaseLostError:
+            self.lost.set()
+            self._stopped.set()
+        except Exception as error:  # noqa: BLE001 # the database may be available again in time
+            log.warning("heartbeat_failed", job=self._lease.job_id, error=type(error).__name__)
+        else:
+            self._valid_until = sent_at + self._lifetime
 
 
-log = structlog.get_logger(__name__)
-
-
-class WorkerHeartbeat:
-    """Beats from its own thread: a long job must not make its worker look dead."""
+class WorkerHeartbeat(_Heartbeat):
+    """Renews the worker's row, also during a long job, and removes the row at the end."""
 
     def __init__(self, context: WorkerContext) -> None:
+        super().__init__("worker-heartbeat", context.settings.job_lease)
         self._context = context
-        self._ttl = context.settings.job_lease
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
 
     def __enter__(self) -> Self:
         self._beat()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         try:
             with self._context.uow_factory() as uow:
                 uow.workers.remove(self._context.worker_id)
         except LetheError as failure:
-            log.warning("presence_not_removed", error=type(failure).__name__)
-
-    def _keep(self) -> None:
-        while not self._stopped.wait(self._ttl / 3):
-            self._beat()
+            log.warning("worker_row_not_removed", error=type(failure).__name__)
 
     def _beat(self) -> None:
         try:
             with self._context.uow_factory() as uow:
                 uow.workers.beat(
-                    self._context.worker_id, socket.gethostname(), os.getpid(), self._ttl
+                    self._context.worker_id, socket.gethostname(), os.getpid(), self._lifetime
                 )
         except LetheError as failure:
-            # The database is away; the row goes stale, which is then the truth.
-            log.warning("presence_not_renewed", error=type(failure).__name__)
+            # Without the database, the row expires and the worker counts as gone.
+            log.warning("worker_row_not_renewed", error=type(failure).__name__)

@@ -1,8 +1,8 @@
-"""Imports a data set: reads it with `models.datasets`, stores it through the use case.
+"""Import a data set: read it with `models.datasets` and store it with `app.services.imports`.
 
-Emits what happens as dictionaries, one JSON document each, for whoever shows the progress:
-`{"stage": "read" | "store", "done", "total"}` (bytes or rows) and at the end
-`{"stage": "done", "summary": {…}}`. They hold counts and line numbers, never a line.
+Progress is emitted as events, which `app/cli/import_data.py` reads as lines of JSON:
+`{"stage": "read" | "store", "done", "total"}`, in bytes or rows, and at the end
+`{"stage": "done", "summary": {…}}`. Events have counts and line numbers, never a line's content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHUNK = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedLines:
-    """Lines rejected for one reason; `examples` are the first few as "file:line"."""
+    """The lines rejected for one reason; `examples` are the first of them, as "file:line"."""
 
     reason: str
     count: int
@@ -43,10 +43,10 @@ class RejectedLines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
-    """What was read and what was stored. lines = accepted + described + duplicates + rejected.
+    """Counts of lines and rows. lines = accepted + described + duplicates + rejected.
 
-    `users`, `items` and `interactions` were stored; `skipped` counts what was read but not stored,
-    by reason: `forgotten` (the person or item has been forgotten here), `unknown_item`, `invalid`.
+    `users`, `items` and `interactions` count stored rows. `skipped` counts rows that were read but
+    not stored, by reason: `forgotten` (the user or item is suppressed), `unknown_item`, `invalid`.
     """
 
     format: str
@@ -61,10 +61,6 @@ class ImportSummary:
     interactions: int
     skipped: dict[str, int]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the summary as plain data, ready for `json.dumps`."""
-        return asdict(self)
-
 
 def run_import(
     path: Path,
@@ -73,10 +69,9 @@ def run_import(
     pseudonyms: Pseudonyms,
     emit: Emit,
 ) -> ImportSummary:
-    """Read the data set at `path` and store it; repeating an import is harmless.
+    """Read the data set at `path` and store it. A repeated import changes nothing.
 
-    Raises InvalidInputError, with the message for the operator, where it cannot be read; nothing
-    is stored then.
+    Raises InvalidInputError if the data set cannot be read; then nothing is stored.
     """
     try:
         data, report = read(path, format, _progress(emit, "read"))
@@ -84,7 +79,7 @@ def run_import(
         raise InvalidInputError(str(error)) from error
     result = _store(data, uow_factory, pseudonyms, emit)
     summary = _summary(report, result)
-    emit({"stage": "done", "summary": summary.as_json()})
+    emit({"stage": "done", "summary": asdict(summary)})
     return summary
 
 
@@ -125,7 +120,7 @@ def _items(data: Interactions) -> Iterator[NewItem]:
 
 
 def _interactions(data: Interactions) -> Iterator[Interaction]:
-    """Yield the ratings person by person, so that a chunk concerns few people."""
+    """Yield the ratings user by user, so that a transaction concerns few users."""
     for row in data.sorted_rows().tolist():
         yield Interaction(
             user_id=data.users[data.user[row]].id,
@@ -146,7 +141,7 @@ def _summary(report: ReadReport, result: ImportResult) -> ImportSummary:
             RejectedLines(
                 reason=reason,
                 count=group.count,
-                examples=tuple(f"{one.file}:{one.line}" for one in group.examples),
+                examples=tuple(f"{line.file}:{line.line}" for line in group.examples),
             )
             for reason, group in report.rejected_by_reason()
         ),

@@ -1,6 +1,6 @@
-"""What the pipeline needs of the machine learning, and nothing more.
+"""The interface between the pipeline and the machine learning.
 
-`worker.trainer` implements this with `models`. The pipeline itself never sees a tensor.
+`worker/trainer.py` implements it with `models`; tests implement it with plain files.
 """
 
 from __future__ import annotations
@@ -15,107 +15,106 @@ if TYPE_CHECKING:
     from models.data.interactions import Interactions
 
 
-#: The `method` of jobs that always retrain from scratch.
+#: The `method` of jobs that always retrain from scratch, and of the releases that they make.
 EXACT_METHOD: Final = "retrain"
-#: What a release is called whose data was too little to train on after a deletion.
+#: The `method` of a release with initial weights: deletions left too few rows to train on.
 UNTRAINED_METHOD: Final = "untrained"
 
 
 class Report(Protocol):
-    """Called with a fraction in 0…1; raises to interrupt (a lost lease, a stop)."""
+    """A callback for the progress of an operation, between 0 and 1. May raise to interrupt it."""
 
     def __call__(self, fraction: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetSet:
-    """What one batch forgets, in plain ids."""
+    """The users, (user, item) pairs and items that one batch forgets, by id."""
 
     users: frozenset[str] = frozenset()
-    pairs: frozenset[tuple[str, str]] = frozenset()  # (user id, item id)
+    pairs: frozenset[tuple[str, str]] = frozenset()
     items: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSnapshot:
-    """All that a job may look at, read in one transaction at `version`.
+    """The data of a job, read in one transaction at the data version `version`.
 
-    `data` holds the rows to forget as well; rows of people who are suppressed but not in this
-    batch are left out altogether. `cohort` are the ids of users that are never trained on.
+    `data` includes the rows that this batch forgets. Rows that a later batch will forget are left
+    out. `holdout` has the ids of the holdout users, whose rows are never trained on.
     """
 
     version: int
     data: Interactions
     forget: ForgetSet
     holdout: frozenset[str]
-    #: Goes into the manifests, so that every job's release has a name of its own.
+    #: Part of the manifest, so that releases of two jobs never have the same digest.
     job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A directory of weights with its manifest. `digest` names weights and manifest (SHA-256)."""
+    """A directory of weights with its manifest.
+
+    `digest` is the SHA-256 of the manifest, which includes the SHA-256 of the weights.
+    """
 
     directory: Path
     digest: str
     method: str
-    #: Nothing in it ever depended on the batch, so that it is exempt from gates relative to its
-    #: parent, as an exact retraining is.
+    #: Whether the weights never depended on the batch. The audit then skips the gates that compare
+    #: with the parent, as after a retraining.
     exact: bool = False
-    #: False where it is already the release that it will be served as.
+    #: Whether `Learner.merge` must turn the artifact into a release.
     needs_merge: bool = True
     metrics: dict[str, Any] = field(default_factory=dict)
-    #: Digests of what was made on the way and must be shredded: file name → SHA-256.
+    #: File name → SHA-256 of temporary weights that must be shredded.
     intermediates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The audit's word on an artefact, with every figure and interval behind it."""
+    """The outcome of an audit, with its figures and confidence intervals."""
 
     outcome: Outcome
     figures: dict[str, Any]
 
 
 class Learner(Protocol):
-    """Training, unlearning, folding and auditing. Every directory given is the caller's to own."""
+    """Trains, unlearns, merges and audits. The caller owns every directory in the arguments."""
 
     def train(
         self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Report
     ) -> Artifact:
-        """Train from scratch on the retained rows and save the release's weights in `into`.
+        """Train from scratch on the retained rows and save a release in `into`.
 
-        `backbone` is what a person names, or the directory of a release to train another one like.
-        Raises InvalidInputError where it is not to be had.
+        `backbone` is a backbone's name, or the directory of a release whose recipe is reused.
+        Raises InvalidInputError if the backbone is not available.
         """
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artifact:
-        """Forget the batch; save the new adapter, or what else there is, in `into`.
+        """Unlearn the batch and save the new adapter or weights in `into`.
 
-        The artefact says whether that is still to be folded.
-
-        `strength` 0 is the first try, 1 the stronger one. Raises UnlearningFailedError where
-        the training diverges: it would at every repetition, so the caller escalates.
+        `strength` is 0 for the first attempt and 1 for a stronger one. Raises
+        UnlearningFailedError if training diverges. Training is deterministic, so the caller must
+        not repeat the attempt.
         """
 
     def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
-        """Fold the adapter into its parent's weights and save the release's weights in `into`."""
+        """Merge the adapter into its parent's weights and save a release in `into`."""
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
-        """Save the parent's weights in `into` under a new manifest that names this job.
-
-        For a batch that no weight ever saw: a release without it, and nothing pretended.
-        """
+        """Save the parent's weights in `into`, as the release of a job without training rows."""
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
-        """Say whether the batch has any row that the parent's weights know.
+        """Return whether the parent's weights depend on any row of the batch.
 
-        Those are what it was trained on, and validation rows where its answers are weighed by them.
+        They depend on training rows and, in an ensemble with learned weights, on validation rows.
         """
 
     def audit(
         self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
-        """Compare the candidate's weights with the parent's; `exact` skips the relative gates."""
+        """Compare the candidate with its parent. `exact` skips the gates that are relative."""

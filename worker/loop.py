@@ -1,4 +1,4 @@
-"""Looking for work: the one function that Celery's task and the embedded loop both call."""
+"""Look for jobs and work on them, as a Celery task (`run_once`) or without a broker."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import structlog
 
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
-from app.services.jobs import close_batch
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
-from worker.relay import Relay
+from worker.relay import Relay, close_due_batch, sweep_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,24 +29,23 @@ def run_once(
     stop: threading.Event | None = None,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> bool:
-    """Close the batch that is due, claim one job and work on it; False when there was none."""
-    with context.uow_factory() as uow:
-        swept = job_lifecycle.sweep(uow, context.settings)
-        close_batch(uow, context.settings)
-    if swept.abandoned:
-        log.error("jobs_abandoned", jobs=swept.abandoned)
-    # The worker's own clock starts before the database's, so that it never trusts a lease longer.
+    """Close the batch that is due, claim one job and work on it; return False if there is none."""
+    sweep_jobs(context.uow_factory, context.settings)
+    close_due_batch(context.uow_factory, context.settings)
+    # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
     with context.uow_factory() as uow:
         claimed = job_lifecycle.claim(uow, context.worker_id, context.settings)
     if claimed is None:
         return False
+    job, lease = claimed
     run_job(
         context,
-        claimed,
-        claimed_at,
+        job,
+        lease,
+        claimed_at=claimed_at,
         stop=stop or threading.Event(),
-        on_stage=on_stage or _ignore,
+        on_stage=on_stage or _do_nothing,
     )
     return True
 
@@ -59,26 +57,27 @@ def run_forever(
     until_idle: bool = False,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> None:
-    """Look for work until told to stop, or, with `until_idle`, until there is none left.
+    """Work until `stop` is set or, with `until_idle`, until no job is left.
 
-    There is no broker here: the loop looks by itself, and the outbox is only marked as sent.
+    Without a broker, the loop itself looks for work, so messages in the outbox are only marked as
+    sent.
     """
-    relay = Relay(context, _ignore)
+    relay = Relay(context.settings, context.uow_factory, context.artifacts, _do_nothing)
     with WorkerHeartbeat(context):
-        # A crash between a completion and its scrubbing leaves remains; a start clears them.
+        # A crash between the completion of a deletion and the last scrub leaves remains.
         _attempt(context.scrub_database)
         while not stop.is_set():
             _attempt(relay.turn)
-            worked = _attempt(lambda: run_once(context, stop=stop, on_stage=on_stage))
-            if worked:
+            has_worked = _attempt(lambda: run_once(context, stop=stop, on_stage=on_stage))
+            if has_worked:
                 continue
-            if until_idle and worked is False and _is_idle(context):
+            if until_idle and has_worked is False and _is_idle(context):
                 return
             stop.wait(context.settings.poll_seconds)
 
 
 def _attempt(action: Callable[[], object]) -> object:
-    """Do it; where the database or a disk is away, return None: the next turn tries again."""
+    """Return the action's result, or None if the database or a disk is away."""
     try:
         return action()
     except (LetheError, OSError) as error:
@@ -87,10 +86,9 @@ def _attempt(action: Callable[[], object]) -> object:
 
 
 def _is_idle(context: WorkerContext) -> bool:
-    """Say whether no job is open and no request waits for a batch."""
+    """Return whether no job is open and no request waits for a batch."""
     with context.uow_factory() as uow:
         return uow.jobs.open_job() is None and not uow.requests.ready_for_batch(1)
 
 
-def _ignore(_what: object) -> None:
-    """Nothing to tell anybody."""
+def _do_nothing(_argument: object) -> None: ...

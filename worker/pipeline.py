@@ -1,28 +1,28 @@
-"""One job from its claim to its end.
+"""Run one claimed job from its current stage to its end.
 
-Until its release's row exists, a job that is claimed again starts over from freezing, in a
-directory of its own epoch. From then on it goes on where it stood: every later stage may be
-repeated. Once the alias has flipped, the only way is forward: an error then leaves the lease to
-lapse, and the next claim continues.
+`STAGES` is the order of a job. Until the release has a row in the database, every claim starts over
+with a new data snapshot, in the staging directory of its own epoch. Later claims continue at the
+job's stage, because each resumable stage can be repeated. After the alias has moved to the new
+release, an error does not fail the job: the lease expires, and the next claim continues.
 """
 
 from __future__ import annotations
 
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from app.domain.errors import LeaseLostError, LetheError, UnavailableError
-from app.domain.jobs import JobKind, Stage
-from app.domain.requests import Outcome
-from app.services import completion as complete
+from app.domain.jobs import JobKind, JobStatus, Stage
 from app.services import jobs as job_lifecycle
-from app.services.certificates import Evidence
 from app.tracebacks import error_location
 from worker.errors import ReleaseMissingError, WorkerStoppedError
 from worker.heartbeat import LeaseHeartbeat
-from worker.run import JobRun
+from worker.job_run import JobRun, StagePlan
 from worker.stages.build import Builder
+from worker.stages.certify import certify
+from worker.stages.delete_rows import delete_rows
 from worker.stages.roll_out import publish, roll_out
 from worker.stages.shred import clear_lower_epochs, shred
 from worker.stages.snapshot import take_snapshot
@@ -36,32 +36,55 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_NOT_COVERED: Final = (
-    "the source files that data was imported from",
-    "backups of the database and of the artefacts",
-    "free space of file systems and of storage devices",
-    "copies in the local caches of other machines, where artefacts are in a remote store",
-    "memory of processes until it is used again",
+
+def _make_release(run: JobRun) -> None:
+    """Take a snapshot of the data, build and audit the weights, and publish the release."""
+    run.begin(Stage.SNAPSHOT)
+    clear_lower_epochs(run)
+    snapshot = take_snapshot(
+        run.context.uow_factory,
+        run.context.pseudonyms,
+        job_id=run.job.id,
+        holdout_share=run.context.settings.holdout_share,
+    )
+    with run.context.uow_factory(write=False) as uow:
+        live = uow.releases.alias().live
+        parent = uow.releases.get(live) if live is not None else None
+    run.advance(snapshot_version=snapshot.version, parent_release=live)
+    if live is not None and parent is None:
+        raise ReleaseMissingError(release_id=live)
+    publish(run, Builder(run, snapshot, parent).build(), parent)
+
+
+#: The stages of a job in their order. A row without a function is begun by `_make_release`.
+STAGES: Final = (
+    StagePlan(Stage.SNAPSHOT, JobStatus.RUNNING, 0.0, 0.02, _make_release),
+    StagePlan(Stage.TRAIN, JobStatus.RUNNING, 0.02, 0.65),
+    StagePlan(Stage.UNLEARN, JobStatus.RUNNING, 0.02, 0.6),
+    StagePlan(Stage.MERGE, JobStatus.RUNNING, 0.6, 0.65),
+    StagePlan(Stage.AUDIT, JobStatus.AUDITING, 0.65, 0.8),
+    StagePlan(Stage.PUBLISH, JobStatus.PUBLISHING, 0.8, 0.82),
+    StagePlan(Stage.ROLL_OUT, JobStatus.ROLLING_OUT, 0.82, 0.94, roll_out, resumable=True),
+    StagePlan(Stage.DELETE_ROWS, JobStatus.ROLLING_OUT, 0.94, 0.96, delete_rows, resumable=True),
+    StagePlan(Stage.SHRED, JobStatus.ROLLING_OUT, 0.96, 0.98, shred, resumable=True),
+    StagePlan(Stage.CERTIFY, JobStatus.ROLLING_OUT, 0.98, 1.0, certify, resumable=True),
 )
-_NOT_COVERED_POSTGRESQL: Final = (
-    "write-ahead logs of PostgreSQL and archives of them",
-    "free space within PostgreSQL's data files until it is used again",
-)
-_WAL_WAS_READ: Final = "SQLite's write-ahead log, which readers kept from being emptied"
-#: The stages that a later claim continues from.
-_LATE: Final = (Stage.ROLL_OUT, Stage.DELETE_ROWS, Stage.SHRED, Stage.CERTIFY)
 
 
 def run_job(
     context: WorkerContext,
-    claimed: tuple[Job, Lease],
-    claimed_at: float,
+    job: Job,
+    lease: Lease,
     *,
+    claimed_at: float,
     stop: Event,
     on_stage: Callable[[Stage], None],
 ) -> None:
-    """Work on a claimed job until it ends, the lease is lost or a stop is asked for."""
-    job, lease = claimed
+    """Work on a claimed job until the job ends, the lease is lost or a stop is requested.
+
+    `claimed_at` is `time.monotonic()` from before the claim. `on_stage` is called when a stage has
+    been recorded as begun.
+    """
     heartbeat = LeaseHeartbeat(
         context.uow_factory,
         lease,
@@ -69,98 +92,38 @@ def run_job(
         claimed_at=claimed_at,
     )
     with heartbeat:
-        run = JobRun(context, job, lease, heartbeat, stop=stop, on_stage=on_stage)
+        run = JobRun(context, job, lease, heartbeat, stages=STAGES, stop=stop, on_stage=on_stage)
         try:
-            _carry_out(run)
+            _run_stages(run)
         except LeaseLostError:
-            # Somebody else has the job; nothing that this claim could still write would count.
+            # Another worker holds the job. The database rejects every write of this claim.
             log.warning("lease_lost", job=job.id, epoch=lease.epoch)
         except WorkerStoppedError:
             _give_back(run)
-        except Exception as error:  # noqa: BLE001 # whatever it was, the job's row must tell
+        except Exception as error:  # noqa: BLE001 # the job's row shows every kind of failure
             _fail(run, error)
 
 
-def _carry_out(run: JobRun) -> None:
-    with run.context.uow_factory(write=False) as uow:
-        live = uow.releases.alias().live
-    forgetting = run.job.kind is JobKind.FORGET
-    # Before the first release, forgetting is rows only.
-    rows_only = forgetting and live is None and run.job.release is None
-    begun = _LATE.index(run.job.stage) if run.job.stage in _LATE else 0
-    if run.job.release is None and not rows_only:
-        _make_release(run, live)
-        begun = 0
-    if run.job.release is not None and begun <= _LATE.index(Stage.ROLL_OUT):
-        roll_out(run, run.job.release)
-    if forgetting and begun <= _LATE.index(Stage.DELETE_ROWS):
-        _delete_rows(run)
-    if begun <= _LATE.index(Stage.SHRED):
-        shred(run)
-    _certify(run) if forgetting else _succeed(run)
+def _run_stages(run: JobRun) -> None:
+    first = _first_stage(run)
+    for plan in dropwhile(lambda plan: plan.stage is not first, STAGES):
+        if plan.run is not None:
+            plan.run(run)
     log.info("job_succeeded", job=run.job.id, release=run.job.release)
 
 
-def _make_release(run: JobRun, live: str | None) -> None:
-    run.begin(Stage.SNAPSHOT)
-    clear_lower_epochs(run)
-    settings = run.context.settings
-    snapshot = take_snapshot(
-        run.context.uow_factory,
-        run.context.pseudonyms,
-        job_id=run.job.id,
-        holdout_share=settings.holdout_share,
-    )
-    run.advance(snapshot_version=snapshot.version, parent_release=live)
-    parent = None
-    if live is not None:
-        with run.context.uow_factory(write=False) as uow:
-            parent = uow.releases.get(live)
-        if parent is None:
-            raise ReleaseMissingError(release_id=live)
-    publish(run, Builder(run, snapshot, parent).build(), parent)
+def _first_stage(run: JobRun) -> Stage:
+    """Return the stage at which this claim starts or continues the job."""
+    resumable = [plan.stage for plan in STAGES if plan.resumable]
+    if run.job.release is None and not _is_rows_only(run):
+        return STAGES[0].stage
+    return run.job.stage if run.job.stage in resumable else resumable[0]
 
 
-def _delete_rows(run: JobRun) -> None:
-    run.begin(Stage.DELETE_ROWS)
-    with run.writing() as uow:
-        deleted = complete.delete_rows(uow, run.lease)
-    # A repetition finds no rows any more; the count is of the first time.
-    run.advance(metrics={"rows_deleted": run.job.metrics.get("rows_deleted", 0) + deleted})
-
-
-def _certify(run: JobRun) -> None:
-    run.begin(Stage.CERTIFY)
-    evidence = _evidence(run)
-    with run.writing() as uow:
-        complete.finish(uow, run.lease, run.context.signer, evidence)
-    # The requests' ids went only now; the remains of their old rows must go as well.
-    if not run.context.scrub_database():
-        log.warning("remains_not_erased", job=run.job.id)
-
-
-def _succeed(run: JobRun) -> None:
-    with run.writing() as uow:
-        job_lifecycle.succeed(uow, run.lease)
-
-
-def _evidence(run: JobRun) -> Evidence:
-    release = None
-    if run.job.release is not None:
-        with run.context.uow_factory(write=False) as uow:
-            release = uow.releases.get(run.job.release)
-    outcome = release.outcome if release is not None else None
-    not_covered: tuple[str, ...] = _NOT_COVERED
-    if not run.context.database.is_sqlite:
-        not_covered += _NOT_COVERED_POSTGRESQL
-    elif not run.job.metrics.get("scrubbed", False):
-        not_covered += (_WAL_WAS_READ,)
-    return Evidence(
-        outcome=outcome or Outcome.NOT_APPLICABLE,
-        figures=dict(release.metrics) if release is not None else {},
-        shredded=dict(run.job.metrics.get("shredded", {})),
-        not_covered=not_covered,
-    )
+def _is_rows_only(run: JobRun) -> bool:
+    """Return whether this is a deletion before the first release: no weights have to change."""
+    with run.context.uow_factory(write=False) as uow:
+        return run.job.kind is JobKind.FORGET and uow.releases.alias().live is None
 
 
 def _give_back(run: JobRun) -> None:
@@ -169,31 +132,33 @@ def _give_back(run: JobRun) -> None:
         with run.context.uow_factory() as uow:
             job_lifecycle.give_back(uow, run.lease)
     except (LeaseLostError, UnavailableError) as error:
-        # The lease then simply runs out.
+        # The lease expires by itself.
         log.warning("give_back_failed", job=run.job.id, error=type(error).__name__)
 
 
 def _fail(run: JobRun, error: Exception) -> None:
-    """End the job as failed, unless it may and should go on later."""
+    """Record the job as failed, unless a later claim can finish the job."""
     if run.has_lost_lease():
-        # Another claim cleared this one's files away; that is no failure of the job.
+        # The error may come from another claim that removed this claim's files.
         log.warning("lease_lost", job=run.job.id, epoch=run.lease.epoch, error=type(error).__name__)
         return
     log.error("job_error", job=run.job.id, **error_location(error))
     try:
-        if isinstance(error, UnavailableError) or _has_flipped(run):
+        if isinstance(error, UnavailableError) or _is_live(run):
             return
+        # Messages of other exceptions may quote personal data.
         message = str(error) if isinstance(error, LetheError) else type(error).__name__
         with run.context.uow_factory() as uow:
-            error_text = f"{run.job.stage}: {message}"
-            job_lifecycle.fail(uow, run.lease, error_text, run.context.settings)
+            reason = f"{run.job.stage}: {message}"
+            job_lifecycle.fail(uow, run.lease, reason, run.context.settings)
         run.context.artifacts.remove_staging(run.job.id)
     except LetheError as second:
-        # The lease then runs out, and the job is claimed again.
+        # The lease expires, and another claim repeats the job.
         log.warning("job_not_failed", job=run.job.id, error=type(second).__name__)
 
 
-def _has_flipped(run: JobRun) -> bool:
+def _is_live(run: JobRun) -> bool:
+    """Return whether the alias points to this job's release."""
     with run.context.uow_factory(write=False) as uow:
         live = uow.releases.alias().live
     return run.job.release is not None and live == run.job.release

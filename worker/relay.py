@@ -1,18 +1,18 @@
-"""The relay: wake-ups from the outbox to the broker, and the sweeper for what got lost.
+"""Send wake-up messages from the outbox to the broker, and sweep up after lost messages.
 
-Everything here may be done twice, or by several relays at once: a wake-up only says "look".
+A wake-up message only means "look for work", so every action here may be repeated, and several
+relays may run at once.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
-from app.services.jobs import close_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,94 +24,95 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: Maximum number of messages per turn.
 _DISPATCH_LIMIT: Final = 100
-#: For how long sent wake-ups, replicas that are gone, and idempotency keys are kept, in seconds.
+#: Retention of sent messages, expired replicas and idempotency keys, in seconds.
 _KEEP_SENT: Final = 3_600.0
 _KEEP_REPLICAS: Final = 3_600.0
 _KEEP_IDEMPOTENCY_KEYS: Final = 7 * 86_400.0
-_HOUSEKEEPING_EVERY: Final = 60.0
+_PRUNE_INTERVAL: Final = 60.0
 
 
-class RelayContext(Protocol):
-    """What a relay needs; a WorkerContext has it, and more."""
+def sweep_jobs(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
+    """Abandon jobs without attempts left, and write wake-up messages for claimable jobs."""
+    with uow_factory() as uow:
+        swept = job_lifecycle.sweep(uow, settings)
+    if swept.abandoned:
+        log.error("jobs_abandoned", jobs=swept.abandoned)
 
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def uow_factory(self) -> UnitOfWorkFactory: ...
-    @property
-    def artifacts(self) -> ArtifactStore: ...
+
+def close_due_batch(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
+    """Create the job of the next batch of deletion requests, if the batch is due."""
+    with uow_factory() as uow:
+        job = job_lifecycle.close_batch(uow, settings)
+    if job is not None:
+        log.info("batch_closed", job=job.id)
 
 
 class Relay:
-    """Hands wake-ups to `send`, which takes the id of what to look at."""
+    """Calls `send` with the id of the job or request of each message in the outbox."""
 
-    def __init__(self, context: RelayContext, send: Callable[[str], None]) -> None:
-        self._context = context
+    def __init__(
+        self,
+        settings: Settings,
+        uow_factory: UnitOfWorkFactory,
+        artifacts: ArtifactStore,
+        send: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._uow_factory = uow_factory
+        self._artifacts = artifacts
         self._send = send
-        self._sweep_every = context.settings.job_lease / 3
-        self._swept_at = self._kept_house_at = float("-inf")
+        self._swept_at = self._pruned_at = float("-inf")
 
     def turn(self) -> None:
-        """Do all that is due now."""
+        """Do everything that is due: close a batch, sweep, prune, dispatch."""
         now = time.monotonic()
-        self._close_batch()
-        if now - self._swept_at >= self._sweep_every:
+        close_due_batch(self._uow_factory, self._settings)
+        if now - self._swept_at >= self._settings.job_lease / 3:
             self._swept_at = now
             self.sweep()
-        if now - self._kept_house_at >= _HOUSEKEEPING_EVERY:
-            self._kept_house_at = now
-            self._keep_house()
-        self.dispatch()
+        if now - self._pruned_at >= _PRUNE_INTERVAL:
+            self._pruned_at = now
+            self._prune()
+        self._dispatch()
 
-    def dispatch(self) -> int:
-        """Send what the outbox owes; return how many wake-ups that were.
+    def run(self, stop: Event) -> None:
+        """Repeat `turn` until `stop` is set, also while the database or the broker is away."""
+        while not stop.is_set():
+            try:
+                self.turn()
+            except (LetheError, OSError) as error:
+                log.warning("relay_waits", error=type(error).__name__)
+            stop.wait(self._settings.poll_seconds)
 
-        Sent before it is marked: a broker that is away raises, and the rows stay owed.
+    def sweep(self) -> None:
+        """Sweep the jobs, and unlink the staging files of ended jobs.
+
+        A suspended claim may write to its staging directory long after its job has ended, so each
+        sweep looks at the staging directories again.
         """
-        with self._context.uow_factory() as uow:
+        sweep_jobs(self._uow_factory, self._settings)
+        for job_id in self._artifacts.staged_jobs():
+            with self._uow_factory(write=False) as uow:
+                has_ended = job_lifecycle.has_ended(uow, job_id)
+            if has_ended:
+                self._artifacts.remove_staging(job_id)
+
+    def _dispatch(self) -> None:
+        """Send the pending messages, then mark them as sent.
+
+        If the broker is away, `send` raises and the messages stay pending.
+        """
+        with self._uow_factory() as uow:
             pending = uow.outbox.pending(_DISPATCH_LIMIT)
             for entity_id in dict.fromkeys(entity_id for _, _, entity_id in pending):
                 self._send(entity_id)
             if pending:
                 uow.outbox.mark_sent([outbox_id for outbox_id, _, _ in pending])
-        return len(pending)
 
-    def sweep(self) -> None:
-        """Wake somebody for jobs that nobody holds, and unlink what ended jobs left in staging.
-
-        A claim that was frozen may write into its old directory long after its job has ended, so
-        staging is looked at again and again, not once.
-        """
-        with self._context.uow_factory() as uow:
-            swept = job_lifecycle.sweep(uow, self._context.settings)
-        if swept.abandoned:
-            log.error("jobs_abandoned", jobs=swept.abandoned)
-        for job_id in self._context.artifacts.staged_jobs():
-            with self._context.uow_factory(write=False) as uow:
-                ended = job_lifecycle.has_ended(uow, job_id)
-            if ended:
-                self._context.artifacts.remove_staging(job_id)
-
-    def _close_batch(self) -> None:
-        with self._context.uow_factory() as uow:
-            job = close_batch(uow, self._context.settings)
-        if job is not None:
-            log.info("batch_closed", job=job.id)
-
-    def _keep_house(self) -> None:
-        with self._context.uow_factory() as uow:
+    def _prune(self) -> None:
+        with self._uow_factory() as uow:
             uow.outbox.prune(_KEEP_SENT)
             uow.replicas.remove_expired(_KEEP_REPLICAS)
             uow.idempotency.prune(_KEEP_IDEMPOTENCY_KEYS)
-
-
-def run_relay(context: RelayContext, send: Callable[[str], None], stop: Event) -> None:
-    """Relay until told to stop; neither the database nor the broker being away ends it."""
-    relay = Relay(context, send)
-    while not stop.is_set():
-        try:
-            relay.turn()
-        except (LetheError, OSError) as error:
-            log.warning("relay_waits", error=type(error).__name__)
-        stop.wait(context.settings.poll_seconds)

@@ -1,4 +1,4 @@
-"""From frozen data, in ids, to what models train on, in indices; no weights and no files."""
+"""Split a data snapshot into retained samples and samples to forget, as `models` takes them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from worker.learner import DataSnapshot
 
 
-def prepare_snapshot(snapshot: DataSnapshot, parent: Manifest) -> ForgetSplit:
-    """Split by the parent's bounds."""
-    return prepare_within(snapshot, TimeSplit.from_manifest(parent.extra["bounds"]))
+def split_like(snapshot: DataSnapshot, release: Manifest) -> ForgetSplit:
+    """Split the snapshot at the time bounds of this release."""
+    return split_snapshot(snapshot, TimeSplit.from_manifest(release.extra["bounds"]))
 
 
-def prepare_within(
+def split_snapshot(
     snapshot: DataSnapshot, bounds: TimeSplit | None, limits: RowLimits = NO_LIMITS
 ) -> ForgetSplit:
-    """Turn ids into indices and split; without bounds, by new ones that keep to the limits."""
+    """Turn ids into indices and split the snapshot.
+
+    Without bounds, new bounds are chosen, and the training and evaluation rows keep to `limits`.
+    """
     users = {user.id: index for index, user in enumerate(snapshot.data.users)}
     items = {item.id: index for index, item in enumerate(snapshot.data.items)}
     forget = snapshot.forget
@@ -47,18 +50,17 @@ def prepare_within(
 
 
 def holdout_indices(snapshot: DataSnapshot) -> frozenset[int]:
-    """Return the indices of the users that are never trained on."""
+    """Return the indices of the holdout users."""
     return frozenset(
         index for index, user in enumerate(snapshot.data.users) if user.id in snapshot.holdout
     )
 
 
-def data_hash(prepared: ForgetSplit) -> str:
-    """Return a SHA-256 over the retained rows in their canonical order."""
-    data = prepared.retained
+def data_hash(split: ForgetSplit) -> str:
+    """Return the SHA-256 of the retained rows in canonical order, as 64 hex digits."""
+    data = split.retained
     order = data.sorted_rows()
-    columns = (data.user, data.item, data.rating, data.timestamp)
     digest = hashlib.sha256()
-    for column in columns:
+    for column in (data.user, data.item, data.rating, data.timestamp):
         digest.update(np.ascontiguousarray(column[order]).tobytes())
     return digest.hexdigest()

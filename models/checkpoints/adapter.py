@@ -1,7 +1,7 @@
-"""LoRA adapters: put on a recommender, written beside a manifest, and folded into the weights.
+"""Attach LoRA adapters to recommenders, save them with a manifest, and merge them into weights.
 
-Knows PEFT. A delta that outlives its fold undoes it (old weights = folded − delta), so whoever
-folds must shred what `save` wrote.
+After a merge, the caller must shred the saved adapter: merged weights minus the adapter are the old
+weights, so that a remaining adapter would undo the deletion.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from models.backbones.lora import AdapterConfig, add_adapter
 from models.checkpoints.checkpoint import read_weights, write
 from models.checkpoints.manifest import CheckpointError, Manifest, read_manifest
-from models.recommender.token_rows import TokenRows
+from models.recommender.token_rows import TokenRows, with_rows
 from models.recommender.trainable import copy_recommender, own_state, set_trainable
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
     from models.recommender.base import Recommender
 
-#: Names of the overwritten rows among a delta's tensors.
+#: Names of the replaced embedding rows among the tensors of a saved adapter.
 ROW_TOKENS: Final = "rows.tokens"
 ROW_VALUES: Final = "rows.values"
 
 
 def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recommender:
-    """Return a copy of the recommender whose adapter is the only part that trains.
+    """Return a copy of the recommender in which only an adapter is trainable.
 
-    Where all that was learned is in one adapter already, that is a copy of this adapter, of its own
-    shape, which is to replace it; else a fresh one of the shape that is given. Prompts in words
-    leave the role `embedding` out: they contain the answers' own words, whose rows are the head's
-    as well where the two are tied, and merging would move the head. Raises AdapterTargetError.
+    A recommender that already learns in an adapter gets a trainable copy of that adapter, which
+    will replace it; `config` is ignored. Otherwise, a new adapter with the shape `config` is added.
+    Text prompts drop the role `embedding`: they may contain the answers' words, whose rows a tied
+    head shares, so that a merge would change the head. Raises AdapterTargetError.
     """
     student = copy_recommender(recommender)
     if recommender.config.adapter is not None:
@@ -50,10 +50,10 @@ def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recomm
 
 @torch.no_grad()
 def scale(student: Recommender, start: Recommender, factor: float) -> None:
-    """Make the way that `attach(start, …)` has been trained along `factor` times as long, in place.
+    """Multiply the change from `start` to its trained `attach(start, …)` by `factor`, in place.
 
-    For a fresh adapter that is what it adds to the weights; for one that replaces another, what
-    its parameters differ in.
+    For a new adapter, the change is the delta that it adds to the weights. For an adapter that
+    replaces another, it is the difference of the parameters.
     """
     if start.config.adapter is not None:
         before = own_state(start)
@@ -75,9 +75,10 @@ def save(
     extra: Mapping[str, Any],
     rows: TokenRows | None = None,
 ) -> Manifest:
-    """Write the adapter of a recommender made by `attach`; `parent` is its release's digest.
+    """Write the adapter of a recommender from `attach` into `directory`.
 
-    `rows` are those that its base differs in from that release.
+    `parent`: the digest of the release that the adapter was made from. `rows`: the embedding rows
+    in which the adapter's base differs from that release.
     """
     state = {
         name: tensor.detach().clone().contiguous()
@@ -92,42 +93,35 @@ def save(
 
 
 def merge(parent: Recommender, parent_digest: str, directory: Path) -> Recommender:
-    """Fold the adapter in `directory`, and its rows, into a copy of its parent's weights.
+    """Merge the adapter in `directory`, and its rows, into a copy of its parent's weights.
 
-    Raises CheckpointError where the adapter belongs to another parent or does not fit.
+    Raises CheckpointError if the adapter has another parent, or tensors that do not fit.
     """
     manifest = read_manifest(directory)
     if manifest.content.get("kind") != "adapter" or manifest.parent != parent_digest:
         raise CheckpointError(f"{directory} holds no adapter of release {parent_digest[:12]}")
     config = AdapterConfig.from_manifest(manifest.content["adapter"])
     state = read_weights(directory)
-    base = with_rows(parent, _rows(state, directory))
+    base = with_rows(parent, _pop_rows(state, directory))
     wrapped = attach(base, config, seed=0)
     expected = get_peft_model_state_dict(wrapped.model, save_embedding_layers=False)
     if _shapes(state) != _shapes(expected):
         raise CheckpointError(f"the adapter in {directory} does not fit its parent")
     set_peft_model_state_dict(wrapped.model, state)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of tied embeddings again: see `attach`.
+        warnings.simplefilter("ignore")  # PEFT warns of tied embeddings: see `lora.add_adapter`.
         merged = wrapped.model.merge_and_unload()  # type: ignore[operator] # PEFT is untyped
     return parent.with_model(merged)
 
 
-def with_rows(recommender: Recommender, rows: TokenRows) -> Recommender:
-    """Return a copy of the recommender with these rows."""
-    found = copy_recommender(recommender)
-    rows.put(found)
-    return found
-
-
-def _rows(state: dict[str, torch.Tensor], directory: Path) -> TokenRows:
-    """Take the rows out of a delta's tensors; raises CheckpointError for half of them."""
-    found = {name: state.pop(name) for name in (ROW_TOKENS, ROW_VALUES) if name in state}
-    if not found:
-        return TokenRows(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0))
-    if len(found) != 2 or len(found[ROW_TOKENS]) != len(found[ROW_VALUES]):  # noqa: PLR2004
+def _pop_rows(state: dict[str, torch.Tensor], directory: Path) -> TokenRows:
+    """Remove the rows from an adapter's tensors; raises CheckpointError if they do not match."""
+    tokens, values = state.pop(ROW_TOKENS, None), state.pop(ROW_VALUES, None)
+    if tokens is None and values is None:
+        return TokenRows.empty()
+    if tokens is None or values is None or len(tokens) != len(values):
         raise CheckpointError(f"the adapter in {directory} has rows that do not match")
-    return TokenRows(tokens=found[ROW_TOKENS], values=found[ROW_VALUES])
+    return TokenRows(tokens=tokens, values=values)
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -1,8 +1,8 @@
-"""What a directory of weights is: its manifest, read and checked. Knows JSON and files, no tensors.
+"""Read and check the manifest of a directory of weights, without torch.
 
-A directory holds `weights.safetensors` and `manifest.json`. The digest covers both: it is the
-SHA-256 of the manifest, which contains the SHA-256 of the weights. A gateway that leaves the
-tensors to a serving engine needs this and no torch.
+The directory contains `weights.safetensors` and `manifest.json`. The digest covers both: it is the
+SHA-256 of the manifest, which contains the SHA-256 of the weights. A gateway in front of a serving
+engine reads only the manifest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: A release may be served; unfolded weights are what a method left, before they become one.
+#: Kinds of whole models: a release can be served; unmerged weights are the result of an unlearning
+#: method, before they become a release.
 RELEASE: Final = "release"
 UNMERGED: Final = "unfolded"
 WEIGHTS: Final = "weights.safetensors"
@@ -25,12 +26,12 @@ FORMAT: Final = 1
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or not what its manifest says."""
+    """A checkpoint is missing or damaged, or does not match its manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a directory of weights is. `digest` names it; `content` is all of manifest.json."""
+    """The manifest of a directory of weights; `content` is manifest.json without the digest."""
 
     digest: str
     weights_digest: str
@@ -47,7 +48,7 @@ def sha256_file(path: Path) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check the manifest alone; raises CheckpointError."""
+    """Read the manifest, and check its digest and format; raises CheckpointError."""
     try:
         content = json.loads((directory / MANIFEST).read_text())
         digest = content.pop("digest")
@@ -73,7 +74,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def checked_weights(directory: Path, manifest: Manifest) -> Path:
-    """Return the file of the weights; raises CheckpointError where it is missing or damaged."""
+    """Return the path of the weights; raises CheckpointError if they are missing or damaged."""
     path = directory / WEIGHTS
     if not path.exists() or sha256_file(path) != manifest.weights_digest:
         raise CheckpointError(f"the weights in {directory} are missing or damaged")
@@ -81,6 +82,6 @@ def checked_weights(directory: Path, manifest: Manifest) -> Path:
 
 
 def content_digest(content: Mapping[str, Any]) -> str:
-    """Return the digest of a manifest's content, however its JSON is laid out."""
+    """Return the SHA-256 of a manifest's content in canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A text release as the directory that PEFT writes and serving engines load. Knows no torch.
+"""Export an adapter release as a PEFT directory, which serving engines load; without torch.
 
-A release of a public backbone and one LoRA adapter holds PEFT's own tensors already; what engines
-want besides is `adapter_config.json`, and their names for the files.
+The tensors of such a release already have PEFT's names. The export adds `adapter_config.json` and
+uses the file names that engines expect.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _TENSOR: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_[AB]\.weig
 
 
 def write_peft(release: Path, manifest: Manifest, target: Path) -> None:
-    """Write the adapter of a release into the directory `target`, which is there.
+    """Write the adapter of a release into the existing directory `target`.
 
-    Raises CheckpointError for a release that is no causal backbone with one adapter.
+    Raises CheckpointError for a release other than a pretrained backbone with an adapter.
     """
     backbone = manifest.content.get("backbone", {})
-    shape = backbone.get("adapter")
-    if backbone.get("kind") != "hf" or not shape:
+    adapter = backbone.get("adapter")
+    if backbone.get("kind") != "hf" or not adapter:
         raise CheckpointError(
-            f"the release in {release} is no public backbone with an adapter, which is all that a"
-            " serving engine can load: train with --backbone hf:…, or serve with LETHE_SCORER=torch"
+            f"the release in {release} has no adapter on a pretrained backbone, which engines"
+            " require: train with --backbone hf:…, or serve with LETHE_SCORER=torch"
         )
     weights = checked_weights(release, manifest)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": backbone["name"],
-        "r": shape["rank"],
-        "lora_alpha": shape["alpha"],
-        "lora_dropout": shape["dropout"],
+        "r": adapter["rank"],
+        "lora_alpha": adapter["alpha"],
+        "lora_dropout": adapter["dropout"],
         "target_modules": _target_modules(weights),
         "bias": "none",
         "inference_mode": True,
@@ -54,13 +54,13 @@ def write_peft(release: Path, manifest: Manifest, target: Path) -> None:
 
 
 def _target_modules(weights: Path) -> list[str]:
-    """Return the last names of the adapted modules, by which engines know them, in order."""
+    """Return the sorted names of the adapted modules without their parents, as engines need."""
     try:
         with safe_open(weights, framework="numpy") as opened:
             names = list(opened.keys())
     except SafetensorError as error:
         raise CheckpointError(f"{weights} cannot be read") from error
-    found: list[Any] = [_TENSOR.fullmatch(name) for name in names]
-    if not found or not all(found):
-        raise CheckpointError(f"{weights} holds other tensors than those of a LoRA adapter")
-    return sorted({match["module"].rsplit(".", 1)[-1] for match in found})
+    matches: list[Any] = [_TENSOR.fullmatch(name) for name in names]
+    if not matches or not all(matches):
+        raise CheckpointError(f"{weights} contains other tensors than those of a LoRA adapter")
+    return sorted({match["module"].rsplit(".", 1)[-1] for match in matches})

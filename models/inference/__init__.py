@@ -1,1 +1,1 @@
-"""Fast forward passes for scoring: shared prefixes, packed rows, and the compact reader."""
+"""Fast scoring of many candidates: prefix caching, packed sequences, and a compact-model reader."""

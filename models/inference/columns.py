@@ -1,8 +1,9 @@
-"""Rests of prompts laid out as columns, so that what stands at one place is one run of columns.
+"""Lay out the suffixes of many prompts without padding, sorted by their position in the suffix.
 
-    item 1 … item N │ attribute 1 of those that have one │ attribute 2 … │ answer 1 … answer N
+    item 1 … item N │ first attribute of each item that has one │ second … │ ANSWER 1 … ANSWER N
 
-Those with most tokens come first, and nothing is padded. Knows nothing of models.
+All tokens at one position are a contiguous run, and suffixes are sorted by length, longest first.
+Attention between two positions thus becomes an operation on two slices. `CompactReader` needs this.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """N rests behind one prefix, as columns: `tokens` [T] and their `places` [T] behind the prefix.
+    """N suffixes of one prefix with T tokens in total, one token per column.
 
-    `ends` are where runs of columns end, the last being the last token of each; `order` [N] says
-    which rest each of those is.
+    `tokens` [T]; `positions` [T], counted from the end of the prefix; `ends`: the end column of
+    each run, of which the last run holds the last token of every suffix; `order` [N]: the suffix
+    to which each column of the last run belongs.
     """
 
     prefix: Prefix
     tokens: torch.Tensor
-    places: torch.Tensor
+    positions: torch.Tensor
     ends: tuple[int, ...]
     order: torch.Tensor
 
@@ -38,36 +40,37 @@ class Columns:
         return len(self.tokens)
 
     @classmethod
-    def of(cls, prefix: Prefix, rests: PromptBatch) -> Self:
-        """Lay out N rests, each of one real token at least."""
-        there = rests.mask.bool()
-        lengths = there.sum(1)
+    def from_suffixes(cls, prefix: Prefix, suffixes: PromptBatch) -> Self:
+        """Lay out N suffixes, each of at least one token."""
+        present = suffixes.mask.bool()
+        lengths = present.sum(1)
         order = lengths.argsort(descending=True, stable=True)
-        # Padding goes to the end: compact prompts have it before their last token.
-        moved = (~there).long().argsort(dim=1, stable=True)
-        tokens, lengths = rests.tokens.gather(1, moved)[order], lengths[order]
-        before = torch.arange(tokens.shape[1])[:, None] < lengths - 1
-        counts = [count for count in before.sum(1).tolist() if count]
+        # Move padding to the end: compact prompts have it before their last token.
+        tokens_first = (~present).long().argsort(dim=1, stable=True)
+        tokens, lengths = suffixes.tokens.gather(1, tokens_first)[order], lengths[order]
+        before_last = torch.arange(tokens.shape[1])[:, None] < lengths - 1
+        counts = [count for count in before_last.sum(1).tolist() if count]
+        last_tokens = tokens.gather(1, lengths[:, None] - 1)[:, 0]
         return cls(
             prefix=prefix,
-            tokens=torch.cat([tokens.t()[before], tokens.gather(1, lengths[:, None] - 1)[:, 0]]),
-            places=torch.cat([before.nonzero()[:, 0], lengths - 1]),
+            tokens=torch.cat([tokens.t()[before_last], last_tokens]),
+            positions=torch.cat([before_last.nonzero()[:, 0], lengths - 1]),
             ends=tuple(accumulate([*counts, len(order)])),
             order=order,
         )
 
-    def pairs(self, *, last: bool) -> list[tuple[int, slice, slice]]:
-        """Return (place, columns that ask, columns at that place that they see), run by run.
+    def attention_pairs(self, *, last: bool) -> list[tuple[int, slice, slice]]:
+        """Return (key run, query columns, key columns) for causal attention within the suffixes.
 
-        Each sees its own rest up to itself. With `last` only the last tokens ask, and columns that
-        ask are counted among them.
+        With `last`, only the last tokens are queries, and query columns count from their run.
         """
         runs = list(pairwise((0, *self.ends)))
-        asking = runs[-1:] if last else runs
-        skipped = asking[0][0]
-        found = []
-        for number, (start, end) in enumerate(asking, len(runs) - len(asking)):
-            for place, (first, stop) in enumerate(runs[: number + 1]):
-                few, own = min(end - start, stop - first), start - skipped
-                found.append((place, slice(own, own + few), slice(first, first + few)))
-        return found
+        query_runs = runs[-1:] if last else runs
+        offset = query_runs[0][0]
+        pairs = []
+        for number, (start, end) in enumerate(query_runs, len(runs) - len(query_runs)):
+            for key_run, (key_start, key_end) in enumerate(runs[: number + 1]):
+                count, query_start = min(end - start, key_end - key_start), start - offset
+                queries = slice(query_start, query_start + count)
+                pairs.append((key_run, queries, slice(key_start, key_start + count)))
+        return pairs

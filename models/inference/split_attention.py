@@ -1,9 +1,10 @@
-"""Attention of packed rows in two parts: over the prefix, and of every rest over itself.
+"""Compute the attention of packed rows in two parts: over the prefix, and within each suffix.
 
-With a mask, a row of T tokens is compared with all T of its own columns, nearly all of them masked.
-On processors torch's kernel for that is no faster in half precision than in single, while products
-of matrices are: for 256 tokens after 260 of SmolLM2-135M it takes 4.4 ms a layer in bf16, and two
-parts 2.4 ms. Both parts meet in one softmax, so the result is the same.
+With a mask, attention compares a row of T tokens with all T of its own columns, nearly all of them
+masked. On a CPU, torch's attention kernel is no faster in half precision than in float32, while
+matrix products are: for 256 tokens behind 260 of SmolLM2-135M in bfloat16, masked attention takes
+4.4 ms per layer and attention in two parts 2.4 ms. One softmax over the scores of both parts makes
+the result the same.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ if TYPE_CHECKING:
 
 
 class SplitAttention(TorchFunctionMode):
-    """While it is active on a thread, calls of torch's attention under one mask are split.
+    """Replace torch's attention on this thread wherever it is called with one given mask.
 
-    U rows of T tokens stand behind prefixes of `width` columns; M rests in them begin at `starts`
-    [M], counted over all U·T tokens, and have `lengths` [M]. Architectures that do not hand the
-    very mask to torch's attention go on as ever.
+    The mask belongs to U packed rows of T tokens behind prefixes of `width` columns. Their M
+    suffixes begin at `starts` [M], counted over all U·T tokens, and have `lengths` [M]. An
+    architecture that passes another mask object to torch's attention is not affected.
     """
 
     def __init__(
         self, mask: torch.Tensor, width: int, starts: torch.Tensor, lengths: torch.Tensor
     ) -> None:
-        """Work out where each rest's tokens are; `mask` [U, 1, T, width + T] is the rows' own."""
+        """Compute the token indices of each suffix; `mask` is [U, 1, T, width + T]."""
         super().__init__()
         self._mask = mask
         self._width = width
-        # Every token sees the same of the prefix, which is all but the padding before it.
-        self._before = mask[:, :, :1, :width]
-        self._padded = bool((self._before != 0).any())
+        # All tokens of a row see the same columns of the prefix: all but the padding.
+        self._prefix_mask = mask[:, :, :1, :width]
+        self._has_padding = bool((self._prefix_mask != 0).any())
         longest = int(lengths.max())
         steps = torch.arange(longest)
-        self._there = steps < lengths[:, None]
-        self._item_indices = torch.where(self._there, starts[:, None] + steps, starts[:, None])
+        self._present = steps < lengths[:, None]
+        self._token_indices = torch.where(self._present, starts[:, None] + steps, starts[:, None])
         self._later = torch.ones(longest, longest).bool().triu(1)
         self._scores: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
-    def faster(self) -> bool:
-        """Say whether two parts are the faster way: in half precision on a processor."""
+    def is_faster(self) -> bool:
+        """Return whether two parts are faster: in half precision on a CPU."""
         return self._mask.device.type == "cpu" and self._mask.dtype != torch.float32
 
     def __torch_function__(
@@ -55,7 +56,7 @@ class SplitAttention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Split attention under the mask; do everything else as it was asked."""
+        """Split attention under the mask; call every other function unchanged."""
         kwargs = kwargs or {}
         if (
             func is functional.scaled_dot_product_attention
@@ -69,36 +70,36 @@ class SplitAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Return [U, H, T, D] from scaled queries [U, H, T, D] and [U, H, width + T, D] others."""
+        """Return [U, H, T, D]; queries are scaled, keys and values are [U, H, width + T, D]."""
         split = self._width
         scores, weights = self._buffers(query)
         scores[..., :split] = query @ key[:, :, :split].transpose(2, 3)
-        if self._padded:
-            scores[..., :split] += self._before
+        if self._has_padding:
+            scores[..., :split] += self._prefix_mask
         own = self._blocks(query) @ self._blocks(key[:, :, split:]).transpose(2, 3)
         scores[..., split:] = self._rows(own.masked_fill(self._later, -torch.inf), query)
         torch.softmax(scores, 3, out=weights)
         shares = weights.to(value.dtype)
-        found = self._blocks(shares[..., split:]) @ self._blocks(value[:, :, split:])
-        return (shares[..., :split] @ value[:, :, :split]).add_(self._rows(found, query))
+        attended = self._blocks(shares[..., split:]) @ self._blocks(value[:, :, split:])
+        return (shares[..., :split] @ value[:, :, :split]).add_(self._rows(attended, query))
 
     def _buffers(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return room for [U, H, T, width + C] in fp32, twice; all layers of a pass use the same.
+        """Return two float32 buffers [U, H, T, width + C], which all layers of a pass share.
 
-        New memory for every layer would cost as much as the computing.
+        Allocating memory for every layer would take as long as the computation.
         """
-        shape = (*query.shape[:3], self._width + self._there.shape[1])
+        shape = (*query.shape[:3], self._width + self._present.shape[1])
         if self._scores is None or self._scores[0].shape != shape:
             self._scores = torch.empty(shape), torch.empty(shape)
         return self._scores
 
     def _blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return [M, H, C, E], a block for each rest, from rows [U, H, T, E]."""
-        return rows.transpose(1, 2).flatten(0, 1)[self._item_indices].transpose(1, 2)
+        """Return [M, H, C, E], one block per suffix, from rows [U, H, T, E]."""
+        return rows.transpose(1, 2).flatten(0, 1)[self._token_indices].transpose(1, 2)
 
     def _rows(self, blocks: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Return [U, H, T, E] from blocks [M, H, C, E]; what is padding in the rows is 0."""
-        rows, heads, tokens, _ = like.shape
-        found = blocks.new_zeros(rows * tokens, heads, blocks.shape[-1])
-        found[self._item_indices[self._there]] = blocks.transpose(1, 2)[self._there]
-        return found.view(rows, tokens, heads, -1).transpose(1, 2)
+        """Return rows [U, H, T, E] from blocks [M, H, C, E]; padding is 0."""
+        row_count, heads, token_count, _ = like.shape
+        rows = blocks.new_zeros(row_count * token_count, heads, blocks.shape[-1])
+        rows[self._token_indices[self._present]] = blocks.transpose(1, 2)[self._present]
+        return rows.view(row_count, token_count, heads, -1).transpose(1, 2)

@@ -1,1 +1,1 @@
-"""Recommenders: a backbone with its prompt, its weights, and its adapter."""
+"""Recommenders: a backbone with its vocabulary, prompt style, weights and adapter."""

@@ -1,7 +1,8 @@
-"""The recommender: will this user like this item? P(Yes) against No at the answer position.
+"""Score whether a user will like an item: P(Yes) against No at the prompt's answer position.
 
-One forward interface over the backbone. Training, unlearning, auditing and serving all use it.
-The class here serves compact causal models; `models.recommender.language` has the others.
+`Recommender` is the interface to the model that training, unlearning, auditing and serving use, and
+the implementation for compact causal models. `models.recommender.language` has text models and
+encoder-decoders.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ if TYPE_CHECKING:
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
     from models.prompts.vocabulary import Vocabulary
 
-#: So many tokens in one batch without gradients: long prompts go in smaller batches.
-TOKENS_AT_ONCE: Final = 32_768
-#: As many as a layer's activations may have without leaving the caches of a CPU: SmolLM2 reads
-#: prompts of 200 tokens in .24 s each eight at a time, and in .65 s each 64 at a time.
-TOKENS_AT_ONCE_ON_CPU: Final = 2_048
+#: Maximum tokens of a batch without gradients.
+BATCH_TOKENS: Final = 32_768
+#: The same for text prompts on a CPU, whose caches hold the activations of about so many tokens:
+#: SmolLM2 reads prompts of 200 tokens in .24 s each in batches of 8, and in .65 s in batches of 64.
+BATCH_TOKENS_ON_CPU: Final = 2_048
 
 
 class Recommender:
-    """A backbone, its vocabulary and its prompt. Scoring is a pure read and thread-safe."""
+    """A backbone with its vocabulary and prompt style. Scoring is read-only and thread-safe."""
 
-    #: Candidates that are scored in one pass, each with its copy of the history's cache.
-    at_once: ClassVar[int] = 1024
+    #: Candidates per scoring pass; each has a copy of the prefix's key/value cache.
+    candidates_per_pass: ClassVar[int] = 1024
 
     def __init__(
         self,
@@ -53,9 +54,10 @@ class Recommender:
         model: nn.Module | None = None,
         prompt: Prompt | None = None,
     ) -> None:
-        """Take a model (possibly wrapped by PEFT), or build a compact one with its initial weights.
+        """Take a model, with or without a PEFT adapter, or build the compact model of `config`.
 
-        Raises UnknownBackboneError where another kind is to be built: `assembly.build` does that.
+        Raises UnknownBackboneError without a model if `config` is not a CompactConfig;
+        `factory.build` builds all kinds.
         """
         self.vocabulary = vocabulary
         self.config: BackboneConfig = config
@@ -67,39 +69,38 @@ class Recommender:
         self.model: nn.Module = model
         self.memory = Memory()
 
-    #: The public model that this one's adapter stands on, kept for others to share.
+    #: The shared public model below this recommender's adapter; the reference keeps it loaded.
     public: nn.Module | None = None
 
     def with_model(self, model: nn.Module) -> Self:
         """Return a recommender of the same kind around another model."""
-        found = copy.copy(self)
-        found.model = model
-        found.memory = Memory()
-        return found
+        recommender = copy.copy(self)
+        recommender.model = model
+        recommender.memory = Memory()
+        return recommender
 
     @property
     def device(self) -> torch.device:
-        """Return where the model is. Prompts come from the CPU, and answers go back there."""
+        """Return the model's device; prompts and logits of all methods are on the CPU."""
         return next(self.model.parameters()).device
 
     def reader(self) -> Reader | None:
-        """Return what reads histories once and candidates behind them, for models it knows.
+        """Return a reader that scores with prefix caching, or None if the model has none.
 
-        It is made of the weights as they are now.
+        The reader uses the present weights; later changes may not reach it.
         """
         if not isinstance(self.config, CompactConfig):
             return None
-        return CompactReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
+        return CompactReader.verified(
+            self.model, self.prompt.answers, self.prompt.golden, self.logits
+        )
 
-    def shared(self, prompts: PromptBatch) -> int:
-        """Return how many first columns this model may read once for all prompts."""
+    def shared_length(self, prompts: PromptBatch) -> int:
+        """Return the number of leading columns that the model can read once for all prompts."""
         return prompts.shared_length()
 
     def item_tables(self) -> list[torch.Tensor]:
-        """Return every weight that has one row per token, items among them, as live views.
-
-        None where items are words: their rows belong to nobody.
-        """
+        """Return every weight with one row per token [V, ·] as a view; [] without item tokens."""
         if not self.prompt.item_tokens:
             return []
         weight: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
@@ -110,43 +111,44 @@ class Recommender:
         return self._forward(prompts)
 
     def live_logits(self, prompts: PromptBatch) -> torch.Tensor:
-        """Return [B, 2] logits with gradients, in parts that fit into memory where not all do.
+        """Return [B, 2] logits of (Yes, No) with gradients, in micro-batches where memory is short.
 
-        What a part computed is computed again in the backward pass, so that only one part's
-        activations live at once.
+        The backward pass recomputes each micro-batch, so that only one holds its activations.
         """
         memory, lengths = self.memory, prompts.lengths
         memory.last_batch_rows = len(prompts)
         longest = int(lengths.max()) if len(prompts) else 0
         if memory.training_tokens is None and self.device.type == "cpu" and len(prompts) > 1:
-            one = prompts.take(lengths.argmax()[None])
+            longest_prompt = prompts.take(lengths.argmax()[None])
             memory.training_tokens = tokens_that_fit(
-                self.model, partial(self.answer_logits, one), longest
+                self.model, partial(self.answer_logits, longest_prompt), longest
             )
         rows = memory.rows_per_pass(len(prompts), longest)
         if len(prompts) <= rows:
             return self.answer_logits(prompts)
 
-        def answers(_: torch.Tensor, part: slice) -> torch.Tensor:
+        def part_logits(_: torch.Tensor, part: slice) -> torch.Tensor:
             return self.answer_logits(prompts.take(part))
 
-        # A tensor of the device tells `checkpoint` whose random state dropout draws from.
-        here = torch.empty(0, device=self.device)
+        # `checkpoint` restores dropout's random state on the devices of its tensor arguments.
+        device_tensor = torch.empty(0, device=self.device)
         return torch.cat(
             [
-                checkpoint(answers, here, slice(start, start + rows), use_reentrant=False)
+                checkpoint(
+                    part_logits, device_tensor, slice(start, start + rows), use_reentrant=False
+                )
                 for start in range(0, len(prompts), rows)
             ]
         )
 
     @torch.inference_mode()
     def logits(self, prompts: PromptBatch, batch_size: int = 128) -> torch.Tensor:
-        """Return [B, 2] logits without gradients, dropout off, in batches of similar length."""
+        """Return [B, 2] logits of (Yes, No) without gradients and dropout, in batches."""
         training = self.model.training
         self.model.eval()
-        found = self._in_batches(prompts, batch_size)
+        logits = self._in_batches(prompts, batch_size)
         self.model.train(training)
-        return found
+        return logits
 
     @torch.inference_mode()
     def score(
@@ -157,8 +159,8 @@ class Recommender:
     ) -> NDArray[np.float32]:
         """Return [N] float32 P(Yes) for N candidates of one user.
 
-        The history (its last ten events, oldest first) is encoded once; all candidates are scored
-        in one batch on its key/value cache.
+        The history (its last ten events, oldest first) is read once, and its key/value cache serves
+        all candidates.
         """
         if not candidates:
             return np.empty(0, dtype=np.float32)
@@ -168,53 +170,54 @@ class Recommender:
 
     @torch.inference_mode()
     def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
-        """Return [N, 2] logits of prompts that share their first columns."""
+        """Return [N, 2] logits of (Yes, No) for prompts of one user, with prefix caching."""
         shared = self.shared_length(prompts)
         if not shared:
-            return self._in_batches(prompts, self.at_once)
+            return self._in_batches(prompts, self.candidates_per_pass)
         prefix = DynamicCache(config=self.model.config)
         self._forward(prompts.take(slice(1)).columns(0, shared), prefix)
-        parts, rest = [], prompts.columns(shared)
-        for start in range(0, len(rest), self.at_once):
-            few = rest.take(slice(start, start + self.at_once))
-            # A pass writes into its cache: the last one may have the original.
-            cache = copy.deepcopy(prefix) if start + self.at_once < len(rest) else prefix
-            cache.batch_repeat_interleave(len(few))
-            parts.append(self._forward(few, cache, shared))
+        parts, suffixes = [], prompts.columns(shared)
+        for start in range(0, len(suffixes), self.candidates_per_pass):
+            end = start + self.candidates_per_pass
+            batch = suffixes.take(slice(start, end))
+            # A pass writes into its cache, so that only the last pass may use the original.
+            cache = copy.deepcopy(prefix) if end < len(suffixes) else prefix
+            cache.batch_repeat_interleave(len(batch))
+            parts.append(self._forward(batch, cache, shared))
         return torch.cat(parts)
 
     def _in_batches(self, prompts: PromptBatch, batch_size: int) -> torch.Tensor:
-        """Return [B, 2] logits, computed in batches of prompts of similar length.
+        """Return [B, 2] logits of (Yes, No), computed in batches of prompts of similar length.
 
-        Batches halve where memory runs out; raises OutOfMemoryError where one prompt is too much.
+        Halves the batch size when memory runs out; raises OutOfMemoryError at a batch of one.
         """
         order = prompts.lengths.argsort(stable=True)
         lengths = prompts.lengths[order].tolist()
-        found = torch.empty(len(prompts), 2)
+        logits = torch.empty(len(prompts), 2)
         start = 0
         while start < len(order):
-            most = min(batch_size, self.memory.inference_rows or batch_size)
-            rows = order[start : start + self._fitting(lengths[start : start + most])]
-            answers = attempt(partial(self.answer_logits, prompts.take(rows)))
-            if answers is None:
+            limit = min(batch_size, self.memory.inference_rows or batch_size)
+            rows = order[start : start + self._batch_length(lengths[start : start + limit])]
+            batch_logits = attempt(partial(self.answer_logits, prompts.take(rows)))
+            if batch_logits is None:
                 self.memory.inference_rows = halved(len(rows))
                 continue
-            found[rows] = answers
+            logits[rows] = batch_logits
             start += len(rows)
-        return found
+        return logits
 
-    def _fitting(self, lengths: Sequence[int]) -> int:
-        """Return how many prompts, of rising lengths, go in one batch."""
-        long = self.device.type == "cpu" and not self.prompt.item_tokens
-        tokens = TOKENS_AT_ONCE_ON_CPU if long else TOKENS_AT_ONCE
+    def _batch_length(self, lengths: Sequence[int]) -> int:
+        """Return the number of prompts, of ascending lengths, that form the next batch."""
+        is_text_on_cpu = self.device.type == "cpu" and not self.prompt.item_tokens
+        tokens = BATCH_TOKENS_ON_CPU if is_text_on_cpu else BATCH_TOKENS
         return min(len(lengths), max(1, tokens // max(lengths[-1], 1)))
 
     def _forward(
         self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
-        """Return [B, 2] answer logits, after the `past` tokens of a cache that this fills further.
+        """Return [B, 2] logits of (Yes, No), computing only these two rows of the head.
 
-        Only the two answer rows of the head are computed.
+        `cache` holds `past` tokens before the prompts; the pass appends to it.
         """
         prompts = prompts.to(self.device)
         decoder = self.model.get_decoder()  # type: ignore[operator] # transformers is untyped
@@ -230,10 +233,10 @@ class Recommender:
 
 
 def to_cpu_float32(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits as everybody but the model wants them: float32, on the CPU."""
+    """Return logits as float32 on the CPU, whatever the model's precision and device."""
     return logits.float().cpu()
 
 
 def prepend_mask(past: int, mask: torch.Tensor) -> torch.Tensor:
-    """Return the [B, past + T] mask of [B, T] columns after `past` tokens that are all there."""
+    """Return the [B, past + T] attention mask of [B, T] columns behind `past` cached tokens."""
     return torch.cat([mask.new_ones(len(mask), past), mask], dim=1) if past else mask

@@ -1,8 +1,8 @@
-"""Recommenders that are made of several members, each trained on its own shard of the data.
+"""Combine several members, each trained on its own shard of the data, into one recommender.
 
-Two kinds average what their members say: `mean` with equal weights (SISA), `attention` with learned
-ones (RecEraser). `adapter_ensemble` has the kind that averages their parameters. Members that
-were never trained, because their shard is empty, are left out. Knows nothing of data or training.
+`OutputEnsemble` averages the members' logits: `mean` with equal weights (SISA), `attention` with
+learned weights (RecEraser). `adapter_ensemble` averages parameters instead (APA). Members whose
+shard is empty are not trained and take no part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from models.prompts.prompt_batch import PromptBatch
     from models.prompts.vocabulary import Vocabulary
 
-#: Ways of making one answer of several members'.
+#: Ways to combine the members.
 MEAN: Final = "mean"
 ATTENTION: Final = "attention"
 ADAPTERS: Final = "adapters"
@@ -33,7 +33,7 @@ ADAPTERS: Final = "adapters"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixtureConfig:
-    """The shape of one LoRA adapter per shard; `cells` are the regions that weights differ in."""
+    """The shape of one LoRA adapter per shard; `cells`: the number of regions in `Routing`."""
 
     rank: int = 16
     alpha: int = 32
@@ -43,10 +43,11 @@ class MixtureConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleConfig:
-    """`shards` members like `member`, and how their answers become one.
+    """Settings of `shards` members with the backbone `member`, and of their combination.
 
-    `seals` [shards] say what each member is: a digest of all that it was trained on, by and to, so
-    that a member is known again without its data. Empty for a member that was never trained.
+    `shard_fingerprints` has a digest per shard of everything that the member's training depends on
+    (data, recipe, result), so that a member can be recognized without its data. The digest of an
+    untrained member is empty.
     """
 
     adapter: ClassVar[None] = None
@@ -55,17 +56,17 @@ class EnsembleConfig:
     member: BackboneConfig
     shards: int = 4
     shard_fingerprints: tuple[str, ...] = ()
-    #: Width of the attention's hidden layer.
+    #: Width of the hidden layer of `Attention`.
     width: int = 16
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no ensemble can be."""
+        """Raise ValueError for invalid settings."""
         if self.aggregation not in {MEAN, ATTENTION, ADAPTERS}:
-            raise ValueError(f"there is no aggregation {self.aggregation!r}")
+            raise ValueError(f"unknown aggregation {self.aggregation!r}")
         if self.shards < 1 or len(self.shard_fingerprints) not in {0, self.shards}:
             raise ValueError(
-                f"{len(self.shard_fingerprints)} seals do not fit {self.shards} shards"
+                f"{len(self.shard_fingerprints)} shard fingerprints for {self.shards} shards"
             )
 
     @property
@@ -74,29 +75,27 @@ class EnsembleConfig:
         return self.member.seed
 
     def seeded(self, seed: int) -> Self:
-        """Return the same ensemble with other initial weights."""
+        """Return the same settings with another seed."""
         return replace(self, member=self.member.seeded(seed))
 
     @property
-    def weighed(self) -> bool:
-        """Say whether answers have weights, which were learned from validation rows as well."""
+    def has_learned_weights(self) -> bool:
+        """Return whether members have learned weights, which depend on validation rows."""
         return self.aggregation != MEAN
 
     def fingerprinted(self, shard_fingerprints: Sequence[str]) -> Self:
-        """Return the same ensemble with other words on what its members are."""
+        """Return the same settings with other shard fingerprints."""
         return replace(self, shard_fingerprints=tuple(shard_fingerprints))
 
     def members(self) -> list[BackboneConfig]:
-        """Return the settings of every member; each has initial weights of its own."""
-        first = self.member.seed * self.shards
-        return [self.member.seeded(first + shard) for shard in range(self.shards)]
+        """Return the settings of each member, which differ in their seeds."""
+        first_seed = self.member.seed * self.shards
+        return [self.member.seeded(first_seed + shard) for shard in range(self.shards)]
 
-    def live(self) -> list[int]:
-        """Return the members that were trained; all of them where none was."""
+    def live_shards(self) -> list[int]:
+        """Return the indices of trained members, or of all members if none has been trained."""
         trained = [
-            shard
-            for shard, shard_fingerprint in enumerate(self.shard_fingerprints)
-            if shard_fingerprint
+            shard for shard, fingerprint in enumerate(self.shard_fingerprints) if fingerprint
         ]
         return trained or list(range(self.shards))
 
@@ -114,7 +113,7 @@ class EnsembleConfig:
 
 
 def ensemble_from_manifest(manifest: Mapping[str, Any], member: BackboneConfig) -> EnsembleConfig:
-    """Rebuild an EnsembleConfig whose members are like `member`."""
+    """Rebuild the settings of an ensemble with the backbone `member`."""
     mixture = dict(manifest["mixture"])
     return EnsembleConfig(
         aggregation=manifest["aggregation"],
@@ -127,14 +126,14 @@ def ensemble_from_manifest(manifest: Mapping[str, Any], member: BackboneConfig) 
 
 
 class Ensemble(Recommender, ABC):
-    """What all kinds share: one model that holds everything, and shards that can be exchanged."""
+    """A recommender with one model for all members, and exchangeable weights per shard."""
 
     config: EnsembleConfig
 
     def __init__(
         self, vocabulary: Vocabulary, config: EnsembleConfig, shell: Recommender, model: nn.Module
     ) -> None:
-        """Take the model that holds all members; `shell` is a recommender of the members' kind."""
+        """Take the model of all members; `shell` is a recommender of a member's class."""
         self.vocabulary = vocabulary
         self.config = config
         self.prompt = shell.prompt
@@ -143,28 +142,27 @@ class Ensemble(Recommender, ABC):
         self._shell = shell
 
     def with_shard_fingerprints(self, shard_fingerprints: Sequence[str]) -> Self:
-        """Return the same ensemble with other words on what its members are."""
-        copied = copy.copy(self)
-        copied.config = self.config.fingerprinted(shard_fingerprints)
-        return copied
+        """Return an ensemble with the same weights and other shard fingerprints."""
+        ensemble = copy.copy(self)
+        ensemble.config = self.config.fingerprinted(shard_fingerprints)
+        return ensemble
 
     @abstractmethod
     def shard_state(self, shard: int) -> dict[str, torch.Tensor]:
-        """Return the tensors that belong to one shard alone, as live views."""
+        """Return the tensors of one shard, as views."""
 
-    def put_shard(self, shard: int, state: Mapping[str, torch.Tensor]) -> None:
+    def load_shard(self, shard: int, state: Mapping[str, torch.Tensor]) -> None:
         """Overwrite the tensors of one shard, in place."""
-        own = self.shard_state(shard)
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in self.shard_state(shard).items():
                 tensor.copy_(state[name])
 
 
 class Attention(nn.Module):
-    """Scores K members for B samples from how each of them embeds a sample, [B, K, D] to [B, K].
+    """Score K members for B samples from the members' embeddings of a sample, [B, K, D] to [B, K].
 
-    Each member's embedding goes through a layer of its own into one space, where one vector rates
-    it (RecEraser, arXiv 2201.06820). That vector starts at zero: at first all members are equal.
+    One layer per member maps its embedding into a common space, where a common vector rates it
+    (RecEraser, arXiv 2201.06820). The vector starts at zero, so that all members begin equal.
     """
 
     def __init__(self, members: int, size: int, width: int, seed: int) -> None:
@@ -183,12 +181,12 @@ class Attention(nn.Module):
 
 
 class OutputEnsemble(Ensemble):
-    """Averages its members' *logits*: with equal weights, or with those of an attention."""
+    """Average the members' logits, with equal weights or with those of `Attention`."""
 
     def __init__(
         self, vocabulary: Vocabulary, config: EnsembleConfig, members: Sequence[Recommender]
     ) -> None:
-        """Take members with whatever weights they have."""
+        """Take the members with their present weights."""
         model = nn.Module()
         model.members = nn.ModuleList([member.model for member in members])
         if config.aggregation == ATTENTION:
@@ -198,7 +196,7 @@ class OutputEnsemble(Ensemble):
 
     @property
     def members(self) -> list[Recommender]:
-        """Return a recommender around each member's live weights."""
+        """Return a recommender per member, on the ensemble's own weights."""
         return [self._shell.with_model(model) for model in self.model.members]  # type: ignore[union-attr] # a list of modules
 
     def item_tables(self) -> list[torch.Tensor]:
@@ -208,52 +206,53 @@ class OutputEnsemble(Ensemble):
         return self.members[shard].model.state_dict()
 
     def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
-        answers = self.member_logits(prompts)
-        return average(answers, self.weights(prompts))
+        return average(self.member_logits(prompts), self.weights(prompts))
 
     def member_logits(self, prompts: PromptBatch) -> torch.Tensor:
-        """Return [B, L, 2] logits of the L members that were trained."""
+        """Return [B, L, 2] logits of the L trained members."""
         members = self.members
-        return torch.stack([members[k].answer_logits(prompts) for k in self.config.live()], dim=1)
+        return torch.stack(
+            [members[k].answer_logits(prompts) for k in self.config.live_shards()], dim=1
+        )
 
     def weights(self, prompts: PromptBatch) -> torch.Tensor:
-        """Return [B, L] weights of the L members that were trained; each row sums to 1."""
-        live = self.config.live()
+        """Return [B, L] weights of the L trained members; each row sums to 1."""
+        live = self.config.live_shards()
         if self.config.aggregation == MEAN:
             return torch.full((len(prompts), len(live)), 1 / len(live))
         return self.attend(self.embedded(prompts))
 
     def attend(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Return [B, L] weights from what `embedded` gave."""
+        """Return [B, L] weights from the [B, K, D] that `embedded` returns."""
         scores: torch.Tensor = self.model.attention(embedded.to(self.device))  # type: ignore[operator] # a module
-        return to_cpu_float32(scores[:, self.config.live()].softmax(dim=1))
+        return to_cpu_float32(scores[:, self.config.live_shards()].softmax(dim=1))
 
     def embedded(self, prompts: PromptBatch) -> torch.Tensor:
-        """Return [B, K, D]: each member's mean input embedding over the tokens that are there."""
+        """Return [B, K, D]: each member's mean input embedding over the tokens of each prompt."""
         tables = [input_table(member) for member in self.members]
         return torch.stack([mean_embedding(table, prompts) for table in tables], dim=1)
 
     @torch.inference_mode()
     def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
-        """Return [N, 2] logits; every member encodes what the prompts share once."""
+        """Return [N, 2] logits of (Yes, No); each member reads the shared prefix once."""
         members = self.members
-        answers = [members[k].score_logits(prompts) for k in self.config.live()]
-        return average(torch.stack(answers, dim=1), self.weights(prompts))
+        logits = [members[k].score_logits(prompts) for k in self.config.live_shards()]
+        return average(torch.stack(logits, dim=1), self.weights(prompts))
 
 
 def average(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return [B, 2]: the mean of [B, L, 2] logits with [B, L] weights."""
+    """Return [B, 2]: the mean of [B, L, 2] logits, weighted by [B, L] weights."""
     return (weights[:, :, None] * logits).sum(dim=1)
 
 
 def input_table(recommender: Recommender) -> torch.Tensor:
-    """Return the live [V, D] table of a recommender's input embeddings."""
+    """Return the [V, D] input embeddings of a recommender, as a view."""
     table: torch.Tensor = recommender.model.get_input_embeddings().weight  # type: ignore[operator] # transformers is untyped
     return table
 
 
 def mean_embedding(table: torch.Tensor, prompts: PromptBatch) -> torch.Tensor:
-    """Return [B, D]: the mean over a prompt's tokens of their rows in a [V, D] table."""
+    """Return [B, D]: the mean over each prompt's tokens of their rows in a [V, D] table."""
     prompts = prompts.to(table.device)
     present = prompts.mask.to(table.dtype)
     summed = torch.einsum("btd,bt->bd", table[prompts.tokens], present)

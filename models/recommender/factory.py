@@ -1,7 +1,7 @@
-"""Builds a recommender from what a manifest or a person says of it: the one place for every kind.
+"""Build recommenders of every backbone kind, from a manifest or from a name given by a user.
 
-A new kind of backbone is one entry here; a packaged model is one in `backbones.packaged`.
-Knows nothing of files or of training.
+To add a kind of backbone, add it to `_KINDS` and `_build`; a packaged model is added in
+`models.backbones.packaged`.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ _KINDS: Final[Mapping[str, Callable[..., BackboneConfig]]] = {
     "compact-t5": CompactT5Config,
     "hf": HuggingFaceConfig.from_manifest,
 }
-#: The backbones that have a name of their own.
+#: Backbones with a short name.
 NAMED: Final = (*(kind for kind in _KINDS if kind != "hf"), *PACKAGED)
-#: What goes before the name of any other model.
+#: Prefix of the name of any other model.
 HUGGING_FACE: Final = "hf:"
 
 
 def parse_backbone(text: str) -> BackboneConfig:
-    """Return the settings that a person names: compact, compact-t5, smollm2, hf:<id or path>.
+    """Return the settings of a backbone name: compact, compact-t5, smollm2, hf:<id or path>.
 
-    Nothing is loaded yet. Raises UnknownBackboneError.
+    Loads nothing. Raises UnknownBackboneError.
     """
     name = text.strip()
     if name in PACKAGED:
         return HuggingFaceConfig(name=name)
     if name in NAMED:
         return _KINDS[name]()
-    other = name.removeprefix(HUGGING_FACE)
-    if other not in {"", name, *NAMED}:
-        return parse_name(other)
+    model = name.removeprefix(HUGGING_FACE)
+    if model not in {"", name, *NAMED}:
+        return parse_name(model)
     known = ", ".join((*NAMED, "hf:<model id or directory>"))
-    raise UnknownBackboneError(f"no backbone {name!r}. Known: {known}.")
+    raise UnknownBackboneError(f"there is no backbone {name!r}. Known: {known}.")
 
 
 def backbone_from_manifest(manifest: Mapping[str, Any]) -> BackboneConfig:
-    """Rebuild the settings of a backbone; raises UnknownBackboneError."""
+    """Rebuild the settings of a backbone from its manifest; raises UnknownBackboneError."""
     kind = str(manifest.get("kind"))
     if kind == "ensemble":
         return ensemble_from_manifest(manifest, backbone_from_manifest(manifest["member"]))
@@ -74,14 +74,14 @@ def backbone_from_manifest(manifest: Mapping[str, Any]) -> BackboneConfig:
 
 
 def build(vocabulary: Vocabulary, config: BackboneConfig) -> Recommender:
-    """Return a recommender with its initial weights.
+    """Return a recommender with initial weights on this process's device (`runtime.devices.use`).
 
-    It is on this process's device (`runtime.devices.use`). Raises UnknownBackboneError; for models
-    of others BackboneUnavailableError, NoAnswerTokensError.
+    Raises UnknownBackboneError; for pretrained models BackboneUnavailableError and
+    NoAnswerTokensError.
     """
-    recommender, used = _build(vocabulary, config), machine()
-    recommender.model.to(used.device)
-    if used.checkpointing:
+    recommender, target = _build(vocabulary, config), machine()
+    recommender.model.to(target.device)
+    if target.checkpointing:
         checkpoint_layers(recommender.model)
     return recommender
 

@@ -1,7 +1,4 @@
-"""Recommenders on other models than the compact causal one: text, and encoder-decoders.
-
-Knows how such models are called; nothing of where they come from.
-"""
+"""Recommenders on text language models, causal or encoder-decoder, and on the compact T5."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from models.inference.shared_prefix import PackedReader, within_windows
+from models.inference.packed_reader import PackedReader, fits_sliding_windows
 from models.recommender.base import Recommender, prepend_mask, to_cpu_float32
 
 if TYPE_CHECKING:
@@ -21,14 +18,19 @@ if TYPE_CHECKING:
 
 
 class TextRecommender(Recommender):
-    """Any causal language model, called as its authors meant it to be: scales and biases count."""
+    """Any causal language model on text prompts, called through its public forward method.
 
-    #: A copy of the cache of a long history takes megabytes.
-    at_once: ClassVar[int] = 32
+    The full head is computed, because some models scale or bias their logits.
+    """
+
+    #: A key/value cache of a long history has megabytes per candidate.
+    candidates_per_pass: ClassVar[int] = 32
 
     def reader(self) -> PackedReader | None:
         """Return what reads many candidates in packed rows, if this model can be read so."""
-        return PackedReader.of(self.model, self.prompt.answers, self.prompt.golden, self.logits)
+        return PackedReader.verified(
+            self.model, self.prompt.answers, self.prompt.golden, self.logits
+        )
 
     @torch.inference_mode()
     def score_logits(self, prompts: PromptBatch) -> torch.Tensor:
@@ -36,89 +38,88 @@ class TextRecommender(Recommender):
         reader = self.reader() if shared else None
         return reader.score(prompts, shared) if reader else super().score_logits(prompts)
 
-    def shared(self, prompts: PromptBatch) -> int:
-        """Return how many first columns may be read once for all: none without a cache for them."""
-        if "past_key_values" not in _parameters(self.model) or not within_windows(
-            self.model, prompts
-        ):
+    def shared_length(self, prompts: PromptBatch) -> int:
+        """Return the number of shared leading columns; 0 if the model has no usable cache."""
+        has_cache = "past_key_values" in _parameters(self.model)
+        if not has_cache or not fits_sliding_windows(self.model, prompts):
             return 0
         return prompts.shared_length()
 
     def _forward(
         self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
-        # Packed so that all answers are in the last column.
-        packed = prompts.aligned(right=True).to(self.device)
-        known = _parameters(self.model)
+        # With alignment to the right, all answers are in the last column.
+        aligned = prompts.aligned(right=True).to(self.device)
+        supported = _parameters(self.model)
         optional = {
-            "position_ids": past + packed.positions,
-            # An index makes a compact copy of the column. A slice of it would be multiplied by a
-            # copy of the whole head for every row, a fifth of the time of a training step.
-            "logits_to_keep": torch.tensor([packed.tokens.shape[1] - 1]),
+            "position_ids": past + aligned.positions,
+            # An index copies the column. With a slice, torch would multiply every row by a copy of
+            # the whole head, which takes a fifth of the time of a training step.
+            "logits_to_keep": torch.tensor([aligned.tokens.shape[1] - 1]),
             "past_key_values": cache,
         }
         logits: torch.Tensor = self.model(
-            input_ids=packed.tokens,
-            attention_mask=prepend_mask(past, packed.mask),
+            input_ids=aligned.tokens,
+            attention_mask=prepend_mask(past, aligned.mask),
             use_cache=cache is not None,
-            **{name: value for name, value in optional.items() if name in known},
+            **{name: value for name, value in optional.items() if name in supported},
         ).logits[:, -1]
         return to_cpu_float32(logits[:, list(self.prompt.answers)])
 
 
 class SequenceRecommender(Recommender):
-    """Any encoder-decoder: it reads the prompt, and its first word is the answer."""
+    """Any encoder-decoder on text prompts: the decoder's first token is the answer."""
 
-    at_once: ClassVar[int] = 64
+    candidates_per_pass: ClassVar[int] = 64
 
     def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position."""
-        packed = prompts.aligned(right=False).to(self.device)
+        aligned = prompts.aligned(right=False).to(self.device)
         logits: torch.Tensor = self.model(
-            input_ids=packed.tokens,
-            attention_mask=packed.mask,
-            decoder_input_ids=_starts(self.model, packed),
+            input_ids=aligned.tokens,
+            attention_mask=aligned.mask,
+            decoder_input_ids=_decoder_starts(self.model, aligned),
             use_cache=False,
         ).logits[:, 0]
         return to_cpu_float32(logits[:, list(self.prompt.answers)])
 
-    def shared(self, prompts: PromptBatch) -> int:  # noqa: ARG002 - none, whatever they are
-        """Return 0: what an encoder makes of the history knows the candidate."""
+    def shared_length(self, prompts: PromptBatch) -> int:  # noqa: ARG002 - the same for all
+        """Return 0: an encoder's states of the history depend on the candidate."""
         return 0
 
 
 class CompactSequenceRecommender(SequenceRecommender):
-    """The compact encoder-decoder: only the two answer rows of the head are computed."""
+    """The compact encoder-decoder; computes only the two answer rows of the head."""
 
-    at_once: ClassVar[int] = 1024
+    candidates_per_pass: ClassVar[int] = 1024
 
     def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position.
 
-        Prompts go through the model's one input embedding, where adapters and hooks sit, and not
-        through the encoder's own module, which only shares its weights.
+        Embeds prompts with the model's shared input embedding, to which adapters and hooks are
+        attached. The encoder's own embedding module only shares its weights.
         """
-        packed, model = prompts.aligned(right=False).to(self.device), self.model
-        embedded = model.get_input_embeddings()(packed.tokens)  # type: ignore[operator]
-        read = model.get_encoder()(  # type: ignore[operator]
-            inputs_embeds=embedded, attention_mask=packed.mask
+        aligned, model = prompts.aligned(right=False).to(self.device), self.model
+        embedded = model.get_input_embeddings()(aligned.tokens)  # type: ignore[operator]
+        encoded = model.get_encoder()(  # type: ignore[operator]
+            inputs_embeds=embedded, attention_mask=aligned.mask
         ).last_hidden_state
         hidden = model.get_decoder()(  # type: ignore[operator]
-            input_ids=_starts(model, packed),
-            encoder_hidden_states=read,
-            encoder_attention_mask=packed.mask,
+            input_ids=_decoder_starts(model, aligned),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=aligned.mask,
             use_cache=False,
         ).last_hidden_state[:, 0]
         rows = model.get_output_embeddings().weight[list(self.prompt.answers)]  # type: ignore[operator]
         return to_cpu_float32(hidden @ rows.T)
 
 
-def _starts(model: nn.Module, prompts: PromptBatch) -> torch.Tensor:
+def _decoder_starts(model: nn.Module, prompts: PromptBatch) -> torch.Tensor:
     start: int = model.config.decoder_start_token_id  # type: ignore[union-attr, assignment]
     return torch.full((len(prompts), 1), start, device=prompts.tokens.device)
 
 
 def _parameters(model: nn.Module) -> frozenset[str]:
-    """Return what a model, under PEFT or not, can be called with: not all take the same."""
+    """Return the names of the parameters of a model's forward method, below PEFT's wrapper."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return frozenset(inspect.signature(inner.forward).parameters)

@@ -1,7 +1,7 @@
-"""Language models of others: from a package, a directory, or the Hugging Face hub.
+"""Build recommenders on pretrained language models: from a package, a directory, or the hub.
 
-A recommender that learns in an adapter shares the model's weights with all others in this process
-that stand on the same one: nothing ever changes them.
+Recommenders with an adapter never change the pretrained weights, so that all of them in a process
+share one copy in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from transformers import (
 
 from models.backbones.errors import BackboneUnavailableError
 from models.backbones.lora import AdapterConfig, add_adapter
-from models.backbones.sources import PLACE, explained, is_path, locate, read_limit, read_settings
+from models.backbones.sources import (
+    LOAD_OPTIONS,
+    is_path,
+    locate,
+    read_limit,
+    read_settings,
+    translate_load_errors,
+)
 from models.prompts.templates import PUBLISHED
 from models.prompts.text_encoding import TextPrompt
 from models.recommender.language import SequenceRecommender, TextRecommender
@@ -35,24 +42,23 @@ if TYPE_CHECKING:
     from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
 
-
-#: Public models that some recommender stands on, by the digest of their weights and precision.
-_public: WeakValueDictionary[tuple[str, str], PreTrainedModel] = WeakValueDictionary()
-_loading = threading.Lock()
+#: Pretrained models in use by recommenders with an adapter, by weights digest and precision.
+_shared_models: WeakValueDictionary[tuple[str, str], PreTrainedModel] = WeakValueDictionary()
+_load_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HuggingFaceConfig:
-    """Any causal or encoder-decoder language model on prompts in words.
+    """Any causal or encoder-decoder language model on text prompts.
 
-    `name` is a directory, a hub id, or a name in `backbones.packaged`: the source of all initial
-    weights. With `adapter` they stay as they are, and all that is learned is in one adapter,
-    whose initial values follow from `seed`; without it the whole model is fine-tuned, as in the
-    paper, and `seed` stands only for what training draws.
+    `name`: the source of the initial weights: a directory, a hub id, or a key of
+    `backbones.packaged.PACKAGED`. `adapter`: the shape of the one adapter that is trained, with
+    initial values from `seed`. None: the whole model is fine-tuned, as in the E2URec paper, and
+    `seed` only affects training.
     """
 
     name: str
-    #: Digest of the weights that it was first loaded with; they must stay the same.
+    #: Digest of the initial weights at the first load; later loads must find the same.
     source_sha256: str | None = None
     dtype: str = "float32"
     wording: str = PUBLISHED
@@ -60,7 +66,7 @@ class HuggingFaceConfig:
     seed: int = 0
 
     def seeded(self, seed: int) -> Self:
-        """Return the same backbone for another run of training."""
+        """Return the same settings with another seed."""
         return replace(self, seed=seed)
 
     def manifest(self) -> dict[str, Any]:
@@ -70,62 +76,63 @@ class HuggingFaceConfig:
 
     @classmethod
     def from_manifest(cls, **manifest: Any) -> Self:
-        """Rebuild the settings; raises TypeError or KeyError for others."""
+        """Rebuild the settings; raises TypeError or KeyError for other values."""
         shape = manifest.get("adapter")
         return cls(**{**manifest, "adapter": AdapterConfig.from_manifest(shape) if shape else None})
 
 
 def parse_name(text: str) -> HuggingFaceConfig:
-    """Return the config for what follows `hf:`; a directory is named by its absolute path."""
+    """Return the settings for a name without `hf:`; paths of directories become absolute."""
     path = Path(text).expanduser()
     return HuggingFaceConfig(name=str(path.resolve()) if is_path(text) else text)
 
 
 def build_pretrained(vocabulary: Vocabulary, config: HuggingFaceConfig) -> Recommender:
-    """Load model and tokenizer; the config that results has the digest of the weights.
+    """Load model and tokenizer; the recommender's config contains the digest of the weights.
 
     Raises BackboneUnavailableError, SourceChangedError or NoAnswerTokensError.
     """
     if config.dtype not in DTYPES:
         raise BackboneUnavailableError(config.name, f"{config.dtype} is none of {list(DTYPES)}")
     source = locate(config.name, config.source_sha256)
-    with explained(config.name):
+    with translate_load_errors(config.name):
         model = _model(source, config)
         settings, tokenizer = read_settings(source.directory)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise BackboneUnavailableError(config.name, "its tokenizer has more tokens than the model")
-    twofold = bool(settings.is_encoder_decoder)
+    is_encoder_decoder = bool(settings.is_encoder_decoder)
     limit = read_limit(settings)
-    prompt = TextPrompt(tokenizer, keep_end_token=twofold, limit=limit, wording=config.wording)
-    kind = SequenceRecommender if twofold else TextRecommender
-    known = replace(config, source_sha256=source.sha256)
-    found: Recommender = kind(vocabulary, known, model.eval(), prompt)
+    prompt = TextPrompt(
+        tokenizer, keep_end_token=is_encoder_decoder, limit=limit, wording=config.wording
+    )
+    kind = SequenceRecommender if is_encoder_decoder else TextRecommender
+    config_with_digest = replace(config, source_sha256=source.sha256)
+    recommender: Recommender = kind(vocabulary, config_with_digest, model.eval(), prompt)
     if config.adapter is None:
-        return found
-    shared = copy_recommender(
-        found
-    )  # Its layers are wrapped in place, and those of the public model stay.
-    found = shared.with_model(add_adapter(shared.model, config.adapter, config.seed).eval())
-    found.public = model
-    return found
+        return recommender
+    # The copy shares the weights but not the layers, which PEFT replaces in place.
+    wrapped = add_adapter(copy_recommender(recommender).model, config.adapter, config.seed)
+    recommender = recommender.with_model(wrapped.eval())
+    recommender.public = model
+    return recommender
 
 
 def _model(source: Source, config: HuggingFaceConfig) -> PreTrainedModel:
-    """Load the model, or return the one that is here already where nothing will change it."""
+    """Load the model; with an adapter, share the copy that is already in memory."""
     if config.adapter is None:
         return _load(source.directory, config)
-    with _loading:
+    with _load_lock:
         key = source.sha256, config.dtype
-        model = _public.get(key)
+        model = _shared_models.get(key)
         if model is None:
             model = _load(source.directory, config).requires_grad_(requires_grad=False)
-            _public[key] = model
+            _shared_models[key] = model
         return model
 
 
 def _load(directory: Path, config: HuggingFaceConfig) -> PreTrainedModel:
-    """Load the weights; code that a model brings along is never run."""
-    settings = AutoConfig.from_pretrained(directory, **PLACE)
+    """Load the weights without running code from the model."""
+    settings = AutoConfig.from_pretrained(directory, **LOAD_OPTIONS)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]), no_progress_bars():
         torch.manual_seed(config.seed)
@@ -133,10 +140,10 @@ def _load(directory: Path, config: HuggingFaceConfig) -> PreTrainedModel:
             directory,
             dtype=DTYPES[config.dtype],
             use_safetensors=True,
-            output_loading_info=True,
-            **PLACE,
+            output_load_lock_info=True,
+            **LOAD_OPTIONS,
         )
-    if lacking := sorted(report["missing_keys"]):
-        raise ValueError(f"it lacks weights, {lacking[0]} among them")
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"weights are missing, among them {missing[0]}")
     loaded: PreTrainedModel = model
     return loaded

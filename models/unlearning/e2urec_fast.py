@@ -28,14 +28,15 @@ from torch.nn import functional
 
 from models.audit.report import expectation
 from models.backbones.lora import AdapterConfig
-from models.checkpoints.adapter import attach, scale, with_rows
+from models.checkpoints.adapter import attach, scale
 from models.prompts.prompt_batch import PromptBatch
-from models.recommender.token_rows import FirstStep, leaving, shrunk_answers
+from models.recommender.token_rows import with_rows
 from models.recommender.trainable import trainable_parameters
 from models.training.step import linear_schedule, memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
 from models.unlearning import losses
 from models.unlearning.base import Unlearned, UnlearningMethod, UnlearningTask
+from models.unlearning.closed_form import FirstStep, removed_samples, shrunk_answers
 from models.unlearning.finetuning import Order, encode
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ class _ClosedFormStep:
         task.require_forget_rows()
         self.expected = max(expectation(task.prepared, task.expected).mean, 0.0)
         self.evaluation = _EvaluationRows(task, config.evaluation_rows)
-        self._items = FirstStep.of(task.recommender, task.prepared, config.damping)
-        gone = len(leaving(task.prepared))
+        self._items = FirstStep.from_split(task.recommender, task.prepared, config.damping)
+        gone = len(removed_samples(task.prepared))
         stay = 1 - gone / max(gone + len(task.prepared.parts.train), 1)
         factor = max(MIN_TEMPERATURE_FACTOR, stay**config.temperature_shrinkage)
         self._answers = shrunk_answers(task.recommender, factor)

@@ -170,7 +170,7 @@ class ShardedMethod(UnlearningMethod):
                 # A head tied to the embeddings appears under two names and counts once.
                 trained += sum({t.data_ptr(): t.numel() for t in state.values()}.values())
             if state is not None:
-                ensemble.put_shard(shard.index, state)
+                ensemble.load_shard(shard.index, state)
             shard_fingerprints.append(
                 self._shard_fingerprint(shard, ensemble) if shard.size else ""
             )
@@ -229,7 +229,7 @@ class ShardedMethod(UnlearningMethod):
 
 def weighed(config: BackboneConfig) -> bool:
     """Return whether the release's aggregation was computed from validation rows."""
-    return isinstance(config, EnsembleConfig) and config.weighed
+    return isinstance(config, EnsembleConfig) and config.has_learned_weights
 
 
 def _with_training_rows(prepared: ForgetSplit, rows: NDArray[np.bool_]) -> ForgetSplit:

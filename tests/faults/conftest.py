@@ -1,4 +1,4 @@
-"""A small installation with a live release, worker processes to be killed, and what must hold."""
+"""Provide a small installation, worker processes to kill, and checks of a completed deletion."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from worker.context import WorkerContext
 
 SCRIPT = Path(__file__).parents[1] / "support" / "blocking_worker.py"
-#: Seconds; short, so that a killed worker's job is soon free.
+#: Lease length in seconds. Short, so that a killed worker's job soon becomes claimable.
 LEASE = 3.0
-#: Unlike anything else in the files, so that its remains can be searched for byte by byte.
+#: Occurs nowhere else, so that tests can search files for its bytes.
 PERSON = "person-8c1f0b7e"
-#: Under this key nobody here belongs to the cohort that is never trained on.
+#: With this key no user of the installation is a holdout user.
 HASH_KEY = "a key for tests, thirty-two bytes"
 
 
 @dataclass
 class Installation:
-    """A database with data, its artefacts, and the environment that its processes get."""
+    """A database with data, its artifacts, and the environment variables of its processes."""
 
     settings: Settings
     environment: dict[str, str]
     context: WorkerContext
-    #: The real learner makes weights that only torch can read.
+    #: Whether the weights are from real models, so that `read_weights` cannot read them.
     real: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -92,7 +92,7 @@ class Installation:
         return process
 
     def start_and_stop_at(self, point: str) -> subprocess.Popen[bytes]:
-        """Start a worker and return once it has stopped itself at this point."""
+        """Start a worker and return when the worker has suspended itself at this point."""
         process = self.start("--stop-at", point)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
@@ -106,13 +106,13 @@ class Installation:
         process.wait()
 
     def finish_elsewhere(self) -> None:
-        """Let another worker process do what is left to do."""
+        """Run another worker process until no job is left."""
         process = self.start()
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
 
     def state(self) -> dict[str, list[Any]]:
-        """Return all rows that a worker's writing could change."""
+        """Return the rows of all tables that a worker writes."""
         names = ("jobs", "requests", "releases", "aliases", "interactions", "users", "suppressions")
         with self.context.database.read.connect() as connection:
             return {
@@ -125,7 +125,7 @@ class Installation:
         return [path for path in staging.rglob("*") if path.is_file()]
 
     def check_forgotten(self, request_id: str, user_id: str = PERSON) -> None:
-        """Assert all that `completed` promises of one person's deletion."""
+        """Assert everything that the status `completed` promises for one user's deletion."""
         request = self.request(request_id)
         assert request.status is RequestStatus.COMPLETED
         assert request.subject is None
@@ -133,9 +133,9 @@ class Installation:
             alias = uow.releases.alias()
             releases = uow.releases.page(100, None)
             job = uow.jobs.get(request.job_id or "")
-            completions = [r for r in uow.requests.page(100, None) if r.completed_at]
+            completed_requests = [r for r in uow.requests.page(100, None) if r.completed_at]
         assert job.status is JobStatus.SUCCEEDED
-        assert len(completions) == 1
+        assert len(completed_requests) == 1
         live = [release.id for release in releases if release.status is ReleaseStatus.LIVE]
         assert live == ([alias.live] if alias.live else [])
         assert {r.status for r in releases if r.id != alias.live} <= {ReleaseStatus.SHREDDED}
@@ -193,38 +193,43 @@ def make_installation(
     return Installation(settings, environment, context, real)
 
 
+def close(installation: Installation) -> None:
+    """Kill the worker processes that still run, and disconnect."""
+    for process in installation.processes:
+        if process.poll() is None:
+            installation.kill(process)
+        if process.stderr is not None:
+            process.stderr.close()
+    installation.context.close()
+
+
 def fill(context: WorkerContext) -> None:
-    """Store seven people who rated some of six items."""
-    people = [f"u{n}" for n in range(6)] + [PERSON]
+    """Store seven users, each with ratings of some of six items."""
+    users = [f"u{n}" for n in range(6)] + [PERSON]
     with context.uow_factory() as uow:
         uow.people.upsert_items([(f"i{n}", f"Item {n}", {"genre": ["Drama"]}) for n in range(6)])
-        uow.people.ensure_users(people)
+        uow.people.ensure_users(users)
         uow.people.upsert_interactions(
             [
                 Interaction(user_id=user, item_id=f"i{n}", rating=4.0, timestamp=1000 + n)
-                for place, user in enumerate(people)
+                for index, user in enumerate(users)
                 for n in range(6)
-                if (n + place) % 3
+                if (n + index) % 3
             ]
         )
 
 
 @pytest.fixture
 def empty_installation(database: Database, tmp_path: Path) -> Iterator[Installation]:
-    """Data is imported; nothing has been trained."""
-    made = make_installation(database, tmp_path)
-    fill(made.context)
-    yield made
-    for process in made.processes:
-        if process.poll() is None:
-            made.kill(process)
-        if process.stderr is not None:
-            process.stderr.close()
-    made.context.close()
+    """Provide an installation with data and without a release."""
+    installation = make_installation(database, tmp_path)
+    fill(installation.context)
+    yield installation
+    close(installation)
 
 
 @pytest.fixture
 def installation(empty_installation: Installation) -> Installation:
-    """A first release is live."""
+    """Provide an installation with data and a live release."""
     empty_installation.train()
     return empty_installation

@@ -1,4 +1,4 @@
-"""Celery, Redis, PostgreSQL and the relay, each a real process: a lost message only delays."""
+"""Complete deletions through Celery, Redis, PostgreSQL and the relay, as real processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from tests.faults.conftest import fill, make_installation
+from tests.faults.conftest import close, fill, make_installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,16 +45,13 @@ def broker() -> Iterator[redis.Redis]:
 def installation(
     postgres_database: Database, broker: redis.Redis, tmp_path: Path
 ) -> Iterator[Installation]:
-    """A live release, on PostgreSQL, with Redis for a broker."""
-    made = make_installation(postgres_database, tmp_path, LETHE_BROKER_URL=BROKER)
-    fill(made.context)
-    made.train()
+    """Provide an installation with a live release, on PostgreSQL, with Redis as the broker."""
+    installation = make_installation(postgres_database, tmp_path, LETHE_BROKER_URL=BROKER)
+    fill(installation.context)
+    installation.train()
     broker.flushdb()
-    yield made
-    for process in made.processes:
-        if process.poll() is None:
-            made.kill(process)
-    made.context.close()
+    yield installation
+    close(installation)
 
 
 def start(installation: Installation, *command: str) -> subprocess.Popen[bytes]:
@@ -72,31 +69,29 @@ def start_worker(installation: Installation) -> subprocess.Popen[bytes]:
 
 
 def wait_for_completion(installation: Installation, request_id: str) -> None:
-    """Other processes do the work; only the database can tell when it is done."""
+    """Poll the database until another process has completed the request."""
     deadline = time.monotonic() + 60
     while installation.request(request_id).completed_at is None:
         assert time.monotonic() < deadline, installation.request(request_id)
         time.sleep(0.05)
 
 
-def end(process: subprocess.Popen[bytes]) -> int:
+def terminate(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(signal.SIGTERM)
     return process.wait(timeout=15)
 
 
-def test_a_deletion_through_celery_and_the_relay(installation: Installation) -> None:
+def test_relay_and_celery_worker_complete_deletion(installation: Installation) -> None:
     worker, relay = start_worker(installation), start_relay(installation)
     request_id = installation.forget()
     wait_for_completion(installation, request_id)
     installation.check_forgotten(request_id)
-    assert end(worker) == 0
-    assert end(relay) == 0
+    assert terminate(worker) == 0
+    assert terminate(relay) == 0
 
 
-def test_lost_messages_and_a_killed_worker_only_delay(
-    installation: Installation, broker: redis.Redis
-) -> None:
-    """All wake-ups are lost with the broker's memory before any worker is up."""
+def test_lost_messages_are_sent_again(installation: Installation, broker: redis.Redis) -> None:
+    """The broker loses all messages before a worker starts."""
     relay = start_relay(installation)
     request_id = installation.forget()
     deadline = time.monotonic() + 30
@@ -107,4 +102,4 @@ def test_lost_messages_and_a_killed_worker_only_delay(
     start_worker(installation)
     wait_for_completion(installation, request_id)
     installation.check_forgotten(request_id)
-    assert end(relay) == 0
+    assert terminate(relay) == 0

@@ -1,4 +1,4 @@
-"""A worker is killed, or frozen and woken too late, at every point: the deletion happens once."""
+"""Kill a worker at every point, or suspend it past its lease: the deletion completes once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGES = (
 
 
 @pytest.mark.parametrize("point", STAGES)
-def test_another_worker_finishes_after_kill_9(installation: Installation, point: str) -> None:
+def test_killed_worker_another_finishes(installation: Installation, point: str) -> None:
     request_id = installation.forget()
     installation.kill(installation.start_and_stop_at(point))
     installation.finish_elsewhere()
@@ -36,25 +36,26 @@ def test_another_worker_finishes_after_kill_9(installation: Installation, point:
 
 
 @pytest.mark.parametrize("point", ["unlearn", "publish", "roll_out", "shred", "certify"])
-def test_a_stopped_worker_changes_nothing_when_it_wakes(
+def test_suspended_worker_changes_nothing_after_lease_loss(
     installation: Installation, point: str
 ) -> None:
     request_id = installation.forget()
-    stopped = installation.start_and_stop_at(point)
+    suspended = installation.start_and_stop_at(point)
     installation.finish_elsewhere()
     installation.check_forgotten(request_id)
     before = installation.state()
-    stopped.send_signal(signal.SIGCONT)
-    _, errors = stopped.communicate(timeout=30)
-    assert stopped.returncode == 0
+    suspended.send_signal(signal.SIGCONT)
+    _, errors = suspended.communicate(timeout=30)
+    assert suspended.returncode == 0
     assert b"lease_lost" in errors
     assert installation.state() == before
-    # What it still wrote lies under its own epoch, and the sweeper takes it away.
-    Relay(installation.context, lambda _entity: None).sweep()
+    # The suspended worker may still write to the staging directory of its own epoch.
+    context = installation.context
+    Relay(context.settings, context.uow_factory, context.artifacts, lambda _id: None).sweep()
     installation.check_forgotten(request_id)
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_job_back(installation: Installation) -> None:
+def test_sigterm_gives_job_back(installation: Installation) -> None:
     request_id = installation.forget()
     stopping = installation.start_and_stop_at("audit")
     stopping.send_signal(signal.SIGTERM)

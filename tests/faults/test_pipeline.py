@@ -1,4 +1,4 @@
-"""The pipeline in one process: escalation, budgets, scopes, failures, and data of later batches."""
+"""Run the pipeline in the test process: escalation, budgets, scopes, failures, later batches."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def job_of(installation: Installation, request_id: str) -> Job:
         ([UNSURE], ["try-0"], Outcome.INCONCLUSIVE, 1),
     ],
 )
-def test_escalation_goes_from_stronger_to_exact(
+def test_failed_audits_escalate_to_stronger_then_exact(
     installation: Installation,
     verdicts: list[Outcome],
     attempts: list[str],
@@ -65,7 +65,7 @@ def test_escalation_goes_from_stronger_to_exact(
     assert run_once(with_verdicts(installation, *verdicts))
     installation.check_forgotten(request_id)
     job = job_of(installation, request_id)
-    assert [tried["attempt"] for tried in job.metrics["tries"]] == attempts
+    assert [attempt["attempt"] for attempt in job.metrics["tries"]] == attempts
     release = live_release(installation)
     assert (release.outcome, release.error_budget_spent) == (outcome, spent)
     assert installation.request(request_id).outcome is outcome
@@ -73,30 +73,30 @@ def test_escalation_goes_from_stronger_to_exact(
 
 
 class ExactLearner(FileLearner):
-    """Unlearns exactly: its audit is no question of how far rows moved."""
+    """Unlearns exactly, so that audits skip the gates that compare with the parent."""
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artifact:
-        made = super().unlearn(snapshot, parent, into, strength=strength, report=report)
-        return replace(made, exact=True)
+        artifact = super().unlearn(snapshot, parent, into, strength=strength, report=report)
+        return replace(artifact, exact=True)
 
 
-def test_what_a_method_unlearned_exactly_is_exempt_from_gates(installation: Installation) -> None:
+def test_exact_method_resets_error_budget(installation: Installation) -> None:
     installation.forget("u0")
     assert run_once(with_verdicts(installation, UNSURE))
     assert live_release(installation).error_budget_spent == 1
     request_id = installation.forget("u1")
     learner = ExactLearner(installation.settings, [FAILED, FAILED])
     assert run_once(replace(installation.context, learner=learner))
-    (tried,) = job_of(installation, request_id).metrics["tries"]
-    assert tried["audit"]["exact"] is True
+    (attempt,) = job_of(installation, request_id).metrics["tries"]
+    assert attempt["audit"]["exact"] is True
     release = live_release(installation)
     assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
 
 
 class ReplacingLearner(FileLearner):
-    """What it unlearns is the next release as it is, as an adapter that replaces another."""
+    """Unlearns into a complete release, like a method that replaces the parent's adapter."""
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
@@ -104,14 +104,14 @@ class ReplacingLearner(FileLearner):
         delta = super().unlearn(
             snapshot, parent, into.parent / "delta", strength=strength, report=report
         )
-        made = super().merge(parent, delta.directory, into)
-        return replace(made, needs_merge=False)
+        release = super().merge(parent, delta.directory, into)
+        return replace(release, needs_merge=False)
 
     def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         raise AssertionError((parent, adapter, into))
 
 
-def test_what_replaces_the_old_release_is_not_merged(installation: Installation) -> None:
+def test_complete_release_is_not_merged(installation: Installation) -> None:
     request_id = installation.forget()
     learner = ReplacingLearner(installation.settings, [FAILED, PASSED])
     stages: list[Stage] = []
@@ -121,7 +121,7 @@ def test_what_replaces_the_old_release_is_not_merged(installation: Installation)
     assert live_release(installation).outcome is Outcome.PASSED
 
 
-def test_a_job_tells_how_long_each_stage_took(installation: Installation) -> None:
+def test_job_records_seconds_of_each_stage(installation: Installation) -> None:
     request_id = installation.forget("u0")
     assert run_once(with_verdicts(installation, FAILED, PASSED))
     seconds = job_of(installation, request_id).metrics["stage_seconds"]
@@ -129,10 +129,10 @@ def test_a_job_tells_how_long_each_stage_took(installation: Installation) -> Non
         *("snapshot", "unlearn", "merge", "audit", "publish"),
         *("roll_out", "delete_rows", "shred"),
     ]
-    assert all(spent > 0 for spent in seconds.values())
+    assert all(value > 0 for value in seconds.values())
 
 
-def test_a_spent_error_budget_forces_exact_retraining(installation: Installation) -> None:
+def test_spent_error_budget_forces_retraining(installation: Installation) -> None:
     settings = installation.settings.model_copy(update={"error_budget": 1})
     context = replace(with_verdicts(installation, UNSURE), settings=settings)
     installation.forget("u0")
@@ -144,7 +144,7 @@ def test_a_spent_error_budget_forces_exact_retraining(installation: Installation
     assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
 
 
-def test_before_the_first_release_forgetting_is_rows_only(
+def test_deletion_before_first_release_deletes_rows_only(
     empty_installation: Installation,
 ) -> None:
     request_id = empty_installation.forget()
@@ -159,12 +159,12 @@ def test_before_the_first_release_forgetting_is_rows_only(
     assert PERSON not in {user for user, _ in read_weights(directory)}
 
 
-def test_without_training_rows_there_is_a_new_release_all_the_same(
+def test_batch_without_training_rows_gets_new_release(
     installation: Installation,
 ) -> None:
     with installation.context.uow_factory() as uow:
         uow.people.ensure_users(["idle", "idler"])
-    names = [live_release(installation).id]
+    release_ids = [live_release(installation).id]
     for user in ("idle", "idler"):
         request_id = installation.forget(user)
         assert run_once(installation.context)
@@ -173,31 +173,31 @@ def test_without_training_rows_there_is_a_new_release_all_the_same(
             RequestStatus.COMPLETED,
             Outcome.NOT_APPLICABLE,
         )
-        names.append(live_release(installation).id)
-    assert len(set(names)) == 3
+        release_ids.append(live_release(installation).id)
+    assert len(set(release_ids)) == 3
 
 
-def test_items_and_pairs_are_forgotten_too(installation: Installation) -> None:
+def test_pairs_and_items_are_forgotten(installation: Installation) -> None:
     with installation.context.uow_factory(write=False) as uow:
-        held = uow.people.history(PERSON)
-    pair_request = installation.forget(PERSON, held[0].item_id)
-    item_request = installation.forget_item(held[1].item_id)
+        history = uow.people.history(PERSON)
+    pair_request = installation.forget(PERSON, history[0].item_id)
+    item_request = installation.forget_item(history[1].item_id)
     assert run_once(installation.context)
     for request_id in (pair_request, item_request):
         assert installation.request(request_id).status is RequestStatus.COMPLETED
     rows = read_weights(installation.context.artifacts.local_path(live_release(installation).path))
-    assert [PERSON, held[0].item_id] not in rows
-    assert held[1].item_id not in {item for _, item in rows}
-    assert [PERSON, held[2].item_id] in rows
+    assert [PERSON, history[0].item_id] not in rows
+    assert history[1].item_id not in {item for _, item in rows}
+    assert [PERSON, history[2].item_id] in rows
 
 
-def test_rows_of_a_later_batch_are_left_out(installation: Installation) -> None:
+def test_snapshot_omits_rows_of_later_batches(installation: Installation) -> None:
     context = installation.context
     installation.forget("u1", "i1")
     installation.forget("u2")
     with context.uow_factory(write=False) as uow:
         counts = uow.people.counts()
-        late = len(uow.people.history("u2")) + 1
+        omitted_rows = len(uow.people.history("u2")) + 1
     snapshot = take_snapshot(
         context.uow_factory, context.pseudonyms, job_id="none", holdout_share=0.03
     )
@@ -208,10 +208,10 @@ def test_rows_of_a_later_batch_are_left_out(installation: Installation) -> None:
     }
     assert "u2" not in users
     assert ("u1", "i1") not in pairs
-    assert len(snapshot.data) == counts["interactions"] - late
+    assert len(snapshot.data) == counts["interactions"] - omitted_rows
 
 
-def test_a_renewal_replaces_the_release_exactly(installation: Installation) -> None:
+def test_renewal_replaces_release_by_retraining(installation: Installation) -> None:
     first = live_release(installation)
     installation.train(JobKind.RENEW)
     second = live_release(installation)
@@ -220,13 +220,13 @@ def test_a_renewal_replaces_the_release_exactly(installation: Installation) -> N
 
 
 class BrokenLearner(FileLearner):
-    """Fails with data in the message of its error."""
+    """Raises an error with personal data in its message."""
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
         raise KeyError(parent, *snapshot.forget.users)
 
 
-def test_a_failing_job_keeps_the_release_and_names_nobody(
+def test_failing_job_keeps_release_and_logs_no_user_id(
     installation: Installation, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = live_release(installation)
@@ -237,20 +237,20 @@ def test_a_failing_job_keeps_the_release_and_names_nobody(
         failed_before = installation.request(request_id).failures
         assert run_once(broken)
         assert installation.request(request_id).failures == failed_before + 1
-    shown = capfd.readouterr()
-    assert "job_error" in shown.out + shown.err
-    assert PERSON not in shown.out + shown.err
+    output = capfd.readouterr()
+    assert "job_error" in output.out + output.err
+    assert PERSON not in output.out + output.err
     assert installation.request(request_id).status is RequestStatus.DEAD
     with installation.context.uow_factory(write=False) as uow:
         jobs = uow.jobs.page(10, None)
-    failed = [job for job in jobs if job.kind is JobKind.FORGET]
-    assert {job.status for job in failed} == {JobStatus.FAILED}
-    assert all(job.error == "snapshot: KeyError" for job in failed)
+    forget_jobs = [job for job in jobs if job.kind is JobKind.FORGET]
+    assert {job.status for job in forget_jobs} == {JobStatus.FAILED}
+    assert all(job.error == "snapshot: KeyError" for job in forget_jobs)
     assert live_release(installation) == before
     assert installation.staged() == []
 
 
-def test_an_error_after_the_flip_leaves_the_job_to_the_next_claim(
+def test_error_after_flip_leaves_job_to_next_claim(
     installation: Installation,
 ) -> None:
     request_id = installation.forget()
@@ -265,7 +265,7 @@ def test_an_error_after_the_flip_leaves_the_job_to_the_next_claim(
     installation.check_forgotten(request_id)
 
 
-def test_a_stop_gives_the_job_back_at_once(installation: Installation) -> None:
+def test_stop_gives_job_back_at_once(installation: Installation) -> None:
     request_id = installation.forget()
     stop = threading.Event()
 
@@ -275,11 +275,13 @@ def test_a_stop_gives_the_job_back_at_once(installation: Installation) -> None:
 
     assert run_once(installation.context, stop=stop, on_stage=stop_at)
     assert job_of(installation, request_id).status is JobStatus.AUDITING
-    assert run_once(installation.context)  # No wait: the lease was given back.
+    assert run_once(
+        installation.context
+    )  # The lease was given back, so the next claim need not wait.
     installation.check_forgotten(request_id)
 
 
-def test_candidates_that_never_served_are_shredded_as_well(installation: Installation) -> None:
+def test_unserved_candidates_are_shredded(installation: Installation) -> None:
     request_id = installation.forget()
 
     def fail(stage: Stage) -> None:
@@ -294,10 +296,10 @@ def test_candidates_that_never_served_are_shredded_as_well(installation: Install
     installation.check_forgotten(request_id)
 
 
-def test_what_engines_were_given_of_older_releases_is_shredded_as_well(
+def test_adapters_of_old_releases_are_shredded(
     installation: Installation,
 ) -> None:
-    """A gateway that died leaves such copies: they would bring the forgotten back."""
+    """A gateway that died leaves adapters, from which forgotten data could be recovered."""
     store = installation.context.artifacts
     old = live_release(installation).id
     for release_id in (old, "rel_of_a_lost_row"):
@@ -313,7 +315,7 @@ def test_what_engines_were_given_of_older_releases_is_shredded_as_well(
     assert f"adapters/{old}/adapter_model.safetensors" in shredded
 
 
-def test_what_an_engine_reads_of_the_live_release_stays(installation: Installation) -> None:
+def test_adapter_of_live_release_stays(installation: Installation) -> None:
     request_id = installation.forget()
     store = installation.context.artifacts
 

@@ -1,4 +1,4 @@
-"""Attempts to break what `completed` promises: what other jobs left, replicas that come back."""
+"""Try to break the promises of `completed`: files of other jobs, and replicas that return."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from worker.learner import Artifact
 
 
-def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installation) -> None:
-    """A worker that is killed right after giving up a job leaves weights that know everybody."""
+def test_staging_files_of_failed_job_are_shredded(installation: Installation) -> None:
+    """A worker that dies right after a failed job leaves weights that were trained on all users."""
     context = installation.context
     with context.uow_factory() as uow:
         earlier = start_training(uow, JobKind.RENEW)
@@ -32,8 +32,8 @@ def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installat
             raise OSError
 
     assert run_once(context, on_stage=fail)
-    left = context.artifacts.staging(earlier.id, 1) / "weights.json"
-    left.write_text('[["person-8c1f0b7e", "i1"]]')
+    leftover = context.artifacts.staging(earlier.id, 1) / "weights.json"
+    leftover.write_text('[["person-8c1f0b7e", "i1"]]')
     request_id = installation.forget()
     assert run_once(context)
     installation.check_forgotten(request_id)
@@ -43,13 +43,13 @@ def test_staging_of_an_earlier_job_is_gone_by_completion(installation: Installat
 
 
 class DivergingLearner(FileLearner):
-    """Fails in the same way at every try, as seeded training does."""
+    """Diverges at every attempt, as seeded training would."""
 
     def unlearn(self, *_inputs: object, **_options: object) -> Artifact:
         raise UnlearningFailedError
 
 
-def test_unlearning_that_diverges_ends_in_exact_retraining(installation: Installation) -> None:
+def test_diverging_unlearning_ends_in_retraining(installation: Installation) -> None:
     request_id = installation.forget()
     learner = DivergingLearner(installation.settings)
     assert run_once(replace(installation.context, learner=learner))
@@ -62,7 +62,7 @@ def test_unlearning_that_diverges_ends_in_exact_retraining(installation: Install
 
 
 class ReturningReplica:
-    """Cannot load anything, and registers under a new name whenever it is counted out."""
+    """Cannot load any release, and registers under a new id whenever it is fenced."""
 
     def __init__(self, installation: Installation) -> None:
         self._factory = installation.context.uow_factory
@@ -94,28 +94,30 @@ class ReturningReplica:
                 self._id = self._register()
 
 
-def test_a_replica_that_can_serve_nothing_holds_up_no_deletion(installation: Installation) -> None:
-    """Registered after the flip and without a release, it cannot answer from an old one."""
+def test_replica_without_release_does_not_block_deletion(installation: Installation) -> None:
+    """A replica that registers after the flip has no old release to answer from."""
     request_id = installation.forget()
     stop = threading.Event()
-    # Another one serves, so that the roll-out is not refused for want of replicas.
+    # The pipeline refuses a rollout that no replica can serve, so one replica is good.
     with FakeReplica(installation, "good"), ReturningReplica(installation):
         work = threading.Thread(
             target=run_once, args=(installation.context,), kwargs={"stop": stop}
         )
         work.start()
         work.join(timeout=20)
-        stuck = work.is_alive()
+        is_stuck = work.is_alive()
         stop.set()
         work.join()
-    assert not stuck
+    assert not is_stuck
     installation.check_forgotten(request_id)
 
 
-def test_who_rated_a_forgotten_item_is_told_by_nothing(installation: Installation) -> None:
-    """The change log named the item's raters one after the other; none of that stays."""
+def test_forgotten_item_leaves_no_raters_in_change_log(installation: Installation) -> None:
+    """Adjacent entries of the change log would reveal which users rated the item."""
     request_id = installation.forget_item("i1")
     run_forever(installation.context, threading.Event(), until_idle=True)
     assert installation.request(request_id).status is RequestStatus.COMPLETED
     with installation.context.uow_factory(write=False) as uow:
-        assert {one.user_id for one in uow.state.changes_since(0) if one.kind == "forget"} == {None}
+        assert {
+            change.user_id for change in uow.state.changes_since(0) if change.kind == "forget"
+        } == {None}

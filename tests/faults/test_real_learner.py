@@ -1,4 +1,4 @@
-"""The same with the real machine learning: killed in its midst, the model forgets all the same."""
+"""Kill a worker with real models: another worker completes the deletion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from app.domain.catalog import Interaction, User
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
-from tests.faults.conftest import PERSON, make_installation
+from tests.faults.conftest import PERSON, close, make_installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,23 +24,23 @@ USERS, ITEMS, RATINGS = 120, 60, 24
 
 
 def fill(context: WorkerContext) -> None:
-    """Store people with a taste: half of them like the even items, half the odd ones."""
+    """Store users with a taste: half of the users like even items, the other half odd items."""
     rng = np.random.default_rng(3)
-    people = [PERSON, *(f"u{n}" for n in range(1, USERS))]
+    users = [PERSON, *(f"u{n}" for n in range(1, USERS))]
     with context.uow_factory() as uow:
         uow.people.upsert_items(
             [(f"i{n}", f"Item {n}", {"genre": ["Drama", "Comedy"][n % 2 :]}) for n in range(ITEMS)]
         )
-        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in people])
+        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in users])
         uow.people.upsert_interactions(
             [
                 Interaction(
                     user_id=user,
                     item_id=f"i{item}",
-                    rating=float(4.5 if (item + place) % 2 else 2.0),
+                    rating=float(4.5 if (item + index) % 2 else 2.0),
                     timestamp=1_000_000 + 100 * order + int(rng.integers(5000)),
                 )
-                for place, user in enumerate(people)
+                for index, user in enumerate(users)
                 for order, item in enumerate(rng.permutation(ITEMS)[:RATINGS].tolist())
             ]
         )
@@ -48,30 +48,25 @@ def fill(context: WorkerContext) -> None:
 
 @pytest.fixture
 def real_installation(database: Database, tmp_path: Path) -> Iterator[Installation]:
-    made = make_installation(
+    installation = make_installation(
         database,
         tmp_path,
         real=True,
         LETHE_JOB_LEASE="3",
-        # A cohort of 25 people, and the person to be forgotten is not among them.
+        # With this key, 25 users are holdout users, and PERSON is none of them.
         LETHE_HOLDOUT_SHARE="0.2",
         LETHE_HASH_KEY="another key for tests, number 0",
         LETHE_METHOD="e2urec-fast",
     )
-    fill(made.context)
-    made.train()
-    yield made
-    for process in made.processes:
-        if process.poll() is None:
-            made.kill(process)
-        if process.stderr is not None:
-            process.stderr.close()
-    made.context.close()
+    fill(installation.context)
+    installation.train()
+    yield installation
+    close(installation)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["merge", "audit", "shred"])
-def test_another_worker_finishes_with_real_weights(
+def test_killed_worker_another_finishes_real_weights(
     real_installation: Installation, point: str
 ) -> None:
     request_id = real_installation.forget()
@@ -83,5 +78,5 @@ def test_another_worker_finishes_with_real_weights(
         release = uow.releases.get(alias.live or "")
     assert release is not None
     directory = real_installation.context.artifacts.local_path(release.path)
-    checkpoints.load(directory)  # Checks the digest and the golden prompts.
+    checkpoints.load(directory)  # Checks the digest and the golden answers.
     assert manifests.read_manifest(directory).digest == release.digest

@@ -1,4 +1,4 @@
-"""Gateway processes that hang, die or cannot load while a deletion's release rolls out."""
+"""Roll out a deletion's release while gateway processes hang, die or cannot load it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.backbones.compact import CompactConfig
 from models.checkpoints import checkpoint as checkpoints
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.base import Recommender
-from tests.faults.conftest import Installation, fill, make_installation
+from tests.faults.conftest import Installation, close, fill, make_installation
 from tests.support.file_learner import FileLearner
 from tests.support.processes import wait_until
 from worker.learner import Artifact, DataSnapshot, Verdict
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
     from worker.learner import Report
 
-#: How they will fare; each is a process of its own, on a port of its own.
+#: One gateway process each, on a port of its own.
 BEHAVIORS = ("healthy", "hangs", "dies", "cannot load")
 
 
 class UntrainedLearner(FileLearner):
-    """Makes releases that a gateway can load, each with other weights, in no time."""
+    """Saves releases with different random weights, without training, that a gateway can load."""
 
     _seeds = count()
 
@@ -79,7 +79,7 @@ class UntrainedLearner(FileLearner):
 
 @dataclass
 class Replica:
-    """A gateway process and what may be asked of it."""
+    """A gateway process and its API."""
 
     child: Child
     url: str
@@ -92,55 +92,55 @@ class Replica:
         return httpx.get(f"{self.url}{path}", trust_env=False, timeout=60)
 
     def release(self) -> str | None:
-        """Return the release that it answers from; None where it does not answer."""
+        """Return the id of the release that answers, or None if the gateway does not answer."""
         answer = self.get("/recommend/u1?exclude_seen=false")
-        found: str | None = answer.json()["release"] if answer.status_code == 200 else None
-        return found
+        release: str | None = answer.json()["release"] if answer.status_code == 200 else None
+        return release
 
     def maps(self, release: str) -> bool:
-        """Say whether the process has any page of this release's weights."""
+        """Return whether the process maps any page of this release's weights."""
         return f"{release}/weights" in Path(f"/proc/{self.pid}/maps").read_text()
 
 
 @pytest.fixture
 def untrained(sqlite_database: Database, tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose leases are short, but not so short that a busy machine breaks them."""
-    made = make_installation(
+    """Provide an installation with leases short for a test but long enough for a busy machine."""
+    installation = make_installation(
         sqlite_database,
         tmp_path,
         real=True,
         LETHE_REPLICA_TTL="4",
         LETHE_REPLICA_MARGIN="0.5",
-        # Longer than it takes a lease to run out: who is gone has expired before anybody is fenced.
+        # Longer than a replica's lease, so that dead replicas expire before any replica is fenced.
         LETHE_ROLLOUT_TIMEOUT="5",
     )
-    made.context = replace(made.context, learner=UntrainedLearner(made.settings))
-    fill(made.context)
-    made.train()
-    yield made
-    made.context.close()
+    learner = UntrainedLearner(installation.settings)
+    installation.context = replace(installation.context, learner=learner)
+    fill(installation.context)
+    installation.train()
+    yield installation
+    close(installation)
 
 
 @pytest.fixture
 def replicas(untrained: Installation, tmp_path: Path) -> Iterator[dict[str, Replica]]:
-    """One process for each behaviour, all answering from the first release."""
-    # Where one cannot load, its machine has lost sight of what is published from now on.
-    elsewhere = tmp_path / "another mount"
-    shutil.copytree(untrained.settings.artifacts_root, elsewhere)
-    found: dict[str, Replica] = {}
+    """Start one gateway per behavior; all of them serve the first release."""
+    # The gateway that cannot load has a copy of the store, without later releases.
+    stale_store = tmp_path / "stale store"
+    shutil.copytree(untrained.settings.artifacts_root, stale_store)
+    replicas: dict[str, Replica] = {}
     with Children() as children:
         for behavior in BEHAVIORS:
             with listening("127.0.0.1", 0) as held:
                 child = gateway(held, log=tmp_path / f"{behavior}.log")
-                own = {"LETHE_ARTIFACTS_URL": str(elsewhere)} if "load" in behavior else {}
+                own = {"LETHE_ARTIFACTS_URL": str(stale_store)} if "load" in behavior else {}
                 child.environment = {**untrained.environment, **child.environment, **own}
                 children.start(child)
                 host, port = held.getsockname()
-            found[behavior] = Replica(child, f"http://{host}:{port}")
-        for one in found.values():
-            wait_until(lambda one=one: is_ready(one), "a replica is not ready")  # type: ignore[misc] # mypy knows no types of such defaults
-        yield found
-        os.kill(found["hangs"].pid, signal.SIGCONT)
+            replicas[behavior] = Replica(child, f"http://{host}:{port}")
+        wait_until(lambda: all(map(is_ready, replicas.values())), "a replica is not ready")
+        yield replicas
+        os.kill(replicas["hangs"].pid, signal.SIGCONT)
 
 
 def is_ready(replica: Replica) -> bool:
@@ -153,7 +153,7 @@ def is_ready(replica: Replica) -> bool:
 
 
 class RecommendationQuery(threading.Thread):
-    """A question that is put to a replica, and answered whenever it can."""
+    """A query to a replica, in a thread that waits for the answer."""
 
     def __init__(self, replica: Replica) -> None:
         super().__init__()
@@ -166,50 +166,50 @@ class RecommendationQuery(threading.Thread):
 
 
 def listed(replica: Replica) -> dict[str, dict[str, Any]]:
-    """Return what `GET /releases` says of each replica, by its id."""
-    return {one["id"]: one for one in replica.get("/releases").json()["replicas"]}
+    """Return the replicas in `GET /releases`, by id."""
+    return {row["id"]: row for row in replica.get("/releases").json()["replicas"]}
 
 
-def test_whoever_cannot_follow_is_counted_out_before_the_deletion_completes(
+def test_failing_replicas_are_fenced_before_deletion_completes(
     untrained: Installation, replicas: dict[str, Replica]
 ) -> None:
-    before = {one: replica.release() for one, replica in replicas.items()}
+    before = {behavior: replica.release() for behavior, replica in replicas.items()}
     (old,) = set(before.values())
     assert old is not None
     assert all(replica.maps(old) for replica in replicas.values())
     with untrained.context.uow_factory(write=False) as uow:
-        name_of = {row.pid: row.id for row in uow.replicas.all()}
-    ids = {one: name_of[replica.pid] for one, replica in replicas.items()}
+        id_of_pid = {row.pid: row.id for row in uow.replicas.all()}
+    ids = {behavior: id_of_pid[replica.pid] for behavior, replica in replicas.items()}
     healthy, hung = replicas["healthy"], replicas["hangs"]
     margin = untrained.settings.replica_margin
-    seen: dict[Stage, dict[str, str | None]] = {}
-    held: list[bool] = []
+    serving: dict[Stage, dict[str, str | None]] = {}
+    maps_old_at_deletion: list[bool] = []
 
-    def look(stage: Stage) -> None:
+    def record(stage: Stage) -> None:
         with untrained.context.uow_factory(write=False) as uow:
-            seen[stage] = {row.id: row.serving for row in uow.replicas.live(margin)}
+            serving[stage] = {row.id: row.serving for row in uow.replicas.live(margin)}
         if stage is Stage.DELETE_ROWS:
-            held.append(healthy.maps(old))
+            maps_old_at_deletion.append(healthy.maps(old))
 
     request_id = untrained.forget()
     os.kill(hung.pid, signal.SIGSTOP)
     replicas["dies"].child.kill()
     query = RecommendationQuery(hung)
-    assert run_once(untrained.context, on_stage=look)
+    assert run_once(untrained.context, on_stage=record)
 
-    # Nothing is deleted or shredded while anybody could still answer from the old release, and
-    # whoever has confirmed the new one has not a page of the old one left.
+    # When rows are deleted, no replica can answer from the old release any more, and a replica
+    # that has confirmed the new release maps no page of the old one.
     untrained.check_forgotten(request_id)
     new = untrained.request(request_id).release
-    counted = seen[Stage.DELETE_ROWS]
-    assert set(ids.values()) <= set(seen[Stage.SNAPSHOT])
-    assert counted.pop(ids["healthy"]) == new
-    assert not counted.keys() & set(ids.values())
-    assert set(counted.values()) <= {None}
-    assert held == [False]
+    serving_at_deletion = serving[Stage.DELETE_ROWS]
+    assert set(ids.values()) <= set(serving[Stage.SNAPSHOT])
+    assert serving_at_deletion.pop(ids["healthy"]) == new
+    assert not serving_at_deletion.keys() & set(ids.values())
+    assert set(serving_at_deletion.values()) <= {None}
+    assert maps_old_at_deletion == [False]
 
     rows = listed(healthy)
-    assert {one: rows[name]["lease"] for one, name in ids.items()} == {
+    assert {behavior: rows[id_]["lease"] for behavior, id_ in ids.items()} == {
         "healthy": "valid",
         "hangs": "expired",
         "dies": "expired",
@@ -218,13 +218,13 @@ def test_whoever_cannot_follow_is_counted_out_before_the_deletion_completes(
     assert new in (rows[ids["cannot load"]]["problem"] or "")
     assert replicas["cannot load"].release() is None
 
-    # It wakes up with the old weights in memory, and says nothing that it made of them.
+    # The suspended gateway wakes with the old weights in memory, and must not answer from them.
     assert query.answer is None
     os.kill(hung.pid, signal.SIGCONT)
     query.join()
     assert query.answer is not None
     assert query.answer.status_code == 503 or query.answer.json()["release"] == new
-    wait_until(lambda: hung.release() == new, "it does not come back")
-    wait_until(lambda: not hung.maps(old), "it keeps the old weights")
-    again = [row for name, row in listed(healthy).items() if name not in ids.values()]
-    assert new in {row["serving"] for row in again if row["lease"] == "valid"}
+    wait_until(lambda: hung.release() == new, "the gateway does not come back")
+    wait_until(lambda: not hung.maps(old), "the gateway keeps the old weights")
+    new_rows = [row for id_, row in listed(healthy).items() if id_ not in ids.values()]
+    assert new in {row["serving"] for row in new_rows if row["lease"] == "valid"}

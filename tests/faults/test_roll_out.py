@@ -1,4 +1,4 @@
-"""Replicas during a roll-out: those that confirm, those that lag, and those that cannot load."""
+"""Roll out a release to replicas that confirm, that are slow, or that cannot load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FakeReplica:
-    """Follows the alias as a gateway does, less the model; how far, its `behaviour` says."""
+    """Follows the alias as a gateway does, without a model; `behavior` limits how far."""
 
     def __init__(self, installation: Installation, behavior: str) -> None:
         self.id = f"rep_{behavior}"
@@ -56,7 +56,7 @@ class FakeReplica:
                 state = ReplicaState(serving=self._serving, prepared=alias.target)
 
 
-def test_the_job_ends_when_every_replica_has_confirmed(installation: Installation) -> None:
+def test_job_ends_when_all_replicas_confirm(installation: Installation) -> None:
     request_id = installation.forget()
     with FakeReplica(installation, "good") as replica:
         assert run_once(installation.context)
@@ -64,27 +64,27 @@ def test_the_job_ends_when_every_replica_has_confirmed(installation: Installatio
     installation.check_forgotten(request_id)
 
 
-@pytest.mark.parametrize("behaviour", ["unconfirming", "deaf"])
-def test_a_laggard_is_fenced_before_anything_is_deleted(
+@pytest.mark.parametrize("behavior", ["unconfirming", "deaf"])
+def test_slow_replica_is_fenced_before_rows_are_deleted(
     installation: Installation, behavior: str
 ) -> None:
     request_id = installation.forget()
     margin = installation.settings.replica_margin
-    seen: dict[Stage, list[str]] = {}
+    live_replicas: dict[Stage, list[str]] = {}
 
-    def look(stage: Stage) -> None:
+    def record(stage: Stage) -> None:
         with installation.context.uow_factory(write=False) as uow:
-            seen[stage] = [replica.id for replica in uow.replicas.live(margin)]
+            live_replicas[stage] = [replica.id for replica in uow.replicas.live(margin)]
 
     with FakeReplica(installation, behavior) as replica:
-        assert run_once(installation.context, on_stage=look)
+        assert run_once(installation.context, on_stage=record)
         assert replica.fenced.is_set()
-    assert seen[Stage.ROLL_OUT] == [replica.id]
-    assert seen[Stage.DELETE_ROWS] == []
+    assert live_replicas[Stage.ROLL_OUT] == [replica.id]
+    assert live_replicas[Stage.DELETE_ROWS] == []
     installation.check_forgotten(request_id)
 
 
-def test_a_release_that_no_replica_can_load_is_not_made_live(installation: Installation) -> None:
+def test_release_no_replica_can_load_does_not_go_live(installation: Installation) -> None:
     request_id = installation.forget()
     with installation.context.uow_factory(write=False) as uow:
         before = uow.releases.alias()
@@ -97,7 +97,7 @@ def test_a_release_that_no_replica_can_load_is_not_made_live(installation: Insta
     assert (after.live, after.target) == (before.live, None)
     assert "no replica could load it" in (job.error or "")
     assert installation.request(request_id).status is RequestStatus.BATCHED
-    # The replica is gone with its fault; the next job succeeds, and shreds the failed candidate.
+    # Without the broken replica, the next job succeeds and shreds the failed candidate.
     with installation.context.uow_factory() as uow:
         uow.replicas.remove(replica.id)
     assert run_once(installation.context)

@@ -1,8 +1,8 @@
-"""A real worker process that stops itself (SIGSTOP) at a given point of the pipeline.
+"""Run a worker process that suspends itself (SIGSTOP) at a given point of the pipeline.
 
-The points are the stages, as their beginning is recorded, and two more: `unlinked`, when the
-files are gone and the database is not scrubbed, and `finished`, when the deletion has just been
-committed as completed. The parent then kills the process, or lets it go on.
+The point is a stage (after the begin of the stage is recorded), `unlinked` (after the files are
+unlinked, before the database is scrubbed) or `finished` (after the deletion is committed as
+completed). The parent process then kills or continues the worker.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from dataclasses import fields
 from pathlib import Path
 
-# The script's own directory holds the learner, the directory above it the packages.
+# The script's directory has the learner, the directory above has the packages.
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -28,29 +28,30 @@ from worker.context import WorkerContext, build_context
 from worker.loop import run_forever
 from worker.process import stop_on_signals
 
+#: The points before a scrub, and the stage that scrubs.
 SCRUBS = {"unlinked": Stage.SHRED, "finished": Stage.CERTIFY}
-_seen: list[Stage] = []
+_begun_stages: list[Stage] = []
 
 
-def stop_here() -> None:
+def suspend() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-class StoppingContext(WorkerContext):
-    """Stops the process before the scrubbing that follows the given stage."""
+class SuspendingContext(WorkerContext):
+    """Suspends the process before the scrub in the given stage."""
 
-    stop_after: Stage | None = None
+    suspend_in: Stage | None = None
 
     def scrub_database(self) -> bool:
-        if _seen and _seen[-1] is self.stop_after:
-            stop_here()
+        if _begun_stages and _begun_stages[-1] is self.suspend_in:
+            suspend()
         return super().scrub_database()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stop-at", default="")
-    parser.add_argument("--model", action="store_true", help="learn with torch")
+    parser.add_argument("--model", action="store_true", help="use the learner with real models")
     options = parser.parse_args()
     point = options.stop_at
     settings = Settings()
@@ -59,13 +60,13 @@ def main() -> None:
     stop_on_signals(stop)
 
     def on_stage(stage: Stage) -> None:
-        _seen.append(stage)
+        _begun_stages.append(stage)
         if stage.value == point:
-            stop_here()
+            suspend()
 
     built = build_context(settings, None if options.model else FileLearner)
-    StoppingContext.stop_after = SCRUBS.get(point)
-    context = StoppingContext(**{f.name: getattr(built, f.name) for f in fields(built)})
+    SuspendingContext.suspend_in = SCRUBS.get(point)
+    context = SuspendingContext(**{f.name: getattr(built, f.name) for f in fields(built)})
     try:
         run_forever(context, stop, until_idle=True, on_stage=on_stage)
     finally:

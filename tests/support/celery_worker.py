@@ -1,18 +1,17 @@
-"""A real Celery worker, less the machine learning: its learner writes files."""
+"""Run a real Celery worker with the file learner instead of models."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-# The script's own directory holds the learner, the directory above it the packages.
+# The script's directory has the learner, the directory above has the packages.
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from file_learner import FileLearner
 
-from worker.celery_app import celery_app
-from worker.runtime import runtime
+from worker.celery_app import celery_app, runtime
 
 if __name__ == "__main__":
     runtime.make_learner = FileLearner

@@ -1,7 +1,7 @@
-"""A learner whose weights are a list of the rows they were trained on, so that tests can read it.
+"""Provide a learner whose weights are the list of their training rows, in a JSON file.
 
-It does with plain files what the real one does with tensors: what was learned from a row is in
-the weights until the row is unlearned or left out of a training.
+Tests can read from the weights which rows a release depends on. Unlearning removes rows from the
+list.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 
 class FileLearner:
-    """Implements `worker.learner.Learner`; `verdicts` are the audit's next words, then passed."""
+    """Implements `worker.learner.Learner`. Audits return `verdicts` in order, then `passed`."""
 
     def __init__(self, _settings: Settings, verdicts: Sequence[Outcome] = ()) -> None:
         self._verdicts = list(verdicts)
@@ -34,19 +34,19 @@ class FileLearner:
         self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Report
     ) -> Artifact:
         report(0.5)
-        kept = [
+        retained = [
             row
             for row in _rows(snapshot)
-            if row[0] not in snapshot.holdout and not _forgotten(row, snapshot.forget)
+            if row[0] not in snapshot.holdout and not _is_forgotten(row, snapshot.forget)
         ]
         report(1.0)
-        return _save(into, kept, {"method": "retrain", "job": snapshot.job_id})
+        return _save(into, retained, {"method": "retrain", "job": snapshot.job_id})
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Report
     ) -> Artifact:
         report(0.1)
-        delta = [row for row in read_weights(parent) if _forgotten(row, snapshot.forget)]
+        delta = [row for row in read_weights(parent) if _is_forgotten(row, snapshot.forget)]
         manifest = {"method": "e2urec", "job": snapshot.job_id, "strength": strength}
         artifact = _save(into, delta, manifest)
         report(1.0)
@@ -54,31 +54,32 @@ class FileLearner:
 
     def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         delta = read_weights(adapter)
-        kept = [row for row in read_weights(parent) if row not in delta]
+        retained = [row for row in read_weights(parent) if row not in delta]
         manifest = json.loads((adapter / MANIFEST).read_text())
-        return _save(into, kept, {"method": "e2urec", "job": manifest["job"]})
+        return _save(into, retained, {"method": "e2urec", "job": manifest["job"]})
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
         return _save(into, read_weights(parent), {"method": "carry_over", "job": job_id})
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
-        return any(_forgotten(row, snapshot.forget) for row in read_weights(parent))
+        return any(_is_forgotten(row, snapshot.forget) for row in read_weights(parent))
 
     def audit(
         self, snapshot: DataSnapshot, parent: Path, candidate: Path, *, exact: bool, report: Report
     ) -> Verdict:
         report(1.0)
-        left = [row for row in read_weights(candidate) if _forgotten(row, snapshot.forget)]
-        figures = {"left": len(left), "before": len(read_weights(parent)), "exact": exact}
-        if left:
+        remaining = [row for row in read_weights(candidate) if _is_forgotten(row, snapshot.forget)]
+        figures = {"left": len(remaining), "before": len(read_weights(parent)), "exact": exact}
+        if remaining:
             return Verdict(outcome=Outcome.FAILED, figures=figures)
         outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
         return Verdict(outcome=outcome, figures=figures)
 
 
 def read_weights(directory: Path) -> list[list[str]]:
-    found: list[list[str]] = json.loads((directory / WEIGHTS).read_text())
-    return found
+    """Return the [user id, item id] rows that the weights were trained on."""
+    rows: list[list[str]] = json.loads((directory / WEIGHTS).read_text())
+    return rows
 
 
 def _rows(snapshot: DataSnapshot) -> list[list[str]]:
@@ -89,7 +90,7 @@ def _rows(snapshot: DataSnapshot) -> list[list[str]]:
     ]
 
 
-def _forgotten(row: Sequence[str], forget: ForgetSet) -> bool:
+def _is_forgotten(row: Sequence[str], forget: ForgetSet) -> bool:
     user, item = row
     return user in forget.users or item in forget.items or (user, item) in forget.pairs
 
@@ -97,10 +98,10 @@ def _forgotten(row: Sequence[str], forget: ForgetSet) -> bool:
 def _save(into: Path, rows: list[list[str]], manifest: dict[str, Any]) -> Artifact:
     into.mkdir(parents=True)
     weights = json.dumps(rows).encode()
-    described = json.dumps(manifest | {"weights": hashlib.sha256(weights).hexdigest()})
+    content = json.dumps(manifest | {"weights": hashlib.sha256(weights).hexdigest()})
     (into / WEIGHTS).write_bytes(weights)
-    (into / MANIFEST).write_text(described)
-    digest = hashlib.sha256(described.encode()).hexdigest()
+    (into / MANIFEST).write_text(content)
+    digest = hashlib.sha256(content.encode()).hexdigest()
     return Artifact(
         directory=into, digest=digest, method=manifest["method"], metrics={"rows": len(rows)}
     )

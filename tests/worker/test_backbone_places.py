@@ -1,4 +1,4 @@
-"""Every process that builds models keeps packaged ones under LETHE_HOME."""
+"""Check that the worker and the gateway keep packaged backbones under LETHE_HOME."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ if TYPE_CHECKING:
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
     before = packaged.cache_directory()
-    made = Settings(home=tmp_path / "home")
-    made.home.mkdir()
-    database = make_database(made.sqlalchemy_url)
+    settings = Settings(home=tmp_path / "home")
+    settings.home.mkdir()
+    database = make_database(settings.sqlalchemy_url)
     migrate(database)
     database.dispose()
-    yield made
+    yield settings
     packaged.set_cache_directory(before)
 
 
-def test_a_worker_keeps_them_there(settings: Settings) -> None:
+def test_worker_keeps_backbones_in_home(settings: Settings) -> None:
     build_context(settings).close()
 
     assert packaged.cache_directory() == settings.home / "backbones"
 
 
-def test_a_gateway_keeps_them_there(settings: Settings) -> None:
+def test_gateway_keeps_backbones_in_home(settings: Settings) -> None:
     create_app(settings)
 
     assert packaged.cache_directory() == settings.home / "backbones"
 
 
-@pytest.mark.parametrize("starts", [build_context, create_app])
-def test_a_device_that_is_not_there_is_told_at_the_start(
-    settings: Settings, starts: Callable[[Settings], object]
+@pytest.mark.parametrize("start", [build_context, create_app])
+def test_unknown_device_raises_at_start(
+    settings: Settings, start: Callable[[Settings], object]
 ) -> None:
-    elsewhere = settings.model_copy(update={"device": "cuda:7"})
+    unknown_device = settings.model_copy(update={"device": "cuda:7"})
     with pytest.raises(InvalidInputError, match="LETHE_DEVICE: 'cuda:7' is not on this machine"):
-        starts(elsewhere)
+        start(unknown_device)
 
 
-def test_unless_told_they_are_kept_where_the_default_home_is(
+def test_default_directory_is_in_default_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("LETHE_HOME", raising=False)
-    assert packaged._Kept().directory == Settings().backbones_directory
+    assert packaged._Cache().directory == Settings().backbones_directory

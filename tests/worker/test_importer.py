@@ -1,8 +1,9 @@
-"""From files to rows in a real database, and what the operator is told about it."""
+"""Import files into a real database, and check the rows, the events and the summary."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,7 +34,7 @@ def movielens(tmp_path: Path) -> Path:
     return directory
 
 
-def test_everything_usable_is_stored_and_everything_else_accounted_for(
+def test_valid_rows_are_stored_and_others_counted(
     movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     emitted: list[dict[str, Any]] = []
@@ -56,14 +57,14 @@ def test_everything_usable_is_stored_and_everything_else_accounted_for(
     assert [event["stage"] for event in emitted] == sorted(
         (event["stage"] for event in emitted), key=["read", "store", "done"].index
     )
-    stores = [(event["done"], event["total"]) for event in emitted if event["stage"] == "store"]
-    assert stores[0] == (0, 8)
-    assert stores[-1] == (8, 8)
-    assert emitted[-1] == {"stage": "done", "summary": summary.as_json()}
+    progress = [(event["done"], event["total"]) for event in emitted if event["stage"] == "store"]
+    assert progress[0] == (0, 8)
+    assert progress[-1] == (8, 8)
+    assert emitted[-1] == {"stage": "done", "summary": asdict(summary)}
     assert "ann" not in json.dumps(emitted)
 
 
-def test_repeating_an_import_changes_nothing(
+def test_repeated_import_changes_nothing(
     movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     first = run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
@@ -74,7 +75,7 @@ def test_repeating_an_import_changes_nothing(
         assert (uow.people.items(), list(uow.people.interactions())) == before
 
 
-def test_a_forgotten_person_does_not_come_back(
+def test_forgotten_user_is_not_imported_again(
     movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
@@ -91,11 +92,11 @@ def test_a_forgotten_person_does_not_come_back(
         assert uow.people.user("bob") is None
         assert {row.user_id for row in uow.people.interactions()} == {"ann"}
     assert (summary.users, summary.interactions) == (1, 1)
-    # Bob himself and his two ratings.
+    # The user bob and two ratings.
     assert summary.skipped == {"forgotten": 3}
 
 
-def test_what_cannot_be_read_stores_nothing(
+def test_unreadable_data_set_stores_nothing(
     tmp_path: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
 ) -> None:
     emitted: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The pipeline's learner with real models: from training over two deletions to a retraining."""
+"""Train, unlearn two batches and retrain with the pipeline's learner and real models."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ SECOND = ForgetSet(pairs=frozenset((f"u{n}", f"i{m}") for n in range(20, 30) for
 
 
 def nothing(fraction: float) -> None:
-    """Take the progress and do nothing with it."""
+    """Ignore the progress."""
 
 
 def take_snapshot(
     forget: ForgetSet,
-    gone: ForgetSet = ForgetSet(),  # noqa: B008 -- frozen
+    deleted: ForgetSet = ForgetSet(),  # noqa: B008 -- frozen
     job_id: str = "job",
 ) -> DataSnapshot:
-    """What a job sees: the batch's rows are there, those of people `gone` before are not."""
+    """Return a job's snapshot, without the rows of users that were deleted before."""
     data = planted()
-    there = [data.users[index].id not in gone.users for index in data.user.tolist()]
+    is_present = [data.users[index].id not in deleted.users for index in data.user.tolist()]
     return DataSnapshot(
         version=1,
-        data=data.take(torch.tensor(there).numpy()),
+        data=data.take(torch.tensor(is_present).numpy()),
         forget=forget,
         holdout=HOLDOUT,
         job_id=job_id,
@@ -63,7 +63,7 @@ def take_snapshot(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """A release, the delta and the release that forgot FIRST, and how it all came about."""
+    """A trained release, the adapter that forgets FIRST, and the release merged from both."""
 
     learner: ModelLearner
     trained: Artifact
@@ -81,7 +81,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def make_learner(recipe: TrainConfig = RECIPE) -> ModelLearner:
-    """The product's learner, with a recipe for this small data set."""
+    """Return a learner with a recipe for this small data set."""
     settings = Settings(method="e2urec-fast", seed=0)
     return ModelLearner(settings, lambda _backbone: recipe, CALIBRATION)
 
@@ -90,13 +90,15 @@ def make_learner(recipe: TrainConfig = RECIPE) -> ModelLearner:
 def lineage(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
     learner = make_learner()
     root = tmp_path_factory.mktemp("lineage")
-    seen: list[float] = []
-    trained = learner.train(take_snapshot(ForgetSet()), root / "trained", "compact", seen.append)
+    progress: list[float] = []
+    trained = learner.train(
+        take_snapshot(ForgetSet()), root / "trained", "compact", progress.append
+    )
     snapshot = take_snapshot(FIRST, job_id="first")
     delta = learner.unlearn(snapshot, trained.directory, root / "delta", strength=0, report=nothing)
-    merged = learner.merge(trained.directory, delta.directory, root / "folded")
+    merged = learner.merge(trained.directory, delta.directory, root / "merged")
     return Lineage(
-        learner=learner, trained=trained, delta=delta, merged=merged, progress=tuple(seen)
+        learner=learner, trained=trained, delta=delta, merged=merged, progress=tuple(progress)
     )
 
 
@@ -104,12 +106,12 @@ def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     return checkpoints.read_weights(artifact.directory)
 
 
-def test_an_unknown_method_is_refused_at_once() -> None:
+def test_unknown_method_raises() -> None:
     with pytest.raises(InvalidInputError, match="e2urec-fast"):
         ModelLearner(Settings(method="hope"))
 
 
-def test_training_beats_chance_and_says_what_it_measured(lineage: Lineage) -> None:
+def test_training_beats_baseline_and_reports_metrics(lineage: Lineage) -> None:
     metrics = lineage.trained.metrics
     assert metrics["test"]["model"]["auc"] > metrics["test"]["item_mean"]["auc"] > 0.5
     assert metrics["expected_rise"]["user"]["mean"] > 0
@@ -117,13 +119,13 @@ def test_training_beats_chance_and_says_what_it_measured(lineage: Lineage) -> No
     assert lineage.trained.method == "retrain"
 
 
-def test_trainings_progress_grows_to_the_end(lineage: Lineage) -> None:
+def test_training_progress_never_decreases(lineage: Lineage) -> None:
     assert list(lineage.progress) == sorted(lineage.progress)
     assert lineage.progress[0] >= 0
     assert 0.9 < lineage.progress[-1] <= 1
 
 
-def test_the_delta_names_its_parent_and_all_that_must_be_shredded(lineage: Lineage) -> None:
+def test_delta_lists_parent_and_files_to_shred(lineage: Lineage) -> None:
     manifest = manifests.read_manifest(lineage.delta.directory)
     assert manifest.parent == lineage.trained.digest
     assert manifest.digest == lineage.delta.digest
@@ -133,7 +135,7 @@ def test_the_delta_names_its_parent_and_all_that_must_be_shredded(lineage: Linea
     }
 
 
-def test_the_merged_release_descends_and_inherits(lineage: Lineage) -> None:
+def test_merged_release_inherits_manifest_entries(lineage: Lineage) -> None:
     before = manifests.read_manifest(lineage.trained.directory)
     after = manifests.read_manifest(lineage.merged.directory)
     assert after.parent == lineage.trained.digest
@@ -144,7 +146,7 @@ def test_the_merged_release_descends_and_inherits(lineage: Lineage) -> None:
     assert weights(lineage.merged).keys() == weights(lineage.trained).keys()
 
 
-def test_the_first_batch_does_not_fail_its_audit(lineage: Lineage) -> None:
+def test_first_batch_does_not_fail_its_audit(lineage: Lineage) -> None:
     verdict = lineage.learner.audit(
         take_snapshot(FIRST),
         lineage.trained.directory,
@@ -156,19 +158,23 @@ def test_the_first_batch_does_not_fail_its_audit(lineage: Lineage) -> None:
     assert verdict.figures["forget"]["interval"][0] > 0
 
 
-def test_an_unchanged_release_fails_its_audit(lineage: Lineage, tmp_path: Path) -> None:
-    idle = lineage.learner.carry_over(lineage.trained.directory, tmp_path / "idle", job_id="idle")
+def test_unchanged_release_fails_its_audit(lineage: Lineage, tmp_path: Path) -> None:
+    unchanged = lineage.learner.carry_over(
+        lineage.trained.directory, tmp_path / "unchanged", job_id="unchanged"
+    )
     verdict = lineage.learner.audit(
-        take_snapshot(FIRST), lineage.trained.directory, idle.directory, exact=False, report=nothing
+        take_snapshot(FIRST),
+        lineage.trained.directory,
+        unchanged.directory,
+        exact=False,
+        report=nothing,
     )
     assert verdict.outcome == Outcome.FAILED
 
 
-def test_a_second_batch_starts_from_the_first_ones_release(
-    lineage: Lineage, tmp_path: Path
-) -> None:
+def test_second_batch_starts_from_first_batchs_release(lineage: Lineage, tmp_path: Path) -> None:
     learner, parent = lineage.learner, lineage.merged
-    snapshot = take_snapshot(SECOND, gone=FIRST, job_id="second")
+    snapshot = take_snapshot(SECOND, deleted=FIRST, job_id="second")
     assert learner.has_training_rows(snapshot, parent.directory)
     delta = learner.unlearn(snapshot, parent.directory, tmp_path / "d", strength=0, report=nothing)
     merged = learner.merge(parent.directory, delta.directory, tmp_path / "f")
@@ -179,39 +185,39 @@ def test_a_second_batch_starts_from_the_first_ones_release(
         learner.merge(lineage.trained.directory, delta.directory, tmp_path / "wrong")
 
 
-def test_carrying_over_keeps_the_weights_under_a_new_name(lineage: Lineage, tmp_path: Path) -> None:
+def test_carry_over_keeps_weights_and_changes_digest(lineage: Lineage, tmp_path: Path) -> None:
     carry = lineage.learner.carry_over
-    one = carry(lineage.merged.directory, tmp_path / "one", job_id="one")
-    two = carry(lineage.merged.directory, tmp_path / "two", job_id="two")
-    assert len({lineage.merged.digest, one.digest, two.digest}) == 3
-    assert one.method == "carry-over"
-    before, after = weights(lineage.merged), weights(one)
+    first = carry(lineage.merged.directory, tmp_path / "first", job_id="first")
+    second = carry(lineage.merged.directory, tmp_path / "second", job_id="second")
+    assert len({lineage.merged.digest, first.digest, second.digest}) == 3
+    assert first.method == "carry-over"
+    before, after = weights(lineage.merged), weights(first)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(
-    ("forget", "rows"),
+    ("forget", "has_rows"),
     [
         (ForgetSet(users=frozenset(["u0"])), True),
         (ForgetSet(items=frozenset(["i0"])), True),
         (ForgetSet(users=frozenset(["u140"])), False),
-        (ForgetSet(users=frozenset(["nobody"])), False),
-        (ForgetSet(items=frozenset(["nothing"])), False),
-        (ForgetSet(pairs=frozenset([("u140", "i0"), ("nobody", "i0")])), False),
+        (ForgetSet(users=frozenset(["unknown"])), False),
+        (ForgetSet(items=frozenset(["unknown"])), False),
+        (ForgetSet(pairs=frozenset([("u140", "i0"), ("unknown", "i0")])), False),
         (ForgetSet(), False),
     ],
 )
-def test_training_rows_are_those_that_weights_saw(
-    lineage: Lineage, tmp_path: Path, forget: ForgetSet, rows: bool
+def test_has_training_rows_counts_training_rows_only(
+    lineage: Lineage, tmp_path: Path, forget: ForgetSet, has_rows: bool
 ) -> None:
     snapshot, parent = take_snapshot(forget), lineage.trained.directory
-    assert lineage.learner.has_training_rows(snapshot, parent) is rows
-    if not rows:
+    assert lineage.learner.has_training_rows(snapshot, parent) is has_rows
+    if not has_rows:
         with pytest.raises(NothingToForgetError):
             lineage.learner.unlearn(snapshot, parent, tmp_path / "d", strength=0, report=nothing)
 
 
-def test_progress_may_interrupt_an_unlearning(lineage: Lineage, tmp_path: Path) -> None:
+def test_progress_callback_interrupts_unlearning(lineage: Lineage, tmp_path: Path) -> None:
     def stop(fraction: float) -> None:
         raise InterruptedError(fraction)
 
@@ -223,57 +229,59 @@ def test_progress_may_interrupt_an_unlearning(lineage: Lineage, tmp_path: Path) 
     assert not (tmp_path / "delta").exists()
 
 
-def test_retraining_never_sees_the_forgotten(lineage: Lineage, tmp_path: Path) -> None:
-    """With the batch frozen, and where its rows were never there: the weights are the same."""
+def test_retraining_equals_training_without_forgotten_rows(
+    lineage: Lineage, tmp_path: Path
+) -> None:
+    """The weights are the same whether the snapshot includes the batch's rows or not."""
     snapshot = take_snapshot(FIRST, job_id="renew")
     learner = make_learner(replace(RECIPE, epochs=1))
     renewed = learner.train(snapshot, tmp_path / "renewed", "compact", nothing)
     absent = learner.train(
-        take_snapshot(ForgetSet(), gone=FIRST, job_id="renew"),
+        take_snapshot(ForgetSet(), deleted=FIRST, job_id="renew"),
         tmp_path / "absent",
         "compact",
         nothing,
     )
     assert renewed.digest == absent.digest
-    assert not learner.has_training_rows(take_snapshot(ForgetSet(), gone=FIRST), renewed.directory)
+    assert not learner.has_training_rows(
+        take_snapshot(ForgetSet(), deleted=FIRST), renewed.directory
+    )
     verdict = learner.audit(
         snapshot, lineage.trained.directory, renewed.directory, exact=True, report=nothing
     )
     assert verdict.outcome == Outcome.EXACT
 
 
-def test_forgetting_everybody_ends_in_weights_trained_on_nobody(tmp_path: Path) -> None:
+def test_forgetting_all_users_saves_initial_weights(tmp_path: Path) -> None:
     learner = ModelLearner(Settings(hash_key=None))
-    everybody = take_snapshot(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
-    artifact = learner.train(everybody, tmp_path / "release", "compact", nothing)
+    all_users = take_snapshot(ForgetSet(users=frozenset(f"u{n}" for n in range(150))))
+    artifact = learner.train(all_users, tmp_path / "release", "compact", nothing)
     assert artifact.method == "untrained"
     assert not learner.has_training_rows(take_snapshot(FIRST), tmp_path / "release")
     release = checkpoints.load(tmp_path / "release")
     initial = Recommender(release.vocabulary, release.config).model.state_dict()
     assert all(
-        torch.equal(found, initial[name]) for name, found in release.model.state_dict().items()
+        torch.equal(tensor, initial[name]) for name, tensor in release.model.state_dict().items()
     )
     verdict = learner.audit(
-        everybody, tmp_path / "release", tmp_path / "release", exact=True, report=nothing
+        all_users, tmp_path / "release", tmp_path / "release", exact=True, report=nothing
     )
     assert verdict.outcome is Outcome.EXACT
 
 
-def test_too_little_to_train_on_is_said_so(tmp_path: Path) -> None:
-    few = take_snapshot(ForgetSet())
-    few = replace(few, data=few.data.take(few.data.user < 1))
+def test_too_few_rows_raises(tmp_path: Path) -> None:
+    snapshot = take_snapshot(ForgetSet())
+    small = replace(snapshot, data=snapshot.data.take(snapshot.data.user < 1))
     with pytest.raises(InvalidInputError, match="too few"):
-        ModelLearner(Settings(hash_key=None)).train(few, tmp_path / "release", "compact", nothing)
+        ModelLearner(Settings(hash_key=None)).train(small, tmp_path / "release", "compact", nothing)
 
 
-def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
-    lineage: Lineage, tmp_path: Path
-) -> None:
+def test_complete_weights_of_method_become_release(lineage: Lineage, tmp_path: Path) -> None:
     learner = make_learner()
     learner._method = NegGrad(NegGradConfig(loop=LoopConfig(learning_rate=1e-3, steps=5)))
     parent, snapshot = lineage.trained.directory, take_snapshot(FIRST, job_id="whole")
     left = learner.unlearn(snapshot, parent, tmp_path / "left", strength=0, report=nothing)
-    # What is left knows the person still to be audited: nothing may serve it.
+    # Weights before the merge have not been audited, so no gateway may load them.
     with pytest.raises(manifests.CheckpointError, match="release"):
         checkpoints.load(left.directory)
     release = learner.merge(parent, left.directory, tmp_path / "release")
@@ -287,7 +295,7 @@ def test_a_method_without_an_adapter_leaves_weights_that_become_a_release(
     assert set(left.intermediates) == {path.name for path in left.directory.iterdir()}
 
 
-def test_doing_nothing_never_passes_the_audit(lineage: Lineage, tmp_path: Path) -> None:
+def test_method_original_fails_its_audit(lineage: Lineage, tmp_path: Path) -> None:
     learner = make_learner()
     learner._method = get_method("original")
     parent, snapshot = lineage.trained.directory, take_snapshot(FIRST, job_id="noop")
@@ -306,7 +314,7 @@ def test_doing_nothing_never_passes_the_audit(lineage: Lineage, tmp_path: Path) 
     ],
     ids=lambda method: method.name,
 )
-def test_an_ensemble_is_trained_forgets_exactly_and_serves(
+def test_ensemble_trains_unlearns_exactly_and_scores(
     method: UnlearningMethod, tmp_path: Path
 ) -> None:
     learner = make_learner(replace(RECIPE, epochs=1))
@@ -323,12 +331,12 @@ def test_an_ensemble_is_trained_forgets_exactly_and_serves(
     assert verdict.outcome is Outcome.EXACT
     after = manifests.read_manifest(release.directory)
     assert (after.method, after.parent) == (method.name, root.digest)
-    # Rows of unrated items are initial as they are: folding changes no bit of what is exact.
-    unmerged, found = weights(left), weights(release)
-    assert all(torch.equal(unmerged[key], found[key]) for key in unmerged)
-    # People of the cohort have validation rows, which learned weights of answers know.
-    strangers = take_snapshot(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
-    assert learner.has_training_rows(strangers, release.directory) is (method.name != "sisa")
+    # Rows of unrated items still have their initial values, so the merge changes no weight.
+    unmerged, merged = weights(left), weights(release)
+    assert all(torch.equal(unmerged[name], merged[name]) for name in unmerged)
+    # Holdout users have validation rows, from which some ensembles learn the members' weights.
+    holdout = take_snapshot(ForgetSet(users=frozenset(f"u{n}" for n in range(140, 145))))
+    assert learner.has_training_rows(holdout, release.directory) is (method.name != "sisa")
     loaded = checkpoints.load(release.directory)
     scores = loaded.score(
         {"taste": "odd"},
@@ -339,8 +347,8 @@ def test_an_ensemble_is_trained_forgets_exactly_and_serves(
     assert scores.std() > 0
 
 
-def test_a_method_of_another_root_asks_for_an_exact_training(tmp_path: Path) -> None:
-    """Where LETHE_METHOD was switched, nothing is unlearned on a release that does not fit."""
+def test_method_that_does_not_fit_release_raises(tmp_path: Path) -> None:
+    """After a change of LETHE_METHOD, the learner requires a retraining."""
     learner = make_learner(replace(RECIPE, epochs=1))
     learner._method = Sisa(SisaConfig(passes=1))
     root = learner.train(take_snapshot(ForgetSet()), tmp_path / "root", "compact", nothing)

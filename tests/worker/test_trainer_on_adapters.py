@@ -1,4 +1,4 @@
-"""The pipeline's learner on a pretrained backbone: one adapter per release, and nothing folded."""
+"""Train and unlearn on a pretrained backbone: each release is an adapter, without merging."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 SHAPE = AdapterConfig(rank=2, alpha=4, dropout=0.0, targets=("query", "value"))
 
 
-def brief(backbone: BackboneConfig) -> TrainConfig:
-    """The product's recipe for this backbone, on a few hundred rows."""
+def small_recipe(backbone: BackboneConfig) -> TrainConfig:
+    """Return the backbone's recipe with a small adapter and a few hundred rows."""
     recipe = recipe_for(backbone)
     adapted = replace(recipe.backbone, adapter=SHAPE)  # type: ignore[type-var] # an hf: config
     limits = RowLimits(train=400, evaluation=60)
@@ -51,7 +51,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def learner() -> ModelLearner:
-    return ModelLearner(Settings(method="e2urec-fast", seed=0), brief, CALIBRATION)
+    return ModelLearner(Settings(method="e2urec-fast", seed=0), small_recipe, CALIBRATION)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def root(
     return learner.train(take_snapshot(ForgetSet()), into, backbone, nothing)
 
 
-def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root: Artifact) -> None:
+def test_release_trains_adapter_on_limited_rows(root: Artifact) -> None:
     manifest = manifests.read_manifest(root.directory)
     config = backbone_from_manifest(manifest.content["backbone"])
     assert config.adapter == SHAPE
@@ -74,7 +74,7 @@ def test_a_release_learns_in_an_adapter_on_as_many_rows_as_the_recipe_says(root:
     assert all("lora_" in name for name in checkpoints.read_weights(root.directory))
 
 
-def test_unlearning_trains_the_adapter_that_replaces_the_old_one_twice_over(
+def test_unlearning_twice_replaces_adapter_each_time(
     learner: ModelLearner, root: Artifact, tmp_path: Path
 ) -> None:
     first = learner.unlearn(
@@ -91,7 +91,9 @@ def test_unlearning_trains_the_adapter_that_replaces_the_old_one_twice_over(
     assert (after.parent, after.method) == (before.digest, "e2urec-fast")
     assert after.content["backbone"] == before.content["backbone"]
     assert all(after.extra[name] == before.extra[name] for name in ("bounds", "expected", "recipe"))
-    later = take_snapshot(ForgetSet(users=frozenset({"u40", "u41"})), gone=FIRST, job_id="second")
+    later = take_snapshot(
+        ForgetSet(users=frozenset({"u40", "u41"})), deleted=FIRST, job_id="second"
+    )
     second = learner.unlearn(later, first.directory, tmp_path / "2", strength=0, report=nothing)
     assert manifests.read_manifest(second.directory).parent == first.digest
     verdict = learner.audit(later, first.directory, second.directory, exact=False, report=nothing)
@@ -101,7 +103,7 @@ def test_unlearning_trains_the_adapter_that_replaces_the_old_one_twice_over(
     assert not torch.equal(margins(old, golden), margins(new, golden))
 
 
-def test_an_exact_retraining_keeps_to_the_parents_backbone_and_rows(
+def test_retraining_keeps_backbone_and_recipe_of_parent(
     learner: ModelLearner, root: Artifact, tmp_path: Path
 ) -> None:
     exact = learner.train(take_snapshot(ONE), tmp_path / "exact", root.directory, nothing)
@@ -115,11 +117,11 @@ def test_an_exact_retraining_keeps_to_the_parents_backbone_and_rows(
     assert verdict.outcome is Outcome.EXACT
 
 
-def test_doing_nothing_fails_the_audit(
+def test_method_original_fails_its_audit(
     learner: ModelLearner, root: Artifact, tmp_path: Path
 ) -> None:
-    idle = ModelLearner(Settings(method="original", seed=0), brief, CALIBRATION)
-    left = idle.unlearn(
+    original = ModelLearner(Settings(method="original", seed=0), small_recipe, CALIBRATION)
+    left = original.unlearn(
         take_snapshot(FIRST), root.directory, tmp_path / "0", strength=0, report=nothing
     )
     verdict = learner.audit(
@@ -128,10 +130,8 @@ def test_doing_nothing_fails_the_audit(
     assert verdict.outcome is Outcome.FAILED
 
 
-def test_methods_with_members_of_their_own_give_way_to_exact_retraining(
-    root: Artifact, tmp_path: Path
-) -> None:
-    sharded = ModelLearner(Settings(method=Sisa.name, seed=0), brief, CALIBRATION)
+def test_sharded_method_requires_retraining(root: Artifact, tmp_path: Path) -> None:
+    sharded = ModelLearner(Settings(method=Sisa.name, seed=0), small_recipe, CALIBRATION)
     with pytest.raises(UnlearningFailedError):
         sharded.unlearn(
             take_snapshot(ONE), root.directory, tmp_path / "1", strength=0, report=nothing
@@ -142,11 +142,11 @@ def test_methods_with_members_of_their_own_give_way_to_exact_retraining(
 
 
 @pytest.mark.parametrize(
-    ("named", "says"),
+    ("backbone", "message"),
     [("hf:/nowhere/at/all", "no such directory"), ("lstm", "no backbone 'lstm'")],
 )
-def test_a_backbone_that_is_not_there_is_bad_input(
-    learner: ModelLearner, named: str, says: str, tmp_path: Path
+def test_unavailable_backbone_raises(
+    learner: ModelLearner, backbone: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidInputError, match=says):
-        learner.train(take_snapshot(ForgetSet()), tmp_path / "r", named, nothing)
+    with pytest.raises(InvalidInputError, match=message):
+        learner.train(take_snapshot(ForgetSet()), tmp_path / "r", backbone, nothing)

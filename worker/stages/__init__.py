@@ -1,1 +1,1 @@
-"""The stages of the pipeline that are more than one call: build, roll out, shred."""
+"""The stages of the pipeline. `worker/pipeline.py` holds their order."""

@@ -1,7 +1,7 @@
-"""From frozen data to audited weights: unlearn, fold, audit, and escalate inside the job.
+"""Build audited weights from a data snapshot: unlearn, merge and audit, or retrain.
 
-The order of escalation is the design's: a first try, a stronger one, then exact retraining on the
-retained rows. Nothing is published here; a candidate that fails leaves only its figures behind.
+Attempts escalate until an audit does not fail: unlearning, stronger unlearning, then exact
+retraining on the retained rows. A failed attempt leaves only its figures in the job's metrics.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.releases import Release
+    from worker.job_run import JobRun
     from worker.learner import Artifact, DataSnapshot
-    from worker.run import JobRun
 
-#: The strengths of `Learner.unlearn`, in the order in which they are tried.
-STRENGTHS: Final = (0, 1)
+#: The strengths of `Learner.unlearn`, in the order of the attempts.
+_STRENGTHS: Final = (0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """Weights that may be published. `outcome` is None for a first release: nothing to compare."""
+    """Weights that may be published. `outcome` is None for a first release, which has no parent."""
 
     artifact: Artifact
     outcome: Outcome | None
@@ -36,7 +36,7 @@ class Built:
 
 
 class Builder:
-    """Makes the weights of one job in its staging directory."""
+    """Builds the weights of one job in the job's staging directory."""
 
     def __init__(self, run: JobRun, snapshot: DataSnapshot, parent: Release | None) -> None:
         self._run = run
@@ -45,31 +45,28 @@ class Builder:
         self._parent = parent
 
     def build(self) -> Built:
-        """Return weights that passed, or raise AuditFailedError."""
+        """Return weights whose audit did not fail. Raises AuditFailedError if there are none."""
         parent = self._parent
-        if parent is None or self._wants_exact(parent):
-            return self._exact()
+        if parent is None or self._needs_retraining(parent):
+            return self._retrain()
         if not self._learner.has_training_rows(self._snapshot, self._directory(parent)):
-            return self._carried_over(parent)
-        for strength in STRENGTHS:
-            built = self._attempt(parent, strength)
+            return self._carry_over(parent)
+        for strength in _STRENGTHS:
+            built = self._unlearn(parent, strength)
             if built is not None:
                 return built
-        return self._exact()
+        return self._retrain()
 
-    def _wants_exact(self, parent: Release) -> bool:
+    def _needs_retraining(self, parent: Release) -> bool:
         job = self._run.job
         return (
             job.kind is not JobKind.FORGET
             or job.method == EXACT_METHOD
-            or self._budget_is_spent(parent)
+            or parent.error_budget_spent >= self._run.context.settings.error_budget
         )
 
-    def _budget_is_spent(self, parent: Release) -> bool:
-        return parent.error_budget_spent >= self._run.context.settings.error_budget
-
-    def _carried_over(self, parent: Release) -> Built:
-        """No weight ever saw this batch: a release without it, and nothing pretended."""
+    def _carry_over(self, parent: Release) -> Built:
+        """Reuse the parent's weights, which do not depend on this batch."""
         self._run.begin(Stage.MERGE)
         artifact = self._learner.carry_over(
             self._directory(parent), self._run.staging / "release", job_id=self._run.job.id
@@ -81,43 +78,46 @@ class Builder:
             error_budget_spent=parent.error_budget_spent,
         )
 
-    def _attempt(self, parent: Release, strength: int) -> Built | None:
-        """Unlearn at one strength; None where that diverges or the audit says that it failed."""
-        run, source = self._run, self._directory(parent)
-        workshop = run.staging / f"try-{strength}"
+    def _unlearn(self, parent: Release, strength: int) -> Built | None:
+        """Unlearn at this strength; return None if training diverges or the audit fails."""
+        run, parent_directory = self._run, self._directory(parent)
+        attempt = f"try-{strength}"
+        directory = run.staging / attempt
         run.begin(Stage.UNLEARN)
         try:
             adapter = self._learner.unlearn(
                 self._snapshot,
-                source,
-                workshop / "adapter",
+                parent_directory,
+                directory / "adapter",
                 strength=strength,
                 report=run.reporter(Stage.UNLEARN),
             )
         except UnlearningFailedError:
             diverged = Verdict(outcome=Outcome.FAILED, figures={"diverged": True})
-            self._note(f"try-{strength}", None, diverged, {})
+            self._record(attempt, None, diverged, {})
             return None
         artifact = adapter
         if adapter.needs_merge:
             run.begin(Stage.MERGE)
-            artifact = self._learner.merge(source, adapter.directory, workshop / "release")
-        verdict = self._audit(source, artifact, exact=adapter.exact)
-        made = {f"adapter/{name}": digest for name, digest in adapter.intermediates.items()}
-        self._note(f"try-{strength}", artifact, verdict, made | artifact.intermediates)
+            artifact = self._learner.merge(
+                parent_directory, adapter.directory, directory / "release"
+            )
+        verdict = self._audit(parent_directory, artifact, exact=adapter.exact)
+        adapter_files = {f"adapter/{name}": sha for name, sha in adapter.intermediates.items()}
+        self._record(attempt, artifact, verdict, adapter_files | artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             return None
-        inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
+        is_inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
         return Built(
             artifact=artifact,
             outcome=Outcome.EXACT if adapter.exact else verdict.outcome,
             figures=verdict.figures,
-            # What is exact starts a new lineage: it owes nothing to earlier doubts.
-            error_budget_spent=0 if adapter.exact else parent.error_budget_spent + inconclusive,
+            # Inconclusive audits add up along a lineage. An exact release starts a new lineage.
+            error_budget_spent=0 if adapter.exact else parent.error_budget_spent + is_inconclusive,
         )
 
-    def _exact(self) -> Built:
-        """Train from scratch on the retained rows; a new lineage with a fresh error budget."""
+    def _retrain(self) -> Built:
+        """Train from scratch on the retained rows, which starts a lineage with no budget spent."""
         run = self._run
         run.begin(Stage.TRAIN)
         artifact = self._learner.train(
@@ -127,10 +127,10 @@ class Builder:
             run.reporter(Stage.TRAIN),
         )
         if self._parent is None:
-            self._note("exact", artifact, None, artifact.intermediates)
+            self._record("exact", artifact, None, artifact.intermediates)
             return Built(artifact=artifact, outcome=None, figures={}, error_budget_spent=0)
         verdict = self._audit(self._directory(self._parent), artifact, exact=True)
-        self._note("exact", artifact, verdict, artifact.intermediates)
+        self._record("exact", artifact, verdict, artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             raise AuditFailedError
         return Built(
@@ -141,10 +141,10 @@ class Builder:
         )
 
     def _backbone(self) -> str | Path:
-        """Return what was asked for, or the parent to be like, or what the settings say."""
-        asked: str | None = self._run.job.settings.get("backbone")
-        if asked:
-            return asked
+        """Return the job's backbone, else the parent's directory, else the backbone in settings."""
+        backbone: str | None = self._run.job.settings.get("backbone")
+        if backbone:
+            return backbone
         if self._parent is not None:
             return self._directory(self._parent)
         return self._run.context.settings.backbone
@@ -159,16 +159,16 @@ class Builder:
             report=self._run.reporter(Stage.AUDIT),
         )
 
-    def _note(
+    def _record(
         self,
         attempt: str,
         artifact: Artifact | None,
         verdict: Verdict | None,
         intermediates: dict[str, str],
     ) -> None:
-        """Keep the figures of every try with the job, and the digests of what it made."""
+        """Add an attempt's figures and the digests of its temporary files to the job's metrics."""
         run = self._run
-        tried = {
+        figures = {
             "epoch": run.lease.epoch,
             "attempt": attempt,
             "method": artifact.method if artifact else run.job.method,
@@ -177,11 +177,11 @@ class Builder:
             "audit": verdict.figures if verdict else {},
         }
         prefix = f"staging/{run.job.id}/{run.lease.epoch}/{attempt}"
-        made = {f"{prefix}/{name}": digest for name, digest in intermediates.items()}
+        digests = {f"{prefix}/{name}": digest for name, digest in intermediates.items()}
         run.advance(
             metrics={
-                "tries": [*run.job.metrics.get("tries", []), tried],
-                "shredded": {**run.job.metrics.get("shredded", {}), **made},
+                "tries": [*run.job.metrics.get("tries", []), figures],
+                "shredded": {**run.job.metrics.get("shredded", {}), **digests},
             }
         )
 

@@ -1,4 +1,4 @@
-"""Publishing weights and rolling them out: replicas prepare, the alias flips, replicas confirm."""
+"""Publish a release and roll it out: replicas prepare it, the alias flips, replicas confirm it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.domain.releases import Replica
-    from worker.run import JobRun
+    from worker.job_run import JobRun
     from worker.stages.build import Built
 
 log = structlog.get_logger(__name__)
 
-#: How often the replicas' rows are looked at, in seconds.
-_LOOK_EVERY: Final = 0.1
+#: Time between two reads of the replicas' rows, in seconds.
+_POLL_SECONDS: Final = 0.1
 
 
 def publish(run: JobRun, built: Built, parent: Release | None) -> None:
-    """Move the weights to their place and write their row: a candidate, served by nobody yet."""
+    """Move the weights to the artifact store and record the release as a candidate."""
     run.begin(Stage.PUBLISH)
-    name = release_id(built.artifact.digest)
-    path = run.context.artifacts.release_path(name)
-    run.check()  # A claim that was frozen here must not move anything any more.
+    new_id = release_id(built.artifact.digest)
+    path = run.context.artifacts.release_path(new_id)
+    run.check()  # A process that was suspended here may have lost its lease.
     run.context.artifacts.publish(built.artifact.directory, path)
     with run.writing() as uow:
         rollout.publish(
             uow,
             run.lease,
             Release(
-                id=name,
+                id=new_id,
                 digest=built.artifact.digest,
                 parent=parent.id if parent else None,
                 job_id=run.job.id,
@@ -51,69 +51,81 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
                 created_at=uow.state.now(),
             ),
         )
-        # An escalated job says what it ended with.
+        # A job may have ended with a stronger method than its own.
         uow.jobs.update(run.lease, method=built.artifact.method)
-    run.job = run.job.evolve(release=name, method=built.artifact.method)
+    run.job = run.job.evolve(release=new_id, method=built.artifact.method)
 
 
-def roll_out(run: JobRun, name: str) -> None:
-    """Return once every live replica answers from the release; laggards are counted out."""
+def roll_out(run: JobRun) -> None:
+    """Return when every live replica answers from the job's release. Slow replicas are fenced.
+
+    A deletion before the first release has no release to roll out.
+    """
+    target = run.job.release
+    if target is None:
+        return
     run.begin(Stage.ROLL_OUT)
     with run.writing() as uow:
-        rollout.start_rollout(uow, run.lease, name)
-    lagging = _wait(run, lambda replicas: rollout.unprepared(replicas, name), limited=True)
-    _refuse_broken(run, name, lagging)
+        rollout.start_rollout(uow, run.lease, target)
+    unprepared = _wait_while(run, lambda replicas: rollout.unprepared(replicas, target))
+    _check_loadable(run, target, unprepared)
     with run.writing() as uow:
-        flipped = rollout.flip(uow, run.lease, name)
+        flipped = rollout.flip(uow, run.lease, target)
     if not flipped:
-        raise RollOutError(release_id=name, reason="the alias was moved by somebody else")
-    wait_until_confirmed(run, name)
+        raise RollOutError(release_id=target, reason="another process moved the alias")
+    wait_until_confirmed(run, target)
 
 
-def wait_until_confirmed(run: JobRun, name: str) -> None:
-    """Wait until no replica that may still answer serves anything else.
+def wait_until_confirmed(run: JobRun, target: str) -> None:
+    """Wait until no replica can answer from another release.
 
-    After the time-out the laggards are fenced: they cannot renew, and their leases, with the
-    margin, run out by the database's clock.
+    After LETHE_ROLLOUT_TIMEOUT, the remaining replicas are fenced: they cannot renew their leases,
+    which expire, with the margin, by the database's clock.
     """
     with run.context.uow_factory(write=False) as uow:
-        release = uow.releases.get(name)
+        release = uow.releases.get(target)
     live_at = release.live_at if release is not None else None
 
     def unconfirmed(replicas: list[Replica]) -> list[Replica]:
-        return rollout.unconfirmed(replicas, name, live_at)
+        return rollout.unconfirmed(replicas, target, live_at)
 
-    lagging = _wait(run, unconfirmed, limited=True)
-    if lagging:
-        log.warning("replicas_fenced", job=run.job.id, replicas=[r.id for r in lagging])
+    slow_replicas = _wait_while(run, unconfirmed)
+    if slow_replicas:
+        replica_ids = [replica.id for replica in slow_replicas]
+        log.warning("replicas_fenced", job=run.job.id, replicas=replica_ids)
         with run.writing() as uow:
-            rollout.fence(uow, run.lease, [replica.id for replica in lagging])
-    _wait(run, unconfirmed, limited=False)
+            rollout.fence(uow, run.lease, replica_ids)
+    _wait_while(run, unconfirmed, timeout=float("inf"))
 
 
-def _wait(
-    run: JobRun, select: Callable[[list[Replica]], list[Replica]], *, limited: bool
+def _wait_while(
+    run: JobRun,
+    select: Callable[[list[Replica]], list[Replica]],
+    *,
+    timeout: float | None = None,
 ) -> list[Replica]:
-    """Wait until no live replica is selected, or the time is over; return those that are left."""
+    """Wait until `select` returns none of the live replicas; return those left at the timeout.
+
+    `timeout` is in seconds, LETHE_ROLLOUT_TIMEOUT by default.
+    """
     settings = run.context.settings
-    deadline = time.monotonic() + settings.rollout_timeout
+    deadline = time.monotonic() + (settings.rollout_timeout if timeout is None else timeout)
     while True:
         with run.context.uow_factory(write=False) as uow:
-            left = select(uow.replicas.live(settings.replica_margin))
-        if not left or (limited and time.monotonic() >= deadline):
-            return left
-        run.wait(_LOOK_EVERY)
+            selected = select(uow.replicas.live(settings.replica_margin))
+        if not selected or time.monotonic() >= deadline:
+            return selected
+        run.wait(_POLL_SECONDS)
 
 
-def _refuse_broken(run: JobRun, name: str, lagging: list[Replica]) -> None:
-    """Raise where every live replica says that it cannot load the release.
+def _check_loadable(run: JobRun, target: str, unprepared: list[Replica]) -> None:
+    """Raise RollOutError if every live replica reports that it cannot load the release.
 
-    A laggard is left behind by the flip; but if nobody at all could serve afterwards, flipping
-    would end the service.
+    The flip leaves slow or broken replicas behind, but must not leave the service without replicas.
     """
     with run.context.uow_factory(write=False) as uow:
-        live = uow.replicas.live(run.context.settings.replica_margin)
-        already_live = uow.releases.alias().live == name
-    broken = {replica.id for replica in lagging if replica.problem}
-    if live and not already_live and all(replica.id in broken for replica in live):
-        raise RollOutError(release_id=name, reason="no replica could load it")
+        live_replicas = uow.replicas.live(run.context.settings.replica_margin)
+        is_live = uow.releases.alias().live == target
+    broken_ids = {replica.id for replica in unprepared if replica.problem}
+    if live_replicas and not is_live and all(r.id in broken_ids for r in live_replicas):
+        raise RollOutError(release_id=target, reason="no replica could load it")

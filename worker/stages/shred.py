@@ -1,7 +1,7 @@
-"""Shredding: unlink every artefact that could bring the forgotten data back.
+"""Unlink every artifact from which forgotten data could be recovered.
 
-What goes is written down before it goes, so that a crash in between loses no digest; doing it
-again finds less to do. Files are unlinked only after their last reader is gone.
+The digests of files are recorded before the files are unlinked, so that a crash loses none of them
+and the stage can be repeated. Files are unlinked after their last reader has stopped reading.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from worker.stages.roll_out import wait_until_confirmed
 
 if TYPE_CHECKING:
     from app.domain.releases import Release
-    from worker.run import JobRun
+    from worker.job_run import JobRun
 
 
 def clear_lower_epochs(run: JobRun) -> None:
-    """Note and unlink what earlier, dead claims of this job left in staging."""
-    _note(run, _staged(run, run.job.id))
+    """Record and unlink the staging files of this job's earlier claims."""
+    _record(run, _staged_digests(run, run.job.id))
     run.context.artifacts.remove_staging(run.job.id, run.lease.epoch)
 
 
 def shred(run: JobRun) -> None:
-    """Unlink all releases but the live one and all that is staged, and scrub the database."""
+    """Unlink all releases but the live one and all staging files, and scrub the database."""
     run.begin(Stage.SHRED)
     store = run.context.artifacts
     with run.context.uow_factory(write=False) as uow:
@@ -34,68 +34,72 @@ def shred(run: JobRun) -> None:
         unshredded = uow.releases.unshredded()
     if live is not None:
         wait_until_confirmed(run, live)
-    doomed = [release for release in unshredded if release.id != live]
-    _note(run, {release.path: release.digest for release in doomed})
-    # A claim that died between moving its weights and writing their row left no row behind.
-    kept = {release.path for release in unshredded if release.id == live}
-    for path in sorted({release.path for release in doomed} | set(store.published()) - kept):
+    old_releases = [release for release in unshredded if release.id != live]
+    _record(run, {release.path: release.digest for release in old_releases})
+    # A claim that died between moving its weights and writing their row left files without a row.
+    live_paths = {release.path for release in unshredded if release.id == live}
+    old_paths = {release.path for release in old_releases}
+    for path in sorted(old_paths | set(store.published()) - live_paths):
         run.check()
-        _note(run, store.remove(path))
+        _record(run, store.remove(path))
     _clear_adapters(run, live)
     _clear_staging(run)
-    _note(run, store.remove_incoming())
-    _mark_shredded(run, doomed)
+    _record(run, store.remove_incoming())
+    _mark_shredded(run, old_releases)
     run.advance(metrics={"scrubbed": run.context.scrub_database()})
 
 
 def _clear_adapters(run: JobRun, live: str | None) -> None:
-    """Unlink what serving engines were given of any other release: it would bring that back.
+    """Unlink the adapters that serving engines read, except the live release's adapter.
 
-    Gateways remove it themselves, but one may have died over it. This comes after the releases:
-    whoever writes such a copy looks afterwards whether its release is still there.
+    Gateways remove their adapters, but a gateway may have died before. The releases must be gone
+    first: a process that writes an adapter checks afterwards that the release still exists.
     """
     store = run.context.artifacts
     for release_id in store.adapters():
         run.check()
         if release_id != live:
-            _note(run, store.remove(store.adapter_path(release_id)))
+            _record(run, store.remove(store.adapter_path(release_id)))
 
 
 def _clear_staging(run: JobRun) -> None:
-    """Unlink what this job staged, and what jobs that ended without clearing up left there.
+    """Unlink the staging files of this job and of all ended jobs.
 
-    A worker that is killed right after its job has failed leaves weights that still know whom this
-    job forgets. No other job is open now, so nobody needs any of it.
+    A worker that is killed right after its job has failed leaves weights that were trained on the
+    forgotten rows. No other job is open now, so no process needs these files.
     """
     store = run.context.artifacts
     with run.context.uow_factory(write=False) as uow:
-        ended = [name for name in store.staged_jobs() if job_lifecycle.has_ended(uow, name)]
-    for job_id in (run.job.id, *ended):
+        ended_jobs = [
+            job_id for job_id in store.staged_jobs() if job_lifecycle.has_ended(uow, job_id)
+        ]
+    for job_id in (run.job.id, *ended_jobs):
         run.check()
-        _note(run, _staged(run, job_id))
+        _record(run, _staged_digests(run, job_id))
         store.remove_staging(job_id)
 
 
-def _staged(run: JobRun, job_id: str) -> dict[str, str]:
-    """Return path → SHA-256 of every file that any claim of the job has in staging."""
+def _staged_digests(run: JobRun, job_id: str) -> dict[str, str]:
+    """Return path → SHA-256 of every staging file of the job, of all its claims."""
     directory = run.staging.parents[1] / job_id
     digests = {}
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         digests[f"staging/{job_id}/{file.relative_to(directory).as_posix()}"] = digest
     return digests
 
 
-def _note(run: JobRun, digests: dict[str, str]) -> None:
-    known = run.job.metrics.get("shredded", {})
-    if digests.keys() - known.keys():
-        run.advance(metrics={"shredded": {**known, **digests}})
+def _record(run: JobRun, digests: dict[str, str]) -> None:
+    """Add digests to the job's metric `shredded`, which the certificate lists."""
+    recorded = run.job.metrics.get("shredded", {})
+    if digests.keys() - recorded.keys():
+        run.advance(metrics={"shredded": {**recorded, **digests}})
 
 
-def _mark_shredded(run: JobRun, doomed: list[Release]) -> None:
+def _mark_shredded(run: JobRun, releases: list[Release]) -> None:
     with run.writing() as uow:
         job_lifecycle.advance(uow, run.lease)
         now = uow.state.now()
-        for release in doomed:
+        for release in releases:
             uow.releases.update(release.id, status=ReleaseStatus.SHREDDED, shredded_at=now)

@@ -1,14 +1,14 @@
-"""Freezing: all that a job may look at, read in one transaction.
+"""Take a snapshot of the data that a job works on, in one read transaction.
 
-Rows of people, pairs and items that are suppressed but belong to a later batch are left out
-altogether, so that no new weight is ever trained on them.
+Rows of suppressed users, pairs and items that a later batch will forget are left out, so that no
+new weights are trained on them.
 """
 
 from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
+#: Part of the ids of placeholder items. Sharding hashes item ids, so the text must not change.
+_PLACEHOLDER: Final = "slot"
+
 
 def take_snapshot(
     uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, *, job_id: str, holdout_share: float
 ) -> DataSnapshot:
-    """Read the data of a job in one snapshot."""
+    """Read the data, what the job's requests forget, and the holdout users."""
     with uow_factory(write=False) as uow:
         version = uow.state.data_version()
         requests = uow.requests.of_job(job_id)
-        own = {digest for request in requests for digest in request.subject_hashes}
+        own_hashes = {digest for request in requests for digest in request.subject_hashes}
         forget = forget_set(requests)
-        others = _Suppressed(uow.suppressions.all_hashes() - own, pseudonyms, forget)
-        data = _read(uow, others)
+        later = _LaterBatches(uow.suppressions.all_hashes() - own_hashes, pseudonyms, forget)
+        data = _read(uow, later)
     return DataSnapshot(
         version=version,
         data=data,
@@ -48,7 +51,7 @@ def take_snapshot(
 
 
 def forget_set(requests: Iterable[ForgetRequest]) -> ForgetSet:
-    """Return what these requests forget; one that has completed names nobody any more."""
+    """Return the union of the requests' subjects; a completed request has none."""
     users: set[str] = set()
     pairs: set[tuple[str, str]] = set()
     items: set[str] = set()
@@ -63,24 +66,25 @@ def forget_set(requests: Iterable[ForgetRequest]) -> ForgetSet:
 
 
 @dataclass(frozen=True, slots=True)
-class _Suppressed:
-    """Says what a later batch will forget. What this batch forgets is never left out."""
+class _LaterBatches:
+    """Tells the suppressed users, items and pairs of later batches from those of this batch."""
 
     hashes: set[str]
     pseudonyms: Pseudonyms
     forget: ForgetSet
 
-    def user(self, user_id: str) -> bool:
+    def has_user(self, user_id: str) -> bool:
         return bool(self.hashes) and self.pseudonyms.user(user_id) in self.hashes
 
-    def item(self, item_id: str) -> bool:
+    def has_item(self, item_id: str) -> bool:
         return bool(self.hashes) and self.pseudonyms.item(item_id) in self.hashes
 
-    def pair(self, row: Interaction) -> bool:
+    def has_pair(self, row: Interaction) -> bool:
         digest = self.pseudonyms.interaction
         return bool(self.hashes) and digest(row.user_id, row.item_id) in self.hashes
 
-    def forgotten_now(self, row: Interaction) -> bool:
+    def is_of_this_batch(self, row: Interaction) -> bool:
+        """Return whether this batch forgets the row. The snapshot must contain such rows."""
         return (
             row.user_id in self.forget.users
             or row.item_id in self.forget.items
@@ -88,20 +92,23 @@ class _Suppressed:
         )
 
 
-def _read(uow: UnitOfWork, others: _Suppressed) -> Interactions:
+def _read(uow: UnitOfWork, later: _LaterBatches) -> Interactions:
     items = _by_item_index(uow.people.items())
     item_indices = {item.id: item_index for item_index, item in enumerate(items)}
-    late_items = {item.id for item in items if others.item(item.id)}
-    people = list(uow.people.users())
-    late_users = {user.id for user in people if others.user(user.id)}
+    later_items = {item.id for item in items if later.has_item(item.id)}
+    stored_users = list(uow.people.users())
+    later_users = {user.id for user in stored_users if later.has_user(user.id)}
     rows = [
         row
         for row in uow.people.interactions()
-        if others.forgotten_now(row)
-        or not (row.user_id in late_users or row.item_id in late_items or others.pair(row))
+        if later.is_of_this_batch(row)
+        or not (row.user_id in later_users or row.item_id in later_items or later.has_pair(row))
     ]
-    kept = late_users.intersection(row.user_id for row in rows)
-    users = [user for user in people if user.id not in late_users or user.id in kept]
+    # A user of a later batch stays if this batch forgets one of the user's rows.
+    users_with_rows = later_users.intersection(row.user_id for row in rows)
+    users = [
+        user for user in stored_users if user.id not in later_users or user.id in users_with_rows
+    ]
     return _table(
         tuple(UserRecord(id=user.id, attributes=user.attributes) for user in users),
         tuple(items),
@@ -111,9 +118,9 @@ def _read(uow: UnitOfWork, others: _Suppressed) -> Interactions:
 
 
 def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
-    """Return records whose index is the item's slot; a slot that nobody holds gets a blank."""
+    """Return the records in order of item index, with placeholders for unused indices."""
     size = max((item.item_index for item in items), default=-1) + 1
-    records = [ItemRecord(id=f"\0slot {item_index}", title="") for item_index in range(size)]
+    records = [ItemRecord(id=f"\0{_PLACEHOLDER} {index}", title="") for index in range(size)]
     for item in items:
         attributes = {name: tuple(values) for name, values in item.attributes.items()}
         records[item.item_index] = ItemRecord(id=item.id, title=item.title, attributes=attributes)
@@ -126,11 +133,11 @@ def _table(
     item_indices: Mapping[str, int],
     rows: Iterable[Interaction],
 ) -> Interactions:
-    index = {user.id: position for position, user in enumerate(users)}
+    user_indices = {user.id: index for index, user in enumerate(users)}
     user, item = array("i"), array("i")
     rating, timestamp = array("f"), array("q")
     for row in rows:
-        user.append(index[row.user_id])
+        user.append(user_indices[row.user_id])
         item.append(item_indices[row.item_id])
         rating.append(row.rating)
         timestamp.append(row.timestamp)

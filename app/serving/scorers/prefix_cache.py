@@ -47,7 +47,7 @@ class PrefixCache:
         length = min(len(prefix), len(tokens))
         is_same = bool((prefix.tokens[:length] == tokens[:length]).all())
         is_useful = (len(tokens) - length) * candidates <= len(tokens)
-        return prefix.cut(length) if is_same and is_useful else None, generation
+        return prefix.truncate(length) if is_same and is_useful else None, generation
 
     def keep(self, user_id: str, prefix: Prefix, generation: int) -> None:
         """Cache a prefix, unless `forget` was called since `find` returned `generation`.

@@ -239,7 +239,7 @@ def test_a_lacking_tensor_is_found(release: Path, name: str) -> None:
     edit_weights(release, lambda state: state.__delitem__(name))
     shard_fingerprint(release)
 
-    with pytest.raises(CheckpointError, match="missing or left over"):
+    with pytest.raises(CheckpointError, match="missing or superfluous"):
         load(release)
 
 
@@ -247,7 +247,7 @@ def test_an_additional_tensor_is_found(release: Path) -> None:
     edit_weights(release, lambda state: state.update(stowaway=torch.zeros(3)))
     shard_fingerprint(release)
 
-    with pytest.raises(CheckpointError, match="missing or left over"):
+    with pytest.raises(CheckpointError, match="missing or superfluous"):
         load(release)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.backbones.compact import CompactConfig
-from models.inference.compact_reader import AT_ONCE, CompactReader
+from models.inference.compact_reader import CANDIDATES_PER_PASS, CompactReader
 from models.prompts.prompt_batch import PromptBatch
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.vocabulary import Vocabulary
@@ -98,7 +98,7 @@ def test_any_request_is_answered_as_whole_prompts_are(
 @settings(max_examples=40, deadline=None)
 @given(
     prefix=st.lists(st.integers(1, 30), min_size=1, max_size=6),
-    rests=st.lists(
+    suffixes=st.lists(
         st.lists(st.integers(0, 30), min_size=5, max_size=5).filter(any), min_size=1, max_size=6
     ),
 )
@@ -109,7 +109,7 @@ def test_padding_is_nowhere(prefix: list[int], rests: list[list[int]]) -> None:
     assert_plain(usual(), usual_reader(), prompts, len(prefix))
 
 
-@pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 1, 1000])
+@pytest.mark.parametrize("count", [1, CANDIDATES_PER_PASS, CANDIDATES_PER_PASS + 1, 1000])
 def test_any_number_of_candidates_is_read(count: int) -> None:
     prompts = request(usual(), count)
     expected = usual().logits(prompts)
@@ -149,7 +149,7 @@ def test_an_answer_does_not_depend_on_who_else_is_read() -> None:
         assert prefix.nbytes == sum(
             each.untyped_storage().nbytes() for pair in prefix.states for each in pair
         )
-        alone = reader.read(tokens)
+        alone = reader.encode_prefix(tokens)
         for pair, other in zip(prefix.states, alone.states, strict=True):
             for one, wanted in zip(pair, other, strict=True):
                 torch.testing.assert_close(one, wanted, atol=5e-6, rtol=1e-5)
@@ -163,7 +163,7 @@ def test_an_answer_does_not_depend_on_who_else_is_read() -> None:
 
 def test_a_shorter_prefix_may_be_cut_from_a_longer_one() -> None:
     prompts, reader = request(usual(), 5), usual_reader()
-    cut = reader.read(prompts.tokens[0, : prompts.shared_length()]).truncate(4)
+    cut = reader.encode_prefix(prompts.tokens[0, : prompts.shared_length()]).truncate(4)
 
     found = torch.cat(reader.answer(reader.rows(cut, prompts)))
 
@@ -227,9 +227,11 @@ def test_what_answers_otherwise_is_not_used() -> None:
     def broken(prompts: PromptBatch) -> torch.Tensor:
         return made.logits(prompts) * torch.nan
 
-    assert CompactReader.of(made.model, prompt.answers, prompt.golden, made.logits) is not None
-    assert CompactReader.of(made.model, prompt.answers, prompt.golden, wrong) is None
-    assert CompactReader.of(made.model, prompt.answers, prompt.golden, broken) is None
+    assert (
+        CompactReader.verified(made.model, prompt.answers, prompt.golden, made.logits) is not None
+    )
+    assert CompactReader.verified(made.model, prompt.answers, prompt.golden, wrong) is None
+    assert CompactReader.verified(made.model, prompt.answers, prompt.golden, broken) is None
 
 
 def test_a_reader_holds_no_model() -> None:

@@ -257,7 +257,7 @@ def test_a_missing_source_says_so(moved: tuple[Path, Path]) -> None:
     source, release = moved
     shutil.rmtree(source)
 
-    with pytest.raises(CheckpointError, match=r"no source.*there is no such directory"):
+    with pytest.raises(CheckpointError, match=r"no backbone.*there is no such directory"):
         load(release)
 
 

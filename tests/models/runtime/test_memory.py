@@ -211,7 +211,7 @@ def test_inference_halves_rows(
     sources: dict[str, BackboneConfig], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The first attempt has all twelve prompts in one batch.
-    monkeypatch.setattr("models.recommender.base.TOKENS_AT_ONCE_ON_CPU", 1_000_000)
+    monkeypatch.setattr("models.recommender.base.BATCH_TOKENS_ON_CPU", 1_000_000)
     recommender = fresh(sources[kind])
     prompts = some_prompts(recommender)
     expected = recommender.logits(prompts)

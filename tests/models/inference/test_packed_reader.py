@@ -28,7 +28,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from models.inference.shared_prefix import PackedReader, Row, attention_mask, group_by_tokens
+from models.inference.packed_reader import PackedReader, Row, attention_mask, group_by_tokens
 from models.inference.split_attention import SplitAttention
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.prompts.templates import SHARED_PREFIX
@@ -110,12 +110,12 @@ def reader_of(made: Recommender) -> PackedReader:
 
 @pytest.mark.parametrize("kind", READABLE)
 def test_packed_answers_are_the_plain_ones(kind: str) -> None:
-    model, config, plain_head = READABLE[kind]
+    model, config, linear_head = READABLE[kind]
     made = recommender(model, config)
     prompts = request(made, 40)
     expected = made.logits(prompts)
 
-    assert reader_of(made).plain_head == plain_head
+    assert reader_of(made).linear_head == linear_head
     assert expected.std(0).min() > 1e-2  # They answer differently to different prompts.
     torch.testing.assert_close(made.score_logits(prompts), expected, atol=1e-4, rtol=0)
 
@@ -145,8 +145,8 @@ def test_rows_of_several_people_are_read_together(llama: Recommender) -> None:
     for count, history in ((5, 2), (1, 8), (12, 5)):
         prompts = request(llama, count, history)
         shared = prompts.shared_length()
-        prefix = reader.read(prompts.tokens[0, :shared])
-        batch.append(Row(prefix=prefix, rests=prompts.token_rows(shared)))
+        prefix = reader.encode_prefix(prompts.tokens[0, :shared])
+        batch.append(Row(prefix=prefix, suffixes=prompts.token_rows(shared)))
         expected.append(llama.logits(prompts))
 
     found = reader.answer(batch)
@@ -157,7 +157,7 @@ def test_rows_of_several_people_are_read_together(llama: Recommender) -> None:
 
 def test_a_shorter_prefix_is_the_beginning_of_a_longer_one(llama: Recommender) -> None:
     reader, tokens = reader_of(llama), request(llama, 3).tokens[0]
-    long, short = reader.read(tokens[:50]).truncate(30), reader.read(tokens[:30])
+    long, short = reader.encode_prefix(tokens[:50]).truncate(30), reader.encode_prefix(tokens[:30])
 
     assert len(long) == len(short) == 30
     assert long.tokens.tolist() == short.tokens.tolist()
@@ -172,8 +172,8 @@ def test_a_shorter_prefix_is_the_beginning_of_a_longer_one(llama: Recommender) -
 def test_one_prefix_may_be_read_by_many_threads(llama: Recommender) -> None:
     reader, prompts = reader_of(llama), request(llama, 30)
     shared, expected = prompts.shared_length(), llama.logits(prompts)
-    prefix = reader.read(prompts.tokens[0, :shared])
-    row = Row(prefix=prefix, rests=prompts.token_rows(shared))
+    prefix = reader.encode_prefix(prompts.tokens[0, :shared])
+    row = Row(prefix=prefix, suffixes=prompts.token_rows(shared))
 
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: reader.answer([row])[0], range(12)))
@@ -197,7 +197,7 @@ def test_an_adapter_counts(llama: Recommender) -> None:
     prompts = request(made, 12)
     expected = made.logits(prompts)
 
-    assert reader_of(made).plain_head
+    assert reader_of(made).linear_head
     torch.testing.assert_close(made.score_logits(prompts), expected, atol=1e-4, rtol=0)
     with made.model.disable_adapter():
         assert (made.score_logits(prompts) - expected).abs().max() > 1e-2
@@ -207,7 +207,7 @@ def test_a_head_with_an_adapter_is_not_plain(llama: Recommender) -> None:
     made = llama.with_model(adapted(["lm_head"]))
     prompts = request(made, 12)
 
-    assert not reader_of(made).plain_head
+    assert not reader_of(made).linear_head
     torch.testing.assert_close(made.score_logits(prompts), made.logits(prompts), atol=1e-4, rtol=0)
 
 
@@ -232,8 +232,8 @@ def test_half_precision_of_several_people(llama: Recommender) -> None:
     for count, history in ((5, 2), (1, 8), (12, 5)):
         prompts = request(half, count, history)
         shared = prompts.shared_length()
-        prefix = reader.read(prompts.tokens[0, :shared])
-        batch.append(Row(prefix=prefix, rests=prompts.token_rows(shared)))
+        prefix = reader.encode_prefix(prompts.tokens[0, :shared])
+        batch.append(Row(prefix=prefix, suffixes=prompts.token_rows(shared)))
         expected.append(llama.logits(prompts))
 
     found, wanted = torch.cat(reader.answer(batch)), torch.cat(expected)
@@ -284,8 +284,10 @@ def test_a_model_is_looked_at_once(llama: Recommender, tmp_path: Path) -> None:
 
     for owner in (made, made, llama):
         model = owner.model
-        assert PackedReader.of(model, made.prompt.answers, made.prompt.golden, plain) is not None
-    wrong = PackedReader.of(
+        assert (
+            PackedReader.verified(model, made.prompt.answers, made.prompt.golden, plain) is not None
+        )
+    wrong = PackedReader.verified(
         build(VOCABULARY, tiny.save("llama", tmp_path)).model,
         made.prompt.answers,
         made.prompt.golden,
@@ -306,14 +308,14 @@ def test_nobody_waits_while_another_model_is_looked_at(llama: Recommender, tmp_p
             assert other.submit(llama.reader).result(timeout=30) is not None
             return made.logits(prompts)
 
-        found = PackedReader.of(made.model, made.prompt.answers, made.prompt.golden, plain)
+        found = PackedReader.verified(made.model, made.prompt.answers, made.prompt.golden, plain)
     assert found is not None
 
 
 def test_rests_are_grouped_by_their_tokens() -> None:
     rests = [torch.zeros(length) for length in (3, 3, 4, 11, 1, 9, 2)]
 
-    groups = group_by_tokens(rests, tokens=10)
+    groups = group_by_tokens(rests, limit=10)
 
     assert [[len(rest) for rest in group] for group in groups] == [[3, 3, 4], [11], [1, 9], [2]]
     assert group_by_tokens([]) == []

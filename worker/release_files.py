@@ -1,0 +1,126 @@
+"""Save and load the weights of releases, with the manifest entries that later jobs need."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from models.audit.calibration import ExpectedLossIncrease
+from models.checkpoints import adapter as adapters
+from models.checkpoints import checkpoint as checkpoints
+from models.checkpoints import manifest as manifests
+from models.recommender.token_rows import unused_tokens
+from worker.errors import ReleaseUnusableError
+from worker.learner import Artifact
+from worker.training_data import data_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from models.checkpoints.manifest import Manifest
+    from models.data.forget_split import ForgetSplit
+    from models.recommender.base import Recommender
+    from models.training.trainer import TrainConfig
+    from models.unlearning.base import Unlearned
+
+
+def save_root(
+    recommender: Recommender,
+    into: Path,
+    *,
+    method: str,
+    job_id: str,
+    split: ForgetSplit,
+    recipe: TrainConfig,
+    expected: Mapping[str, ExpectedLossIncrease],
+) -> Artifact:
+    """Save a release without a parent, whose entries all its successors inherit."""
+    manifest = checkpoints.save(
+        recommender,
+        into,
+        method=method,
+        extra={
+            "job": job_id,
+            "bounds": split.bounds.manifest(),
+            "expected": {kind: asdict(increase) for kind, increase in expected.items()},
+            "recipe": recipe.manifest(),
+            "data_sha256": data_hash(split),
+        },
+    )
+    return Artifact(directory=into, digest=manifest.digest, method=method)
+
+
+def save_successor(
+    recommender: Recommender, into: Path, parent: Manifest, *, method: str, job_id: str
+) -> Artifact:
+    """Save a release that inherits its parent's bounds, recipe and calibration."""
+    inherited = {name: value for name, value in parent.extra.items() if name != "data_sha256"}
+    manifest = checkpoints.save(
+        recommender,
+        into,
+        method=method,
+        parent=parent.digest,
+        extra={**inherited, "job": job_id},
+    )
+    return Artifact(directory=into, digest=manifest.digest, method=method)
+
+
+def save_unmerged(
+    unlearned: Unlearned,
+    into: Path,
+    parent: Manifest,
+    *,
+    method: str,
+    job_id: str,
+    split: ForgetSplit,
+) -> Artifact:
+    """Save the result of a method: an adapter to merge, or complete weights.
+
+    The files can undo the unlearning, so all of them are listed as intermediates to shred.
+    """
+    recommender = unlearned.recommender
+    extra = {"job": job_id, "reset_tokens": unused_tokens(recommender, split)}
+    if unlearned.adapter is None:
+        manifest = checkpoints.save(
+            recommender,
+            into,
+            method=method,
+            parent=parent.digest,
+            extra=extra,
+            kind=manifests.UNMERGED,
+        )
+    else:
+        manifest = adapters.save(
+            recommender,
+            into,
+            unlearned.adapter,
+            method=method,
+            parent=parent.digest,
+            extra=extra,
+            rows=unlearned.rows,
+        )
+    return Artifact(
+        directory=into,
+        digest=manifest.digest,
+        method=method,
+        intermediates={
+            name: manifests.sha256_file(into / name)
+            for name in (manifests.WEIGHTS, manifests.MANIFEST)
+        },
+    )
+
+
+def load_release(directory: Path, kind: str = manifests.RELEASE) -> Recommender:
+    """Load weights. Raises ReleaseUnusableError, whose message holds no personal data."""
+    try:
+        return checkpoints.load(directory, kind)
+    except manifests.CheckpointError as error:
+        raise ReleaseUnusableError(reason=str(error).rstrip(".")) from error
+
+
+def expected_loss_increases(release: Manifest) -> dict[str, ExpectedLossIncrease]:
+    """Return the release's calibration, by kind of forgotten sample."""
+    return {
+        kind: ExpectedLossIncrease(**values) for kind, values in release.extra["expected"].items()
+    }

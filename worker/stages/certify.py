@@ -1,0 +1,65 @@
+"""Complete the job: sign a certificate for each request and erase the last traces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from app.domain.jobs import JobKind, Stage
+from app.domain.requests import Outcome
+from app.services import completion
+from app.services import jobs as job_lifecycle
+from app.services.certificates import Evidence
+
+if TYPE_CHECKING:
+    from worker.job_run import JobRun
+
+log = structlog.get_logger(__name__)
+
+_NOT_COVERED: Final = (
+    "the source files that data was imported from",
+    "backups of the database and of the artifacts",
+    "free space of file systems and of storage devices",
+    "copies in the local caches of other machines, where artifacts are in a remote store",
+    "memory of processes until it is used again",
+)
+_NOT_COVERED_POSTGRESQL: Final = (
+    "write-ahead logs of PostgreSQL and archives of them",
+    "free space within PostgreSQL's data files until it is used again",
+)
+_NOT_COVERED_WAL: Final = "SQLite's write-ahead log, which readers kept from being emptied"
+
+
+def certify(run: JobRun) -> None:
+    """Complete the requests of a deletion job. A job without requests only ends."""
+    if run.job.kind is not JobKind.FORGET:
+        with run.writing() as uow:
+            job_lifecycle.succeed(uow, run.lease)
+        return
+    run.begin(Stage.CERTIFY)
+    evidence = _evidence(run)
+    with run.writing() as uow:
+        completion.finish(uow, run.lease, run.context.signer, evidence)
+    # `finish` cleared the ids in the requests, so the old versions of those rows must be erased.
+    if not run.context.scrub_database():
+        log.warning("remains_not_erased", job=run.job.id)
+
+
+def _evidence(run: JobRun) -> Evidence:
+    release = None
+    if run.job.release is not None:
+        with run.context.uow_factory(write=False) as uow:
+            release = uow.releases.get(run.job.release)
+    outcome = release.outcome if release is not None else None
+    not_covered: tuple[str, ...] = _NOT_COVERED
+    if not run.context.database.is_sqlite:
+        not_covered += _NOT_COVERED_POSTGRESQL
+    elif not run.job.metrics.get("scrubbed", False):
+        not_covered += (_NOT_COVERED_WAL,)
+    return Evidence(
+        outcome=outcome or Outcome.NOT_APPLICABLE,
+        figures=dict(release.metrics) if release is not None else {},
+        shredded=dict(run.job.metrics.get("shredded", {})),
+        not_covered=not_covered,
+    )

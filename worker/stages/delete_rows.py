@@ -1,0 +1,22 @@
+"""Delete the rows that the job's requests name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.domain.jobs import JobKind, Stage
+from app.services import completion
+
+if TYPE_CHECKING:
+    from worker.job_run import JobRun
+
+
+def delete_rows(run: JobRun) -> None:
+    """Delete the rows of a deletion job and add their number to the job's metrics."""
+    if run.job.kind is not JobKind.FORGET:
+        return
+    run.begin(Stage.DELETE_ROWS)
+    with run.writing() as uow:
+        deleted = completion.delete_rows(uow, run.lease)
+    # A repetition deletes no rows; the metric keeps the number of the first time.
+    run.advance(metrics={"rows_deleted": run.job.metrics.get("rows_deleted", 0) + deleted})

@@ -53,6 +53,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         **inherited,
         "LETHE_HOME": str(tmp_path / "home"),
         "LETHE_POLL_SECONDS": "0.1",
+        # At a lower priority than the tests beside it, a worker would hardly proceed.
+        "LETHE_WORKER_NICE": "0",
         # With few users, a larger share must be left out of training to have holdout users.
         "LETHE_HOLDOUT_SHARE": "0.2",
         "PYTHONUNBUFFERED": "1",

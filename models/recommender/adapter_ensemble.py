@@ -101,7 +101,9 @@ def _widen(narrow: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return narrow @ up.flatten(0, 1)
 
 
-def install(base: Recommender, adapters: int, config: MixtureConfig, seed: int) -> Recommender:
+def add_shard_adapters(
+    base: Recommender, adapters: int, config: MixtureConfig, seed: int
+) -> Recommender:
     """Add new adapters to the layers in `config.targets`, in place, and freeze the base.
 
     Raises AdapterTargetError.
@@ -177,7 +179,7 @@ class AdapterEnsemble(Ensemble):
 
     def __init__(self, vocabulary: Vocabulary, config: EnsembleConfig, base: Recommender) -> None:
         """Take a base with its initial weights, and add new adapters to it, in place."""
-        install(base, config.shards, config.mixture, config.seed)
+        add_shard_adapters(base, config.shards, config.mixture, config.seed)
         model = nn.Module()
         model.base = base.model
         size = input_table(base).shape[1]

@@ -142,7 +142,7 @@ def test_prompts_longer_than_a_sliding_window_are_read_whole() -> None:
 
 
 def test_rows_of_several_users_are_scored_together(llama: Recommender) -> None:
-    """Prefixes and rows of different lengths are padded; no suffix sees padding or other suffixes."""
+    """Prefixes and rows of different lengths are padded; a suffix sees neither padding nor others."""
     reader, batch, expected = reader_of(llama), [], []
     for count, history in ((5, 2), (1, 8), (12, 5)):
         prompts = request(llama, count, history)

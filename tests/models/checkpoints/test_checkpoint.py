@@ -81,10 +81,10 @@ def test_a_loaded_release_has_the_logits_of_the_saved_one(
 def test_every_tensor_is_loaded_exactly(saved: Path, trained: Recommender) -> None:
     expected = trained.model.state_dict()
 
-    found = load(saved).model.state_dict()
+    loaded_state = load(saved).model.state_dict()
 
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert loaded_state.keys() == expected.keys()
+    assert all(torch.equal(loaded_state[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_loaded_release_is_not_trainable(saved: Path) -> None:

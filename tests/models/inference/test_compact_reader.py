@@ -69,11 +69,11 @@ def request(recommender: Recommender, count: int, history: int = 7) -> PromptBat
     )
 
 
-def assert_plain(
+def assert_same_logits(
     recommender: Recommender, reader: CompactReader, prompts: PromptBatch, shared: int
 ) -> None:
-    found = reader.score(prompts, shared)
-    torch.testing.assert_close(found, recommender.logits(prompts), atol=1e-5, rtol=1e-5)
+    logits = reader.score(prompts, shared)
+    torch.testing.assert_close(logits, recommender.logits(prompts), atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,7 +94,7 @@ def test_a_request_has_the_logits_of_whole_prompts(
         [Candidate(item_index, {"genre": genres}) for item_index, genres in scored_items],
     )
 
-    assert_plain(usual(), usual_reader(), prompts, prompts.shared_length())
+    assert_same_logits(usual(), usual_reader(), prompts, prompts.shared_length())
 
 
 @settings(max_examples=40, deadline=None)
@@ -110,7 +110,7 @@ def test_padding_in_any_column_changes_no_logit(
     """PAD is 0; suffixes may have padding in any column."""
     prompts = PromptBatch(tokens=torch.tensor([[*prefix, *suffix] for suffix in suffixes]))
 
-    assert_plain(usual(), usual_reader(), prompts, len(prefix))
+    assert_same_logits(usual(), usual_reader(), prompts, len(prefix))
 
 
 @pytest.mark.parametrize("count", [1, CANDIDATES_PER_PASS, CANDIDATES_PER_PASS + 1, 1000])
@@ -119,7 +119,7 @@ def test_any_number_of_candidates_is_scored(count: int) -> None:
     expected = usual().logits(prompts)
 
     assert count == 1 or expected.std(0).min() > 0.1  # The candidates have different logits.
-    assert_plain(usual(), usual_reader(), prompts, prompts.shared_length())
+    assert_same_logits(usual(), usual_reader(), prompts, prompts.shared_length())
 
 
 @pytest.mark.parametrize(
@@ -134,22 +134,22 @@ def test_other_model_sizes_are_supported(config: CompactConfig) -> None:
     recommender = strong(config)
     prompts = request(recommender, 9)
 
-    assert_plain(recommender, reader_of(recommender), prompts, prompts.shared_length())
+    assert_same_logits(recommender, reader_of(recommender), prompts, prompts.shared_length())
 
 
 def test_prompts_longer_than_the_configured_positions_are_scored() -> None:
     prompts = PromptBatch(tokens=torch.randint(1, 30, (3, 150)))
 
-    assert_plain(usual(), usual_reader(), prompts.take(slice(1)), 147)
+    assert_same_logits(usual(), usual_reader(), prompts.take(slice(1)), 147)
 
 
 def test_a_logit_does_not_depend_on_other_prompts_of_the_batch() -> None:
     reader, prompts = usual_reader(), request(usual(), 40)
     prefixes = [request(usual(), 1, history).tokens[0, : 2 + 2 * history] for history in (0, 3, 9)]
 
-    together = reader.encode_prefixes(prefixes)
+    batched = reader.encode_prefixes(prefixes)
 
-    for tokens, prefix in zip(prefixes, together, strict=True):
+    for tokens, prefix in zip(prefixes, batched, strict=True):
         assert prefix.nbytes == sum(
             tensor.untyped_storage().nbytes() for pair in prefix.states for tensor in pair
         )
@@ -169,9 +169,9 @@ def test_a_truncated_prefix_gives_the_same_logits() -> None:
     prompts, reader = request(usual(), 5), usual_reader()
     truncated = reader.encode_prefix(prompts.tokens[0, : prompts.shared_length()]).truncate(4)
 
-    found = torch.cat(reader.answer(reader.rows(truncated, prompts)))
+    logits = torch.cat(reader.answer(reader.rows(truncated, prompts)))
 
-    torch.testing.assert_close(found, usual().logits(prompts), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, usual().logits(prompts), atol=1e-5, rtol=1e-5)
 
 
 def variation(**changes: object) -> Recommender:
@@ -201,7 +201,7 @@ def with_wrapped_layer() -> Recommender:
 
 def with_hook() -> Recommender:
     recommender = strong(CompactConfig())
-    recommender.model.model.layers[0].mlp.register_forward_hook(lambda _, __, given: 1.1 * given)
+    recommender.model.model.layers[0].mlp.register_forward_hook(lambda _, __, output: 1.1 * output)
     return recommender
 
 
@@ -241,9 +241,9 @@ def test_a_reader_that_fails_verification_is_not_used() -> None:
 
 def test_a_freed_reader_frees_the_model() -> None:
     recommender = copy.deepcopy(usual())
-    reader, held = reader_of(recommender), weakref.ref(recommender.model)
+    reader, model = reader_of(recommender), weakref.ref(recommender.model)
     table = weakref.ref(reader._embedding)
     del recommender, reader
 
     gc.collect()
-    assert (held(), table()) == (None, None)
+    assert (model(), table()) == (None, None)

@@ -142,7 +142,7 @@ def test_prompts_longer_than_a_sliding_window_are_read_whole() -> None:
 
 
 def test_rows_of_several_users_are_scored_together(llama: Recommender) -> None:
-    """Prefixes and rows of different lengths are padded; a suffix sees neither padding nor others."""
+    """Prefixes and rows of different lengths are padded; no suffix sees padding."""
     reader, batch, expected = reader_of(llama), [], []
     for count, history in ((5, 2), (1, 8), (12, 5)):
         prompts = request(llama, count, history)
@@ -151,10 +151,10 @@ def test_rows_of_several_users_are_scored_together(llama: Recommender) -> None:
         batch.append(Row(prefix=prefix, suffixes=prompts.token_rows(shared)))
         expected.append(llama.logits(prompts))
 
-    found = reader.answer(batch)
+    packed = reader.answer(batch)
 
-    assert [len(logits) for logits in found] == [5, 1, 12]
-    torch.testing.assert_close(torch.cat(found), torch.cat(expected), atol=1e-4, rtol=0)
+    assert [len(logits) for logits in packed] == [5, 1, 12]
+    torch.testing.assert_close(torch.cat(packed), torch.cat(expected), atol=1e-4, rtol=0)
 
 
 def test_a_truncated_prefix_is_the_prefix_of_fewer_tokens(llama: Recommender) -> None:
@@ -180,8 +180,8 @@ def test_threads_can_share_a_prefix(llama: Recommender) -> None:
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: reader.answer([row])[0], range(12)))
 
-    for found in answers:
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    for packed in answers:
+        torch.testing.assert_close(packed, expected, atol=1e-4, rtol=0)
 
 
 def adapted(layers: list[str]) -> Any:
@@ -222,11 +222,11 @@ def test_half_precision_gives_float32_logits() -> None:
     prompts = request(text_recommender, 12)
     scale = exact.logits(prompts).abs().max()
 
-    found = text_recommender.score_logits(prompts)
+    packed = text_recommender.score_logits(prompts)
 
     assert reader_of(text_recommender).inner.dtype == torch.bfloat16
-    assert found.dtype == torch.float32
-    assert (found - exact.logits(prompts)).abs().max() < 0.05 * scale
+    assert packed.dtype == torch.float32
+    assert (packed - exact.logits(prompts)).abs().max() < 0.05 * scale
 
 
 def test_rows_of_several_users_in_half_precision(llama: Recommender) -> None:
@@ -268,11 +268,11 @@ def test_split_attention_is_the_same_as_mverified_batches_attention(
 
     expected = attend(mask)
     with SplitAttention(mask, width, starts, lengths) as split:
-        found = attend(mask)
+        packed = attend(mask)
         split._attend = None  # With another mask object, torch computes attention.
         other = attend(mask.clone())
 
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, expected, atol=1e-5, rtol=0)
     assert torch.equal(other, expected)
 
 
@@ -317,13 +317,13 @@ def test_a_verified_model_does_not_wait_for_another_verification(
             assert other.submit(llama.reader).result(timeout=30) is not None
             return text_recommender.logits(prompts)
 
-        found = PackedReader.verified(
+        reader = PackedReader.verified(
             text_recommender.model,
             text_recommender.prompt.answers,
             text_recommender.prompt.golden,
             plain,
         )
-    assert found is not None
+    assert reader is not None
 
 
 def test_suffixes_are_grouped_up_to_a_token_limit() -> None:

@@ -118,10 +118,10 @@ def test_prompts_contain_only_tokens_of_the_vocabulary(
 
 
 def test_positions_count_real_tokens_only() -> None:
-    encoded = PromptBatch(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
+    prompts = PromptBatch(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
 
-    assert encoded.mask.tolist() == [[1, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
-    assert encoded.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
+    assert prompts.mask.tolist() == [[1, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
+    assert prompts.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
 
 
 def test_a_changed_item_gets_a_new_suffix(trained: Recommender) -> None:
@@ -248,12 +248,12 @@ def test_a_request_and_a_sample_have_the_same_score(
 def test_a_score_does_not_depend_on_the_other_candidates(trained: Recommender) -> None:
     scored_items = candidates(range(40))
 
-    together = trained.score(ATTRIBUTES, events(8), scored_items)
+    batched = trained.score(ATTRIBUTES, events(8), scored_items)
 
     backwards = trained.score(ATTRIBUTES, events(8), scored_items[::-1])[::-1]
     alone = [trained.score(ATTRIBUTES, events(8), [candidate])[0] for candidate in scored_items]
-    np.testing.assert_allclose(together, backwards, atol=TOLERANCE)
-    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+    np.testing.assert_allclose(batched, backwards, atol=TOLERANCE)
+    np.testing.assert_allclose(batched, alone, atol=TOLERANCE)
 
 
 def test_no_candidates_have_no_scores(trained: Recommender) -> None:

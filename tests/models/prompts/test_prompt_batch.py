@@ -14,9 +14,9 @@ PROMPTS = PromptBatch(
 )
 
 
-def rows(encoded: PromptBatch) -> list[list[int]]:
+def rows(prompts: PromptBatch) -> list[list[int]]:
     return [
-        row[mask.bool()].tolist() for row, mask in zip(encoded.tokens, encoded.mask, strict=True)
+        row[mask.bool()].tolist() for row, mask in zip(prompts.tokens, prompts.mask, strict=True)
     ]
 
 

@@ -93,8 +93,8 @@ def test_padding_changes_no_logit(recommenders: dict[str, Recommender], kind: st
         shifted = PromptBatch.cat(
             [*(padded(row, left, right, filler) for row in rows(prompts)), prompts.take(slice(2))]
         )
-        found = recommender.logits(shifted)[: len(alone)]
-        torch.testing.assert_close(found, alone, atol=TOLERANCE, rtol=0)
+        logits = recommender.logits(shifted)[: len(alone)]
+        torch.testing.assert_close(logits, alone, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["compact-t5", *tiny.SEQUENCE])
@@ -185,7 +185,7 @@ def test_an_encoder_decoder_answers_at_its_first_position(
     prompts = uneven(recommender).aligned(right=False)
     start = recommender.model.config.decoder_start_token_id
 
-    found = recommender.logits(prompts)
+    logits = recommender.logits(prompts)
 
     with torch.no_grad():
         whole = recommender.model(
@@ -194,7 +194,7 @@ def test_an_encoder_decoder_answers_at_its_first_position(
             decoder_input_ids=torch.full((len(prompts), 1), start),
         ).logits[:, 0]
     torch.testing.assert_close(
-        found, whole[:, list(recommender.prompt.answers)], atol=TOLERANCE, rtol=0
+        logits, whole[:, list(recommender.prompt.answers)], atol=TOLERANCE, rtol=0
     )
 
 
@@ -216,9 +216,9 @@ def test_a_loaded_release_is_the_saved_one(
         assert type(loaded) is type(recommender)
         assert loaded.config == recommender.config
         torch.testing.assert_close(loaded.logits(uneven(loaded)), expected, atol=1e-6, rtol=0)
-        found = loaded.model.state_dict()
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+        loaded_state = loaded.model.state_dict()
+        assert loaded_state.keys() == state.keys()
+        assert all(torch.equal(loaded_state[name], tensor) for name, tensor in state.items())
         assert not any(p.requires_grad for p in loaded.model.parameters())
         rows_of = [
             module.weight.data_ptr()
@@ -228,8 +228,8 @@ def test_a_loaded_release_is_the_saved_one(
             )
         ]
         assert len(set(rows_of)) == 1  # Input and output embeddings stay tied.
-        written = read_weights(tmp_path / "release")
-        assert len(written) == len({tensor.data_ptr() for tensor in state.values()})
+        saved_state = read_weights(tmp_path / "release")
+        assert len(saved_state) == len({tensor.data_ptr() for tensor in state.values()})
     finally:
         with torch.no_grad():
             next(iter(recommender.model.parameters())).div_(1.5)
@@ -369,8 +369,8 @@ def test_training_lowers_the_loss(sources: dict[str, BackboneConfig], kind: str)
     labels = torch.from_numpy(train.label)
 
     def loss(recommender: Recommender) -> float:
-        found = margins(recommender, recommender.prompt.samples(train, tiny.DATA))
-        return functional.binary_cross_entropy_with_logits(found, labels).item()
+        train_margins = margins(recommender, recommender.prompt.samples(train, tiny.DATA))
+        return functional.binary_cross_entropy_with_logits(train_margins, labels).item()
 
     constant = functional.binary_cross_entropy(labels.mean().expand_as(labels), labels).item()
     trained = fit(VOCABULARY, PREPARED, recipe, lambda _: None)

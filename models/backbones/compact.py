@@ -37,10 +37,11 @@ class BackboneConfig(Protocol):
         """Return the settings as JSON values, `kind` among them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompactConfig:
-    """A small Llama-type causal language model with one token per catalog item."""
+@dataclass(frozen=True, kw_only=True)
+class _CompactSettings:
+    """Settings of a small model with one token per catalog item."""
 
+    kind: ClassVar[str]
     adapter: ClassVar[None] = None
 
     hidden_size: int = 64
@@ -56,35 +57,28 @@ class CompactConfig:
 
     def manifest(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return {"kind": "compact", **asdict(self)}
+        return {"kind": self.kind, **asdict(self)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompactT5Config:
-    """A small T5-type encoder-decoder on the compact prompt and vocabulary.
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig(_CompactSettings):
+    """A small Llama-type causal language model."""
 
-    `init_std` replaces T5's default standard deviation of embeddings (1), against which the output
-    of the layers would be negligible at this hidden size.
+    kind = "compact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactT5Config(_CompactSettings):
+    """A small T5-type encoder-decoder; `layers` are those of the encoder.
+
+    The decoder reads a single token and needs fewer. `init_std` replaces T5's default standard
+    deviation of embeddings (1), against which the output of the layers would be negligible at this
+    hidden size.
     """
 
-    adapter: ClassVar[None] = None
+    kind = "compact-t5"
 
-    hidden_size: int = 64
-    #: Layers of the encoder; the decoder reads a single token and needs fewer.
-    layers: int = 2
     decoder_layers: int = 1
-    heads: int = 4
-    intermediate_size: int = 128
-    init_std: float = 0.02
-    seed: int = 0
-
-    def seeded(self, seed: int) -> Self:
-        """Return the same settings with another seed."""
-        return replace(self, seed=seed)
-
-    def manifest(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return {"kind": "compact-t5", **asdict(self)}
 
 
 def build_compact(vocabulary: Vocabulary, config: CompactConfig) -> LlamaForCausalLM:

@@ -140,7 +140,7 @@ def _load(directory: Path, config: HuggingFaceConfig) -> PreTrainedModel:
             directory,
             dtype=DTYPES[config.dtype],
             use_safetensors=True,
-            output_load_lock_info=True,
+            output_loading_info=True,
             **LOAD_OPTIONS,
         )
     if missing := sorted(report["missing_keys"]):

@@ -1,9 +1,9 @@
-"""A package with a tiny language model as GGUF, as `backbones.packaged` finds and converts it.
+"""Build a Python package with a tiny GGUF language model for tests of `backbones.packaged`.
 
     python -m tests.support.model_packages PACKAGES DIRECTORY [BYTES kill|fail]
 
-converts the model of PACKAGES into DIRECTORY and prints where it is; a file that grows beyond BYTES
-ends the process in the middle of writing, or fails as on a full disk.
+converts the model of PACKAGES into DIRECTORY and prints the path. When a file grows beyond BYTES,
+the process is killed (`kill`) or the write fails as on a full disk (`fail`).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ WIDTH, INNER, HEADS, LAYERS = 32, 64, 4, 2
 
 
 def write(packages: Path, seed: int = 0) -> Path:
-    """Make the package; it cannot be imported, as those that ask for engines cannot."""
+    """Write the package, whose import fails like that of a package with a missing dependency."""
     directory = packages / PACKAGE.module
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "__init__.py").write_text("import an_engine_that_nobody_has\n")
+    (directory / "__init__.py").write_text("import a_missing_engine\n")
     path = directory / PACKAGE.file
     tokenizer = tiny.byte_pairs()
     writer = gguf.GGUFWriter(path, "llama")
@@ -48,10 +48,10 @@ def write(packages: Path, seed: int = 0) -> Path:
     writer.add_head_count_kv(HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokenizer))
-    _add_words(writer, tokenizer)
-    draw = np.random.default_rng(seed)
+    _add_tokenizer(writer, tokenizer)
+    generator = np.random.default_rng(seed)
     for name, shape in _shapes(len(tokenizer)).items():
-        values = draw.normal(0, 0.15, shape) if len(shape) > 1 else np.ones(shape)
+        values = generator.normal(0, 0.15, shape) if len(shape) > 1 else np.ones(shape)
         writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -60,18 +60,18 @@ def write(packages: Path, seed: int = 0) -> Path:
     return path
 
 
-def _add_words(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
-    words = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(words["vocab"], key=words["vocab"].get))
-    writer.add_token_merges([" ".join(pair) for pair in words["merges"]])
+    writer.add_token_list(sorted(model["vocab"], key=model["vocab"].get))
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(tiny.BEGIN)
     writer.add_eos_token_id(tiny.END)
     writer.add_pad_token_id(tiny.PAD)
 
 
-def _shapes(words: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (words, WIDTH)}
+def _shapes(vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary_size, WIDTH)}
     for layer in range(LAYERS):
         block = {
             **dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (WIDTH, WIDTH)),
@@ -83,17 +83,17 @@ def _shapes(words: int) -> dict[str, tuple[int, ...]]:
     return shapes | {"output_norm.weight": (WIDTH,)}
 
 
-def main(packages: str, directory: str, limit: str = "", how: str = "fail") -> None:
-    """Convert, perhaps without room for it."""
+def main(packages: str, directory: str, limit: str = "", mode: str = "fail") -> None:
+    """Convert the model, with a limit to the size of files if one is given."""
     sys.path.append(packages)
     packaged.PACKAGED[NAME] = PACKAGE
     packaged.set_cache_directory(Path(directory))
     if limit:
-        # Python ignores the signal, so that writing fails; its default ends the process.
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if how == "kill" else signal.SIG_IGN)
+        # If SIGXFSZ is ignored, the write fails; its default action ends the process.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if mode == "kill" else signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     try:
-        sys.stdout.write(f"{packaged.converted(NAME)}\n")
+        sys.stdout.write(f"{packaged.convert_package(NAME)}\n")
     except BackboneUnavailableError as error:
         sys.stdout.write(f"{error}\n")
 

@@ -1,7 +1,7 @@
-"""Tiny language models with random weights and tokenizers of their own, saved as anybody does.
+"""Build tiny language models with random weights and their tokenizers, saved by transformers.
 
-Every architecture differs in something that padding, caches or adapters can get wrong: Llama turns
-positions, GPT-2 adds them and fuses its projections, T5 counts distances, BART counts columns.
+The architectures differ in what padding, caches and adapters can get wrong: Llama has RoPE, GPT-2
+learned positions and fused projections, T5 relative positions, BART positions from columns.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ CAUSAL: Final = ("llama", "gpt2")
 SEQUENCE: Final = ("t5", "bart")
 COMPACT: Final = ("compact", "compact-t5")
 BACKBONES: Final = (*COMPACT, *CAUSAL, *SEQUENCE)
-#: One small world for all tests of backbones: 24 people, 20 items, 7 samples each.
+#: The data of all backbone tests: 24 users with 7 samples each, 20 items.
 DATA: Final = planted_interactions(users=24, items=20, per_user=12)
-#: <pad> <s> </s>: none of them is where the compact vocabulary has its own.
+#: <pad> <s> </s>; ids differ from those of the compact vocabulary.
 PAD, BEGIN, END = 2, 0, 1
 
 
 def byte_pairs(size: int = 420) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on some prompts: blanks belong to the word that follows.
+    """Train a byte-level BPE tokenizer on prompts; blanks are part of the word that follows.
 
-    Of less than 260 tokens none is longer than a byte.
+    With fewer than 260 tokens, each token is a single byte.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -74,7 +74,7 @@ def byte_pairs(size: int = 420) -> PreTrainedTokenizerFast:
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
-    """Make a tokenizer like T5's: words with a blank before each, every text closed by </s>."""
+    """Train a tokenizer like T5's: words with a blank before each, and </s> after each text."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()]
@@ -90,19 +90,19 @@ def word_pieces() -> PreTrainedTokenizerFast:
 
 
 def lower_case() -> normalizers.Normalizer:
-    """Return what makes the same words other tokens."""
+    """Return a normalizer that changes the tokens of the same text."""
     return normalizers.Lowercase()
 
 
 def save(kind: str, directory: Path) -> BackboneConfig:
-    """Write a model and its tokenizer, and return the backbone as a person names it."""
+    """Write a model and its tokenizer, and return the backbone's settings."""
     if kind in COMPACT:
         return parse_backbone(kind)
     tokenizer = byte_pairs() if kind in CAUSAL else word_pieces()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _MODELS[kind](len(tokenizer))
-        # Random heads answer nearly the same to everything: let small mistakes show.
+        # Larger weights make logits differ between prompts, so that small mistakes show.
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.15)

@@ -1,6 +1,6 @@
-"""Models that come in packages: converted once, whole or not at all, and known by their weights.
+"""Packaged models are converted once, atomically, and are identified by their weights.
 
-The machinery is tried on a tiny package; the real one is converted once, on this file's process.
+Most tests use a package with a tiny model; one slow test converts SmolLM2.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[3]
-#: Less than the tiny model's weights, more than its configuration.
-TOO_FEW_BYTES = "60000"
+#: A file size limit between that of the tiny model's configuration and that of its weights.
+FILE_SIZE_LIMIT = "60000"
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Path]:
-    """Where this test's conversions are kept."""
+def cache_path(tmp_path: Path) -> Iterator[Path]:
+    """The cache directory of this test's conversions."""
     before = packaged.cache_directory()
     packaged.set_cache_directory(tmp_path / "backbones")
     yield tmp_path / "backbones"
@@ -44,7 +44,7 @@ def kept(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the tiny package in it, to be found by whoever looks for packages there."""
+    """A directory with the tiny package, for the module search path."""
     directory = tmp_path_factory.mktemp("packages")
     packages.write(directory)
     return directory
@@ -57,14 +57,14 @@ def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def convert(package: Path, kept: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start a process that converts, with a limit to what it can write if one is given."""
+def convert(package: Path, cache_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Return a function that starts a converting process, optionally with a file size limit."""
 
     def start(*limit: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", packages.__name__, str(package), str(kept), *limit],
+            [sys.executable, "-m", packages.__name__, str(package), str(cache_path), *limit],
             cwd=ROOT,
-            # Compiled modules are written as well, and would meet the limit first.
+            # Without this, writing compiled modules would hit the limit first.
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,7 +75,7 @@ def convert(package: Path, kept: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def models_in(directory: Path) -> list[str]:
-    """Return what could be taken for a model."""
+    """Return the directories that contain model weights."""
     return sorted(path.parent.name for path in directory.glob("*/model.safetensors"))
 
 
@@ -85,7 +85,7 @@ def answers(model: torch.nn.Module, prompts: list[list[int]]) -> torch.Tensor:
 
 
 def assert_same_model(directory: Path, source: Path, texts: list[str]) -> None:
-    """The conversion's answers are those of the file that it was made from, to the last bit."""
+    """Check that conversion and source have the same tokens and bit-identical logits."""
     tokenizers = [
         AutoTokenizer.from_pretrained(directory),
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name),
@@ -96,34 +96,36 @@ def assert_same_model(directory: Path, source: Path, texts: list[str]) -> None:
             source.parent, gguf_file=source.name, dtype=torch.float32
         ),
     ]
-    prompts, wanted = ([made(text)["input_ids"] for text in texts] for made in tokenizers)
-    assert prompts == wanted
-    found, expected = (answers(model.eval(), prompts) for model in models)
-    assert expected.std(0).min() > 0  # They answer differently to different prompts.
-    assert torch.equal(found, expected)
+    prompts, source_prompts = (
+        [tokenizer(text)["input_ids"] for text in texts] for tokenizer in tokenizers
+    )
+    assert prompts == source_prompts
+    logits, expected = (answers(model.eval(), prompts) for model in models)
+    assert expected.std(0).min() > 0  # The prompts have different logits.
+    assert torch.equal(logits, expected)
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_conversion_answers_as_its_file_does(kept: Path, package: Path) -> None:
-    directory = packaged.converted(packages.NAME)
+def test_a_conversion_has_the_logits_of_its_source(cache_path: Path, package: Path) -> None:
+    directory = packaged.convert_package(packages.NAME)
 
-    assert directory.parent == kept
+    assert directory.parent == cache_path
     source = package / packages.PACKAGE.module / packages.PACKAGE.file
     assert_same_model(directory, source, ["Item 1 (4 stars)", "Yes. No.", "tell me"])
     assert packages.PACKAGE.module not in sys.modules
 
 
 @pytest.mark.usefixtures("installed")
-def test_it_is_converted_once(kept: Path) -> None:
-    directory = packaged.converted(packages.NAME)
+def test_a_second_call_converts_nothing(cache_path: Path) -> None:
+    directory = packaged.convert_package(packages.NAME)
     before = (directory / "model.safetensors").stat()
 
-    assert packaged.converted(packages.NAME) == directory
+    assert packaged.convert_package(packages.NAME) == directory
     assert (directory / "model.safetensors").stat() == before
-    assert models_in(kept) == [directory.name]
+    assert models_in(cache_path) == [directory.name]
 
 
-#: What Python says of a module that is not installed, it says of torch.
+#: A script in which importing torch fails as if torch were not installed.
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
@@ -133,17 +135,19 @@ packages, directory, name, module, file = sys.argv[1:]
 sys.path.append(packages)
 packaged.PACKAGED[name] = packaged.Package(module=module, file=file, install="", size=1)
 packaged.set_cache_directory(Path(directory))
-print(packaged.converted(name))
+print(packaged.convert_package(name))
 """
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_process_without_torch_knows_a_conversion_again(kept: Path, package: Path) -> None:
-    """A gateway before an engine reads the tokenizer of what a worker has converted."""
-    directory = packaged.converted(packages.NAME)
+def test_a_process_without_torch_finds_a_finished_conversion(
+    cache_path: Path, package: Path
+) -> None:
+    """A gateway in front of an engine reads the tokenizer of a worker's conversion."""
+    directory = packaged.convert_package(packages.NAME)
     result = subprocess.run(
         [
-            *(sys.executable, "-c", WITHOUT_TORCH, str(package), str(kept)),
+            *(sys.executable, "-c", WITHOUT_TORCH, str(package), str(cache_path)),
             *(packages.NAME, packages.PACKAGE.module, packages.PACKAGE.file),
         ],
         cwd=ROOT,
@@ -157,98 +161,100 @@ def test_a_process_without_torch_knows_a_conversion_again(kept: Path, package: P
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", packaged.CONVERSION])
-@pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
-def test_what_is_damaged_is_converted_again(kept: Path, file: str, harm: str) -> None:
-    directory = packaged.converted(packages.NAME)
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_a_damaged_conversion_is_converted_again(cache_path: Path, file: str, damage: str) -> None:
+    directory = packaged.convert_package(packages.NAME)
     path = directory / file
     content = path.read_bytes()
     path.unlink()
-    if harm != "gone":
+    if damage != "gone":
         half = len(content) // 2
-        path.write_bytes(content[:half] + (b"\x7f" + content[half + 1 :]) * (harm == "changed"))
+        path.write_bytes(content[:half] + (b"\x7f" + content[half + 1 :]) * (damage == "changed"))
 
-    assert packaged.converted(packages.NAME) == directory
+    assert packaged.convert_package(packages.NAME) == directory
     assert path.read_bytes() == content
-    assert models_in(kept) == [directory.name]
+    assert models_in(cache_path) == [directory.name]
 
 
 @pytest.mark.usefixtures("installed")
-def test_another_file_is_another_model(
-    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_changed_source_file_gets_its_own_conversion(
+    cache_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = packaged.converted(packages.NAME)
+    first = packaged.convert_package(packages.NAME)
     packages.write(tmp_path, seed=1)
     monkeypatch.syspath_prepend(tmp_path)
 
-    second = packaged.converted(packages.NAME)
+    second = packaged.convert_package(packages.NAME)
 
-    assert models_in(kept) == sorted([first.name, second.name])
+    assert models_in(cache_path) == sorted([first.name, second.name])
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_process_killed_while_it_writes_leaves_no_model(
-    kept: Path, convert: Callable[..., subprocess.Popen[str]]
+    cache_path: Path, convert: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    killed = convert(TOO_FEW_BYTES, "kill")
+    killed = convert(FILE_SIZE_LIMIT, "kill")
     killed.communicate()
 
     assert killed.returncode == -signal.SIGXFSZ
-    assert models_in(kept) == []
-    [left] = kept.glob("*.part")
-    packaged.converted(packages.NAME)
-    assert len(models_in(kept)) == 1
-    assert not left.exists()
+    assert models_in(cache_path) == []
+    [partial] = cache_path.glob("*.part")
+    packaged.convert_package(packages.NAME)
+    assert len(models_in(cache_path)) == 1
+    assert not partial.exists()
 
 
-def test_a_full_disk_says_what_to_do(
-    kept: Path, convert: Callable[..., subprocess.Popen[str]]
+def test_a_full_disk_raises_with_the_required_space(
+    cache_path: Path, convert: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    said, _ = convert(TOO_FEW_BYTES, "fail").communicate()
+    output, _ = convert(FILE_SIZE_LIMIT, "fail").communicate()
 
-    assert f"cannot be written to {kept}" in said
-    assert "Make room for 1 MB there" in said
-    assert [path.suffix for path in kept.iterdir()] == [".lock"]
+    assert f"cannot be written to {cache_path}" in output
+    assert "Free 1 MB in this directory" in output
+    assert [path.suffix for path in cache_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.usefixtures("installed")
-def test_processes_that_come_at_once_convert_once(
-    kept: Path, convert: Callable[..., subprocess.Popen[str]]
+def test_concurrent_processes_convert_once(
+    cache_path: Path, convert: Callable[..., subprocess.Popen[str]]
 ) -> None:
     both = [convert(), convert()]
-    said = [process.communicate()[0].strip() for process in both]
+    outputs = [process.communicate()[0].strip() for process in both]
 
-    [name] = models_in(kept)
-    assert said == [str(kept / name)] * 2
-    before = (kept / name / "model.safetensors").stat()
-    assert packaged.converted(packages.NAME) == kept / name
-    assert (kept / name / "model.safetensors").stat() == before
+    [name] = models_in(cache_path)
+    assert outputs == [str(cache_path / name)] * 2
+    before = (cache_path / name / "model.safetensors").stat()
+    assert packaged.convert_package(packages.NAME) == cache_path / name
+    assert (cache_path / name / "model.safetensors").stat() == before
 
 
-def test_a_missing_package_says_how_to_get_it(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_raises_with_the_install_command(
+    cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(packaged.PACKAGED, packages.NAME, packages.PACKAGE)
 
     with pytest.raises(BackboneUnavailableError, match=r"make setup.*pip install tiny") as caught:
-        packaged.converted(packages.NAME)
+        packaged.convert_package(packages.NAME)
 
     assert "tiny_language_model" in str(caught.value)
-    assert not kept.exists()
+    assert not cache_path.exists()
 
 
 @pytest.mark.slow
-def test_smollm2_answers_as_its_package_does(kept: Path) -> None:
+def test_smollm2_has_the_logits_of_its_package(cache_path: Path) -> None:
     package = packaged.PACKAGED["smollm2"]
-    found = find_spec(package.module)
-    assert found is not None, "make setup installs it"
-    [place] = found.submodule_search_locations or []
+    spec = find_spec(package.module)
+    assert spec is not None, "make setup installs it"
+    [place] = spec.submodule_search_locations or []
 
     recommender = build(Vocabulary.from_catalog(tiny.DATA), parse_backbone("smollm2"))
 
-    [name] = models_in(kept)
+    [name] = models_in(cache_path)
     texts = ["The capital of France is", "Will the user like Alien? Answer yes or no."]
-    assert_same_model(kept / name, Path(place) / package.file, texts)
+    assert_same_model(cache_path / name, Path(place) / package.file, texts)
     manifest = recommender.config.manifest()
     assert manifest["name"] == "smollm2"
-    written = json.loads((kept / name / packaged.CONVERSION).read_text())
+    written = json.loads((cache_path / name / packaged.CONVERSION).read_text())
     assert manifest["source_sha256"] == written["weights"]
-    assert "quantization_config" not in json.loads((kept / name / "config.json").read_text())
-    assert str(kept) not in json.dumps(manifest)
+    assert "quantization_config" not in json.loads((cache_path / name / "config.json").read_text())
+    assert str(cache_path) not in json.dumps(manifest)

@@ -1,4 +1,4 @@
-"""A public model is found wherever it is, and must be the one that something was trained on."""
+"""Models are located in directories and the hub's cache, and changed weights are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def test_a_built_recommender_names_the_weights_that_it_began_with(source: Path) -> None:
+def test_the_config_of_a_built_recommender_has_the_weights_digest(source: Path) -> None:
     named = parse_backbone(f"hf:{source}")
 
     config = build(VOCABULARY, named).config
@@ -45,7 +45,7 @@ def test_a_built_recommender_names_the_weights_that_it_began_with(source: Path) 
 
 
 def test_changed_weights_are_refused(source: Path, tmp_path: Path) -> None:
-    """One number of one tensor is enough, and nothing answers differently before it is noticed."""
+    """A change of one number in one tensor is detected at load time."""
     recommender = build(VOCABULARY, parse_backbone(f"hf:{source}"))
     save(recommender, tmp_path / "release", method="train")
     load(tmp_path / "release")
@@ -54,7 +54,7 @@ def test_changed_weights_are_refused(source: Path, tmp_path: Path) -> None:
     tensors["model.norm.weight"][0] += 1e-6
     save_file(tensors, weights, {"format": "pt"})
 
-    with pytest.raises(SourceChangedError, match=r"weights have changed.*train anew"):
+    with pytest.raises(SourceChangedError, match=r"weights have changed.*train again"):
         build(VOCABULARY, recommender.config)
     with pytest.raises(CheckpointError, match="weights have changed"):
         load(tmp_path / "release")
@@ -62,7 +62,7 @@ def test_changed_weights_are_refused(source: Path, tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_the_tensors_alone(source: Path) -> None:
-    """The same weights in two files, or with other words about them, are the same model."""
+    """The same weights in two files, or with other metadata, have the same digest."""
     before = weights_sha256(source)
     tensors = load_file(source / "model.safetensors")
     (source / "model.safetensors").unlink()
@@ -75,7 +75,7 @@ def test_the_digest_is_of_the_tensors_alone(source: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["name", "type", "shape", "value"])
-def test_whatever_makes_other_weights_makes_another_digest(tmp_path: Path, change: str) -> None:
+def test_a_changed_name_type_shape_or_value_changes_the_digest(tmp_path: Path, change: str) -> None:
     tensor = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)
     others = {
         "name": {"b": tensor},
@@ -92,38 +92,38 @@ def test_whatever_makes_other_weights_makes_another_digest(tmp_path: Path, chang
     assert len(set(digests)) == 2
 
 
-def test_a_model_of_the_hub_is_taken_from_its_cache(
+def test_a_cached_model_of_the_hub_needs_no_network(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = tmp_path / "cache" / "models--somebody--tiny"
+    cache = tmp_path / "cache" / "models--example--tiny"
     shutil.copytree(source, cache / "snapshots" / COMMIT)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
 
-    recommender = build(VOCABULARY, parse_backbone("hf:somebody/tiny"))
+    recommender = build(VOCABULARY, parse_backbone("hf:example/tiny"))
 
-    assert locate("somebody/tiny").directory == cache / "snapshots" / COMMIT
-    assert recommender.config.manifest()["name"] == "somebody/tiny"
+    assert locate("example/tiny").directory == cache / "snapshots" / COMMIT
+    assert recommender.config.manifest()["name"] == "example/tiny"
     assert recommender.config.manifest()["source_sha256"] == weights_sha256(source)
 
 
-def test_the_hub_is_asked_for_the_commit_that_is_here(
+def test_only_the_cached_commit_is_requested_from_the_hub(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its makers may have gone on; and a gateway may have fetched the tokenizer alone."""
-    asked: list[str] = []
+    """The authors may have a new version, and a gateway may have cached only the tokenizer."""
+    requested_paths: list[str] = []
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(501)  # Not tried again, as 503 would be.
+            requested_paths.append(self.path)
+            self.send_error(501)  # Unlike 503, 501 is not retried.
 
         def log_message(self, *_: object) -> None:
             pass
 
-    cache = tmp_path / "cache" / "models--somebody--tiny"
+    cache = tmp_path / "cache" / "models--example--tiny"
     shutil.copytree(source, cache / "snapshots" / COMMIT)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(COMMIT)
@@ -133,10 +133,10 @@ def test_the_hub_is_asked_for_the_commit_that_is_here(
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        found = locate("somebody/tiny")
+        located = locate("example/tiny")
         hub.shutdown()
 
-    assert found.directory == cache / "snapshots" / COMMIT
-    about_it = [path for path in asked if "somebody/tiny" in path]
-    assert about_it
-    assert all(COMMIT in path for path in about_it)
+    assert located.directory == cache / "snapshots" / COMMIT
+    model_paths = [path for path in requested_paths if "example/tiny" in path]
+    assert model_paths
+    assert all(COMMIT in path for path in model_paths)

@@ -1,4 +1,4 @@
-"""Releases whose learning is in one adapter on a public backbone, which nothing ever changes."""
+"""Adapter releases: training and unlearning change the adapter, never the public backbone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from models.recommender.pretrained import HuggingFaceConfig
 from models.recommender.trainable import (
     ForeignWeightsError,
     copy_recommender,
+    load_state,
     own_state,
-    put_state,
     set_trainable,
 )
 from models.training.trainer import TrainConfig, fit, margins
@@ -44,7 +44,7 @@ plain_methods = pytest.mark.parametrize(
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A trained adapter release on a tiny language model, and that model without any adapter."""
+    """A trained adapter release on a tiny language model, and the same model without an adapter."""
 
     config: HuggingFaceConfig
     public: Recommender
@@ -65,7 +65,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def base_state(recommender: Recommender) -> dict[str, torch.Tensor]:
-    """The public part of an adapter release, under the names that the public model has."""
+    """Return the backbone's tensors of an adapter release, with their names in the public model."""
     return {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
         for name, tensor in recommender.model.state_dict().items()
@@ -83,7 +83,7 @@ def close(first: Recommender, second: Recommender, prompts: PromptBatch) -> bool
     return torch.allclose(margins(first, prompts), margins(second, prompts), atol=1e-5)
 
 
-def test_training_changes_the_adapter_and_not_a_bit_of_the_backbone(world: World) -> None:
+def test_training_changes_the_adapter_and_not_the_backbone(world: World) -> None:
     assert same(base_state(world.trained), world.public.model.state_dict())
     fresh = build(VOCABULARY, world.config)
     assert close(fresh, world.public, world.prompts)
@@ -92,14 +92,14 @@ def test_training_changes_the_adapter_and_not_a_bit_of_the_backbone(world: World
     )
 
 
-def test_detaching_the_adapter_gives_the_public_model(world: World) -> None:
+def test_a_release_without_its_adapter_is_the_public_model(world: World) -> None:
     detached = copy_recommender(world.trained)
     detached = detached.with_model(detached.model.unload())  # type: ignore[operator]
     assert same(detached.model.state_dict(), world.public.model.state_dict())
     assert close(detached, world.public, world.prompts)
 
 
-def test_a_release_is_its_adapter_and_answers_the_same_when_loaded(
+def test_a_release_stores_only_the_adapter_and_loads_with_the_same_margins(
     world: World, tmp_path: Path
 ) -> None:
     checkpoints.save(world.trained, tmp_path / "r", method="train")
@@ -111,38 +111,38 @@ def test_a_release_is_its_adapter_and_answers_the_same_when_loaded(
     assert torch.equal(margins(loaded, world.prompts), margins(world.trained, world.prompts))
 
 
-def test_releases_in_one_process_share_the_backbone_and_free_it_with_the_last(
+def test_releases_in_one_process_share_the_backbone_and_not_adapters(
     world: World, tmp_path: Path
 ) -> None:
     checkpoints.save(world.trained, tmp_path / "r", method="train")
     first, second = checkpoints.load(tmp_path / "r"), checkpoints.load(tmp_path / "r")
-    theirs, others = base_state(first), base_state(second)
-    assert all(theirs[name].data_ptr() == others[name].data_ptr() for name in theirs)
+    first_base, second_base = base_state(first), base_state(second)
+    assert all(first_base[name].data_ptr() == second_base[name].data_ptr() for name in first_base)
     own, other = own_state(first), own_state(second)
     assert all(own[name].data_ptr() != other[name].data_ptr() for name in own)
     adapter = weakref.ref(next(iter(set_trainable(first, train=False))))
-    del theirs, others, own, other, first
+    del first_base, second_base, own, other, first
     gc.collect()
-    assert adapter() is None  # The adapter of one goes, and the other's backbone stays.
+    assert adapter() is None  # The first adapter is freed, and the second release stays usable.
     assert torch.equal(margins(second, world.prompts), margins(world.trained, world.prompts))
 
 
 @plain_methods
-def test_every_method_makes_a_new_adapter_that_replaces_the_old_one(
+def test_every_method_returns_a_new_adapter_that_replaces_the_old_one(
     world: World, name: str
 ) -> None:
     before = {key: tensor.clone() for key, tensor in own_state(world.trained).items()}
-    found = METHODS[name].unlearn(task(world.trained), lambda _fraction: None)
+    unlearned = METHODS[name].unlearn(task(world.trained), lambda _fraction: None)
     assert same(own_state(world.trained), before)
-    assert found.recommender.config == world.trained.config
-    assert own_state(found.recommender).keys() == before.keys()
-    assert not same(own_state(found.recommender), before)
-    assert same(base_state(found.recommender), world.public.model.state_dict())
-    share = found.metrics["trainable_parameters"]
-    assert share == sum(tensor.numel() for tensor in before.values())
+    assert unlearned.recommender.config == world.trained.config
+    assert own_state(unlearned.recommender).keys() == before.keys()
+    assert not same(own_state(unlearned.recommender), before)
+    assert same(base_state(unlearned.recommender), world.public.model.state_dict())
+    count = unlearned.metrics["trainable_parameters"]
+    assert count == sum(tensor.numel() for tensor in before.values())
 
 
-def test_a_change_is_scaled_between_the_old_adapter_and_the_new_one(world: World) -> None:
+def test_scale_interpolates_between_the_old_and_the_new_adapter(world: World) -> None:
     student = attach(world.trained, AdapterConfig(rank=99), seed=1)
     with torch.no_grad():
         for parameter in set_trainable(student, train=True):
@@ -157,9 +157,9 @@ def test_a_change_is_scaled_between_the_old_adapter_and_the_new_one(world: World
 def test_weights_of_another_shape_or_name_are_refused(world: World, tmp_path: Path) -> None:
     other = build(VOCABULARY, replace(world.config, adapter=replace(SHAPE, rank=4)))
     with pytest.raises(ForeignWeightsError):
-        put_state(other, own_state(world.trained))
+        load_state(other, own_state(world.trained))
     with pytest.raises(ForeignWeightsError):
-        put_state(other, {})
+        load_state(other, {})
     checkpoints.save(world.trained, tmp_path / "r", method="train")
     manifest = tmp_path / "r" / manifests.MANIFEST
     content = json.loads(manifest.read_text())
@@ -170,7 +170,7 @@ def test_weights_of_another_shape_or_name_are_refused(world: World, tmp_path: Pa
         checkpoints.load(tmp_path / "s")
 
 
-def test_the_shape_of_the_adapter_is_in_the_manifest(world: World) -> None:
+def test_the_manifest_contains_the_adapters_shape(world: World) -> None:
     manifest = json.loads(json.dumps(world.config.manifest()))
     assert manifest["adapter"]["targets"] == list(SHAPE.targets)
     assert backbone_from_manifest(manifest) == world.config

@@ -1,4 +1,4 @@
-"""Checkpoints: what is loaded is what was saved, and every kind of damage is found."""
+"""Checkpoints load as they were saved, and every kind of damage is detected."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def release(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "release")
 
 
-def shard_fingerprint(directory: Path, **changes: Any) -> None:
-    """Change the manifest and make all digests consistent again, as a skilled forger would."""
+def rewrite_manifest(directory: Path, **changes: Any) -> None:
+    """Change the manifest and recompute all digests, as an attacker could."""
     content = json.loads((directory / MANIFEST).read_text())
     del content["digest"]
     content |= {"weights_sha256": sha256_file(directory / WEIGHTS), **changes}
@@ -62,12 +62,12 @@ def edit_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], No
     save_file(state, directory / WEIGHTS)
 
 
-def swap(state: dict[str, torch.Tensor], one: str, other: str) -> None:
-    assert state[one].shape == state[other].shape
-    state[one], state[other] = state[other], state[one]
+def swap(state: dict[str, torch.Tensor], first: str, second: str) -> None:
+    assert state[first].shape == state[second].shape
+    state[first], state[second] = state[second], state[first]
 
 
-def test_a_loaded_release_answers_as_the_saved_one(
+def test_a_loaded_release_has_the_logits_of_the_saved_one(
     saved: Path, trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     loaded = load(saved)
@@ -78,16 +78,16 @@ def test_a_loaded_release_answers_as_the_saved_one(
     assert loaded.config == trained.config
 
 
-def test_every_tensor_survives_exactly(saved: Path, trained: Recommender) -> None:
+def test_every_tensor_is_loaded_exactly(saved: Path, trained: Recommender) -> None:
     expected = trained.model.state_dict()
 
-    found = load(saved).model.state_dict()
+    loaded_state = load(saved).model.state_dict()
 
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert loaded_state.keys() == expected.keys()
+    assert all(torch.equal(loaded_state[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_loaded_release_is_stopped(saved: Path) -> None:
+def test_a_loaded_release_is_not_trainable(saved: Path) -> None:
     model = load(saved).model
 
     assert not model.training
@@ -99,14 +99,14 @@ def is_mapped(directory: Path) -> bool:
 
 
 def private_kilobytes(directory: Path) -> int:
-    """Return how much of the file's mapping this process has a copy of."""
+    """Return the size of the pages of the mapped file that this process has copied."""
     smaps = Path("/proc/self/smaps").read_text()
     mapping = smaps[smaps.index(str(directory / WEIGHTS)) :]
     (copied,) = re.findall(r"^Anonymous: +(\d+) kB", mapping, re.MULTILINE)[:1]
     return int(copied)
 
 
-def test_a_mapped_release_answers_the_same_until_it_is_let_go(
+def test_a_mapped_release_has_the_same_logits_until_it_is_freed(
     release: Path, trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
     prompts = trained.prompt.samples(prepared.parts.test, planted)
@@ -114,19 +114,19 @@ def test_a_mapped_release_answers_the_same_until_it_is_let_go(
     assert not is_mapped(release)
     mapped = load(release, mapped=True)
     assert is_mapped(release)
-    # The tied head is the embedding still, and nothing trains.
+    # The head stays tied to the embedding, and nothing is trainable.
     weights = [mapped.model.get_input_embeddings().weight, mapped.model.lm_head.weight]
     assert weights[0] is weights[1]
     assert not any(parameter.requires_grad for parameter in mapped.model.parameters())
     del weights
     (release / WEIGHTS).unlink()
     assert torch.equal(mapped.logits(prompts), plain.logits(prompts))
-    assert private_kilobytes(release) == 0  # Nobody has a copy: all who map it share its pages.
+    assert private_kilobytes(release) == 0  # No copies: all processes share the pages.
     free_weights(mapped)
     assert not is_mapped(release)
 
 
-def test_who_writes_to_a_mapped_release_leaves_the_file_as_it_is(release: Path) -> None:
+def test_a_write_to_a_mapped_release_does_not_change_the_file(release: Path) -> None:
     before = sha256_file(release / WEIGHTS)
     mapped = load(release, mapped=True)
     with torch.no_grad():
@@ -136,15 +136,19 @@ def test_who_writes_to_a_mapped_release_leaves_the_file_as_it_is(release: Path) 
     assert load(release).model.get_input_embeddings().weight.any()
 
 
-def test_the_manifest_names_what_was_saved(trained: Recommender, tmp_path: Path) -> None:
+def test_the_manifest_records_the_arguments_of_save(trained: Recommender, tmp_path: Path) -> None:
     written = save(trained, tmp_path, method="exact", parent="ab" * 32, extra={"rows": [1, 2]})
 
-    read = read_manifest(tmp_path)
+    manifest = read_manifest(tmp_path)
 
-    assert read == written
-    assert (read.method, read.parent, read.extra) == ("exact", "ab" * 32, {"rows": [1, 2]})
-    assert read.weights_digest == hashlib.sha256((tmp_path / WEIGHTS).read_bytes()).hexdigest()
-    assert read.content["format"] == FORMAT
+    assert manifest == written
+    assert (manifest.method, manifest.parent, manifest.extra) == (
+        "exact",
+        "ab" * 32,
+        {"rows": [1, 2]},
+    )
+    assert manifest.weights_digest == hashlib.sha256((tmp_path / WEIGHTS).read_bytes()).hexdigest()
+    assert manifest.content["format"] == FORMAT
 
 
 def test_the_digest_covers_weights_and_manifest(
@@ -163,7 +167,7 @@ def test_the_digest_covers_weights_and_manifest(
     assert len({original, other_note.digest, other_weights.digest}) == 3
 
 
-def test_a_flipped_bit_in_the_weights_is_found(release: Path) -> None:
+def test_a_flipped_bit_in_the_weights_is_refused(release: Path) -> None:
     content = bytearray((release / WEIGHTS).read_bytes())
     content[-1] ^= 1
     (release / WEIGHTS).write_bytes(content)
@@ -174,7 +178,7 @@ def test_a_flipped_bit_in_the_weights_is_found(release: Path) -> None:
         read_weights(release)
 
 
-def test_cut_weights_are_found(release: Path) -> None:
+def test_truncated_weights_are_refused(release: Path) -> None:
     content = (release / WEIGHTS).read_bytes()
     (release / WEIGHTS).write_bytes(content[: len(content) // 2])
 
@@ -182,7 +186,7 @@ def test_cut_weights_are_found(release: Path) -> None:
         load(release)
 
 
-def test_missing_weights_are_found(release: Path) -> None:
+def test_missing_weights_are_refused(release: Path) -> None:
     (release / WEIGHTS).unlink()
 
     with pytest.raises(CheckpointError, match="missing"):
@@ -190,7 +194,7 @@ def test_missing_weights_are_found(release: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"{}", b"\xff\xfe\x00"])
-def test_an_unreadable_manifest_is_found(release: Path, content: bytes) -> None:
+def test_an_unreadable_manifest_is_refused(release: Path, content: bytes) -> None:
     (release / MANIFEST).write_bytes(content)
 
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -198,7 +202,7 @@ def test_an_unreadable_manifest_is_found(release: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("field", ["method", "parent", "extra", "golden", "backbone", "format"])
-def test_a_changed_manifest_is_found(release: Path, field: str) -> None:
+def test_a_changed_manifest_is_refused(release: Path, field: str) -> None:
     content = json.loads((release / MANIFEST).read_text())
     content[field] = "else"
     (release / MANIFEST).write_text(json.dumps(content))
@@ -207,20 +211,20 @@ def test_a_changed_manifest_is_found(release: Path, field: str) -> None:
         read_manifest(release)
 
 
-def test_a_missing_directory_is_found(tmp_path: Path) -> None:
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load(tmp_path / "nowhere")
 
 
 def test_another_format_is_refused(release: Path) -> None:
-    shard_fingerprint(release, format=FORMAT + 1)
+    rewrite_manifest(release, format=FORMAT + 1)
 
     with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}"):
         load(release)
 
 
 def test_another_backbone_is_refused(release: Path) -> None:
-    shard_fingerprint(release, backbone={"kind": "gpt"})
+    rewrite_manifest(release, backbone={"kind": "gpt"})
 
     with pytest.raises(CheckpointError, match="does not fit"):
         load(release)
@@ -228,60 +232,60 @@ def test_another_backbone_is_refused(release: Path) -> None:
 
 def test_weights_of_another_vocabulary_are_refused(release: Path) -> None:
     vocabulary = dict(read_manifest(release).content["vocabulary"])
-    shard_fingerprint(release, vocabulary={**vocabulary, "slots": vocabulary["slots"] + 1})
+    rewrite_manifest(release, vocabulary={**vocabulary, "slots": vocabulary["slots"] + 1})
 
     with pytest.raises(CheckpointError, match="do not fit"):
         load(release)
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.embed_tokens.weight"])
-def test_a_lacking_tensor_is_found(release: Path, name: str) -> None:
+def test_a_missing_tensor_is_refused(release: Path, name: str) -> None:
     edit_weights(release, lambda state: state.__delitem__(name))
-    shard_fingerprint(release)
+    rewrite_manifest(release)
 
     with pytest.raises(CheckpointError, match="missing or superfluous"):
         load(release)
 
 
-def test_an_additional_tensor_is_found(release: Path) -> None:
+def test_a_superfluous_tensor_is_refused(release: Path) -> None:
     edit_weights(release, lambda state: state.update(stowaway=torch.zeros(3)))
-    shard_fingerprint(release)
+    rewrite_manifest(release)
 
     with pytest.raises(CheckpointError, match="missing or superfluous"):
         load(release)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.o_proj.weight"),
         ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"),
         ("model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.weight"),
     ],
 )
-def test_golden_prompts_find_swapped_tensors(release: Path, one: str, other: str) -> None:
-    """All digests are consistent and all shapes fit; only the answers tell."""
-    edit_weights(release, lambda state: swap(state, one, other))
-    shard_fingerprint(release)
+def test_golden_prompts_detect_swapped_tensors(release: Path, first: str, second: str) -> None:
+    """Digests and shapes are consistent; only the logits differ."""
+    edit_weights(release, lambda state: swap(state, first, second))
+    rewrite_manifest(release)
     read_weights(release)
 
     with pytest.raises(CheckpointError, match="golden prompts"):
         load(release)
 
 
-def test_golden_prompts_find_weights_that_are_not_numbers(release: Path) -> None:
+def test_golden_prompts_detect_weights_that_are_not_numbers(release: Path) -> None:
     edit_weights(release, lambda state: state["model.norm.weight"].fill_(float("nan")))
-    shard_fingerprint(release)
+    rewrite_manifest(release)
 
     with pytest.raises(CheckpointError, match="golden prompts"):
         load(release)
 
 
-def test_a_fingerprinted_but_unchanged_release_loads(release: Path) -> None:
-    """The forger of these tests breaks nothing by itself."""
+def test_a_rewritten_but_unchanged_release_loads(release: Path) -> None:
+    """Rewriting the manifest does not break a release by itself."""
     digest = read_manifest(release).digest
     edit_weights(release, lambda _: None)
-    shard_fingerprint(release)
+    rewrite_manifest(release)
 
     load(release)
 

@@ -1,4 +1,4 @@
-"""What engines load is PEFT's own directory, from nothing but a release of an adapter."""
+"""Adapter releases are exported as PEFT directories, and other releases are refused."""
 
 from __future__ import annotations
 
@@ -37,40 +37,38 @@ def release(directory: Path, backbone: dict[str, Any], **more: torch.Tensor) -> 
     return write(directory, {**TENSORS, **more}, {**content, "backbone": backbone})
 
 
-def test_peft_reads_what_was_written(tmp_path: Path) -> None:
+def test_peft_loads_an_exported_adapter(tmp_path: Path) -> None:
     manifest = release(tmp_path / "release", BACKBONE)
     target = tmp_path / "adapter"
     target.mkdir()
     write_peft(tmp_path / "release", manifest, target)
-    found = LoraConfig.from_pretrained(target)
-    assert (found.r, found.lora_alpha, found.lora_dropout, found.bias) == (2, 6, 0.1, "none")
-    assert found.target_modules == {"q_proj", "v_proj"}
-    assert found.base_model_name_or_path == "org/model"
+    config = LoraConfig.from_pretrained(target)
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (2, 6, 0.1, "none")
+    assert config.target_modules == {"q_proj", "v_proj"}
+    assert config.base_model_name_or_path == "org/model"
     written = load_file(target / "adapter_model.safetensors")
     assert written.keys() == TENSORS.keys()
-    # Lists, as engines want them, and always in one order: the same release is the same files.
-    config = json.loads((target / "adapter_config.json").read_text())
-    assert config["target_modules"] == ["q_proj", "v_proj"]
+    # A sorted list: engines need a list, and the same release gives the same files.
+    content = json.loads((target / "adapter_config.json").read_text())
+    assert content["target_modules"] == ["q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize(
     "backbone", [{"kind": "compact"}, {**BACKBONE, "adapter": None}, {"kind": "hf", "name": "x"}]
 )
-def test_other_releases_are_refused_with_the_way_out(
-    tmp_path: Path, backbone: dict[str, Any]
-) -> None:
+def test_other_releases_are_refused_with_advice(tmp_path: Path, backbone: dict[str, Any]) -> None:
     manifest = release(tmp_path / "release", backbone)
     with pytest.raises(CheckpointError, match="LETHE_SCORER=torch"):
         write_peft(tmp_path / "release", manifest, tmp_path)
 
 
-def test_tensors_that_an_engine_would_pass_over_are_refused(tmp_path: Path) -> None:
+def test_tensors_other_than_lora_are_refused(tmp_path: Path) -> None:
     manifest = release(tmp_path / "release", BACKBONE, **{"lm_head.weight": torch.ones(2)})
     with pytest.raises(CheckpointError, match="other tensors"):
         write_peft(tmp_path / "release", manifest, tmp_path)
 
 
-def test_damaged_weights_are_given_to_nobody(tmp_path: Path) -> None:
+def test_damaged_weights_are_not_exported(tmp_path: Path) -> None:
     manifest = release(tmp_path / "release", BACKBONE)
     (tmp_path / "release" / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Prompts and scores: padding changes nothing, and the cached way gives the same answer."""
+"""Compact prompts: tokens are as documented, and padding and caching change no score."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
 
-#: Two orders of the same float32 sums.
+#: The order of float32 sums may differ.
 TOLERANCE = 1e-5
 ATTRIBUTES = {"occupation": "job1"}
 
@@ -39,7 +39,7 @@ def events(count: int) -> list[HistoryEvent]:
 
 
 def candidates(item_indices: Sequence[int]) -> list[Candidate]:
-    """Make candidates with none, one, two, or more genres than there are places."""
+    """Make candidates with zero, one, two, and more than ATTRIBUTE_PLACES genres."""
     genres = [(), ("Comedy",), ("Drama", "War"), ("Comedy", "Drama", "War", "Comedy")]
     return [Candidate(item_index, {"genre": genres[item_index % 4]}) for item_index in item_indices]
 
@@ -48,32 +48,34 @@ def full_prompts(
     vocabulary: Vocabulary,
     attributes: dict[str, str],
     history: Sequence[HistoryEvent],
-    wanted: Sequence[Candidate],
+    scored_items: Sequence[Candidate],
 ) -> PromptBatch:
-    """Write the whole prompt of every candidate by hand, without a cache."""
+    """Concatenate prefix and suffix of each candidate, without a cache."""
     prompt = CompactPrompt(vocabulary)
     prefix = prompt.prefix(attributes, [(event.item_index, event.rating) for event in history])
-    suffix = prompt.suffixes([(one.item_index, one.attributes) for one in wanted])
-    return PromptBatch(tokens=torch.cat([prefix.expand(len(wanted), -1), suffix], dim=1))
+    suffix = prompt.suffixes(
+        [(candidate.item_index, candidate.attributes) for candidate in scored_items]
+    )
+    return PromptBatch(tokens=torch.cat([prefix.expand(len(scored_items), -1), suffix], dim=1))
 
 
 def assert_scores_are_the_full_logits(
     recommender: Recommender,
     attributes: dict[str, str],
     history: Sequence[HistoryEvent],
-    wanted: Sequence[Candidate],
+    scored_items: Sequence[Candidate],
 ) -> None:
     expected = recommender.logits(
-        full_prompts(recommender.vocabulary, attributes, history, wanted)
+        full_prompts(recommender.vocabulary, attributes, history, scored_items)
     ).softmax(1)[:, 0]
 
-    found = recommender.score(attributes, history, wanted)
+    scores = recommender.score(attributes, history, scored_items)
 
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected.numpy(), atol=TOLERANCE)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected.numpy(), atol=TOLERANCE)
 
 
-def test_a_sample_is_written_as_documented() -> None:
+def test_a_sample_has_the_documented_tokens() -> None:
     items = tuple(
         ItemRecord(id=f"i{n}", title="", attributes={"genre": ("Comedy",)}) for n in range(6)
     )
@@ -105,7 +107,7 @@ def test_a_sample_is_written_as_documented() -> None:
     assert len(tokens) == 12
 
 
-def test_prompts_hold_no_token_outside_the_vocabulary(
+def test_prompts_contain_only_tokens_of_the_vocabulary(
     trained: Recommender, planted: Interactions
 ) -> None:
     tokens = trained.prompt.samples(build_samples(planted), planted).tokens
@@ -116,18 +118,18 @@ def test_prompts_hold_no_token_outside_the_vocabulary(
 
 
 def test_positions_count_real_tokens_only() -> None:
-    encoded = PromptBatch(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
+    prompts = PromptBatch(tokens=torch.tensor([[1, 0, 9, 0, 3], [0, 0, 1, 9, 3]]))
 
-    assert encoded.mask.tolist() == [[1, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
-    assert encoded.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
+    assert prompts.mask.tolist() == [[1, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
+    assert prompts.positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
 
 
-def test_an_item_is_written_anew_once_its_attributes_change(trained: Recommender) -> None:
-    """Also where the very object that was given before is changed, and beyond the vocabulary."""
+def test_a_changed_item_gets_a_new_suffix(trained: Recommender) -> None:
+    """Also if the same attributes object is changed in place, and beyond the vocabulary."""
     vocabulary, prompt = trained.vocabulary, CompactPrompt(trained.vocabulary)
     genres = {"genre": ["Comedy"]}
 
-    def written(item_index: int) -> list[int]:
+    def suffix(item_index: int) -> list[int]:
         row: list[int] = prompt.suffixes([(item_index, genres)])[0].tolist()
         return row
 
@@ -135,26 +137,26 @@ def test_an_item_is_written_anew_once_its_attributes_change(trained: Recommender
         for values in (["Comedy"], ["Comedy"], ["Drama", "War"], [], ["Comedy"]):
             genres["genre"][:] = values
             places = [*(vocabulary.attribute("genre", value) for value in values), PAD, PAD, PAD]
-            assert written(item_index) == [CANDIDATE, item, *places[:ATTRIBUTE_PLACES], ANSWER]
-    assert set(prompt._written) == {3}
+            assert suffix(item_index) == [CANDIDATE, item, *places[:ATTRIBUTE_PLACES], ANSWER]
+    assert set(prompt._suffix_cache) == {3}
     assert prompt.suffixes([]).shape == (0, ATTRIBUTE_PLACES + 3)
 
 
 def test_padded_and_unpadded_prompts_give_the_same_logits(
     trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
-    few = prepared.parts.train.take(np.flatnonzero(prepared.parts.train.earlier < 10)[:40])
-    padded = trained.prompt.samples(few, planted)
+    few_samples = prepared.parts.train.take(np.flatnonzero(prepared.parts.train.earlier < 10)[:40])
+    padded = trained.prompt.samples(few_samples, planted)
     assert (padded.tokens == PAD).any(dim=1).all()
 
-    found = trained.logits(padded)
+    logits = trained.logits(padded)
 
     for row, tokens in enumerate(padded.tokens):
         alone = trained.logits(PromptBatch(tokens=tokens[tokens != PAD][None]))
-        torch.testing.assert_close(alone[0], found[row], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(alone[0], logits[row], atol=TOLERANCE, rtol=0)
 
 
-def test_batches_do_not_matter(trained: Recommender, planted: Interactions) -> None:
+def test_the_batch_size_changes_no_logit(trained: Recommender, planted: Interactions) -> None:
     prompts = trained.prompt.samples(build_samples(planted.take(planted.user < 3)), planted)
 
     whole, pieces = trained.logits(prompts), trained.logits(prompts, batch_size=7)
@@ -164,7 +166,7 @@ def test_batches_do_not_matter(trained: Recommender, planted: Interactions) -> N
     assert trained.logits(prompts.take(torch.arange(0))).shape == (0, 2)
 
 
-def test_looking_at_logits_leaves_the_mode_alone(trained: Recommender) -> None:
+def test_logits_restore_the_training_mode(trained: Recommender) -> None:
     prompts = full_prompts(trained.vocabulary, {}, events(3), candidates([1]))
     trained.model.train()
     try:
@@ -178,9 +180,9 @@ def test_looking_at_logits_leaves_the_mode_alone(trained: Recommender) -> None:
 
 @pytest.mark.parametrize("length", range(13))
 def test_scores_are_the_logits_of_full_prompts(trained: Recommender, length: int) -> None:
-    wanted = candidates(range(0, 60, 3))
+    scored_items = candidates(range(0, 60, 3))
 
-    assert_scores_are_the_full_logits(trained, ATTRIBUTES, events(length), wanted)
+    assert_scores_are_the_full_logits(trained, ATTRIBUTES, events(length), scored_items)
 
 
 @pytest.mark.parametrize("attributes", [{}, {"occupation": "astronaut"}, {"height": "tall"}])
@@ -193,34 +195,36 @@ def test_scores_allow_unknown_user_attributes(
 def test_scores_allow_unknown_item_indices_and_genres(trained: Recommender) -> None:
     beyond = trained.vocabulary.item_capacity + 5
     history = [HistoryEvent(beyond, 4.0), *events(3)]
-    wanted = [
+    scored_items = [
         Candidate(beyond, {"genre": ("Comedy",)}),
         Candidate(beyond + 1, {"genre": ("Comedy",)}),
         Candidate(3, {"genre": ("Western",), "studio": ("A24",)}),
         Candidate(-1, {}),
     ]
 
-    scores = trained.score(ATTRIBUTES, history, wanted)
+    scores = trained.score(ATTRIBUTES, history, scored_items)
 
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)  # Unknown items share one token.
     assert np.isfinite(scores).all()
-    assert_scores_are_the_full_logits(trained, ATTRIBUTES, history, wanted)
+    assert_scores_are_the_full_logits(trained, ATTRIBUTES, history, scored_items)
 
 
 def test_only_the_last_ten_ratings_count(trained: Recommender) -> None:
-    long, wanted = events(25), candidates([1, 2, 3])
+    long, scored_items = events(25), candidates([1, 2, 3])
 
-    whole = trained.score(ATTRIBUTES, long, wanted)
+    whole = trained.score(ATTRIBUTES, long, scored_items)
 
-    np.testing.assert_array_equal(whole, trained.score(ATTRIBUTES, long[-HISTORY_LENGTH:], wanted))
-    shorter = trained.score(ATTRIBUTES, long[-HISTORY_LENGTH + 1 :], wanted)
+    np.testing.assert_array_equal(
+        whole, trained.score(ATTRIBUTES, long[-HISTORY_LENGTH:], scored_items)
+    )
+    shorter = trained.score(ATTRIBUTES, long[-HISTORY_LENGTH + 1 :], scored_items)
     assert np.abs(whole - shorter).max() > TOLERANCE
 
 
-def test_serving_scores_what_training_measured(
+def test_a_request_and_a_sample_have_the_same_score(
     trained: Recommender, planted: Interactions, prepared: ForgetSplit
 ) -> None:
-    """The request's way (slots and stars) and the sample's way (arrays) write the same prompt."""
+    """Requests (item indices and stars) and samples (arrays) give the same prompt."""
     samples = prepared.parts.test.take(np.arange(20))
     expected = trained.logits(trained.prompt.samples(samples, planted)).softmax(1)[:, 0].numpy()
 
@@ -233,38 +237,38 @@ def test_serving_scores_what_training_measured(
             if item_index >= 0
         ]
         item_index = int(samples.candidate[row])
-        found = trained.score(
+        score = trained.score(
             planted.users[samples.user[row]].attributes,
             history,
             [Candidate(item_index, planted.items[item_index].attributes)],
         )
-        assert found[0] == pytest.approx(probability, abs=TOLERANCE)
+        assert score[0] == pytest.approx(probability, abs=TOLERANCE)
 
 
 def test_a_score_does_not_depend_on_the_other_candidates(trained: Recommender) -> None:
-    wanted = candidates(range(40))
+    scored_items = candidates(range(40))
 
-    together = trained.score(ATTRIBUTES, events(8), wanted)
+    batched = trained.score(ATTRIBUTES, events(8), scored_items)
 
-    backwards = trained.score(ATTRIBUTES, events(8), wanted[::-1])[::-1]
-    alone = [trained.score(ATTRIBUTES, events(8), [one])[0] for one in wanted]
-    np.testing.assert_allclose(together, backwards, atol=TOLERANCE)
-    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+    backwards = trained.score(ATTRIBUTES, events(8), scored_items[::-1])[::-1]
+    alone = [trained.score(ATTRIBUTES, events(8), [candidate])[0] for candidate in scored_items]
+    np.testing.assert_allclose(batched, backwards, atol=TOLERANCE)
+    np.testing.assert_allclose(batched, alone, atol=TOLERANCE)
 
 
 def test_no_candidates_have_no_scores(trained: Recommender) -> None:
     assert trained.score({}, events(3), []).shape == (0,)
 
 
-def test_suffixes_cut_attributes_at_their_places(trained: Recommender) -> None:
+def test_suffixes_have_at_most_attribute_places_attributes(trained: Recommender) -> None:
     suffix = trained.prompt.suffixes([(3, {"genre": ("Comedy", "Drama", "War", "Comedy")})])
 
     assert suffix.shape == (1, 3 + ATTRIBUTE_PLACES)
     assert suffix[0, -1] == ANSWER
 
 
-def test_the_answers_follow_the_history(trained: Recommender) -> None:
-    """The same dramas (odd slots), to someone who liked such ones before and one who did not."""
+def test_a_history_of_liked_dramas_raises_scores_of_dramas(trained: Recommender) -> None:
+    """Items with odd indices are dramas."""
     dramas = [Candidate(item_index, {"genre": ("Drama",)}) for item_index in range(21, 61, 2)]
     disliked = [HistoryEvent(n, 1.5 if n % 2 else 4.5) for n in range(10)]
     liked = [HistoryEvent(n, 4.5) for n in range(10)]
@@ -274,16 +278,18 @@ def test_the_answers_follow_the_history(trained: Recommender) -> None:
     assert gain.min() > 0.1
 
 
-def test_threads_score_as_one_does(trained: Recommender) -> None:
+def test_concurrent_scores_are_the_serial_ones(trained: Recommender) -> None:
     requests = [
         (events(length % 13), candidates(range(length, length + 15))) for length in range(40)
     ]
-    serial = [trained.score(ATTRIBUTES, history, wanted) for history, wanted in requests]
+    serial = [
+        trained.score(ATTRIBUTES, history, scored_items) for history, scored_items in requests
+    ]
 
     with ThreadPoolExecutor(8) as pool:
         threaded = list(
             pool.map(lambda request: trained.score(ATTRIBUTES, request[0], request[1]), requests)
         )
 
-    for one, other in zip(serial, threaded, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for expected, scores in zip(serial, threaded, strict=True):
+        np.testing.assert_allclose(scores, expected, atol=1e-6)

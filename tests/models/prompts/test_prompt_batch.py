@@ -1,4 +1,4 @@
-"""Prompts as tensors: padding moves, masks stay with their tokens."""
+"""Prompt batches: alignment, concatenation and selection keep tokens and masks together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from models.prompts.prompt_batch import PromptBatch
 from models.prompts.vocabulary import PAD
 
-#: Two prompts whose padding is no PAD, one padded on the left and one in its middle.
+#: Two prompts with padding other than PAD: one on the left, one in the middle.
 PROMPTS = PromptBatch(
     tokens=torch.tensor([[9, 9, 5, 6], [7, 9, 8, 9]]),
     present=torch.tensor([[False, False, True, True], [True, False, True, False]]),
 )
 
 
-def rows(encoded: PromptBatch) -> list[list[int]]:
+def rows(prompts: PromptBatch) -> list[list[int]]:
     return [
-        row[there.bool()].tolist() for row, there in zip(encoded.tokens, encoded.mask, strict=True)
+        row[mask.bool()].tolist() for row, mask in zip(prompts.tokens, prompts.mask, strict=True)
     ]
 
 
-def test_an_explicit_mask_goes_before_pad() -> None:
+def test_an_explicit_mask_overrides_pad() -> None:
     tokens = torch.tensor([[PAD, 3, PAD]])
 
     assert PromptBatch(tokens=tokens).mask.tolist() == [[0, 1, 0]]
@@ -39,18 +39,18 @@ def test_last_is_the_last_real_token() -> None:
     ]
 
 
-def test_packing_moves_padding_to_one_end_and_cuts_it() -> None:
+def test_alignment_moves_padding_to_one_edge_and_removes_empty_columns() -> None:
     for right, first in ((True, [5, 6]), (False, [5, 6])):
-        packed = PROMPTS.aligned(right=right)
-        assert packed.tokens.shape == (2, 2)
-        assert packed.tokens[0].tolist() == first
-        assert rows(packed) == [[5, 6], [7, 8]]
+        aligned = PROMPTS.aligned(right=right)
+        assert aligned.tokens.shape == (2, 2)
+        assert aligned.tokens[0].tolist() == first
+        assert rows(aligned) == [[5, 6], [7, 8]]
     uneven = PromptBatch(tokens=torch.tensor([[1, 0, 2, 3, 0], [0, 4, 0, 0, 0]]))
     assert uneven.aligned(right=True).mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert uneven.aligned(right=False).mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-def test_concatenating_keeps_what_is_there() -> None:
+def test_concatenation_keeps_tokens_and_masks() -> None:
     narrow = PromptBatch(tokens=torch.tensor([[3, 0, 2]]))
 
     both = PromptBatch.cat([PROMPTS, narrow])
@@ -61,13 +61,13 @@ def test_concatenating_keeps_what_is_there() -> None:
     assert rows(PromptBatch.cat([narrow, narrow])) == [[3, 2], [3, 2]]
 
 
-def test_taking_rows_and_columns_takes_their_masks() -> None:
+def test_selected_rows_and_columns_keep_their_masks() -> None:
     assert rows(PROMPTS.take(torch.tensor([1, 0]))) == [[7, 8], [5, 6]]
     assert rows(PROMPTS.take(slice(1, None))) == [[7, 8]]
     assert rows(PROMPTS.columns(2)) == [[5, 6], [8]]
 
 
-def test_shared_columns_leave_every_prompt_a_token() -> None:
+def test_shared_length_leaves_every_prompt_a_token() -> None:
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 4]])
     assert PromptBatch(tokens=tokens).shared_length() == 2
     assert PromptBatch(tokens=tokens[:1]).shared_length() == 3

@@ -1,4 +1,4 @@
-"""What every backbone must do: ignore padding, score by its logits, come back from disk whole."""
+"""Conformance of every backbone: padding, prefix caching, checkpoints, manifests, training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
-#: As the paper splits: a twentieth of this world would be too few to choose on.
+#: The shares of the E2URec paper: smaller validation shares of this data would be too few rows.
 PREPARED = split_for_forgetting(
     tiny.DATA,
     ForgetIndices(),
@@ -53,13 +53,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneConfi
 
 @pytest.fixture(scope="module")
 def recommenders(sources: dict[str, BackboneConfig]) -> dict[str, Recommender]:
-    made = {kind: build(VOCABULARY, config) for kind, config in sources.items()}
+    recommenders = {kind: build(VOCABULARY, config) for kind, config in sources.items()}
     for kind in tiny.COMPACT:
-        with torch.no_grad():  # As they start, they answer nearly the same to everything.
-            for parameter in made[kind].model.parameters():
+        with torch.no_grad():  # Initial weights give nearly the same logits for all prompts.
+            for parameter in recommenders[kind].model.parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    return made
+    return recommenders
 
 
 def uneven(recommender: Recommender) -> PromptBatch:
@@ -68,9 +68,7 @@ def uneven(recommender: Recommender) -> PromptBatch:
 
 
 def rows(prompts: PromptBatch) -> list[torch.Tensor]:
-    return [
-        tokens[there.bool()] for tokens, there in zip(prompts.tokens, prompts.mask, strict=True)
-    ]
+    return [tokens[mask.bool()] for tokens, mask in zip(prompts.tokens, prompts.mask, strict=True)]
 
 
 def padded(row: torch.Tensor, left: int, right: int, filler: int) -> PromptBatch:
@@ -82,12 +80,12 @@ def padded(row: torch.Tensor, left: int, right: int, filler: int) -> PromptBatch
 
 
 @every_backbone
-def test_padding_changes_no_answer(recommenders: dict[str, Recommender], kind: str) -> None:
-    """Left, right or both, among longer prompts, and whatever the padding's tokens are."""
+def test_padding_changes_no_logit(recommenders: dict[str, Recommender], kind: str) -> None:
+    """For padding on the left, right or both, with any token id, in batches with longer prompts."""
     recommender = recommenders[kind]
     prompts = uneven(recommender)
     alone = torch.cat([recommender.logits(padded(row, 0, 0, 0)) for row in rows(prompts)])
-    assert alone.std(0).min() > 10 * TOLERANCE  # They answer differently to different prompts.
+    assert alone.std(0).min() > 10 * TOLERANCE  # The prompts have different logits.
     assert len(prompts.lengths.unique()) > 1
 
     torch.testing.assert_close(recommender.logits(prompts), alone, atol=TOLERANCE, rtol=0)
@@ -95,27 +93,29 @@ def test_padding_changes_no_answer(recommenders: dict[str, Recommender], kind: s
         shifted = PromptBatch.cat(
             [*(padded(row, left, right, filler) for row in rows(prompts)), prompts.take(slice(2))]
         )
-        found = recommender.logits(shifted)[: len(alone)]
-        torch.testing.assert_close(found, alone, atol=TOLERANCE, rtol=0)
+        logits = recommender.logits(shifted)[: len(alone)]
+        torch.testing.assert_close(logits, alone, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["compact-t5", *tiny.SEQUENCE])
-def test_encoders_are_told_what_is_padding(recommenders: dict[str, Recommender], kind: str) -> None:
-    """The same padding that counts as text moves the answers; that is what the mask prevents."""
+def test_encoders_need_the_mask_of_padding(recommenders: dict[str, Recommender], kind: str) -> None:
+    """The same padding without a mask changes the logits."""
     recommender = recommenders[kind]
     short, long = sorted(rows(uneven(recommender)), key=len)[:: len(SAMPLES.take(np.arange(11)))]
     gap = len(long) - len(short)
     both = PromptBatch.cat([padded(short, 0, gap, 7), padded(long, 0, 0, 0)])
-    read_all = PromptBatch(tokens=both.tokens, present=torch.ones_like(both.tokens).bool())
+    unmasked = PromptBatch(tokens=both.tokens, present=torch.ones_like(both.tokens).bool())
 
     alone = recommender.logits(padded(short, 0, 0, 0))[0]
 
     torch.testing.assert_close(recommender.logits(both)[0], alone, atol=TOLERANCE, rtol=0)
-    assert (recommender.logits(read_all)[0] - alone).abs().max() > 10 * TOLERANCE
+    assert (recommender.logits(unmasked)[0] - alone).abs().max() > 10 * TOLERANCE
 
 
 @every_backbone
-def test_padded_rows_have_sound_gradients(recommenders: dict[str, Recommender], kind: str) -> None:
+def test_padded_prompts_have_finite_gradients(
+    recommenders: dict[str, Recommender], kind: str
+) -> None:
     recommender = recommenders[kind]
     prompts = uneven(recommender)
     shifted = PromptBatch.cat([padded(row, 9, 0, 0) for row in rows(prompts)])
@@ -130,19 +130,19 @@ def test_padded_rows_have_sound_gradients(recommenders: dict[str, Recommender], 
 
 @every_backbone
 @pytest.mark.parametrize("count", [1, 2, 40])
-def test_scores_are_the_answers_to_whole_prompts(
+def test_scores_are_those_of_whole_prompts(
     recommenders: dict[str, Recommender], kind: str, count: int
 ) -> None:
     recommender = recommenders[kind]
     history = [HistoryEvent(n, 1 + n % 5, tiny.DATA.items[n].title) for n in range(7)]
-    wanted = [
+    scored_items = [
         Candidate(n % 20, tiny.DATA.items[n % 20].attributes, f"Item {n}" * (1 + n % 3))
         for n in range(count)
     ]
 
-    scores = recommender.score({"group": "a"}, history, wanted)
+    scores = recommender.score({"group": "a"}, history, scored_items)
 
-    prompts = recommender.prompt.request({"group": "a"}, history, wanted)
+    prompts = recommender.prompt.request({"group": "a"}, history, scored_items)
     with torch.no_grad():
         whole = recommender.answer_logits(prompts).softmax(1)[:, 0].numpy()
     np.testing.assert_allclose(scores, whole, atol=TOLERANCE)
@@ -151,39 +151,41 @@ def test_scores_are_the_answers_to_whole_prompts(
 
 
 @pytest.mark.parametrize("kind", ["compact", *tiny.CAUSAL])
-def test_causal_models_read_the_history_once(
+def test_causal_models_read_the_prefix_once(
     recommenders: dict[str, Recommender], kind: str
 ) -> None:
-    """What each pass reads is counted: the shared part comes once, then the candidates alone."""
+    """A hook counts the tokens of each pass: first the prefix, then the suffixes."""
     recommender = recommenders[kind]
     history = [HistoryEvent(n, 4.0, tiny.DATA.items[n].title) for n in range(9)]
-    wanted = [Candidate(n, {}, f"Item {n}") for n in range(6)]
-    prompts = recommender.prompt.request({}, history, wanted)
-    recommender.score({}, history, wanted)  # What a model can do is looked at once.
-    read: list[int] = []
+    scored_items = [Candidate(n, {}, f"Item {n}") for n in range(6)]
+    prompts = recommender.prompt.request({}, history, scored_items)
+    recommender.score({}, history, scored_items)  # The first score verifies the reader.
+    token_counts: list[int] = []
     embedding = recommender.model.get_input_embeddings()
-    handle = embedding.register_forward_hook(lambda _, given, __: read.append(given[0].numel()))
+    handle = embedding.register_forward_hook(
+        lambda _, inputs, __: token_counts.append(inputs[0].numel())
+    )
     try:
-        recommender.score({}, history, wanted)
+        recommender.score({}, history, scored_items)
     finally:
         handle.remove()
 
     shared = prompts.shared_length()
-    assert read[0] == shared
-    assert len(read) == 2
-    assert read[1] <= 6 * (prompts.tokens.shape[1] - shared)
+    assert token_counts[0] == shared
+    assert len(token_counts) == 2
+    assert token_counts[1] <= 6 * (prompts.tokens.shape[1] - shared)
     assert shared > 0.5 * int(prompts.lengths.max())
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart", "compact-t5"])
-def test_an_encoder_decoder_answers_with_its_first_word(
+def test_an_encoder_decoder_answers_at_its_first_position(
     recommenders: dict[str, Recommender], kind: str
 ) -> None:
     recommender = recommenders[kind]
     prompts = uneven(recommender).aligned(right=False)
     start = recommender.model.config.decoder_start_token_id
 
-    found = recommender.logits(prompts)
+    logits = recommender.logits(prompts)
 
     with torch.no_grad():
         whole = recommender.model(
@@ -192,15 +194,15 @@ def test_an_encoder_decoder_answers_with_its_first_word(
             decoder_input_ids=torch.full((len(prompts), 1), start),
         ).logits[:, 0]
     torch.testing.assert_close(
-        found, whole[:, list(recommender.prompt.answers)], atol=TOLERANCE, rtol=0
+        logits, whole[:, list(recommender.prompt.answers)], atol=TOLERANCE, rtol=0
     )
 
 
 @every_backbone
-def test_a_release_comes_back_whole(
+def test_a_loaded_release_is_the_saved_one(
     recommenders: dict[str, Recommender], kind: str, tmp_path: Path
 ) -> None:
-    """The weights are the release's own, not the source's."""
+    """The weights come from the release, not from the backbone's source."""
     recommender = recommenders[kind]
     changed = recommender.with_model(recommender.model)
     with torch.no_grad():
@@ -214,9 +216,9 @@ def test_a_release_comes_back_whole(
         assert type(loaded) is type(recommender)
         assert loaded.config == recommender.config
         torch.testing.assert_close(loaded.logits(uneven(loaded)), expected, atol=1e-6, rtol=0)
-        found = loaded.model.state_dict()
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+        loaded_state = loaded.model.state_dict()
+        assert loaded_state.keys() == state.keys()
+        assert all(torch.equal(loaded_state[name], tensor) for name, tensor in state.items())
         assert not any(p.requires_grad for p in loaded.model.parameters())
         rows_of = [
             module.weight.data_ptr()
@@ -225,25 +227,25 @@ def test_a_release_comes_back_whole(
                 loaded.model.get_output_embeddings(),
             )
         ]
-        assert len(set(rows_of)) == 1  # All of these are tied, and stay so.
-        written = read_weights(tmp_path / "release")
-        assert len(written) == len({tensor.data_ptr() for tensor in state.values()})
+        assert len(set(rows_of)) == 1  # Input and output embeddings stay tied.
+        saved_state = read_weights(tmp_path / "release")
+        assert len(saved_state) == len({tensor.data_ptr() for tensor in state.values()})
     finally:
         with torch.no_grad():
             next(iter(recommender.model.parameters())).div_(1.5)
 
 
 @pytest.fixture
-def moved(sources: dict[str, BackboneConfig], tmp_path: Path) -> tuple[Path, Path]:
-    """A release of a model, and the source that it still needs for its tokenizer."""
+def release_with_source(sources: dict[str, BackboneConfig], tmp_path: Path) -> tuple[Path, Path]:
+    """The source of a model, which is needed for its tokenizer, and a release."""
     source = shutil.copytree(sources["llama"].name, tmp_path / "source")
     config = parse_backbone(f"hf:{source}")
     save(build(VOCABULARY, config), tmp_path / "release", method="train")
     return source, tmp_path / "release"
 
 
-def test_a_changed_tokenizer_is_noticed(moved: tuple[Path, Path]) -> None:
-    source, release = moved
+def test_a_changed_tokenizer_is_refused(release_with_source: tuple[Path, Path]) -> None:
+    source, release = release_with_source
     load(release)
     tokenizer = tiny.byte_pairs()
     tokenizer.backend_tokenizer.normalizer = tiny.lower_case()
@@ -253,15 +255,15 @@ def test_a_changed_tokenizer_is_noticed(moved: tuple[Path, Path]) -> None:
         load(release)
 
 
-def test_a_missing_source_says_so(moved: tuple[Path, Path]) -> None:
-    source, release = moved
+def test_a_missing_source_is_refused(release_with_source: tuple[Path, Path]) -> None:
+    source, release = release_with_source
     shutil.rmtree(source)
 
     with pytest.raises(CheckpointError, match=r"no backbone.*there is no such directory"):
         load(release)
 
 
-def test_people_name_backbones(tmp_path: Path) -> None:
+def test_names_of_backbones_are_parsed(tmp_path: Path) -> None:
     assert parse_backbone(" compact ") == CompactConfig()
     assert parse_backbone("compact-t5") == CompactT5Config()
     assert parse_backbone("smollm2") == HuggingFaceConfig(name="smollm2")
@@ -270,13 +272,15 @@ def test_people_name_backbones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "hf", "hf:", "Compact", "t5", "llama", "hf:smollm2"])
-def test_an_unknown_backbone_lists_what_there_is(name: str) -> None:
+def test_an_unknown_backbone_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownBackboneError, match="compact, compact-t5, smollm2, hf:<model id"):
         parse_backbone(name)
 
 
 @every_backbone
-def test_settings_survive_the_manifest(sources: dict[str, BackboneConfig], kind: str) -> None:
+def test_settings_are_rebuilt_from_the_manifest(
+    sources: dict[str, BackboneConfig], kind: str
+) -> None:
     config = sources[kind].seeded(7)
 
     assert config.seed == 7
@@ -289,7 +293,7 @@ def test_a_manifest_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "reason"),
+    ("missing", "reason"),
     [
         ("*", "config.json"),
         ("config.json", "config.json"),
@@ -297,11 +301,11 @@ def test_a_manifest_of_another_kind_is_refused() -> None:
         ("tokenizer*", "tokenizer"),
     ],
 )
-def test_what_cannot_be_loaded_says_what_to_do(
-    sources: dict[str, BackboneConfig], tmp_path: Path, lacking: str, reason: str
+def test_a_missing_file_raises_with_advice(
+    sources: dict[str, BackboneConfig], tmp_path: Path, missing: str, reason: str
 ) -> None:
     source = shutil.copytree(sources["llama"].name, tmp_path / "source")
-    for path in source.glob(lacking):
+    for path in source.glob(missing):
         path.unlink()
 
     with pytest.raises(BackboneUnavailableError, match=rf"{reason}.*Give a directory with"):
@@ -318,16 +322,16 @@ def test_damaged_weights_cannot_be_loaded(
         build(VOCABULARY, parse_backbone(f"hf:{source}"))
 
 
-def test_a_directory_that_is_not_there_cannot_be_loaded(tmp_path: Path) -> None:
+def test_a_missing_directory_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(BackboneUnavailableError, match="there is no such directory"):
         build(VOCABULARY, parse_backbone(f"hf:{tmp_path}/nowhere"))
 
 
-def test_a_hub_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_raises_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     with pytest.raises(BackboneUnavailableError, match="Give a directory"):
-        build(VOCABULARY, parse_backbone("hf:nobody/has-such-a-model"))
+        build(VOCABULARY, parse_backbone("hf:example/missing-model"))
 
 
 def test_an_unknown_precision_cannot_be_loaded(sources: dict[str, BackboneConfig]) -> None:
@@ -336,7 +340,7 @@ def test_an_unknown_precision_cannot_be_loaded(sources: dict[str, BackboneConfig
 
 
 @pytest.mark.parametrize("kind", ["compact", "compact-t5"])
-def test_initial_weights_follow_from_the_seed_alone(kind: str) -> None:
+def test_initial_weights_depend_on_the_seed_alone(kind: str) -> None:
     config = parse_backbone(kind)
     before = torch.get_rng_state()
     first, again, other = (
@@ -365,8 +369,8 @@ def test_training_lowers_the_loss(sources: dict[str, BackboneConfig], kind: str)
     labels = torch.from_numpy(train.label)
 
     def loss(recommender: Recommender) -> float:
-        found = margins(recommender, recommender.prompt.samples(train, tiny.DATA))
-        return functional.binary_cross_entropy_with_logits(found, labels).item()
+        train_margins = margins(recommender, recommender.prompt.samples(train, tiny.DATA))
+        return functional.binary_cross_entropy_with_logits(train_margins, labels).item()
 
     constant = functional.binary_cross_entropy(labels.mean().expand_as(labels), labels).item()
     trained = fit(VOCABULARY, PREPARED, recipe, lambda _: None)
@@ -375,9 +379,9 @@ def test_training_lowers_the_loss(sources: dict[str, BackboneConfig], kind: str)
     assert loss(trained) < loss(build(VOCABULARY, sources[kind]))
 
 
-def test_dropout_follows_from_the_seed(sources: dict[str, BackboneConfig]) -> None:
+def test_dropout_depends_on_the_seed_alone(sources: dict[str, BackboneConfig]) -> None:
     recipe = replace(RECIPES["t5"], backbone=sources["t5"])
-    torch.rand(3)  # Whoever drew from the global generator must not matter.
+    torch.rand(3)  # Earlier draws from the global generator must not matter.
     before = torch.get_rng_state()
     first = fit(VOCABULARY, PREPARED, recipe, lambda _: None).model.state_dict()
 

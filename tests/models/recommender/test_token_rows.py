@@ -1,87 +1,39 @@
-"""Item rows and answers in closed form, against counts and products that are known by hand."""
+"""Rows of tokens without retained samples are found and get their initial values back."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from models.checkpoints.adapter import with_rows
 from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.prompts.vocabulary import Vocabulary
+from models.recommender.base import Recommender
 from models.recommender.factory import build
-from models.recommender.token_rows import (
-    FirstStep,
-    ItemChange,
-    leaving,
-    reset_rows,
-    shrunk_answers,
-    unused_tokens,
-)
-from models.training.trainer import margins
-from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
-from tests.models.conftest import World, nothing
+from models.recommender.token_rows import reset_rows, unused_tokens
 from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
+
+if TYPE_CHECKING:
+    from models.data.forget_split import Prepared
 
 DATA = planted()
 WHOLE = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT)
-VOCABULARY = Vocabulary.from_catalog(DATA)
-#: One rating from the middle of a person's history: eleven samples know it, one of them goes.
-PAIR = (3, int(DATA.item[DATA.user == 3][12]))
-PAIR_ALONE = split_for_forgetting(
-    DATA, ForgetIndices(pairs=frozenset([PAIR])), HOLDOUT, WHOLE.bounds
-)
-
 RATER = int(DATA.user[(DATA.item == 5) & (DATA.timestamp < WHOLE.bounds.valid_from)][0])
 
 
-def test_a_sample_with_only_its_history_shortened_does_not_leave() -> None:
-    gone = leaving(PAIR_ALONE)
-    assert len(PAIR_ALONE.forget) == 11
-    assert (gone.user.tolist(), gone.candidate.tolist()) == ([PAIR[0]], [PAIR[1]])
+def initial_table(recommender: Recommender) -> torch.Tensor:
+    (table,) = build(recommender.vocabulary, recommender.config).item_tables()
+    return table.detach()
 
 
-def test_items_outside_the_vocabulary_have_no_row_to_move() -> None:
-    change = ItemChange.of(PAIR_ALONE, item_indices=PAIR[1], damping=5.0)
-    assert not len(change.item_indices)
-    small = replace(VOCABULARY, item_indices=PAIR[1])
-    step = FirstStep.of(build(small, RECIPE.backbone), PAIR_ALONE, damping=5.0)
-    assert not len(step.rows(5.0).tokens)
+def copied(recommender: Recommender) -> Recommender:
+    return Recommender(recommender.vocabulary, recommender.config, copy.deepcopy(recommender.model))
 
 
-def test_an_item_keeps_the_share_of_its_samples_that_stay() -> None:
-    change = ItemChange.of(PAIR_ALONE, VOCABULARY.item_capacity, damping=5.0)
-    count = int((WHOLE.parts.train.candidate == PAIR[1]).sum())
-    assert change.item_indices.tolist() == [PAIR[1]]
-    assert np.allclose(change.kept, (count - 1) / count)
-
-
-def test_temperature_shrinkage_twice_multiplies_every_margin_by_both_factors() -> None:
-    recommender = build(VOCABULARY, RECIPE.backbone)
-    prompts = recommender.prompt.samples(WHOLE.parts.test.take(np.arange(20)), DATA)
-    before = margins(recommender, prompts)
-    once = with_rows(recommender, shrunk_answers(recommender, 0.9))
-    twice = with_rows(once, shrunk_answers(once, 0.8))
-    torch.testing.assert_close(margins(once, prompts), 0.9 * before)
-    torch.testing.assert_close(margins(twice, prompts), 0.72 * before)
-
-
-def test_answers_cool_by_the_share_of_rows_that_leave_not_of_those_that_change(
-    world: World,
-) -> None:
-    task = replace(world.task(), prepared=PAIR_ALONE)
-    made = E2URecFast(E2URecFastConfig(steps=1)).unlearn(task, nothing)
-    assert made.rows is not None
-    found = made.rows.values[-2] - made.rows.values[-1]
-    now = shrunk_answers(world.recommender, 1.0).values
-    factor = (found @ (now[0] - now[1]) / (now[0] - now[1]).square().sum()).item()
-    share = 1 / len(WHOLE.parts.train)
-    np.testing.assert_allclose(1 - factor, 0.4 * share, rtol=0.05)
-
-
-def test_rows_of_what_only_the_forgotten_had_become_initial_attributes_among_them() -> None:
-    """Item 5 has an author of its own; person 3 is the only one who rated it."""
+def test_tokens_that_only_the_forgotten_user_had_are_unused_and_reset() -> None:
+    """Item 5 has an author of its own, and the forgotten user is the only one who rated it."""
     items = list(DATA.items)
     items[5] = replace(items[5], attributes={"author": ("Le Guin",)})
     data = replace(DATA, items=tuple(items)).take((DATA.item != 5) | (DATA.user == RATER))
@@ -102,3 +54,46 @@ def test_rows_of_what_only_the_forgotten_had_become_initial_attributes_among_the
     moved = (table - initial).abs().amax(dim=1) > 0
     assert not moved[tokens].any()
     assert int(moved.sum()) == vocabulary.size - len(tokens)
+
+
+def test_training_leaves_rows_of_unrated_items_at_their_initial_values(
+    trained: Recommender, prepared: Prepared
+) -> None:
+    first = trained.vocabulary.first_item
+    (table,) = trained.item_tables()
+    rows, initial = table.detach()[first:], initial_table(trained)[first:]
+    unrated = [
+        *prepared.unused_item_indices().tolist(),
+        *range(150, trained.vocabulary.item_capacity),
+    ]
+    assert set(range(140, 150)) <= set(unrated)
+    rated = [item_index for item_index in range(150) if item_index not in set(unrated)]
+
+    assert torch.equal(rows[unrated], initial[unrated])
+    assert ((rows[rated] - initial[rated]).abs().amax(dim=1) > 1e-4).all()
+
+
+def test_reset_rows_have_their_exact_initial_values(trained: Recommender) -> None:
+    recommender = copied(trained)
+    tokens = [trained.vocabulary.item(item_index) for item_index in (3, 77, 139)]
+
+    reset_rows(recommender, tokens)
+
+    (table,), (before,) = recommender.item_tables(), trained.item_tables()
+    initial = initial_table(trained)
+    others = torch.ones(trained.vocabulary.size, dtype=torch.bool)
+    others[tokens] = False
+    assert torch.equal(table[tokens], initial[tokens])
+    assert torch.equal(table[others], before[others])
+    assert not torch.equal(before[tokens], initial[tokens])
+
+
+def test_resetting_no_rows_changes_nothing(trained: Recommender) -> None:
+    recommender = copied(trained)
+
+    reset_rows(recommender, [])
+
+    before = trained.model.state_dict()
+    after = recommender.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())

@@ -27,7 +27,7 @@ from models.recommender.adapter_ensemble import (
 )
 from models.recommender.ensemble import Attention, EnsembleConfig, OutputEnsemble
 from models.recommender.factory import backbone_from_manifest, build
-from models.recommender.token_rows import reset_item_rows
+from models.recommender.token_rows import reset_rows
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import UnlearningTask
 from models.unlearning.receraser import RecEraser, RecEraserConfig
@@ -368,17 +368,17 @@ def test_many_threads_can_score_at_once(case: Case) -> None:
 def test_rows_of_unrated_items_are_initial_in_every_member(case: Case) -> None:
     """A reset changes no trained row, and restores changed rows of unrated items."""
     batch = without(ForgetIndices(items=frozenset([5])))
-    recommender = case.method.unlearn(case.task(batch), nothing).recommender
-    before = copy.deepcopy(recommender.model.state_dict())
-    unused = batch.unused_item_indices().tolist()
-    assert 5 in unused
-    reset_item_rows(recommender, unused)
-    assert equal(before, recommender.model.state_dict())
-    row = VOCABULARY.first_item + 5
-    for table in recommender.item_tables():
+    found = case.method.unlearn(case.task(batch), nothing).recommender
+    before = copy.deepcopy(found.model.state_dict())
+    row = VOCABULARY.item(5)
+    unused = [VOCABULARY.item(index) for index in batch.unused_item_indices().tolist()]
+    assert row in unused
+    reset_rows(found, unused)
+    assert equal(before, found.model.state_dict())
+    for table in found.item_tables():
         table[row] += 1.0
-    reset_item_rows(recommender, unused)
-    assert equal(before, recommender.model.state_dict())
+    reset_rows(found, unused)
+    assert equal(before, found.model.state_dict())
 
 
 def test_a_relearning_attack_trains_and_leaves_the_release_unchanged(case: Case) -> None:

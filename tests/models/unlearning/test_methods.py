@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from models.checkpoints.adapter import with_rows
 from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.recommender.base import Recommender
+from models.recommender.token_rows import with_rows
 from models.training.step import DivergedError
 from models.training.trainer import row_losses
 from models.unlearning.apa import Apa, ApaConfig

@@ -100,7 +100,8 @@ class Settings(BaseSettings):
         description="Seconds after the cancel window of a request when its batch closes.",
     )
     cancel_window: Annotated[float, Field(ge=0)] = Field(
-        default=60.0, description="Seconds for which a deletion request can be cancelled."
+        default=60.0,
+        description="Seconds in which no batch takes a new deletion request; it can be cancelled.",
     )
     due_days: Positive = Field(
         default=30.0, description="Days in which the completion of a deletion is promised."

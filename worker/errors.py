@@ -26,7 +26,7 @@ class UnlearningFailedError(LetheError):
 class RollOutError(LetheError):
     """The release {release_id} was not rolled out: {reason}."""
 
-    code = "roll-out-failed"
+    code = "rollout-failed"
 
 
 class ReleaseMissingError(LetheError):

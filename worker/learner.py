@@ -57,8 +57,8 @@ class Artifact:
     directory: Path
     digest: str
     method: str
-    #: Whether the weights never depended on the batch. The audit then skips the gates that compare
-    #: with the parent, as after a retraining.
+    #: Whether an exact unlearning method made the weights. The audit then does not compare them
+    #: with the parent. `train` leaves this False; the builder audits its result as exact anyway.
     exact: bool = False
     #: Whether `Learner.merge` must turn the artifact into a release.
     needs_merge: bool = True

@@ -1,8 +1,8 @@
 """Run one claimed job from its current stage to its end.
 
-`STAGES` is the order of a job. Until the release has a row in the database, every claim starts over
-with a new data snapshot, in the staging directory of its own epoch. Later claims continue at the
-job's stage, because each resumable stage can be repeated. After the alias has moved to the new
+`STAGES` is the order of a job. A claim of a job without a release row starts with a new snapshot,
+in a staging directory of its own. A claim of a job with a release row continues at the recorded
+stage if that stage is resumable, otherwise at the rollout. After the alias has moved to the new
 release, an error does not fail the job: the lease expires, and the next claim continues.
 """
 

@@ -25,7 +25,7 @@ from models.recommender.token_rows import reset_rows
 from models.training.recipes import recipe_for, recipe_of
 from models.training.step import DivergedError
 from models.unlearning.base import PLAIN, UnlearningTask
-from models.unlearning.ensemble import weighed
+from models.unlearning.ensemble import has_learned_weights
 from models.unlearning.registry import UnknownMethodError, get_method
 from worker.errors import UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, Verdict
@@ -218,7 +218,9 @@ class ModelLearner:
         """
         manifest = manifests.read_manifest(parent)
         split = split_like(snapshot, manifest)
-        if split.forget_valid and weighed(backbone_from_manifest(manifest.content["backbone"])):
+        if split.forget_valid and has_learned_weights(
+            backbone_from_manifest(manifest.content["backbone"])
+        ):
             return True
         return len(split.forget) > 0
 

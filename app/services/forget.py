@@ -80,7 +80,7 @@ def request_forget(
     request = _covering(uow, pseudonyms, subject)
     created = request is None
     if request is None:
-        _check_held(uow, subject)
+        _check_stored(uow, subject)
         request = _record(uow, pseudonyms, settings, subject)
     if idempotency_key is not None:
         uow.idempotency.add(
@@ -221,7 +221,7 @@ def _covering(uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject) -> Forg
     return None
 
 
-def _check_held(uow: UnitOfWork, subject: Subject) -> None:
+def _check_stored(uow: UnitOfWork, subject: Subject) -> None:
     """Raise the NotFoundError for a part of the subject that is not stored."""
     if subject.user_id is None:
         (item_id,) = subject.item_ids

@@ -207,7 +207,7 @@ def _release_requests(uow: UnitOfWork, lease: Lease, settings: Settings) -> list
 
     Return the ids of requests that have failed too often and are dead now.
     """
-    dead_ids = uow.requests.release_of_job(lease, max_failures=settings.request_failures)
+    dead_ids = uow.requests.detach_from_job(lease, max_failures=settings.request_failures)
     job = uow.jobs.get(lease.job_id)
     if job.release is not None and uow.releases.alias().target == job.release:
         uow.releases.set_target(None)

@@ -77,10 +77,9 @@ def unconfirmed(
 ) -> list[Replica]:
     """Return the replicas that may still answer from another release, fenced ones included.
 
-    A replica that registered after the flip at `live_at` read the new alias when it registered.
-    While such a replica serves nothing, it has no older release to answer from. Ignoring it keeps a
-    replica that cannot load the release, and registers again after each fencing, from delaying
-    deletions forever.
+    Not counted: a replica that registered after `live_at` and serves nothing, because it never had
+    an older release. Otherwise, a replica that cannot load the release would register again after
+    each fencing and delay the deletion forever.
     """
     return [
         r

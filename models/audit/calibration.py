@@ -60,9 +60,9 @@ def calibrate(
     """Train a shadow without some users, items and pairs; return the loss increase per kind of row.
 
     `train` trains a model in the way the recommender was trained. The forgetting teacher and the
-    audit use the result. The differences are paired, row by row; a comparison of trained rows with
-    the holdout users' rows would measure how hard the two groups are instead. The shadow's weights
-    are never written.
+    audit use the result. The differences are paired, row by row; a comparison of training rows
+    with holdout rows would measure the different difficulty of the two groups. The weights of the
+    shadow are never written.
     """
     shadow_data = shadow_rows(data, prepared, holdout_users, config)
     return expected_loss_increases(recommender, train(shadow_data), shadow_data, data)

@@ -1,7 +1,7 @@
 """Decide whether a release's loss increase matches that of a model that never saw the rows.
 
-The gate reads losses per row alone. A threshold on a membership AUC would pass an unchanged release
-three times in four; paired differences against the holdout users' rows do not.
+The gate reads the loss of each row, not the membership AUC. A threshold on that AUC would pass an
+unchanged release three times in four. Paired differences against the holdout rows reject it.
 """
 
 from __future__ import annotations

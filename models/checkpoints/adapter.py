@@ -33,8 +33,9 @@ ROW_VALUES: Final = "rows.values"
 def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recommender:
     """Return a copy of the recommender in which only an adapter is trainable.
 
-    A recommender that already learns in an adapter gets a trainable copy of that adapter, which
-    will replace it; `config` is ignored. Otherwise, a new adapter with the shape `config` is added.
+    If the release itself is an adapter (language models), the copy contains a trainable copy of
+    that adapter, which becomes the next release; `config` is ignored. Otherwise, a new adapter with
+    the shape `config` is added.
     Text prompts drop the role `embedding`: they may contain the answers' words, whose rows a tied
     head shares, so that a merge would change the head. Raises AdapterTargetError.
     """
@@ -50,8 +51,9 @@ def attach(recommender: Recommender, config: AdapterConfig, seed: int) -> Recomm
 
 @torch.no_grad()
 def scale(student: Recommender, start: Recommender, factor: float) -> None:
-    """Multiply the change from `start` to its trained `attach(start, …)` by `factor`, in place.
+    """Scale in place what training changed in `student`, which `attach(start, …)` returned.
 
+    Factor 0 gives the answers of `start`; factor 1 changes nothing.
     For a new adapter, the change is the delta that it adds to the weights. For an adapter that
     replaces another, it is the difference of the parameters.
     """

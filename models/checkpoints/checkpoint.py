@@ -129,13 +129,9 @@ def load(
         load_state(recommender, state, assign=mapped)
         del state
     except BackboneUnavailableError as error:
-        raise CheckpointError(
-            f"the backbone of the checkpoint in {directory} is missing: {error}"
-        ) from error
+        raise CheckpointError(f"the checkpoint in {directory} has no backbone: {error}") from error
     except ForeignWeightsError as error:
-        raise CheckpointError(
-            f"the weights in {directory} do not fit the manifest: {error}"
-        ) from error
+        raise CheckpointError(f"the weights in {directory} do not fit: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint in {directory} does not fit its manifest") from error
     recommender.model.eval().requires_grad_(requires_grad=False)

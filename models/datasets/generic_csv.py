@@ -44,7 +44,7 @@ def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Inte
     table = TableBuilder(report, open_catalog=True)
     lines = numbered_lines(path, report, progress)
     _, header_line = next(lines, (0, ""))
-    delimiter, header = _split_header(path, header_line)
+    delimiter, header = _detect_delimiter(path, header_line)
     reader = RowReader(find_columns(header), table)
     for number, fields in records(lines, delimiter, len(header)):
         report.lines += 1
@@ -57,7 +57,7 @@ def _read_csv(path: Path, report: ReadReport, progress: Progress | None) -> Inte
     return table.finish(path)
 
 
-def _split_header(path: Path, header_line: str) -> tuple[str, list[str]]:
+def _detect_delimiter(path: Path, header_line: str) -> tuple[str, list[str]]:
     """Return the delimiter that gives all required columns, and the names; raises DataSetError."""
     candidates: list[tuple[str, list[str]]] = []
     for delimiter in _DELIMITERS:

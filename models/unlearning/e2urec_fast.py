@@ -193,8 +193,9 @@ class _EvaluationRows:
 class _ClosedFormStep:
     """Step 1: the base with moved token rows, and the α of the remaining loss increase.
 
-    `expected` is the batch's expected loss increase, `loss_increase` the part that the moved rows
-    reached (nats); `rows` moved by `step_size`.
+    `expected` is the batch's expected loss increase (nats), `loss_increase` the increase that the
+    moved rows have reached (nats). `rows` are the replaced token rows; `step_size` is how far the
+    item rows moved.
     """
 
     def __init__(self, task: UnlearningTask, config: E2URecFastConfig) -> None:

@@ -88,7 +88,7 @@ class ShardedMethod(UnlearningMethod):
         No shard is retrained where only the aggregation saw the batch. Raises NothingToForgetError
         or DivergedError.
         """
-        if not (task.prepared.forget_valid and weighed(task.recommender.config)):
+        if not (task.prepared.forget_valid and has_learned_weights(task.recommender.config)):
             task.require_forget_rows()
         started = time.monotonic()
         parent = task.recommender
@@ -227,7 +227,7 @@ class ShardedMethod(UnlearningMethod):
         )
 
 
-def weighed(config: BackboneConfig) -> bool:
+def has_learned_weights(config: BackboneConfig) -> bool:
     """Return whether the release's aggregation was computed from validation rows."""
     return isinstance(config, EnsembleConfig) and config.has_learned_weights
 

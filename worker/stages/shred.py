@@ -52,8 +52,9 @@ def shred(run: JobRun) -> None:
 def _clear_adapters(run: JobRun, live: str | None) -> None:
     """Unlink the adapters that serving engines read, except the live release's adapter.
 
-    Gateways remove their adapters, but a gateway may have died before. The releases must be gone
-    first: a process that writes an adapter checks afterwards that the release still exists.
+    Gateways delete these files themselves, but a gateway that died could not. Call this function
+    after the releases are unlinked: a gateway that is writing an adapter checks afterwards whether
+    the release exists, and deletes the adapter if not.
     """
     store = run.context.artifacts
     for release_id in store.adapters():

@@ -35,7 +35,7 @@ def clean_up_adapters(uow_factory: UnitOfWorkFactory, backend: ScorerBackend) ->
     # a release that became the target after the alias was read, and this cleanup unloads it. In
     # this order, a listed release was live or target before the alias is read; if the alias no
     # longer references the release, the release is superseded.
-    held = backend.held()
+    held = backend.loaded_release_ids()
     with uow_factory(write=False) as uow:
         alias = uow.releases.alias()
         known = {release_id for release_id in held if uow.releases.get(release_id) is not None}

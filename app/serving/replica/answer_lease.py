@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 class AnswerLease:
-    """The local view of the replica's lease: valid until renewal sent + TTL - margin.
+    """The replica's lease by the clock of this process.
 
-    A roll-out waits for this replica until renewal committed + TTL + margin, on the database's
-    clock. The two margins prevent this race: a process whose clock runs slower, or an answer that
-    passed its last check just before the lease ended and is still being sent, would deliver the
-    old release's answer after the roll-out has stopped waiting for this replica.
+    The process stops answering `replica_ttl - replica_margin` seconds after it sent the last
+    renewal. A rollout assumes that the process answers until `replica_ttl + replica_margin` seconds
+    after the database recorded the renewal. The two margins prevent this race: a process whose
+    clock runs slower, or an answer that passed its last check just before the lease ended and is
+    still being sent, would deliver the old release's answer after the rollout has stopped waiting
+    for this replica.
     """
 
     def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:

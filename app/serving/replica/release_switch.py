@@ -94,7 +94,7 @@ class ReleaseSwitch:
     def restart(self, alias: Alias, now: float) -> None:
         """Start over under a new registration; only a model of the live release is kept.
 
-        A roll-out may have completed without this replica while its lease was expired, so a model
+        A rollout may have completed without this replica while its lease was expired, so a model
         of another release must not answer again.
         """
         self._drop_standby()
@@ -184,7 +184,7 @@ class ReleaseSwitch:
 
         A model that is still read is never freed: the answer that reads it would crash. The answer
         cannot be sent anyway, because its recheck finds another live release. Until the model is
-        freed, this replica does not confirm the new release, and the roll-out waits for it or
+        freed, this replica does not confirm the new release, and the rollout waits for it or
         fences it.
         """
         still_read = []

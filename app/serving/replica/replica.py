@@ -138,7 +138,7 @@ class Replica:
     def await_release(self, release_id: str | None) -> bool:
         """Wait for the switch to this release; return False if it does not happen in time.
 
-        One poll interval is long enough: a roll-out flips the alias only after all replicas have
+        One poll interval is long enough: a rollout flips the alias only after all replicas have
         prepared the release, so this replica only has to read the alias.
         """
         self.wake()
@@ -164,8 +164,8 @@ class Replica:
         # Read before the renewal is sent: see AnswerLease.now.
         now = self.answer_lease.now()
         if self._id is not None and not self.answer_lease.valid:
-            # A roll-out may have stopped waiting for this registration. Under the old id, this
-            # process could answer from a release that the roll-out believes is no longer served,
+            # A rollout may have stopped waiting for this registration. Under the old id, this
+            # process could answer from a release that the rollout believes is no longer served,
             # so the process registers as a new replica and drops every other release.
             self._drop_registration()
         if self._id is None:
@@ -194,7 +194,7 @@ class Replica:
                 # Without this thread the lease would expire; the next tick may succeed.
                 _log.error("replica.tick_failed", **error_location(error))
             if self._id is not None and self._release_switch.state() != self._reported:
-                continue  # Report at once: a roll-out waits for this report.
+                continue  # Report at once: a rollout waits for this report.
             self._wake.wait(self._poll_seconds)
 
     def _follow_change_log(self) -> None:

@@ -116,7 +116,7 @@ class EngineBackend:
         self._client.await_golden(adapter, golden, tokens.answers)
         return EngineScorer(self._client, adapter, tokens)
 
-    def held(self) -> set[str]:
+    def loaded_release_ids(self) -> set[str]:
         """Return the release ids of all adapters in the engine or on disk."""
         names = {name for name in self._client.names() if name.startswith(_PREFIX)}
         return {name.removeprefix(_PREFIX) for name in names} | set(self._artifacts.adapters())

@@ -65,7 +65,7 @@ class ScorerBackend(Protocol):
     def load(self, release: Release, directory: Path, manifest: Manifest) -> Scorer:
         """Load and verify the release in `directory`; raises CheckpointError or EngineError."""
 
-    def held(self) -> set[str]:
+    def loaded_release_ids(self) -> set[str]:
         """Return the ids of all releases held outside this process; raises EngineError."""
 
     def unload(self, release_id: str) -> None:

@@ -189,7 +189,7 @@ class TorchBackend:
             checkpoints.load(directory, manifest=manifest, mapped=True), self._policy
         )
 
-    def held(self) -> set[str]:
+    def loaded_release_ids(self) -> set[str]:
         return set()
 
     def unload(self, release_id: str) -> None:

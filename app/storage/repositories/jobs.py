@@ -23,7 +23,7 @@ from app.domain.jobs import (
 )
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
-from app.storage.repositories.leases import holds
+from app.storage.repositories.job_leases import holds
 from app.storage.tables import JobRow
 
 if TYPE_CHECKING:

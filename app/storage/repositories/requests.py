@@ -18,7 +18,7 @@ from app.domain.requests import (
 )
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
-from app.storage.repositories.leases import check_lease
+from app.storage.repositories.job_leases import check_lease
 from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class RequestRepository(Repository):
             )
         )
 
-    def release_of_job(self, lease: Lease, *, max_failures: int) -> list[str]:
+    def detach_from_job(self, lease: Lease, *, max_failures: int) -> list[str]:
         """Remove the requests from a failed job and count the failure.
 
         Each request becomes `batched`, or `dead` at `max_failures`. Return the dead ids.

@@ -144,7 +144,7 @@ def test_writes_under_stale_lease_change_nothing(
     attempt(fail, "no", SETTINGS)
     attempt(succeed)
     attempt(lambda uow, lease: uow.requests.advance_of_job(lease, RequestStatus.AUDITING, 0.5))
-    attempt(lambda uow, lease: uow.requests.release_of_job(lease, max_failures=1))
+    attempt(lambda uow, lease: uow.requests.detach_from_job(lease, max_failures=1))
     with catalog(write=False) as uow:
         before = uow.jobs.get(stale.job_id), uow.requests.get(request.id)
     for write in writes:

@@ -428,7 +428,7 @@ def test_prices_balance_shards_and_rarely_depend_on_one_user() -> None:
 def test_an_invalid_ensemble_configuration_raises_an_error() -> None:
     config = Sisa().ensemble_config(BRIEF)
     assert backbone_from_manifest(config.manifest()) == config
-    for wrong in ({"aggregation": "hope"}, {"shards": 0}, {"shard_fingerprints": ["one"]}):
+    for wrong in ({"aggregation": "hope"}, {"shards": 0}, {"seals": ["one"]}):
         with pytest.raises(ValueError, match=r"aggregation|shards"):
             backbone_from_manifest({**config.manifest(), **wrong})
     assert isinstance(config, EnsembleConfig)

@@ -23,6 +23,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.unlearning.errors import UnitFailedError
 from models.backbones.packaged import cache_directory, set_cache_directory
+from models.training.distributed import end_with_parent
 from models.training.step import DivergedError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _work(unit: Unit, setting: Setting, backbones: Path, sender: Connection) -> 
     """Make the unit; the main function of the process."""
     set_cache_directory(backbones)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
     os.dup2(_STDERR, _STDOUT)
     torch.set_num_threads(1)
     # By default, progress bars of libraries share a lock between processes, which Python reports as
@@ -143,13 +144,6 @@ def _message(error: Exception) -> str:
     message = str(error).strip() or type(error).__name__
     is_clear = isinstance(error, (DivergedError, MemoryError))
     return message if is_clear else f"{type(error).__name__}: {message}"
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _start_server() -> None:

@@ -141,7 +141,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
 def _child(environment: Mapping[str, str], payload: bytes, sender: Connection) -> None:
     """Run this process's share of the work, and send its progress and its result or error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides when to end.
-    _end_with_parent()
+    end_with_parent()
     os.environ.update(environment)
     rank = int(environment["RANK"])
 
@@ -176,7 +176,7 @@ def _portable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent ends, even by kill -9."""
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,6 +81,41 @@ def unlearned(tasks: dict[str, UnlearningTask]) -> dict[str, Unlearned]:
     return {name: make(name).unlearn(task, nothing) for name, task in tasks.items()}
 
 
+@dataclass(frozen=True)
+class Repetition:
+    """A second run of a method on the same task, and what the run left behind."""
+
+    result: Unlearned
+    fractions: list[float]
+    generator_is_unchanged: bool
+    parent_is_unchanged: bool
+
+
+@pytest.fixture(scope="module")
+def repeat(tasks: dict[str, UnlearningTask]) -> Callable[[str], Repetition]:
+    """Return a function that runs a method once more; its result is computed once."""
+
+    @cache
+    def run(name: str) -> Repetition:
+        model = tasks[name].recommender.model
+        parent, training = copy.deepcopy(model.state_dict()), model.training
+        torch.rand(7)  # Other draws from the global generator must not matter.
+        generator = torch.get_rng_state()
+        fractions: list[float] = []
+        result = make(name).unlearn(tasks[name], fractions.append)
+        after = model.state_dict()
+        return Repetition(
+            result=result,
+            fractions=fractions,
+            generator_is_unchanged=torch.equal(generator, torch.get_rng_state()),
+            parent_is_unchanged=model.training == training
+            and not any(parameter.requires_grad for parameter in model.parameters())
+            and all(torch.equal(parent[key], after[key]) for key in parent),
+        )
+
+    return run
+
+
 def weights(result: Unlearned) -> Mapping[str, torch.Tensor]:
     return result.recommender.model.state_dict()
 
@@ -94,15 +130,12 @@ def test_an_unknown_name_lists_the_known_names(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights(
-    name: str, tasks: dict[str, UnlearningTask], unlearned: dict[str, Unlearned]
+    name: str, unlearned: dict[str, Unlearned], repeat: Callable[[str], Repetition]
 ) -> None:
-    torch.rand(7)  # Other draws from the global generator must not matter.
-    before = torch.get_rng_state()
-    first = weights(unlearned[name])
-    again = weights(make(name).unlearn(tasks[name], nothing))
+    first, again = weights(unlearned[name]), weights(repeat(name).result)
     assert first.keys() == again.keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert torch.equal(before, torch.get_rng_state())
+    assert repeat(name).generator_is_unchanged
 
 
 def test_another_seed_gives_other_weights(
@@ -151,20 +184,13 @@ def test_the_result_is_in_evaluation_mode_with_finite_losses(
 
 
 def test_the_parent_is_unchanged_and_progress_stays_between_zero_and_one(
-    name: str, tasks: dict[str, UnlearningTask]
+    name: str, repeat: Callable[[str], Repetition]
 ) -> None:
-    parent = tasks[name].recommender
-    before = copy.deepcopy(parent.model.state_dict())
-    training = parent.model.training
-    seen: list[float] = []
-    make(name).unlearn(tasks[name], seen.append)
-    assert seen
-    assert seen == sorted(seen)
-    assert all(0 <= fraction <= 1 for fraction in seen)
-    after = parent.model.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert parent.model.training == training
-    assert not any(p.requires_grad for p in parent.model.parameters())
+    fractions = repeat(name).fractions
+    assert fractions
+    assert fractions == sorted(fractions)
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+    assert repeat(name).parent_is_unchanged
 
 
 def test_the_forget_rows_have_the_expected_loss_increase(

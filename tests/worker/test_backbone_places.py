@@ -56,4 +56,4 @@ def test_unless_told_they_are_kept_where_the_default_home_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("LETHE_HOME", raising=False)
-    assert packaged._Kept().directory == Settings().backbones_directory
+    assert packaged._Cache().directory == Settings().backbones_directory

@@ -16,7 +16,7 @@ from models.recommender.token_rows import reset_rows, unused_tokens
 from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 if TYPE_CHECKING:
-    from models.data.forget_split import Prepared
+    from models.data.forget_split import ForgetSplit
 
 DATA = planted()
 WHOLE = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT)
@@ -57,7 +57,7 @@ def test_tokens_that_only_the_forgotten_user_had_are_unused_and_reset() -> None:
 
 
 def test_training_leaves_rows_of_unrated_items_at_their_initial_values(
-    trained: Recommender, prepared: Prepared
+    trained: Recommender, prepared: ForgetSplit
 ) -> None:
     first = trained.vocabulary.first_item
     (table,) = trained.item_tables()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from models.data.forget_split import ForgetIndices, prepare
+from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import build
 from models.recommender.token_rows import with_rows
@@ -23,11 +23,13 @@ from tests.models.conftest import World, nothing
 from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 DATA = planted()
-WHOLE = prepare(DATA, ForgetIndices(), HOLDOUT)
+WHOLE = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT)
 VOCABULARY = Vocabulary.from_catalog(DATA)
 #: A (user, item) rating in the middle of a history: in eleven samples, as candidate of only one.
 PAIR = (3, int(DATA.item[DATA.user == 3][12]))
-WITHOUT_PAIR = prepare(DATA, ForgetIndices(pairs=frozenset([PAIR])), HOLDOUT, WHOLE.bounds)
+WITHOUT_PAIR = split_for_forgetting(
+    DATA, ForgetIndices(pairs=frozenset([PAIR])), HOLDOUT, WHOLE.bounds
+)
 
 
 def test_a_sample_with_a_shortened_history_is_not_removed() -> None:

@@ -142,7 +142,7 @@ def test_an_architecture_without_a_role_raises_an_error() -> None:
     class Bare(torch.nn.Module):
         pass
 
-    with pytest.raises(AdapterTargetError, match="Bare has no layer known as 'query'"):
+    with pytest.raises(AdapterTargetError, match="Bare has no module for the role 'query'"):
         find_target_modules(Bare(), ["query"])
 
 

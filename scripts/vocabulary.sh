@@ -18,5 +18,5 @@ exec "${BIN:-.venv/bin}/codespell" \
     --regex '[A-Z]?[a-z]+|[A-Z]+' \
     --ignore-words-list cancelled,cancelling,unauthorised \
     --skip 'scripts/vocabulary.sh,tests/fixtures/*' \
-    --ignore-regex '["`](items\.)?(slot|slots|seals|cohort|cohort_share|look|reach|fold|unfolded|freeze|(expected|first|taught|reached)_rise|symmetrised_kl|centre)["`]|LETHE_COHORT_SHARE|uq_items_slot|#: The stored name is [a-z_`]+\.|\bcentre\b' \
+    --ignore-regex '["`](items\.)?(slot|slots|seals|cohort|cohort_share|look|reach|cooling|fold|unfolded|freeze|(expected|first|taught|reached)_rise|symmetrised_kl|centre)["`]|LETHE_COHORT_SHARE|uq_items_slot|#: The stored name is [a-z_`]+\.|\bcentre\b' \
     "${paths[@]}"

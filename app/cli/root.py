@@ -34,7 +34,7 @@ application = typer.Typer(
     rich_markup_mode="rich",
     help="Unlearning as a service for recommenders that are language models.\n\n"
     "Start with [bold]lethe demo[/bold], or with import, train and up. LETHE_HOME is the data "
-    "directory; every setting is an environment variable LETHE_… (see README.md).",
+    "directory; every setting is an environment variable LETHE_… (see docs/settings.md).",
 )
 for panel, name, function in (
     (SERVICE, "demo", demo),
@@ -59,6 +59,7 @@ for panel, name, function in (
 )
 def benchmark(context: typer.Context) -> None:
     """Measure unlearning methods and serving speed; the same as python -m benchmarks."""
+    # -P: a folder `benchmarks` in the working directory must not take precedence over this module.
     # The process is replaced, so that signals and the exit status need no forwarding.
-    command = [sys.executable, "-m", "benchmarks", *context.args]
+    command = [sys.executable, "-P", "-m", "benchmarks", *context.args]
     os.execve(sys.executable, command, module_environment())  # noqa: S606 -- our own module

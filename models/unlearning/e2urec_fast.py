@@ -20,7 +20,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -49,6 +49,16 @@ OFFSET_SPREAD: Final = 0.08
 STEP_TOLERANCE: Final = 0.15
 #: Minimum factor of temperature shrinkage for one batch, however large its share of the data.
 MIN_TEMPERATURE_FACTOR: Final = 0.5
+
+
+#: Names of settings in certificates, job metrics and results.json.
+_STORED_NAMES: Final = {
+    "evaluation_rows": "look_at",
+    "step_size": "reach",
+    "max_step_size": "most_reach",
+    "temperature_shrinkage": "cooling",
+    "overshoot_factor": "drive",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +94,11 @@ class E2URecFastConfig:
     #: Range of the adapter's final scale; a larger adapter also changes what it was not taught.
     least_scale: float = 0.3
     most_scale: float = 1.2
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the settings as JSON values under the names that earlier results have."""
+        values = asdict(self)
+        return {_STORED_NAMES.get(name, name): value for name, value in values.items()}
 
     def stronger(self) -> E2URecFastConfig:
         """Return the settings of the second attempt: more steps and a larger overshoot factor."""
@@ -145,7 +160,7 @@ class E2URecFast(UnlearningMethod):
                 "teacher_seconds": stepped_at - started,
                 "student_seconds": taught_at - stepped_at,
                 "settle_seconds": time.monotonic() - taught_at,
-                "config": asdict(config),
+                "config": config.manifest(),
             },
         )
 

@@ -54,6 +54,10 @@ class ShardedConfig:
     shards: int = 4
     passes: int = 2
 
+    def manifest(self) -> dict[str, Any]:
+        """Return the settings as JSON values; shard fingerprints cover them."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shard:
@@ -102,7 +106,7 @@ class ShardedMethod(UnlearningMethod):
                 "forget_rows": len(task.prepared.forget),
                 **metrics,
                 "seconds": time.monotonic() - started,
-                "config": asdict(self.config),
+                "config": self.config.manifest(),
             },
         )
 
@@ -217,7 +221,7 @@ class ShardedMethod(UnlearningMethod):
         return shard_fingerprint(
             {
                 "method": self.name,
-                "config": asdict(self.config),
+                "config": self.config.manifest(),
                 "recipe": shard.recipe.manifest(),
                 "vocabulary": ensemble.vocabulary.manifest(),
             },

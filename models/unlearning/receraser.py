@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,6 +52,13 @@ class RecEraserConfig(ShardedConfig):
     evaluations: int = 10
     #: Maximum number of retained samples, drawn at random; the attention has few weights.
     most_rows: int = 6_000
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the settings as JSON values; shard fingerprints cover the stored names."""
+        # Zero-argument super() does not work in a dataclass with slots.
+        values = ShardedConfig.manifest(self)
+        values["looks"] = values.pop("evaluations")
+        return values
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+pytestmark = pytest.mark.slow
+
 VERDICTS = {"passed", "failed", "inconclusive"}
 
 
@@ -73,7 +75,6 @@ def small_data(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)  # Three whole processes, each of which loads torch.
 @pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_stopped_benchmark_resumes_after_its_finished_runs(
@@ -165,7 +166,6 @@ def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
         )
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_serving_benchmark_measures_http_during_deletions(
     tiny: Path, environment: dict[str, str], tmp_path: Path

@@ -31,6 +31,8 @@ from app.storage.unit_of_work import UnitOfWorkFactory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OURS = ("migrate", "gateway", "worker", "relay")
@@ -213,7 +215,6 @@ def stack(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[St
 
 @pytest.mark.postgres
 @pytest.mark.redis
-@pytest.mark.slow
 def test_services_start_complete_a_deletion_and_stop(
     stack: Stack, uow_factory: UnitOfWorkFactory
 ) -> None:

@@ -17,6 +17,8 @@ from tests.support.processes import ROOT, processes_of, wait_until
 if TYPE_CHECKING:
     from tests.support.processes import Lethe
 
+pytestmark = pytest.mark.slow
+
 
 def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -30,7 +32,6 @@ def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.slow
 def test_demo_forgets_a_user_while_others_are_served(
     environment: dict[str, str], tiny: Path
 ) -> None:
@@ -49,7 +50,6 @@ def test_demo_forgets_a_user_while_others_are_served(
     assert processes_of(environment["LETHE_HOME"]) == []
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_the_next_demo_starts_fresh(
     lethe: Lethe, environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Lethe
 
+pytestmark = pytest.mark.slow
+
 
 class Up:
     """A running `lethe up --port 0 --json`."""

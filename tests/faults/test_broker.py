@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BROKER = os.environ.get("LETHE_TEST_REDIS_URL", "redis://127.0.0.1:6379/13")
 WORKER = Path(__file__).parents[1] / "support" / "celery_worker.py"
 
-pytestmark = [pytest.mark.redis, pytest.mark.postgres]
+pytestmark = [pytest.mark.slow, pytest.mark.redis, pytest.mark.postgres]
 
 
 @pytest.fixture

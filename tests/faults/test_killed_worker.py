@@ -12,6 +12,8 @@ from worker.relay import Relay
 if TYPE_CHECKING:
     from tests.faults.conftest import Installation
 
+pytestmark = pytest.mark.slow
+
 STAGES = (
     "snapshot",
     "unlearn",

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
     from models.runtime.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 #: One gateway process each, on a port of its own.
 BEHAVIORS = ("healthy", "hangs", "dies", "cannot load")
 

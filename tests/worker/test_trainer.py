@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningMethod
 
+pytestmark = pytest.mark.slow
+
 HOLDOUT = frozenset(f"u{n}" for n in range(130, 150))
 ONE = ForgetSet(users=frozenset(["u3"]))
 FIRST = ForgetSet(users=frozenset(f"u{n}" for n in range(16)))

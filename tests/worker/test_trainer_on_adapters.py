@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from models.backbones.compact import BackboneConfig
 
+pytestmark = pytest.mark.slow
+
 SHAPE = AdapterConfig(rank=2, alpha=4, dropout=0.0, targets=("query", "value"))
 
 

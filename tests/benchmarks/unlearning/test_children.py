@@ -29,6 +29,8 @@ from tests.support.misbehaving_units import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SMALL = TrainConfig(
     backbone=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
     epochs=1,

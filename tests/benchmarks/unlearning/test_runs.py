@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SMALL = TrainConfig(
     backbone=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
     learning_rate=1e-2,

@@ -23,6 +23,8 @@ from tests.support.planted_tastes import RECIPE
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 def clone(world: World) -> Recommender:
     parent = world.recommender

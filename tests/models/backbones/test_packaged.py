@@ -28,6 +28,8 @@ from tests.support import tiny_models as tiny
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 #: A file size limit between that of the tiny model's configuration and that of its weights.
 FILE_SIZE_LIMIT = "60000"
@@ -240,7 +242,6 @@ def test_a_missing_package_raises_with_the_install_command(
     assert not cache_path.exists()
 
 
-@pytest.mark.slow
 def test_smollm2_has_the_logits_of_its_package(cache_path: Path) -> None:
     package = packaged.PACKAGED["smollm2"]
     spec = find_spec(package.module)

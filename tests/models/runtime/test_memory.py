@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from models.prompts.prompt_batch import PromptBatch
     from models.recommender.base import Recommender
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES: Final = build_samples(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(SAMPLES, train=0.6, valid=0.2)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
     from models.unlearning.base import UnlearningMethod
 
+pytestmark = pytest.mark.slow
+
 OTHER_DEVICE: Final = torch.device("meta")
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from models.runtime.process_group import ProcessGroup
     from models.runtime.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY: Final = Vocabulary.from_catalog(tiny.DATA)
 SPLIT: Final = TimeSplit.by_shares(build_samples(tiny.DATA), train=0.6, valid=0.2)
 DATA_SPLIT: Final = split_for_forgetting(tiny.DATA, ForgetIndices(), frozenset(), SPLIT)

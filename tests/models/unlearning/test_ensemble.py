@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from models.training.trainer import TrainConfig
     from models.unlearning.ensemble import ShardedMethod
 
+pytestmark = pytest.mark.slow
+
 DATA = planted()
 DATA = DATA.take((DATA.user < 30) | (DATA.user >= 145))
 WHOLE = split_for_forgetting(DATA, ForgetIndices(), HOLDOUT)

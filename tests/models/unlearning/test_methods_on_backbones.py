@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
     from models.unlearning.base import UnlearningMethod
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
 LOOP = LoopConfig(learning_rate=1e-3, batch_size=4, steps=2)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from app.serving.replica.replica import Replica
     from tests.app.serving.scorers.engines.conftest import TextWorld
 
+pytestmark = pytest.mark.slow
+
 
 def shorten_golden_timeout(replica: Replica) -> None:
     """Give up on wrong golden scores sooner, without a shorter timeout for calls."""

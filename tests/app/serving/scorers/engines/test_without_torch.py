@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.app.serving.scorers.engines.conftest import TextWorld
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).parents[5]
 #: Importing torch or peft fails here as if they were not installed.
 GATEWAY: Final = (

@@ -117,8 +117,8 @@ def timed_audit(
 ) -> dict[str, Any]:
     """Run and time the product's audit of a release against the previous release.
 
-    The verdict needs the expected loss increase, which only calibrated methods have. For other
-    methods only the time is returned. Without holdout users there is no audit.
+    Exact methods always get a verdict. Other methods need holdout users to be audited; without
+    calibration, only the time of the audit is returned.
     """
     exact = method.exact
     holdout = never_trained(case)

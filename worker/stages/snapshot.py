@@ -66,7 +66,7 @@ def forget_set(requests: Iterable[ForgetRequest]) -> ForgetSet:
 
 @dataclass(frozen=True, slots=True)
 class _LaterBatches:
-    """Tells the suppressed users, items and pairs of later batches from those of this batch."""
+    """The suppressed users, items and pairs that this batch does not forget."""
 
     hashes: set[str]
     pseudonyms: Pseudonyms

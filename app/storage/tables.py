@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    false,
     text,
     true,
 )
@@ -72,6 +73,8 @@ class UserRow(Base):
     __tablename__ = "users"
     id: Mapped[str] = mapped_column(primary_key=True)
     attributes: Mapped[dict[str, Any]]
+    #: Whether the user is a holdout user, drawn once when the user is added.
+    holdout: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
 
 
 class ItemRow(Base):
@@ -85,6 +88,8 @@ class ItemRow(Base):
     retired: Mapped[bool] = mapped_column(Boolean, default=False)
     #: False while the item is withdrawn: its ratings count, but it is not recommended.
     available: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
+    #: `catalog`: from a catalog file or the API; `ratings`: a rating named the item. None: unknown.
+    origin: Mapped[str | None] = mapped_column(String(8))
 
 
 class InteractionRow(Base):
@@ -95,10 +100,14 @@ class InteractionRow(Base):
     item_id: Mapped[str] = mapped_column(ForeignKey("items.id"), primary_key=True, index=True)
     rating: Mapped[float] = mapped_column(Double)
     timestamp: Mapped[int] = mapped_column(BigInteger)
+    #: Data versions of the first and of the last write that changed a value. 0: from before these
+    #: columns. -1: written by a process of an earlier version after the upgrade, so unknown.
+    first_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    last_version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class RequestRow(Base):
-    """A deletion request. Completion clears `user_id` and `item_ids`."""
+    """A deletion request. Deleting the rows and cancelling clear `user_id` and `item_ids`."""
 
     __tablename__ = "requests"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -118,7 +127,65 @@ class RequestRow(Base):
     completed_at: Mapped[datetime | None]
     #: `data_version` at completion. A job with an older data snapshot may not publish.
     completed_version: Mapped[int | None]
+    #: Read by processes of earlier versions only. The table `certificates` has all certificates.
     certificate: Mapped[dict[str, Any] | None]
+    #: Requests with the same value are retried in one job; set when a failing batch is halved.
+    retry_group: Mapped[str | None] = mapped_column(String(64))
+    #: Stage and error of the last job that failed, without personal data.
+    last_failure: Mapped[str | None] = mapped_column(String(200))
+    failed_at: Mapped[datetime | None]
+    #: Table → number of deleted rows.
+    rows_deleted: Mapped[dict[str, Any] | None]
+
+
+class RequestJobRow(Base):
+    """A job that took part in a request, also if the job failed, and its audit of this request."""
+
+    __tablename__ = "request_jobs"
+    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    #: The figures of this request alone; the job's release has the figures of the batch.
+    figures: Mapped[dict[str, Any] | None]
+
+
+class CertificateRow(Base):
+    """A signed certificate of a request. Number 1 proves the deletion; later ones add to it."""
+
+    __tablename__ = "certificates"
+    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(16))
+    envelope: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class SigningKeyRow(Base):
+    """A public key of certificates. `retired_at` is None for the current key."""
+
+    __tablename__ = "signing_keys"
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    public_pem: Mapped[str]
+    valid_from: Mapped[datetime]
+    retired_at: Mapped[datetime | None]
+
+
+class ScrubRow(Base):
+    """An erasure that is owed: the sweepers retry until `closed_at` is set."""
+
+    __tablename__ = "scrub_owed"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    #: The machine that must erase the files; None: any process can.
+    host: Mapped[str | None]
+    path: Mapped[str | None]
+    #: PostgreSQL's transaction id of the deletion; older snapshots may still read the rows.
+    transaction_id: Mapped[int | None] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(default=0)
+    error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
 
 
 class SuppressionRow(Base):
@@ -198,6 +265,17 @@ class JobRow(Base):
     )
 
 
+class JobClaimRow(Base):
+    """A claim of a job. `ended_at` is set when the machine has no file of the claim any more."""
+
+    __tablename__ = "job_claims"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    host: Mapped[str]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
 class ReleaseRow(Base):
     """A release. `id` is derived from the SHA-256 of its weights."""
 
@@ -240,6 +318,11 @@ class ReplicaRow(Base):
     fenced: Mapped[bool] = mapped_column(default=False)
     problem: Mapped[str | None]
     registered_at: Mapped[datetime]
+    #: The time of the switch to `serving`, and the precision in which the replica computes.
+    serving_since: Mapped[datetime | None]
+    precision: Mapped[str | None] = mapped_column(String(16))
+    #: Version of the replica's software; None before this column existed.
+    software: Mapped[str | None] = mapped_column(String(32))
 
 
 class WorkerRow(Base):
@@ -261,6 +344,8 @@ class StateRow(Base):
     data_version: Mapped[int] = mapped_column(default=0)
     #: Fingerprint of the hash key with which the suppressions were written.
     key_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    #: LETHE_ID_RULE at the first start; None until the stored ids follow the rule.
+    id_rule: Mapped[str | None] = mapped_column(String(8))
 
 
 class DataChangeRow(Base):

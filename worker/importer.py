@@ -15,21 +15,23 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from app.domain.catalog import Interaction, User
 from app.domain.errors import InvalidInputError
-from app.services.imports import import_data
+from app.services.imports import import_data, items_to_name
 from models.datasets.detect import read
 from models.datasets.errors import DataSetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from app.domain.catalog import NewItem
     from app.services.imports import ImportResult
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWorkFactory
-    from models.data.interactions import Interactions
+    from models.data.interactions import Interactions, ItemRecord
     from models.datasets.read_report import ReadReport
 
     Emit = Callable[[dict[str, Any]], None]
@@ -69,7 +71,9 @@ def _progress(emit: Emit, stage: str) -> Callable[[int, int], None]:
 def _store(
     data: Interactions, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, emit: Emit
 ) -> ImportResult:
-    total = len(data.items) + len(data.users) + len(data)
+    catalog_items = [item for item in data.items if not item.from_ratings]
+    rated_items = _rated_items(data, uow_factory, pseudonyms)
+    total = len(catalog_items) + len(rated_items) + len(data.users) + len(data)
     done = 0
     progress = _progress(emit, "store")
     progress(done, total)
@@ -83,15 +87,31 @@ def _store(
         uow_factory,
         pseudonyms,
         users=(User(id=user.id, attributes=dict(user.attributes)) for user in data.users),
-        items=_items(data),
+        items=_items(catalog_items),
+        rated_items=_items(rated_items),
         interactions=_interactions(data),
         chunk=_CHUNK,
         on_progress=stored,
     )
 
 
-def _items(data: Interactions) -> Iterator[NewItem]:
-    for item in data.items:
+def _rated_items(
+    data: Interactions, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> list[ItemRecord]:
+    """Return the items without a line in a catalog file that a row of a user to store names."""
+    candidates = np.array([item.from_ratings for item in data.items])
+    rows = np.flatnonzero(candidates[data.item])
+    pairs = (
+        (data.users[user].id, data.items[item].id)
+        for user, item in zip(data.user[rows].tolist(), data.item[rows].tolist(), strict=True)
+    )
+    with uow_factory(write=False) as uow:
+        named = items_to_name(uow, pseudonyms, pairs)
+    return [item for item in data.items if item.from_ratings and item.id in named]
+
+
+def _items(items: Iterable[ItemRecord]) -> Iterator[NewItem]:
+    for item in items:
         yield item.id, item.title, {name: list(values) for name, values in item.attributes.items()}
 
 

@@ -6,10 +6,13 @@ Each chunk is one transaction, so that the service can answer requests during an
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from app.domain.catalog import ItemOrigin
 from app.domain.errors import InvalidInputError
+from app.services.items import retire_orphans
 from app.services.suppression import forgotten_ids, forgotten_pairs
 from app.services.validation import check_id, check_interaction
 
@@ -46,7 +49,7 @@ class ImportResult:
         )
 
 
-def import_data(
+def import_data(  # noqa: PLR0913 - one parameter for each kind of row
     factory: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     *,
@@ -55,16 +58,20 @@ def import_data(
     interactions: Iterable[Interaction],
     chunk: int = 5000,
     on_progress: Callable[[int], None] | None = None,
+    rated_items: Iterable[NewItem] = (),
 ) -> ImportResult:
     """Import all valid rows that are not suppressed, `chunk` rows per transaction.
 
     `users` may contain only the users with attributes: users of interactions are created. An
     import can be repeated, because every row is added or replaced. `on_progress` receives the
-    number of rows of each chunk.
+    number of rows of each chunk. `items` are those of a catalog; `rated_items` are items that only
+    the ratings of this import name, see `items_to_name`.
     """
     result = ImportResult()
+    rated = list(rated_items)
     steps: list[tuple[Iterable[Iterable[object]], Callable[..., ImportResult]]] = [
-        (_chunks(items, chunk), _import_items),
+        (_chunks(items, chunk), partial(_import_items, origin=ItemOrigin.CATALOG)),
+        (_chunks(rated, chunk), partial(_import_items, origin=ItemOrigin.RATINGS)),
         (_chunks(users, chunk), _import_users),
         (_chunks(interactions, chunk), _import_interactions),
     ]
@@ -77,7 +84,40 @@ def import_data(
                 result = store(uow, pseudonyms, rows, result)
             if on_progress is not None:
                 on_progress(len(rows))
+    if result.skipped:
+        _retire_unrated(factory, [item[0] for item in rated], chunk)
     return result
+
+
+def items_to_name(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, pairs: Iterable[tuple[str, str]]
+) -> set[str]:
+    """Return the item ids of those (user id, item id) pairs that are not suppressed.
+
+    An import stores no item that only the rows of forgotten users name, because the id may be
+    about the user.
+    """
+    suppressed = uow.suppressions.all_hashes()
+    is_forgotten: dict[str, bool] = {}
+    item_ids: set[str] = set()
+    for user_id, item_id in pairs:
+        if item_id in item_ids:
+            continue
+        if user_id not in is_forgotten:
+            is_forgotten[user_id] = bool(suppressed) and pseudonyms.user(user_id) in suppressed
+        if is_forgotten[user_id]:
+            continue
+        if not suppressed or pseudonyms.interaction(user_id, item_id) not in suppressed:
+            item_ids.add(item_id)
+    return item_ids
+
+
+def _retire_unrated(factory: UnitOfWorkFactory, item_ids: list[str], chunk: int) -> None:
+    """Retire items whose ratings were skipped, because a user was forgotten during the import."""
+    for ids in _chunks(item_ids, chunk):
+        with factory() as uow:
+            uow.state.lock()
+            retire_orphans(uow, ids)
 
 
 def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -87,14 +127,19 @@ def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _import_items(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[NewItem], result: ImportResult
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    rows: list[NewItem],
+    result: ImportResult,
+    *,
+    origin: ItemOrigin,
 ) -> ImportResult:
     valid = {row[0]: row for row in rows if _is_valid_id("item_id", row[0])}
     invalid = sum(not _is_valid_id("item_id", row[0]) for row in rows)
     forgotten = forgotten_ids(uow, {pseudonyms.item(item_id): item_id for item_id in valid})
     kept = [row for item_id, row in valid.items() if item_id not in forgotten]
     if kept:
-        uow.people.upsert_items(kept)
+        uow.people.upsert_items(kept, origin)
         uow.state.bump("items")
     return result.plus({"forgotten": len(forgotten), "invalid": invalid}, items=len(kept))
 

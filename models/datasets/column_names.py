@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from models.datasets.table import TITLE
 from models.datasets.values import demographics, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from models.datasets.row_texts import Values
     from models.datasets.table import TableBuilder
 
 #: The accepted names of each meaning, in lower case and without other than letters and digits.
@@ -27,7 +29,6 @@ _NAMES: Final = {
     "occupation": ("occupation", "job"),
 }
 _REQUIRED: Final = ("user", "item", "rating", "timestamp")
-_ITEM_COLUMNS: Final = ("title", "genres", "attributes")
 _USER_COLUMNS: Final = ("gender", "age", "occupation")
 
 
@@ -57,11 +58,10 @@ class RowReader:
     def take(self, row: Sequence[str]) -> None:
         """Add the rating of a row, and the attributes of its item and user."""
         columns = self.columns
-        item = self.table.add_rating(*(row[columns[meaning]] for meaning in _REQUIRED))
-        if any(meaning in columns for meaning in _ITEM_COLUMNS):
-            title, genres, attributes = self._fields(row, _ITEM_COLUMNS)
-            values = {**_pairs(attributes), **_values("genre", genres)}
-            self.table.describe_item(item, one_line(title), values)
+        self.table.add_rating(*(row[columns[meaning]] for meaning in _REQUIRED))
+        for meaning, parse in _ITEM_COLUMNS.items():
+            if meaning in columns:
+                self.table.describe_rated_item(meaning, row[columns[meaning]], parse)
         if any(meaning in columns for meaning in _USER_COLUMNS):
             self.table.describe_last_user(demographics(*self._fields(row, _USER_COLUMNS)))
 
@@ -69,18 +69,33 @@ class RowReader:
         return [row[self.columns[m]] if m in self.columns else "" for m in meanings]
 
 
-def _values(name: str, text: str) -> dict[str, tuple[str, ...]]:
-    """Return one attribute with the values of `text`, which are separated by "|"."""
+def title_value(text: str) -> Values:
+    """Return the title, without line breaks, as the value of an attribute."""
+    title = one_line(text)
+    return {TITLE: (title,)} if title else {}
+
+
+def _genres(text: str) -> Values:
+    """Return the genres in `text`, which are separated by "|"."""
     values = tuple(dict.fromkeys(filter(None, map(one_line, text.split("|")))))
     values = tuple(value for value in values if value != "(no genres listed)")
-    return {name: values} if values else {}
+    return {"genre": values} if values else {}
 
 
-def _pairs(text: str) -> dict[str, tuple[str, ...]]:
+def _pairs(text: str) -> Values:
     """Parse attributes such as "author:Le Guin|language:en|author:Kroeber"."""
-    attributes: dict[str, tuple[str, ...]] = {}
+    attributes: Values = {}
     for pair in text.split("|"):
         name, _, value = map(one_line, pair.partition(":"))
         if name and value:
             attributes[name] = (*attributes.get(name, ()), value)
     return attributes
+
+
+#: The columns about items, and the functions that parse their texts. Genres come last, because a
+#: genre column replaces an attribute "genre" of the attributes column.
+_ITEM_COLUMNS: Final[dict[str, Callable[[str], Values]]] = {
+    TITLE: title_value,
+    "attributes": _pairs,
+    "genres": _genres,
+}

@@ -9,9 +9,10 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from models.datasets.column_names import title_value
 from models.datasets.errors import DataSetError, RejectedLineError
 from models.datasets.formats import Format
-from models.datasets.table import TableBuilder
+from models.datasets.table import TITLE, TableBuilder
 from models.datasets.text_files import consume
 from models.datasets.values import one_line
 
@@ -63,10 +64,10 @@ def _read(path: Path, report: ReadReport, progress: Progress | None) -> Interact
         if stars == "0":
             raise RejectedLineError("the book has no rating (0 stars)")
         timestamp = next((text for name in _DATES if (text := _text(entry, name))), "")
-        item = table.add_rating(
+        table.add_rating(
             _text(entry, "user_id"), _text(entry, "book_id"), stars, _unix_seconds(timestamp)
         )
-        table.describe_item(item, one_line(_text(entry, "title")), {})
+        table.describe_rated_item(TITLE, _text(entry, "title"), title_value)
 
     def describe_book(line: str) -> None:
         entry = _parse(line)

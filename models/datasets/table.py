@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.datasets.errors import DataSetError, RejectedLineError
+from models.datasets.row_texts import RowTexts
 from models.datasets.values import natural_order, parse_id, parse_stars, parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from models.datasets.read_report import ReadReport
+    from models.datasets.row_texts import Values
+
+#: The column whose texts become titles; the texts of all other columns become attributes.
+TITLE: Final = "title"
 
 
 class TableBuilder:
@@ -39,6 +44,8 @@ class TableBuilder:
         self._item_index: dict[str, int] = {}
         self._stars: dict[str, float] = {}
         self._columns = (array("i"), array("i"), array("f"), array("q"))
+        #: Column → its texts about items, in the rows of ratings.
+        self._row_texts: dict[str, RowTexts] = {}
 
     def add_item(self, item_id: str, title: str, attributes: Mapping[str, tuple[str, ...]]) -> None:
         """Add an item to the catalog; raises RejectedLineError if the item exists."""
@@ -84,7 +91,7 @@ class TableBuilder:
             if not self._is_open:
                 raise RejectedLineError("the rated item is not in the catalog")
             item = self._item_index[item_id] = len(self._items)
-            self._items.append(ItemRecord(id=item_id, title=""))
+            self._items.append(ItemRecord(id=item_id, title="", from_ratings=True))
         user = self._user_index.get(user_id)
         if user is None:
             user = self._user_index[user_id] = len(self._users)
@@ -94,14 +101,27 @@ class TableBuilder:
     def describe_item(
         self, item: int, title: str, attributes: Mapping[str, tuple[str, ...]]
     ) -> None:
-        """Set the title and the attributes of an item, unless they are already set."""
+        """Set the title and the attributes of an item from a catalog file; the first line counts.
+
+        An item with a line in a catalog file is in the catalog, even if ratings named it first.
+        """
         record = self._items[item]
-        if (title and not record.title) or (attributes and not record.attributes):
-            self._items[item] = replace(
-                record,
-                title=record.title or title,
-                attributes=record.attributes or dict(attributes),
-            )
+        self._items[item] = replace(
+            record,
+            title=record.title or title,
+            attributes=record.attributes or dict(attributes),
+            from_ratings=False,
+        )
+
+    def describe_rated_item(self, column: str, text: str, parse: Callable[[str], Values]) -> None:
+        """Take a text about the item of the last rating, from the same row.
+
+        `RowTexts` decides at the end whether the column's texts describe items.
+        """
+        texts = self._row_texts.get(column)
+        if texts is None:
+            texts = self._row_texts[column] = RowTexts(column, parse)
+        texts.take(self._columns[1][-1], self._columns[0][-1], text)
 
     def describe_last_user(self, attributes: Mapping[str, str]) -> None:
         """Add attributes to the user of the last rating; existing values are kept."""
@@ -125,6 +145,7 @@ class TableBuilder:
         rows = _latest_rows(user, item, timestamp)
         self._report.accepted = len(rows)
         self._report.duplicates = len(user) - len(rows)
+        self._describe_from_rows()
         items, item = self._ordered_items(item)
         return Interactions(
             users=tuple(self._users),
@@ -134,6 +155,18 @@ class TableBuilder:
             rating=rating[rows],
             timestamp=timestamp[rows],
         )
+
+    def _describe_from_rows(self) -> None:
+        """Describe the items that no catalog file lists by the accepted texts of their rows."""
+        for column, texts in self._row_texts.items():
+            for item, values in texts.accepted(self._report).items():
+                record = self._items[item]
+                if not record.from_ratings:
+                    continue
+                if column == TITLE:
+                    self._items[item] = replace(record, title=values[TITLE][0])
+                else:
+                    self._items[item] = replace(record, attributes={**record.attributes, **values})
 
     def _ordered_items(
         self, item: NDArray[np.int32]

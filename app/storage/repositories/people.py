@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, select, update
 
-from app.domain.catalog import Interaction, Item, NewItem, User
+from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import InteractionRow, ItemRow, UserRow
 
@@ -133,29 +133,59 @@ class PeopleRepository(Repository):
             [rows[user_id] for user_id in sorted(rows)],
         )
 
-    def upsert_items(self, items: Sequence[NewItem]) -> None:
-        """Add or change items. New items are available and get the next free item indices."""
+    def upsert_items(
+        self, items: Sequence[NewItem], origin: ItemOrigin = ItemOrigin.CATALOG
+    ) -> None:
+        """Add or change items. New items are available and get the next free item indices.
+
+        A catalog replaces titles and attributes. Ratings change no item of a catalog, and erase no
+        title and no attributes; an item without a title has its id as title.
+        """
         if not items:
             return
-        latest = {item[0]: item for item in items}
-        known: set[str] = set()
-        for portion in portions(latest):
-            query = select(ItemRow.id).where(ItemRow.id.in_(portion))
-            known.update(self._connection.execute(query).scalars())
+        known = self._items_by_id({item[0] for item in items})
+        latest = {
+            item[0]: _merged(known.get(item[0]), item, origin)
+            for item in {item[0]: item for item in items}.values()
+        }
         # A retired item keeps its row, so its index is never reused.
         highest = self._connection.execute(select(func.max(ItemRow.item_index))).scalar_one()
         next_index = 0 if highest is None else highest + 1
         rows = []
-        for item_id, title, attributes in latest.values():
-            values = {"id": item_id, "title": title, "attributes": attributes, "retired": False}
+        for (item_id, title, attributes), item_origin in latest.values():
+            values = {
+                "id": item_id,
+                "title": title,
+                "attributes": attributes,
+                "retired": False,
+                "origin": None if item_origin is None else item_origin.value,
+            }
             # The update of an existing item leaves out the index, so its value here has no effect.
             rows.append({**values, "item_index": next_index})
             next_index += item_id not in known
         insert = self._insert(ItemRow)
-        changed = {"title": insert.excluded.title, "attributes": insert.excluded.attributes}
+        changed = {name: insert.excluded[name] for name in ("title", "attributes", "origin")}
         self._connection.execute(
             insert.on_conflict_do_update(index_elements=["id"], set_=changed), rows
         )
+
+    def unrated_items(self, item_ids: Iterable[str]) -> list[Item]:
+        """Return those of the items that no interaction names, without retired items."""
+        is_rated = exists().where(InteractionRow.item_id == ItemRow.id)
+        items: list[Item] = []
+        for portion in portions(item_ids):
+            query = select(ItemRow.__table__).where(
+                ItemRow.id.in_(portion), ItemRow.retired.is_(False), ~is_rated
+            )
+            items += [_item(row) for row in self._connection.execute(query)]
+        return items
+
+    def _items_by_id(self, item_ids: Iterable[str]) -> dict[str, Item]:
+        items: dict[str, Item] = {}
+        for portion in portions(item_ids):
+            query = select(ItemRow.__table__).where(ItemRow.id.in_(portion))
+            items.update((row.id, _item(row)) for row in self._connection.execute(query))
+        return items
 
     def set_available(self, item_ids: Iterable[str], *, available: bool) -> None:
         """Allow or forbid recommendations of the items."""
@@ -226,7 +256,22 @@ def _item(row: Row[Any]) -> Item:
         item_index=row.item_index,
         retired=row.retired,
         available=row.available,
+        origin=None if row.origin is None else ItemOrigin(row.origin),
     )
+
+
+def _merged(
+    stored: Item | None, item: NewItem, origin: ItemOrigin
+) -> tuple[NewItem, ItemOrigin | None]:
+    """Return the values and the origin to store for an item that this origin names."""
+    if stored is None or origin is ItemOrigin.CATALOG:
+        return item, origin
+    if stored.origin is ItemOrigin.CATALOG:
+        return (stored.id, stored.title, stored.attributes), stored.origin
+    item_id, title, attributes = item
+    if title in {"", item_id}:
+        title = stored.title or item_id
+    return (item_id, title, attributes or stored.attributes), stored.origin
 
 
 def _interaction(row: Sequence[Any]) -> Interaction:

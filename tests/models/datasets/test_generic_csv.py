@@ -50,10 +50,10 @@ def test_columns_and_delimiters_are_detected(tmp_path: Path, header: str, delimi
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_unicode_encodings_are_detected(tmp_path: Path, encoding: str) -> None:
-    text = "user,item,rating,timestamp,title\nZoë,1,4,1,Amélie & 天\nbad\n"
+    text = "user,item,rating,timestamp,title\nZoë,1,4,1,Amélie & 天\nb,1,4,1,Amélie & 天\nbad\n"
     data, report = read(write(tmp_path / "mine.csv", text, encoding))
     assert (data.users[0].id, data.items[0].title) == ("Zoë", "Amélie & 天")
-    assert [g.examples[0].line for g in report.rejections.values()] == [3]
+    assert [g.examples[0].line for g in report.rejections.values()] == [4]
     assert report.notes == []
 
 
@@ -87,6 +87,8 @@ def test_attributes_of_items_and_users_are_read(tmp_path: Path) -> None:
         "a,10,4,1,,,,,,\n"
         "a,9,4,1,Nine,Comedy|Drama|Comedy,author:Le Guin|language:en|author:B,f,31,Writer\n"
         "b,10,4,1,Ten,(no genres listed),,x,,other\n"
+        "c,10,4,1,Ten,,,x,,other\n"
+        "c,9,4,1, Nine,Drama|Comedy,language:en|author:Le Guin|author:B,x,,other\n"
     )
     data, _ = read(write(tmp_path / "mine.csv", text))
     assert [(item.id, item.title, dict(item.attributes)) for item in data.items] == [
@@ -99,6 +101,7 @@ def test_attributes_of_items_and_users_are_read(tmp_path: Path) -> None:
     ]
     assert [dict(user.attributes) for user in data.users] == [
         {"gender": "F", "age": "25-34", "occupation": "writer"},
+        {},
         {},
     ]
 
@@ -115,10 +118,11 @@ def test_item_order_does_not_depend_on_rating_order(tmp_path: Path) -> None:
 def test_quoted_field_may_contain_line_breaks(tmp_path: Path) -> None:
     text = (
         'title,user,item,rating,timestamp\n"A\nlong, ""odd"" one",a,1,4,1\nB,a,2,9,2\nC,b,2,3,3\n'
+        '"A long, ""odd"" one",c,1,4,1\n'
     )
     data, report = read(write(tmp_path / "mine.csv", text))
     assert data.items[0].title == 'A long, "odd" one'
-    assert rows(data) == [("a", "1", 4.0, 1), ("b", "2", 3.0, 3)]
+    assert rows(data) == [("a", "1", 4.0, 1), ("b", "2", 3.0, 3), ("c", "1", 4.0, 1)]
     assert [example.line for g in report.rejections.values() for example in g.examples] == [4]
 
 
@@ -168,17 +172,17 @@ def test_parquet(tmp_path: Path) -> None:
     parquet = importlib.import_module("pyarrow.parquet")
     table = arrow.table(
         {
-            "genres": [["Comedy", "Drama"], None, None],
-            "user_id": [1.0, None, 2.0],
-            "rating": [3.5, 4.0, 5.0],
-            "item_id": ["a", "b", "b"],
-            "timestamp": arrow.array([1_000_000, 2_000_000, 3_000_000], arrow.timestamp("us")),
+            "genres": [["Comedy", "Drama"], None, None, ["Comedy", "Drama"]],
+            "user_id": [1.0, None, 2.0, 2.0],
+            "rating": [3.5, 4.0, 5.0, 5.0],
+            "item_id": ["a", "b", "b", "a"],
+            "timestamp": arrow.array([1_000_000, 2_000_000, 3_000_000, 0], arrow.timestamp("us")),
         }
     )
     parquet.write_table(table, tmp_path / "mine.parquet")
     data, report = read(tmp_path / "mine.parquet")
     assert report.format == "parquet"
-    assert rows(data) == [("1", "a", 3.5, 1), ("2", "b", 5.0, 3)]
+    assert rows(data) == [("1", "a", 3.5, 1), ("2", "b", 5.0, 3), ("2", "a", 5.0, 0)]
     assert data.items[0].attributes == {"genre": ("Comedy", "Drama")}
     assert [str(g.examples[0]) for g in report.rejections.values()] == [
         "mine.parquet:2: the user id is missing"

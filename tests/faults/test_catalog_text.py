@@ -1,0 +1,198 @@
+"""Import a person's rows with texts and items of the person's own, delete the person, and search.
+
+Nothing that only the person's rows named may stay in the catalog, the database or its file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+
+from app.domain.catalog import ItemOrigin
+from app.domain.errors import UnknownItemError
+from app.domain.requests import RequestStatus
+from app.services.items import read_item, store_items
+from app.services.suppression import record_consent
+from tests.faults.conftest import PERSON
+from worker.importer import run_import
+from worker.loop import run_once
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.faults.conftest import Installation
+
+#: An item and a title that must not outlive the person; `check_forgotten` searches for PERSON.
+PLAYLIST = f"playlist-of-{PERSON}"
+HEADING = f"The son of {PERSON} loved it"
+HEADER = "user_id,item_id,rating,timestamp,title\n"
+
+
+def import_rows(installation: Installation, *lines: str) -> dict[str, Any]:
+    path = installation.settings.home / "rows.csv"
+    path.write_text(HEADER + "".join(line + "\n" for line in lines))
+    context = installation.context
+    summary = run_import(path, "csv", context.uow_factory, context.pseudonyms, lambda _: None)
+    path.unlink()
+    assert summary["rejected"] == []
+    return summary
+
+
+def forget_all(installation: Installation, *user_ids: str) -> list[str]:
+    """Delete these users in one batch and return the ids of the requests."""
+    request_ids = [installation.forget(user_id) for user_id in user_ids]
+    assert run_once(installation.context)
+    for request_id in request_ids:
+        assert installation.request(request_id).status is RequestStatus.COMPLETED
+    return request_ids
+
+
+def item_ids(installation: Installation) -> set[str]:
+    with installation.context.uow_factory(write=False) as uow:
+        return {item.id for item in uow.people.items() if not item.retired}
+
+
+def metrics_of(installation: Installation, request_id: str) -> dict[str, Any]:
+    with installation.context.uow_factory(write=False) as uow:
+        return uow.jobs.get(uow.requests.get(request_id).job_id or "").metrics
+
+
+def clear_origins(installation: Installation) -> None:
+    """Make all items those of an installation that recorded no origins."""
+    with installation.context.database.write.begin() as connection:
+        connection.execute(text("UPDATE items SET origin = NULL"))
+
+
+def test_review_heading_of_a_forgotten_person_is_in_no_row_and_no_file(
+    empty_installation: Installation,
+) -> None:
+    summary = import_rows(empty_installation, f"{PERSON},B1,5,1,{HEADING}", "u1,B1,2,2,meh")
+    assert any("the column title was not taken" in note for note in summary["notes"])
+    empty_installation.train()
+    request_id = empty_installation.forget()
+    assert run_once(empty_installation.context)
+    empty_installation.check_forgotten(request_id)
+    assert "B1" in item_ids(empty_installation)
+
+
+def test_heading_of_the_only_rater_is_not_taken(empty_installation: Installation) -> None:
+    import_rows(empty_installation, f"{PERSON},B1,5,1,{HEADING}")
+    with empty_installation.context.uow_factory(write=False) as uow:
+        assert read_item(uow, "B1").title == "B1"
+
+
+def test_item_that_only_the_forgotten_person_rated_is_retired(
+    empty_installation: Installation,
+) -> None:
+    import_rows(empty_installation, f"{PERSON},{PLAYLIST},5,1,", "u1,B1,4,2,", f"{PERSON},B1,4,2,")
+    empty_installation.train()
+    with empty_installation.context.uow_factory(write=False) as uow:
+        item_index = read_item(uow, PLAYLIST).item_index
+    request_id = empty_installation.forget()
+    assert run_once(empty_installation.context)
+    empty_installation.check_forgotten(request_id)
+    with empty_installation.context.uow_factory(write=False) as uow:
+        with pytest.raises(UnknownItemError):
+            read_item(uow, PLAYLIST)
+        [retired] = [item for item in uow.people.items() if item.retired]
+        assert (retired.item_index, retired.title, retired.attributes) == (item_index, "", {})
+        assert read_item(uow, "B1").origin is ItemOrigin.RATINGS
+    metrics = metrics_of(empty_installation, request_id)
+    assert (metrics["catalog_entries_retired"], metrics["catalog_entries_kept"]) == (1, 0)
+
+
+def test_item_is_retired_with_the_only_interaction_that_names_it(
+    installation: Installation,
+) -> None:
+    import_rows(installation, f"{PERSON},{PLAYLIST},5,1,", f"{PERSON},other,5,1,")
+    installation.forget(PERSON, PLAYLIST)
+    assert run_once(installation.context)
+    assert {PLAYLIST, "other"} & item_ids(installation) == {"other"}
+
+
+def test_item_of_two_raters_forgotten_in_one_batch_is_retired(installation: Installation) -> None:
+    import_rows(installation, f"u0,{PLAYLIST},5,1,Ours", f"{PERSON},{PLAYLIST},5,1,Ours")
+    request_ids = forget_all(installation, "u0", PERSON)
+    assert PLAYLIST not in item_ids(installation)
+    assert metrics_of(installation, request_ids[0])["catalog_entries_retired"] == 1
+
+
+def test_item_of_another_rater_stays_until_the_last_is_forgotten(
+    installation: Installation,
+) -> None:
+    import_rows(installation, "u0,B1,5,1,Ours", f"{PERSON},B1,5,1,Ours")
+    forget_all(installation, PERSON)
+    assert "B1" in item_ids(installation)
+    forget_all(installation, "u0")
+    assert "B1" not in item_ids(installation)
+
+
+def test_item_of_a_catalog_stays_when_its_only_rater_is_forgotten(
+    installation: Installation,
+) -> None:
+    import_rows(installation, f"{PERSON},B1,5,1,")
+    with installation.context.uow_factory() as uow:
+        store_items(uow, installation.context.pseudonyms, [("B1", "Heat", {})])
+    import_rows(installation, f"{PERSON},B1,5,1,")  # Ratings do not change the origin.
+    [request_id] = forget_all(installation, PERSON)
+    with installation.context.uow_factory(write=False) as uow:
+        item = read_item(uow, "B1")
+    assert (item.title, item.origin) == ("Heat", ItemOrigin.CATALOG)
+    assert metrics_of(installation, request_id)["catalog_entries_kept"] == 0
+
+
+def test_item_of_unknown_origin_is_retired_without_a_description_and_counted_with_one(
+    installation: Installation,
+) -> None:
+    with installation.context.uow_factory() as uow:
+        store_items(uow, installation.context.pseudonyms, [("named", "Heat", {})])
+        store_items(uow, installation.context.pseudonyms, [("genre", "genre", {"genre": ["A"]})])
+    import_rows(
+        installation, f"{PERSON},{PLAYLIST},5,1,", f"{PERSON},named,5,1,", f"{PERSON},genre,5,1,"
+    )
+    clear_origins(installation)
+    [request_id] = forget_all(installation, PERSON)
+    assert {PLAYLIST, "named", "genre"} & item_ids(installation) == {"named", "genre"}
+    metrics = metrics_of(installation, request_id)
+    assert (metrics["catalog_entries_retired"], metrics["catalog_entries_kept"]) == (1, 2)
+
+
+def test_repeated_import_does_not_bring_back_the_item_of_a_forgotten_person(
+    installation: Installation,
+) -> None:
+    lines = (f"{PERSON},{PLAYLIST},5,1,", "u1,B1,4,2,")
+    import_rows(installation, *lines)
+    request_id = installation.forget()
+    import_rows(installation, *lines)
+    assert run_once(installation.context)
+    installation.check_forgotten(request_id)
+    import_rows(installation, *lines)
+    installation.check_forgotten(request_id)
+    assert "B1" in item_ids(installation)
+
+
+def test_consent_allows_the_item_again_under_a_new_index(installation: Installation) -> None:
+    import_rows(installation, f"{PERSON},{PLAYLIST},5,1,")
+    forget_all(installation, PERSON)
+    with installation.context.uow_factory() as uow:
+        record_consent(uow, installation.context.pseudonyms, PERSON)
+    import_rows(installation, f"{PERSON},{PLAYLIST},5,1,")
+    with installation.context.uow_factory(write=False) as uow:
+        item = read_item(uow, PLAYLIST)
+        indices = [stored.item_index for stored in uow.people.items()]
+    assert (item.origin, item.item_index) == (ItemOrigin.RATINGS, max(indices))
+    assert len(set(indices)) == len(indices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["delete_rows", "shred", "unlinked", "certify"])
+def test_killed_worker_leaves_no_orphaned_item(installation: Installation, point: str) -> None:
+    import_rows(installation, f"{PERSON},{PLAYLIST},5,1,", f"{PERSON},B1,5,1,{HEADING}")
+    request_id = installation.forget()
+    installation.kill(installation.start_and_stop_at(point))
+    installation.finish_elsewhere()
+    installation.check_forgotten(request_id)
+    metrics = metrics_of(installation, request_id)
+    assert (metrics["catalog_entries_retired"], metrics["catalog_entries_kept"]) == (2, 0)

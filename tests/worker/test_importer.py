@@ -6,16 +6,21 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
+from app.domain.catalog import ItemOrigin
 from app.domain.errors import InvalidInputError
 from app.services.forget import ForgetCommand, request_forget
+from app.services.items import store_items
 from app.settings import Settings
 from worker.importer import run_import
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.engine import Database
     from app.storage.unit_of_work import UnitOfWorkFactory
 
 
@@ -104,3 +109,110 @@ def test_unreadable_data_set_stores_nothing(
     assert emitted == []
     with uow_factory(write=False) as uow:
         assert uow.people.counts()["items"] == 0
+
+
+HEADER = "user_id,item_id,rating,timestamp,title,genres\n"
+
+
+@pytest.fixture
+def import_csv(
+    tmp_path: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> Callable[[str], dict[str, Any]]:
+    """Return a function that imports a CSV file with these lines."""
+
+    def run(lines: str) -> dict[str, Any]:
+        path = tmp_path / "rows.csv"
+        path.write_text(HEADER + lines)
+        return run_import(path, "csv", uow_factory, pseudonyms, lambda _: None)
+
+    return run
+
+
+def described(uow_factory: UnitOfWorkFactory) -> dict[str, tuple[str, Any, ItemOrigin | None]]:
+    with uow_factory(write=False) as uow:
+        return {item.id: (item.title, item.attributes, item.origin) for item in uow.people.items()}
+
+
+def test_ratings_change_no_item_of_a_catalog(
+    movielens: Path,
+    uow_factory: UnitOfWorkFactory,
+    pseudonyms: Pseudonyms,
+    import_csv: Callable[[str], dict[str, Any]],
+) -> None:
+    run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
+    before = described(uow_factory)
+    assert {origin for _, _, origin in before.values()} == {ItemOrigin.CATALOG}
+    import_csv("ann,20,4,1,,\nann,3,4,1,Other,War\nbob,3,4,1,Other,War\n")
+    assert described(uow_factory) == before
+
+
+def test_ratings_without_texts_erase_no_text(
+    uow_factory: UnitOfWorkFactory, import_csv: Callable[[str], dict[str, Any]]
+) -> None:
+    import_csv("ann,3,4,1,Emma,Drama\nbob,3,4,1,Emma,Drama\n")
+    import_csv("ann,3,4,1,,\n")
+    emma = ("Emma", {"genre": ["Drama"]}, ItemOrigin.RATINGS)
+    assert described(uow_factory) == {"3": emma}
+
+
+def test_ratings_without_texts_erase_no_text_of_unknown_origin(
+    uow_factory: UnitOfWorkFactory,
+    database: Database,
+    import_csv: Callable[[str], dict[str, Any]],
+) -> None:
+    import_csv("ann,3,4,1,Emma,Drama\nbob,3,4,1,Emma,Drama\nann,7,4,1,,\n")
+    with database.write.begin() as connection:
+        connection.execute(text("UPDATE items SET origin = NULL"))
+    import_csv("ann,3,4,1,,\nann,7,4,1,,\n")
+    assert described(uow_factory) == {
+        "3": ("Emma", {"genre": ["Drama"]}, None),
+        "7": ("7", {}, None),
+    }
+
+
+def test_catalog_replaces_texts_and_origin_of_rated_items(
+    movielens: Path,
+    uow_factory: UnitOfWorkFactory,
+    pseudonyms: Pseudonyms,
+    import_csv: Callable[[str], dict[str, Any]],
+) -> None:
+    import_csv("ann,3,4,1,Emma,Drama\nbob,3,4,1,Emma,Drama\nann,9,4,1,,\n")
+    run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
+    with uow_factory() as uow:
+        store_items(uow, pseudonyms, [("9", "Nine", {})])
+    items = described(uow_factory)
+    assert items["3"] == ("Emma (1996)", {"genre": ["Comedy"]}, ItemOrigin.CATALOG)
+    assert items["9"] == ("Nine", {}, ItemOrigin.CATALOG)
+
+
+def test_one_row_per_item_gives_no_titles_and_says_what_to_do(
+    uow_factory: UnitOfWorkFactory, import_csv: Callable[[str], dict[str, Any]]
+) -> None:
+    summary = import_csv("".join(f"u{n},{n},4,1,Title {n},\n" for n in range(30)))
+    assert {title for title, _, _ in described(uow_factory).values()} == set(map(str, range(30)))
+    [note] = summary["notes"]
+    assert "the column title was not taken for 30 items" in note
+    assert "import the descriptions from a catalog file or with POST /items" in note
+
+
+def test_item_of_a_user_forgotten_during_the_import_is_not_in_the_catalog(
+    tmp_path: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(HEADER + "ann,known,4,1,,\nbob,known,4,1,,\n")
+    run_import(path, "csv", uow_factory, pseudonyms, lambda _: None)
+    path.write_text(HEADER + "ann,playlist-of-ann,4,1,,\nbob,mine,4,1,,\n")
+    is_requested = False
+
+    def forget_after_items(event: dict[str, Any]) -> None:
+        nonlocal is_requested
+        if event["stage"] == "store" and event["done"] and not is_requested:
+            is_requested = True
+            with uow_factory() as uow:
+                assert uow.people.item("playlist-of-ann") is not None
+                request_forget(uow, pseudonyms, Settings(), ForgetCommand(user_id="ann"))
+
+    summary = run_import(path, "csv", uow_factory, pseudonyms, forget_after_items)
+    assert summary["skipped"]["forgotten"]
+    with uow_factory(write=False) as uow:
+        assert uow.people.known_items(["playlist-of-ann", "mine", "known"]) == {"mine", "known"}

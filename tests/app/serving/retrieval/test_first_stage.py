@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.catalog import Interaction
+from app.domain.catalog import Interaction, ItemOrigin
 from app.services.forget import cancel_forget
 from app.services.interactions import add_interactions
+from app.services.items import OrphanedItems, retire_orphans
 from app.services.recommendation_inputs import read_inputs
 from app.serving.retrieval.first_stage import FirstStage
 from models.prompts.scoring_inputs import HistoryEvent
@@ -131,6 +132,30 @@ def test_a_forgotten_item_is_never_proposed(world: World, first_stage: FirstStag
     proposed = propose(world, first_stage)
     assert len(proposed) == ITEMS - 1
     assert not any(item_id.startswith("retired") for item_id in proposed)
+
+
+def test_an_orphaned_item_of_a_forgotten_user_is_proposed_by_no_replica(
+    world: World, first_stage: FirstStage
+) -> None:
+    """Both queries and the background refresh read the change of the catalog."""
+    other = FirstStage(world.uow, world.pseudonyms)
+    with world.uow() as uow:
+        uow.people.upsert_items([("u3s-own", "u3s-own", {})], ItemOrigin.RATINGS)
+        uow.state.bump("items")
+    rate(world, "u3", "u3s-own")
+    other.rebuild()
+    assert "u3s-own" in propose(world, first_stage)
+    world.forget("u3")
+    with world.uow() as uow:
+        uow.state.forget_user_in_log("u3")
+        uow.people.delete_user("u3")
+        assert retire_orphans(uow, ["u3s-own", "i0"]) == OrphanedItems(retired=1)
+    other.follow()
+    for replica in (first_stage, other):
+        proposed = propose(world, replica)
+        assert len(proposed) == ITEMS
+        assert not [item_id for item_id in proposed if item_id.startswith(("u3s", "retired"))]
+        assert index_bytes(replica) == rebuilt_bytes(world)
 
 
 def test_a_deletion_without_user_id_causes_a_rebuild_before_a_proposal(

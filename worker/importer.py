@@ -112,7 +112,10 @@ def _rated_items(
 
 def _items(items: Iterable[ItemRecord]) -> Iterator[NewItem]:
     for item in items:
-        yield item.id, item.title, {name: list(values) for name, values in item.attributes.items()}
+        # The reader gives an item without a title its id as title. Storing decides that again,
+        # because an empty title erases none.
+        title = "" if item.title == item.id else item.title
+        yield item.id, title, {name: list(values) for name, values in item.attributes.items()}
 
 
 def _interactions(data: Interactions) -> Iterator[Interaction]:

@@ -12,7 +12,7 @@ from app.domain.jobs import JobStatus, Stage
 from app.domain.outbox import Topic
 from app.domain.requests import RequestStatus, Scope
 from app.services.certificates import certificate_payload
-from app.services.items import retire_orphans
+from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job, Lease
     from app.domain.requests import ForgetRequest
     from app.services.certificates import Evidence, Signer
-    from app.services.items import OrphanedItems
     from app.storage.unit_of_work import UnitOfWork
 
 _R = RequestStatus
@@ -41,30 +40,10 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
     uow.state.lock()
     uow.jobs.update(lease, stage=Stage.DELETE_ROWS)
     requests = uow.requests.of_job(lease.job_id)
-    rated = {item for request in requests for item in _rated_items(uow, request)}
+    rated = rated_item_ids(uow, requests)
     deleted = sum(_delete_subject(uow, request) for request in requests)
-    _count_orphans(uow, lease, retire_orphans(uow, rated))
+    retire_orphans_of_job(uow, lease, rated)
     return deleted
-
-
-def _rated_items(uow: UnitOfWork, request: ForgetRequest) -> set[str]:
-    """Return the items of the interactions that a user's request will delete."""
-    subject = request.subject
-    if subject is None or subject.user_id is None:
-        return set()
-    rated = {event.item_id for event in uow.people.history(subject.user_id)}
-    return rated if subject.scope is Scope.USER else rated.intersection(subject.item_ids)
-
-
-def _count_orphans(uow: UnitOfWork, lease: Lease, orphans: OrphanedItems) -> None:
-    """Add the numbers to the job's metrics, in the transaction that deletes the rows.
-
-    A repetition finds no rows and so adds zero.
-    """
-    metrics = uow.jobs.get(lease.job_id).metrics
-    counts = {"catalog_entries_retired": orphans.retired, "catalog_entries_kept": orphans.kept}
-    totals = {name: metrics.get(name, 0) + count for name, count in counts.items()}
-    uow.jobs.update(lease, metrics={**metrics, **totals})
 
 
 def finish(

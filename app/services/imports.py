@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.catalog import ItemOrigin
 from app.domain.errors import InvalidInputError
-from app.services.items import retire_orphans
+from app.services.orphaned_items import retire_orphans
 from app.services.suppression import forgotten_ids, forgotten_pairs
 from app.services.validation import check_id, check_interaction
 
@@ -139,7 +139,7 @@ def _import_items(
     forgotten = forgotten_ids(uow, {pseudonyms.item(item_id): item_id for item_id in valid})
     kept = [row for item_id, row in valid.items() if item_id not in forgotten]
     if kept:
-        uow.people.upsert_items(kept, origin)
+        uow.people.upsert_items(kept, origin, erase=False)
         uow.state.bump("items")
     return result.plus({"forgotten": len(forgotten), "invalid": invalid}, items=len(kept))
 

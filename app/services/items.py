@@ -6,17 +6,15 @@ model unlearns them. `app.services.forget` deletes items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.domain.catalog import ItemOrigin
 from app.domain.errors import UnknownItemError
 from app.services.pagination import DEFAULT_LIMIT, Page, check_limit, invalid_cursor
 from app.services.recommendation_inputs import require_items
 from app.services.suppression import refuse_forgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from app.domain.catalog import Item, NewItem
     from app.services.pseudonyms import Pseudonyms
@@ -47,35 +45,6 @@ def withdraw_items(uow: UnitOfWork, item_ids: Sequence[str]) -> int:
     uow.people.set_available(sorted(distinct_ids), available=False)
     uow.state.bump("items")
     return len(distinct_ids)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrphanedItems:
-    """Numbers of items whose last interactions were deleted: retired, and kept.
-
-    Kept items have a title or attributes that may have come with the deleted ratings: they were
-    stored before origins were recorded.
-    """
-
-    retired: int = 0
-    kept: int = 0
-
-
-def retire_orphans(uow: UnitOfWork, item_ids: Iterable[str]) -> OrphanedItems:
-    """Retire those of the items that only deleted interactions named.
-
-    Call this after the deletion, in its transaction and under the state lock. Items of a catalog
-    stay. An item of unknown origin is retired only if nothing describes it.
-    """
-    unrated = uow.people.unrated_items(set(item_ids))
-    unknown = [item for item in unrated if item.origin is None]
-    orphans = [item for item in unrated if item.origin is ItemOrigin.RATINGS]
-    orphans += [item for item in unknown if not item.is_described]
-    for item in orphans:
-        uow.people.retire_item(item.id)
-    if orphans:
-        uow.state.bump("items")
-    return OrphanedItems(retired=len(orphans), kept=sum(item.is_described for item in unknown))
 
 
 def read_item(uow: UnitOfWork, item_id: str) -> Item:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from models.data.interactions import Interactions
 
@@ -23,7 +23,8 @@ FIRST_RATING: Final = 8
 #: Number of rating tokens: 0.5 to 5 stars in half stars.
 RATINGS: Final = 10
 FIRST_ATTRIBUTE: Final = FIRST_RATING + RATINGS
-#: A user attribute value of fewer users gets no token, because the token would identify them.
+#: A user attribute value of fewer users gets no token, because the token would identify them. The
+#: same holds for item attribute values that only ratings brought, by the users of those items.
 MINIMUM_USERS_PER_VALUE: Final = 10
 
 
@@ -46,12 +47,6 @@ class Vocabulary:
         `spare` is the share of additional item tokens for items that are added later (at least 64).
         """
         user_indices = np.unique(data.user)
-        item_values = {
-            f"{name}:{value}"
-            for item in data.items
-            for name, values in item.attributes.items()
-            for value in values
-        }
         counts = Counter(
             (name, value)
             for index in user_indices.tolist()
@@ -61,7 +56,9 @@ class Vocabulary:
         return cls(
             item_capacity=len(data.items) + max(64, int(len(data.items) * spare)),
             user_attributes=tuple(sorted({name for name, _ in common})),
-            values=tuple(sorted(item_values | {f"{name}:{value}" for name, value in common})),
+            values=tuple(
+                sorted(_item_values(data) | {f"{name}:{value}" for name, value in common})
+            ),
         )
 
     @property
@@ -118,3 +115,33 @@ class Vocabulary:
             user_attributes=tuple(manifest["user_attributes"]),
             values=tuple(manifest["values"]),
         )
+
+
+def _item_values(data: Interactions) -> set[str]:
+    """Return the attribute values of catalog items, and the common ones of other items."""
+    from_catalog: set[str] = set()
+    users_of: dict[str, set[int]] = {}
+    raters = _some_raters(data)
+    for index, item in enumerate(data.items):
+        values = [f"{name}:{value}" for name, all_ in item.attributes.items() for value in all_]
+        if not item.from_ratings:
+            from_catalog.update(values)
+        else:
+            for value in values:
+                users_of.setdefault(value, set()).update(raters(index))
+    return from_catalog | {
+        value for value, users in users_of.items() if len(users) >= MINIMUM_USERS_PER_VALUE
+    }
+
+
+def _some_raters(data: Interactions) -> Callable[[int], list[int]]:
+    """Return a function from an item index to as many of its users as make a value common."""
+    order = np.argsort(data.item, kind="stable")
+    starts = np.searchsorted(data.item[order], np.arange(len(data.items) + 1))
+
+    def raters(item: int) -> list[int]:
+        end = min(starts[item + 1], starts[item] + MINIMUM_USERS_PER_VALUE)
+        users: list[int] = data.user[order[starts[item] : end]].tolist()
+        return users
+
+    return raters

@@ -185,6 +185,22 @@ def test_catalog_replaces_texts_and_origin_of_rated_items(
     assert items["9"] == ("Nine", {}, ItemOrigin.CATALOG)
 
 
+def test_catalog_file_without_texts_erases_no_text_but_the_api_does(
+    movielens: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    with uow_factory() as uow:
+        store_items(uow, pseudonyms, [("7", "Seven", {"genre": ["Crime"]}), ("8", "Eight", {})])
+    movies = movielens / "movies.csv"
+    movies.write_text(movies.read_text() + "8,,\n")
+    run_import(movielens, "auto", uow_factory, pseudonyms, lambda _: None)
+    items = described(uow_factory)
+    assert items["7"] == ("None (1990)", {"genre": ["Crime"]}, ItemOrigin.CATALOG)
+    assert items["8"] == ("Eight", {}, ItemOrigin.CATALOG)
+    with uow_factory() as uow:
+        store_items(uow, pseudonyms, [("7", "Seven", {})])
+    assert described(uow_factory)["7"] == ("Seven", {}, ItemOrigin.CATALOG)
+
+
 def test_one_row_per_item_gives_no_titles_and_says_what_to_do(
     uow_factory: UnitOfWorkFactory, import_csv: Callable[[str], dict[str, Any]]
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from app.domain.catalog import ItemOrigin
 from app.domain.requests import Scope
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from worker.learner import DataSnapshot, ForgetSet
@@ -125,5 +126,10 @@ def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
     records = [ItemRecord(id=f"\0{_PLACEHOLDER} {index}", title="") for index in range(size)]
     for item in items:
         attributes = {name: tuple(values) for name, values in item.attributes.items()}
-        records[item.item_index] = ItemRecord(id=item.id, title=item.title, attributes=attributes)
+        records[item.item_index] = ItemRecord(
+            id=item.id,
+            title=item.title,
+            attributes=attributes,
+            from_ratings=item.origin is ItemOrigin.RATINGS,
+        )
     return records

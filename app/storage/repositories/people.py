@@ -134,18 +134,22 @@ class PeopleRepository(Repository):
         )
 
     def upsert_items(
-        self, items: Sequence[NewItem], origin: ItemOrigin = ItemOrigin.CATALOG
+        self,
+        items: Sequence[NewItem],
+        origin: ItemOrigin = ItemOrigin.CATALOG,
+        *,
+        erase: bool = True,
     ) -> None:
         """Add or change items. New items are available and get the next free item indices.
 
-        A catalog replaces titles and attributes. Ratings change no item of a catalog, and erase no
-        title and no attributes; an item without a title has its id as title.
+        Ratings change no item of a catalog. Without `erase`, empty titles and attributes keep the
+        stored values. An item without a title has its id as title.
         """
         if not items:
             return
         known = self._items_by_id({item[0] for item in items})
         latest = {
-            item[0]: _merged(known.get(item[0]), item, origin)
+            item[0]: _merged(known.get(item[0]), item, origin, erase=erase)
             for item in {item[0]: item for item in items}.values()
         }
         # A retired item keeps its row, so its index is never reused.
@@ -261,17 +265,18 @@ def _item(row: Row[Any]) -> Item:
 
 
 def _merged(
-    stored: Item | None, item: NewItem, origin: ItemOrigin
+    stored: Item | None, item: NewItem, origin: ItemOrigin, *, erase: bool
 ) -> tuple[NewItem, ItemOrigin | None]:
     """Return the values and the origin to store for an item that this origin names."""
-    if stored is None or origin is ItemOrigin.CATALOG:
-        return item, origin
-    if stored.origin is ItemOrigin.CATALOG:
-        return (stored.id, stored.title, stored.attributes), stored.origin
     item_id, title, attributes = item
-    if title in {"", item_id}:
-        title = stored.title or item_id
-    return (item_id, title, attributes or stored.attributes), stored.origin
+    if stored is None:
+        return (item_id, title or item_id, attributes), origin
+    if origin is ItemOrigin.RATINGS and stored.origin is ItemOrigin.CATALOG:
+        return (item_id, stored.title, stored.attributes), stored.origin
+    if not erase:
+        title, attributes = title or stored.title, attributes or stored.attributes
+    merged_origin = origin if origin is ItemOrigin.CATALOG else stored.origin
+    return (item_id, title or item_id, attributes), merged_origin
 
 
 def _interaction(row: Sequence[Any]) -> Interaction:

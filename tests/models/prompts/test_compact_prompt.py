@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from models.prompts.vocabulary import (
     UNKNOWN_ITEM,
     Vocabulary,
 )
+from tests.support.interaction_tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -293,3 +295,19 @@ def test_concurrent_scores_are_the_serial_ones(trained: Recommender) -> None:
 
     for expected, scores in zip(serial, threaded, strict=True):
         np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("raters", "is_known"), [(9, False), (10, True)])
+def test_item_attribute_value_from_few_users_rows_gets_no_token(
+    raters: int, is_known: bool
+) -> None:
+    """The manifest lists all values, so a rare value would outlive the users who brought it."""
+    rated = table(((user, user % 2, 4.0, 1) for user in range(raters)), raters, 3)
+    items = [
+        replace(item, from_ratings=True, attributes={"author": ("Le Guin",)})
+        for item in rated.items[:2]
+    ]
+    listed = replace(rated.items[2], attributes={"author": ("Kroeber",)})
+    vocabulary = Vocabulary.from_catalog(replace(rated, items=(*items, listed)))
+    assert ("author:Le Guin" in vocabulary.values) is is_known
+    assert "author:Kroeber" in vocabulary.values

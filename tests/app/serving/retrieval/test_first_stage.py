@@ -9,7 +9,7 @@ import pytest
 from app.domain.catalog import Interaction, ItemOrigin
 from app.services.forget import cancel_forget
 from app.services.interactions import add_interactions
-from app.services.items import OrphanedItems, retire_orphans
+from app.services.orphaned_items import OrphanedItems, retire_orphans
 from app.services.recommendation_inputs import read_inputs
 from app.serving.retrieval.first_stage import FirstStage
 from models.prompts.scoring_inputs import HistoryEvent

@@ -1,0 +1,72 @@
+"""Retire items that only deleted interactions named: their ids may be about the deleted user.
+
+Items of a catalog stay. An item of unknown origin was stored before origins were recorded; such an
+item is retired only if nothing describes it, and is counted otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.domain.catalog import ItemOrigin
+from app.domain.requests import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.domain.jobs import Lease
+    from app.domain.requests import ForgetRequest
+    from app.storage.unit_of_work import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanedItems:
+    """Numbers of items whose last interactions were deleted: retired, and kept.
+
+    Kept items have unknown origin, and a title or attributes that may have come with the deleted
+    interactions.
+    """
+
+    retired: int = 0
+    kept: int = 0
+
+
+def rated_item_ids(uow: UnitOfWork, requests: Iterable[ForgetRequest]) -> set[str]:
+    """Return the items of the interactions that the requests of users will delete."""
+    item_ids: set[str] = set()
+    for subject in (request.subject for request in requests):
+        if subject is None or subject.user_id is None:
+            continue
+        rated = {event.item_id for event in uow.people.history(subject.user_id)}
+        item_ids |= rated if subject.scope is Scope.USER else rated.intersection(subject.item_ids)
+    return item_ids
+
+
+def retire_orphans(uow: UnitOfWork, item_ids: Iterable[str]) -> OrphanedItems:
+    """Retire those of the items that no interaction names any more.
+
+    Call this after the deletion, in its transaction and under the state lock.
+    """
+    unrated = uow.people.unrated_items(sorted(set(item_ids)))
+    unknown = [item for item in unrated if item.origin is None]
+    orphans = [item for item in unrated if item.origin is ItemOrigin.RATINGS]
+    orphans += [item for item in unknown if not item.is_described]
+    for item in orphans:
+        uow.people.retire_item(item.id)
+    if orphans:
+        uow.state.bump("items")
+    return OrphanedItems(retired=len(orphans), kept=sum(item.is_described for item in unknown))
+
+
+def retire_orphans_of_job(uow: UnitOfWork, lease: Lease, item_ids: Iterable[str]) -> None:
+    """Retire orphaned items and add their numbers to the job's metrics.
+
+    The numbers are written with the deletion, because a repetition finds no interactions and so
+    adds zero.
+    """
+    orphans = retire_orphans(uow, item_ids)
+    metrics = uow.jobs.get(lease.job_id).metrics
+    counts = {"catalog_entries_retired": orphans.retired, "catalog_entries_kept": orphans.kept}
+    totals = {name: metrics.get(name, 0) + count for name, count in counts.items()}
+    uow.jobs.update(lease, metrics={**metrics, **totals})

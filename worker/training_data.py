@@ -57,10 +57,14 @@ def holdout_indices(snapshot: DataSnapshot) -> frozenset[int]:
 
 
 def data_hash(split: ForgetSplit) -> str:
-    """Return the SHA-256 of the retained rows in canonical order, as 64 hex digits."""
+    """Return the SHA-256 of the retained rows in canonical order, as 64 hex digits.
+
+    Users are numbered among the users with retained rows, so that forgotten users do not count.
+    """
     data = split.retained
     order = data.sorted_rows()
+    _, user = np.unique(data.user, return_inverse=True)
     digest = hashlib.sha256()
-    for column in (data.user, data.item, data.rating, data.timestamp):
+    for column in (user.astype(np.int32), data.item, data.rating, data.timestamp):
         digest.update(np.ascontiguousarray(column[order]).tobytes())
     return digest.hexdigest()

@@ -7,11 +7,12 @@ forgotten interaction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from models.data.interactions import ItemRecord
 from models.data.samples import Samples, build_samples
 from models.data.splits import Parts, RowLimits, TimeSplit, split_by_time
 
@@ -52,6 +53,7 @@ class ForgetSplit:
     - `forget_kind` [F] int64: index into KINDS.
     - `forget_valid`: number of validation samples with a forgotten candidate or history.
     - `bounds`: the time split of `parts` and `forget`.
+    - `forgotten_items`: the indices of items that are forgotten altogether.
     """
 
     retained: Interactions
@@ -60,6 +62,20 @@ class ForgetSplit:
     forget_kind: NDArray[np.int64]
     forget_valid: int
     bounds: TimeSplit
+    forgotten_items: frozenset[int] = frozenset()
+
+    def catalog(self) -> Interactions:
+        """Return the retained data without the texts of forgotten items, which keep their indices.
+
+        Vocabularies are built from these records. `retained` keeps the texts, because the prompts
+        of forget rows need them.
+        """
+        if not self.forgotten_items:
+            return self.retained
+        items = list(self.retained.items)
+        for index in self.forgotten_items:
+            items[index] = ItemRecord(id=items[index].id, title="")
+        return replace(self.retained, items=tuple(items))
 
     def unused_item_indices(self) -> NDArray[np.int64]:
         """Return the indices of items that occur in no retained training sample, ascending."""
@@ -98,6 +114,7 @@ def split_for_forgetting(
         forget_kind=kind[rows],
         forget_valid=int((_kinds(before.valid, forget) >= 0).sum()),
         bounds=bounds,
+        forgotten_items=forget.items,
     )
 
 

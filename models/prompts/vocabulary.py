@@ -44,8 +44,11 @@ class Vocabulary:
         """Build the vocabulary of a catalog and of the attributes of users with ratings.
 
         `spare` is the share of additional item tokens for items that are added later (at least 64).
+        Items at the end without text and ratings get no token of their own: only deleted ratings
+        named them.
         """
         user_indices = np.unique(data.user)
+        items = _number_of_items(data)
         item_values = {
             f"{name}:{value}"
             for item in data.items
@@ -59,7 +62,7 @@ class Vocabulary:
         )
         common = [pair for pair, users in counts.items() if users >= MINIMUM_USERS_PER_VALUE]
         return cls(
-            item_capacity=len(data.items) + max(64, int(len(data.items) * spare)),
+            item_capacity=items + max(64, int(items * spare)),
             user_attributes=tuple(sorted({name for name, _ in common})),
             values=tuple(sorted(item_values | {f"{name}:{value}" for name, value in common})),
         )
@@ -118,3 +121,12 @@ class Vocabulary:
             user_attributes=tuple(manifest["user_attributes"]),
             values=tuple(manifest["values"]),
         )
+
+
+def _number_of_items(data: Interactions) -> int:
+    """Return the number of item indices up to the last item with a text or a rating."""
+    rated = int(data.item.max()) + 1 if len(data.item) else 0
+    count = len(data.items)
+    while count > rated and not (data.items[count - 1].title or data.items[count - 1].attributes):
+        count -= 1
+    return count

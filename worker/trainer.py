@@ -36,7 +36,13 @@ from worker.release_files import (
     save_successor,
     save_unmerged,
 )
-from worker.training_data import holdout_indices, split_like, split_snapshot
+from worker.training_data import (
+    figures_by_request,
+    forget_rows_by_request,
+    holdout_indices,
+    split_like,
+    split_snapshot,
+)
 from worker.training_metrics import training_metrics
 
 if TYPE_CHECKING:
@@ -289,15 +295,20 @@ class ModelLearner:
         manifest = manifests.read_manifest(parent)
         old, new = load_release(parent), load_release(candidate)
         report(0.1)
+        known = split_like(snapshot, manifest)
+        groups = forget_rows_by_request(snapshot, known)
         if exact:
             # Retraining chooses new time bounds, and may make another kind of model.
-            candidate_manifest = manifests.read_manifest(candidate)
-            result = audit_exact(old, new, split_like(snapshot, candidate_manifest))
+            prepared = split_like(snapshot, manifests.read_manifest(candidate))
+            result = audit_exact(old, new, prepared, known=known, groups=groups)
         else:
-            expected = expected_loss_increases(manifest)
-            result = audit(old, new, split_like(snapshot, manifest), expected)
+            result = audit(old, new, known, expected_loss_increases(manifest), groups=groups)
         report(1.0)
-        return Verdict(outcome=Outcome(result.outcome), figures=result.figures)
+        return Verdict(
+            outcome=Outcome(result.outcome),
+            figures=result.figures,
+            by_request=figures_by_request(snapshot, known, manifest, result.groups),
+        )
 
     def _method_for(self, recipe: TrainConfig) -> UnlearningMethod:
         """Return the method, or exact retraining if the method needs more than one adapter."""

@@ -51,7 +51,7 @@ class ForgetSplit:
     - `parts`: samples built from `retained`, split by time.
     - `forget` [F]: training samples with a forgotten candidate or history.
     - `forget_kind` [F] int64: index into KINDS.
-    - `forget_valid`: number of validation samples with a forgotten candidate or history.
+    - `forget_valid_samples`: validation samples with a forgotten candidate or history.
     - `bounds`: the time split of `parts` and `forget`.
     - `forgotten_items`: the indices of items that are forgotten altogether.
     """
@@ -60,9 +60,14 @@ class ForgetSplit:
     parts: Parts
     forget: Samples
     forget_kind: NDArray[np.int64]
-    forget_valid: int
+    forget_valid_samples: Samples
     bounds: TimeSplit
     forgotten_items: frozenset[int] = frozenset()
+
+    @property
+    def forget_valid(self) -> int:
+        """Return the number of validation samples with a forgotten candidate or history."""
+        return len(self.forget_valid_samples)
 
     def catalog(self) -> Interactions:
         """Return the retained data without the texts of forgotten items, which keep their indices.
@@ -112,10 +117,16 @@ def split_for_forgetting(
         parts=split_by_time(samples, bounds, holdout_users),
         forget=before.train.take(rows),
         forget_kind=kind[rows],
-        forget_valid=int((_kinds(before.valid, forget) >= 0).sum()),
+        forget_valid_samples=before.valid.take(are_forgotten(before.valid, forget)),
         bounds=bounds,
         forgotten_items=forget.items,
     )
+
+
+def are_forgotten(samples: Samples, forget: ForgetIndices) -> NDArray[np.bool_]:
+    """Return [M] bool: whether a sample has a forgotten candidate or history."""
+    forgotten: NDArray[np.bool_] = _kinds(samples, forget) >= 0
+    return forgotten
 
 
 def _kinds(samples: Samples, forget: ForgetIndices) -> NDArray[np.int64]:

@@ -87,7 +87,7 @@ def never_had_items(data: Interactions) -> Interactions:
     indices = [n for n, item in enumerate(data.items) if item.id in ERASED_ITEMS]
     items = list(data.items)
     for index in indices:
-        items[index] = ItemRecord(id=f"\0slot {index}", title="")
+        items[index] = ItemRecord(id=f"\0unused {index}", title="")
     return replace(data.take(~np.isin(data.item, indices)), items=tuple(items))
 
 

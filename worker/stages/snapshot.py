@@ -46,6 +46,7 @@ def take_snapshot(
             user.id for user in data.users if pseudonyms.never_trained(user.id, holdout_share)
         ),
         job_id=job_id,
+        requests={request.id: forget_set([request]) for request in requests if request.subject},
     )
 
 

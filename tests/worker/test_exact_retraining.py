@@ -11,6 +11,7 @@ import pytest
 from app.settings import Settings
 from models.backbones.compact import CompactConfig
 from models.checkpoints import manifest as manifests
+from models.data.forget_split import ForgetIndices
 from models.data.interactions import Interactions, ItemRecord
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.receraser import RecEraser, RecEraserConfig
@@ -37,6 +38,9 @@ PERSON = "u3"
 ERASED_ITEMS = frozenset(f"i{number}" for number in range(112, 120))
 FORGET_PERSON = ForgetSet(users=frozenset([PERSON]))
 FORGET_ITEMS = ForgetSet(items=ERASED_ITEMS)
+#: An early rating by the person, as ids and as indices.
+FORGET_RATING = ForgetSet(pairs=frozenset([(PERSON, "i78")]))
+RATED = ForgetIndices(pairs=frozenset([(3, 78)]))
 BRIEF = replace(
     RECIPE,
     epochs=1,
@@ -89,6 +93,11 @@ def never_had_items(data: Interactions) -> Interactions:
     for index in indices:
         items[index] = ItemRecord(id=f"\0unused {index}", title="")
     return replace(data.take(~np.isin(data.item, indices)), items=tuple(items))
+
+
+def never_had_rating(data: Interactions) -> Interactions:
+    """Return the data without the one rating that a request names."""
+    return data.take(~RATED.rows(data))
 
 
 def snapshot(data: Interactions, forget: ForgetSet, job_id: str = "job") -> DataSnapshot:
@@ -152,8 +161,12 @@ def test_retraining_has_no_token_for_an_item_that_only_the_person_named(tmp_path
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize(
     ("forget", "without"),
-    [(FORGET_PERSON, never_had_person), (FORGET_ITEMS, never_had_items)],
-    ids=["person", "items"],
+    [
+        (FORGET_PERSON, never_had_person),
+        (FORGET_ITEMS, never_had_items),
+        (FORGET_RATING, never_had_rating),
+    ],
+    ids=["person", "items", "rating"],
 )
 def test_exact_methods_inherit_nothing_from_the_parent(
     method: UnlearningMethod,
@@ -170,9 +183,20 @@ def test_exact_methods_inherit_nothing_from_the_parent(
     assert exact.exact
     assert not exact.needs_merge
     never = learner.train(snapshot(without(data), ForgetSet()), tmp_path / "b", "compact", nothing)
-    assert content(exact)["extra"]["bounds"] != content(parent)["extra"]["bounds"]
-    assert content(exact)["vocabulary"] != content(parent)["vocabulary"]
     assert content(exact) == content(never)
+    if forget is not FORGET_RATING:  # These leave traces in all choices of the parent.
+        assert content(exact)["extra"]["bounds"] != content(parent)["extra"]["bounds"]
+        assert content(exact)["vocabulary"] != content(parent)["vocabulary"]
+
+
+def test_exact_ensemble_keeps_the_members_that_a_new_training_gives_again(tmp_path: Path) -> None:
+    data, learner = world(), make_learner(METHODS[1])
+    assert RATED.rows(data).any()
+    parent = learner.train(snapshot(data, ForgetSet(), "first"), tmp_path / "p", "compact", nothing)
+    exact = learner.unlearn(
+        snapshot(data, FORGET_RATING), parent.directory, tmp_path / "a", strength=0, report=nothing
+    )
+    assert 0 < len(exact.metrics["shards_retrained"]) < len(exact.metrics["shards"])
 
 
 def test_exact_method_without_rows_to_forget_leaves_the_work_to_retraining(tmp_path: Path) -> None:

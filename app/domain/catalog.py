@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ItemOrigin(StrEnum):
+    """The source that named an item first. An item of a catalog keeps the origin `catalog`."""
+
+    CATALOG = "catalog"
+    RATINGS = "ratings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +25,13 @@ class Item:
     retired: bool = False
     #: False while the item is withdrawn: its ratings count, but it is not recommended.
     available: bool = True
+    #: None: the item was stored before origins were recorded.
+    origin: ItemOrigin | None = None
+
+    @property
+    def is_described(self) -> bool:
+        """Whether the item has attributes, or a title other than its id."""
+        return bool(self.attributes) or self.title not in {"", self.id}
 
 
 #: An item to store: (id, title, attributes).

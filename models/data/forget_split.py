@@ -70,17 +70,21 @@ class ForgetSplit:
         return len(self.forget_valid_samples)
 
     def catalog(self) -> Interactions:
-        """Return the retained data without the texts of forgotten items, which keep their indices.
+        """Return the retained data without the texts of items that leave with the forgotten rows.
 
-        Vocabularies are built from these records. `retained` keeps the texts, because the prompts
-        of forget rows need them.
+        These are forgotten items, and items that only forgotten ratings named. They keep their
+        indices. Vocabularies are built from these records. `retained` keeps the texts, because the
+        prompts of forget rows need them.
         """
-        if not self.forgotten_items:
-            return self.retained
-        items = list(self.retained.items)
-        for index in self.forgotten_items:
-            items[index] = ItemRecord(id=items[index].id, title="")
-        return replace(self.retained, items=tuple(items))
+        is_rated = np.zeros(len(self.retained.items), dtype=bool)
+        is_rated[self.retained.item] = True
+        items = tuple(
+            ItemRecord(id=item.id, title="")
+            if index in self.forgotten_items or (item.from_ratings and not is_rated[index])
+            else item
+            for index, item in enumerate(self.retained.items)
+        )
+        return replace(self.retained, items=items)
 
     def unused_item_indices(self) -> NDArray[np.int64]:
         """Return the indices of items that occur in no retained training sample, ascending."""

@@ -20,6 +20,8 @@ class ItemRecord:
     id: str
     title: str
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Whether only ratings name the item in a data set: no catalog file lists the item.
+    from_ratings: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,8 +44,7 @@ class Vocabulary:
         """Build the vocabulary of a catalog and of the attributes of users with ratings.
 
         `spare` is the share of additional item tokens for items that are added later (at least 64).
-        Items at the end without text and ratings get no token of their own: only deleted ratings
-        named them.
+        Items at the end without text and ratings are not counted: deleted ratings alone named them.
         """
         user_indices = np.unique(data.user)
         items = _number_of_items(data)

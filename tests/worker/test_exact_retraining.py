@@ -139,13 +139,21 @@ def test_retraining_has_no_token_of_erased_items(tmp_path: Path) -> None:
 
 
 def test_retraining_has_no_token_for_an_item_that_only_the_person_named(tmp_path: Path) -> None:
-    """Such an item has neither title nor attributes, and the last item indices."""
+    """Such an item has a text from the person's rows, and here one of the last item indices."""
     data, learner = world(), make_learner()
     extra = 80  # More than the spare item tokens hide.
     person = next(n for n, user in enumerate(data.users) if user.id == PERSON)
     named = replace(
         data,
-        items=(*data.items, *(ItemRecord(id=f"own{n}", title="") for n in range(extra))),
+        items=(
+            *data.items,
+            *(
+                ItemRecord(
+                    id=f"own{n}", title=f"own{n}", attributes={"shop": ("own",)}, from_ratings=True
+                )
+                for n in range(extra)
+            ),
+        ),
         user=np.append(data.user, np.full(extra, person, np.int32)),
         item=np.append(data.item, len(data.items) + np.arange(extra, dtype=np.int32)),
         rating=np.append(data.rating, np.full(extra, 4.0, np.float32)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from app.domain.catalog import ItemOrigin
 from app.domain.requests import Scope
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from worker.learner import DataSnapshot, ForgetSet
@@ -126,5 +127,17 @@ def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
     records = [ItemRecord(id=f"\0{_PLACEHOLDER} {index}", title="") for index in range(size)]
     for item in items:
         attributes = {name: tuple(values) for name, values in item.attributes.items()}
-        records[item.item_index] = ItemRecord(id=item.id, title=item.title, attributes=attributes)
+        records[item.item_index] = ItemRecord(
+            id=item.id,
+            title=item.title,
+            attributes=attributes,
+            from_ratings=_is_from_ratings(item),
+        )
     return records
+
+
+def _is_from_ratings(item: Item) -> bool:
+    """Return whether the item is retired when its last ratings are deleted."""
+    if item.origin is None:
+        return not item.is_described
+    return item.origin is ItemOrigin.RATINGS

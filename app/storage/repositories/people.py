@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, delete, func, select, update
 
-from app.domain.catalog import Interaction, Item, NewItem, User
+from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import InteractionRow, ItemRow, UserRow
 
@@ -226,6 +226,7 @@ def _item(row: Row[Any]) -> Item:
         item_index=row.item_index,
         retired=row.retired,
         available=row.available,
+        origin=None if row.origin is None else ItemOrigin(row.origin),
     )
 
 

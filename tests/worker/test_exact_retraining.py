@@ -13,11 +13,14 @@ from models.backbones.compact import CompactConfig
 from models.checkpoints import manifest as manifests
 from models.data.forget_split import ForgetIndices
 from models.data.interactions import Interactions, ItemRecord
+from models.data.splits import RowLimits
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.receraser import RecEraser, RecEraserConfig
 from models.unlearning.retrain import Retrain
 from models.unlearning.sisa import Sisa, SisaConfig
+from tests.support import tiny_models as tiny
 from tests.support.planted_tastes import CALIBRATION, RECIPE, planted
+from tests.worker.test_trainer_on_adapters import small_recipe
 from worker.errors import UnlearningFailedError
 from worker.learner import DataSnapshot, ForgetSet
 from worker.trainer import ModelLearner
@@ -118,14 +121,28 @@ def content(artifact: Artifact) -> dict[str, Any]:
     return {name: value for name, value in manifest.content.items() if name != "method"}
 
 
-def test_retraining_is_byte_identical_to_a_training_without_the_person(tmp_path: Path) -> None:
-    data, learner = world(), make_learner()
-    renewed = learner.train(snapshot(data, FORGET_PERSON), tmp_path / "a", "compact", nothing)
+@pytest.mark.parametrize("kind", ["compact", "compact with limits", "adapter"])
+def test_retraining_is_byte_identical_to_a_training_without_the_person(
+    kind: str, tmp_path: Path
+) -> None:
+    """The retraining takes the recipe of its parent, which the person's rows trained."""
+    data, backbone, recipes = world(), "compact", lambda _backbone: BRIEF
+    if kind == "compact with limits":
+        limited = replace(BRIEF, limits=RowLimits(train=500, evaluation=60))
+        recipes = lambda _backbone: limited  # noqa: E731 - the same shape as above
+    if kind == "adapter":
+        tiny.save("llama", tmp_path / "public")
+        backbone, recipes = f"hf:{tmp_path / 'public'}", small_recipe
+    learner = ModelLearner(Settings(method="e2urec-fast", seed=0), recipes, CALIBRATION)
+    parent = learner.train(snapshot(data, ForgetSet()), tmp_path / "p", backbone, nothing)
+    renewed = learner.train(
+        snapshot(data, FORGET_PERSON), tmp_path / "a", parent.directory, nothing
+    )
     never = learner.train(
-        snapshot(never_had_person(data), ForgetSet()), tmp_path / "b", "compact", nothing
+        snapshot(never_had_person(data), ForgetSet()), tmp_path / "b", backbone, nothing
     )
     assert content(renewed) == content(never)
-    assert renewed.digest == never.digest
+    assert renewed.digest == never.digest != parent.digest
 
 
 def test_retraining_has_no_token_of_erased_items(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from app.domain.requests import Outcome
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from app.domain.requests import Outcome
     from models.data.interactions import Interactions
     from models.runtime.progress import Progress
 
@@ -45,6 +47,8 @@ class DataSnapshot:
     holdout: frozenset[str]
     #: Part of the manifest, so that releases of two jobs never have the same digest.
     job_id: str = ""
+    #: What each request of the batch forgets, by request id; `forget` is the union.
+    requests: Mapping[str, ForgetSet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +72,44 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFigures:
+    """The figures of one request of a batch. Rows of two requests count for both.
+
+    `forget` has the number of the request's forget rows (`rows`), and where there are any, their
+    loss increase with its interval. `validation_rows` counts the rows that selected the parent's
+    checkpoint or learned weights.
+    """
+
+    forget: dict[str, Any] = field(default_factory=lambda: {"rows": 0})
+    validation_rows: int = 0
+
+    def outcome(self, of_batch: Outcome) -> Outcome:
+        """Return the request's outcome, given the outcome of its batch.
+
+        A batch passes by its forget rows. A request that has none of them, but has validation
+        rows, was not measured.
+        """
+        if self.forget["rows"]:
+            return of_batch
+        if not self.validation_rows:
+            return Outcome.NOT_APPLICABLE
+        return Outcome.INCONCLUSIVE if of_batch is Outcome.PASSED else of_batch
+
+    def values(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return {"forget": self.forget, "validation_rows": self.validation_rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The outcome of an audit, with its figures and confidence intervals."""
+    """The outcome of an audit, with its figures and confidence intervals.
+
+    `figures` are those of the whole batch, `by_request` those of each request, by request id.
+    """
 
     outcome: Outcome
     figures: dict[str, Any]
+    by_request: Mapping[str, RequestFigures] = field(default_factory=dict)
 
 
 class Learner(Protocol):

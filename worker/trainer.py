@@ -24,7 +24,7 @@ from models.recommender.factory import backbone_from_manifest, build, parse_back
 from models.recommender.token_rows import reset_rows
 from models.training.recipes import recipe_for, recipe_of
 from models.training.step import DivergedError
-from models.unlearning.base import PLAIN, UnlearningTask
+from models.unlearning.base import PLAIN, NothingToForgetError, UnlearningTask
 from models.unlearning.ensemble import has_learned_weights
 from models.unlearning.registry import UnknownMethodError, get_method
 from worker.errors import UnlearningFailedError
@@ -36,7 +36,13 @@ from worker.release_files import (
     save_successor,
     save_unmerged,
 )
-from worker.training_data import holdout_indices, split_like, split_snapshot
+from worker.training_data import (
+    figures_by_request,
+    forget_rows_by_request,
+    holdout_indices,
+    split_like,
+    split_snapshot,
+)
 from worker.training_metrics import training_metrics
 
 if TYPE_CHECKING:
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
+    from models.audit.calibration import ExpectedLossIncrease
     from models.backbones.compact import BackboneConfig
     from models.data.forget_split import ForgetSplit
     from models.runtime.progress import Progress
@@ -106,26 +113,31 @@ class ModelLearner:
         recipe: TrainConfig,
         report: Progress,
     ) -> Artifact:
-        vocabulary = Vocabulary.from_catalog(split.retained)
+        vocabulary = Vocabulary.from_catalog(split.catalog())
         method = self._method_for(recipe)
+        # No audit of an ensemble needs a calibration, because only exact methods unlearn on one.
+        is_calibrated = method.root == PLAIN
+        share = 0.5 if is_calibrated else 1.0
         started_at = time.monotonic()
         recommender = method.train(
-            vocabulary, split, recipe, lambda fraction: report(fraction * 0.5)
+            vocabulary, split, recipe, lambda fraction: report(fraction * share)
         )
         trained_at = time.monotonic()
         if recipe.backbone.adapter is not None:
             # Training resolved the backbone's name to its exact weights.
             recipe = replace(recipe, backbone=recommender.config)
-        expected = calibrate(
-            split.retained,
-            recommender,
-            split,
-            holdout_indices(snapshot),
-            self._calibration,
-            lambda shadow_split: method.train(
-                vocabulary, shadow_split, recipe, lambda fraction: report(0.5 + fraction * 0.5)
-            ),
-        )
+        expected: dict[str, ExpectedLossIncrease] = {}
+        if is_calibrated:
+            expected = calibrate(
+                split.retained,
+                recommender,
+                split,
+                holdout_indices(snapshot),
+                self._calibration,
+                lambda shadow_split: method.train(
+                    vocabulary, shadow_split, recipe, lambda fraction: report(0.5 + fraction * 0.5)
+                ),
+            )
         metrics = {
             **training_metrics(recommender, split, expected),
             "fit_seconds": trained_at - started_at,
@@ -150,12 +162,14 @@ class ModelLearner:
         Raises UnlearningFailedError if only retraining remains: no training rows are left, the
         method does not fit the parent, or training diverges.
         """
+        recipe = self._recipe(parent)
+        if self._method_for(recipe) is not self._method:
+            raise UnlearningFailedError
+        if self._method.exact:
+            return self._unlearn_exactly(snapshot, parent, into, recipe, report)
         manifest = manifests.read_manifest(parent)
         split = split_like(snapshot, manifest)
         if not len(split.parts.train):
-            raise UnlearningFailedError
-        recipe = self._recipe(parent)
-        if self._method_for(recipe) is not self._method:
             raise UnlearningFailedError
         recommender = load_release(parent)
         if self._method.root == PLAIN and isinstance(recommender.config, EnsembleConfig):
@@ -186,7 +200,51 @@ class ModelLearner:
             artifact = save_unmerged(
                 unlearned, into, manifest, method=method, job_id=job_id, split=split
             )
-        return replace(artifact, exact=self._method.exact, metrics=unlearned.metrics)
+        return replace(artifact, metrics=unlearned.metrics)
+
+    def _unlearn_exactly(
+        self,
+        snapshot: DataSnapshot,
+        parent: Path,
+        into: Path,
+        recipe: TrainConfig,
+        report: Progress,
+    ) -> Artifact:
+        """Save what a training on the retained rows gives, with new time bounds and vocabulary.
+
+        Nothing is inherited that was chosen with the batch's rows: an ensemble keeps those members
+        of the parent that such a training would give again, bit for bit. Raises
+        UnlearningFailedError as `unlearn` does.
+        """
+        if self._method.root == PLAIN:
+            return replace(
+                self.train(snapshot, into, parent, report), exact=True, needs_merge=False
+            )
+        try:
+            split = split_snapshot(snapshot, None, recipe.limits)
+            task = UnlearningTask(
+                recommender=load_release(parent),
+                prepared=split,
+                expected={},
+                recipe=recipe,
+                seed=self._settings.seed,
+            )
+            unlearned = self._method.unlearn(task, report)
+        except (TooSmallToSplitError, NothingToForgetError, DivergedError) as error:
+            # New bounds can leave the batch no training row, although the parent saw one.
+            raise UnlearningFailedError from error
+        except _BACKBONE_ERRORS as error:
+            raise InvalidInputError(str(error)) from error
+        artifact = save_root(
+            unlearned.recommender,
+            into,
+            method=self._method.name,
+            job_id=snapshot.job_id,
+            split=split,
+            recipe=recipe,
+            expected={},
+        )
+        return replace(artifact, exact=True, needs_merge=False, metrics=unlearned.metrics)
 
     def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         """Merge the adapter, and reset the rows of tokens that no retained sample contains.
@@ -237,15 +295,20 @@ class ModelLearner:
         manifest = manifests.read_manifest(parent)
         old, new = load_release(parent), load_release(candidate)
         report(0.1)
+        known = split_like(snapshot, manifest)
+        groups = forget_rows_by_request(snapshot, known)
         if exact:
             # Retraining chooses new time bounds, and may make another kind of model.
-            candidate_manifest = manifests.read_manifest(candidate)
-            result = audit_exact(old, new, split_like(snapshot, candidate_manifest))
+            prepared = split_like(snapshot, manifests.read_manifest(candidate))
+            result = audit_exact(old, new, prepared, known=known, groups=groups)
         else:
-            expected = expected_loss_increases(manifest)
-            result = audit(old, new, split_like(snapshot, manifest), expected)
+            result = audit(old, new, known, expected_loss_increases(manifest), groups=groups)
         report(1.0)
-        return Verdict(outcome=Outcome(result.outcome), figures=result.figures)
+        return Verdict(
+            outcome=Outcome(result.outcome),
+            figures=result.figures,
+            by_request=figures_by_request(snapshot, known, manifest, result.groups),
+        )
 
     def _method_for(self, recipe: TrainConfig) -> UnlearningMethod:
         """Return the method, or exact retraining if the method needs more than one adapter."""
@@ -279,7 +342,7 @@ class ModelLearner:
 def _save_untrained(snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> Artifact:
     """Save initial weights, with time bounds that make no row a training row."""
     split = split_snapshot(snapshot, TimeSplit(valid_from=0, test_from=1))
-    recommender = build(Vocabulary.from_catalog(split.retained), recipe.backbone)
+    recommender = build(Vocabulary.from_catalog(split.catalog()), recipe.backbone)
     return save_root(
         recommender,
         into,

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.data.forget_split import NO_LIMITS, ForgetIndices, split_for_forgetting
+from models.data.forget_split import (
+    NO_LIMITS,
+    ForgetIndices,
+    are_forgotten,
+    split_for_forgetting,
+)
 from models.data.splits import TimeSplit
+from models.recommender.ensemble import EnsembleConfig
+from models.recommender.factory import backbone_from_manifest
+from models.unlearning.ensemble import has_learned_weights
+from worker.learner import RequestFigures
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
     from models.checkpoints.manifest import Manifest
     from models.data.forget_split import ForgetSplit
+    from models.data.interactions import Interactions
     from models.data.splits import RowLimits
-    from worker.learner import DataSnapshot
+    from worker.learner import DataSnapshot, ForgetSet
 
 
 def split_like(snapshot: DataSnapshot, release: Manifest) -> ForgetSplit:
@@ -29,11 +43,15 @@ def split_snapshot(
 
     Without bounds, new bounds are chosen, and the training and evaluation rows keep to `limits`.
     """
-    users = {user.id: index for index, user in enumerate(snapshot.data.users)}
-    items = {item.id: index for index, item in enumerate(snapshot.data.items)}
-    forget = snapshot.forget
-    return split_for_forgetting(
-        snapshot.data,
+    (forget,) = _indices(snapshot.data, [snapshot.forget])
+    return split_for_forgetting(snapshot.data, forget, holdout_indices(snapshot), bounds, limits)
+
+
+def _indices(data: Interactions, forget_sets: Iterable[ForgetSet]) -> list[ForgetIndices]:
+    """Turn ids into indices; ids without a row are left out."""
+    users = {user.id: index for index, user in enumerate(data.users)}
+    items = {item.id: index for index, item in enumerate(data.items)}
+    return [
         ForgetIndices(
             users=frozenset(users[user] for user in forget.users if user in users),
             items=frozenset(items[item] for item in forget.items if item in items),
@@ -42,11 +60,51 @@ def split_snapshot(
                 for user, item in forget.pairs
                 if user in users and item in items
             ),
-        ),
-        holdout_indices(snapshot),
-        bounds,
-        limits,
-    )
+        )
+        for forget in forget_sets
+    ]
+
+
+def forget_rows_by_request(
+    snapshot: DataSnapshot, split: ForgetSplit
+) -> dict[str, NDArray[np.bool_]]:
+    """Return [F] bool per request of the batch: which forget rows of the split are its rows."""
+    indices = _indices(snapshot.data, snapshot.requests.values())
+    return {
+        request_id: are_forgotten(split.forget, forget)
+        for request_id, forget in zip(snapshot.requests, indices, strict=True)
+    }
+
+
+def figures_by_request(
+    snapshot: DataSnapshot,
+    split: ForgetSplit,
+    parent: Manifest,
+    measured: Mapping[str, dict[str, Any]],
+) -> dict[str, RequestFigures]:
+    """Return the figures of each request from the loss increases of its forget rows.
+
+    `split` is the parent's split of the snapshot.
+    """
+    indices = _indices(snapshot.data, snapshot.requests.values())
+    selects = selects_on_validation(parent)
+    return {
+        request_id: RequestFigures(
+            forget=measured[request_id],
+            validation_rows=int(are_forgotten(split.forget_valid_samples, forget).sum())
+            if selects
+            else 0,
+        )
+        for request_id, forget in zip(snapshot.requests, indices, strict=True)
+    }
+
+
+def selects_on_validation(release: Manifest) -> bool:
+    """Return whether validation rows selected the release's checkpoint, or weights of members."""
+    backbone = backbone_from_manifest(release.content["backbone"])
+    if isinstance(backbone, EnsembleConfig):  # Members keep their last state.
+        return has_learned_weights(backbone)
+    return bool(release.extra["recipe"]["validations"])
 
 
 def holdout_indices(snapshot: DataSnapshot) -> frozenset[int]:
@@ -57,10 +115,14 @@ def holdout_indices(snapshot: DataSnapshot) -> frozenset[int]:
 
 
 def data_hash(split: ForgetSplit) -> str:
-    """Return the SHA-256 of the retained rows in canonical order, as 64 hex digits."""
+    """Return the SHA-256 of the retained rows in canonical order, as 64 hex digits.
+
+    Users are numbered among the users with retained rows, so that forgotten users do not count.
+    """
     data = split.retained
     order = data.sorted_rows()
+    _, user = np.unique(data.user, return_inverse=True)
     digest = hashlib.sha256()
-    for column in (data.user, data.item, data.rating, data.timestamp):
+    for column in (user.astype(np.int32), data.item, data.rating, data.timestamp):
         digest.update(np.ascontiguousarray(column[order]).tobytes())
     return digest.hexdigest()

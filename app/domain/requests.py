@@ -102,3 +102,13 @@ class ForgetRequest:
         if new_status != self.status:
             check_transition("request", REQUEST_TRANSITIONS, self.status, new_status)
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestJob:
+    """A job that took part in a request, with its audit of this request alone."""
+
+    request_id: str
+    job_id: str
+    outcome: Outcome | None = None
+    figures: dict[str, Any] | None = None

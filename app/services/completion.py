@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.jobs import Job, Lease
-    from app.domain.requests import ForgetRequest
+    from app.domain.requests import ForgetRequest, Outcome
     from app.services.certificates import Evidence, Signer
     from app.storage.unit_of_work import UnitOfWork
 
@@ -90,6 +90,7 @@ def _adopt_open_requests(uow: UnitOfWork, job: Job) -> None:
             for status in _STEPS_TO_BATCHED[other.status]:
                 uow.requests.change_status(other, [other.status], status=status, job_id=job.id)
                 other = uow.requests.get(other.id)  # noqa: PLW2901 - the next step needs the row
+            _copy_audit(uow, job, request, other)
 
 
 def _delete_subject(uow: UnitOfWork, request: ForgetRequest) -> int:
@@ -126,7 +127,7 @@ def _complete(
         status=RequestStatus.COMPLETED,
         subject=None,
         progress=1.0,
-        outcome=evidence.outcome,
+        outcome=_outcome(uow, job, request) or evidence.outcome,
         release=job.release,
         completed_at=completed_at,
         completed_version=completed_version,
@@ -134,3 +135,17 @@ def _complete(
     )
     if not is_updated:
         raise LeaseLostError(job_id=job.id, epoch=job.epoch)
+
+
+def _copy_audit(uow: UnitOfWork, job: Job, request: ForgetRequest, adopted: ForgetRequest) -> None:
+    """Give an adopted request the audit of the request that deletes its user."""
+    uow.request_jobs.add(job.id, [adopted.id])
+    for audit in uow.request_jobs.of_request(request.id):
+        if audit.job_id == job.id:
+            uow.request_jobs.set_audit(job.id, adopted.id, audit.outcome, audit.figures)
+
+
+def _outcome(uow: UnitOfWork, job: Job, request: ForgetRequest) -> Outcome | None:
+    """Return the audit's outcome of this request alone; None where the job made no release."""
+    audits = {audit.job_id: audit.outcome for audit in uow.request_jobs.of_request(request.id)}
+    return audits.get(job.id)

@@ -17,6 +17,7 @@ from app.storage.repositories.outbox import OutboxRepository
 from app.storage.repositories.people import PeopleRepository
 from app.storage.repositories.releases import ReleaseRepository
 from app.storage.repositories.replicas import ReplicaRepository
+from app.storage.repositories.request_jobs import RequestJobRepository
 from app.storage.repositories.requests import RequestRepository
 from app.storage.repositories.state import StateRepository
 from app.storage.repositories.suppressions import SuppressionRepository
@@ -91,6 +92,7 @@ class UnitOfWork:
         self.outbox = OutboxRepository(connection)
         self.idempotency = IdempotencyRepository(connection)
         self.state = StateRepository(connection)
+        self.request_jobs = RequestJobRepository(connection)
 
 
 def _roll_back(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """The outcome (of the gate, or `exact`), and the figures as JSON values."""
+    """The outcome (of the gate, or `exact`), and the figures as JSON values.
+
+    `groups`: the loss increase of each group of forget rows, with its interval and its number of
+    rows. A group without rows has only that number.
+    """
 
     outcome: str
     figures: dict[str, Any]
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,11 +109,14 @@ def audit(
     prepared: ForgetSplit,
     expected: Mapping[str, ExpectedLossIncrease],
     config: GateConfig | None = None,
+    *,
+    groups: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> AuditReport:
     """Compare a candidate with its parent on the forget, holdout and test rows.
 
-    Holdout and test rows were used neither for training nor for choosing a state. Rows of forgotten
-    users are in neither group, because `prepared.parts` contains retained rows only.
+    `groups`: masks over the forget rows, which may overlap; they change no decision. Holdout and
+    test rows were used neither for training nor for choosing a state. Rows of forgotten users are
+    in neither group, because `prepared.parts` contains retained rows only.
     """
     config = config or GateConfig()
     forget = _compare(old, new, prepared.forget, prepared)
@@ -142,11 +150,42 @@ def audit(
         "divergence": {"forget": forget.distances, "holdout": holdout.distances},
         "config": asdict(config),
     }
-    return AuditReport(outcome=decision.outcome, figures=figures)
+    return AuditReport(
+        outcome=decision.outcome,
+        figures=figures,
+        groups=_group_figures(forget, groups or {}, config),
+    )
 
 
-def audit_exact(old: Recommender, new: Recommender, prepared: ForgetSplit) -> AuditReport:
-    """Report on an exact retraining, which no gate compares with the old release."""
+def audit_exact(
+    old: Recommender,
+    new: Recommender,
+    prepared: ForgetSplit,
+    *,
+    known: ForgetSplit | None = None,
+    groups: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> AuditReport:
+    """Report on an exact retraining, which no gate compares with the old release.
+
+    `known`: the split of the old release, if `groups` of its forget rows are measured. The new
+    release has time bounds of its own, in `prepared`.
+    """
     test = _compare(old, new, prepared.parts.test, prepared)
     figures = {"reason": "retrained from scratch without the data", "utility": test.utility}
-    return AuditReport(outcome="exact", figures=figures)
+    measured: dict[str, dict[str, Any]] = {}
+    if known is not None and groups:
+        forget = _compare(old, new, known.forget, known)
+        measured = _group_figures(forget, groups, GateConfig())
+    return AuditReport(outcome="exact", figures=figures, groups=measured)
+
+
+def _group_figures(
+    forget: _Comparison, groups: Mapping[str, NDArray[np.bool_]], config: GateConfig
+) -> dict[str, dict[str, Any]]:
+    old, new = forget.losses
+    return {
+        name: paired_difference(old[rows], new[rows], config.confidence).figures()
+        if rows.any()
+        else {"rows": 0}
+        for name, rows in groups.items()
+    }

@@ -7,11 +7,12 @@ forgotten interaction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from models.data.interactions import ItemRecord
 from models.data.samples import Samples, build_samples
 from models.data.splits import Parts, RowLimits, TimeSplit, split_by_time
 
@@ -50,16 +51,40 @@ class ForgetSplit:
     - `parts`: samples built from `retained`, split by time.
     - `forget` [F]: training samples with a forgotten candidate or history.
     - `forget_kind` [F] int64: index into KINDS.
-    - `forget_valid`: number of validation samples with a forgotten candidate or history.
+    - `forget_valid_samples`: validation samples with a forgotten candidate or history.
     - `bounds`: the time split of `parts` and `forget`.
+    - `forgotten_items`: the indices of items that are forgotten altogether.
     """
 
     retained: Interactions
     parts: Parts
     forget: Samples
     forget_kind: NDArray[np.int64]
-    forget_valid: int
+    forget_valid_samples: Samples
     bounds: TimeSplit
+    forgotten_items: frozenset[int] = frozenset()
+
+    @property
+    def forget_valid(self) -> int:
+        """Return the number of validation samples with a forgotten candidate or history."""
+        return len(self.forget_valid_samples)
+
+    def catalog(self) -> Interactions:
+        """Return the retained data without the texts of items that leave with the forgotten rows.
+
+        These are forgotten items, and items that only forgotten ratings named. They keep their
+        indices. Vocabularies are built from these records. `retained` keeps the texts, because the
+        prompts of forget rows need them.
+        """
+        is_rated = np.zeros(len(self.retained.items), dtype=bool)
+        is_rated[self.retained.item] = True
+        items = tuple(
+            ItemRecord(id=item.id, title="")
+            if index in self.forgotten_items or (item.from_ratings and not is_rated[index])
+            else item
+            for index, item in enumerate(self.retained.items)
+        )
+        return replace(self.retained, items=items)
 
     def unused_item_indices(self) -> NDArray[np.int64]:
         """Return the indices of items that occur in no retained training sample, ascending."""
@@ -96,9 +121,16 @@ def split_for_forgetting(
         parts=split_by_time(samples, bounds, holdout_users),
         forget=before.train.take(rows),
         forget_kind=kind[rows],
-        forget_valid=int((_kinds(before.valid, forget) >= 0).sum()),
+        forget_valid_samples=before.valid.take(are_forgotten(before.valid, forget)),
         bounds=bounds,
+        forgotten_items=forget.items,
     )
+
+
+def are_forgotten(samples: Samples, forget: ForgetIndices) -> NDArray[np.bool_]:
+    """Return [M] bool: whether a sample has a forgotten candidate or history."""
+    forgotten: NDArray[np.bool_] = _kinds(samples, forget) >= 0
+    return forgotten
 
 
 def _kinds(samples: Samples, forget: ForgetIndices) -> NDArray[np.int64]:

@@ -45,8 +45,10 @@ class Vocabulary:
         """Build the vocabulary of a catalog and of the attributes of users with ratings.
 
         `spare` is the share of additional item tokens for items that are added later (at least 64).
+        Items at the end without text and ratings are not counted: deleted ratings alone named them.
         """
         user_indices = np.unique(data.user)
+        items = _number_of_items(data)
         counts = Counter(
             (name, value)
             for index in user_indices.tolist()
@@ -54,7 +56,7 @@ class Vocabulary:
         )
         common = [pair for pair, users in counts.items() if users >= MINIMUM_USERS_PER_VALUE]
         return cls(
-            item_capacity=len(data.items) + max(64, int(len(data.items) * spare)),
+            item_capacity=items + max(64, int(items * spare)),
             user_attributes=tuple(sorted({name for name, _ in common})),
             values=tuple(
                 sorted(_item_values(data) | {f"{name}:{value}" for name, value in common})
@@ -145,3 +147,12 @@ def _some_raters(data: Interactions) -> Callable[[int], list[int]]:
         return users
 
     return raters
+
+
+def _number_of_items(data: Interactions) -> int:
+    """Return the number of item indices up to the last item with a text or a rating."""
+    rated = int(data.item.max()) + 1 if len(data.item) else 0
+    count = len(data.items)
+    while count > rated and not (data.items[count - 1].title or data.items[count - 1].attributes):
+        count -= 1
+    return count

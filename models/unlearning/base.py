@@ -75,6 +75,8 @@ class UnlearningMethod(ABC):
     `root` is the kind of release that the method starts from; methods with the same root can start
     from the same release. `calibrated` methods read the task's `expected`. The result of an `exact`
     method equals a training without the batch, so that the audit does not test its loss increase.
+    Exact methods build the vocabulary from the task's rows; the caller must have chosen the rows'
+    time bounds without the batch.
     """
 
     name: ClassVar[str]

@@ -3,12 +3,15 @@
 Unlearning is exact, as in SISA (Bourtoule et al., arXiv 1912.03817). A member is kept if and only
 if it equals, bit for bit, the result of training on its shard's *retained* samples, which its shard
 fingerprint proves. Every other member is trained from scratch on the retained samples. Hence the
-result equals a training of all shards without the forgotten data. This rule has two consequences:
+result equals a training of all shards without the forgotten data. This rule has three consequences:
 
 - Members keep their last state, because choosing a state on validation rows would depend on
   forgotten validation rows.
 - A sample's history contains the user's other items. Retained samples are built without the
   forgotten interactions, so that a shard with only a changed history is also retrained.
+- Nothing that the parent's manifest states is an input: the vocabulary is built from the retained
+  data, and the caller chooses new time bounds on them. Where the vocabulary changes, all members
+  are retrained; where a bound moves, the members whose rows it moves.
 
 Whatever is computed from all members (an attention, a routing table) is computed again every time.
 """
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from models.prompts.vocabulary import Vocabulary
 from models.recommender.ensemble import Ensemble, EnsembleConfig
 from models.recommender.factory import build
 from models.training.step import memory_report
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 
     from models.backbones.compact import BackboneConfig
     from models.data.forget_split import ForgetSplit
-    from models.prompts.vocabulary import Vocabulary
     from models.recommender.base import Recommender
     from models.runtime.progress import Progress
     from models.training.trainer import TrainConfig
@@ -95,9 +98,10 @@ class ShardedMethod(UnlearningMethod):
         if not (task.prepared.forget_valid and has_learned_weights(task.recommender.config)):
             task.require_forget_rows()
         started = time.monotonic()
-        parent = task.recommender
+        # The parent's vocabulary may contain values that only forgotten rows justified.
+        vocabulary = Vocabulary.from_catalog(task.prepared.catalog())
         ensemble, metrics = self._build(
-            parent.vocabulary, task.prepared, task.recipe, parent, progress
+            vocabulary, task.prepared, task.recipe, task.recommender, progress
         )
         return Unlearned(
             recommender=ensemble,
@@ -209,6 +213,8 @@ class ShardedMethod(UnlearningMethod):
     ) -> Mapping[str, torch.Tensor] | None:
         """Return the parent's member if training this shard would give the same, else None."""
         if not isinstance(parent, Ensemble) or not shard.size:
+            return None
+        if parent.vocabulary != ensemble.vocabulary:
             return None
         config = parent.config
         if config.fingerprinted(()) != ensemble.config or not config.shard_fingerprints:

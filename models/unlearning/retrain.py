@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.prompts.vocabulary import Vocabulary
 from models.recommender.trainable import trainable_parameters
 from models.training.step import memory_report
 from models.training.trainer import fit
@@ -23,7 +24,8 @@ class Retrain(UnlearningMethod):
     def unlearn(self, task: UnlearningTask, progress: Progress) -> Unlearned:
         """Train without the batch; raises NothingToForgetError or DivergedError."""
         task.require_forget_rows()
-        recommender = fit(task.recommender.vocabulary, task.prepared, task.recipe, progress)
+        vocabulary = Vocabulary.from_catalog(task.prepared.catalog())
+        recommender = fit(vocabulary, task.prepared, task.recipe, progress)
         progress(1.0)
         return Unlearned(
             recommender=recommender,

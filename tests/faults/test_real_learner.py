@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from app.domain.catalog import Interaction, User
+from app.domain.requests import Outcome
+from app.storage.engine import make_database
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from tests.faults.conftest import PERSON, close, make_installation
+from worker.loop import run_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,27 +26,28 @@ if TYPE_CHECKING:
 USERS, ITEMS, RATINGS = 120, 60, 24
 
 
-def fill(context: WorkerContext) -> None:
+def fill(context: WorkerContext, absent: frozenset[str] = frozenset()) -> None:
     """Store users with a taste: half of the users like even items, the other half odd items."""
     rng = np.random.default_rng(3)
     users = [PERSON, *(f"u{n}" for n in range(1, USERS))]
+    # All rows are drawn, so that the rows of the others do not depend on who is absent.
+    rows = [
+        Interaction(
+            user_id=user,
+            item_id=f"i{item}",
+            rating=float(4.5 if (item + index) % 2 else 2.0),
+            timestamp=1_000_000 + 100 * order + int(rng.integers(5000)),
+        )
+        for index, user in enumerate(users)
+        for order, item in enumerate(rng.permutation(ITEMS)[:RATINGS].tolist())
+    ]
     with context.uow_factory() as uow:
         uow.people.upsert_items(
             [(f"i{n}", f"Item {n}", {"genre": ["Drama", "Comedy"][n % 2 :]}) for n in range(ITEMS)]
         )
-        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in users])
-        uow.people.upsert_interactions(
-            [
-                Interaction(
-                    user_id=user,
-                    item_id=f"i{item}",
-                    rating=float(4.5 if (item + index) % 2 else 2.0),
-                    timestamp=1_000_000 + 100 * order + int(rng.integers(5000)),
-                )
-                for index, user in enumerate(users)
-                for order, item in enumerate(rng.permutation(ITEMS)[:RATINGS].tolist())
-            ]
-        )
+        present = [user for user in users if user not in absent]
+        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in present])
+        uow.people.upsert_interactions([row for row in rows if row.user_id not in absent])
 
 
 @pytest.fixture
@@ -80,3 +84,39 @@ def test_killed_worker_another_finishes_real_weights(
     directory = real_installation.context.artifacts.local_path(release.path)
     checkpoints.load(directory)  # Checks the digest and the golden answers.
     assert manifests.read_manifest(directory).digest == release.digest
+
+
+@pytest.mark.slow
+def test_exact_deletion_equals_an_installation_that_never_had_the_person(
+    database: Database, tmp_path: Path, migrated_sqlite: bytes
+) -> None:
+    """Compare weights and every choice that the manifest states; the job's id differs."""
+    (tmp_path / "never.db").write_bytes(migrated_sqlite)
+    never_database = make_database(f"sqlite:///{tmp_path / 'never.db'}")
+    made: list[dict[str, Any]] = []
+    for name, used, absent in (
+        ("forgotten", database, frozenset[str]()),
+        ("never", never_database, frozenset([PERSON])),
+    ):
+        settings = {"LETHE_METHOD": "retrain", "LETHE_HOLDOUT_SHARE": "0.2"}
+        installation = make_installation(used, tmp_path / name, real=True, **settings)
+        fill(installation.context, absent)
+        installation.train()
+        if not absent:
+            request_id = installation.forget()
+            assert run_once(installation.context)
+            assert installation.request(request_id).outcome is Outcome.EXACT
+        made.append(live_manifest(installation))
+        close(installation)
+    never_database.dispose()
+    assert made[0] == made[1]
+
+
+def live_manifest(installation: Installation) -> dict[str, Any]:
+    with installation.context.uow_factory(write=False) as uow:
+        release = uow.releases.get(uow.releases.alias().live or "")
+    assert release is not None
+    directory = installation.context.artifacts.local_path(release.path)
+    content = dict(manifests.read_manifest(directory).content)
+    chosen = ("bounds", "expected", "recipe", "data_sha256")
+    return content | {"extra": {name: content["extra"][name] for name in chosen}}

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from app.domain.requests import Outcome
-from worker.learner import Artifact, DataSnapshot, Verdict
+from worker.learner import Artifact, DataSnapshot, RequestFigures, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,12 +75,22 @@ class FileLearner:
         report: Progress,
     ) -> Verdict:
         report(1.0)
-        remaining = [row for row in read_weights(candidate) if _is_forgotten(row, snapshot.forget)]
-        figures = {"left": len(remaining), "before": len(read_weights(parent)), "exact": exact}
-        if remaining:
-            return Verdict(outcome=Outcome.FAILED, figures=figures)
-        outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
-        return Verdict(outcome=outcome, figures=figures)
+        before, after = read_weights(parent), read_weights(candidate)
+        remaining = [row for row in after if _is_forgotten(row, snapshot.forget)]
+        figures = {"left": len(remaining), "before": len(before), "exact": exact}
+        by_request = {
+            request_id: RequestFigures(
+                forget={
+                    "rows": sum(_is_forgotten(row, forget) for row in before),
+                    "left": sum(_is_forgotten(row, forget) for row in after),
+                }
+            )
+            for request_id, forget in snapshot.requests.items()
+        }
+        outcome = Outcome.FAILED
+        if not remaining:
+            outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
+        return Verdict(outcome=outcome, figures=figures, by_request=by_request)
 
 
 def read_weights(directory: Path) -> list[list[str]]:

@@ -6,15 +6,16 @@ retraining on the retained rows. A failed attempt leaves only its figures in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
 from worker.errors import AuditFailedError, ReleaseMissingError, UnlearningFailedError
-from worker.learner import EXACT_METHOD, Verdict
+from worker.learner import EXACT_METHOD, RequestFigures, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from app.domain.releases import Release
@@ -33,6 +34,8 @@ class Built:
     outcome: Outcome | None
     figures: dict[str, Any]
     error_budget_spent: int
+    #: The figures of each request of the batch, by request id.
+    by_request: Mapping[str, RequestFigures] = field(default_factory=dict)
 
 
 class Builder:
@@ -76,6 +79,7 @@ class Builder:
             outcome=Outcome.NOT_APPLICABLE,
             figures={},
             error_budget_spent=parent.error_budget_spent,
+            by_request=dict.fromkeys(self._snapshot.requests, RequestFigures()),
         )
 
     def _unlearn(self, parent: Release, strength: int) -> Built | None:
@@ -114,6 +118,7 @@ class Builder:
             figures=verdict.figures,
             # Inconclusive audits add up along a lineage. An exact release starts a new lineage.
             error_budget_spent=0 if adapter.exact else parent.error_budget_spent + is_inconclusive,
+            by_request=verdict.by_request,
         )
 
     def _retrain(self) -> Built:
@@ -138,6 +143,7 @@ class Builder:
             outcome=Outcome.EXACT,
             figures=verdict.figures,
             error_budget_spent=0,
+            by_request=verdict.by_request,
         )
 
     def _backbone(self) -> str | Path:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.domain.releases import Replica
+    from app.storage.unit_of_work import UnitOfWork
     from worker.job_run import JobRun
     from worker.stages.build import Built
 
@@ -51,9 +52,21 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
                 created_at=uow.state.now(),
             ),
         )
+        _record_audits(uow, run, built)
         # A job may have ended with a stronger method than its own.
         uow.jobs.update(run.lease, method=built.artifact.method)
     run.job = run.job.evolve(release=new_id, method=built.artifact.method)
+
+
+def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
+    """Store the outcome and the figures of each request of the batch."""
+    if built.outcome is None:
+        return
+    # A worker of the previous version may have assigned the requests, without these rows.
+    uow.request_jobs.add(run.job.id, built.by_request)
+    for request_id, figures in built.by_request.items():
+        outcome = figures.outcome(built.outcome)
+        uow.request_jobs.set_audit(run.job.id, request_id, outcome, figures.values())
 
 
 def roll_out(run: JobRun) -> None:

@@ -47,6 +47,7 @@ def take_snapshot(
             user.id for user in data.users if pseudonyms.never_trained(user.id, holdout_share)
         ),
         job_id=job_id,
+        requests={request.id: forget_set([request]) for request in requests if request.subject},
     )
 
 
@@ -130,6 +131,13 @@ def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
             id=item.id,
             title=item.title,
             attributes=attributes,
-            from_ratings=item.origin is ItemOrigin.RATINGS,
+            from_ratings=_is_from_ratings(item),
         )
     return records
+
+
+def _is_from_ratings(item: Item) -> bool:
+    """Return whether the item is retired when its last ratings are deleted."""
+    if item.origin is None:
+        return not item.is_described
+    return item.origin is ItemOrigin.RATINGS

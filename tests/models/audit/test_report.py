@@ -14,11 +14,12 @@ from torch.nn import functional
 from models.audit.gate import FAILED, INCONCLUSIVE, PASSED
 from models.audit.report import AuditReport, audit, audit_exact
 from models.checkpoints import adapter as adapters
+from models.data.forget_split import ForgetIndices, are_forgotten, split_for_forgetting
 from models.recommender.base import Recommender
 from models.training.trainer import fit, live_margins
 from models.unlearning.registry import get_method
 from tests.models.conftest import World, nothing
-from tests.support.planted_tastes import RECIPE
+from tests.support.planted_tastes import HOLDOUT, RECIPE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +133,41 @@ def test_exact_retraining_is_exempt(world: World) -> None:
 def test_figures_are_json(world: World, release: Recommender) -> None:
     figures: dict[str, Any] = judge(world, release).figures
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_groups_figures_equal_an_audit_of_that_group_alone(
+    world: World, release: Recommender, exact: bool
+) -> None:
+    """Groups may overlap: the last person is in a group of two as well."""
+    groups = {
+        "first": ForgetIndices(users=frozenset([0])),
+        "last": ForgetIndices(users=frozenset([15])),
+        "both": ForgetIndices(users=frozenset([0, 15])),
+        "one rating": ForgetIndices(pairs=frozenset([(15, int(world.batch.forget.candidate[-1]))])),
+    }
+    masks = {name: are_forgotten(world.batch.forget, forget) for name, forget in groups.items()}
+    if exact:
+        report = audit_exact(
+            world.recommender, release, world.batch, known=world.batch, groups=masks
+        )
+    else:
+        report = audit(world.recommender, release, world.batch, world.expected, groups=masks)
+    for name, forget in groups.items():
+        alone = split_for_forgetting(world.data, forget, HOLDOUT, world.whole.bounds)
+        figures = audit(world.recommender, release, alone, world.expected).figures["forget"]
+        assert report.groups[name]["rows"] == figures["rows"] > 0
+        assert report.groups[name]["mean"] == pytest.approx(figures["mean"], abs=1e-6)
+        assert report.groups[name]["interval"] == pytest.approx(figures["interval"], abs=1e-6)
+    assert report.groups["first"] != report.groups["last"]
+
+
+def test_groups_change_no_decision_and_may_be_empty(world: World, release: Recommender) -> None:
+    masks = {"stranger": are_forgotten(world.batch.forget, ForgetIndices())}
+    report = audit(world.recommender, release, world.batch, world.expected, groups=masks)
+    assert report.groups == {"stranger": {"rows": 0}}
+    plain = judge(world, release)
+    assert (report.outcome, report.figures) == (plain.outcome, plain.figures)
 
 
 def test_the_audit_changes_neither_model(world: World, release: Recommender) -> None:

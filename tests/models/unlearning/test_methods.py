@@ -232,7 +232,7 @@ def test_holdout_users_are_an_empty_batch(
     untrained = split_for_forgetting(world.data, forget, HOLDOUT, world.whole.bounds)
     if name in _WEIGHED:
         assert untrained.forget_valid  # The aggregation used their validation rows.
-        untrained = replace(untrained, forget_valid=0)
+        untrained = replace(untrained, forget_valid_samples=untrained.forget)
     with pytest.raises(NothingToForgetError):
         make(name).unlearn(replace(tasks[name], prepared=untrained), nothing)
 

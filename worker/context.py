@@ -18,8 +18,8 @@ from app.storage.unit_of_work import UnitOfWorkFactory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.services.certificates import Signer
     from app.services.pseudonyms import Pseudonyms
+    from app.services.signatures import Signer
     from app.settings import Settings
     from app.storage.engine import Database
     from worker.learner import Learner

@@ -11,8 +11,8 @@ import typer
 from app.cli.failures import BadInputError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
-from app.services.certificates import verify_certificate
 from app.services.secrets import SIGNING_KEY_FILE, load_signer
+from app.services.signatures import verify_certificate
 from app.settings import get_settings
 
 

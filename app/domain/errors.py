@@ -186,6 +186,15 @@ class ReleaseLostError(EngineError):
     """The serving engine has unloaded this release. Try again shortly."""
 
 
+class SigningKeyRetiredError(UnavailableError):
+    """The signing key {key_id} was retired at {retired_at}, when a newer key was registered.
+
+    Give every worker the newest key in LETHE_SIGNING_KEY, or a new key, and restart this worker.
+    """
+
+    code = "signing-key-retired"
+
+
 class LeaseLostError(LetheError):
     """The lease of job {job_id} at epoch {epoch} is lost. Another worker may have claimed it."""
 

@@ -94,7 +94,8 @@ class ForgetRequest:
     outcome: Outcome | None = None
     release: str | None = None
     completed_at: datetime | None = None
-    certificate: dict[str, Any] | None = None
+    #: Table → number of deleted rows; None until the rows are deleted.
+    rows_deleted: dict[str, Any] | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
         """Return a copy with `changes`. Raises IllegalTransitionError."""
@@ -102,3 +103,13 @@ class ForgetRequest:
         if new_status != self.status:
             check_transition("request", REQUEST_TRANSITIONS, self.status, new_status)
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestJob:
+    """A job that took part in a request, with its audit of this request alone."""
+
+    request_id: str
+    job_id: str
+    outcome: Outcome | None = None
+    figures: dict[str, Any] | None = None

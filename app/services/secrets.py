@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.domain.errors import InvalidInputError, KeyMismatchError
-from app.services.certificates import Signer
 from app.services.pseudonyms import Pseudonyms
+from app.services.signatures import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ from app.cli.recommend import recommendations_table
 from app.cli.screen import facts
 from app.cli.train import run_training, training_summary
 from app.cli.verify import certificate_summary
-from app.services.certificates import verify_certificate
 from app.services.secrets import load_signer
+from app.services.signatures import verify_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -80,7 +80,10 @@ class ReleaseSwitch:
     def state(self) -> ReplicaState:
         """Return the state to report; `serving` names a release once older models are freed."""
         return ReplicaState(
-            serving=self._confirmed, prepared=_release_id(self._standby), problem=self.problem
+            serving=self._confirmed,
+            prepared=_release_id(self._standby),
+            problem=self.problem,
+            precision=None if self._confirmed is None else self.live.precision,
         )
 
     @property

@@ -13,7 +13,7 @@ from app.domain.identifiers import release_id
 from app.domain.jobs import JobStatus, Lease
 from app.domain.releases import Alias, Release, ReleaseStatus
 from app.domain.requests import Outcome
-from app.services.certificates import Evidence, Signer
+from app.services.certificates import Evidence
 from app.services.completion import finish
 from app.services.jobs import advance, claim, fail, start_training, succeed
 from app.services.pagination import list_releases
@@ -33,6 +33,7 @@ from app.services.rollout import (
     unprepared,
 )
 from app.services.secrets import check_hash_key
+from app.services.signatures import Signer
 from app.settings import Settings
 
 if TYPE_CHECKING:

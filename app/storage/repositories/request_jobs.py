@@ -1,0 +1,52 @@
+"""The jobs that took part in deletion requests, with their audit of each request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+
+from app.domain.requests import Outcome, RequestJob
+from app.storage.repositories.base import Repository, portions
+from app.storage.tables import RequestJobRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class RequestJobRepository(Repository):
+    """Rows are added when a batch is assigned to a job, and never removed."""
+
+    def add(self, job_id: str, request_ids: Iterable[str]) -> None:
+        for portion in portions(request_ids):
+            rows = [{"request_id": request_id, "job_id": job_id} for request_id in portion]
+            self._connection.execute(
+                self._insert(RequestJobRow).values(rows).on_conflict_do_nothing()
+            )
+
+    def set_audit(
+        self, job_id: str, request_id: str, outcome: Outcome | None, figures: dict[str, Any] | None
+    ) -> None:
+        """Store the job's outcome and figures of this request alone."""
+        self._connection.execute(
+            update(RequestJobRow)
+            .where(RequestJobRow.job_id == job_id, RequestJobRow.request_id == request_id)
+            .values(outcome=None if outcome is None else outcome.value, figures=figures)
+        )
+
+    def of_request(self, request_id: str) -> list[RequestJob]:
+        """Return the jobs of the request, ordered by job id."""
+        rows = self._connection.execute(
+            select(RequestJobRow.__table__)
+            .where(RequestJobRow.request_id == request_id)
+            .order_by(RequestJobRow.job_id)
+        )
+        return [
+            RequestJob(
+                request_id=row.request_id,
+                job_id=row.job_id,
+                outcome=None if row.outcome is None else Outcome(row.outcome),
+                figures=row.figures,
+            )
+            for row in rows
+        ]

@@ -192,8 +192,6 @@ class SigningKeyRetiredError(UnavailableError):
     Give every worker the newest key in LETHE_SIGNING_KEY, or a new key, and restart this worker.
     """
 
-    code = "signing-key-retired"
-
 
 class LeaseLostError(LetheError):
     """The lease of job {job_id} at epoch {epoch} is lost. Another worker may have claimed it."""

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from app.domain.certificates import CertificateKind
 from app.domain.errors import CertificateNotReadyError
 from app.domain.jobs import JobStatus, Stage
 from app.services.signatures import canonical_json
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from app.domain.certificates import Certificate
+    from app.domain.certificates import Certificate, CertificateKind
     from app.domain.jobs import Job
     from app.domain.releases import Release
     from app.domain.requests import ForgetRequest, Outcome, RequestJob

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from app.domain.errors import InvalidCertificateError
 from app.domain.json_values import plain
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ALGORITHM: Final = "Ed25519"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
-#: A name, not an address: `.invalid` belongs to no registry (RFC 2606), so no page can appear there.
+#: A name, not an address: no page can ever appear under `.invalid` (RFC 2606).
 PREDICATE_TYPE: Final = "https://lethe.invalid/deletion/v2"
 _NO_MATCH: Final = "the signature does not match the key"
 _REWRITTEN: Final = (
@@ -101,6 +101,7 @@ def key_id_of(key: Ed25519PublicKey) -> str:
 
 
 def public_pem_of(key: Ed25519PublicKey) -> bytes:
+    """Return the key's SubjectPublicKeyInfo in PEM."""
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -148,10 +149,11 @@ def _verify_envelope(document: dict[str, Any], keys: Sequence[TrustedKey]) -> Ve
     trusted = {key.key_id: key for key in keys}
     signing_ids = [key_id for key_id in envelope.signatures if key_id in trusted]
     if not signing_ids:
+        stated = next(iter(envelope.signatures))[:64]
         raise InvalidCertificateError(
-            reason=f"its key id {next(iter(envelope.signatures))[:64]!r} is not that of a trusted key"
+            reason=f"its key id {stated!r} is not the id of a trusted key"
         )
-    verifiers = [
+    verifiers: list[Key] = [
         SSlibKey.from_crypto(trusted[key_id].public_key, keyid=key_id) for key_id in signing_ids
     ]
     try:
@@ -175,11 +177,10 @@ def _envelope(document: dict[str, Any]) -> Envelope:
         _check_base64(document["payload"])
         for signature in document["signatures"]:
             _check_base64(signature["sig"])
-            if not isinstance(signature["keyid"], str):
-                raise TypeError
+            signature["keyid"].encode("ascii")
         # A copy, because `from_dict` changes its argument.
         envelope = Envelope.from_dict(copy.deepcopy(document))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidCertificateError(reason="its envelope is malformed") from error
     if not envelope.signatures:
         raise InvalidCertificateError(reason="it has no signature")
@@ -220,7 +221,7 @@ def _verify_first_version(
         _check_base64(certificate["signature"])
         signature = base64.b64decode(certificate["signature"])
         message = canonical_json(payload)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InvalidCertificateError(reason="it is malformed") from error
     for key in keys:
         try:

@@ -18,9 +18,9 @@ from app.domain.jobs import JobKind, JobStatus
 from app.domain.releases import ReleaseStatus
 from app.domain.requests import RequestStatus
 from app.services.certificates import certificate_of
-from app.services.signatures import verify_certificate
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import start_training
+from app.services.signatures import verify_certificate
 from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.file_learner import FileLearner, read_weights

@@ -23,7 +23,7 @@ _REPORTED: Final = frozenset({"serving", "prepared", "problem", "precision"})
 class ReplicaRepository(Repository):
     """Replicas. A replica may answer requests until its lease plus a margin is over."""
 
-    def register(  # noqa: PLR0913 - the columns of the row
+    def register(
         self,
         replica_id: str,
         host: str,

@@ -255,7 +255,7 @@ class TestFirstVersion:
         self, certificate: dict[str, Any], key: str, value: object
     ) -> None:
         changed = certificate | {"payload": certificate["payload"] | {key: value}}
-        with pytest.raises(InvalidCertificateError, match="does not match the key.$"):
+        with pytest.raises(InvalidCertificateError, match=r"does not match the key\.$"):
             verify_certificate(changed, SIGNER.public_pem())
 
     def test_key_retired_before_the_completion_is_refused(

@@ -189,7 +189,7 @@ class ReleaseLostError(EngineError):
 class SigningKeyRetiredError(UnavailableError):
     """The signing key {key_id} was retired at {retired_at}, when a newer key was registered.
 
-    Give every worker the newest key in LETHE_SIGNING_KEY, or a new key, and restart this worker.
+    Give every worker the same key, the newest or a new one, in LETHE_SIGNING_KEY, and restart them.
     """
 
 

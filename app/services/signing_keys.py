@@ -7,13 +7,12 @@ signs: a worker with a retired key stops signing and does not start again.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from app.domain.certificates import SigningKey
 from app.domain.errors import InvalidCertificateError, InvalidInputError, SigningKeyRetiredError
-from app.services.secrets import load_signer, replace_signing_key
+from app.services.secrets import SIGNING_KEY_FILE, load_signer, replace_signing_key
 from app.services.signatures import ALGORITHM, TrustedKey, load_public_key
 
 if TYPE_CHECKING:
@@ -49,16 +48,18 @@ def rotate(uow: UnitOfWork, settings: Settings) -> SigningKey:
     """Replace the signing key in its file by a new key, and return the new key.
 
     The previous public key stays published; its private part is destroyed. Workers read the file
-    for each certificate, so none has to restart.
+    for each certificate, so none has to restart. Raises InvalidInputError where the workers do not
+    use the file, and SigningKeyRetiredError if the key in the file is retired.
     """
-    if settings.signing_key is not None:
-        raise InvalidInputError(
-            "The signing key comes from LETHE_SIGNING_KEY and has no file. Set the variable to a"
-            " new key (openssl genpkey -algorithm ed25519) and restart the workers."
-        )
+    has_file = (settings.keys_directory / SIGNING_KEY_FILE).exists()
     uow.state.lock()
-    with suppress(SigningKeyRetiredError):
-        register(uow, load_signer(settings))  # A key that no worker has registered yet.
+    is_elsewhere = not has_file and bool(uow.signing_keys.all())
+    if settings.signing_key is not None or settings.environment == "production" or is_elsewhere:
+        raise InvalidInputError(
+            "The workers do not read the signing key from a file of this LETHE_HOME. Set their"
+            " LETHE_SIGNING_KEY to a new key (openssl genpkey -algorithm ed25519) and restart them."
+        )
+    register(uow, load_signer(settings))  # The present key, if no worker has registered it yet.
     # The file comes before the commit: if this process dies in between, the next certificate
     # registers the new key. In the other order, the only current key could be lost.
     return register(uow, replace_signing_key(settings))

@@ -83,7 +83,8 @@ class ReleaseSwitch:
             serving=self._confirmed,
             prepared=_release_id(self._standby),
             problem=self.problem,
-            precision=None if self._confirmed is None else self.live.precision,
+            # While an old model drains, the live model is not the one that is reported.
+            precision=self.live.precision if self.live.release_id == self._confirmed else None,
         )
 
     @property

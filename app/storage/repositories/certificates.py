@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select
 
-from app.domain.certificates import Certificate
+from app.domain.certificates import Certificate, CertificateKind
 from app.storage.repositories.base import Repository
-from app.storage.tables import CertificateRow
+from app.storage.tables import CertificateRow, RequestRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
-
-    from app.domain.certificates import CertificateKind
 
 
 class CertificateRepository(Repository):
@@ -45,4 +43,26 @@ class CertificateRepository(Repository):
             .where(CertificateRow.request_id == request_id)
             .order_by(CertificateRow.number)
         )
-        return [Certificate(**row) for row in rows.mappings()]
+        certificates = [Certificate(**row) for row in rows.mappings()]
+        if certificates and certificates[0].number == 1:
+            return certificates
+        return self._of_earlier_worker(request_id) + certificates
+
+    def _of_earlier_worker(self, request_id: str) -> list[Certificate]:
+        """Return the certificate that a worker of the previous version stored in the request."""
+        rows = self._connection.execute(
+            select(RequestRow.certificate, RequestRow.completed_at).where(
+                RequestRow.id == request_id, RequestRow.completed_at.is_not(None)
+            )
+        )
+        return [
+            Certificate(
+                request_id=request_id,
+                number=1,
+                kind=CertificateKind.DELETION,
+                envelope=row.certificate,
+                created_at=row.completed_at,
+            )
+            for row in rows
+            if row.certificate is not None
+        ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import update
 
 from app.domain.certificates import CertificateKind
 from app.domain.errors import CertificateNotReadyError, SigningKeyRetiredError
@@ -30,6 +31,7 @@ from app.services.certificates import (
 )
 from app.services.jobs import advance
 from app.services.signatures import Signer, TrustedKey, verify, verify_certificate
+from app.storage.tables import RequestRow
 from app.version import VERSION
 from tests.support.first_version_certificates import sign_first_version
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Lease
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.engine import Database
     from app.storage.unit_of_work import UnitOfWorkFactory
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -274,6 +277,25 @@ def test_erasure_owed_since_an_earlier_version_is_closed_by_a_certificate(
     content = newest_content(catalog, request.id, signer)
     assert (content["number"], content["outcome"], content["open"]) == (2, "passed", [])
     assert content["closes"]["open"] is None  # The earlier version did not record it.
+
+
+def test_certificate_of_a_worker_of_the_previous_version_is_found(
+    catalog: UnitOfWorkFactory, database: Database, lease: Lease, signer: Signer
+) -> None:
+    """Such a worker, still running after the upgrade, stores the certificate in the request."""
+    earlier = sign_first_version(signer, {"version": 1, "release": None})
+    with database.write.begin() as connection:
+        connection.execute(
+            update(RequestRow).values(certificate=earlier, completed_at=NOW, status="completed")
+        )
+    with catalog() as uow:
+        (request,) = uow.requests.of_job(lease.job_id)
+        assert certificate_of(uow, request.id) == earlier
+        content = scrub_closed_content(uow, request)
+        issue(uow, signer, request, CertificateKind.SCRUB_CLOSED, content)
+    with catalog(write=False) as uow:
+        first, second = certificates_of(uow, request.id)
+    assert (first.number, first.envelope, second.number) == (1, earlier, 2)
 
 
 def test_retired_key_signs_nothing(

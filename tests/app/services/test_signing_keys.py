@@ -149,9 +149,32 @@ class TestRotation:
     def test_key_of_the_environment_cannot_be_rotated(
         self, uow_factory: UnitOfWorkFactory, settings: Settings
     ) -> None:
-        pem = SecretStr("any")
+        for update in ({"signing_key": SecretStr("any")}, {"environment": "production"}):
+            with pytest.raises(InvalidInputError, match="LETHE_SIGNING_KEY"), uow_factory() as uow:
+                rotate(uow, settings.model_copy(update=update))
+        assert not settings.keys_directory.exists()
+
+    def test_rotation_on_a_machine_without_the_key_retires_nothing(
+        self, uow_factory: UnitOfWorkFactory, settings: Settings
+    ) -> None:
+        """Otherwise the command in a gateway's container would retire the workers' key."""
+        with uow_factory() as uow:
+            register(uow, new_signer())
+        before = stored(uow_factory)
         with pytest.raises(InvalidInputError, match="LETHE_SIGNING_KEY"), uow_factory() as uow:
-            rotate(uow, settings.model_copy(update={"signing_key": pem}))
+            rotate(uow, settings)
+        load_signer(settings)  # Another machine's worker has a key file of its own, now retired.
+        with uow_factory() as uow:
+            register(uow, load_signer(settings))
+        newest = new_signer()
+        with uow_factory() as uow:
+            register(uow, newest)
+        with pytest.raises(SigningKeyRetiredError), uow_factory() as uow:
+            rotate(uow, settings)
+        assert [key.key_id for key in stored(uow_factory) if key.retired_at is None] == [
+            newest.key_id
+        ]
+        assert len(before) == 1
 
 
 @pytest.fixture

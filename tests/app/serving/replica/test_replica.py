@@ -19,6 +19,7 @@ from app.serving.replica.answer_lease import AnswerLease
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from app.version import VERSION
 from tests.support.gateway_world import World, ask, wait_until
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def test_a_replica_prepares_then_switches_then_confirms(world: World, replica: R
     with world.uow(write=False) as uow:
         (row,) = uow.replicas.all()
     assert row.pid == os.getpid()
+    assert (row.precision, row.scorer, row.software) == ("float32", "torch", f"lethe {VERSION}")
+    assert row.serving_since is not None
 
 
 def test_a_release_is_confirmed_only_after_the_old_readers_and_weights_are_gone(

@@ -108,6 +108,7 @@ def test_after_confirmation_no_page_of_the_old_weights_is_mapped(
     def mapped(name: str | None) -> bool:
         return f"{name}/weights.safetensors" in Path("/proc/self/maps").read_text()
 
+    gc.collect()  # Earlier tests mapped weights of the same name.
     first = replica.live.release_id
     assert service.answer(ask("u1", 5)).release == first
     assert mapped(first)
@@ -124,6 +125,7 @@ def test_after_confirmation_no_page_of_the_old_weights_is_mapped(
 def test_a_release_from_a_remote_store_stays_mapped_after_its_copy_is_deleted(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
+    gc.collect()  # Earlier tests mapped weights of the same name.
     changed = {"artifacts_url": "memory://mapped-releases"}
     world.settings = world.settings.model_copy(update=changed)
     world.artifacts = ArtifactStore(world.settings.artifacts_root, world.settings.home / "cache")

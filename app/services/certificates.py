@@ -206,6 +206,8 @@ def _job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
         "stage": (Stage.DONE if is_completing else job.stage).value,
         "error": job.error,
         "claims": job.epoch,
+        # Stage → failed tries that did not end the job.
+        "retries": job.metrics.get("retries", {}),
         "outcome": None if audit is None or audit.outcome is None else audit.outcome.value,
         "figures": None if audit is None else audit.figures,
         "release": None

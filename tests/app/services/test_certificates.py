@@ -88,6 +88,7 @@ class TestContent:
             path="releases/rel_2",
             created_at=NOW,
         )
+        retries = {"shred": {"count": 2, "error": "shred: OSError"}}
         audit = RequestJob(
             request_id="req_1", job_id="job_2", outcome=Outcome.INCONCLUSIVE, figures={"n": 2}
         )
@@ -98,10 +99,13 @@ class TestContent:
             NOW,
             jobs=[
                 JobEvidence(job=failed),
-                JobEvidence(job=JOB, audit=audit, release=release),
+                JobEvidence(
+                    job=JOB.evolve(metrics={"retries": retries}), audit=audit, release=release
+                ),
             ],
         )
         first, second = content["jobs"]
+        assert (first["retries"], second["retries"]) == ({}, retries)
         assert (first["id"], first["stage"], first["error"]) == (
             "job_1",
             "audit",

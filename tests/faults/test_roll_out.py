@@ -85,6 +85,8 @@ def test_certificate_names_the_replicas_that_confirmed(installation: Installatio
         "software": f"lethe {VERSION}",
     }
     assert content["fenced_replicas"] == []
+    assert any("vLLM keeps unloaded adapters" in place for place in content["not_covered"])
+    assert any("exported" in place for place in content["not_covered"])
     requested_at = datetime.fromisoformat(content["requested_at"])
     assert requested_at < confirmed_at < datetime.fromisoformat(content["completed_at"])
 

@@ -35,7 +35,7 @@ LABEL org.opencontainers.image.title="Lethe" \
       org.opencontainers.image.description="Unlearning as a service for LLM recommenders" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/lethe --create-home lethe \
-    && chmod 0750 /var/lib/lethe
+    && chmod 0700 /var/lib/lethe
 COPY --from=build /opt/lethe /opt/lethe
 WORKDIR /srv/lethe
 COPY . .

@@ -16,6 +16,7 @@ from app.domain.errors import LetheError
 from app.logs import configure_logging
 from app.main import create_app
 from app.parent_watch import stop_with_parent
+from app.private_files import protect_home, use_private_umask
 from app.settings import get_settings
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--exit-with-parent", action="store_true", help="stop at the end of standard input"
     )
     options = parser.parse_args(arguments)
+    use_private_umask()
     try:
         settings = get_settings()
         configure_logging(settings.log_level)
+        protect_home(settings)
         check_binding(settings)
         server = make_server(settings)
     except LetheError as error:

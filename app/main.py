@@ -23,6 +23,7 @@ from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.unit_of_work import UnitOfWorkFactory
+from app.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Lethe",
         summary="Unlearning as a service for recommenders that are language models.",
-        version="0.1.0",
+        version=VERSION,
         lifespan=lifespan,
         docs_url=None,  # The page would load scripts from other hosts.
         redoc_url=None,

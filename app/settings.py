@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     )
     environment: Literal["development", "production"] = Field(
         default="development",
-        description="`production` requires LETHE_API_KEYS, LETHE_HASH_KEY and LETHE_SIGNING_KEY.",
+        description="`production` requires LETHE_API_KEYS and LETHE_HASH_KEY, and in workers"
+        " LETHE_SIGNING_KEY.",
     )
     hash_key: SecretStr | None = Field(
         default=None,
@@ -64,7 +65,8 @@ class Settings(BaseSettings):
     )
     signing_key: SecretStr | None = Field(
         default=None,
-        description="Ed25519 private key (PEM) for certificates; unset: created in LETHE_HOME.",
+        description="Ed25519 private key (PEM) for certificates, in workers only; unset: created"
+        " in LETHE_HOME.",
     )
 
     host: str = Field(
@@ -257,7 +259,6 @@ class Settings(BaseSettings):
     def _require_secrets_in_production(self) -> Settings:
         secrets = {
             "LETHE_HASH_KEY": self.hash_key,
-            "LETHE_SIGNING_KEY": self.signing_key,
             "LETHE_API_KEYS": self.api_keys or None,
         }
         missing = [variable for variable, secret in secrets.items() if secret is None]

@@ -14,6 +14,7 @@ import structlog
 from app.domain.errors import LetheError
 from app.logs import configure_logging
 from app.parent_watch import stop_with_parent
+from app.private_files import protect_home, use_private_umask
 from app.settings import Settings, get_settings
 from app.storage.engine import make_database
 from app.storage.unit_of_work import UnitOfWorkFactory
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     settings = get_settings()
     configure_logging(settings.log_level)
+    use_private_umask()
+    protect_home(settings)
     stop = threading.Event()
     stop_on_signals(stop)
     try:

@@ -16,6 +16,7 @@ from celery import Celery, signals
 
 from app.domain.errors import UnavailableError
 from app.logs import configure_logging
+from app.private_files import protect_home, use_private_umask
 from app.settings import get_settings
 from worker.context import WorkerContext, build_context
 from worker.heartbeat import WorkerHeartbeat
@@ -112,6 +113,8 @@ def wake(entity_id: str) -> None:
 def _start(**_signal: object) -> None:
     settings = get_settings()
     configure_logging(settings.log_level)
+    use_private_umask()
+    protect_home(settings)
     be_nice(settings.worker_nice)
     runtime.start()
 

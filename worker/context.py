@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.domain.errors import InvalidInputError
+from app.services import signing_keys
 from app.services.secrets import check_hash_key, load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -18,8 +19,8 @@ from app.storage.unit_of_work import UnitOfWorkFactory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.services.certificates import Signer
     from app.services.pseudonyms import Pseudonyms
+    from app.services.signatures import Signer
     from app.settings import Settings
     from app.storage.engine import Database
     from worker.learner import Learner
@@ -33,11 +34,15 @@ class WorkerContext:
     database: Database
     uow_factory: UnitOfWorkFactory
     pseudonyms: Pseudonyms
-    signer: Signer
     artifacts: ArtifactStore
     learner: Learner
     #: The owner of leases and id of the worker's row: host name, process id and a random suffix.
     worker_id: str
+
+    @property
+    def signer(self) -> Signer:
+        """The signer of certificates. Its key file is read each time: `lethe keys rotate`."""
+        return load_signer(self.settings)
 
     def scrub_database(self) -> bool:
         """Erase the remains of deleted rows; return False if readers prevented it."""
@@ -52,19 +57,25 @@ def build_context(
 ) -> WorkerContext:
     """Connect to the database and open the artifact store.
 
-    Raises KeyMismatchError if LETHE_HASH_KEY is not the key that the database was filled with.
+    Raises KeyMismatchError if LETHE_HASH_KEY is not the key that the database was filled with, and
+    SigningKeyRetiredError if the signing key is retired.
     """
+    if settings.environment == "production" and settings.signing_key is None:
+        raise InvalidInputError(
+            "LETHE_ENVIRONMENT=production needs LETHE_SIGNING_KEY to be set for a worker. Create a"
+            " key with: openssl genpkey -algorithm ed25519"
+        )
     database = make_database(settings.sqlalchemy_url)
     uow_factory = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
     with uow_factory() as uow:
         check_hash_key(uow, pseudonyms)
+        signing_keys.register(uow, load_signer(settings))
     return WorkerContext(
         settings=settings,
         database=database,
         uow_factory=uow_factory,
         pseudonyms=pseudonyms,
-        signer=load_signer(settings),
         artifacts=open_artifacts(settings),
         learner=(make_learner or _model_learner)(settings),
         worker_id=f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}",

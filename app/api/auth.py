@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from app.api.problems import ProblemResponse
     from app.settings import Settings
 
-#: Health checks and the dashboard's files, which contain no data. All other paths need a key.
+#: Health checks, the dashboard's files and the public keys of certificates, which contain no data.
+#: All other paths need a key.
 _PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/web/dashboard.css"}) | frozenset(
-    {"/web/dashboard.js", "/web/icon.svg"}
+    {"/web/dashboard.js", "/web/icon.svg", "/.well-known/lethe-keys"}
 )
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.cli.failures import BadInputError
+from app.private_files import protect_home
 from app.services.secrets import check_hash_key, load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
@@ -31,6 +32,7 @@ class Installation:
 @contextmanager
 def open_installation(settings: Settings) -> Iterator[Installation]:
     """Open and migrate the database; raises if the hash key is not the database's."""
+    protect_home(settings)
     try:
         database = make_database(settings.sqlalchemy_url)
     except ValueError as error:

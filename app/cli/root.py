@@ -14,6 +14,7 @@ from app.cli.demo.command import demo
 from app.cli.forget import consent, forget
 from app.cli.import_data import import_data
 from app.cli.jobs import jobs
+from app.cli.keys import keys
 from app.cli.processes import module_environment
 from app.cli.recommend import recommend
 from app.cli.releases import releases
@@ -47,6 +48,7 @@ for panel, name, function in (
     (STATUS, "jobs", jobs),
     (STATUS, "releases", releases),
     (STATUS, "verify", verify),
+    (STATUS, "keys", keys),
 ):
     application.command(name, rich_help_panel=panel)(function)
 

@@ -22,7 +22,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
     from rich.progress import ProgressColumn
 
 
@@ -76,7 +76,9 @@ def table(*columns: str, rows: Iterable[Sequence[Any]], numbers: Sequence[int] =
         box=None, pad_edge=False, padding=(0, 2), header_style="bold", show_header=any(columns)
     )
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index in numbers else "left")
+        justify: JustifyMethod = "right" if index in numbers else "left"
+        # Long ids and key ids continue on the next line; a part of one is of no use.
+        result.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         # A Text, so that brackets in titles are not read as markup.
         result.add_row(*(Text(str(cell)) for cell in row))

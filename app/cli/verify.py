@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from app.cli.failures import BadInputError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
-from app.services.certificates import verify_certificate
+from app.domain.errors import DatabaseUnavailableError
 from app.services.secrets import SIGNING_KEY_FILE, load_signer
+from app.services.signatures import TrustedKey, VerifiedCertificate, load_public_key
+from app.services.signatures import verify as verify_signature
+from app.services.signing_keys import trusted_key, trusted_keys
 from app.settings import get_settings
+from app.storage.engine import make_database
+from app.storage.unit_of_work import UnitOfWorkFactory
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+#: Certificates list every shredded file, and are still far below this size.
+_MOST_BYTES: Final = 32 * 2**20
 
 
 @command
@@ -23,37 +34,124 @@ def verify(
     ],
     key: Annotated[
         Path | None,
-        typer.Option(metavar="PUBLIC", help="Public key (PEM). Default: this installation's."),
+        typer.Option(
+            metavar="PUBLIC",
+            help="Public key (PEM), or a saved /.well-known/lethe-keys. Default: this"
+            " installation's keys.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a deletion certificate offline, against one public key."""
+    """Verify a deletion certificate offline. Keys are read from files, never fetched."""
     screen = Screen.make(as_json=as_json)
-    try:
-        document = json.loads(certificate.read_bytes())
-    except ValueError as error:
-        raise BadInputError(f"{certificate} is not JSON: {error}") from error
-    public_key = _own_public_key() if key is None else key.read_bytes()
-    payload = verify_certificate(document, public_key)
-    screen.result({"valid": True, "payload": payload}, *certificate_summary(payload))
+    document = _read_json(certificate, _read(certificate))
+    verified = verify_signature(document, _own_keys() if key is None else _keys_in(key))
+    answer = {
+        "valid": True,
+        "key_id": verified.key_id,
+        "subject": list(verified.subject),
+        "payload": verified.content,
+    }
+    screen.result(answer, *certificate_summary(verified))
 
 
-def certificate_summary(payload: dict[str, Any]) -> list[Any]:
+def certificate_summary(verified: VerifiedCertificate) -> list[Any]:
     """Return the text for a certificate whose signature is valid."""
-    names = ("request_id", "scope", "completed_at", "method", "outcome", "parent_release")
-    values = {name.replace("_", " "): payload.get(name) for name in (*names, "release")}
-    values["shredded"] = f"{len(payload.get('shredded', {}))} files"
-    values["not covered"] = "; ".join(payload.get("not_covered", ()))
+    content = verified.content
+    names = ("request_id", "scope", "kind", "number", "completed_at", "issued_at", "method")
+    values = {name.replace("_", " "): content.get(name) for name in names if name in content}
+    for name in ("outcome", "parent_release", "release"):
+        values[name.replace("_", " ")] = content.get(name)
+    if verified.version > 1:
+        values |= _evidence(content)
+    values["shredded"] = f"{len(content.get('shredded') or {})} files"
+    values["not covered"] = "; ".join(content.get("not_covered") or ())
+    values["key id"] = verified.key_id
     return ["[green]Valid[/green]: this key signed the certificate's content.", facts(values)]
 
 
-def _own_public_key() -> bytes:
-    """Return this installation's public key; raises BadInputError if there is no signing key."""
+def _evidence(content: dict[str, Any]) -> dict[str, str]:
+    rows, replicas = content.get("rows_deleted"), content.get("replicas")
+    still_open = [f"{owed['kind']} since {owed['since']}" for owed in content.get("open") or ()]
+    jobs = [f"{job['id']} ({job['method']}, {job['status']})" for job in content.get("jobs") or ()]
+    return {
+        "jobs": "; ".join(jobs),
+        "rows deleted": "not recorded"
+        if rows is None
+        else ", ".join(f"{table} {count}" for table, count in sorted(rows.items())),
+        "replicas": "not recorded"
+        if replicas is None
+        else "; ".join(f"{r['replica']} at {r['confirmed_at']}" for r in replicas) or "none",
+        "still open": "; ".join(still_open) or "nothing",
+        "software": str(content.get("software")),
+    }
+
+
+def _keys_in(path: Path) -> list[TrustedKey]:
+    """Return the keys in a PEM file or in a saved `lethe-keys` document."""
+    data = _read(path)
+    if data.lstrip().startswith(b"{"):
+        return trusted_keys(_read_json(path, data))
+    return [TrustedKey(public_key=load_public_key(data))]
+
+
+def _own_keys() -> list[TrustedKey]:
+    """Return the keys of the installation on this machine; raises BadInputError without any."""
     settings = get_settings()
+    keys = _registered_keys(settings)
     # Checked first, because load_signer would create a missing key.
-    if settings.signing_key is None and not (settings.keys_directory / SIGNING_KEY_FILE).exists():
+    if settings.signing_key is not None or (settings.keys_directory / SIGNING_KEY_FILE).exists():
+        own = TrustedKey(public_key=load_signer(settings).key.public_key())
+        keys += [own] if own.key_id not in {key.key_id for key in keys} else []
+    if not keys:
         raise BadInputError(
             f"There is no signing key under {settings.keys_directory}. Give the public key of the "
             "installation that issued the certificate: --key PUBLIC"
         )
-    return load_signer(settings).public_pem()
+    return keys
+
+
+def _registered_keys(settings: Settings) -> list[TrustedKey]:
+    """Return the keys in this installation's SQLite file; a database server is not asked."""
+    if settings.database_url or not (settings.home / "lethe.db").exists():
+        return []
+    database = make_database(settings.sqlalchemy_url)
+    try:
+        with UnitOfWorkFactory(database)(write=False) as uow:
+            return [trusted_key(key) for key in uow.signing_keys.all()]
+    except DatabaseUnavailableError:
+        return []  # The file is of an earlier version, or not a database.
+    finally:
+        database.dispose()
+
+
+def _read(path: Path) -> bytes:
+    """Return the file's bytes; raises BadInputError for an empty or an oversized file."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise BadInputError(
+            f"{path} has more than {_MOST_BYTES // 2**20} MiB, so it is neither a certificate nor"
+            " a key."
+        )
+    if not data.strip():
+        raise BadInputError(f"{path} is empty. Download the file again.")
+    return data
+
+
+def _read_json(path: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} is not JSON: {error}") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; raise ValueError if a name occurs twice.
+
+    Programs disagree about which value of a repeated name counts.
+    """
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ValueError("an object has the same name twice")
+    return dict(pairs)

@@ -186,6 +186,13 @@ class ReleaseLostError(EngineError):
     """The serving engine has unloaded this release. Try again shortly."""
 
 
+class SigningKeyRetiredError(UnavailableError):
+    """The signing key {key_id} was retired at {retired_at}, when a newer key was registered.
+
+    Give every worker the same key, the newest or a new one, in LETHE_SIGNING_KEY, and restart them.
+    """
+
+
 class LeaseLostError(LetheError):
     """The lease of job {job_id} at epoch {epoch} is lost. Another worker may have claimed it."""
 

@@ -95,3 +95,10 @@ class Replica:
     #: The error that prevented the preparation, for operators.
     problem: str | None = None
     registered_at: datetime
+    #: The time at which the replica first reported `serving`.
+    serving_since: datetime | None = None
+    #: The data type of the live model's weights; None with a serving engine, which decides itself.
+    precision: str | None = None
+    #: The setting LETHE_SCORER and the version of the replica; None for earlier versions.
+    scorer: str | None = None
+    software: str | None = None

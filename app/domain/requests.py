@@ -94,7 +94,8 @@ class ForgetRequest:
     outcome: Outcome | None = None
     release: str | None = None
     completed_at: datetime | None = None
-    certificate: dict[str, Any] | None = None
+    #: Table → number of deleted rows; None until the rows are deleted.
+    rows_deleted: dict[str, Any] | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

@@ -1,70 +1,94 @@
-"""Deletion certificates: their content, signature, verification and retrieval.
-
-Verification needs only the certificate and the public key, not a running service.
-"""
+"""Deletion certificates: build their content, issue them and return them."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
-from app.domain.errors import CertificateNotReadyError, InvalidCertificateError
-from app.domain.json_values import plain
+from app.domain.errors import CertificateNotReadyError
+from app.domain.jobs import JobStatus, Stage
+from app.services.signatures import canonical_json
+from app.services.signing_keys import register
+from app.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from app.domain.certificates import Certificate, CertificateKind
     from app.domain.jobs import Job
-    from app.domain.requests import ForgetRequest, Outcome
+    from app.domain.releases import Release
+    from app.domain.requests import ForgetRequest, Outcome, RequestJob
+    from app.domain.scrubs import OwedScrub
+    from app.services.signatures import Signer
     from app.storage.unit_of_work import UnitOfWork
-
-ALGORITHM: Final = "Ed25519"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The facts about a batch of deletions that a certificate states."""
+    """The facts about a batch of deletions that its certificates state.
+
+    A fact that was not recorded is None or empty; a certificate never states a guess.
+    """
 
     outcome: Outcome
+    #: Figures of the release's training and of the audit of the whole batch.
     figures: dict[str, Any] = field(default_factory=dict)
     #: Path → SHA-256 of each unlinked file.
     shredded: dict[str, str] = field(default_factory=dict)
+    #: The replicas that confirmed the release, as `worker.stages.roll_out` records them.
+    replicas: tuple[dict[str, Any], ...] | None = None
+    #: Ids of the replicas that did not confirm in time and were fenced.
+    fenced_replicas: tuple[str, ...] | None = None
     #: Places that may still hold the data and that Lethe cannot erase, such as backups.
     not_covered: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """The signer of certificates, with the installation's Ed25519 key."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvidence:
+    """A job that took part in a request, its audit of this request, and its release."""
 
-    key: Ed25519PrivateKey = field(repr=False)
-
-    def public_pem(self) -> bytes:
-        return self.key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-
-    def sign(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the certificate: the payload, its signature and the name of the algorithm."""
-        json_payload = plain(payload)
-        signature = base64.b64encode(self.key.sign(canonical_json(json_payload))).decode()
-        return {"payload": json_payload, "signature": signature, "algorithm": ALGORITHM}
+    job: Job
+    audit: RequestJob | None = None
+    release: Release | None = None
 
 
-def certificate_payload(
-    request: ForgetRequest, job: Job, evidence: Evidence, completed_at: datetime
+def deletion_content(
+    uow: UnitOfWork, request: ForgetRequest, job: Job, evidence: Evidence, completed_at: datetime
 ) -> dict[str, Any]:
-    """Return the payload for one request. It identifies the subject by keyed hashes only."""
+    """Read what the database records about the request, and return the certificate's content.
+
+    Call this in the transaction that completes the request with `job`, after the rows are deleted.
+    """
+    audits = {audit.job_id: audit for audit in uow.request_jobs.of_request(request.id)}
+    jobs = []
+    for job_id in sorted({*audits, job.id}):
+        cited = job if job_id == job.id else uow.jobs.get(job_id)
+        release = None if cited.release is None else uow.releases.get(cited.release)
+        jobs.append(JobEvidence(job=cited, audit=audits.get(job_id), release=release))
+    owed = uow.scrubs.open_of_job(job.id)
+    return build_content(request, job, evidence, completed_at, jobs=jobs, owed=owed)
+
+
+def build_content(
+    request: ForgetRequest,
+    job: Job,
+    evidence: Evidence,
+    completed_at: datetime,
+    *,
+    jobs: Iterable[JobEvidence] = (),
+    owed: Iterable[OwedScrub] = (),
+) -> dict[str, Any]:
+    """Return the content for one request. It identifies the subject by keyed hashes only."""
+    cited = list(jobs) or [JobEvidence(job=job)]
+    audit = next((each.audit for each in cited if each.job.id == job.id), None)
+    outcome = evidence.outcome if audit is None or audit.outcome is None else audit.outcome
+    replicas = None if evidence.replicas is None else list(evidence.replicas)
+    fenced = None if evidence.fenced_replicas is None else list(evidence.fenced_replicas)
     return {
-        "type": "lethe/deletion",
-        "version": 1,
         "request_id": request.id,
         "scope": request.scope.value,
         "subject_hashes": sorted(request.subject_hashes),
@@ -74,55 +98,129 @@ def certificate_payload(
         "method": job.method,
         "release": job.release,
         "parent_release": job.parent_release,
-        "outcome": evidence.outcome.value,
-        "figures": evidence.figures,
+        "outcome": outcome.value,
+        "figures": None if audit is None else audit.figures,
+        "batch": {"outcome": evidence.outcome.value, "figures": evidence.figures},
+        "jobs": [_job_facts(each, is_completing=each.job.id == job.id) for each in cited],
+        "rows_deleted": request.rows_deleted,
+        "replicas": replicas,
+        "fenced_replicas": fenced,
         "shredded": evidence.shredded,
+        "open": [_owed_facts(scrub) for scrub in owed],
         "not_covered": list(evidence.not_covered),
     }
 
 
-def canonical_json(value: Any) -> bytes:
-    """Return the encoding that is signed: sorted keys, no spaces, ASCII, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
+def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, Any]:
+    """Return the newest certificate's content, with the erasures that are owed now.
 
-
-def verify_certificate(certificate: Any, public_pem: bytes) -> dict[str, Any]:
-    """Return the payload if this key signed it; raise InvalidCertificateError otherwise.
-
-    Only `public_pem` is trusted. A key inside the certificate is ignored.
+    Call this when an owed erasure of the request's job was closed, in the same transaction.
     """
-    if not isinstance(certificate, dict) or not isinstance(certificate.get("payload"), dict):
-        raise InvalidCertificateError(reason="it has no payload object")
-    if certificate.get("algorithm") != ALGORITHM:
-        raise InvalidCertificateError(reason=f"its algorithm is not {ALGORITHM}")
-    payload: dict[str, Any] = certificate["payload"]
-    try:
-        signature = base64.b64decode(certificate.get("signature", ""), validate=True)
-        message = canonical_json(payload)
-    except (TypeError, ValueError) as error:
-        raise InvalidCertificateError(reason="it is malformed") from error
-    try:
-        _load_public_key(public_pem).verify(signature, message)
-    except InvalidSignature as error:
-        raise InvalidCertificateError(reason="the signature does not match the key") from error
-    return payload
+    newest = _newest(uow, request)
+    content = content_of(newest.envelope)
+    owed = [] if request.job_id is None else uow.scrubs.open_of_job(request.job_id)
+    digest = hashlib.sha256(canonical_json(newest.envelope)).hexdigest()
+    return content | {
+        "open": [_owed_facts(scrub) for scrub in owed],
+        "closes": {"open": content.get("open"), "number": newest.number, "sha256": digest},
+    }
 
 
-def _load_public_key(pem: bytes) -> Ed25519PublicKey:
-    """Return an Ed25519 public key, or raise InvalidCertificateError."""
-    try:
-        key = serialization.load_pem_public_key(pem)
-    except ValueError as error:
-        raise InvalidCertificateError(reason="the public key is not in PEM format") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise InvalidCertificateError(reason=f"the public key is not an {ALGORITHM} key")
-    return key
+def issue(
+    uow: UnitOfWork,
+    signer: Signer,
+    request: ForgetRequest,
+    kind: CertificateKind,
+    content: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Sign and store the next certificate of the request, and return its envelope.
+
+    `content` comes from `deletion_content` or `scrub_closed_content`. Raises
+    SigningKeyRetiredError if another worker has a newer signing key.
+    """
+    uow.state.lock()
+    register(uow, signer)
+    number = len(uow.certificates.of_request(request.id)) + 1
+    issued_at = uow.state.now()
+    predicate = {
+        **content,
+        "kind": kind.value,
+        "number": number,
+        "issued_at": issued_at.isoformat(),
+        "software": f"lethe {VERSION}",
+        "key_id": signer.key_id,
+    }
+    name, sha256 = _subject_of(uow, request, content)
+    envelope = signer.sign(predicate, name=name, sha256=sha256)
+    uow.certificates.add(request.id, number, kind, envelope, issued_at)
+    return envelope
 
 
 def certificate_of(uow: UnitOfWork, request_id: str) -> dict[str, Any]:
-    """Return the signed certificate, or raise CertificateNotReadyError before completion."""
-    request = uow.requests.get(request_id)
-    if request.certificate is None:
+    """Return the newest certificate, or raise CertificateNotReadyError before completion."""
+    return _newest(uow, uow.requests.get(request_id)).envelope
+
+
+def certificates_of(uow: UnitOfWork, request_id: str) -> list[Certificate]:
+    """Return all certificates of the request, oldest first; an empty list before completion."""
+    return uow.certificates.of_request(uow.requests.get(request_id).id)
+
+
+def content_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a stored certificate of any version, without its signature."""
+    if "payloadType" not in envelope:
+        first_version: dict[str, Any] = dict(envelope["payload"])
+        return {k: v for k, v in first_version.items() if k not in {"type", "version"}}
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    predicate: dict[str, Any] = statement["predicate"]
+    return predicate
+
+
+def _newest(uow: UnitOfWork, request: ForgetRequest) -> Certificate:
+    certificates = uow.certificates.of_request(request.id)
+    if not certificates:
         raise CertificateNotReadyError(status=request.status)
-    return request.certificate
+    return certificates[-1]
+
+
+def _subject_of(
+    uow: UnitOfWork, request: ForgetRequest, content: Mapping[str, Any]
+) -> tuple[str, str]:
+    """Return name and SHA-256 of the release, or before the first release those of the request."""
+    release_id = content.get("release")
+    release = None if release_id is None else uow.releases.get(release_id)
+    if release is not None:
+        return release.id, release.digest
+    lines = "".join(f"{subject_hash}\n" for subject_hash in sorted(request.subject_hashes))
+    return request.id, hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
+    job, audit, release = evidence.job, evidence.audit, evidence.release
+    return {
+        "id": job.id,
+        "kind": job.kind.value,
+        "method": job.method,
+        # The completing job succeeds in the transaction that stores the certificate.
+        "status": (JobStatus.SUCCEEDED if is_completing else job.status).value,
+        "stage": (Stage.DONE if is_completing else job.stage).value,
+        "error": job.error,
+        "claims": job.epoch,
+        # Stage → failed tries that did not end the job.
+        "retries": job.metrics.get("retries", {}),
+        "outcome": None if audit is None or audit.outcome is None else audit.outcome.value,
+        "figures": None if audit is None else audit.figures,
+        "release": None
+        if release is None
+        else {
+            "id": release.id,
+            "sha256": release.digest,
+            "parent": release.parent,
+            "method": release.method,
+            "outcome": None if release.outcome is None else release.outcome.value,
+        },
+    }
+
+
+def _owed_facts(scrub: OwedScrub) -> dict[str, Any]:
+    return {"kind": scrub.kind, "since": scrub.created_at.isoformat(), "host": scrub.host}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from app.domain.certificates import CertificateKind
 from app.domain.errors import LeaseLostError
 from app.domain.jobs import JobStatus, Stage
 from app.domain.outbox import Topic
 from app.domain.requests import RequestStatus, Scope
-from app.services.certificates import certificate_payload
+from app.services.certificates import deletion_content, issue
 from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from app.domain.jobs import Job, Lease
     from app.domain.requests import ForgetRequest, Outcome
-    from app.services.certificates import Evidence, Signer
+    from app.services.certificates import Evidence
+    from app.services.signatures import Signer
     from app.storage.unit_of_work import UnitOfWork
 
 _R = RequestStatus
@@ -120,7 +122,8 @@ def _complete(
 ) -> None:
     """Set the request to `completed` at this (time, data version), with a signed certificate."""
     completed_at, completed_version = completed
-    payload = certificate_payload(request, job, evidence, completed_at)
+    content = deletion_content(uow, request, job, evidence, completed_at)
+    issue(uow, signer, request, CertificateKind.DELETION, content)
     is_updated = uow.requests.change_status(
         request,
         [request.status],
@@ -131,7 +134,6 @@ def _complete(
         release=job.release,
         completed_at=completed_at,
         completed_version=completed_version,
-        certificate=signer.sign(payload),
     )
     if not is_updated:
         raise LeaseLostError(job_id=job.id, epoch=job.epoch)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.version import VERSION
+
 if TYPE_CHECKING:
     from app.domain.releases import Alias
     from app.storage.unit_of_work import UnitOfWork
@@ -20,17 +22,27 @@ class ReplicaState:
     serving: str | None = None
     prepared: str | None = None
     problem: str | None = None
+    #: The data type of the weights of `serving`, if they are in this process.
+    precision: str | None = None
 
 
 def register_replica(
-    uow: UnitOfWork, ttl_seconds: float, *, replica_id: str, host: str, pid: int
+    uow: UnitOfWork,
+    ttl_seconds: float,
+    *,
+    replica_id: str,
+    host: str,
+    pid: int,
+    scorer: str | None = None,
 ) -> Alias:
     """Register the replica and return the release alias, in one transaction.
 
     The registration blocks changes of the alias. A flip therefore either commits first, and this
     call returns the new alias, or waits, and its job then sees this replica.
     """
-    uow.replicas.register(replica_id, host, pid, ttl_seconds)
+    uow.replicas.register(
+        replica_id, host, pid, ttl_seconds, software=f"lethe {VERSION}", scorer=scorer
+    )
     return uow.releases.alias()
 
 
@@ -48,6 +60,7 @@ def renew_replica(
         serving=state.serving,
         prepared=state.prepared,
         problem=state.problem,
+        precision=state.precision,
     )
     return uow.releases.alias() if renewed else None
 

@@ -6,7 +6,7 @@ replicas confirm that they serve it. `worker.stages.roll_out` waits between the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.domain.errors import StaleDataError
 from app.domain.jobs import JobStatus, Stage
@@ -65,6 +65,19 @@ def fence(uow: UnitOfWork, lease: Lease, replica_ids: Iterable[str]) -> None:
     """Forbid the replicas to renew their leases, so that they stop answering at expiry."""
     uow.jobs.update(lease)
     uow.replicas.fence(replica_ids)
+
+
+def confirmation(replica: Replica) -> dict[str, Any]:
+    """Return what a certificate states about a replica that serves the release."""
+    since = replica.serving_since
+    return {
+        "replica": replica.id,
+        "release": replica.serving,
+        "confirmed_at": None if since is None else since.isoformat(),
+        "precision": replica.precision,
+        "scorer": replica.scorer,
+        "software": replica.software,
+    }
 
 
 def unprepared(replicas: Iterable[Replica], release_id: str) -> list[Replica]:

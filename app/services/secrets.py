@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.domain.errors import InvalidInputError, KeyMismatchError
-from app.services.certificates import Signer
 from app.services.pseudonyms import Pseudonyms
+from app.services.signatures import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,23 @@ def load_signer(settings: Settings) -> Signer:
     return Signer(key)
 
 
+def replace_signing_key(settings: Settings) -> Signer:
+    """Replace the key file by a new signing key at once, and return the new key's signer.
+
+    The previous file is unlinked. A reader sees either the previous key or the new one.
+    """
+    path = settings.keys_directory / SIGNING_KEY_FILE
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = _write_temporary(path, _new_signing_key())
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
+    _sync_directory(path.parent)
+    return load_signer(settings)
+
+
 def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
     """Raise KeyMismatchError if the hash key is not the first key used with this database.
 
@@ -87,18 +104,37 @@ def load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = _write_temporary(path, make())
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(make())
-            file.flush()
-            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:
         temporary.unlink()
     return path.read_bytes()
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    """Write a complete new file beside `path`, readable by its owner only; return its path."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink()
+        raise
+    return temporary
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the renaming of a file in the directory survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _new_signing_key() -> bytes:

@@ -5,6 +5,7 @@ SQLite is configured for durability and erasure. PostgreSQL is used through psyc
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,11 @@ def _sqlite(url: URL) -> Database:
         raise ValueError(
             "SQLite needs a database file, because several connections share the database"
         )
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(url.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # SQLite would create the file for all users; its -wal and -shm files get the file's mode.
+    with contextlib.suppress(OSError):
+        path.touch(mode=0o600)
     engine = create_engine(
         url,
         pool_size=16,

@@ -323,6 +323,7 @@ class ReplicaRow(Base):
     precision: Mapped[str | None] = mapped_column(String(16))
     #: Version of the replica's software; None before this column existed.
     software: Mapped[str | None] = mapped_column(String(32))
+    scorer: Mapped[str | None] = mapped_column(String(16))
 
 
 class WorkerRow(Base):

@@ -11,6 +11,7 @@ from sqlalchemy import exc
 
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
+from app.storage.repositories.certificates import CertificateRepository
 from app.storage.repositories.idempotency import IdempotencyRepository
 from app.storage.repositories.jobs import JobRepository
 from app.storage.repositories.outbox import OutboxRepository
@@ -19,6 +20,8 @@ from app.storage.repositories.releases import ReleaseRepository
 from app.storage.repositories.replicas import ReplicaRepository
 from app.storage.repositories.request_jobs import RequestJobRepository
 from app.storage.repositories.requests import RequestRepository
+from app.storage.repositories.scrubs import ScrubRepository
+from app.storage.repositories.signing_keys import SigningKeyRepository
 from app.storage.repositories.state import StateRepository
 from app.storage.repositories.suppressions import SuppressionRepository
 from app.storage.repositories.workers import WorkerRepository
@@ -92,7 +95,10 @@ class UnitOfWork:
         self.outbox = OutboxRepository(connection)
         self.idempotency = IdempotencyRepository(connection)
         self.state = StateRepository(connection)
+        self.certificates = CertificateRepository(connection)
+        self.signing_keys = SigningKeyRepository(connection)
         self.request_jobs = RequestJobRepository(connection)
+        self.scrubs = ScrubRepository(connection)
 
 
 def _roll_back(connection: Connection) -> None:

@@ -24,7 +24,8 @@ class Problem extends Error {
   }
 }
 
-async function call(method, path, body) {
+// Returns the answer and its unchanged text. A problem is thrown.
+async function request(method, path, body) {
   const headers = {};
   const key = sessionStorage.getItem(KEY);
   if (key) headers.Authorization = `Bearer ${key}`;
@@ -35,11 +36,22 @@ async function call(method, path, body) {
   } catch {
     throw new Problem(0, "The service cannot be reached. This page tries again automatically.");
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok || (path === "/readyz" && answer.reasons)) return answer;
+  const text = await response.text();
+  const answer = parsed(text);
+  if (response.ok || (path === "/readyz" && answer.reasons)) return { answer, text };
   const invalid = (answer.errors || []).map((error) => `${error.location.join(".")}: ${error.detail}`);
   throw new Problem(response.status, [answer.detail || response.statusText, ...invalid].join(" "));
 }
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
+}
+
+const call = async (method, path, body) => (await request(method, path, body)).answer;
 
 // ---- Building elements ---------------------------------------------------------------------
 
@@ -252,8 +264,9 @@ async function cancel(request) {
 }
 
 async function download(id) {
-  const certificate = await call("GET", `/forget/${id}/certificate`);
-  const url = URL.createObjectURL(new Blob([JSON.stringify(certificate, null, 2)], { type: "application/json" }));
+  // The text as sent: writing the parsed numbers again would turn 3.0 into 3.
+  const { text } = await request("GET", `/forget/${id}/certificate`);
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   element("a", { href: url, download: `certificate-${id}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }

@@ -36,6 +36,7 @@ _NEW_COLUMNS = (
     ("replicas", sa.Column("serving_since", _INSTANT)),
     ("replicas", sa.Column("precision", sa.String(16))),
     ("replicas", sa.Column("software", sa.String(32))),
+    ("replicas", sa.Column("scorer", sa.String(16))),
     ("state", sa.Column("id_rule", sa.String(8))),
 )
 _NEW_TABLES = ("scrub_owed", "signing_keys", "certificates", "request_jobs", "job_claims")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.services.certificates import Signer
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import claim, close_batch
+from app.services.signatures import Signer
 from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.gateway_world import world

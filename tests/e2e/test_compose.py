@@ -285,6 +285,12 @@ def test_secrets_are_required() -> None:
     }
 
 
+def test_only_the_worker_has_the_signing_key() -> None:
+    secrets = {name: set(COMPOSE["services"][name]["secrets"]) for name in OURS}
+    assert secrets.pop("worker") == {"lethe_hash_key", "lethe_signing_key"}
+    assert set(map(frozenset, secrets.values())) == {frozenset({"lethe_hash_key"})}
+
+
 def test_only_the_gateway_publishes_a_port() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
     published = {name for name, service in COMPOSE["services"].items() if "ports" in service}

@@ -8,17 +8,16 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Page, expect, sync_playwright
 from pydantic import SecretStr
 
-from app.domain.jobs import JobStatus, Stage
-from app.domain.requests import Outcome
-from app.services.certificates import Evidence
-from app.services.completion import finish
-from app.services.jobs import advance, claim, close_batch
+from app.domain.certificates import CertificateKind
 from app.services.secrets import load_signer
+from app.services.signatures import verify_certificate
+from tests.support.first_version_certificates import sign_first_version
 from tests.support.gateway_world import World, wait_until, world
 
 if TYPE_CHECKING:
@@ -96,20 +95,6 @@ def address(world: World) -> Iterator[str]:
         yield url
 
 
-def complete(world: World) -> None:
-    """Complete a deletion like a worker, without new weights."""
-    with world.uow() as uow:
-        close_batch(uow, world.settings.model_copy(update={"batch_size": 1}))
-    with world.uow() as uow:
-        claimed = claim(uow, "t", world.settings)
-        if claimed is None:
-            raise RuntimeError("no batch was closed")
-        lease = claimed[1]
-        advance(uow, lease, status=JobStatus.PUBLISHING)
-        advance(uow, lease, status=JobStatus.ROLLING_OUT, stage=Stage.ROLL_OUT)
-        finish(uow, lease, load_signer(world.settings), Evidence(outcome=Outcome.PASSED))
-
-
 def test_recommend_forget_cancel_and_download(
     world: World, address: str, page: Page, tmp_path: Path
 ) -> None:
@@ -147,12 +132,72 @@ def test_recommend_forget_cancel_and_download(
 
     world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
     request = world.forget("u2")
-    complete(world)
+    world.complete()
+    saved = save_certificate(page, tmp_path)
+    verified = verify_certificate(json.loads(saved.read_text()), public_pem(world))
+    assert verified["request_id"] == request
+
+
+def save_certificate(page: Page, directory: Path) -> Path:
+    """Press the button `Certificate` and return the path of the saved file."""
     with page.expect_download() as download:
         page.get_by_role("button", name="Certificate").click()
-    saved = tmp_path / "certificate.json"
+    saved = directory / "certificate.json"
     download.value.save_as(saved)
-    assert json.loads(saved.read_text())["payload"]["request_id"] == request
+    return saved
+
+
+def public_pem(world: World) -> bytes:
+    return load_signer(world.settings).public_pem()
+
+
+def test_saved_certificate_is_byte_for_byte_what_curl_saves(
+    world: World, address: str, page: Page, tmp_path: Path
+) -> None:
+    """JavaScript would write 3.0 as 3; a program that does so does not break the new format."""
+    world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
+    request = world.forget("u2")
+    world.complete()
+    page.goto(address)
+    saved = save_certificate(page, tmp_path)
+    path = f"/forget/{request}/certificate"
+    assert saved.read_bytes() == httpx.get(address + path, trust_env=False).content
+    rewritten = page.evaluate(
+        "async (path) => JSON.stringify(JSON.parse(await (await fetch(path)).text()), null, 2)",
+        path,
+    )
+    assert verify_certificate(json.loads(rewritten), public_pem(world))["request_id"] == request
+
+
+def test_saved_certificate_of_an_earlier_version_verifies(
+    world: World, address: str, page: Page, tmp_path: Path
+) -> None:
+    world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
+    request = world.forget("u2")
+    world.complete()
+    signer = load_signer(world.settings)
+    payload = {"request_id": request, "figures": {"auc": 3.0}, "completed_at": None}
+    with world.uow() as uow:
+        # The newest certificate is the one that the button saves.
+        earlier = sign_first_version(signer, payload)
+        uow.certificates.add(request, 2, CertificateKind.DELETION, earlier, uow.state.now())
+    page.goto(address)
+    saved = save_certificate(page, tmp_path)
+    assert verify_certificate(json.loads(saved.read_text()), signer.public_pem()) == payload
+
+
+def test_certificate_is_saved_with_an_api_key(world: World, page: Page, tmp_path: Path) -> None:
+    world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
+    request = world.forget("u2")
+    world.complete()
+    with Server(world.app(api_keys=(SecretStr("the-key"),))) as address:
+        page.goto(address)
+        page.locator("#key-button").click()
+        page.locator("#key-input").fill("the-key")
+        page.locator("#key-dialog button[value=yes]").click()
+        saved = save_certificate(page, tmp_path)
+    verified = verify_certificate(json.loads(saved.read_text()), public_pem(world))
+    assert verified["request_id"] == request
 
 
 def test_titles_are_shown_as_text(world: World, address: str, page: Page) -> None:

@@ -17,9 +17,10 @@ from app.domain.catalog import Interaction
 from app.domain.jobs import JobKind, JobStatus
 from app.domain.releases import ReleaseStatus
 from app.domain.requests import RequestStatus
-from app.services.certificates import verify_certificate
+from app.services.certificates import certificate_of
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import start_training
+from app.services.signatures import verify_certificate
 from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.file_learner import FileLearner, read_weights
@@ -120,6 +121,12 @@ class Installation:
                 for name in names
             }
 
+    def certificate(self, request_id: str) -> dict[str, Any]:
+        """Return the verified content of the request's newest certificate."""
+        with self.context.uow_factory(write=False) as uow:
+            certificate = certificate_of(uow, request_id)
+        return verify_certificate(certificate, self.context.signer.public_pem())
+
     def staged(self) -> list[Path]:
         staging = Path(self.settings.artifacts_root) / "staging"
         return [path for path in staging.rglob("*") if path.is_file()]
@@ -142,8 +149,7 @@ class Installation:
         assert alias.live == job.release == request.release
         self._check_files(alias.live, user_id)
         self._check_rows(user_id)
-        assert request.certificate is not None
-        payload = verify_certificate(request.certificate, self.context.signer.public_pem())
+        payload = self.certificate(request_id)
         assert payload["release"] == alias.live
         assert all(r.digest in payload["shredded"].values() for r in releases if r.id != alias.live)
 

@@ -13,7 +13,8 @@ import pytest
 from app.domain.jobs import JobStatus, Stage
 from app.domain.requests import RequestStatus
 from app.main import create_app
-from app.services.certificates import verify_certificate
+from app.services.certificates import certificate_of
+from app.services.signatures import verify_certificate
 from app.settings import Settings
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
@@ -121,7 +122,8 @@ def test_gateway_serves_while_worker_finishes_job(context: WorkerContext, stoppe
     assert {request.status for request in requests} == {RequestStatus.COMPLETED}
     assert {job.status for job in jobs} == {JobStatus.SUCCEEDED}
     newest = max(requests, key=lambda request: request.created_at)
-    assert newest.certificate is not None
-    payload = verify_certificate(newest.certificate, (FIXTURE / "public.pem").read_bytes())
+    with context.uow_factory(write=False) as uow:
+        certificate = certificate_of(uow, newest.id)
+    payload = verify_certificate(certificate, (FIXTURE / "public.pem").read_bytes())
     assert payload["release"] == live_release(context)
     assert context.artifacts.published() == [context.artifacts.release_path(payload["release"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from app.domain.jobs import JobStatus, Stage
 from app.domain.requests import RequestStatus
 from app.services.replicas import ReplicaState, register_replica, renew_replica
+from app.version import VERSION
 from worker.loop import run_once
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ class FakeReplica:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)
         with self._factory() as uow:
-            alias = register_replica(uow, self._ttl, replica_id=self.id, host="h", pid=1)
+            alias = register_replica(
+                uow, self._ttl, replica_id=self.id, host="h", pid=1, scorer="vllm"
+            )
             renew_replica(uow, self._ttl, self.id, ReplicaState(serving=alias.live))
         self._serving = alias.live
 
@@ -51,7 +55,9 @@ class FakeReplica:
             if self._behavior == "broken":
                 state = ReplicaState(serving=self._serving, problem="digest")
             elif self._behavior == "good":
-                state = ReplicaState(serving=alias.live, prepared=alias.target)
+                state = ReplicaState(
+                    serving=alias.live, prepared=alias.target, precision="bfloat16"
+                )
             elif self._behavior == "unconfirming":
                 state = ReplicaState(serving=self._serving, prepared=alias.target)
 
@@ -62,6 +68,35 @@ def test_job_ends_when_all_replicas_confirm(installation: Installation) -> None:
         assert run_once(installation.context)
         assert not replica.fenced.is_set()
     installation.check_forgotten(request_id)
+
+
+def test_certificate_names_the_replicas_that_confirmed(installation: Installation) -> None:
+    request_id = installation.forget()
+    with FakeReplica(installation, "good") as replica:
+        assert run_once(installation.context)
+    content = installation.certificate(request_id)
+    (confirmed,) = content["replicas"]
+    confirmed_at = datetime.fromisoformat(confirmed.pop("confirmed_at"))
+    assert confirmed == {
+        "replica": replica.id,
+        "release": content["release"],
+        "precision": "bfloat16",
+        "scorer": "vllm",
+        "software": f"lethe {VERSION}",
+    }
+    assert content["fenced_replicas"] == []
+    assert any("vLLM keeps unloaded adapters" in place for place in content["not_covered"])
+    assert any("exported" in place for place in content["not_covered"])
+    requested_at = datetime.fromisoformat(content["requested_at"])
+    assert requested_at < confirmed_at < datetime.fromisoformat(content["completed_at"])
+
+
+def test_certificate_names_the_replicas_that_were_fenced(installation: Installation) -> None:
+    request_id = installation.forget()
+    with FakeReplica(installation, "unconfirming") as replica:
+        assert run_once(installation.context)
+    content = installation.certificate(request_id)
+    assert (content["replicas"], content["fenced_replicas"]) == ([], [replica.id])
 
 
 @pytest.mark.parametrize("behavior", ["unconfirming", "deaf"])

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
-from app.domain.errors import InvalidInputError
+from app.domain.errors import InvalidInputError, SigningKeyRetiredError
 from app.main import create_app
+from app.services.secrets import SIGNING_KEY_FILE
+from app.services.signing_keys import rotate
 from app.settings import Settings
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
+from app.storage.unit_of_work import UnitOfWorkFactory
 from models.backbones import packaged
 from worker.context import build_context
 
@@ -50,6 +54,39 @@ def test_unknown_device_raises_at_start(
     unknown_device = settings.model_copy(update={"device": "cuda:7"})
     with pytest.raises(InvalidInputError, match="LETHE_DEVICE: 'cuda:7' is not on this machine"):
         start(unknown_device)
+
+
+def test_production_worker_needs_a_signing_key_and_a_gateway_needs_none(
+    settings: Settings,
+) -> None:
+    production = settings.model_copy(
+        update={"environment": "production", "hash_key": SecretStr("k" * 32)}
+    )
+    with pytest.raises(InvalidInputError, match="LETHE_SIGNING_KEY"):
+        build_context(production)
+    create_app(production)
+    assert not settings.keys_directory.exists()
+
+
+def test_worker_registers_its_key_and_reads_a_rotated_key(settings: Settings) -> None:
+    context = build_context(settings)
+    with context.uow_factory() as uow:
+        (first,) = uow.signing_keys.all()
+        assert first.key_id == context.signer.key_id
+        second = rotate(uow, settings)
+    assert context.signer.key_id == second.key_id != first.key_id
+    context.close()
+
+
+def test_worker_with_a_retired_key_does_not_start(settings: Settings) -> None:
+    build_context(settings).close()
+    old = SecretStr((settings.keys_directory / SIGNING_KEY_FILE).read_text())
+    database = make_database(settings.sqlalchemy_url)
+    with UnitOfWorkFactory(database)() as uow:
+        rotate(uow, settings)
+    database.dispose()
+    with pytest.raises(SigningKeyRetiredError):
+        build_context(settings.model_copy(update={"signing_key": old}))
 
 
 def test_default_directory_is_in_default_home(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -23,6 +23,8 @@ _NOT_COVERED: Final = (
     "free space of file systems and of storage devices",
     "copies in the local caches of other machines, where artifacts are in a remote store",
     "memory of processes until it is used again",
+    "memory of a serving engine, where one is used: vLLM keeps unloaded adapters (its issue 54839)",
+    "data that was exported or copied out of Lethe before the deletion",
 )
 _NOT_COVERED_POSTGRESQL: Final = (
     "write-ahead logs of PostgreSQL and archives of them",
@@ -61,5 +63,13 @@ def _evidence(run: JobRun) -> Evidence:
         outcome=outcome or Outcome.NOT_APPLICABLE,
         figures=dict(release.metrics) if release is not None else {},
         shredded=dict(run.job.metrics.get("shredded", {})),
+        replicas=_recorded(run, "confirmed"),
+        fenced_replicas=_recorded(run, "fenced"),
         not_covered=not_covered,
     )
+
+
+def _recorded(run: JobRun, metric: str) -> tuple[Any, ...] | None:
+    """Return what the rollout recorded, or None for a job of a version that recorded nothing."""
+    recorded = run.job.metrics.get(metric)
+    return None if recorded is None else tuple(recorded)

@@ -106,9 +106,26 @@ def wait_until_confirmed(run: JobRun, target: str) -> None:
     if slow_replicas:
         replica_ids = [replica.id for replica in slow_replicas]
         log.warning("replicas_fenced", job=run.job.id, replicas=replica_ids)
+        fenced_ids = sorted({*run.job.metrics.get("fenced", []), *replica_ids})
+        run.advance(metrics={"fenced": fenced_ids})
         with run.writing() as uow:
             rollout.fence(uow, run.lease, replica_ids)
     _wait_while(run, unconfirmed, timeout=float("inf"))
+    _record_confirmations(run, target)
+
+
+def _record_confirmations(run: JobRun, target: str) -> None:
+    """Add the replicas that serve the release to the job's metrics, for the certificates."""
+    with run.context.uow_factory(write=False) as uow:
+        replicas = uow.replicas.live(run.context.settings.replica_margin)
+    confirmed = {entry["replica"]: entry for entry in run.job.metrics.get("confirmed", [])}
+    confirmed |= {r.id: rollout.confirmation(r) for r in replicas if r.serving == target}
+    run.advance(
+        metrics={
+            "confirmed": list(confirmed.values()),
+            "fenced": run.job.metrics.get("fenced", []),
+        }
+    )
 
 
 def _wait_while(

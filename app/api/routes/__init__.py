@@ -16,6 +16,7 @@ from app.api.routes import (
     similar,
     users,
     web,
+    well_known,
 )
 
 if TYPE_CHECKING:
@@ -36,5 +37,6 @@ ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
         releases,
         health,
         web,
+        well_known,
     )
 )

@@ -17,8 +17,9 @@ from app.api.dependencies import (
     Writing,
 )
 from app.api.responses import problems
+from app.api.schemas.certificates import CertificateAnswer, CertificateList
 from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetPage
-from app.services.certificates import certificate_of
+from app.services.certificates import certificate_of, certificates_of
 from app.services.forget import (
     cancel_forget,
     hold_forget,
@@ -118,5 +119,12 @@ def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
     responses=problems("unknown-request", "certificate-not-ready", "invalid-input"),
 )
 def certificate(request_id: RequestPath, uow: Reading) -> dict[str, Any]:
-    """Return the signed certificate of a completed deletion, for `lethe verify`."""
+    """Return the newest signed certificate of a completed deletion, for `lethe verify`."""
     return certificate_of(uow, request_id)
+
+
+@router.get("/{request_id}/certificates", responses=problems("unknown-request", "invalid-input"))
+def certificates(request_id: RequestPath, uow: Reading) -> CertificateList:
+    """Return all certificates of a deletion request, oldest first; none before completion."""
+    stored = certificates_of(uow, request_id)
+    return CertificateList(items=[CertificateAnswer.of(certificate) for certificate in stored])

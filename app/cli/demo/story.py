@@ -19,8 +19,8 @@ from app.cli.recommend import recommendations_table
 from app.cli.screen import facts
 from app.cli.train import run_training, training_summary
 from app.cli.verify import certificate_summary
-from app.services.certificates import verify_certificate
-from app.services.secrets import load_signer
+from app.services.signatures import verify
+from app.services.signing_keys import trusted_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,10 +173,11 @@ class Story:
     def _show_certificate(self, service: Service, request_id: str) -> dict[str, Any]:
         self._title(10, "Certificate, verified offline against this installation's key")
         certificate = service.get(f"/forget/{request_id}/certificate")
-        public_key = load_signer(self._installation.settings).public_pem()
-        payload = verify_certificate(certificate, public_key)
-        self._screen.say(*certificate_summary(payload))
-        return payload
+        with self._installation.uow(write=False) as uow:
+            keys = [trusted_key(key) for key in uow.signing_keys.all()]
+        verified = verify(certificate, keys)
+        self._screen.say(*certificate_summary(verified))
+        return verified.content
 
     def _show_totals(self, job: dict[str, Any], seconds: float, load: dict[str, Any]) -> None:
         train = self._document["train"]["metrics"]["tries"][-1]["training"]

@@ -85,6 +85,12 @@ class LiveModelReference:
         return None if loaded_model is None else loaded_model.release_id
 
     @property
+    def precision(self) -> str | None:
+        """Return the data type of the live model's weights, if they are in this process."""
+        loaded_model = self._loaded_model
+        return None if loaded_model is None else loaded_model.scorer.precision
+
+    @property
     def lost(self) -> bool:
         """Return whether the serving engine no longer holds the live model."""
         loaded_model = self._loaded_model

@@ -80,7 +80,11 @@ class ReleaseSwitch:
     def state(self) -> ReplicaState:
         """Return the state to report; `serving` names a release once older models are freed."""
         return ReplicaState(
-            serving=self._confirmed, prepared=_release_id(self._standby), problem=self.problem
+            serving=self._confirmed,
+            prepared=_release_id(self._standby),
+            problem=self.problem,
+            # While an old model drains, the live model is not the one that is reported.
+            precision=self.live.precision if self.live.release_id == self._confirmed else None,
         )
 
     @property

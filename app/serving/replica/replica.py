@@ -66,6 +66,7 @@ class Replica:
         self._data_changed = threading.Event()
         self._stopping = threading.Event()
         self._backend = loader.backend
+        self._scorer = settings.scorer
         self._load_executor = ThreadPoolExecutor(1, thread_name_prefix="lethe-load")
         self._release_switch = ReleaseSwitch(
             uow,
@@ -219,7 +220,12 @@ class Replica:
             # With another key no suppression would match, and forgotten users would get answers.
             check_hash_key(uow, self._pseudonyms)
             alias = register_replica(
-                uow, self._ttl, replica_id=replica_id, host=socket.gethostname(), pid=os.getpid()
+                uow,
+                self._ttl,
+                replica_id=replica_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                scorer=self._scorer,
             )
         self._id, self._reported = replica_id, ReplicaState()
         # Models of other releases are dropped before the lease becomes valid: otherwise an answer

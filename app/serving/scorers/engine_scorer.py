@@ -58,6 +58,8 @@ class EngineScorer:
         self._salts: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self.lost = False
+        #: The engine chooses the data type and does not report it.
+        self.precision: str | None = None
 
     def score(self, request: ScoringRequest) -> NDArray[np.float32]:
         """Return [N] float32 P(Yes); raises EngineError."""

@@ -36,6 +36,10 @@ class Scorer(Protocol):
     """Scores of one release. Thread-safe; no score comes from another release."""
 
     @property
+    def precision(self) -> str | None:
+        """Return the data type of the weights; None if a serving engine chooses the type."""
+
+    @property
     def lost(self) -> bool:
         """Return whether the backend no longer holds the release, so that it must be reloaded."""
 

@@ -67,6 +67,7 @@ class TorchScorer:
         """Create the recommender's reader now, so that the first request does not wait for it."""
         self._reader = recommender.reader()
         self._recommender: Recommender | None = recommender
+        self.precision: str | None = _precision_of(recommender)
         self._cache = PrefixCache(policy.prefix_cache_bytes)
         self._batcher = RequestBatcher(
             max_tokens=policy.step_tokens, max_concurrent=policy.steps_at_once
@@ -168,6 +169,12 @@ class TorchScorer:
                 if generation is not None:
                     self._cache.keep(requests[index].request.user_id, prefix, generation)
         return [prefix for prefix in prefixes if prefix is not None]
+
+
+def _precision_of(recommender: Recommender) -> str:
+    """Return the data types of the weights, such as `float32` or `bfloat16+float32`."""
+    dtypes = {parameter.dtype for parameter in recommender.model.parameters()}
+    return "+".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 class TorchBackend:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, delete, select, update
+from sqlalchemy import and_, case, delete, null, select, update
 
 from app.domain.releases import Replica
 from app.storage.clock import db_now
@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
 #: Columns that a replica may change when it renews its lease.
-_REPORTED: Final = frozenset({"serving", "prepared", "problem"})
+_REPORTED: Final = frozenset({"serving", "prepared", "problem", "precision"})
 
 
 class ReplicaRepository(Repository):
     """Replicas. A replica may answer requests until its lease plus a margin is over."""
 
-    def register(self, replica_id: str, host: str, pid: int, ttl_seconds: float) -> None:
+    def register(
+        self,
+        replica_id: str,
+        host: str,
+        pid: int,
+        ttl_seconds: float,
+        *,
+        software: str | None = None,
+        scorer: str | None = None,
+    ) -> None:
         """Add the replica, or reset its row, with a new lease."""
         # The shared lock on the alias blocks a flip until this transaction commits. Without the
         # lock, a flip and the check of all replicas could both happen after this replica has read
@@ -35,6 +44,10 @@ class ReplicaRepository(Repository):
             "serving": None,
             "prepared": None,
             "problem": None,
+            "serving_since": None,
+            "precision": None,
+            "software": software,
+            "scorer": scorer,
             "fenced": False,
             "lease_expires_at": db_now() + ttl_seconds,
             "registered_at": db_now(),
@@ -46,7 +59,7 @@ class ReplicaRepository(Repository):
         )
 
     def renew(self, replica_id: str, ttl_seconds: float, **changes: Any) -> bool:
-        """Renew the lease and record `serving`, `prepared` or `problem`.
+        """Renew the lease and record `serving`, `prepared`, `problem` or `precision`.
 
         Return False when the replica is fenced or unknown, or when its lease has expired.
         """
@@ -59,7 +72,7 @@ class ReplicaRepository(Repository):
         changed = self._changed(
             update(ReplicaRow)
             .where(ReplicaRow.id == replica_id, alive)
-            .values(lease_expires_at=db_now() + ttl_seconds, **changes)
+            .values(lease_expires_at=db_now() + ttl_seconds, **changes, **_since(changes))
         )
         return changed == 1
 
@@ -87,6 +100,17 @@ class ReplicaRepository(Repository):
     def _all(self, query: Select[Any]) -> list[Replica]:
         rows = self._connection.execute(query.order_by(ReplicaRow.registered_at, ReplicaRow.id))
         return [Replica(**row) for row in rows.mappings()]
+
+
+def _since(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the value of `serving_since` for a replica that reports `serving`."""
+    if "serving" not in changes:
+        return {}
+    serving = changes["serving"]
+    if serving is None:
+        return {"serving_since": null()}
+    unchanged = (ReplicaRow.serving == serving, ReplicaRow.serving_since)
+    return {"serving_since": case(unchanged, else_=db_now())}
 
 
 def _replicas() -> Select[Any]:

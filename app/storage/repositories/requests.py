@@ -50,7 +50,7 @@ _PLAIN: Final = frozenset(
         "release",
         "completed_at",
         "completed_version",
-        "certificate",
+        "rows_deleted",
     }
 )
 

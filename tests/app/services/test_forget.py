@@ -23,7 +23,7 @@ from app.domain.errors import (
 )
 from app.domain.jobs import JobStatus, Lease
 from app.domain.requests import ForgetRequest, Outcome, RequestStatus
-from app.services.certificates import Evidence, Signer, certificate_of, verify_certificate
+from app.services.certificates import Evidence, certificate_of
 from app.services.completion import delete_rows, finish
 from app.services.forget import (
     ForgetCommand,
@@ -36,6 +36,7 @@ from app.services.imports import import_data
 from app.services.interactions import add_interactions
 from app.services.jobs import advance, close_batch, fail
 from app.services.recommendation_inputs import read_inputs, recheck
+from app.services.signatures import Signer, verify_certificate
 from app.services.suppression import record_consent
 from app.settings import Settings
 

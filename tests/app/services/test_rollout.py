@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.domain.errors import KeyMismatchError, ReleaseExistsError, StaleDataError
 from app.domain.identifiers import release_id
 from app.domain.jobs import JobStatus, Lease
-from app.domain.releases import Alias, Release, ReleaseStatus
+from app.domain.releases import Alias, Release, ReleaseStatus, Replica
 from app.domain.requests import Outcome
-from app.services.certificates import Evidence, Signer
+from app.services.certificates import Evidence
 from app.services.completion import finish
 from app.services.jobs import advance, claim, fail, start_training, succeed
 from app.services.pagination import list_releases
@@ -33,7 +33,9 @@ from app.services.rollout import (
     unprepared,
 )
 from app.services.secrets import check_hash_key
+from app.services.signatures import Signer
 from app.settings import Settings
+from app.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +174,30 @@ def test_live_replicas_must_prepare_and_confirm(catalog: UnitOfWorkFactory) -> N
         assert unprepared(uow.replicas.live(2.0), "rel")[0].problem == "no memory"
         deregister_replica(uow, "b")
         assert unconfirmed(uow.replicas.live(2.0), "rel") == []
+
+
+def test_replica_reports_since_when_and_in_which_precision_it_serves(
+    catalog: UnitOfWorkFactory,
+) -> None:
+    def renewed(state: ReplicaState) -> Replica:
+        with catalog() as uow:
+            renew_replica(uow, REPLICA_TTL, "a", state)
+            return uow.replicas.all()[0]
+
+    with catalog() as uow:
+        register_replica(uow, REPLICA_TTL, replica_id="a", host="h", pid=1, scorer="torch")
+    assert renewed(ReplicaState()).serving_since is None
+    first = renewed(ReplicaState(serving="rel", precision="float32"))
+    assert (first.precision, first.scorer) == ("float32", "torch")
+    assert first.software == f"lethe {VERSION}"
+    assert first.serving_since is not None
+    # A renewal keeps the time of the switch; another release has a later one.
+    again = renewed(ReplicaState(serving="rel", prepared="next", precision="float32"))
+    assert again.serving_since == first.serving_since
+    switched = renewed(ReplicaState(serving="next"))
+    assert switched.serving_since is not None
+    assert switched.serving_since > first.serving_since
+    assert (switched.precision, renewed(ReplicaState()).serving_since) == (None, None)
 
 
 def test_fenced_replica_must_confirm_until_its_lease_expires(

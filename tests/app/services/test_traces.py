@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from app.domain.catalog import Interaction
 from app.domain.jobs import JobStatus, Lease
 from app.domain.requests import Outcome
-from app.services.certificates import Evidence, Signer
+from app.services.certificates import Evidence
 from app.services.completion import finish
 from app.services.forget import ForgetCommand, request_forget
 from app.services.interactions import add_interactions
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.services.pseudonyms import Pseudonyms
+    from app.services.signatures import Signer
     from app.storage.engine import Database
 
 PERSON = "distinctive-person-9f27c1"

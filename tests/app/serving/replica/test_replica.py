@@ -19,6 +19,7 @@ from app.serving.replica.answer_lease import AnswerLease
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from app.version import VERSION
 from tests.support.gateway_world import World, ask, wait_until
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def test_a_replica_prepares_then_switches_then_confirms(world: World, replica: R
     with world.uow(write=False) as uow:
         (row,) = uow.replicas.all()
     assert row.pid == os.getpid()
+    assert (row.precision, row.scorer, row.software) == ("float32", "torch", f"lethe {VERSION}")
+    assert row.serving_since is not None
 
 
 def test_a_release_is_confirmed_only_after_the_old_readers_and_weights_are_gone(
@@ -105,6 +108,7 @@ def test_after_confirmation_no_page_of_the_old_weights_is_mapped(
     def mapped(name: str | None) -> bool:
         return f"{name}/weights.safetensors" in Path("/proc/self/maps").read_text()
 
+    gc.collect()  # Earlier tests mapped weights of the same name.
     first = replica.live.release_id
     assert service.answer(ask("u1", 5)).release == first
     assert mapped(first)
@@ -121,6 +125,7 @@ def test_after_confirmation_no_page_of_the_old_weights_is_mapped(
 def test_a_release_from_a_remote_store_stays_mapped_after_its_copy_is_deleted(
     world: World, make_replica: Callable[[], Replica]
 ) -> None:
+    gc.collect()  # Earlier tests mapped weights of the same name.
     changed = {"artifacts_url": "memory://mapped-releases"}
     world.settings = world.settings.model_copy(update=changed)
     world.artifacts = ArtifactStore(world.settings.artifacts_root, world.settings.home / "cache")

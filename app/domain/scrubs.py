@@ -1,0 +1,25 @@
+"""Erasures that are owed: the sweepers retry them until they are closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwedScrub:
+    """An erasure that could not be carried out in time."""
+
+    id: int
+    kind: str
+    job_id: str | None
+    host: str | None
+    path: str | None
+    transaction_id: int | None
+    attempts: int
+    error: str | None
+    created_at: datetime
+    closed_at: datetime | None = None

@@ -1,0 +1,58 @@
+"""Keep the data of an installation from other users of the machine.
+
+New files get the modes of the umask. Files from before, or made by other programs, are tightened at
+the start of each process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from app.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def use_private_umask() -> None:
+    """Give the files that this process and its children create to their owner only."""
+    os.umask(_FOR_OTHERS)
+
+
+def protect_home(settings: Settings) -> None:
+    """Create LETHE_HOME for its owner only, and take it and its files away from other users.
+
+    Paths that another user owns, such as a mounted volume, stay as they are.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+    for path in _private_paths(settings.home):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        if not status.st_mode & _FOR_OTHERS:
+            continue
+        if status.st_uid != os.geteuid():
+            _log.warning("home_not_private", file=path.name, reason="another user owns the path")
+            continue
+        path.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
+        _log.info("made_private", file=path.name)
+
+
+def _private_paths(home: Path) -> Iterator[Path]:
+    """Yield the home, its databases, logs and keys, and its directories with artifacts."""
+    yield home
+    for name in ("artifacts", "cache", "keys", "logs"):
+        yield home / name
+    # The home protects what is in it; these files stay private if an operator opens the home.
+    for pattern in ("lethe.db*", "keys/*", "logs/*.log"):
+        yield from sorted(home.glob(pattern))

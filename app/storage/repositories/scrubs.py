@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, insert, select, update
 
 from app.domain.scrubs import OwedScrub
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
 from app.storage.tables import ScrubRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 
 class ScrubRepository(Repository):
@@ -38,15 +43,41 @@ class ScrubRepository(Repository):
             .returning(ScrubRow.id)
         ).scalar_one()
 
+    def open_ones(self, *, host: str | None = None, kind: str | None = None) -> list[OwedScrub]:
+        """Return the open erasures, oldest first; those of one host or of one kind if given."""
+        query = _open()
+        if host is not None:
+            query = query.where(ScrubRow.host == host)
+        if kind is not None:
+            query = query.where(ScrubRow.kind == kind)
+        return self._all(query)
+
     def open_of_job(self, job_id: str) -> list[OwedScrub]:
-        rows = self._connection.execute(
-            select(ScrubRow.__table__)
-            .where(ScrubRow.job_id == job_id, ScrubRow.closed_at.is_(None))
-            .order_by(ScrubRow.id)
+        return self._all(_open().where(ScrubRow.job_id == job_id))
+
+    def open_count(self) -> int:
+        query = select(func.count()).select_from(ScrubRow).where(ScrubRow.closed_at.is_(None))
+        return self._connection.execute(query).scalar_one()
+
+    def record_attempt(self, scrub_id: int, error: str | None) -> None:
+        """Count an attempt that left the erasure open, and the reason, without personal data."""
+        self._connection.execute(
+            update(ScrubRow)
+            .where(ScrubRow.id == scrub_id, ScrubRow.closed_at.is_(None))
+            .values(attempts=ScrubRow.attempts + 1, error=error)
         )
-        return [OwedScrub(**row) for row in rows.mappings()]
 
     def close(self, scrub_id: int) -> None:
+        """Close the erasure. A second call keeps the first time."""
         self._connection.execute(
-            update(ScrubRow).where(ScrubRow.id == scrub_id).values(closed_at=db_now())
+            update(ScrubRow)
+            .where(ScrubRow.id == scrub_id, ScrubRow.closed_at.is_(None))
+            .values(closed_at=db_now(), error=None)
         )
+
+    def _all(self, query: Select[Any]) -> list[OwedScrub]:
+        return [OwedScrub(**row) for row in self._connection.execute(query).mappings()]
+
+
+def _open() -> Select[Any]:
+    return select(ScrubRow.__table__).where(ScrubRow.closed_at.is_(None)).order_by(ScrubRow.id)

@@ -44,9 +44,11 @@ class WorkerContext:
         """The signer of certificates. Its key file is read each time: `lethe keys rotate`."""
         return load_signer(self.settings)
 
-    def scrub_database(self) -> bool:
-        """Erase the remains of deleted rows; return False if readers prevented it."""
-        return erase_remains(self.database)
+    def erase_remains(self, *, transaction_id: int | None, wait_seconds: float) -> str | None:
+        """Erase the remains of deleted rows. Return None, or the reason why some may be left."""
+        return erase_remains(
+            self.database, transaction_id=transaction_id, wait_seconds=wait_seconds
+        )
 
     def close(self) -> None:
         self.database.dispose()

@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
-from app.domain.errors import LetheError
+from typing import Final
+
+from app.domain.errors import (
+    ForgottenPersonError,
+    InvalidInputError,
+    LetheError,
+    UnknownInteractionError,
+    UnknownItemError,
+)
+
+#: Errors whose messages may quote ids of users or items, or values of their data.
+_MAY_QUOTE_DATA: Final = (
+    ForgottenPersonError,
+    InvalidInputError,
+    UnknownInteractionError,
+    UnknownItemError,
+)
+
+
+def storable_message(error: Exception) -> str:
+    """Return the text of an error for a job's row, which outlives the persons' data.
+
+    Messages of other libraries and of the errors above may quote personal data, so only the name of
+    such an error is stored; its place in the code is in the log.
+    """
+    if isinstance(error, LetheError) and not isinstance(error, _MAY_QUOTE_DATA):
+        return str(error)
+    return type(error).__name__
 
 
 class WorkerStoppedError(LetheError):

@@ -13,6 +13,7 @@ from app.services import jobs as job_lifecycle
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
 from worker.relay import Relay, close_due_batch, sweep_jobs
+from worker.scrubbing import certify_owed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +30,12 @@ def run_once(
     stop: threading.Event | None = None,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> bool:
-    """Close the batch that is due, claim one job and work on it; return False if there is none."""
+    """Issue owed certificates, close the batch that is due, claim one job and work on it.
+
+    Return False if no job waits.
+    """
     sweep_jobs(context.uow_factory, context.settings)
+    certify_owed(context)
     close_due_batch(context.uow_factory, context.settings)
     # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
@@ -64,8 +69,6 @@ def run_forever(
     """
     relay = Relay(context.settings, context.uow_factory, context.artifacts, _do_nothing)
     with WorkerHeartbeat(context):
-        # A crash between the completion of a deletion and the last scrub leaves remains.
-        _attempt(context.scrub_database)
         while not stop.is_set():
             _attempt(relay.turn)
             has_worked = _attempt(lambda: run_once(context, stop=stop, on_stage=on_stage))

@@ -17,7 +17,7 @@ from app.domain.errors import LeaseLostError, LetheError, UnavailableError
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.services import jobs as job_lifecycle
 from app.tracebacks import error_location
-from worker.errors import ReleaseMissingError, WorkerStoppedError
+from worker.errors import ReleaseMissingError, WorkerStoppedError, storable_message
 from worker.heartbeat import LeaseHeartbeat
 from worker.job_run import JobRun, StagePlan
 from worker.stages.build import Builder
@@ -146,10 +146,8 @@ def _fail(run: JobRun, error: Exception) -> None:
     try:
         if isinstance(error, UnavailableError) or _is_live(run):
             return
-        # Messages of other exceptions may quote personal data.
-        message = str(error) if isinstance(error, LetheError) else type(error).__name__
         with run.context.uow_factory() as uow:
-            reason = f"{run.job.stage}: {message}"
+            reason = f"{run.job.stage}: {storable_message(error)}"
             job_lifecycle.fail(uow, run.lease, reason, run.context.settings)
         run.context.artifacts.remove_staging(run.job.id)
     except LetheError as second:

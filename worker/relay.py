@@ -13,6 +13,8 @@ import structlog
 
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
+from app.services.scrubs import wake_for_certificates
+from worker.scrubbing import erase_owed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,12 +89,15 @@ class Relay:
             stop.wait(self._settings.poll_seconds)
 
     def sweep(self) -> None:
-        """Sweep the jobs, and unlink the staging files of ended jobs.
+        """Sweep the jobs, carry out owed erasures, and unlink the staging files of ended jobs.
 
         A suspended claim may write to its staging directory long after its job has ended, so each
         sweep looks at the staging directories again.
         """
         sweep_jobs(self._uow_factory, self._settings)
+        erase_owed(self._uow_factory)
+        with self._uow_factory() as uow:
+            wake_for_certificates(uow)
         for job_id in self._artifacts.staged_jobs():
             with self._uow_factory(write=False) as uow:
                 has_ended = job_lifecycle.has_ended(uow, job_id)

@@ -91,6 +91,8 @@ class _StateCollector:
                 counts = uow.requests.count_by_status()
                 job = uow.jobs.open_job()
                 version = uow.state.data_version()
+                owed = uow.scrubs.open_ones()
+                now = uow.state.now()
         except DatabaseUnavailableError:
             up.add_metric([], 0)
             yield up
@@ -98,6 +100,16 @@ class _StateCollector:
         up.add_metric([], 1)
         yield up
         yield GaugeMetricFamily("lethe_data_version", "Version of the data.", value=version)
+        yield GaugeMetricFamily(
+            "lethe_scrubs_owed",
+            "Erasures that could not be carried out yet, and their certificates.",
+            value=len(owed),
+        )
+        yield GaugeMetricFamily(
+            "lethe_scrubs_owed_oldest_seconds",
+            "Age of the oldest owed erasure; 0 if none is owed.",
+            value=max(((now - scrub.created_at).total_seconds() for scrub in owed), default=0.0),
+        )
         requests = GaugeMetricFamily(
             "lethe_open_deletion_requests", "Open deletion requests.", labels=["status"]
         )

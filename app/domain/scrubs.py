@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+class ScrubKind(StrEnum):
+    """The kind of an owed erasure; `certificate`: the certificate that says that none is left."""
+
+    DATABASE = "database"
+    STAGING = "staging"
+    UPLOAD = "upload"
+    CERTIFICATE = "certificate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,21 +1,27 @@
-"""Complete the deletion requests of a job: delete rows, clear ids and sign certificates.
+"""Complete a deletion: delete the rows and all plain ids, then certify the requests.
 
-The pipeline calls `delete_rows` and `finish` after the new release is live on all replicas.
+The worker calls `delete_rows` when all replicas serve the new release, and `finish` after the files
+and the remains in the database were erased. `finish` writes no personal data. Both run under the
+job's lease and both may be repeated.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from app.domain.certificates import CertificateKind
 from app.domain.errors import LeaseLostError
 from app.domain.jobs import JobStatus, Stage
 from app.domain.outbox import Topic
-from app.domain.requests import RequestStatus, Scope
+from app.domain.requests import OPEN_STATUSES, RequestStatus, Scope, Subject
+from app.domain.scrubs import ScrubKind
 from app.services.certificates import deletion_content, issue
 from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
+from app.services.scrubs import owe_certificate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from app.domain.jobs import Job, Lease
@@ -35,23 +41,44 @@ _STEPS_TO_BATCHED: Final = {
 
 
 def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
-    """Delete the rows of the job's requests and return the number of deleted interactions.
+    """Delete the rows and all plain ids of the job's subjects; return the number of interactions.
 
-    A repeated call is safe: no data about a suppressed subject is accepted in between.
+    Other open requests of completely deleted users, and requests of which no item is left, join the
+    job. From this transaction on, no table has an id of the subjects, and the erasure of the
+    remains in the database's files is owed. A repeated call finds nothing to delete, because no
+    data about a suppressed subject is accepted in between.
     """
     uow.state.lock()
-    uow.jobs.update(lease, stage=Stage.DELETE_ROWS)
-    requests = uow.requests.of_job(lease.job_id)
-    rated = rated_item_ids(uow, requests)
-    deleted = sum(_delete_subject(uow, request) for request in requests)
-    retire_orphans_of_job(uow, lease, rated)
-    return deleted
+    uow.jobs.update(lease, stage=Stage.DELETE_ROWS)  # Raises LeaseLostError before other writes.
+    _adopt_requests_of_deleted_users(uow, lease.job_id)
+    requests = [request for request in uow.requests.of_job(lease.job_id) if request.subject]
+    if not requests:
+        return 0
+    rated_items = rated_item_ids(uow, requests)
+    deleted_items: set[str] = set()
+    interactions = 0
+    for request in requests:
+        rows = _delete_subject(uow, request)
+        interactions += rows["interactions"]
+        if request.scope is Scope.ITEM and request.subject is not None:
+            deleted_items.update(request.subject.item_ids)
+        earlier = Counter({table: int(n) for table, n in (request.rows_deleted or {}).items()})
+        uow.requests.write_rows_deleted(request.id, {**(earlier + rows)})
+    retire_orphans_of_job(uow, lease, rated_items)
+    if deleted_items:
+        _strip_items(uow, lease.job_id, deleted_items)
+        uow.state.bump("items")
+    uow.idempotency.forget_bodies([request.id for request in requests])
+    uow.scrubs.owe(
+        ScrubKind.DATABASE, job_id=lease.job_id, transaction_id=uow.state.transaction_id()
+    )
+    return interactions
 
 
 def finish(
     uow: UnitOfWork, lease: Lease, signer: Signer, evidence: Evidence
 ) -> list[ForgetRequest]:
-    """Complete every request of the job and the job itself, and return the requests.
+    """Certify and complete every request of the job and the job itself; return the requests.
 
     Call this last: after all replicas have confirmed the release and the old artifacts are
     shredded. A second call with the same lease changes nothing. Raises LeaseLostError.
@@ -60,56 +87,98 @@ def finish(
     job = uow.jobs.get(lease.job_id)
     if job.status is JobStatus.SUCCEEDED and job.epoch == lease.epoch:
         return uow.requests.of_job(job.id)
-    uow.jobs.update(lease, stage=Stage.CERTIFY)  # Raises LeaseLostError before any other write.
-    _adopt_open_requests(uow, job)
+    # A job of an earlier version may be past its stage `delete_rows` and still have plain ids.
+    delete_rows(uow, lease)
+    uow.jobs.update(lease, stage=Stage.CERTIFY)
     requests = [r for r in uow.requests.of_job(job.id) if r.status is not RequestStatus.COMPLETED]
-    for request in requests:
-        _delete_subject(uow, request)
     version = uow.state.bump("completed")
-    if any(request.scope is Scope.ITEM for request in requests):
-        version = uow.state.bump("items")
     now = uow.state.now()
     for request in requests:
         _complete(uow, job, request, signer, evidence, (now, version))
-    uow.idempotency.forget_bodies([request.id for request in requests])
+    owe_certificate(uow, job.id)
     uow.jobs.update(lease, status=JobStatus.SUCCEEDED, stage=Stage.DONE, progress=1.0)
     uow.outbox.add(Topic.REQUEST, job.id)
     return uow.requests.of_job(job.id)
 
 
-def _adopt_open_requests(uow: UnitOfWork, job: Job) -> None:
+def _adopt_requests_of_deleted_users(uow: UnitOfWork, job_id: str) -> None:
     """Assign the other open requests of completely deleted users to this job.
 
     The deletion of the user includes these requests, and they must not keep the user's id.
     """
-    for request in uow.requests.of_job(job.id):
+    for request in uow.requests.of_job(job_id):
         subject = request.subject
-        if subject is None or subject.scope is not Scope.USER or subject.user_id is None:
+        if subject is not None and subject.scope is Scope.USER and subject.user_id is not None:
+            _adopt(uow, job_id, uow.requests.open_of_user(subject.user_id), audited=request)
+
+
+def _adopt(
+    uow: UnitOfWork,
+    job_id: str,
+    requests: Iterable[ForgetRequest],
+    audited: ForgetRequest | None = None,
+) -> None:
+    """Assign the requests to the job, with the audit of the request that includes them."""
+    for request in requests:
+        if request.job_id == job_id:
             continue
-        for other in uow.requests.open_of_user(subject.user_id):
-            if other.job_id == job.id:
-                continue
-            for status in _STEPS_TO_BATCHED[other.status]:
-                uow.requests.change_status(other, [other.status], status=status, job_id=job.id)
-                other = uow.requests.get(other.id)  # noqa: PLW2901 - the next step needs the row
-            _copy_audit(uow, job, request, other)
+        for status in _STEPS_TO_BATCHED[request.status]:
+            uow.requests.change_status(request, [request.status], status=status, job_id=job_id)
+            request = uow.requests.get(request.id)  # noqa: PLW2901 - the next step needs the row
+        uow.request_jobs.add(job_id, [request.id])
+        if audited is not None:
+            _copy_audit(uow, job_id, audited, request)
 
 
-def _delete_subject(uow: UnitOfWork, request: ForgetRequest) -> int:
-    """Delete the rows of the request's subject and return the number of interactions."""
+def _delete_subject(uow: UnitOfWork, request: ForgetRequest) -> Counter[str]:
+    """Delete the rows and the plain ids of the request's subject; return table → rows changed."""
     subject = request.subject
+    rows: Counter[str] = Counter(interactions=0)
     if subject is None:
-        return 0
+        return rows
     if subject.user_id is None:
         # The change log has one entry per user who rated the item. The entries would still show
         # who rated the item.
         for user_id in {user for item in subject.item_ids for user in uow.people.raters_of(item)}:
-            uow.state.forget_user_in_log(user_id)
-        return sum(uow.people.retire_item(item_id) for item_id in subject.item_ids)
-    uow.state.forget_user_in_log(subject.user_id)
-    if subject.scope is Scope.USER:
-        return uow.people.delete_user(subject.user_id)
-    return uow.people.delete_interactions(subject.user_id, subject.item_ids)
+            rows["data_changes"] += uow.state.forget_user_in_log(user_id)
+        for item_id in subject.item_ids:
+            rows["interactions"] += uow.people.retire_item(item_id)
+            rows["items"] += 1
+    elif subject.scope is Scope.USER:
+        rows["data_changes"] += uow.state.forget_user_in_log(subject.user_id)
+        rows["users"] += uow.people.user(subject.user_id) is not None
+        rows["interactions"] += uow.people.delete_user(subject.user_id)
+        # Requests of the same user that are not part of the job have ended.
+        for other in uow.requests.naming_user(subject.user_id):
+            rows["requests"] += 1
+            if other.job_id != request.job_id:
+                uow.requests.write_subject(other.id, None)
+                uow.idempotency.forget_bodies([other.id])
+    else:
+        rows["data_changes"] += uow.state.forget_user_in_log(subject.user_id)
+        rows["interactions"] += uow.people.delete_interactions(subject.user_id, subject.item_ids)
+    uow.requests.write_subject(request.id, None)
+    return rows
+
+
+def _strip_items(uow: UnitOfWork, job_id: str, deleted_items: set[str]) -> None:
+    """Remove deleted items from the requests that name them; requests without items join the job.
+
+    The interactions with a deleted item are deleted, and the request keeps their keyed hashes.
+    """
+    for request in uow.requests.naming_any_item(deleted_items):
+        if request.subject is None:
+            continue
+        item_ids = tuple(i for i in request.subject.item_ids if i not in deleted_items)
+        if item_ids:
+            left = Subject(scope=request.scope, user_id=request.subject.user_id, item_ids=item_ids)
+            uow.requests.write_subject(request.id, left)
+            continue
+        if request.status in OPEN_STATUSES:
+            _adopt(uow, job_id, [request])
+            uow.requests.write_rows_deleted(request.id, {"interactions": 0})
+        uow.requests.write_subject(request.id, None)
+        uow.idempotency.forget_bodies([request.id])
 
 
 def _complete(
@@ -128,7 +197,6 @@ def _complete(
         request,
         [request.status],
         status=RequestStatus.COMPLETED,
-        subject=None,
         progress=1.0,
         outcome=_outcome(uow, job, request) or evidence.outcome,
         release=job.release,
@@ -139,12 +207,13 @@ def _complete(
         raise LeaseLostError(job_id=job.id, epoch=job.epoch)
 
 
-def _copy_audit(uow: UnitOfWork, job: Job, request: ForgetRequest, adopted: ForgetRequest) -> None:
+def _copy_audit(
+    uow: UnitOfWork, job_id: str, audited: ForgetRequest, adopted: ForgetRequest
+) -> None:
     """Give an adopted request the audit of the request that deletes its user."""
-    uow.request_jobs.add(job.id, [adopted.id])
-    for audit in uow.request_jobs.of_request(request.id):
-        if audit.job_id == job.id:
-            uow.request_jobs.set_audit(job.id, adopted.id, audit.outcome, audit.figures)
+    for audit in uow.request_jobs.of_request(audited.id):
+        if audit.job_id == job_id:
+            uow.request_jobs.set_audit(job_id, adopted.id, audit.outcome, audit.figures)
 
 
 def _outcome(uow: UnitOfWork, job: Job, request: ForgetRequest) -> Outcome | None:

@@ -117,16 +117,18 @@ def forget_users(
 def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
     """Cancel a scheduled request and lift its suppressions, or raise NotCancellableError.
 
-    The update requires the status `scheduled`, as does the assignment to a batch, so only one of
+    The plain ids are cleared, because a later deletion of the same person could not find them. The
+    update requires the status `scheduled`, as does the assignment to a batch, so only one of
     the two can succeed.
     """
     uow.state.lock()
     request = uow.requests.get(request_id)
     if request.status is not RequestStatus.SCHEDULED or not uow.requests.change_status(
-        request, [RequestStatus.SCHEDULED], status=RequestStatus.CANCELLED
+        request, [RequestStatus.SCHEDULED], status=RequestStatus.CANCELLED, subject=None
     ):
         raise NotCancellableError(status=uow.requests.get(request_id).status)
     uow.suppressions.lift(request_id)
+    uow.idempotency.forget_bodies([request_id])
     if request.subject is not None:
         uow.state.bump("cancel", _affected_users(uow, request.subject))
     return uow.requests.get(request_id)

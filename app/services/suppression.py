@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.domain.errors import ConflictError, ForgottenPersonError, UnknownUserError
+from app.domain.requests import OPEN_STATUSES
 from app.services.validation import check_id
 
 if TYPE_CHECKING:
@@ -64,17 +65,19 @@ def record_consent(
     for item_id in distinct_item_ids:
         check_id("item_id", item_id)
     uow.state.lock()
-    open_requests = uow.requests.open_of_user(user_id)
-    if open_requests:
-        raise ConflictError(
-            f"The deletion {open_requests[0].id} of this user is not completed yet. "
-            "Record the consent after its completion."
-        )
     user_hash = pseudonyms.user(user_id)
     hashes = [
         user_hash,
         *(pseudonyms.interaction(user_id, item_id) for item_id in distinct_item_ids),
     ]
+    # After its rows are deleted, an open request has no plain id, only hashes.
+    suppressing = [r for r in uow.requests.suppressing(hashes) if r.status in OPEN_STATUSES]
+    open_requests = uow.requests.open_of_user(user_id) or suppressing
+    if open_requests:
+        raise ConflictError(
+            f"The deletion {open_requests[0].id} of this user is not completed yet. "
+            "Record the consent after its completion."
+        )
     lifted = sum(uow.suppressions.lift_hash(subject_hash) for subject_hash in hashes)
     is_known = lifted or uow.people.user(user_id) or uow.requests.latest_completed(user_hash)
     if not is_known:

@@ -10,11 +10,12 @@ from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from app.storage.engine import Database
 
-#: The tables with plain ids of users and items.
+#: The tables with plain ids of users and items, and PostgreSQL's table of column statistics, which
+#: has old values from before migration 0003.
 _PERSONAL_TABLES: Final = (
     "users",
     "items",
@@ -22,33 +23,65 @@ _PERSONAL_TABLES: Final = (
     "requests",
     "data_changes",
     "idempotency_keys",
+    "jobs",
+    "pg_catalog.pg_statistic",
 )
 _PAUSE_SECONDS: Final = 0.05
+_WAL_IN_USE: Final = "another connection reads from SQLite's write-ahead log"
+_HIDDEN_SESSIONS: Final = (
+    "sessions of other roles are hidden; grant pg_read_all_stats to the role of Lethe"
+)
+#: The 64-bit id of the next transaction at most. PostgreSQL shows 32 bits of the ids below.
+_NEXT_ID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+#: Everything that keeps VACUUM from removing rows: (description, 32-bit id of the oldest
+#: transaction that must stay visible). `catalog_xmin` of a slot keeps no rows of these tables.
+_HOLDERS: Final = """
+SELECT format('a transaction of application "%s" (process %s) is open since %s', application_name,
+              pid, date_trunc('second', coalesce(xact_start, backend_start))),
+       held.id::text::bigint
+FROM pg_stat_activity CROSS JOIN LATERAL (VALUES (backend_xmin), (backend_xid)) AS held (id)
+WHERE held.id IS NOT NULL AND pid <> pg_backend_pid()
+  AND (datname = current_database() OR datname IS NULL)
+UNION ALL
+SELECT format('the replication slot "%s" keeps old rows', slot_name), xmin::text::bigint
+FROM pg_replication_slots WHERE xmin IS NOT NULL
+UNION ALL
+SELECT format('a prepared transaction is open since %s', date_trunc('second', prepared)),
+       transaction::text::bigint
+FROM pg_prepared_xacts WHERE database = current_database()
+"""
+_HIDDEN: Final = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND query = '<insufficient privilege>'
+"""
 
 
-def erase_remains(database: Database, *, wait_seconds: float = 10.0) -> bool:
-    """Erase the remains of deleted rows. Return False if readers block this for `wait_seconds`.
+def erase_remains(
+    database: Database, *, transaction_id: int | None = None, wait_seconds: float = 10.0
+) -> str | None:
+    """Erase the remains of deleted rows. Return None, or the reason why they were not erased.
 
     SQLite overwrites deleted content by itself (secure_delete). The write-ahead log still has old
-    content and is checkpointed and truncated. PostgreSQL vacuums the tables. Raises
+    content and is checkpointed and truncated. PostgreSQL vacuums the tables, which removes only
+    rows that no snapshot can read: `transaction_id` is the transaction that deleted the rows, None
+    stands for every transaction so far. Wait `wait_seconds` for readers. Raises
     DatabaseUnavailableError.
     """
     try:
         if database.is_sqlite:
             return _truncate_wal(database.write, wait_seconds)
-        _vacuum(database.write)
+        return _vacuum(database.write, transaction_id, wait_seconds)
     except UNAVAILABLE as error:
         raise DatabaseUnavailableError from error
-    return True
 
 
-def _truncate_wal(engine: Engine, wait_seconds: float) -> bool:
+def _truncate_wal(engine: Engine, wait_seconds: float) -> str | None:
     deadline = time.monotonic() + wait_seconds
     while True:
         if _try_truncate(engine):
-            return True
+            return None
         if time.monotonic() >= deadline:
-            return False
+            return _WAL_IN_USE
         time.sleep(_PAUSE_SECONDS)
 
 
@@ -74,9 +107,34 @@ def _try_truncate(engine: Engine) -> bool:
         connection.close()
 
 
-def _vacuum(engine: Engine) -> None:
+def _vacuum(engine: Engine, transaction_id: int | None, wait_seconds: float) -> str | None:
+    deadline = time.monotonic() + wait_seconds
     with engine.connect() as pooled:
         # VACUUM refuses to run inside a transaction.
         connection = pooled.execution_options(isolation_level="AUTOCOMMIT")
+        newest_id = transaction_id
+        if newest_id is None:
+            newest_id = _number(connection, _NEXT_ID) - 1
+        while (holder := _holder(connection, newest_id)) is not None:
+            if time.monotonic() >= deadline:
+                return holder
+            time.sleep(_PAUSE_SECONDS)
         for table in _PERSONAL_TABLES:
-            connection.exec_driver_sql(f"VACUUM {table}")
+            # By default, VACUUM leaves the index entries of few deleted rows, with their ids.
+            connection.exec_driver_sql(f"VACUUM (INDEX_CLEANUP ON) {table}")
+    return None
+
+
+def _holder(connection: Connection, transaction_id: int) -> str | None:
+    """Return what may still read rows that this transaction deleted, or None."""
+    next_id = _number(connection, _NEXT_ID)
+    for description, short_id in connection.exec_driver_sql(_HOLDERS):
+        # The 32-bit id is within 2**31 of the next id.
+        full_id = next_id + (short_id - next_id + 2**31) % 2**32 - 2**31
+        if full_id <= transaction_id:
+            return str(description)
+    return _HIDDEN_SESSIONS if _number(connection, _HIDDEN) else None
+
+
+def _number(connection: Connection, query: str) -> int:
+    return int(connection.exec_driver_sql(query).scalar_one())

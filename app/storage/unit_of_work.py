@@ -113,7 +113,7 @@ class UnitOfWorkFactory:
     """Creates units of work; with `write=False` they read one snapshot and block no writer."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def __call__(self, *, write: bool = True) -> UnitOfWork:
-        return UnitOfWork(self._database.write if write else self._database.read)
+        return UnitOfWork(self.database.write if write else self.database.read)

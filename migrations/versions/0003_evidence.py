@@ -39,6 +39,16 @@ _NEW_COLUMNS = (
     ("replicas", sa.Column("scorer", sa.String(16))),
     ("state", sa.Column("id_rule", sa.String(8))),
 )
+#: The text columns with ids and titles in clear.
+_ID_COLUMNS = (
+    ("users", "id"),
+    ("items", "id"),
+    ("items", "title"),
+    ("interactions", "user_id"),
+    ("interactions", "item_id"),
+    ("requests", "user_id"),
+    ("data_changes", "user_id"),
+)
 _NEW_TABLES = ("scrub_owed", "signing_keys", "certificates", "request_jobs", "job_claims")
 
 
@@ -50,12 +60,16 @@ def upgrade() -> None:
         # versions are unknown. SQLite has no such gateways, because one machine upgrades at once.
         for name in ("first_version", "last_version"):
             op.alter_column("interactions", name, server_default="-1")
+        _keep_no_statistics()
     _create_tables()
     _copy_evidence()
     _clear_identifiers()
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        for table, name in _ID_COLUMNS:
+            op.execute(f"ALTER TABLE {table} ALTER COLUMN {name} SET STATISTICS -1")
     for table in _NEW_TABLES:
         op.drop_table(table)
     for table, column in reversed(_NEW_COLUMNS):
@@ -133,12 +147,68 @@ def _copy_evidence() -> None:
     )
 
 
+def _keep_no_statistics() -> None:
+    """Remove PostgreSQL's statistics of ids and titles, and collect none from now on.
+
+    Statistics quote frequent values, and ANALYZE of an emptied table keeps the old ones. Setting a
+    column to its own type removes them without a rewrite. Unique indexes tell the planner enough.
+    """
+    for table, name in _ID_COLUMNS:
+        op.execute(
+            f"ALTER TABLE {table} ALTER COLUMN {name} SET STATISTICS 0, "
+            f'ALTER COLUMN {name} TYPE text COLLATE "C"'
+        )
+
+
 def _clear_identifiers() -> None:
-    """Clear the ids of cancelled and completed requests, which need no ids any more."""
+    """Clear the ids of persons and items whose deletion has completed, wherever rows had them."""
     op.execute(
         "UPDATE requests SET user_id = NULL, item_ids = NULL "
         "WHERE status IN ('cancelled', 'completed')"
     )
+    op.execute(
+        "UPDATE data_changes SET user_id = NULL "
+        "WHERE user_id IS NOT NULL AND user_id NOT IN (SELECT id FROM users)"
+    )
+    # Errors of earlier versions with these texts quote ids.
+    errors = sa.text("UPDATE jobs SET error = stage WHERE error LIKE :text")
+    for text in ("The catalog does not have", "Data for deleted ids", "has no interaction with"):
+        op.execute(errors.bindparams(text=f"%{text}%"))
+    _strip_deleted_items()
     # The old versions of those rows must be erased from the files: the sweepers do it.
-    owed = sa.table("scrub_owed", sa.column("kind"), sa.column("attempts"), sa.column("created_at"))
-    op.bulk_insert(owed, [{"kind": "database", "attempts": 0, "created_at": time.time()}])
+    owed = sa.table(
+        "scrub_owed",
+        sa.column("kind"),
+        sa.column("attempts"),
+        sa.column("created_at"),
+        sa.column("transaction_id"),
+    )
+    transaction_id = None
+    if op.get_bind().dialect.name == "postgresql":
+        query = sa.text("SELECT pg_current_xact_id()::text::bigint")
+        transaction_id = op.get_bind().execute(query).scalar_one()
+    row = {"kind": "database", "attempts": 0, "created_at": time.time()}
+    op.bulk_insert(owed, [row | {"transaction_id": transaction_id}])
+
+
+def _strip_deleted_items() -> None:
+    """Remove deleted items from the requests of users that are still open."""
+    requests = sa.table(
+        "requests", sa.column("id"), sa.column("scope"), sa.column("item_ids", sa.JSON())
+    )
+    items = sa.table("items", sa.column("id"))
+    connection = op.get_bind()
+    query = sa.select(requests.c.id, requests.c.item_ids).where(requests.c.scope == "user_items")
+    for request_id, item_ids in connection.execute(query).all():
+        if not item_ids:
+            continue
+        known = set(
+            connection.execute(sa.select(items.c.id).where(items.c.id.in_(item_ids))).scalars()
+        )
+        if known.issuperset(item_ids):
+            continue
+        connection.execute(
+            sa.update(requests)
+            .where(requests.c.id == request_id)
+            .values(item_ids=[item_id for item_id in item_ids if item_id in known])
+        )

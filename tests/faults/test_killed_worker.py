@@ -24,6 +24,7 @@ STAGES = (
     "delete_rows",
     "shred",
     "unlinked",
+    "scrubbed",
     "certify",
     "finished",
 )

@@ -1,8 +1,9 @@
 """Run a worker process that suspends itself (SIGSTOP) at a given point of the pipeline.
 
 The point is a stage (after the begin of the stage is recorded), `unlinked` (after the files are
-unlinked, before the database is scrubbed) or `finished` (after the deletion is committed as
-completed). The parent process then kills or continues the worker.
+unlinked, before the database is scrubbed), `scrubbed` (before the owed erasure is closed) or
+`finished` (after the deletion is committed as completed). The parent process then kills or
+continues the worker.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # The script's directory has the learner, the directory above has the packages.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,16 +23,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from file_learner import FileLearner
 
-from app.domain.jobs import Stage
 from app.logs import configure_logging
 from app.settings import Settings
+from worker import loop
 from worker.context import WorkerContext, build_context
 from worker.loop import run_forever
 from worker.process import stop_on_signals
 
-#: The points before a scrub, and the stage that scrubs.
-SCRUBS = {"unlinked": Stage.SHRED, "finished": Stage.CERTIFY}
-_begun_stages: list[Stage] = []
+if TYPE_CHECKING:
+    from app.domain.jobs import Stage
 
 
 def suspend() -> None:
@@ -38,14 +39,29 @@ def suspend() -> None:
 
 
 class SuspendingContext(WorkerContext):
-    """Suspends the process before the scrub in the given stage."""
+    """Suspends the process before or after the erasure of remains in the database."""
 
-    suspend_in: Stage | None = None
+    suspend_at: str = ""
 
-    def scrub_database(self) -> bool:
-        if _begun_stages and _begun_stages[-1] is self.suspend_in:
+    def erase_remains(self, *, transaction_id: int | None, wait_seconds: float) -> str | None:
+        if self.suspend_at == "unlinked":
             suspend()
-        return super().scrub_database()
+        error = super().erase_remains(transaction_id=transaction_id, wait_seconds=wait_seconds)
+        if self.suspend_at == "scrubbed":
+            suspend()
+        return error
+
+
+def suspend_after(module: Any, name: str) -> None:
+    """Let the function `name` of a module suspend the process when it returns."""
+    function = getattr(module, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        suspend()
+        return result
+
+    setattr(module, name, call)
 
 
 def main() -> None:
@@ -60,12 +76,13 @@ def main() -> None:
     stop_on_signals(stop)
 
     def on_stage(stage: Stage) -> None:
-        _begun_stages.append(stage)
         if stage.value == point:
             suspend()
 
     built = build_context(settings, None if options.model else FileLearner)
-    SuspendingContext.suspend_in = SCRUBS.get(point)
+    SuspendingContext.suspend_at = point
+    if point == "finished":
+        suspend_after(loop, "run_job")
     context = SuspendingContext(**{f.name: getattr(built, f.name) for f in fields(built)})
     try:
         run_forever(context, stop, until_idle=True, on_stage=on_stage)

@@ -1,10 +1,8 @@
-"""Complete the job: sign a certificate for each request and erase the last traces."""
+"""Complete the job: sign a certificate for each request."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-
-import structlog
 
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
@@ -14,8 +12,6 @@ from app.services.certificates import Evidence
 
 if TYPE_CHECKING:
     from worker.job_run import JobRun
-
-log = structlog.get_logger(__name__)
 
 _NOT_COVERED: Final = (
     "the source files that data was imported from",
@@ -28,9 +24,9 @@ _NOT_COVERED: Final = (
 )
 _NOT_COVERED_POSTGRESQL: Final = (
     "write-ahead logs of PostgreSQL and archives of them",
+    "statements and their parameters, where the server's settings log them",
     "free space within PostgreSQL's data files until it is used again",
 )
-_NOT_COVERED_WAL: Final = "SQLite's write-ahead log, which readers kept from being emptied"
 
 
 def certify(run: JobRun) -> None:
@@ -43,9 +39,6 @@ def certify(run: JobRun) -> None:
     evidence = _evidence(run)
     with run.writing() as uow:
         completion.finish(uow, run.lease, run.context.signer, evidence)
-    # `finish` cleared the ids in the requests, so the old versions of those rows must be erased.
-    if not run.context.scrub_database():
-        log.warning("remains_not_erased", job=run.job.id)
 
 
 def _evidence(run: JobRun) -> Evidence:
@@ -57,8 +50,6 @@ def _evidence(run: JobRun) -> Evidence:
     not_covered: tuple[str, ...] = _NOT_COVERED
     if not run.context.database.is_sqlite:
         not_covered += _NOT_COVERED_POSTGRESQL
-    elif not run.job.metrics.get("scrubbed", False):
-        not_covered += (_NOT_COVERED_WAL,)
     return Evidence(
         outcome=outcome or Outcome.NOT_APPLICABLE,
         figures=dict(release.metrics) if release is not None else {},

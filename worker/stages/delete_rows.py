@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.domain.jobs import JobKind, Stage
 from app.services import completion
+from app.services import jobs as job_lifecycle
 
 if TYPE_CHECKING:
     from worker.job_run import JobRun
@@ -18,5 +19,7 @@ def delete_rows(run: JobRun) -> None:
     run.begin(Stage.DELETE_ROWS)
     with run.writing() as uow:
         deleted = completion.delete_rows(uow, run.lease)
-    # A repetition deletes no rows; the metric keeps the number of the first time.
-    run.advance(metrics={"rows_deleted": run.job.metrics.get("rows_deleted", 0) + deleted})
+        # A repetition deletes no rows; the metric keeps the number of the first time.
+        total = run.job.metrics.get("rows_deleted", 0) + deleted
+        job_lifecycle.advance(uow, run.lease, metrics={"rows_deleted": total})
+    run.job = run.job.evolve(metrics={**run.job.metrics, "rows_deleted": total})

@@ -7,16 +7,20 @@ and the stage can be repeated. Files are unlinked after their last reader has st
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.jobs import Stage
 from app.domain.releases import ReleaseStatus
 from app.services import jobs as job_lifecycle
+from worker.scrubbing import erase_owed
 from worker.stages.roll_out import wait_until_confirmed
 
 if TYPE_CHECKING:
     from app.domain.releases import Release
     from worker.job_run import JobRun
+
+#: The wait for transactions that can still read deleted rows, in seconds.
+_READER_SECONDS: Final = 10.0
 
 
 def clear_lower_epochs(run: JobRun) -> None:
@@ -46,7 +50,10 @@ def shred(run: JobRun) -> None:
     _clear_staging(run)
     _record(run, store.remove_incoming())
     _mark_shredded(run, old_releases)
-    run.advance(metrics={"scrubbed": run.context.scrub_database()})
+    # What readers keep from being erased stays owed, and the sweepers retry.
+    erase_owed(
+        run.context.uow_factory, erase=run.context.erase_remains, wait_seconds=_READER_SECONDS
+    )
 
 
 def _clear_adapters(run: JobRun, live: str | None) -> None:

@@ -22,7 +22,7 @@ from app.storage.repositories.job_leases import check_lease
 from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Row, Select, Update
 
@@ -56,7 +56,7 @@ _PLAIN: Final = frozenset(
 
 
 class RequestRepository(Repository):
-    """Deletion requests, stored with plain ids until completion."""
+    """Deletion requests, stored with plain ids until deletion of the rows or cancellation."""
 
     def add(self, request: ForgetRequest) -> None:
         subject = request.subject
@@ -111,6 +111,32 @@ class RequestRepository(Repository):
             .where(RequestRow.user_id == user_id, RequestRow.status.in_(_OPEN))
             .order_by(RequestRow.id)
         )
+
+    def naming_user(self, user_id: str) -> list[ForgetRequest]:
+        """Return the requests in every state that have this user's plain id, oldest first."""
+        return self._all(_requests().where(RequestRow.user_id == user_id).order_by(RequestRow.id))
+
+    def naming_any_item(self, item_ids: Container[str]) -> list[ForgetRequest]:
+        """Return the requests in every state that have one of the plain item ids, oldest first."""
+        # The databases have no common operator for JSON lists. Ids are cleared early, so few
+        # requests have any.
+        with_ids = self._all(
+            _requests()
+            .where(RequestRow.user_id.is_not(None) | _in(OPEN_STATUSES))
+            .order_by(RequestRow.id)
+        )
+        return [
+            request
+            for request in with_ids
+            if request.subject and any(item in item_ids for item in request.subject.item_ids)
+        ]
+
+    def write_subject(self, request_id: str, subject: Subject | None) -> None:
+        """Replace the plain ids of a request, or clear them. The status stays."""
+        self._connection.execute(_update(_is(request_id), **_columns({"subject": subject})))
+
+    def write_rows_deleted(self, request_id: str, rows_deleted: Mapping[str, int]) -> None:
+        self._connection.execute(_update(_is(request_id), rows_deleted=dict(rows_deleted)))
 
     def count_by_status(self) -> dict[RequestStatus, int]:
         rows = self._connection.execute(

@@ -86,11 +86,18 @@ class StateRepository(Repository):
         )
         return [DataChange(version=r.version, kind=r.kind, user_id=r.user_id) for r in rows]
 
-    def forget_user_in_log(self, user_id: str) -> None:
-        """Clear the user id in the user's log entries."""
-        self._connection.execute(
+    def forget_user_in_log(self, user_id: str) -> int:
+        """Clear the user id in the user's log entries, and return their number."""
+        return self._changed(
             update(DataChangeRow).where(DataChangeRow.user_id == user_id).values(user_id=None)
         )
+
+    def transaction_id(self) -> int | None:
+        """Return PostgreSQL's id of this transaction, or None on SQLite, which has no such ids."""
+        if not self._is_postgresql:
+            return None
+        query = "SELECT pg_current_xact_id()::text::bigint"
+        return int(self._connection.exec_driver_sql(query).scalar_one())
 
     def key_fingerprint(self, candidate: str) -> str:
         """Return the stored fingerprint of the hash key; store `candidate` if there is none."""

@@ -71,7 +71,7 @@ def test_no_sqlite_file_contains_deleted_ids(
     with factory() as uow:
         advance(uow, lease, status=JobStatus.ROLLING_OUT)
         finish(uow, lease, signer, Evidence(outcome=Outcome.NOT_APPLICABLE))
-    assert erase_remains(sqlite_database)
+    assert erase_remains(sqlite_database) is None
     assert files_with(tmp_path, PERSON) == []
     assert files_with(tmp_path, ITEM) == []
     assert files_with(tmp_path, "user 7")

@@ -107,10 +107,10 @@ def test_checkpoint_blocked_by_a_reader_times_out(
         reader.state.data_version()
         with factory() as writer:
             writer.state.bump("interactions")
-        assert not erase_remains(sqlite_database, wait_seconds=0.0)
-    assert erase_remains(sqlite_database)
+        assert erase_remains(sqlite_database, wait_seconds=0.0) is not None
+    assert erase_remains(sqlite_database) is None
     assert (tmp_path / "lethe.db-wal").stat().st_size == 0
 
 
 def test_postgresql_vacuums_the_tables_with_plain_ids(postgres_database: Database) -> None:
-    assert erase_remains(postgres_database)
+    assert erase_remains(postgres_database) is None

@@ -1,0 +1,56 @@
+"""Carry out owed erasures of the database, and issue the certificates that they delay."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from app.domain.scrubs import ScrubKind
+from app.services import scrubs
+from app.storage.maintenance import erase_remains
+
+if TYPE_CHECKING:
+    from app.storage.unit_of_work import UnitOfWorkFactory
+    from worker.context import WorkerContext
+
+log = structlog.get_logger(__name__)
+
+
+class Eraser(Protocol):
+    """`erase_remains` of one database."""
+
+    def __call__(self, *, transaction_id: int | None, wait_seconds: float) -> str | None:
+        """Return None, or the reason why remains were not erased."""
+
+
+def erase_owed(
+    uow_factory: UnitOfWorkFactory, *, erase: Eraser | None = None, wait_seconds: float = 0.0
+) -> None:
+    """Carry out the owed erasures of the database, and close their rows.
+
+    Several processes may do this at once. A crash before the row is closed repeats the erasure.
+    """
+    erase = erase or partial(erase_remains, uow_factory.database)
+    with uow_factory(write=False) as uow:
+        owed = uow.scrubs.open_ones(kind=ScrubKind.DATABASE)
+    for scrub in owed:
+        error = erase(transaction_id=scrub.transaction_id, wait_seconds=wait_seconds)
+        with uow_factory() as uow:
+            if error is None:
+                uow.scrubs.close(scrub.id)
+            else:
+                uow.scrubs.record_attempt(scrub.id, error)
+        if error is not None:
+            log.warning("erasure_owed", scrub=scrub.id, job=scrub.job_id, reason=error)
+
+
+def certify_owed(context: WorkerContext) -> None:
+    """Issue the certificates of jobs whose last owed erasure was carried out after completion."""
+    with context.uow_factory(write=False) as uow:
+        job_ids = scrubs.ready_for_certificate(uow)
+    for job_id in job_ids:
+        with context.uow_factory() as uow:
+            request_ids = scrubs.certify_closed(uow, context.signer, job_id)
+        log.info("erasure_certified", job=job_id, requests=request_ids)

@@ -6,16 +6,14 @@ from typing import Final
 
 from app.domain.errors import (
     ForgottenPersonError,
-    InvalidInputError,
     LetheError,
     UnknownInteractionError,
     UnknownItemError,
 )
 
-#: Errors whose messages may quote ids of users or items, or values of their data.
+#: Errors whose messages quote ids of users or items.
 _MAY_QUOTE_DATA: Final = (
     ForgottenPersonError,
-    InvalidInputError,
     UnknownInteractionError,
     UnknownItemError,
 )

@@ -36,17 +36,17 @@ _NEXT_ID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 #: Everything that keeps VACUUM from removing rows: (description, 32-bit id of the oldest
 #: transaction that must stay visible). `catalog_xmin` of a slot keeps no rows of these tables.
 _HOLDERS: Final = """
-SELECT format('a transaction of application "%s" (process %s) is open since %s', application_name,
-              pid, date_trunc('second', coalesce(xact_start, backend_start))),
+SELECT 'a transaction of application "' || application_name || '" (process ' || pid
+         || ') is open since ' || date_trunc('second', coalesce(xact_start, backend_start)),
        held.id::text::bigint
 FROM pg_stat_activity CROSS JOIN LATERAL (VALUES (backend_xmin), (backend_xid)) AS held (id)
 WHERE held.id IS NOT NULL AND pid <> pg_backend_pid()
   AND (datname = current_database() OR datname IS NULL)
 UNION ALL
-SELECT format('the replication slot "%s" keeps old rows', slot_name), xmin::text::bigint
+SELECT 'the replication slot "' || slot_name || '" keeps old rows', xmin::text::bigint
 FROM pg_replication_slots WHERE xmin IS NOT NULL
 UNION ALL
-SELECT format('a prepared transaction is open since %s', date_trunc('second', prepared)),
+SELECT 'a prepared transaction is open since ' || date_trunc('second', prepared),
        transaction::text::bigint
 FROM pg_prepared_xacts WHERE database = current_database()
 """

@@ -1,4 +1,7 @@
-"""No database file or table contains the deleted ids after completion and maintenance."""
+"""No database file or table contains the deleted ids after completion and maintenance.
+
+`tests/faults/test_traces_after_completion.py` plants more markers and runs the real worker.
+"""
 
 from __future__ import annotations
 

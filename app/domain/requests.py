@@ -66,7 +66,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The plain ids to delete. Completion removes the subject from the request."""
+    """The plain ids to delete. The request loses them with the rows, or when it is cancelled."""
 
     scope: Scope
     user_id: str | None = None
@@ -75,7 +75,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRequest:
-    """A deletion request. `subject` is None after completion, and `subject_hashes` stay.
+    """A deletion request. `subject` is None once the rows are deleted, and `subject_hashes` stay.
 
     `subject_hashes` are the keyed hashes of the user, of each (user, item) pair, or of the item.
     """

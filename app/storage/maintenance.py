@@ -34,7 +34,7 @@ _HIDDEN_SESSIONS: Final = (
 #: The 64-bit id of the next transaction at most. PostgreSQL shows 32 bits of the ids below.
 _NEXT_ID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 #: Everything that keeps VACUUM from removing rows: (description, 32-bit id of the oldest
-#: transaction that must stay visible). `catalog_xmin` of a slot keeps no rows of these tables.
+#: transaction that must stay visible). `catalog_xmin` of replication keeps no rows of these tables.
 _HOLDERS: Final = """
 SELECT 'a transaction of application "' || application_name || '" (process ' || pid
          || ') is open since ' || date_trunc('second', coalesce(xact_start, backend_start)),
@@ -43,8 +43,8 @@ FROM pg_stat_activity CROSS JOIN LATERAL (VALUES (backend_xmin), (backend_xid)) 
 WHERE held.id IS NOT NULL AND pid <> pg_backend_pid()
   AND (datname = current_database() OR datname IS NULL)
 UNION ALL
-SELECT 'the replication slot "' || slot_name || '" keeps old rows', xmin::text::bigint
-FROM pg_replication_slots WHERE xmin IS NOT NULL
+SELECT 'the replication to "' || name || '" needs old rows', xmin::text::bigint
+FROM pg_replication_slots AS replication (name) WHERE xmin IS NOT NULL
 UNION ALL
 SELECT 'a prepared transaction is open since ' || date_trunc('second', prepared),
        transaction::text::bigint

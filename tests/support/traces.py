@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
 import unicodedata
@@ -97,3 +98,11 @@ def _pages(database: Database) -> Iterator[tuple[str, bytes]]:
                     index if kind == "i" else heap, {"name": name, "page": page}
                 )
                 yield name, b"\n".join(bytes(item) for (item,) in items if item is not None)
+
+
+def guide_rows(heading: str) -> dict[str, tuple[str, str]]:
+    """Return name → (before, after) of a table in the guide of erasure."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "erasure.md").read_text()
+    section = guide.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    return {name: (before, after) for name, before, after in rows}

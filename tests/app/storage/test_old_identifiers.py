@@ -65,8 +65,8 @@ def earlier(database: Database) -> Database:
         connection.execute(text("INSERT INTO users (id, attributes) VALUES ('bob', '{}')"))
         connection.execute(
             text(
-                "INSERT INTO items (id, title, attributes, slot, retired) "
-                "VALUES ('kept', '', '{}', 0, false)"
+                """INSERT INTO items (id, title, attributes, "slot", retired)
+                VALUES ('kept', '', '{}', 0, false)"""
             )
         )
         connection.execute(text(_REQUEST), requests)
@@ -138,10 +138,8 @@ def test_planner_uses_the_indexes_without_statistics_of_ids(postgres_database: D
     with postgres_database.write.begin() as connection:
         for statement in (
             "INSERT INTO users (id, attributes) SELECT n, '{}' FROM generate_series(1, 500) n",
-            (
-                "INSERT INTO items (id, title, attributes, slot, retired)"
-                " SELECT n, '', '{}', n, false FROM generate_series(1, 100) n"
-            ),
+            """INSERT INTO items (id, title, attributes, "slot", retired)
+            SELECT n, '', '{}', n, false FROM generate_series(1, 100) n""",
             (
                 "INSERT INTO interactions (user_id, item_id, rating, timestamp)"
                 " SELECT u, i, 4, 1 FROM generate_series(1, 500) u, generate_series(1, 100) i"

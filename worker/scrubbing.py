@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from app.domain.errors import LetheError, UnavailableError
 from app.domain.scrubs import ScrubKind
 from app.services import scrubs
 from app.storage.maintenance import erase_remains
@@ -51,6 +52,13 @@ def certify_owed(context: WorkerContext) -> None:
     with context.uow_factory(write=False) as uow:
         job_ids = scrubs.ready_for_certificate(uow)
     for job_id in job_ids:
-        with context.uow_factory() as uow:
-            request_ids = scrubs.certify_closed(uow, context.signer, job_id)
+        try:
+            with context.uow_factory() as uow:
+                request_ids = scrubs.certify_closed(uow, context.signer, job_id)
+        except UnavailableError:
+            raise
+        except LetheError as error:
+            # The row stays open for a later turn, and the worker goes on with its jobs.
+            log.error("erasure_not_certified", job=job_id, code=error.code)  # noqa: TRY400
+            continue
         log.info("erasure_certified", job=job_id, requests=request_ids)

@@ -53,6 +53,7 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
     _adopt_requests_of_deleted_users(uow, lease.job_id)
     requests = [request for request in uow.requests.of_job(lease.job_id) if request.subject]
     if not requests:
+        _take_over_erasures(uow, lease.job_id)
         return 0
     rated_items = rated_item_ids(uow, requests)
     deleted_items: set[str] = set()
@@ -99,6 +100,23 @@ def finish(
     uow.jobs.update(lease, status=JobStatus.SUCCEEDED, stage=Stage.DONE, progress=1.0)
     uow.outbox.add(Topic.REQUEST, job.id)
     return uow.requests.of_job(job.id)
+
+
+def _take_over_erasures(uow: UnitOfWork, job_id: str) -> None:
+    """Owe the erasure for this job if an earlier job deleted the rows and still owes the erasure.
+
+    The certificate lists only what the completing job owes.
+    """
+    own_ids = {scrub.id for scrub in uow.scrubs.open_of_job(job_id)}
+    earlier_ids = {
+        audit.job_id
+        for request in uow.requests.of_job(job_id)
+        if request.status is not RequestStatus.COMPLETED
+        for audit in uow.request_jobs.of_request(request.id)
+    } - {job_id}
+    owed = [s for earlier_id in earlier_ids for s in uow.scrubs.open_of_job(earlier_id)]
+    if not own_ids and any(scrub.kind == ScrubKind.DATABASE for scrub in owed):
+        uow.scrubs.owe(ScrubKind.DATABASE, job_id=job_id, transaction_id=uow.state.transaction_id())
 
 
 def _adopt_requests_of_deleted_users(uow: UnitOfWork, job_id: str) -> None:

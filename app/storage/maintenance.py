@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
 
 if TYPE_CHECKING:
+    import psycopg
+    from psycopg.errors import Diagnostic
     from sqlalchemy import Connection, Engine
 
     from app.storage.engine import Database
 
-#: The tables with plain ids of users and items, and PostgreSQL's table of column statistics, which
-#: has old values from before migration 0003.
+#: The tables with plain ids of users and items, now or in earlier versions.
 _PERSONAL_TABLES: Final = (
     "users",
     "items",
@@ -24,7 +25,6 @@ _PERSONAL_TABLES: Final = (
     "data_changes",
     "idempotency_keys",
     "jobs",
-    "pg_catalog.pg_statistic",
 )
 _PAUSE_SECONDS: Final = 0.05
 _WAL_IN_USE: Final = "another connection reads from SQLite's write-ahead log"
@@ -119,9 +119,31 @@ def _vacuum(engine: Engine, transaction_id: int | None, wait_seconds: float) -> 
             if time.monotonic() >= deadline:
                 return holder
             time.sleep(_PAUSE_SECONDS)
+        return _vacuum_tables(connection)
+
+
+def _vacuum_tables(connection: Connection) -> str | None:
+    """Vacuum, and return the reason why PostgreSQL skipped a table, or None."""
+    warnings: list[str | None] = []
+
+    def collect(notice: Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            warnings.append(notice.message_primary)
+
+    driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    driver.add_notice_handler(collect)
+    try:
         for table in _PERSONAL_TABLES:
-            # By default, VACUUM leaves the index entries of few deleted rows, with their ids.
-            connection.exec_driver_sql(f"VACUUM (INDEX_CLEANUP ON) {table}")
+            # By default, VACUUM leaves the index entries of few deleted rows, with their ids. With
+            # FREEZE, it waits for pages that another process reads at the moment.
+            connection.exec_driver_sql(f"VACUUM (FREEZE, INDEX_CLEANUP ON) {table}")
+            if warnings:
+                return f"VACUUM skipped the table {table}; the role of Lethe must own its tables"
+        # Only the owner of the database may do this, and only upgrades need it, so a warning is no
+        # failure.
+        connection.exec_driver_sql("VACUUM pg_catalog.pg_statistic")
+    finally:
+        driver.remove_notice_handler(collect)
     return None
 
 

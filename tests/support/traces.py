@@ -23,7 +23,7 @@ def written_forms(value: str) -> set[bytes]:
     """Return the encodings in which a database, a JSON column, a file or a URL may hold a value."""
     forms: set[bytes] = set()
     for kind in ("NFC", "NFD"):
-        spelling = unicodedata.normalize(kind, value)  # type: ignore[arg-type] # a literal
+        spelling = unicodedata.normalize(kind, value)
         for case in {value, spelling, spelling.lower()}:
             escaped = json.dumps(case)[1:-1]
             forms |= {case.encode(), escaped.encode(), json.dumps(escaped)[1:-1].encode()}

@@ -6,7 +6,7 @@ Every pipeline stage gets a `JobRun`. `worker/pipeline.py` holds the table of `S
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,11 +72,28 @@ class JobRun:
         self._stop = stop
         self._on_stage = on_stage
         self._current: tuple[Stage, float] | None = None
+        self._reading = ExitStack()
+        self._directories: dict[str, Path] = {}
 
     @property
     def staging(self) -> Path:
         """The staging directory of this claim; no other claim writes there."""
         return self.context.artifacts.staging(self.lease.job_id, self.lease.epoch)
+
+    def read(self, relative: str) -> Path:
+        """Return a local directory with the artifact, which stays until `stop_reading`.
+
+        Raises FileNotFoundError if the artifact does not exist.
+        """
+        if relative not in self._directories:
+            reading = self.context.artifacts.reading(relative)
+            self._directories[relative] = self._reading.enter_context(reading)
+        return self._directories[relative]
+
+    def stop_reading(self) -> None:
+        """Let other processes unlink local copies of the artifacts that this claim has read."""
+        self._directories.clear()
+        self._reading.close()
 
     def check(self) -> None:
         """Raise LeaseLostError if the lease is lost, WorkerStoppedError if a stop is requested."""

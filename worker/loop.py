@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import structlog
 
 from app.domain.errors import LetheError
-from app.services import jobs as job_lifecycle
+from worker.claim_files import claim_with_lock, sweep_files
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
 from worker.relay import Relay, close_due_batch, sweep_jobs
@@ -39,19 +40,21 @@ def run_once(
     close_due_batch(context.uow_factory, context.settings)
     # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
-    with context.uow_factory() as uow:
-        claimed = job_lifecycle.claim(uow, context.worker_id, context.settings)
-    if claimed is None:
-        return False
-    job, lease = claimed
-    run_job(
-        context,
-        job,
-        lease,
-        claimed_at=claimed_at,
-        stop=stop or threading.Event(),
-        on_stage=on_stage or _do_nothing,
-    )
+    with ExitStack() as lock:
+        with context.uow_factory() as uow:
+            claimed = claim_with_lock(uow, context, lock)
+        if claimed is None:
+            return False
+        job, lease = claimed
+        run_job(
+            context,
+            job,
+            lease,
+            claimed_at=claimed_at,
+            stop=stop or threading.Event(),
+            on_stage=on_stage or _do_nothing,
+        )
+    _attempt(lambda: sweep_files(context.uow_factory, context.artifacts))
     return True
 
 

@@ -102,6 +102,8 @@ def run_job(
             _give_back(run)
         except Exception as error:  # noqa: BLE001 # the job's row shows every kind of failure
             _fail(run, error)
+        finally:
+            run.stop_reading()
 
 
 def _run_stages(run: JobRun) -> None:

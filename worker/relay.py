@@ -14,6 +14,7 @@ import structlog
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
 from app.services.scrubs import wake_for_certificates
+from worker.claim_files import sweep_files
 from worker.scrubbing import erase_owed
 
 if TYPE_CHECKING:
@@ -89,20 +90,12 @@ class Relay:
             stop.wait(self._settings.poll_seconds)
 
     def sweep(self) -> None:
-        """Sweep the jobs, carry out owed erasures, and unlink the staging files of ended jobs.
-
-        A suspended claim may write to its staging directory long after its job has ended, so each
-        sweep looks at the staging directories again.
-        """
+        """Sweep the jobs and the files of claims on this machine, and carry out owed erasures."""
         sweep_jobs(self._uow_factory, self._settings)
+        sweep_files(self._uow_factory, self._artifacts)
         erase_owed(self._uow_factory)
         with self._uow_factory() as uow:
             wake_for_certificates(uow)
-        for job_id in self._artifacts.staged_jobs():
-            with self._uow_factory(write=False) as uow:
-                has_ended = job_lifecycle.has_ended(uow, job_id)
-            if has_ended:
-                self._artifacts.remove_staging(job_id)
 
     def _dispatch(self) -> None:
         """Send the pending messages, then mark them as sent.

@@ -84,6 +84,18 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobClaim:
+    """A claim of a job by a worker. `machine` names the disk that has the claim's files."""
+
+    job_id: str
+    epoch: int
+    machine: str
+    started_at: datetime
+    #: When the machine had no file and no process of the claim any more.
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job. `settings` and `metrics` are JSON objects."""
 

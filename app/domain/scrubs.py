@@ -11,11 +11,17 @@ if TYPE_CHECKING:
 
 
 class ScrubKind(StrEnum):
-    """The kind of an owed erasure; `certificate`: the certificate that says that none is left."""
+    """The kind of an owed erasure.
+
+    `staging`: staging files of a claim; `upload`: files that the process of a claim may publish;
+    `copy`: a local copy of a release that a process reads; `certificate`: the certificate that says
+    that none is left.
+    """
 
     DATABASE = "database"
     STAGING = "staging"
     UPLOAD = "upload"
+    COPY = "copy"
     CERTIFICATE = "certificate"
 
 

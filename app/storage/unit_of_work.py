@@ -13,6 +13,7 @@ from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.certificates import CertificateRepository
 from app.storage.repositories.idempotency import IdempotencyRepository
+from app.storage.repositories.job_claims import JobClaimRepository
 from app.storage.repositories.jobs import JobRepository
 from app.storage.repositories.outbox import OutboxRepository
 from app.storage.repositories.people import PeopleRepository
@@ -89,6 +90,7 @@ class UnitOfWork:
         self.suppressions = SuppressionRepository(connection)
         self.people = PeopleRepository(connection)
         self.jobs = JobRepository(connection)
+        self.job_claims = JobClaimRepository(connection)
         self.releases = ReleaseRepository(connection)
         self.replicas = ReplicaRepository(connection)
         self.workers = WorkerRepository(connection)

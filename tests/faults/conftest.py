@@ -147,15 +147,14 @@ class Installation:
         assert live == ([alias.live] if alias.live else [])
         assert {r.status for r in releases if r.id != alias.live} <= {ReleaseStatus.SHREDDED}
         assert alias.live == job.release == request.release
-        self._check_files(alias.live, user_id)
+        self._check_files([r.path for r in releases if r.id == alias.live], user_id)
         self._check_rows(user_id)
         payload = self.certificate(request_id)
         assert payload["release"] == alias.live
         assert all(r.digest in payload["shredded"].values() for r in releases if r.id != alias.live)
 
-    def _check_files(self, live: str | None, user_id: str) -> None:
+    def _check_files(self, expected: list[str], user_id: str) -> None:
         artifacts = self.context.artifacts
-        expected = [] if live is None else [artifacts.release_path(live)]
         assert artifacts.published() == expected
         assert self.staged() == []
         for path in () if self.real else expected:

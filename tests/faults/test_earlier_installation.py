@@ -126,4 +126,7 @@ def test_gateway_serves_while_worker_finishes_job(context: WorkerContext, stoppe
         certificate = certificate_of(uow, newest.id)
     payload = verify_certificate(certificate, (FIXTURE / "public.pem").read_bytes())
     assert payload["release"] == live_release(context)
-    assert context.artifacts.published() == [context.artifacts.release_path(payload["release"])]
+    with context.uow_factory(write=False) as uow:
+        release = uow.releases.get(payload["release"])
+    assert release is not None
+    assert context.artifacts.published() == [release.path]

@@ -1,9 +1,9 @@
 """Run a worker process that suspends itself (SIGSTOP) at a given point of the pipeline.
 
-The point is a stage (after the begin of the stage is recorded), `unlinked` (after the files are
-unlinked, before the database is scrubbed), `scrubbed` (before the owed erasure is closed) or
-`finished` (after the deletion is committed as completed). The parent process then kills or
-continues the worker.
+The point is a stage (after the begin of the stage is recorded), `publishing` (in the midst of the
+publication of a release), `unlinked` (after the files are unlinked, before the database is
+scrubbed), `scrubbed` (before the owed erasure is closed) or `finished` (after the deletion is
+committed as completed). The parent process then kills or continues the worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,15 @@ from file_learner import FileLearner
 
 from app.logs import configure_logging
 from app.settings import Settings
+from app.storage.artifacts import ArtifactStore
 from worker import loop
 from worker.context import WorkerContext, build_context
 from worker.loop import run_forever
 from worker.process import stop_on_signals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.domain.jobs import Stage
 
 
@@ -64,6 +67,25 @@ def suspend_after(module: Any, name: str) -> None:
     setattr(module, name, call)
 
 
+class SuspendingStore(ArtifactStore):
+    """Suspends the process after the last check before a file or a directory is published."""
+
+    def publish(
+        self, local_dir: Path, relative: str, check: Callable[[], None] = lambda: None
+    ) -> None:
+        checks = 0
+
+        def check_and_suspend() -> None:
+            nonlocal checks
+            checks += 1
+            check()
+            # An upload has two files; the second check is the one before the second file.
+            if checks == (2 if self._remote is not None else 1):
+                suspend()
+
+        super().publish(local_dir, relative, check_and_suspend)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stop-at", default="")
@@ -84,6 +106,9 @@ def main() -> None:
     if point == "finished":
         suspend_after(loop, "run_job")
     context = SuspendingContext(**{f.name: getattr(built, f.name) for f in fields(built)})
+    if point == "publishing":
+        store = SuspendingStore(settings.artifacts_root, settings.home / "cache")
+        context = replace(context, artifacts=store)
     try:
         run_forever(context, stop, until_idle=True, on_stage=on_stage)
     finally:

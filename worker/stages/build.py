@@ -193,6 +193,6 @@ class Builder:
 
     def _directory(self, release: Release) -> Path:
         try:
-            return self._run.context.artifacts.local_path(release.path)
+            return self._run.read(release.path)
         except FileNotFoundError as error:
             raise ReleaseMissingError(release_id=release.id) from error

@@ -31,9 +31,9 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
     """Move the weights to the artifact store and record the release as a candidate."""
     run.begin(Stage.PUBLISH)
     new_id = release_id(built.artifact.digest)
-    path = run.context.artifacts.release_path(new_id)
+    path = run.context.artifacts.release_path(new_id, run.job.id, run.lease.epoch)
     run.check()  # A process that was suspended here may have lost its lease.
-    run.context.artifacts.publish(built.artifact.directory, path)
+    run.context.artifacts.publish(built.artifact.directory, path, run.check)
     with run.writing() as uow:
         rollout.publish(
             uow,

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final
 from app.domain.jobs import Stage
 from app.domain.releases import ReleaseStatus
 from app.services import jobs as job_lifecycle
+from worker.claim_files import owe_claims, owe_copies, owe_unrecorded
 from worker.scrubbing import erase_owed
 from worker.stages.roll_out import wait_until_confirmed
 
 if TYPE_CHECKING:
+    from app.domain.jobs import JobClaim
     from app.domain.releases import Release
+    from app.storage.unit_of_work import UnitOfWork
     from worker.job_run import JobRun
 
 #: The wait for transactions that can still read deleted rows, in seconds.
@@ -38,8 +41,13 @@ def shred(run: JobRun) -> None:
         unshredded = uow.releases.unshredded()
     if live is not None:
         wait_until_confirmed(run, live)
+    run.stop_reading()
     old_releases = [release for release in unshredded if release.id != live]
     _record(run, {release.path: release.digest for release in old_releases})
+    _clear_staging(run)
+    # The processes of these claims have ended before the published files are listed, so that no
+    # file of theirs can appear later.
+    ended, remaining = _end_claims(run)
     # A claim that died between moving its weights and writing their row left files without a row.
     live_paths = {release.path for release in unshredded if release.id == live}
     old_paths = {release.path for release in old_releases}
@@ -47,13 +55,41 @@ def shred(run: JobRun) -> None:
         run.check()
         _record(run, store.remove(path))
     _clear_adapters(run, live)
-    _clear_staging(run)
-    _record(run, store.remove_incoming())
-    _mark_shredded(run, old_releases)
+    _record(run, store.remove_incoming(with_publications=True))
+    _record(run, store.evict_all())
+    with run.writing() as uow:
+        job_lifecycle.advance(uow, run.lease)
+        _mark_shredded(uow, old_releases)
+        for claim in ended:
+            uow.job_claims.end(claim.job_id, claim.epoch)
+        owe_claims(uow, run.job.id, remaining)
+        owe_copies(uow, run.job.id, store, set(store.copies()) - live_paths)
+        if not run.context.database.is_sqlite:
+            # SQLite's installations have one machine, which `_clear_staging` has cleared.
+            owe_unrecorded(uow, run.lease)
     # What readers keep from being erased stays owed, and the sweepers retry.
     erase_owed(
         run.context.uow_factory, erase=run.context.erase_remains, wait_seconds=_READER_SECONDS
     )
+
+
+def _end_claims(run: JobRun) -> tuple[list[JobClaim], list[JobClaim]]:
+    """Return the claims that have no file and no process left, and all other claims.
+
+    The latter are of other machines, or of suspended processes of this machine.
+    """
+    store = run.context.artifacts
+    with run.context.uow_factory(write=False) as uow:
+        claims = uow.job_claims.unended()
+    ended, remaining = [], []
+    for claim in claims:
+        if (claim.job_id, claim.epoch) == (run.lease.job_id, run.lease.epoch):
+            continue
+        run.check()
+        is_here = claim.machine == store.machine
+        has_ended = is_here and store.end_claim(claim.job_id, claim.epoch)
+        (ended if has_ended else remaining).append(claim)
+    return ended, remaining
 
 
 def _clear_adapters(run: JobRun, live: str | None) -> None:
@@ -105,9 +141,7 @@ def _record(run: JobRun, digests: dict[str, str]) -> None:
         run.advance(metrics={"shredded": {**recorded, **digests}})
 
 
-def _mark_shredded(run: JobRun, releases: list[Release]) -> None:
-    with run.writing() as uow:
-        job_lifecycle.advance(uow, run.lease)
-        now = uow.state.now()
-        for release in releases:
-            uow.releases.update(release.id, status=ReleaseStatus.SHREDDED, shredded_at=now)
+def _mark_shredded(uow: UnitOfWork, releases: list[Release]) -> None:
+    now = uow.state.now()
+    for release in releases:
+        uow.releases.update(release.id, status=ReleaseStatus.SHREDDED, shredded_at=now)

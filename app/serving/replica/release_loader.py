@@ -31,18 +31,24 @@ class ReleaseLoader:
 
         The loader checks the manifest against the digest in the database. The backend checks the
         weights against the manifest and repeats the golden prompts. A downloaded copy is deleted
-        after loading.
+        after loading, by the last process that reads the copy.
         """
-        directory = self._artifacts.local_path(release.path)
         try:
-            manifest = read_manifest(directory)
-            if manifest.digest != release.digest:
-                raise CheckpointError(
-                    f"release {release.id} has another digest in its manifest than in the database"
-                )
-            return LoadedModel(release.id, self.backend.load(release, directory, manifest))
+            with self._artifacts.reading(release.path) as directory:
+                manifest = read_manifest(directory)
+                if manifest.digest != release.digest:
+                    raise CheckpointError(
+                        f"release {release.id} has another digest in its manifest than in the"
+                        " database"
+                    )
+                return LoadedModel(release.id, self.backend.load(release, directory, manifest))
         finally:
             self._artifacts.evict(release.path)
+
+    def clear_cache(self) -> None:
+        """Delete copies on this machine that no process uses; a dead process leaves such copies."""
+        self._artifacts.remove_incoming()
+        self._artifacts.evict_all()
 
 
 def make_scorer_backend(settings: Settings, artifacts: ArtifactStore) -> ScorerBackend:

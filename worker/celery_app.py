@@ -19,7 +19,7 @@ from app.logs import configure_logging
 from app.private_files import protect_home, use_private_umask
 from app.settings import get_settings
 from worker.context import WorkerContext, build_context
-from worker.heartbeat import WorkerHeartbeat
+from worker.heartbeat import FileSweeper, WorkerHeartbeat
 from worker.loop import run_once
 from worker.process import be_nice
 
@@ -78,10 +78,11 @@ class Runtime:
         self._resources = ExitStack()
 
     def start(self) -> None:
-        """Connect to the database and start the worker heartbeat."""
+        """Connect to the database, and start the worker heartbeat and the sweeps of files."""
         self._context = build_context(get_settings(), self.make_learner)
         self._resources.callback(self._context.close)
         self._resources.enter_context(WorkerHeartbeat(self._context))
+        self._resources.enter_context(FileSweeper(self._context))
 
     @property
     def context(self) -> WorkerContext:

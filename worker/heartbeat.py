@@ -1,4 +1,4 @@
-"""Renew a job's lease and the worker's row in the database, each from a thread of its own.
+"""Renew a job's lease and the worker's row, and sweep files, each from a thread of its own.
 
 A lost lease does not endanger the data, because every write carries the lease's epoch. Noticing the
 loss early saves work. The worker trusts its own monotonic clock: a lease that was not renewed in
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from app.domain.errors import LeaseLostError, LetheError
+from worker.claim_files import sweep_files
 
 if TYPE_CHECKING:
     from app.domain.jobs import Lease
@@ -117,3 +118,24 @@ class WorkerHeartbeat(_Heartbeat):
         except LetheError as failure:
             # Without the database, the row expires and the worker counts as gone.
             log.warning("worker_row_not_renewed", error=type(failure).__name__)
+
+
+class FileSweeper(_Heartbeat):
+    """Sweeps the files of this machine, also during a long job and while no job wakes the worker.
+
+    The relay may run on another machine, and no other process may run on this one.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__("file-sweeper", context.settings.job_lease)
+        self._context = context
+
+    def __enter__(self) -> Self:
+        self._beat()
+        return super().__enter__()
+
+    def _beat(self) -> None:
+        try:
+            sweep_files(self._context.uow_factory, self._context.artifacts)
+        except (LetheError, OSError) as failure:
+            log.warning("files_not_swept", error=type(failure).__name__)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _RENEWALS_PER_LEASE: Final = 3
+#: Time between two sweeps of the cache of downloaded releases, in seconds.
+_SWEEP_SECONDS: Final = 60.0
 
 
 class Replica:
@@ -78,6 +80,8 @@ class Replica:
         )
         first_stage.watch(self.forget)
         self._thread = threading.Thread(target=self._run, name="lethe-replica", daemon=True)
+        self._sweeper = threading.Thread(target=self._sweep_cache, name="lethe-sweep", daemon=True)
+        self._clear_cache = loader.clear_cache
         self._follower = threading.Thread(
             target=self._follow_change_log, name="lethe-follow", daemon=True
         )
@@ -105,13 +109,14 @@ class Replica:
         """Start the threads; registering and loading continue in the background."""
         self._thread.start()
         self._follower.start()
+        self._sweeper.start()
 
     def stop(self) -> None:
         """Stop answering, end the threads, free the models and deregister."""
         self._stopping.set()
         self.wake()
         self.data_changed()
-        for thread in (self._thread, self._follower):
+        for thread in (self._thread, self._follower, self._sweeper):
             if thread.ident is not None:
                 thread.join()
         self.answer_lease.revoke()
@@ -213,6 +218,15 @@ class Replica:
             # An import changes the data many times. Waiting four times as long as the work took
             # limits rebuilds to a fifth of the time.
             self._data_changed.wait(max(self._poll_seconds, 4 * (time.monotonic() - started)))
+
+    def _sweep_cache(self) -> None:
+        """Delete copies of releases that dead processes left; this machine may have no worker."""
+        while not self._stopping.is_set():
+            try:
+                self._clear_cache()
+            except OSError as error:
+                _log.warning("replica.cache_not_swept", error=type(error).__name__)
+            self._stopping.wait(_SWEEP_SECONDS)
 
     def _register(self, now: float) -> Alias:
         replica_id = new_id("rep")

@@ -55,14 +55,12 @@ def sweep_files(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
     A suspended claim may write files long after its job has ended. Its files are removed by each
     sweep, and its erasures are closed by the first sweep after the end of its process.
     """
-    _adopt_claims(uow_factory, store)
+    # Claims of earlier versions left files but no row.
+    staged = {(job, epoch) for job in store.staged_jobs() for epoch in store.staged_epochs(job)}
     with uow_factory(write=False) as uow:
-        stale = [
-            claim
-            for claim in uow.job_claims.unended(store.machine)
-            if _is_stale(uow, claim.job_id, claim.epoch, store.machine)
-        ]
-    ended = [claim for claim in stale if store.end_claim(claim.job_id, claim.epoch)]
+        unended = {(c.job_id, c.epoch) for c in uow.job_claims.unended(store.machine)}
+        stale = [c for c in sorted(staged | unended) if _is_stale(uow, *c, store.machine)]
+    ended = [claim for claim in stale if store.end_claim(*claim)]
     remove_orphans(uow_factory, store)
     store.remove_incoming()
     store.evict_all()
@@ -118,31 +116,6 @@ def _owe(uow: UnitOfWork, kind: str, job_id: str, machine: str | None, path: str
         uow.scrubs.owe(kind, job_id=job_id, host=machine, path=path)
 
 
-def _adopt_claims(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
-    """Record stale claims of earlier versions, which left files on this machine but no row."""
-    staged = [(job, epoch) for job in store.staged_jobs() for epoch in store.staged_epochs(job)]
-    if not staged:
-        return
-    with uow_factory(write=False) as uow:
-        unrecorded = [
-            (job_id, epoch)
-            for job_id, epoch in staged
-            if _is_stale(uow, job_id, epoch, store.machine)
-            and epoch not in {claim.epoch for claim in uow.job_claims.of_job(job_id)}
-        ]
-        again = [
-            (job_id, epoch)
-            for job_id, epoch in staged
-            if _is_stale(uow, job_id, epoch, store.machine) and (job_id, epoch) not in unrecorded
-        ]
-    for job_id, epoch in again:
-        store.end_claim(job_id, epoch)
-    if unrecorded:
-        with uow_factory() as uow:
-            for job_id, epoch in unrecorded:
-                uow.job_claims.add(job_id, epoch, store.machine)
-
-
 def _is_stale(uow: UnitOfWork, job_id: str, epoch: int, machine: str | None = None) -> bool:
     """Return whether the claim has lost its job, and the files are left to the sweepers.
 
@@ -163,7 +136,9 @@ def _is_stale(uow: UnitOfWork, job_id: str, epoch: int, machine: str | None = No
     return bool(present) and present[0].machine != machine
 
 
-def _close(uow_factory: UnitOfWorkFactory, store: ArtifactStore, ended: list[JobClaim]) -> None:
+def _close(
+    uow_factory: UnitOfWorkFactory, store: ArtifactStore, ended: list[tuple[str, int]]
+) -> None:
     """Record the end of these claims, and close the owed erasures that are carried out."""
     with uow_factory(write=False) as uow:
         owed = _open_scrubs(uow)
@@ -171,15 +146,20 @@ def _close(uow_factory: UnitOfWorkFactory, store: ArtifactStore, ended: list[Job
         return
     left = set(store.copies())
     with uow_factory() as uow:
-        for claim in ended:
-            uow.job_claims.end(claim.job_id, claim.epoch)
+        for job_id, epoch in ended:
+            uow.job_claims.add(job_id, epoch, store.machine)
+            uow.job_claims.end(job_id, epoch)
         for scrub in owed:
             if _is_carried_out(uow, scrub, store.machine, left):
                 uow.scrubs.close(scrub.id)
 
 
 def _open_scrubs(uow: UnitOfWork) -> list[OwedScrub]:
-    return [scrub for kind in (*_OWED_PATHS, ScrubKind.COPY) for scrub in uow.scrubs.open_ones(kind=kind)]
+    return [
+        scrub
+        for kind in (*_OWED_PATHS, ScrubKind.COPY)
+        for scrub in uow.scrubs.open_ones(kind=kind)
+    ]
 
 
 def _is_carried_out(uow: UnitOfWork, scrub: OwedScrub, machine: str, left: set[str]) -> bool:

@@ -11,14 +11,13 @@ machine-id                         the name of the local disk
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
 import socket
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem

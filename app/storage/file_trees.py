@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def files(directory: Path) -> list[Path]:
+    """Return all files below the directory."""
     return sorted(path for path in directory.rglob("*") if not path.is_dir())
 
 
@@ -32,10 +33,12 @@ def move_in(incoming: Path, target: Path) -> None:
 
 
 def digests(directory: Path) -> dict[str, str]:
+    """Return relative path → SHA-256 of all files below the directory."""
     return {path.relative_to(directory).as_posix(): digest(path) for path in files(directory)}
 
 
 def digest(path: Path) -> str:
+    """Return the SHA-256 of the file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

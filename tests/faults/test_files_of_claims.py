@@ -9,11 +9,13 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
 from app.domain.jobs import JobKind
 from app.services.jobs import start_training
 from tests.faults.conftest import PERSON, close, fill, make_installation
 from worker.claim_files import sweep_files
+from worker.loop import run_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Installation
 
 pytestmark = pytest.mark.slow
+
+FILE_KINDS = {"staging", "upload", "copy"}
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def owed(installation: Installation) -> list[tuple[str, str | None]]:
     """Return the kinds and machines of the open erasures of files."""
     with installation.context.uow_factory(write=False) as uow:
         scrubs = uow.scrubs.open_ones()
-    return [(scrub.kind, scrub.host) for scrub in scrubs if scrub.kind != "database"]
+    return [(scrub.kind, scrub.host) for scrub in scrubs if scrub.kind in FILE_KINDS]
 
 
 def open_in_certificate(installation: Installation, request_id: str) -> list[dict[str, Any]]:
@@ -186,3 +190,50 @@ def test_shredding_names_claims_of_earlier_jobs_on_other_machines(
     sweep(first)
     assert not files_below(first.settings.home / "cache" / "staging")
     assert owed(first) == []
+
+
+def test_certificate_says_later_that_files_of_dead_worker_are_gone(
+    machines: tuple[Installation, Installation],
+) -> None:
+    first, second = machines
+    request_id = first.forget()
+    first.kill(first.start_and_stop_at("audit"))
+    second.finish_elsewhere()
+    sweep(first)
+    run_once(second.context)
+    certificate = second.certificate(request_id)
+    assert certificate["kind"] == "scrub-closed"
+    assert certificate["open"] == []
+
+
+def forget_record_of_claims(installation: Installation) -> None:
+    """Delete the rows of claims, which earlier versions did not write."""
+    with installation.context.database.write.begin() as connection:
+        connection.execute(text("DELETE FROM job_claims"))
+
+
+def test_claims_before_the_upgrade_are_owed_until_their_machine_is_known(
+    machines: tuple[Installation, Installation],
+) -> None:
+    first, second = machines
+    request_id = first.forget()
+    first.kill(first.start_and_stop_at("audit"))
+    forget_record_of_claims(first)
+    second.finish_elsewhere()
+    expected = [] if second.context.database.is_sqlite else ["staging", "upload"]
+    open_rows = open_in_certificate(second, request_id)
+    assert [(row["kind"], row["host"]) for row in open_rows] == [(kind, None) for kind in expected]
+    sweep(second)
+    assert len(owed(second)) == len(expected)
+    sweep(first)
+    assert not files_below(first.settings.home / "cache" / "staging")
+    assert owed(first) == []
+
+
+def test_claims_before_the_upgrade_on_this_machine_are_not_owed(installation: Installation) -> None:
+    request_id = installation.forget()
+    installation.kill(installation.start_and_stop_at("audit"))
+    forget_record_of_claims(installation)
+    installation.finish_elsewhere()
+    assert open_in_certificate(installation, request_id) == []
+    installation.check_forgotten(request_id)

@@ -28,6 +28,7 @@ _READER_SECONDS: Final = 10.0
 
 def clear_lower_epochs(run: JobRun) -> None:
     """Record and unlink the staging files of this job's earlier claims."""
+    _adopt_claims(run, run.job.id)
     _record(run, _staged_digests(run, run.job.id))
     run.context.artifacts.remove_staging(run.job.id, run.lease.epoch)
 
@@ -119,8 +120,17 @@ def _clear_staging(run: JobRun) -> None:
         ]
     for job_id in (run.job.id, *ended_jobs):
         run.check()
+        _adopt_claims(run, job_id)
         _record(run, _staged_digests(run, job_id))
         store.remove_staging(job_id)
+
+
+def _adopt_claims(run: JobRun, job_id: str) -> None:
+    """Record this machine for claims that have files here and, of earlier versions, no row."""
+    store = run.context.artifacts
+    with run.writing() as uow:
+        for epoch in store.staged_epochs(job_id):
+            uow.job_claims.add(job_id, epoch, store.machine)
 
 
 def _staged_digests(run: JobRun, job_id: str) -> dict[str, str]:

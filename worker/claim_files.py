@@ -58,16 +58,19 @@ def sweep_files(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
     # Claims of earlier versions left files but no row.
     staged = {(job, epoch) for job in store.staged_jobs() for epoch in store.staged_epochs(job)}
     with uow_factory(write=False) as uow:
-        unended = {(c.job_id, c.epoch) for c in uow.job_claims.unended(store.machine)}
-        stale = [c for c in sorted(staged | unended) if _is_stale(uow, *c, store.machine)]
+        unended = uow.job_claims.unended()
+        here = {(claim.job_id, claim.epoch) for claim in unended if claim.machine == store.machine}
+        stale = [claim for claim in sorted(staged | here) if _is_stale(uow, *claim, store.machine)]
+        may_publish = any(_is_stale(uow, claim.job_id, claim.epoch) for claim in unended)
     ended = [claim for claim in stale if store.end_claim(*claim)]
-    remove_orphans(uow_factory, store)
+    if may_publish:  # Otherwise the listing, which costs requests to the remote store, is useless.
+        _remove_orphans(uow_factory, store)
     store.remove_incoming()
     store.evict_all()
     _close(uow_factory, store, ended)
 
 
-def remove_orphans(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
+def _remove_orphans(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
     """Remove published files of stale claims that no release's row names."""
     # The listing comes first: a release that is published and recorded in between is not listed.
     for path in store.published():

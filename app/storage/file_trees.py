@@ -51,6 +51,7 @@ def sync_tree(directory: Path) -> None:
 
 
 def sync(path: Path) -> None:
+    """Flush the file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

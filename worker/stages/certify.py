@@ -17,7 +17,7 @@ _NOT_COVERED: Final = (
     "the source files that data was imported from",
     "backups of the database and of the artifacts",
     "free space of file systems and of storage devices",
-    "copies in the local caches of other machines, where artifacts are in a remote store",
+    "copies that dead processes left in the caches of other machines, until Lethe runs there again",
     "memory of processes until it is used again",
     "memory of a serving engine, where one is used: vLLM keeps unloaded adapters (its issue 54839)",
     "data that was exported or copied out of Lethe before the deletion",

@@ -82,7 +82,8 @@ def _end_claims(run: JobRun) -> tuple[list[JobClaim], list[JobClaim]]:
     store = run.context.artifacts
     with run.context.uow_factory(write=False) as uow:
         claims = uow.job_claims.unended()
-    ended, remaining = [], []
+    ended: list[JobClaim] = []
+    remaining: list[JobClaim] = []
     for claim in claims:
         if (claim.job_id, claim.epoch) == (run.lease.job_id, run.lease.epoch):
             continue

@@ -237,3 +237,24 @@ def test_claims_before_the_upgrade_on_this_machine_are_not_owed(installation: In
     installation.finish_elsewhere()
     assert open_in_certificate(installation, request_id) == []
     installation.check_forgotten(request_id)
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("store", ["machines", "installation"])
+def test_publication_suspended_past_the_next_deletion_restores_no_old_release(
+    request: pytest.FixtureRequest, store: str
+) -> None:
+    """The suspended claim publishes weights that know the person of the next deletion."""
+    provided = request.getfixturevalue(store)
+    used: Installation = provided[0] if isinstance(provided, tuple) else provided
+    used.forget()
+    suspended = used.start_and_stop_at("publishing")
+    used.finish_elsewhere()
+    second_id = used.forget("u1")
+    used.finish_elsewhere()
+    check_completed_with_open_claim(used, second_id)
+    suspended.send_signal(signal.SIGCONT)
+    suspended.communicate(timeout=30)
+    sweep(used)
+    assert owed(used) == []
+    assert used.context.artifacts.published() == [live_path(used)]

@@ -68,22 +68,32 @@ def suspend_after(module: Any, name: str) -> None:
 
 
 class SuspendingStore(ArtifactStore):
-    """Suspends the process after the last check before a file or a directory is published."""
+    """Suspends the process in the midst of a publication."""
 
     def publish(
         self, local_dir: Path, relative: str, check: Callable[[], None] = lambda: None
     ) -> None:
-        checks = 0
+        if self._remote is not None:
+            suspend_in_upload(self._remote._files)
+            super().publish(local_dir, relative, check)
+            return
 
         def check_and_suspend() -> None:
-            nonlocal checks
-            checks += 1
             check()
-            # An upload has two files; the second check is the one before the second file.
-            if checks == (2 if self._remote is not None else 1):
-                suspend()
+            suspend()
 
         super().publish(local_dir, relative, check_and_suspend)
+
+
+def suspend_in_upload(file_system: Any) -> None:
+    """Let the next upload of a file suspend the process when the content has been read."""
+
+    def put_file(source: str, target: str, **_options: object) -> None:
+        content = Path(source).read_bytes()
+        suspend()
+        file_system.pipe_file(target, content)
+
+    file_system.put_file = put_file
 
 
 def main() -> None:

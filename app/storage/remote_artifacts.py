@@ -76,7 +76,7 @@ class RemoteArtifacts:
         return f"{self._base}/{relative}"
 
 
-class _Checking(Callback):
+class _Checking(Callback):  # type: ignore[misc] # fsspec ships no types
     """Calls `check` whenever the file system reports progress of a file."""
 
     def __init__(self, check: Callable[[], None]) -> None:

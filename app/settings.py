@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.backbone_names import KNOWN, check_backbone
 from app.domain.errors import InvalidInputError
+from app.domain.id_rules import IdRule
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -62,6 +63,10 @@ class Settings(BaseSettings):
     hash_key: SecretStr | None = Field(
         default=None,
         description="Secret of the keyed hashes; must never change; unset: created in LETHE_HOME.",
+    )
+    id_rule: IdRule = Field(
+        default=IdRule.EXACT,
+        description="User ids are compared: exact, or email: in lower case; fixed at first start.",
     )
     signing_key: SecretStr | None = Field(
         default=None,

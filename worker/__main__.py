@@ -90,18 +90,16 @@ def _relay(settings: Settings, stop: Event) -> None:
 
 def _import(settings: Settings, options: argparse.Namespace) -> None:
     """Import a data set and write the progress as JSON lines to standard output."""
+    from app.services.identity import open_identity  # noqa: PLC0415
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415
     from worker.importer import run_import  # noqa: PLC0415
 
     database = make_database(settings.sqlalchemy_url)
+    factory, pseudonyms = UnitOfWorkFactory(database), load_pseudonyms(settings)
     try:
-        run_import(
-            options.path,
-            options.format,
-            UnitOfWorkFactory(database),
-            load_pseudonyms(settings),
-            _emit,
-        )
+        with factory() as uow:
+            open_identity(uow, pseudonyms, settings)
+        run_import(options.path, options.format, factory, pseudonyms, _emit)
     finally:
         database.dispose()
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from app.domain.errors import InvalidInputError
 from app.services import signing_keys
-from app.services.secrets import check_hash_key, load_pseudonyms, load_signer
+from app.services.identity import open_identity
+from app.services.secrets import load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.maintenance import erase_remains
@@ -59,8 +60,9 @@ def build_context(
 ) -> WorkerContext:
     """Connect to the database and open the artifact store.
 
-    Raises KeyMismatchError if LETHE_HASH_KEY is not the key that the database was filled with, and
-    SigningKeyRetiredError if the signing key is retired.
+    Raises KeyMismatchError or IdRuleMismatchError if LETHE_HASH_KEY or LETHE_ID_RULE is not the
+    value that the database was filled with, and SigningKeyRetiredError if the signing key is
+    retired.
     """
     if settings.environment == "production" and settings.signing_key is None:
         raise InvalidInputError(
@@ -71,7 +73,7 @@ def build_context(
     uow_factory = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
     with uow_factory() as uow:
-        check_hash_key(uow, pseudonyms)
+        open_identity(uow, pseudonyms, settings)
         signing_keys.register(uow, load_signer(settings))
     return WorkerContext(
         settings=settings,

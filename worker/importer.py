@@ -6,8 +6,9 @@ Progress is emitted as events, which `app/cli/import_data.py` reads as lines of 
 
 In the summary, lines = accepted + described + duplicates + rejected. `users`, `items` and
 `interactions` count stored rows; `skipped` counts rows that were read but not stored, by reason:
-`forgotten` (the user or item is suppressed), `unknown_item` or `invalid`. Rejected lines are
-grouped by reason, with the first of them as examples ("file:line").
+`forgotten` (the user or item is suppressed), `unknown_item` or `invalid`; `invalid` counts the
+invalid rows by fault. Rejected lines are grouped by reason, with the first of them as examples
+("file:line").
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import Annotated, cast
 from fastapi import Depends, Header, Path, Query, Request
 
 from app.api.metrics import Metrics
-from app.api.schemas.common import Id
+from app.api.schemas.common import PathId, Token
 from app.api.state import Gateway
+from app.domain.id_rules import MAX_ID_LENGTH
 from app.services.pagination import DEFAULT_LIMIT, MAX_LIMIT
-from app.services.validation import MAX_ID_LENGTH
 from app.storage.unit_of_work import UnitOfWork
 
 
@@ -45,16 +45,16 @@ Writing = Annotated[UnitOfWork, Depends(_writing, scope="function", max_concurre
 Reading = Annotated[UnitOfWork, Depends(_reading, scope="function", max_concurrency=12)]
 
 
-UserPath = Annotated[Id, Path(description="The user's id.")]
-ItemPath = Annotated[Id, Path(description="The item's id.")]
-RequestPath = Annotated[Id, Path(description="The deletion request's id.")]
-JobPath = Annotated[Id, Path(description="The job's id.")]
+UserPath = Annotated[PathId, Path(description="The user's id.")]
+ItemPath = Annotated[PathId, Path(description="The item's id.")]
+RequestPath = Annotated[Token, Path(description="The deletion request's id.")]
+JobPath = Annotated[Token, Path(description="The job's id.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries per page.")]
 Cursor = Annotated[
     str | None, Query(max_length=MAX_ID_LENGTH, description="`next_cursor` of the previous page.")
 ]
 IdempotencyKey = Annotated[
-    Id | None,
+    Token | None,
     Header(
         alias="Idempotency-Key",
         description="A repeated call with the same key returns the same deletion request.",

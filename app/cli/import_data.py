@@ -74,6 +74,7 @@ def import_report(summary: dict[str, Any]) -> Table:
         ("duplicate ratings, the latest kept", summary["duplicates"], ""),
     ]
     rows += [(f"not stored: {reason}", count, "") for reason, count in summary["skipped"].items()]
+    rows += [(f"invalid: {fault}", count, "") for fault, count in summary["invalid"].items()]
     for group in summary["rejected"]:
         examples = ", ".join(group["examples"][:_MAX_EXAMPLES])
         more = ", …" if group["count"] > _MAX_EXAMPLES else ""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from app.cli.failures import BadInputError
 from app.private_files import protect_home
-from app.services.secrets import check_hash_key, load_pseudonyms
+from app.services.identity import open_identity
+from app.services.secrets import load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.migrate import migrate
 from app.storage.unit_of_work import UnitOfWorkFactory
@@ -31,7 +32,7 @@ class Installation:
 
 @contextmanager
 def open_installation(settings: Settings) -> Iterator[Installation]:
-    """Open and migrate the database; raises if the hash key is not the database's."""
+    """Open and migrate the database; raises for another hash key or id rule."""
     protect_home(settings)
     try:
         database = make_database(settings.sqlalchemy_url)
@@ -42,7 +43,7 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
         factory = UnitOfWorkFactory(database)
         pseudonyms = load_pseudonyms(settings)
         with factory() as uow:
-            check_hash_key(uow, pseudonyms)
+            open_identity(uow, pseudonyms, settings)
         yield Installation(settings=settings, uow=factory, pseudonyms=pseudonyms)
     finally:
         database.dispose()

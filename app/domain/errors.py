@@ -134,6 +134,15 @@ class KeyMismatchError(LetheError):
     code = "key-mismatch"
 
 
+class IdRuleMismatchError(LetheError):
+    """The ids of this database follow LETHE_ID_RULE={stored}, but LETHE_ID_RULE is {configured}.
+
+    The rule is fixed at the first start. Set LETHE_ID_RULE={stored} for every process.
+    """
+
+    code = "id-rule-mismatch"
+
+
 class InvalidInputError(LetheError):
     """The input is not valid."""
 

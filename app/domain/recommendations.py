@@ -57,6 +57,8 @@ class RecommendationQuery:
 
     #: A user id, or a visitor.
     person: str | Visitor
+    #: The user's id as the caller wrote it, if `person` is its normal form.
+    spelling: str | None = None
     n: int = 10
     offset: int = 0
     exclude_seen: bool = True

@@ -22,7 +22,7 @@ from app.domain.errors import (
 from app.domain.identifiers import new_id
 from app.domain.outbox import Topic
 from app.domain.requests import ForgetRequest, RequestStatus, Scope, Subject
-from app.services.validation import check_subject, some_of
+from app.services.validation import check_subject, normal_subject, some_of, unknown_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,16 +72,17 @@ def request_forget(
     request that covers the subject, returns the earlier request. The data lock serializes
     concurrent calls, so two calls with the same user or key create one request.
     """
-    subject = command.subject()
+    spelled = command.subject()
+    subject = normal_subject(pseudonyms, spelled)
     uow.state.lock()
-    replayed = _replay(uow, pseudonyms, subject, idempotency_key)
+    replayed = _replay(uow, pseudonyms, spelled, idempotency_key)
     if replayed is not None:
         return replayed, False
-    request = _covering(uow, pseudonyms, subject)
+    request = _covering(uow, pseudonyms, subject, spelled)
     created = request is None
     if request is None:
-        _check_stored(uow, subject)
-        request = _record(uow, pseudonyms, settings, subject)
+        _check_stored(uow, pseudonyms, subject)
+        request = record_request(uow, pseudonyms, settings, subject)
     if idempotency_key is not None:
         uow.idempotency.add(
             pseudonyms.opaque("idempotency-key", idempotency_key),
@@ -100,7 +101,10 @@ def forget_users(
     is unknown; the caller's transaction then rolls back the other requests.
     """
     requests, unknown_ids = [], []
-    for user_id in dict.fromkeys(user_ids):
+    spellings: dict[str, str] = {}
+    for user_id in user_ids:
+        spellings.setdefault(pseudonyms.user_id(user_id), user_id)
+    for user_id in spellings.values():
         command = ForgetCommand(user_id=user_id)
         try:
             requests.append(request_forget(uow, pseudonyms, settings, command)[0])
@@ -170,9 +174,11 @@ def _body_hash(pseudonyms: Pseudonyms, subject: Subject) -> str:
 
 
 def _replay(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject, key: str | None
+    uow: UnitOfWork, pseudonyms: Pseudonyms, spelled: Subject, key: str | None
 ) -> ForgetRequest | None:
     """Return the request that was recorded under this key, or None for a new key.
+
+    Keys from before the id rule have the body hash of the caller's spelling.
 
     Raises IdempotencyConflictError if the key was used for another subject.
     """
@@ -186,9 +192,10 @@ def _replay(
     # The completion of a request empties the body hash. The request's subject hashes still allow
     # a comparison.
     is_same = (
-        body_hash == _body_hash(pseudonyms, subject)
+        body_hash
+        in {_body_hash(pseudonyms, s) for s in (spelled, normal_subject(pseudonyms, spelled))}
         if body_hash
-        else _covers(request, pseudonyms, subject)
+        else _covers(request, pseudonyms, spelled)
     )
     if not is_same:
         raise IdempotencyConflictError
@@ -196,34 +203,51 @@ def _replay(
 
 
 def _covers(request: ForgetRequest, pseudonyms: Pseudonyms, subject: Subject) -> bool:
-    """Return whether the request suppresses everything in the subject."""
+    """Return whether the request suppresses everything in the subject, in any spelling."""
     hashes = set(request.subject_hashes)
-    if subject.user_id is not None and pseudonyms.user(subject.user_id) in hashes:
-        return True
-    if hashes.issuperset(pseudonyms.of(subject)):
+    user_id, item_ids = subject.user_id, subject.item_ids
+    if user_id is not None and not hashes.isdisjoint(pseudonyms.user_hashes(user_id)):
         return True
     # The deletion of an item includes all interactions with the item.
-    item_hashes = {pseudonyms.item(item_id) for item_id in subject.item_ids}
-    return bool(item_hashes) and hashes.issuperset(item_hashes)
+    alternatives = [[pseudonyms.item_hashes(item_id) for item_id in item_ids]]
+    if user_id is not None:
+        alternatives.append([pseudonyms.interaction_hashes(user_id, i) for i in item_ids])
+    return any(
+        bool(parts) and not any(hashes.isdisjoint(part) for part in parts) for parts in alternatives
+    )
 
 
-def _covering(uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject) -> ForgetRequest | None:
-    """Return an open or completed request that already covers the subject."""
-    hashes = [*pseudonyms.of(subject), *map(pseudonyms.item, subject.item_ids)]
-    if subject.user_id is not None:
-        hashes.append(pseudonyms.user(subject.user_id))
-    for request in uow.requests.suppressing(hashes):
-        if _covers(request, pseudonyms, subject):
-            return request
+def _covering(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject, spelled: Subject
+) -> ForgetRequest | None:
+    """Return an open or completed request that already covers the subject.
+
+    A completed deletion of another spelling, from before the id rule, covers the subject only if no
+    data is stored in the normal spelling.
+    """
     user_id = subject.user_id
-    if user_id is not None and uow.people.user(user_id) is None:
+    if user_id is None:
+        is_stored = bool(uow.people.known_items(subject.item_ids))
+    else:
+        is_stored = uow.people.user(user_id) is not None
+    wanted = subject if is_stored else spelled
+    hashes = [h for item_id in wanted.item_ids for h in pseudonyms.item_hashes(item_id)]
+    if wanted.user_id is not None:
+        hashes += pseudonyms.user_hashes(wanted.user_id)
+        for item_id in wanted.item_ids:
+            hashes += pseudonyms.interaction_hashes(wanted.user_id, item_id)
+    for request in uow.requests.suppressing(hashes):
+        if _covers(request, pseudonyms, wanted):
+            return request
+    if wanted.user_id is not None and not is_stored:
         # The user was deleted and has consented since, but no new data is stored: the completed
         # request still describes the state.
-        return uow.requests.latest_completed(pseudonyms.user(user_id))
+        completed = map(uow.requests.latest_completed, pseudonyms.user_hashes(wanted.user_id))
+        return next((request for request in completed if request is not None), None)
     return None
 
 
-def _check_stored(uow: UnitOfWork, subject: Subject) -> None:
+def _check_stored(uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject) -> None:
     """Raise the NotFoundError for a part of the subject that is not stored."""
     if subject.user_id is None:
         (item_id,) = subject.item_ids
@@ -231,14 +255,14 @@ def _check_stored(uow: UnitOfWork, subject: Subject) -> None:
             raise UnknownItemError(item_id=item_id)
         return
     if uow.people.user(subject.user_id) is None:
-        raise UnknownUserError
+        raise unknown_user(pseudonyms)
     rated_ids = {interaction.item_id for interaction in uow.people.history(subject.user_id)}
     missing_ids = [item_id for item_id in subject.item_ids if item_id not in rated_ids]
     if missing_ids:
         raise UnknownInteractionError(item_ids=", ".join(missing_ids))
 
 
-def _record(
+def record_request(
     uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, subject: Subject
 ) -> ForgetRequest:
     """Write the request, its suppressions, the change log entries and the wake-up message."""

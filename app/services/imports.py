@@ -5,6 +5,7 @@ Each chunk is one transaction, so that the service can answer requests during an
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -14,11 +15,10 @@ from app.domain.catalog import ItemOrigin
 from app.domain.errors import InvalidInputError
 from app.services.orphaned_items import retire_orphans
 from app.services.suppression import forgotten_ids, forgotten_pairs
-from app.services.validation import check_id, check_interaction
+from app.services.validation import check_texts, normal_interaction, normal_item_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime
 
     from app.domain.catalog import Interaction, NewItem, User
     from app.services.pseudonyms import Pseudonyms
@@ -31,20 +31,24 @@ T = TypeVar("T")
 class ImportResult:
     """Numbers of stored rows, and of skipped rows by reason.
 
-    The reasons are `forgotten`, `unknown_item` and `invalid`.
+    The reasons are `forgotten`, `unknown_item` and `invalid`. `invalid` has the number of invalid
+    rows for each fault.
     """
 
     users: int = 0
     items: int = 0
     interactions: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    invalid: dict[str, int] = field(default_factory=dict)
 
-    def plus(self, skipped: dict[str, int], **stored: int) -> ImportResult:
+    def plus(self, skipped: dict[str, int], invalid: Counter[str], **stored: int) -> ImportResult:
         """Return the sum of this result and the numbers of another chunk."""
+        skipped = {**skipped, "invalid": invalid.total()}
         reasons = set(self.skipped) | {reason for reason, count in skipped.items() if count}
         return replace(
             self,
             skipped={r: self.skipped.get(r, 0) + skipped.get(r, 0) for r in sorted(reasons)},
+            invalid=dict(sorted((invalid + Counter(self.invalid)).items())),
             **{name: getattr(self, name) + count for name, count in stored.items()},
         )
 
@@ -134,40 +138,49 @@ def _import_items(
     *,
     origin: ItemOrigin,
 ) -> ImportResult:
-    valid = {row[0]: row for row in rows if _is_valid_id("item_id", row[0])}
-    invalid = sum(not _is_valid_id("item_id", row[0]) for row in rows)
-    forgotten = forgotten_ids(uow, {pseudonyms.item(item_id): item_id for item_id in valid})
+    pairs, invalid = _normal_rows(rows, _normal_item)
+    valid = {item[0]: item for _, item in pairs}
+    ids_by_hash = {h: item[0] for row, item in pairs for h in pseudonyms.item_hashes(row[0])}
+    forgotten = forgotten_ids(uow, ids_by_hash)
     kept = [row for item_id, row in valid.items() if item_id not in forgotten]
     if kept:
         uow.people.upsert_items(kept, origin, erase=False)
         uow.state.bump("items")
-    return result.plus({"forgotten": len(forgotten), "invalid": invalid}, items=len(kept))
+    return result.plus({"forgotten": len(forgotten)}, invalid, items=len(kept))
 
 
 def _import_users(
     uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[User], result: ImportResult
 ) -> ImportResult:
-    valid = {user.id: user for user in rows if _is_valid_id("user_id", user.id)}
-    invalid = sum(not _is_valid_id("user_id", user.id) for user in rows)
-    forgotten = forgotten_ids(uow, {pseudonyms.user(user_id): user_id for user_id in valid})
+    pairs, invalid = _normal_rows(rows, partial(_normal_user, pseudonyms))
+    valid = {user.id: user for _, user in pairs}
+    ids_by_hash = {h: user.id for row, user in pairs for h in pseudonyms.user_hashes(row.id)}
+    forgotten = forgotten_ids(uow, ids_by_hash)
     kept = [user for user in valid.values() if user.id not in forgotten]
     if kept:
         uow.people.upsert_users(kept)
         uow.state.bump("interactions")
-    return result.plus({"forgotten": len(forgotten), "invalid": invalid}, users=len(kept))
+    return result.plus({"forgotten": len(forgotten)}, invalid, users=len(kept))
 
 
 def _import_interactions(
     uow: UnitOfWork, pseudonyms: Pseudonyms, rows: list[Interaction], result: ImportResult
 ) -> ImportResult:
     now = uow.state.now()
-    valid = {(row.user_id, row.item_id): row for row in rows if _is_valid_interaction(row, now)}
-    invalid = sum(not _is_valid_interaction(row, now) for row in rows)
-    forgotten = forgotten_pairs(uow, pseudonyms, valid)
+    pairs, invalid = _normal_rows(rows, lambda row: normal_interaction(pseudonyms, row, now))
+    suppressed = forgotten_pairs(uow, pseudonyms, {(row.user_id, row.item_id) for row, _ in pairs})
+    valid: dict[tuple[str, str], Interaction] = {}
+    forgotten: set[tuple[str, str]] = set()
+    for row, normal in pairs:
+        pair = normal.user_id, normal.item_id
+        if (row.user_id, row.item_id) in suppressed:
+            forgotten.add(pair)
+        # Two spellings of one pair can have different times. The order of their rows means nothing.
+        if pair not in valid or valid[pair].timestamp <= normal.timestamp:
+            valid[pair] = normal
     known = uow.people.known_items({item_id for _, item_id in valid})
     kept = [row for pair, row in valid.items() if pair not in forgotten and row.item_id in known]
     skipped = {
-        "invalid": invalid,
         "forgotten": len(forgotten),
         "unknown_item": len(valid) - len(forgotten) - len(kept),
     }
@@ -175,20 +188,29 @@ def _import_interactions(
         uow.people.ensure_users({row.user_id for row in kept})
         uow.people.upsert_interactions(kept)
         uow.state.bump("interactions")
-    return result.plus(skipped, interactions=len(kept))
+    return result.plus(skipped, invalid, interactions=len(kept))
 
 
-def _is_valid_id(name: str, value: str) -> bool:
-    try:
-        check_id(name, value)
-    except InvalidInputError:
-        return False
-    return True
+def _normal_rows(
+    rows: Iterable[T], normal: Callable[[T], T]
+) -> tuple[list[tuple[T, T]], Counter[str]]:
+    """Return the valid rows, as given and with normal ids, and the number of faults by reason."""
+    pairs: list[tuple[T, T]] = []
+    invalid: Counter[str] = Counter()
+    for row in rows:
+        try:
+            pairs.append((row, normal(row)))
+        except InvalidInputError as error:
+            invalid[error.context["reason"]] += 1
+    return pairs, invalid
 
 
-def _is_valid_interaction(interaction: Interaction, now: datetime) -> bool:
-    try:
-        check_interaction(interaction, now)
-    except InvalidInputError:
-        return False
-    return True
+def _normal_item(row: NewItem) -> NewItem:
+    item_id, title, attributes = row
+    check_texts(title, attributes)
+    return normal_item_id(item_id), title, attributes
+
+
+def _normal_user(pseudonyms: Pseudonyms, user: User) -> User:
+    check_texts("", user.attributes)
+    return replace(user, id=pseudonyms.user_id(user.id))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.domain.errors import ForgottenPersonError, UnknownItemError
 from app.services.suppression import forgotten_pairs
-from app.services.validation import check_interaction
+from app.services.validation import normal_interaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,13 @@ def add_interactions(
     """
     uow.state.lock()
     now = uow.state.now()
-    for interaction in interactions:
-        check_interaction(interaction, now)
-    if not interactions:
+    rows = [normal_interaction(pseudonyms, row, now) for row in interactions]
+    if not rows:
         return 0
-    latest = {(row.user_id, row.item_id): row for row in interactions}
-    forgotten = forgotten_pairs(uow, pseudonyms, latest)
+    latest = {(row.user_id, row.item_id): row for row in rows}
+    forgotten = forgotten_pairs(
+        uow, pseudonyms, {(row.user_id, row.item_id): None for row in interactions}
+    )
     if forgotten:
         raise ForgottenPersonError(ids=", ".join(sorted(set(forgotten.values()))))
     item_ids = {item_id for _, item_id in latest}

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.domain.errors import UnknownItemError
+from app.domain.id_rules import MalformedTextError, check_text
 from app.services.pagination import DEFAULT_LIMIT, Page, check_limit, invalid_cursor
 from app.services.recommendation_inputs import require_items
 from app.services.suppression import refuse_forgotten
+from app.services.validation import check_texts, normal_item_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +30,14 @@ def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem
     """
     # With the lock, a concurrent deletion either commits first and is seen, or waits.
     uow.state.lock()
-    latest = {item[0]: item for item in items}
-    refuse_forgotten(uow, {pseudonyms.item(item_id): item_id for item_id in latest})
+    latest: dict[str, NewItem] = {}
+    ids_by_hash: dict[str, str] = {}
+    for spelled_id, title, attributes in items:
+        check_texts(title, attributes)
+        item_id = normal_item_id(spelled_id)
+        latest[item_id] = (item_id, title, attributes)
+        ids_by_hash |= dict.fromkeys(pseudonyms.item_hashes(spelled_id), item_id)
+    refuse_forgotten(uow, ids_by_hash)
     if latest:
         uow.people.upsert_items(list(latest.values()))
         uow.people.set_available(latest, available=True)
@@ -40,7 +48,7 @@ def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem
 def withdraw_items(uow: UnitOfWork, item_ids: Sequence[str]) -> int:
     """Make the items unavailable, all or none, and return the number of distinct items."""
     uow.state.lock()
-    distinct_ids = set(item_ids)
+    distinct_ids = set(map(normal_item_id, item_ids))
     require_items(distinct_ids, uow.people.known_items(distinct_ids) - uow.requests.open_item_ids())
     uow.people.set_available(sorted(distinct_ids), available=False)
     uow.state.bump("items")
@@ -49,6 +57,7 @@ def withdraw_items(uow: UnitOfWork, item_ids: Sequence[str]) -> int:
 
 def read_item(uow: UnitOfWork, item_id: str) -> Item:
     """Return an item, or raise UnknownItemError if it is unknown or has an open deletion."""
+    item_id = normal_item_id(item_id)
     item = uow.people.item(item_id)
     if item is None or item.retired or item_id in uow.requests.open_item_ids():
         raise UnknownItemError(item_id=item_id)
@@ -63,8 +72,11 @@ def list_items(
     Items with an open deletion are left out, so a page may be shorter than `limit`.
     """
     check_limit(limit)
-    if cursor is not None and not cursor.isprintable():
-        raise invalid_cursor()
+    if cursor is not None:
+        try:
+            check_text(cursor)
+        except MalformedTextError as error:
+            raise invalid_cursor() from error
     rows = uow.people.page_of_items(limit + 1, cursor)
     suppressed_ids = uow.requests.open_item_ids()
     items = rows[:limit]

@@ -7,6 +7,8 @@ import hmac
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from app.domain.errors import InvalidInputError
+from app.domain.id_rules import IdRule, MalformedTextError, normal_id, spellings
 from app.domain.requests import Scope
 
 if TYPE_CHECKING:
@@ -15,9 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pseudonyms:
-    """HMAC-SHA256 with the installation's hash key, a secret that all its processes share."""
+    """HMAC-SHA256 with the installation's hash key, a secret that all its processes share.
+
+    Stored ids have their normal form. Use cases call `user_id` with the spelling of the caller, and
+    the `*_hashes` methods where a suppression from before the id rule may have another spelling.
+    """
 
     key: bytes = field(repr=False)
+    id_rule: IdRule = IdRule.EXACT
+
+    def user_id(self, text: str) -> str:
+        """Return the normal form of a user id; raises InvalidInputError."""
+        try:
+            return normal_id(text, self.id_rule)
+        except MalformedTextError as error:
+            raise InvalidInputError(f"user_id {error}.", reason=f"user_id {error}") from error
 
     def _digest(self, *parts: str) -> str:
         # The lengths give ("a", "bc") and ("ab", "c") different messages.
@@ -32,6 +46,22 @@ class Pseudonyms:
 
     def item(self, item_id: str) -> str:
         return self._digest("item", item_id)
+
+    def user_hashes(self, text: str) -> tuple[str, ...]:
+        """Return the hashes of a user id in its normal form, first, and in other spellings."""
+        return tuple(map(self.user, spellings(text, self.id_rule)))
+
+    def item_hashes(self, text: str) -> tuple[str, ...]:
+        """Return the hashes of an item id in its normal form, first, and in other spellings."""
+        return tuple(map(self.item, spellings(text)))
+
+    def interaction_hashes(self, user_text: str, item_text: str) -> tuple[str, ...]:
+        """Return the hashes of a pair in its normal form, first, and in other spellings."""
+        return tuple(
+            self.interaction(user_id, item_id)
+            for user_id in spellings(user_text, self.id_rule)
+            for item_id in spellings(item_text)
+        )
 
     def of(self, subject: Subject) -> tuple[str, ...]:
         """Return the hashes that a request for this subject suppresses."""

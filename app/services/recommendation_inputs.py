@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from app.domain.catalog import Interaction, User
-from app.domain.errors import GoneError, UnknownItemError, UnknownUserError
+from app.domain.errors import GoneError, UnknownItemError
+from app.domain.recommendations import Visitor
 from app.domain.requests import Scope
-from app.services.validation import some_of
+from app.services.validation import normal_item_id, some_of, unknown_user
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
-    from app.domain.recommendations import Visitor
+    from app.domain.recommendations import RecommendationQuery
     from app.domain.releases import Alias
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork
@@ -81,23 +82,55 @@ class SuppressedItemsCache:
         return entry
 
 
+def normal_query(pseudonyms: Pseudonyms, query: RecommendationQuery) -> RecommendationQuery:
+    """Return the query with normal ids, and with the caller's spelling of the user's id.
+
+    Raises InvalidInputError.
+    """
+    person = query.person
+    if isinstance(person, Visitor):
+        history = tuple((normal_item_id(item_id), stars) for item_id, stars in person.history)
+        if history != person.history:
+            query = replace(query, person=replace(person, history=history))
+    elif (user_id := pseudonyms.user_id(person)) != person:
+        query = replace(query, person=user_id, spelling=person)
+    if query.item_ids is None:
+        return query
+    item_ids = tuple(dict.fromkeys(map(normal_item_id, query.item_ids)))
+    return query if item_ids == query.item_ids else replace(query, item_ids=item_ids)
+
+
+def distinct_queries(
+    pseudonyms: Pseudonyms, queries: Sequence[RecommendationQuery]
+) -> list[RecommendationQuery]:
+    """Return the queries with normal ids, one for each user, in their order."""
+    distinct: dict[str | Visitor, RecommendationQuery] = {}
+    for query in queries:
+        normal = normal_query(pseudonyms, query)
+        distinct.setdefault(normal.person, normal)
+    return list(distinct.values())
+
+
 def read_inputs(
     uow: UnitOfWork,
     pseudonyms: Pseudonyms,
     user_id: str,
     suppressed_items: SuppressedItemsCache | None = None,
+    spelling: str | None = None,
 ) -> Inputs:
     """Read a user's inputs from one snapshot; raises GoneError or UnknownUserError.
+
+    `user_id` is a stored id, and `spelling` the id that the caller gave, if it differs.
 
     Suppressed pairs are read from the user's open requests. When a request completes, its rows are
     deleted, and tombstones prevent a new import, so the pairs need not be hashed here.
     """
-    standing = uow.state.standing([pseudonyms.user(user_id)])
+    standing = uow.state.standing(pseudonyms.user_hashes(spelling or user_id))
     if standing.suppressed:
         raise GoneError
     user = uow.people.user(user_id)
     if user is None:
-        raise UnknownUserError
+        raise unknown_user(pseudonyms)
     history = uow.people.history(user_id)
     suppressed = (suppressed_items or SuppressedItemsCache()).at(uow, standing.data_version)
     suppressed_pairs = {
@@ -147,7 +180,9 @@ def recheck(
 
     A deletion of any user counts, because the first stage's statistics contained that user.
     """
-    hashes = {pseudonyms.user(user_id): user_id for user_id in user_ids}
+    hashes = {
+        user_hash: user_id for user_id in user_ids for user_hash in pseudonyms.user_hashes(user_id)
+    }
     standing = uow.state.standing(hashes)
     version = standing.data_version
     changes = uow.state.changes_since(seen_version) if version > seen_version else []

@@ -45,7 +45,7 @@ def load_pseudonyms(settings: Settings) -> Pseudonyms:
             f"The hash key has {len(key)} bytes, but needs at least {_MIN_KEY_LENGTH}. "
             "Set LETHE_HASH_KEY to a longer secret."
         )
-    return Pseudonyms(key)
+    return Pseudonyms(key, settings.id_rule)
 
 
 def load_signer(settings: Settings) -> Signer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from app.domain.errors import ConflictError, ForgottenPersonError, UnknownUserError
+from app.domain.errors import ConflictError, ForgottenPersonError
 from app.domain.requests import OPEN_STATUSES
-from app.services.validation import check_id
+from app.services.validation import normal_item_id, unknown_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,23 +31,29 @@ def refuse_forgotten(uow: UnitOfWork, ids_by_hash: Mapping[str, str]) -> None:
 def forgotten_pairs(
     uow: UnitOfWork, pseudonyms: Pseudonyms, pairs: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], str]:
-    """Return the (user id, item id) pairs that may not be stored, each with the suppressed id."""
+    """Return the (user id, item id) pairs that may not be stored, each with the suppressed id.
+
+    The pairs have the ids of the caller, because a suppression from before the id rule is found by
+    the hash of that spelling only.
+    """
     pairs = list(pairs)
-    user_hashes = {user_id: pseudonyms.user(user_id) for user_id in {user for user, _ in pairs}}
-    item_hashes = {item_id: pseudonyms.item(item_id) for item_id in {item for _, item in pairs}}
-    pair_hashes = {pair: pseudonyms.interaction(*pair) for pair in pairs}
+    user_hashes = {user: pseudonyms.user_hashes(user) for user in {user for user, _ in pairs}}
+    item_hashes = {item: pseudonyms.item_hashes(item) for item in {item for _, item in pairs}}
+    pair_hashes = {pair: pseudonyms.interaction_hashes(*pair) for pair in pairs}
     suppressed = uow.suppressions.matching(
-        [*user_hashes.values(), *item_hashes.values(), *pair_hashes.values()]
+        chain.from_iterable(
+            (*user_hashes.values(), *item_hashes.values(), *pair_hashes.values()),
+        )
     )
     if not suppressed:
         return {}
     forgotten: dict[tuple[str, str], str] = {}
     for user_id, item_id in pairs:
-        if user_hashes[user_id] in suppressed:
+        if not suppressed.isdisjoint(user_hashes[user_id]):
             forgotten[user_id, item_id] = user_id
-        elif item_hashes[item_id] in suppressed:
+        elif not suppressed.isdisjoint(item_hashes[item_id]):
             forgotten[user_id, item_id] = item_id
-        elif pair_hashes[user_id, item_id] in suppressed:
+        elif not suppressed.isdisjoint(pair_hashes[user_id, item_id]):
             forgotten[user_id, item_id] = f"{user_id}/{item_id}"
     return forgotten
 
@@ -60,26 +67,29 @@ def record_consent(
     the given item ids. Raises ConflictError while a deletion of this user is open, and
     UnknownUserError for a user without data, tombstones or completed deletions.
     """
-    check_id("user_id", user_id)
-    distinct_item_ids = sorted(set(item_ids))
-    for item_id in distinct_item_ids:
-        check_id("item_id", item_id)
+    normal_user_id = pseudonyms.user_id(user_id)
+    # The spellings of the caller are hashed as well: they may be in older tombstones.
+    spelled_items = {normal_item_id(item_id): item_id for item_id in item_ids}
     uow.state.lock()
-    user_hash = pseudonyms.user(user_id)
-    hashes = [
-        user_hash,
-        *(pseudonyms.interaction(user_id, item_id) for item_id in distinct_item_ids),
-    ]
+    user_hashes = pseudonyms.user_hashes(user_id)
+    subjects = [user_hashes]
+    subjects += (pseudonyms.interaction_hashes(user_id, i) for i in spelled_items.values())
     # After its rows are deleted, an open request has no plain id, only hashes.
-    suppressing = [r for r in uow.requests.suppressing(hashes) if r.status in OPEN_STATUSES]
-    open_requests = uow.requests.open_of_user(user_id) or suppressing
+    suppressing = uow.requests.suppressing(chain.from_iterable(subjects))
+    open_requests = uow.requests.open_of_user(normal_user_id) or [
+        request for request in suppressing if request.status in OPEN_STATUSES
+    ]
     if open_requests:
         raise ConflictError(
             f"The deletion {open_requests[0].id} of this user is not completed yet. "
             "Record the consent after its completion."
         )
-    lifted = sum(uow.suppressions.lift_hash(subject_hash) for subject_hash in hashes)
-    is_known = lifted or uow.people.user(user_id) or uow.requests.latest_completed(user_hash)
+    lifted = sum(sum(map(uow.suppressions.lift_hash, hashes)) > 0 for hashes in subjects)
+    is_known = (
+        lifted
+        or uow.people.user(normal_user_id)
+        or any(map(uow.requests.latest_completed, user_hashes))
+    )
     if not is_known:
-        raise UnknownUserError
+        raise unknown_user(pseudonyms)
     return lifted

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from app.domain.errors import GoneError, UnknownUserError
+from app.domain.errors import GoneError
 from app.services.suppression import refuse_forgotten
+from app.services.validation import check_texts, unknown_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,14 @@ def store_users(uow: UnitOfWork, pseudonyms: Pseudonyms, users: Sequence[User]) 
     """
     # With the lock, a concurrent deletion either commits first and is seen, or waits.
     uow.state.lock()
-    latest = {user.id: user for user in users}
-    refuse_forgotten(uow, {pseudonyms.user(user_id): user_id for user_id in latest})
+    latest: dict[str, User] = {}
+    ids_by_hash: dict[str, str] = {}
+    for user in users:
+        check_texts("", user.attributes)
+        user_id = pseudonyms.user_id(user.id)
+        latest[user_id] = replace(user, id=user_id)
+        ids_by_hash |= dict.fromkeys(pseudonyms.user_hashes(user.id), user_id)
+    refuse_forgotten(uow, ids_by_hash)
     if latest:
         uow.people.upsert_users(list(latest.values()))
         # Replicas drop cached states of these users when they read the change log.
@@ -41,10 +48,11 @@ def store_users(uow: UnitOfWork, pseudonyms: Pseudonyms, users: Sequence[User]) 
 
 
 def read_user(uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str) -> Person:
-    """Return the stored data of a user. Raises GoneError or UnknownUserError."""
-    if uow.suppressions.matching([pseudonyms.user(user_id)]):
+    """Return the stored data of a user. Raises GoneError, UnknownUserError."""
+    normal_user_id = pseudonyms.user_id(user_id)
+    if uow.suppressions.matching(pseudonyms.user_hashes(user_id)):
         raise GoneError
-    user = uow.people.user(user_id)
+    user = uow.people.user(normal_user_id)
     if user is None:
-        raise UnknownUserError
-    return Person(user=user, interactions=uow.people.count_of(user_id))
+        raise unknown_user(pseudonyms)
+    return Person(user=user, interactions=uow.people.count_of(user.id))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import InvalidInputError
+from app.domain.errors import InvalidInputError, UnknownUserError
+from app.domain.id_rules import IdRule, MalformedTextError, check_text, normal_id
 from app.domain.requests import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from app.domain.catalog import Interaction
     from app.domain.requests import Subject
+    from app.services.pseudonyms import Pseudonyms
 
-MAX_ID_LENGTH: Final = 200
 MAX_ITEMS_PER_REQUEST: Final = 1000
 _MIN_STARS, _MAX_STARS = 0.5, 5.0
 _MAX_SECONDS: Final = 2**31
@@ -29,33 +32,66 @@ def some_of(ids: Sequence[str]) -> str:
     return ", ".join(ids[:_MAX_LISTED]) + rest
 
 
-def check_id(name: str, value: str) -> None:
-    """Refuse an id that is empty, too long, or has unprintable characters.
-
-    The databases cannot store NUL and surrogates.
-    """
-    if not value or len(value) > MAX_ID_LENGTH:
-        raise InvalidInputError(
-            f"{name} has {len(value)} characters, but must have 1 to {MAX_ID_LENGTH}."
-        )
-    if not value.isprintable():
-        raise InvalidInputError(f"{name} must contain printable characters only.")
+def normal_item_id(text: str) -> str:
+    """Return the normal form of an item id; raises InvalidInputError."""
+    try:
+        return normal_id(text)
+    except MalformedTextError as error:
+        raise InvalidInputError(f"item_id {error}.", reason=f"item_id {error}") from error
 
 
-def check_interaction(interaction: Interaction, now: datetime) -> None:
-    """Refuse an interaction with an invalid id, rating or timestamp."""
-    check_id("user_id", interaction.user_id)
-    check_id("item_id", interaction.item_id)
+def normal_subject(pseudonyms: Pseudonyms, subject: Subject) -> Subject:
+    """Return the subject with normal ids, the items sorted and distinct."""
+    user_id = None if subject.user_id is None else pseudonyms.user_id(subject.user_id)
+    item_ids = tuple(sorted({normal_item_id(item_id) for item_id in subject.item_ids}))
+    return replace(subject, user_id=user_id, item_ids=item_ids)
+
+
+def unknown_user(pseudonyms: Pseudonyms) -> UnknownUserError:
+    """Return the error for a user without data, with a hint at the id rule."""
+    detail = cleandoc(UnknownUserError.__doc__ or "")
+    if pseudonyms.id_rule is IdRule.EXACT:
+        detail += " Ids are compared exactly, with upper and lower case (LETHE_ID_RULE=exact)."
+    return UnknownUserError(detail)
+
+
+def check_texts(title: str, attributes: Mapping[str, str | Iterable[str]]) -> None:
+    """Refuse a title or attributes with control characters or bidirectional controls."""
+    _check_text("title", title)
+    for name, values in attributes.items():
+        _check_text("attribute", name)
+        for value in (values,) if isinstance(values, str) else values:
+            _check_text("attribute", value)
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        check_text(text)
+    except MalformedTextError as error:
+        raise InvalidInputError(f"{name} {error}.", reason=f"{name} {error}") from error
+
+
+def normal_interaction(
+    pseudonyms: Pseudonyms, interaction: Interaction, now: datetime
+) -> Interaction:
+    """Return the interaction with normal ids. Raises InvalidInputError for an invalid value."""
+    user_id = pseudonyms.user_id(interaction.user_id)
+    item_id = normal_item_id(interaction.item_id)
     is_in_range = _MIN_STARS <= interaction.rating <= _MAX_STARS  # False for NaN as well.
     if not is_in_range or not float(interaction.rating * 2).is_integer():
         raise InvalidInputError(
-            f"rating is {interaction.rating}, but must be 0.5 to 5 stars in steps of 0.5."
+            f"rating is {interaction.rating}, but must be 0.5 to 5 stars in steps of 0.5.",
+            reason="rating must be 0.5 to 5 stars in steps of 0.5",
         )
     latest = max(_MAX_SECONDS, int((now + timedelta(days=1)).timestamp()))
     if not 0 <= interaction.timestamp <= latest:
         raise InvalidInputError(
-            f"timestamp is {interaction.timestamp}, but must be Unix seconds, at most a day ahead."
+            f"timestamp is {interaction.timestamp}, but must be Unix seconds, at most a day ahead.",
+            reason="timestamp must be Unix seconds, at most a day ahead",
         )
+    if user_id == interaction.user_id and item_id == interaction.item_id:
+        return interaction
+    return replace(interaction, user_id=user_id, item_id=item_id)
 
 
 def check_subject(subject: Subject) -> None:
@@ -72,7 +108,3 @@ def check_subject(subject: Subject) -> None:
         raise InvalidInputError(
             f"item_ids has {len(item_ids)} items, but one request allows {MAX_ITEMS_PER_REQUEST}."
         )
-    if user_id is not None:
-        check_id("user_id", user_id)
-    for item_id in item_ids:
-        check_id("item_id", item_id)

@@ -14,6 +14,7 @@ from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.certificates import CertificateRepository
 from app.storage.repositories.idempotency import IdempotencyRepository
 from app.storage.repositories.job_claims import JobClaimRepository
+from app.storage.repositories.identity import IdentityRepository
 from app.storage.repositories.jobs import JobRepository
 from app.storage.repositories.outbox import OutboxRepository
 from app.storage.repositories.people import PeopleRepository
@@ -101,6 +102,7 @@ class UnitOfWork:
         self.signing_keys = SigningKeyRepository(connection)
         self.request_jobs = RequestJobRepository(connection)
         self.scrubs = ScrubRepository(connection)
+        self.identity = IdentityRepository(connection)
 
 
 def _roll_back(connection: Connection) -> None:

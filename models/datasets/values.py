@@ -6,13 +6,16 @@ The `parse_*` functions raise RejectedLineError for invalid text.
 from __future__ import annotations
 
 import math
+import unicodedata
 from datetime import UTC, datetime
 from typing import Final
 
 from models.datasets.errors import RejectedLineError
 
-#: The same limit as in `app.services.validation`, which checks ids again before storing them.
+#: The same limit as in `app.domain.id_rules`, which normalizes ids again before they are stored.
 MAX_ID: Final = 200
+#: NFC makes a text at most four times shorter.
+_MAX_SPELLING: Final = 4 * MAX_ID
 _MIN_STARS: Final = 0.5
 _MAX_STARS: Final = 5.0
 #: The year 2100. Larger values are most likely milliseconds.
@@ -33,11 +36,14 @@ _UNKNOWN_OCCUPATIONS: Final = frozenset({"", "none", "other"})
 
 
 def parse_id(text: str, kind: str) -> str:
-    """Return the id without surrounding whitespace; `kind` is "user" or "item"."""
+    """Return the id in NFC, without surrounding whitespace; `kind` is "user" or "item"."""
     identity = text.strip()
+    if not identity.isascii() and len(identity) <= _MAX_SPELLING:
+        identity = unicodedata.normalize("NFC", identity)
     if not identity:
         raise RejectedLineError(f"the {kind} id is missing")
-    if len(identity) > MAX_ID or not identity.isprintable():
+    is_printable = identity.replace("\u200c", "").replace("\u200d", "").isprintable()
+    if len(identity) > MAX_ID or not is_printable:
         raise RejectedLineError(f"the {kind} id is too long or not printable")
     return identity
 

@@ -22,6 +22,7 @@ from app.api.schemas.recommend import (
 )
 from app.domain.errors import InvalidInputError, LetheError
 from app.domain.recommendations import MAX_EXPLAINED, RecommendationQuery
+from app.services.recommendation_inputs import distinct_queries
 
 router = APIRouter(tags=["recommendations"])
 
@@ -117,7 +118,7 @@ async def recommend_batch(
     body: RecommendBatchBody, gateway: TheGateway, response: Response
 ) -> RecommendBatchAnswer:
     """Recommend items to several users. A failure affects only the user concerned."""
-    queries = body.queries()
+    queries = distinct_queries(gateway.pseudonyms, body.queries())
     answers = await gateway.recommender.recommend_all(queries)
     set_cache_headers(response)
     return RecommendBatchAnswer(

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
-from app.services.validation import MAX_ID_LENGTH
+from app.domain.id_rules import MAX_ID_LENGTH, normal_id
 
 
 def printable(value: str) -> str:
@@ -16,10 +24,44 @@ def printable(value: str) -> str:
     return value
 
 
-Id = Annotated[
+def _decimal_text(value: object) -> object:
+    """Return an integer as its decimal text; raises ValueError for other numbers."""
+    if isinstance(value, (bool, float)):
+        raise ValueError("send ids as strings")  # noqa: TRY004 - pydantic reports ValueError only
+    return str(value) if isinstance(value, int) else value
+
+
+def _checked_id(value: str) -> str:
+    """Return the id as the caller wrote it, if the id has a normal form; raises ValueError.
+
+    The services normalize: only they know the id rule, and older tombstones need the spelling.
+    """
+    normal_id(value)
+    return value
+
+
+#: A name that callers choose for a call, such as an idempotency key.
+Token = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_ID_LENGTH),
     AfterValidator(printable),
+]
+#: The id of a user or an item in a path.
+PathId = Annotated[str, AfterValidator(_checked_id)]
+#: The id of a user or an item in a body.
+Id = Annotated[
+    str,
+    BeforeValidator(_decimal_text),
+    AfterValidator(_checked_id),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
+                {"type": "integer"},
+            ]
+        },
+        mode="validation",
+    ),
 ]
 
 

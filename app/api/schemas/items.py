@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from app.api.schemas.common import Answer, Body, Id, printable
+from app.api.schemas.common import Answer, Body, Id
+from app.domain.id_rules import check_text
 
 if TYPE_CHECKING:
     from app.domain.catalog import Item, NewItem
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 MAX_ATTRIBUTES: Final = 32
 _MAX_VALUES: Final = 32
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(printable)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(check_text)]
 AttributeName = Annotated[
-    str, StringConstraints(min_length=1, max_length=64), AfterValidator(printable)
+    str, StringConstraints(min_length=1, max_length=64), AfterValidator(check_text)
 ]
 AttributeValue = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(check_text)
 ]
 AttributeValues = Annotated[list[AttributeValue], Field(max_length=_MAX_VALUES)]
 

@@ -10,6 +10,7 @@ from app.api.problems import kind_of
 from app.api.schemas.common import Answer, Body, Id
 from app.api.schemas.users import Stars
 from app.domain.errors import LetheError
+from app.domain.id_rules import normal_id
 from app.domain.recommendations import (
     MAX_EXPLAINED,
     MAX_RANKED,
@@ -85,7 +86,7 @@ class RecommendBody(_Options):
     def _check(self) -> Self:
         if self.user_id is not None and (self.attributes or self.history):
             raise ValueError("give either a user_id or a visitor's attributes and history")
-        item_ids = [rated.item_id for rated in self.history]
+        item_ids = [normal_id(rated.item_id) for rated in self.history]
         if len(set(item_ids)) < len(item_ids):
             raise ValueError("the history must contain each item only once")
         check_explained(self.explain, self.query().n)

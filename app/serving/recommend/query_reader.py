@@ -9,6 +9,7 @@ from app.domain.recommendations import Visitor, answer_tag
 from app.services.recommendation_inputs import (
     VISITOR_ID,
     SuppressedItemsCache,
+    normal_query,
     read_inputs,
     read_visitor,
     recheck,
@@ -65,8 +66,9 @@ class QueryReader:
         """Return the current answer's entity tag if `tags` contains it; raises GoneError."""
         if not isinstance(query.person, str):
             return None
+        user_hashes = self._pseudonyms.user_hashes(query.spelling or query.person)
         with self._uow(write=False) as uow:
-            standing = uow.state.standing([self._pseudonyms.user(query.person)])
+            standing = uow.state.standing(user_hashes)
         if standing.suppressed:
             raise GoneError
         if standing.alias.live is None:
@@ -77,7 +79,7 @@ class QueryReader:
     def similar(
         self, item_id: str, n: int, attribute_filter: AttributeFilter
     ) -> tuple[list[tuple[Item, float]], int]:
-        """Return up to `n` similar items, best first, and the data version.
+        """Return up to `n` items similar to a normal item id, best first, and the data version.
 
         Raises UnknownItemError and InvalidInputError.
         """
@@ -96,6 +98,7 @@ class QueryReader:
 
     def _prepare(self, uow: UnitOfWork, query: RecommendationQuery) -> PreparedQuery | LetheError:
         try:
+            query = normal_query(self._pseudonyms, query)
             inputs, unknown = self._read_inputs(uow, query)
             start, stop = (0, 0) if query.item_ids else tier_bounds(query, self.tier_size)
             proposal = self._first_stage.propose(uow, inputs, query, start, stop)
@@ -113,8 +116,12 @@ class QueryReader:
         if isinstance(person, Visitor):
             return read_visitor(uow, person, self._suppressed_items), False
         try:
-            return read_inputs(uow, self._pseudonyms, person, self._suppressed_items), False
+            inputs = read_inputs(
+                uow, self._pseudonyms, person, self._suppressed_items, query.spelling
+            )
         except UnknownUserError:
             if not query.fallback:
                 raise
+        else:
+            return inputs, False
         return read_visitor(uow, Visitor(), self._suppressed_items), True

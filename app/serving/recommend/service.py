@@ -21,6 +21,7 @@ from app.domain.errors import (
     UnavailableError,
 )
 from app.domain.recommendations import Similar, SimilarItem
+from app.services.validation import normal_item_id
 from app.serving.recommend.bounded_executor import BoundedExecutor
 from app.serving.recommend.query_reader import QueryReader
 from app.serving.recommend.ranking import PreparedQuery, rank_with_first_stage, rank_with_model
@@ -199,6 +200,7 @@ class RecommendService:
             retries.count_forget()
 
     def _answer_similar(self, item_id: str, n: int, attribute_filter: AttributeFilter) -> Similar:
+        item_id = normal_item_id(item_id)
         retries = _RetryCounts()
         while True:
             pairs, version = self._query_reader.similar(item_id, n, attribute_filter)

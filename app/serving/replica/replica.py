@@ -19,13 +19,13 @@ import structlog
 
 from app.domain.errors import DatabaseUnavailableError
 from app.domain.identifiers import new_id
+from app.services.identity import open_identity
 from app.services.replicas import (
     ReplicaState,
     deregister_replica,
     register_replica,
     renew_replica,
 )
-from app.services.secrets import check_hash_key
 from app.serving.replica.answer_lease import AnswerLease
 from app.serving.replica.release_switch import ReleaseSwitch
 from app.tracebacks import error_location
@@ -62,6 +62,7 @@ class Replica:
         self._uow = uow
         self.first_stage = first_stage
         self._pseudonyms = pseudonyms
+        self._settings = settings
         self._renew_seconds = self._ttl / _RENEWALS_PER_LEASE
         self._poll_seconds = min(settings.poll_seconds, self._renew_seconds)
         self._wake = threading.Event()
@@ -231,8 +232,8 @@ class Replica:
     def _register(self, now: float) -> Alias:
         replica_id = new_id("rep")
         with self._uow() as uow:
-            # With another key no suppression would match, and forgotten users would get answers.
-            check_hash_key(uow, self._pseudonyms)
+            # With another key or id rule, suppressions would not match all spellings of a user.
+            open_identity(uow, self._pseudonyms, self._settings)
             alias = register_replica(
                 uow,
                 self._ttl,

@@ -19,6 +19,7 @@ def test_brackets_in_data_are_printed_literally(capsys: pytest.CaptureFixture[st
         **dict.fromkeys(("users", "items", "interactions"), 1),
         "format": "csv",
         "skipped": {},
+        "invalid": {},
         "rejected": [{"reason": "[bold]odd", "count": 1, "examples": ["[red].csv:2"]}],
     }
     Screen.make(as_json=False).say(import_report(summary))

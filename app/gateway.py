@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import socket
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.auth import check_binding
 from app.connection_limits import limited_protocol
-from app.domain.errors import LetheError
+from app.domain.errors import DatabaseUnavailableError, LetheError
 from app.logs import configure_logging
 from app.main import create_app
 from app.parent_watch import stop_with_parent
 from app.private_files import protect_home, use_private_umask
+from app.services.identity import open_identity
 from app.settings import get_settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from app.api.state import Gateway
     from app.settings import Settings
 
 #: Seconds from the end of the parent process until this process exits at the latest.
@@ -41,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         protect_home(settings)
         check_binding(settings)
         server = make_server(settings)
+        check_identity(cast("FastAPI", server.config.app).state.gateway)
     except LetheError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -53,6 +60,15 @@ def main(arguments: list[str] | None = None) -> int:
     freeze_startup_objects()
     server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)
     return 0 if server.started else 1
+
+
+def check_identity(gateway: Gateway) -> None:
+    """Refuse to start with another hash key or id rule than the database has.
+
+    If the database does not respond or is not migrated yet, the replica checks later.
+    """
+    with contextlib.suppress(DatabaseUnavailableError, SQLAlchemyError), gateway.uow() as uow:
+        open_identity(uow, gateway.pseudonyms, gateway.settings)
 
 
 def freeze_startup_objects() -> None:

@@ -52,12 +52,13 @@ def spellings(text: str, rule: IdRule = IdRule.EXACT) -> tuple[str, ...]:
 
     A text that is not a valid id is its own only spelling.
     """
+    # First, because every recommendation hashes such an id.
+    if _is_plain(text) and (rule is IdRule.EXACT or text == text.lower()):
+        return (text,)
     try:
         normal = normal_id(text, rule)
     except MalformedTextError:
         return (text,)
-    if text == normal and text.isascii():
-        return (normal,)
     trimmed = text.strip()
     composed, decomposed = normalize("NFC", trimmed), normalize("NFD", trimmed)
     others = (text, trimmed, composed, decomposed, normalize("NFD", normal))

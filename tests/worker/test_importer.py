@@ -232,3 +232,32 @@ def test_item_of_a_user_forgotten_during_the_import_is_not_in_the_catalog(
     assert summary["skipped"]["forgotten"]
     with uow_factory(write=False) as uow:
         assert uow.people.known_items(["playlist-of-ann", "mine", "known"]) == {"mine", "known"}
+
+
+def test_spellings_in_a_file_are_one_person_and_joiners_are_kept(
+    tmp_path: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    path = tmp_path / "ratings.csv"
+    lines = ["Ju\u0308rgen,a,4,10", " J\u00fcrgen ,b,4,20", "\u0645\u06cc\u200c\u062e,a,3,30"]
+    path.write_text("\n".join(["user,item,rating,timestamp", *lines]), encoding="utf-8")
+    summary = run_import(path, "auto", uow_factory, pseudonyms, lambda _: None)
+    assert (summary["rejected"], summary["skipped"], summary["invalid"]) == ([], {}, {})
+    with uow_factory(write=False) as uow:
+        users = {user.id: uow.people.count_of(user.id) for user in uow.people.users()}
+    assert users == {"J\u00fcrgen": 2, "\u0645\u06cc\u200c\u062e": 1}
+
+
+def test_title_with_a_bidirectional_control_is_counted_as_invalid(
+    tmp_path: Path, uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    path = tmp_path / "ratings.csv"
+    lines = [
+        f"{user},{item},4,10,{title}"
+        for user in ("ann", "bob")
+        for item, title in (("a", "Abc\u202edef"), ("b", "Good Film"))
+    ]
+    rows = "\n".join(["user,item,rating,timestamp,title", *lines])
+    path.write_text(rows, encoding="utf-8")
+    summary = run_import(path, "auto", uow_factory, pseudonyms, lambda _: None)
+    assert summary["skipped"] == {"invalid": 1, "unknown_item": 2}
+    assert summary["invalid"] == {"title must not have bidirectional controls": 1}

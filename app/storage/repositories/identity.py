@@ -175,14 +175,18 @@ class IdentityRepository(Repository):
         new: str,
     ) -> None:
         """Change `column` from `old` to `new`; of two rows for one `other`, keep the later."""
-        twin = aliased(InteractionRow)
-        twin_column, twin_other = getattr(twin, column.key), getattr(twin, other.key)
-        same = and_(twin_other == other, or_(column == old, column == new))
+        rival = aliased(InteractionRow)
+        rival_column, rival_other = getattr(rival, column.key), getattr(rival, other.key)
+        same = and_(rival_other == other, or_(column == old, column == new))
         is_older = exists().where(
             same,
             or_(
-                and_(column == old, twin_column == new, twin.timestamp >= InteractionRow.timestamp),
-                and_(column == new, twin_column == old, twin.timestamp > InteractionRow.timestamp),
+                and_(
+                    column == old, rival_column == new, rival.timestamp >= InteractionRow.timestamp
+                ),
+                and_(
+                    column == new, rival_column == old, rival.timestamp > InteractionRow.timestamp
+                ),
             ),
         )
         self._changed(

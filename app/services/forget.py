@@ -22,7 +22,13 @@ from app.domain.errors import (
 from app.domain.identifiers import new_id
 from app.domain.outbox import Topic
 from app.domain.requests import ForgetRequest, RequestStatus, Scope, Subject
-from app.services.validation import check_subject, normal_subject, some_of, unknown_user
+from app.services.validation import (
+    check_subject,
+    id_rule_hint,
+    normal_subject,
+    some_of,
+    unknown_user,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +119,7 @@ def forget_users(
     if unknown_ids:
         raise UnknownUserError(
             f"No data is stored for the users {some_of(unknown_ids)}. "
-            "No deletion was recorded for any user of this call."
+            f"No deletion was recorded for any user of this call.{id_rule_hint(pseudonyms)}"
         )
     return requests
 

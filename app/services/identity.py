@@ -6,7 +6,7 @@ names the same person, and no suppression is lost: suppressed spellings suppress
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,7 +18,7 @@ from app.services.secrets import check_hash_key
 from app.services.validation import normal_item_id, normal_subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
@@ -49,8 +49,7 @@ def _apply_id_rule(uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings) 
     users, kept_users = _changed_ids(uow.identity.user_ids(), pseudonyms.user_id)
     items, kept_items = _changed_ids(uow.identity.item_ids(), normal_item_id)
     _draw_holdout(uow, pseudonyms, settings.holdout_share)
-    for spelled, normal in users.items():
-        uow.identity.rename_user(spelled, normal)
+    _rename_users(uow, users)
     spellings_of_items: dict[str, list[str]] = defaultdict(list)
     for spelled, normal in items.items():
         spellings_of_items[normal].append(spelled)
@@ -96,6 +95,16 @@ def _draw_holdout(uow: UnitOfWork, pseudonyms: Pseudonyms, share: float) -> None
         user_id for user_id in uow.identity.user_ids() if pseudonyms.never_trained(user_id, share)
     ]
     uow.identity.set_holdout(drawn, holdout=True)
+
+
+def _rename_users(uow: UnitOfWork, normal_forms: Mapping[str, str]) -> None:
+    """Give users their normal ids, and merge users with the same normal id."""
+    shared = uow.identity.known_users(set(normal_forms.values()))
+    shared |= {normal for normal, n in Counter(normal_forms.values()).items() if n > 1}
+    uow.identity.rename_users({old: new for old, new in normal_forms.items() if new not in shared})
+    for spelled, normal in normal_forms.items():
+        if normal in shared:
+            uow.identity.rename_user(spelled, normal)
 
 
 def _merge_items(uow: UnitOfWork, normal: str, spellings: Sequence[str]) -> None:

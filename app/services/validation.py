@@ -49,10 +49,14 @@ def normal_subject(pseudonyms: Pseudonyms, subject: Subject) -> Subject:
 
 def unknown_user(pseudonyms: Pseudonyms) -> UnknownUserError:
     """Return the error for a user without data, with a hint at the id rule."""
-    detail = cleandoc(UnknownUserError.__doc__ or "")
+    return UnknownUserError(cleandoc(UnknownUserError.__doc__ or "") + id_rule_hint(pseudonyms))
+
+
+def id_rule_hint(pseudonyms: Pseudonyms) -> str:
+    """Return a sentence for messages about unknown users under the rule `exact`, or no text."""
     if pseudonyms.id_rule is IdRule.EXACT:
-        detail += " Ids are compared exactly, with upper and lower case (LETHE_ID_RULE=exact)."
-    return UnknownUserError(detail)
+        return " Ids are compared exactly, with upper and lower case (LETHE_ID_RULE=exact)."
+    return ""
 
 
 def check_texts(title: str, attributes: Mapping[str, str | Iterable[str]]) -> None:

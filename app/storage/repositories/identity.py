@@ -80,6 +80,32 @@ class IdentityRepository(Repository):
                 [{"old": old, "new": new} for old, new in new_ids.items()],
             )
 
+    def known_users(self, user_ids: Iterable[str]) -> set[str]:
+        """Return the ids among these that users have."""
+        known: set[str] = set()
+        for portion in portions(user_ids):
+            query = select(UserRow.id).where(UserRow.id.in_(portion))
+            known.update(self._connection.execute(query).scalars())
+        return known
+
+    def rename_users(self, new_ids: Mapping[str, str]) -> None:
+        """Give users other ids, which are distinct and which no user has."""
+        if not new_ids:
+            return
+        old = bindparam("old", type_=UserRow.id.type)
+        new = bindparam("new", type_=UserRow.id.type)
+        copied = select(new, UserRow.attributes, UserRow.holdout).where(UserRow.id == old)
+        columns = ["id", "attributes", "holdout"]
+        ratings = table_of(InteractionRow)
+        for statement in (
+            insert(table_of(UserRow)).from_select(columns, copied),
+            update(ratings).where(ratings.c.user_id == old).values(user_id=new),
+            delete(table_of(UserRow)).where(table_of(UserRow).c.id == old),
+        ):
+            self._connection.execute(
+                statement, [{"old": old_id, "new": new_id} for old_id, new_id in new_ids.items()]
+            )
+
     def rename_user(self, old: str, new: str) -> None:
         """Give the user's row and interactions another id. If the new id exists, merge the users.
 

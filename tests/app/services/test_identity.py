@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -158,6 +159,21 @@ def test_email_rule_makes_users_in_capitals_one_person_and_keeps_item_ids(
         assert {"Film", "FILM"} <= {item.id for item in uow.people.items()}
     rows = [rating("BUZZ@example.com", "Film"), rating("buzz@Example.com", "FILM")]
     assert imported(catalog, EMAIL, interactions=rows).skipped == {"forgotten": 2}
+
+
+def test_idempotency_key_from_before_the_rule_is_replayed(
+    catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    with catalog() as uow:
+        uow.people.ensure_users(["9042"])
+        request = forget(uow, pseudonyms, "9042")
+        body = json.dumps(["user", " 9042 ", []])
+        uow.idempotency.add(
+            pseudonyms.opaque("idempotency-key", "k"), pseudonyms.opaque("body", body), request.id
+        )
+        command = ForgetCommand(user_id=" 9042 ")
+        replayed = request_forget(uow, pseudonyms, SETTINGS, command, idempotency_key="k")
+    assert replayed == (request, False)
 
 
 def test_unknown_user_under_the_exact_rule_is_told_that_case_counts(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.catalog import ItemOrigin
 from app.domain.errors import InvalidInputError
+from app.domain.id_rules import spellings
 from app.services.orphaned_items import retire_orphans
 from app.services.suppression import forgotten_ids, forgotten_pairs
 from app.services.validation import check_texts, normal_interaction, normal_item_id
@@ -89,7 +90,8 @@ def import_data(  # noqa: PLR0913 - one parameter for each kind of row
             if on_progress is not None:
                 on_progress(len(rows))
     if result.skipped:
-        _retire_unrated(factory, [item[0] for item in rated], chunk)
+        # The first spelling is the normal form, which is stored.
+        _retire_unrated(factory, [spellings(item[0])[0] for item in rated], chunk)
     return result
 
 
@@ -108,10 +110,12 @@ def items_to_name(
         if item_id in item_ids:
             continue
         if user_id not in is_forgotten:
-            is_forgotten[user_id] = bool(suppressed) and pseudonyms.user(user_id) in suppressed
+            hashes = pseudonyms.user_hashes(user_id) if suppressed else ()
+            is_forgotten[user_id] = not suppressed.isdisjoint(hashes)
         if is_forgotten[user_id]:
             continue
-        if not suppressed or pseudonyms.interaction(user_id, item_id) not in suppressed:
+        pair_hashes = pseudonyms.interaction_hashes(user_id, item_id) if suppressed else ()
+        if suppressed.isdisjoint(pair_hashes):
             item_ids.add(item_id)
     return item_ids
 

@@ -19,7 +19,7 @@ from app.domain.id_rules import IdRule
 from app.domain.recommendations import RecommendationQuery, Visitor
 from app.domain.requests import Scope, Subject
 from app.services.forget import ForgetCommand, forget_users, record_request, request_forget
-from app.services.imports import import_data
+from app.services.imports import import_data, items_to_name
 from app.services.interactions import add_interactions
 from app.services.items import read_item, store_items, withdraw_items
 from app.services.pseudonyms import Pseudonyms
@@ -201,6 +201,17 @@ def test_queries_have_normal_ids_and_one_entry_per_user(pseudonyms: Pseudonyms) 
     assert [q.person for q in distinct_queries(pseudonyms, queries)] == ["b", NFC]
     with pytest.raises(InvalidInputError, match="user_id must not have control characters"):
         normal_query(pseudonyms, RecommendationQuery(person="a\x00"))
+
+
+def test_items_that_only_a_forgotten_person_names_in_another_spelling_are_not_stored(
+    catalog: UnitOfWorkFactory,
+) -> None:
+    with catalog() as uow:
+        add_interactions(uow, EMAIL, [rating("buzz@x", "i1"), rating(NFC, "i1")])
+        forget(uow, EMAIL, "buzz@x")
+        forget(uow, EMAIL, NFC, "i1")
+        pairs = [("BUZZ@X", "secret"), (NFD.upper(), "i1"), ("ann", "i2")]
+        assert items_to_name(uow, EMAIL, pairs) == {"i2"}
 
 
 def test_of_two_spellings_in_one_import_the_later_rating_is_stored(

@@ -13,8 +13,8 @@ from app.domain.errors import DatabaseUnavailableError
 from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.certificates import CertificateRepository
 from app.storage.repositories.idempotency import IdempotencyRepository
-from app.storage.repositories.job_claims import JobClaimRepository
 from app.storage.repositories.identity import IdentityRepository
+from app.storage.repositories.job_claims import JobClaimRepository
 from app.storage.repositories.jobs import JobRepository
 from app.storage.repositories.outbox import OutboxRepository
 from app.storage.repositories.people import PeopleRepository

@@ -74,6 +74,16 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestJob:
+    """A job that took part in a request, also if the job failed, and its audit of this request."""
+
+    request_id: str
+    job_id: str
+    outcome: Outcome | None = None
+    figures: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRequest:
     """A deletion request. `subject` is None after completion, and `subject_hashes` stay.
 
@@ -95,6 +105,13 @@ class ForgetRequest:
     release: str | None = None
     completed_at: datetime | None = None
     certificate: dict[str, Any] | None = None
+    #: Requests with the same value are retried in one job.
+    retry_group: str | None = None
+    #: The signature of the last failure, and the time of the first failure with this signature.
+    last_failure: str | None = None
+    failed_at: datetime | None = None
+    #: The earliest time of the next job.
+    retry_at: datetime | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

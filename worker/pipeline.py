@@ -21,6 +21,7 @@ from app.domain.jobs import JobKind, JobStatus, Stage
 from app.services import jobs as job_lifecycle
 from app.services.retries import MAX_BACK_OFF
 from app.tracebacks import error_location
+from worker.cancelled import remove_unrecorded_files
 from worker.errors import ReleaseMissingError, WorkerStoppedError
 from worker.failures import describe_failure
 from worker.heartbeat import LeaseHeartbeat
@@ -153,7 +154,9 @@ def _clear_if_ended(run: JobRun) -> None:
         with run.context.uow_factory(write=False) as uow:
             has_ended = job_lifecycle.has_ended(uow, run.job.id)
         if has_ended:
-            run.context.artifacts.remove_staging(run.job.id)
+            store = run.context.artifacts
+            store.remove_staging(run.job.id)
+            remove_unrecorded_files(run.context.uow_factory, store, run.job.id)
     except (LetheError, OSError) as error:
         log.warning("staging_not_removed", job=run.job.id, error=type(error).__name__)
 

@@ -13,6 +13,7 @@ import structlog
 
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
+from worker.cancelled import remove_cancelled_releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +88,7 @@ class Relay:
             stop.wait(self._settings.poll_seconds)
 
     def sweep(self) -> None:
-        """Sweep the jobs, and unlink the staging files of ended jobs.
+        """Sweep the jobs, and unlink the staging files of ended and releases of cancelled jobs.
 
         A suspended claim may write to its staging directory long after its job has ended, so each
         sweep looks at the staging directories again.
@@ -98,6 +99,7 @@ class Relay:
                 has_ended = job_lifecycle.has_ended(uow, job_id)
             if has_ended:
                 self._artifacts.remove_staging(job_id)
+        remove_cancelled_releases(self._uow_factory, self._artifacts)
 
     def _dispatch(self) -> None:
         """Send the pending messages, then mark them as sent.

@@ -235,7 +235,7 @@ def cancel(uow: UnitOfWork, job_id: str) -> Job:
         if job.status in OPEN_JOB_STATUSES:
             raise JobNotCancellableError(
                 f"The job {job_id} can no longer be cancelled: its release {job.release} is live. "
-                "The job will finish its last stages."
+                "A worker finishes its last stages."
             )
         raise JobNotCancellableError(f"The job {job_id} has ended already: it is {job.status}.")
     _clear_target(uow, uow.jobs.get(job_id))

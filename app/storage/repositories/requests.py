@@ -180,6 +180,17 @@ class RequestRepository(Repository):
         oldest: datetime | None = self._connection.execute(select(since).where(_READY)).scalar_one()
         return oldest
 
+    def retried(self) -> list[tuple[str, int]]:
+        """Return each last failure of requests that wait for a retry, and their number."""
+        query = (
+            select(RequestRow.last_failure, func.count())
+            .where(_JOBLESS, RequestRow.last_failure.is_not(None))
+            .group_by(RequestRow.last_failure)
+            .order_by(RequestRow.last_failure)
+        )
+        rows = self._connection.execute(query)
+        return [(failure, number) for failure, number in rows if failure is not None]
+
     def ready_groups(self) -> list[str | None]:
         """Return the retry groups that are ready, the longest waiting first.
 

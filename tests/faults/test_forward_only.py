@@ -1,4 +1,4 @@
-"""After the flip a job only moves forward: it is retried, never abandoned, and keeps its evidence."""
+"""After the flip a job is repeated until it succeeds, and keeps its evidence."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from app.cli.installation import open_installation
 from app.cli.root import application
 from app.cli.train import training_summary
 from app.domain.catalog import Interaction
+from app.services.jobs import start_training
 from app.settings import get_settings
 from tests.support.command_line import document, lethe
 from tests.support.processes import ROOT
@@ -191,3 +192,20 @@ def test_forget_wait_completes_without_a_release(
     assert document("forget", user, "--wait")["status"] == "completed"
     assert lethe("consent", user).exit_code == 0
     assert document("consent", user) == {"lifted": 0}
+
+
+def test_job_is_cancelled_by_the_command(home: Path) -> None:
+    data = home.parent / "ratings.csv"
+    data.write_text("user,item,rating,timestamp\nann,i1,4,10\nbob,i1,5,12\n")
+    document("import", str(data))
+    with open_installation(get_settings()) as installation, installation.uow() as uow:
+        job_id = start_training(uow).id
+    assert document("jobs", job_id)["status"] == "queued"
+    cancelled = document("jobs", "cancel", job_id)
+    assert (cancelled["id"], cancelled["status"]) == (job_id, "cancelled")
+    assert document("jobs")["items"][0]["status"] == "cancelled"
+    again = lethe("jobs", "cancel", job_id)
+    assert again.exit_code == 1
+    assert "has ended already" in again.stdout
+    for arguments in (("jobs", "cancel"), ("jobs", job_id, "cancel")):
+        assert lethe(*arguments).exit_code == 2

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.text import Text
 
 from app.api.schemas.jobs import JobAnswer
 from app.cli.failures import BadInputError, CommandError, command
@@ -100,6 +101,7 @@ def follow_job(
     worker is left to run the job. Without a terminal, each stage is printed on its own line.
     """
     printed_stage: str | None = None
+    printed_error: str | None = None
     with screen.progress() as progress:
         task = progress.add_task(STAGES["waiting"], total=1.0)
         while True:
@@ -110,6 +112,10 @@ def follow_job(
                 if not screen.console.is_terminal and stage != printed_stage:
                     printed_stage = stage
                     screen.say(f"  {job['progress']:4.0%}  {stage}")
+                if job.get("error") not in {None, printed_error} and job["status"] not in ENDED:
+                    printed_error = job["error"]
+                    # A Text, so that brackets in a path are not read as markup.
+                    screen.say(Text(f"  The last try failed and is repeated: {printed_error}"))
                 if until(job):
                     return job
             check()

@@ -84,7 +84,7 @@ def run_training(
             )
         except KeyboardInterrupt:
             try:
-                message = _cancel_interrupted(installation, job_id)
+                message = cancel_interrupted(installation, job_id)
             except KeyboardInterrupt:
                 children.kill_all()
                 raise
@@ -92,7 +92,7 @@ def run_training(
     return require_success(job)
 
 
-def _cancel_interrupted(installation: Installation, job_id: str) -> str:
+def cancel_interrupted(installation: Installation, job_id: str) -> str:
     """Cancel the job of an interrupted command and return the message for the user."""
     try:
         cancel_job(installation, job_id)

@@ -74,16 +74,6 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestJob:
-    """A job that took part in a request, also if the job failed, and its audit of this request."""
-
-    request_id: str
-    job_id: str
-    outcome: Outcome | None = None
-    figures: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetRequest:
     """A deletion request. `subject` is None after completion, and `subject_hashes` stay.
 

@@ -83,7 +83,6 @@ class UnitOfWork:
 
     def _open_repositories(self, connection: Connection) -> None:
         self.requests = RequestRepository(connection)
-        self.request_jobs = RequestJobRepository(connection)
         self.suppressions = SuppressionRepository(connection)
         self.people = PeopleRepository(connection)
         self.jobs = JobRepository(connection)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from app.api import problems
+from app.api.attention import AttentionReader
 from app.api.auth import AccessGuard
 from app.api.metrics import Metrics
 from app.api.middleware import BodyLimit, Observer
@@ -82,6 +83,7 @@ def make_gateway(settings: Settings, database: Database) -> Gateway:
         first_stage=first_stage,
         replica=replica,
         recommender=RecommendService(settings, uow, pseudonyms, replica, first_stage),
+        attention=AttentionReader(settings, uow),
     )
 
 

@@ -165,14 +165,18 @@ class Settings(BaseSettings):
         description="Seconds after which the job of a silent worker can be claimed again.",
     )
     job_attempts: Annotated[int, Field(gt=0)] = Field(
-        default=5, description="Number of claims of a job before the job is abandoned."
+        default=5,
+        description="Number of claims of a job before it is abandoned; after the flip never.",
     )
     request_failures: Annotated[int, Field(gt=0)] = Field(
-        default=3, description="Number of failed jobs after which a deletion request is `dead`."
+        default=3,
+        description="Failures of a deletion request alone in its job, in a stage that another batch"
+        " passed meanwhile, after which the request is `dead`.",
     )
     retry_delay: Annotated[float, Field(ge=0)] = Field(
         default=10.0,
-        description="Seconds before a job with requests of a failed job can be claimed.",
+        description="Seconds before the first retry of a failed job or deletion request; each"
+        " further failure doubles them, up to 10 minutes.",
     )
     worker_nice: Annotated[int, Field(ge=0, le=19)] = Field(
         default=19,

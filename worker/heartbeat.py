@@ -65,6 +65,8 @@ class LeaseHeartbeat(_Heartbeat):
         """Take the time from before the claim was sent, `claimed_at`, by `time.monotonic()`."""
         super().__init__(f"heartbeat-{lease.job_id}-{lease.epoch}", lease_seconds)
         self.lost = threading.Event()
+        #: Whether a renewal failed for another reason than a lost lease.
+        self.had_errors = False
         self._uow_factory = uow_factory
         self._lease = lease
         self._valid_until = claimed_at + lease_seconds
@@ -85,6 +87,7 @@ class LeaseHeartbeat(_Heartbeat):
             self.lost.set()
             self._stopped.set()
         except Exception as error:  # noqa: BLE001 # the database may be available again in time
+            self.had_errors = True
             log.warning("heartbeat_failed", job=self._lease.job_id, error=type(error).__name__)
         else:
             self._valid_until = sent_at + self._lifetime

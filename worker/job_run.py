@@ -123,14 +123,22 @@ class JobRun:
     def begin(self, stage: Stage) -> None:
         """Write the stage, its status and its initial progress, then call the `on_stage` hook."""
         plan = self._plans[stage]
+        changes: dict[str, Any] = {"error": None} if self._is_after_error(stage) else {}
         self.advance(
             stage=stage,
             status=plan.status,
             progress=max(self.job.progress, plan.start),
             metrics={"stage_seconds": self._stage_seconds(stage)},
+            **changes,
         )
         log.info("stage", job=self.job.id, epoch=self.lease.epoch, stage=stage.value)
         self._on_stage(stage)
+
+    def _is_after_error(self, next_stage: Stage) -> bool:
+        """Return whether the job has passed the stage in which its last try failed."""
+        failed_stage = (self.job.error or "").partition(":")[0]
+        order = [stage.value for stage in self._plans]
+        return failed_stage in order and order.index(next_stage.value) > order.index(failed_stage)
 
     def _stage_seconds(self, next_stage: Stage) -> dict[str, float]:
         """Return the seconds that all claims so far spent in each finished stage."""

@@ -92,9 +92,9 @@ def _attempt(action: Callable[[], object]) -> object:
 
 
 def _is_idle(context: WorkerContext) -> bool:
-    """Return whether no job is open and no request waits for a batch."""
+    """Return whether no job is open and no request waits for a batch or a retry."""
     with context.uow_factory() as uow:
-        return uow.jobs.open_job() is None and not uow.requests.ready_for_batch(1)
+        return uow.jobs.open_job() is None and not uow.requests.any_waiting()
 
 
 def _do_nothing(_argument: object) -> None: ...

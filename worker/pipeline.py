@@ -2,13 +2,16 @@
 
 `STAGES` is the order of a job. A claim of a job without a release row starts with a new snapshot,
 in a staging directory of its own. A claim of a job with a release row continues at the recorded
-stage if that stage is resumable, otherwise at the rollout. After the alias has moved to the new
-release, an error does not fail the job: the lease expires, and the next claim continues.
+stage if that stage is resumable, otherwise at the rollout. An error of the environment, and any
+error after the alias has moved to the new release, does not end the job: the error is recorded, the
+lease ends after a back-off, and the next claim continues.
 """
 
 from __future__ import annotations
 
+import time
 from itertools import dropwhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,8 +19,10 @@ import structlog
 from app.domain.errors import LeaseLostError, LetheError, UnavailableError
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.services import jobs as job_lifecycle
+from app.services.retries import MAX_BACK_OFF
 from app.tracebacks import error_location
-from worker.errors import ReleaseMissingError, WorkerStoppedError, storable_message
+from worker.errors import ReleaseMissingError, WorkerStoppedError
+from worker.failures import describe_failure
 from worker.heartbeat import LeaseHeartbeat
 from worker.job_run import JobRun, StagePlan
 from worker.stages.build import Builder
@@ -91,19 +96,22 @@ def run_job(
         lease_seconds=context.settings.job_lease,
         claimed_at=claimed_at,
     )
+    run = JobRun(context, job, lease, heartbeat, stages=STAGES, stop=stop, on_stage=on_stage)
+    interruption: Exception | None = None
     with heartbeat:
-        run = JobRun(context, job, lease, heartbeat, stages=STAGES, stop=stop, on_stage=on_stage)
         try:
             _run_stages(run)
-        except LeaseLostError:
-            # Another worker holds the job. The database rejects every write of this claim.
-            log.warning("lease_lost", job=job.id, epoch=lease.epoch)
-        except WorkerStoppedError:
-            _give_back(run)
         except Exception as error:  # noqa: BLE001 # the job's row shows every kind of failure
-            _fail(run, error)
+            interruption = error
         finally:
             run.stop_reading()
+    # The heartbeat has ended, so that it cannot prolong a lease that ends here.
+    if isinstance(interruption, LeaseLostError):
+        _leave(run, heartbeat)
+    elif isinstance(interruption, WorkerStoppedError):
+        _give_back(run)
+    elif interruption is not None:
+        _record_failure(run, interruption, stop)
 
 
 def _run_stages(run: JobRun) -> None:
@@ -128,37 +136,50 @@ def _is_rows_only(run: JobRun) -> bool:
         return run.job.kind is JobKind.FORGET and uow.releases.alias().live is None
 
 
+def _leave(run: JobRun, heartbeat: LeaseHeartbeat) -> None:
+    """Stop working on a job that was cancelled or that another worker may hold.
+
+    The database rejects every write of this claim. If the database was away for longer than the
+    lease, the attempt does not count.
+    """
+    log.warning("lease_lost", job=run.job.id, epoch=run.lease.epoch)
+    if heartbeat.had_errors:
+        _give_back(run)
+
+
 def _give_back(run: JobRun) -> None:
     log.info("job_given_back", job=run.job.id, stage=run.job.stage.value)
     try:
         with run.context.uow_factory() as uow:
             job_lifecycle.give_back(uow, run.lease)
     except (LeaseLostError, UnavailableError) as error:
-        # The lease expires by itself.
+        # The job was cancelled or claimed again, or the lease expires by itself.
         log.warning("give_back_failed", job=run.job.id, error=type(error).__name__)
 
 
-def _fail(run: JobRun, error: Exception) -> None:
-    """Record the job as failed, unless a later claim can finish the job."""
+def _record_failure(run: JobRun, error: Exception, stop: Event) -> None:
+    """Record why the job was interrupted, and end the job unless a later claim can finish it."""
+    settings = run.context.settings
     if run.has_lost_lease():
         # The error may come from another claim that removed this claim's files.
         log.warning("lease_lost", job=run.job.id, epoch=run.lease.epoch, error=type(error).__name__)
         return
-    log.error("job_error", job=run.job.id, **error_location(error))
-    try:
-        if isinstance(error, UnavailableError) or _is_live(run):
+    roots = [Path(settings.artifacts_root).absolute(), settings.home.absolute()]
+    failure = describe_failure(error, run.job.stage, roots)
+    log.error("job_error", job=run.job.id, reason=failure.text, **error_location(error))
+    deadline = time.monotonic() + MAX_BACK_OFF
+    while True:
+        try:
+            with run.context.uow_factory() as uow:
+                status = job_lifecycle.record_failure(uow, run.lease, failure, settings)
+            break
+        except UnavailableError as second:
+            # An attempt that the database interrupted must not count, so its end is recorded.
+            log.warning("failure_not_recorded", job=run.job.id, error=type(second).__name__)
+            if time.monotonic() >= deadline or stop.wait(settings.poll_seconds):
+                return
+        except LetheError as second:
+            log.warning("failure_not_recorded", job=run.job.id, error=type(second).__name__)
             return
-        with run.context.uow_factory() as uow:
-            reason = f"{run.job.stage}: {storable_message(error)}"
-            job_lifecycle.fail(uow, run.lease, reason, run.context.settings)
-        run.context.artifacts.remove_staging(run.job.id)
-    except LetheError as second:
-        # The lease expires, and another claim repeats the job.
-        log.warning("job_not_failed", job=run.job.id, error=type(second).__name__)
-
-
-def _is_live(run: JobRun) -> bool:
-    """Return whether the alias points to this job's release."""
-    with run.context.uow_factory(write=False) as uow:
-        live = uow.releases.alias().live
-    return run.job.release is not None and live == run.job.release
+    if status is not JobStatus.FAILED:
+        log.error("job_retried_later", job=run.job.id, stage=run.job.stage.value)

@@ -14,6 +14,7 @@ import structlog
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
 from app.services.scrubs import wake_for_certificates
+from worker.cancelled import remove_cancelled_releases
 from worker.claim_files import sweep_files
 from worker.scrubbing import erase_owed
 
@@ -93,6 +94,7 @@ class Relay:
         """Sweep the jobs and the files of claims on this machine, and carry out owed erasures."""
         sweep_jobs(self._uow_factory, self._settings)
         sweep_files(self._uow_factory, self._artifacts)
+        remove_cancelled_releases(self._uow_factory, self._artifacts)
         erase_owed(self._uow_factory)
         with self._uow_factory() as uow:
             wake_for_certificates(uow)

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from app.domain.errors import DatabaseUnavailableError
 from app.domain.requests import OPEN_STATUSES
+from app.services.attention import read_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from app.api.state import Gateway
+    from app.services.attention import Attention
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -93,6 +95,7 @@ class _StateCollector:
                 version = uow.state.data_version()
                 owed = uow.scrubs.open_ones()
                 now = uow.state.now()
+                attention = read_attention(uow, self._gateway.settings)
         except DatabaseUnavailableError:
             up.add_metric([], 0)
             yield up
@@ -122,3 +125,25 @@ class _StateCollector:
         if job is not None:
             jobs.add_metric([job.kind.value, job.status.value, job.stage.value], job.progress)
         yield jobs
+        yield from _attention(attention)
+
+
+def _attention(attention: Attention) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "lethe_workers", "Workers with a current heartbeat.", value=attention.live_workers
+    )
+    yield GaugeMetricFamily(
+        "lethe_jobs_waiting_without_worker",
+        "Jobs, or deletions due for a job, that no worker runs.",
+        value=attention.without_worker,
+    )
+    yield GaugeMetricFamily(
+        "lethe_jobs_stuck",
+        "Jobs whose last try failed after their release went live.",
+        value=attention.stuck,
+    )
+    yield GaugeMetricFamily(
+        "lethe_job_failed_tries",
+        "Failed tries of the open job, after which the job is repeated.",
+        value=attention.failed_tries,
+    )

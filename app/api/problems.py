@@ -70,6 +70,7 @@ DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
         (errors.ForgottenPersonError, 409, "Forgotten person"),
         (errors.IdempotencyConflictError, 409, "Idempotency key reused"),
         (errors.JobRunningError, 409, "Job running"),
+        (errors.JobNotCancellableError, 409, "Job not cancellable"),
         (errors.StaleDataError, 409, "Stale data"),
         (errors.ReleaseExistsError, 409, "Release exists"),
         (errors.InvalidInputError, 422, "Invalid input"),

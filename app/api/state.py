@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.api.attention import AttentionReader
     from app.services.pseudonyms import Pseudonyms
     from app.serving.recommend.service import RecommendService
     from app.serving.replica.replica import Replica
@@ -24,3 +25,4 @@ class Gateway:
     first_stage: FirstStage
     replica: Replica
     recommender: RecommendService
+    attention: AttentionReader

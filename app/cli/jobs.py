@@ -1,4 +1,4 @@
-"""`lethe jobs`: list jobs, show one job, and follow a job on a progress bar."""
+"""`lethe jobs`: list jobs, show or cancel one job, and follow a job on a progress bar."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.text import Text
 
 from app.api.schemas.jobs import JobAnswer
-from app.cli.failures import CommandError, command
+from app.cli.failures import BadInputError, CommandError, command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts, moment, table
+from app.services.jobs import cancel
 from app.services.pagination import list_jobs
 from app.settings import get_settings
 
@@ -38,6 +40,7 @@ STAGES: Final = {
     "certify": "certifying",
     "done": "done",
 }
+_CANCEL: Final = "cancel"
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead"})
 
 Job = dict[str, Any]
@@ -46,13 +49,22 @@ Job = dict[str, Any]
 @command
 def jobs(
     job_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Show this job with its figures.")
+        str | None,
+        typer.Argument(metavar="[ID | cancel ID]", help="Show this job with its figures."),
     ] = None,
+    cancel_id: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List training and unlearning jobs, or show one job."""
+    """List training and unlearning jobs, show one job, or cancel a training."""
     screen = Screen.make(as_json=as_json)
+    is_cancel = job_id == _CANCEL
+    if is_cancel is (cancel_id is None):
+        raise BadInputError("Give the id of one job: lethe jobs ID, or lethe jobs cancel ID")
     with open_installation(get_settings()) as installation:
+        if cancel_id is not None:
+            job = cancel_job(installation, cancel_id)
+            screen.result(job, f"The job {cancel_id} is cancelled.")
+            return
         if job_id is not None:
             job = read_job(installation, job_id)
             screen.result(job, *_job_details(job))
@@ -62,6 +74,12 @@ def jobs(
     items = [JobAnswer.of(job).model_dump(mode="json") for job in page.items]
     text = _jobs_table(items) if items else "No job yet. Run: lethe train"
     screen.result({"items": items, "next_cursor": page.next_cursor}, text)
+
+
+def cancel_job(installation: Installation, job_id: str) -> Job:
+    """Cancel the job and return the job in the form of the API's JSON."""
+    with installation.uow() as uow:
+        return JobAnswer.of(cancel(uow, job_id)).model_dump(mode="json")
 
 
 def read_job(installation: Installation, job_id: str) -> Job:
@@ -83,6 +101,7 @@ def follow_job(
     worker is left to run the job. Without a terminal, each stage is printed on its own line.
     """
     printed_stage: str | None = None
+    printed_error: str | None = None
     with screen.progress() as progress:
         task = progress.add_task(STAGES["waiting"], total=1.0)
         while True:
@@ -93,6 +112,10 @@ def follow_job(
                 if not screen.console.is_terminal and stage != printed_stage:
                     printed_stage = stage
                     screen.say(f"  {job['progress']:4.0%}  {stage}")
+                if job.get("error") not in {None, printed_error} and job["status"] not in ENDED:
+                    printed_error = job["error"]
+                    # A Text, so that brackets in a path are not read as markup.
+                    screen.say(Text(f"  The last try failed and is repeated: {printed_error}"))
                 if until(job):
                     return job
             check()

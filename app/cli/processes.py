@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import FrameType
 
 #: The checkout or the image's working directory, which contains `worker` and `models`.
 ROOT: Final = Path(__file__).parents[2]
@@ -101,8 +102,10 @@ class Child:
 class Children:
     """Context manager that stops all children of a command and waits for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, second_interrupt_kills: bool = False) -> None:
+        """With `second_interrupt_kills`, a signal while the children stop kills them at once."""
         self._children: list[Child] = []
+        self._second_interrupt_kills = second_interrupt_kills
 
     def start(self, child: Child) -> Child:
         """Start a child and stop it when the block ends."""
@@ -122,13 +125,23 @@ class Children:
             child.kill()
             self._children.remove(child)
 
+    def kill_all(self) -> None:
+        """Send SIGKILL to the process groups of all children that still run."""
+        for child in self._children:
+            if child.exit_status() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)
+
+    def _kill(self, _number: int, _frame: FrameType | None) -> None:
+        self.kill_all()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         # A second Ctrl-C must not leave children running.
         handlers: dict[int, Any] = {
-            number: signal.signal(number, signal.SIG_IGN)
+            number: signal.signal(number, self._kill if self._second_interrupt_kills else _ignore)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
@@ -136,3 +149,6 @@ class Children:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None: ...

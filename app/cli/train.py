@@ -10,12 +10,13 @@ from rich.text import Text
 
 from app.cli.failures import CommandError, command
 from app.cli.installation import open_installation
-from app.cli.jobs import follow_job, read_job, require_success
+from app.cli.jobs import cancel_job, follow_job, read_job, require_success
 from app.cli.launch import worker
 from app.cli.options import AsJson
 from app.cli.processes import Child, Children
 from app.cli.screen import Screen, table
 from app.domain.backbone_names import KNOWN, check_backbone, describe_backbone
+from app.domain.errors import JobNotCancellableError, LetheError
 from app.domain.jobs import JobKind
 from app.services.jobs import start_training
 from app.settings import get_settings
@@ -73,14 +74,36 @@ def run_training(
     if kind is JobKind.TRAIN or backbone:
         # A Text, so that brackets in a path are not read as markup.
         screen.say(Text(f"  {name}: {describe_backbone(name)}"))
-    with Children() as children:
+    with Children(second_interrupt_kills=True) as children:
         started_worker = ensure_worker(installation, children, log=log)
-        job = follow_job(
-            screen,
-            lambda: read_job(installation, job_id),
-            check=lambda: require_running(started_worker),
-        )
+        try:
+            job = follow_job(
+                screen,
+                lambda: read_job(installation, job_id),
+                check=lambda: require_running(started_worker),
+            )
+        except KeyboardInterrupt:
+            try:
+                message = cancel_interrupted(installation, job_id)
+            except KeyboardInterrupt:
+                children.kill_all()
+                raise
+            raise KeyboardInterrupt(message) from None
     return require_success(job)
+
+
+def cancel_interrupted(installation: Installation, job_id: str) -> str:
+    """Cancel the job of an interrupted command and return the message for the user."""
+    try:
+        cancel_job(installation, job_id)
+    except JobNotCancellableError as error:
+        return f"Stopped. {error} See: lethe jobs {job_id}"
+    except LetheError as error:
+        return (
+            f"Stopped, but the job {job_id} was not cancelled: {error} "
+            f"Cancel it with: lethe jobs cancel {job_id}"
+        )
+    return f"Stopped. The job {job_id} is cancelled."
 
 
 def ensure_worker(

@@ -106,6 +106,12 @@ class JobRunningError(ConflictError):
     code = "job-running"
 
 
+class JobNotCancellableError(ConflictError):
+    """Only a training that is queued, or whose release is not live yet, can be cancelled."""
+
+    code = "job-not-cancellable"
+
+
 class StaleDataError(ConflictError):
     """A deletion completed after the data snapshot of job {job_id}, so the job cannot publish."""
 

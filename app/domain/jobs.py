@@ -40,14 +40,16 @@ ACTIVE_STATUSES: Final = frozenset({_J.RUNNING, _J.AUDITING, _J.PUBLISHING, _J.R
 #: At most one job per model has one of these statuses.
 OPEN_JOB_STATUSES: Final = ACTIVE_STATUSES | {_J.QUEUED}
 
+_UNSUCCESSFUL: Final = frozenset({_J.CANCELLED, _J.FAILED, _J.DEAD})
 #: Old status → allowed new statuses. `auditing → running` is an escalation. A new claim resets an
-#: active job to `running`, except in `rolling_out`.
+#: active job to `running`, except in `rolling_out`. After the flip a job can only succeed, which
+#: `app.services.jobs` checks, because the status `rolling_out` begins before the flip.
 JOB_TRANSITIONS: Final = {
-    _J.QUEUED: frozenset({_J.RUNNING, _J.CANCELLED, _J.FAILED, _J.DEAD}),
-    _J.RUNNING: frozenset({_J.AUDITING, _J.PUBLISHING, _J.ROLLING_OUT, _J.FAILED, _J.DEAD}),
-    _J.AUDITING: frozenset({_J.RUNNING, _J.PUBLISHING, _J.FAILED, _J.DEAD}),
-    _J.PUBLISHING: frozenset({_J.RUNNING, _J.ROLLING_OUT, _J.FAILED, _J.DEAD}),
-    _J.ROLLING_OUT: frozenset({_J.SUCCEEDED, _J.FAILED, _J.DEAD}),
+    _J.QUEUED: frozenset({_J.RUNNING}) | _UNSUCCESSFUL,
+    _J.RUNNING: frozenset({_J.AUDITING, _J.PUBLISHING, _J.ROLLING_OUT}) | _UNSUCCESSFUL,
+    _J.AUDITING: frozenset({_J.RUNNING, _J.PUBLISHING}) | _UNSUCCESSFUL,
+    _J.PUBLISHING: frozenset({_J.RUNNING, _J.ROLLING_OUT}) | _UNSUCCESSFUL,
+    _J.ROLLING_OUT: frozenset({_J.SUCCEEDED}) | _UNSUCCESSFUL,
 }
 
 
@@ -72,6 +74,24 @@ class Stage(StrEnum):
         """Return the stage for a name that earlier versions stored."""
         earlier = {"freeze": cls.SNAPSHOT, "fold": cls.MERGE}
         return earlier.get(value) if isinstance(value, str) else None
+
+
+#: In these stages a job is past the flip, also if the job has no release.
+PAST_FLIP_STAGES: Final = frozenset({Stage.DELETE_ROWS, Stage.SHRED, Stage.CERTIFY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error that interrupted a job. No field contains personal data."""
+
+    #: Stage, error and, for an error of the file system, reason and path.
+    text: str
+    #: Stage, class and code of the error: equal for two failures of the same kind.
+    signature: str
+    #: Whether the cause is the environment, such as a full disk, and not the job's requests.
+    is_environmental: bool = False
+    #: Whether the error is expected to end by itself, such as a database that is away.
+    is_transient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +138,21 @@ class Job:
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    #: The earliest time of the first claim. The database sets the value.
+    available_at: datetime | None = None
+
+    @property
+    def failed_tries(self) -> int:
+        """Return the number of tries that ended with an error and did not end the job."""
+        retries: dict[str, dict[str, Any]] = self.metrics.get("retries", {})
+        return sum(retry["count"] for retry in retries.values())
+
+    def has_passed(self, stage: Stage) -> bool:
+        """Return whether the job finished the stage, by the durations of its stages."""
+        if stage is Stage.WAITING:
+            return self.stage is not Stage.WAITING
+        has_ended_there = self.stage is stage and self.status is not _J.SUCCEEDED
+        return stage.value in self.metrics.get("stage_seconds", {}) and not has_ended_there
 
     def evolve(self, **changes: Any) -> Job:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

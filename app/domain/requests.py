@@ -96,6 +96,13 @@ class ForgetRequest:
     completed_at: datetime | None = None
     #: Table → number of deleted rows; None until the rows are deleted.
     rows_deleted: dict[str, Any] | None = None
+    #: Requests with the same value are retried in one job.
+    retry_group: str | None = None
+    #: The signature of the last failure, and the time of the first failure with this signature.
+    last_failure: str | None = None
+    failed_at: datetime | None = None
+    #: The earliest time of the next job.
+    retry_at: datetime | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

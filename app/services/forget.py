@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from app.domain.errors import (
     ConflictError,
@@ -165,8 +165,12 @@ def release_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
 
 
 def _change_status(uow: UnitOfWork, request: ForgetRequest, status: RequestStatus) -> ForgetRequest:
-    failures = 0 if request.status is RequestStatus.DEAD else request.failures
-    if not uow.requests.change_status(request, [request.status], status=status, failures=failures):
+    changes: dict[str, Any] = {"status": status}
+    if request.status is RequestStatus.DEAD:
+        # The request starts fresh, as if no job had failed.
+        changes |= {"failures": 0, "retry_group": None, "last_failure": None}
+        changes |= {"failed_at": None, "retry_at": None}
+    if not uow.requests.change_status(request, [request.status], **changes):
         raise ConflictError(
             f"The status of the request {request.id} changed during this call. "
             "Read the request again before you retry."

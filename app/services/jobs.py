@@ -1,7 +1,8 @@
 """Jobs: create them, lease them to workers, and end them.
 
 A job is created by `start_training` or `close_batch`, claimed and advanced by a worker under a
-lease, and ended by `succeed`, `fail`, `sweep` or `app.services.completion.finish`.
+lease, and ended by `succeed`, `fail`, `sweep`, `cancel` or `app.services.completion.finish`. After
+the flip a job is retried until `finish` or `succeed`: it neither fails nor is abandoned.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.errors import (
     ConflictError,
     InvalidInputError,
+    JobNotCancellableError,
     JobRunningError,
     NothingToTrainError,
     UnknownJobError,
@@ -20,11 +22,13 @@ from app.domain.identifiers import new_id
 from app.domain.jobs import OPEN_JOB_STATUSES, Job, JobKind, JobStatus, Lease, Stage
 from app.domain.outbox import Topic
 from app.domain.requests import RequestStatus
+from app.services.retries import back_off, has_lost_rows, retries, return_requests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from app.domain.jobs import Failure
     from app.domain.requests import ForgetRequest
     from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWork
@@ -77,31 +81,39 @@ def start_training(
 def close_batch(uow: UnitOfWork, settings: Settings) -> Job | None:
     """Create the forget job of the next batch and assign the ready requests to the job.
 
-    Return None while any job is open or no batch is due. A request that another transaction is
-    canceling is locked there, so this batch leaves the request out.
+    Return None while any job is open or no batch is due. Requests of one retry group come alone,
+    the group that waited longest first. A request that another transaction is canceling is locked
+    there, so this batch leaves the request out.
     """
     if uow.jobs.open_job() is not None:
         return None
-    ready = uow.requests.ready_for_batch(settings.batch_size)
     now = uow.state.now()
-    if not _is_due(ready, settings, now):
+    ready: list[ForgetRequest] = []
+    for group in uow.requests.ready_groups():
+        ready = uow.requests.ready_for_batch(settings.batch_size, group)
+        if _is_due(ready, settings, now):
+            break
+    else:
         return None
+    live = uow.releases.alias().live
+    is_exact = live is not None and any(has_lost_rows(uow, request) for request in ready)
     job = Job(
         id=new_id("job"),
         kind=JobKind.FORGET,
         status=JobStatus.QUEUED,
-        method=settings.method,
-        parent_release=uow.releases.alias().live,
+        method="retrain" if is_exact else settings.method,
+        parent_release=live,
         created_at=now,
     )
-    is_retry = any(request.failures for request in ready)
     try:
-        uow.jobs.add(job, delay_seconds=settings.retry_delay if is_retry else 0.0)
+        uow.jobs.add(job)
     except JobRunningError:
         return None  # Another process created a job since the check above.
-    if uow.requests.assign_batch([request.id for request in ready], job.id) == 0:
+    request_ids = [request.id for request in ready]
+    if uow.requests.assign_batch(request_ids, job.id) == 0:
         # The ready requests are locked, so this cannot happen. The error rolls the job back.
         raise ConflictError("Another transaction assigned every request of the batch to a job.")
+    uow.request_jobs.add(job.id, request_ids)
     uow.outbox.add(Topic.JOB, job.id)
     return job
 
@@ -160,30 +172,93 @@ def succeed(uow: UnitOfWork, lease: Lease) -> None:
     uow.outbox.add(Topic.REQUEST, lease.job_id)
 
 
-def fail(uow: UnitOfWork, lease: Lease, error: str, settings: Settings) -> list[str]:
+def record_failure(
+    uow: UnitOfWork, lease: Lease, failure: Failure, settings: Settings
+) -> JobStatus:
+    """Retry the job later, or end the job as failed; return the job's status.
+
+    After the flip every failure is retried. Before the flip, a deletion is retried as it is if
+    the environment failed. A training ends, unless the error is expected to end by itself.
+    """
+    uow.jobs.update(lease)
+    job = uow.jobs.get(lease.job_id)
+    is_deletion = job.kind is JobKind.FORGET
+    if (
+        failure.is_transient
+        or (is_deletion and failure.is_environmental)
+        or uow.jobs.is_past_flip(job.id)
+    ):
+        _retry_later(uow, lease, job, failure, settings)
+        return job.status
+    fail(uow, lease, failure.text, settings, signature=failure.signature)
+    return JobStatus.FAILED
+
+
+def _retry_later(
+    uow: UnitOfWork, lease: Lease, job: Job, failure: Failure, settings: Settings
+) -> None:
+    """Record the error, and let the lease end after a back-off. The attempt does not count."""
+    metric = retries(job, job.stage, failure.text)
+    uow.jobs.update(
+        lease,
+        error=failure.text,
+        attempts=max(0, job.attempts - 1),
+        metrics={**job.metrics, "retries": metric},
+    )
+    uow.jobs.renew(lease, back_off(settings.retry_delay, int(metric[job.stage.value]["count"])))
+
+
+def fail(
+    uow: UnitOfWork, lease: Lease, error: str, settings: Settings, *, signature: str | None = None
+) -> list[str]:
     """End the job as failed, release its requests, and return the ids of requests that are dead.
 
-    Operators read `error`, so the text must contain no user or item id.
+    Operators read `error`, so the text must contain no user or item id. `signature` is equal for
+    failures of the same kind; the default is the error.
     """
     uow.jobs.update(lease, status=JobStatus.FAILED, error=error)
-    return _release_requests(uow, lease, settings)
+    return _release_requests(uow, lease, settings, signature or error)
+
+
+def cancel(uow: UnitOfWork, job_id: str) -> Job:
+    """Cancel a training that is not past the flip, and return the job.
+
+    The worker's next write then fails. Raises UnknownJobError or JobNotCancellableError.
+    """
+    job = uow.jobs.get(job_id)
+    if job.kind is JobKind.FORGET:
+        raise JobNotCancellableError(
+            f"The job {job_id} carries out deletions. Cancel the deletion request instead."
+        )
+    if not uow.jobs.cancel(job_id, "cancelled"):
+        job = uow.jobs.get(job_id)
+        if job.status in OPEN_JOB_STATUSES:
+            raise JobNotCancellableError(
+                f"The job {job_id} can no longer be cancelled: its release {job.release} is live. "
+                "A worker finishes its last stages."
+            )
+        raise JobNotCancellableError(f"The job {job_id} has ended already: it is {job.status}.")
+    _clear_target(uow, uow.jobs.get(job_id))
+    uow.outbox.add(Topic.REQUEST, job_id)  # Requests that waited for the job can be batched.
+    return uow.jobs.get(job_id)
 
 
 def sweep(uow: UnitOfWork, settings: Settings) -> Sweep:
     """Abandon jobs without attempts left, and write wake-up messages for claimable jobs.
 
-    Queued jobs get a message too, because the broker may have lost the first message.
+    A job past the flip is never abandoned. Queued jobs get a message too, because the broker may
+    have lost the first message.
     """
     abandoned: list[str] = []
     woken = uow.jobs.claimable()
     for job in uow.jobs.expired():
-        if job.attempts < settings.job_attempts:
+        if job.attempts < settings.job_attempts or uow.jobs.is_past_flip(job.id):
             woken.append(job.id)
             continue
         lease = Lease(job_id=job.id, epoch=job.epoch, owner=job.lease_owner or "")
         error = f"abandoned after {job.attempts} attempts, the last in the stage {job.stage}"
         if uow.jobs.abandon(job.id, error):
-            _release_requests(uow, lease, settings)
+            _release_requests(uow, lease, settings, f"{job.stage}: worker-lost")
             abandoned.append(job.id)
     for job_id in woken:
         uow.outbox.add(Topic.JOB, job_id)
@@ -202,14 +277,21 @@ def has_ended(uow: UnitOfWork, job_id: str) -> bool:
         return False
 
 
-def _release_requests(uow: UnitOfWork, lease: Lease, settings: Settings) -> list[str]:
+def _release_requests(
+    uow: UnitOfWork, lease: Lease, settings: Settings, signature: str
+) -> list[str]:
     """Release the requests of an ended job and clear its release as the rollout target.
 
     Return the ids of requests that have failed too often and are dead now.
     """
-    dead_ids = uow.requests.detach_from_job(lease, max_failures=settings.request_failures)
     job = uow.jobs.get(lease.job_id)
-    if job.release is not None and uow.releases.alias().target == job.release:
-        uow.releases.set_target(None)
+    dead_ids = return_requests(uow, lease, job.stage, signature, settings)
+    _clear_target(uow, job)
     uow.outbox.add(Topic.REQUEST, lease.job_id)
     return dead_ids
+
+
+def _clear_target(uow: UnitOfWork, job: Job) -> None:
+    """Clear the release of an ended job as the rollout target."""
+    if job.release is not None and uow.releases.alias().target == job.release:
+        uow.releases.set_target(None)

@@ -134,6 +134,8 @@ class RequestRow(Base):
     #: Stage and error of the last job that failed, without personal data.
     last_failure: Mapped[str | None] = mapped_column(String(200))
     failed_at: Mapped[datetime | None]
+    #: The earliest time of the next job after a failure.
+    retry_at: Mapped[datetime | None]
     #: Table → number of deleted rows.
     rows_deleted: Mapped[dict[str, Any] | None]
 

@@ -32,6 +32,7 @@ _NEW_COLUMNS = (
     ("requests", sa.Column("retry_group", sa.String(64))),
     ("requests", sa.Column("last_failure", sa.String(200))),
     ("requests", sa.Column("failed_at", _INSTANT)),
+    ("requests", sa.Column("retry_at", _INSTANT)),
     ("requests", sa.Column("rows_deleted", sa.JSON())),
     ("replicas", sa.Column("serving_since", _INSTANT)),
     ("replicas", sa.Column("precision", sa.String(16))),

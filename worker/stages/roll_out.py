@@ -10,7 +10,9 @@ import structlog
 from app.domain.identifiers import release_id
 from app.domain.jobs import Stage
 from app.domain.releases import Release, ReleaseStatus
+from app.domain.requests import Outcome
 from app.services import rollout
+from app.services.retries import has_lost_rows
 from worker.errors import RollOutError
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
     uow.request_jobs.add(run.job.id, built.by_request)
     for request_id, figures in built.by_request.items():
         outcome = figures.outcome(built.outcome)
+        if built.outcome is Outcome.EXACT and has_lost_rows(uow, uow.requests.get(request_id)):
+            # An earlier job deleted the rows, so the snapshot cannot show that they were trained.
+            outcome = Outcome.EXACT
         uow.request_jobs.set_audit(run.job.id, request_id, outcome, figures.values())
 
 

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from app.api.dependencies import TheGateway, TheMetrics
 from app.api.responses import problems
 from app.api.schemas.common import HealthAnswer
+from app.api.schemas.health import ReadinessAnswer
 
 router = APIRouter(tags=["health"])
 
@@ -18,14 +19,17 @@ async def healthz() -> HealthAnswer:
     return HealthAnswer(status="ok")
 
 
-@router.get("/readyz", responses={status.HTTP_503_SERVICE_UNAVAILABLE: {"model": HealthAnswer}})
-async def readyz(gateway: TheGateway, response: Response) -> HealthAnswer:
-    """Report whether this replica is ready for traffic, and the reasons if not."""
+@router.get("/readyz", responses={status.HTTP_503_SERVICE_UNAVAILABLE: {"model": ReadinessAnswer}})
+async def readyz(gateway: TheGateway, response: Response) -> ReadinessAnswer:
+    """Report whether this replica is ready for traffic, and the reasons if not.
+
+    The workers and warnings of the installation never change the status.
+    """
+    attention = await gateway.attention.latest()
     reasons = gateway.replica.reasons_not_ready()
-    if not reasons:
-        return HealthAnswer(status="ok")
-    response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-    return HealthAnswer(status="not ready", reasons=reasons)
+    if reasons:
+        response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    return ReadinessAnswer.of(reasons, attention)
 
 
 @router.get("/metrics", responses=problems(), response_class=Response)

@@ -1,12 +1,13 @@
-"""Training and unlearning jobs: list and read."""
+"""Training and unlearning jobs: list, read and cancel."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.api.dependencies import DEFAULT_PAGE, Cursor, JobPath, Limit, Reading
+from app.api.dependencies import DEFAULT_PAGE, Cursor, JobPath, Limit, Reading, Writing
 from app.api.responses import problems
 from app.api.schemas.jobs import JobAnswer, JobPage
+from app.services.jobs import cancel as cancel_job
 from app.services.pagination import list_jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -23,3 +24,11 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
 def read(job_id: JobPath, uow: Reading) -> JobAnswer:
     """Return a job with its status, progress and audit figures."""
     return JobAnswer.of(uow.jobs.get(job_id))
+
+
+@router.post(
+    "/{job_id}/cancel", responses=problems("unknown-job", "job-not-cancellable", "invalid-input")
+)
+def cancel(job_id: JobPath, uow: Writing) -> JobAnswer:
+    """Cancel a training whose release is not live yet; its worker stops at its next write."""
+    return JobAnswer.of(cancel_job(uow, job_id))

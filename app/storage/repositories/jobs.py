@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, insert, or_, select, update
+from sqlalchemy import and_, case, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.domain.errors import JobRunningError, LeaseLostError, UnknownJobError
 from app.domain.jobs import (
     ACTIVE_STATUSES,
     OPEN_JOB_STATUSES,
+    PAST_FLIP_STAGES,
     Job,
     JobKind,
     JobStatus,
@@ -24,16 +25,28 @@ from app.domain.jobs import (
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
 from app.storage.repositories.job_leases import holds
-from app.storage.tables import JobRow
+from app.storage.repositories.releases import LIVE
+from app.storage.tables import AliasRow, JobRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row, Select
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Row, Select
 
 _ACTIVE: Final = sorted(status.value for status in ACTIVE_STATUSES)
 _OPEN: Final = sorted(status.value for status in OPEN_JOB_STATUSES)
 _FINAL: Final = OPEN_JOB_STATUSES ^ frozenset(JobStatus)
 _EXPIRED: Final = and_(JobRow.status.in_(_ACTIVE), JobRow.lease_expires_at < db_now())
 _QUEUED: Final = and_(JobRow.status == JobStatus.QUEUED.value, JobRow.available_at <= db_now())
+#: The alias points to the job's release, or the job is in a stage after the flip.
+_PAST_FLIP: Final = or_(
+    JobRow.stage.in_(sorted(stage.value for stage in PAST_FLIP_STAGES)),
+    exists(
+        select(AliasRow.name)
+        .where(AliasRow.name == LIVE, AliasRow.live == JobRow.release)
+        .correlate(JobRow)
+    ),
+)
 #: Fields of the domain object that are columns of the same name and type.
 _PLAIN: Final = (
     "method",
@@ -111,11 +124,12 @@ class JobRepository(Repository):
     ) -> tuple[Job, Lease] | None:
         """Claim a job that is queued, or active with an expired lease.
 
-        A job that has used `max_attempts` is not claimed; the sweeper abandons such a job.
+        A job that has used `max_attempts` is not claimed; the sweeper abandons such a job. After
+        the flip the number of attempts does not matter.
         """
-        expired = (
-            _EXPIRED if max_attempts is None else and_(_EXPIRED, JobRow.attempts < max_attempts)
-        )
+        expired = _EXPIRED
+        if max_attempts is not None:
+            expired = and_(_EXPIRED, or_(JobRow.attempts < max_attempts, _PAST_FLIP))
         claimable = or_(_QUEUED, expired)
         # One of several concurrent claims gets the row lock. The others skip the row, or the
         # second check of the condition in the update excludes the row.
@@ -163,6 +177,8 @@ class JobRepository(Repository):
         }
         if changes.get("status") in _FINAL:
             values["finished_at"] = db_now()
+        if changes.get("status") is JobStatus.SUCCEEDED:
+            values["error"] = None  # The metric `retries` keeps the errors of earlier tries.
         # This write locks the row, so the status cannot change before the check below.
         self._write(lease, epoch=lease.epoch)
         self.get(lease.job_id).evolve(**changes)  # Raises IllegalTransitionError.
@@ -170,13 +186,37 @@ class JobRepository(Repository):
             self._write(lease, **values)
 
     def abandon(self, job_id: str, error: str) -> bool:
-        """Set a job with an expired lease to dead. Return False if the job has a valid lease."""
+        """Set a job with an expired lease to dead.
+
+        Return False if the job has a valid lease or is past the flip.
+        """
+        return self._end(job_id, JobStatus.DEAD, error, _EXPIRED)
+
+    def cancel(self, job_id: str, error: str) -> bool:
+        """Set an open job to cancelled. Return False if the job has ended or is past the flip."""
+        return self._end(job_id, JobStatus.CANCELLED, error, JobRow.status.in_(_OPEN))
+
+    def _end(
+        self, job_id: str, status: JobStatus, error: str, condition: ColumnElement[bool]
+    ) -> bool:
+        # A flip locks the job first. Only a statement after the lock sees the flip's alias.
+        self._connection.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
         changed = self._changed(
             update(JobRow)
-            .where(JobRow.id == job_id, _EXPIRED)
-            .values(status=JobStatus.DEAD.value, error=error, finished_at=db_now())
+            .where(JobRow.id == job_id, condition, ~_PAST_FLIP)
+            .values(status=status.value, error=error, finished_at=db_now())
         )
         return changed == 1
+
+    def is_past_flip(self, job_id: str) -> bool:
+        """Return whether the job's release is live, or the job is in a stage after the flip."""
+        query = select(JobRow.id).where(JobRow.id == job_id, _PAST_FLIP)
+        return self._connection.execute(query).first() is not None
+
+    def batches_since(self, time: datetime) -> list[Job]:
+        """Return the forget jobs that were created at this time or later."""
+        query = _jobs().where(JobRow.kind == JobKind.FORGET.value, JobRow.created_at >= time)
+        return [_to_domain(row) for row in self._connection.execute(query.order_by(JobRow.id))]
 
     def expired(self) -> list[Job]:
         """Return the active jobs whose lease has expired."""
@@ -204,5 +244,6 @@ def _to_domain(row: Row[Any]) -> Job:
         kind=JobKind(row.kind),
         status=JobStatus(row.status),
         stage=Stage(row.stage),
+        available_at=row.available_at,
         **{name: getattr(row, name) for name in _PLAIN},
     )

@@ -23,6 +23,7 @@ from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Row, Select, Update
 
@@ -38,6 +39,14 @@ _OLD_STATUSES: Final = {
     _R.ROLLING_OUT: (_R.BATCHED, _R.UNLEARNING, _R.AUDITING, _R.ROLLING_OUT),
 }
 _JOBLESS: Final = and_(RequestRow.status == _R.BATCHED.value, RequestRow.job_id.is_(None))
+_PAST_WINDOW: Final = and_(
+    RequestRow.status == _R.SCHEDULED.value, RequestRow.cancellable_until <= db_now()
+)
+#: A batch may take the request now.
+_READY: Final = or_(
+    and_(_JOBLESS, or_(RequestRow.retry_at.is_(None), RequestRow.retry_at <= db_now())),
+    _PAST_WINDOW,
+)
 #: Fields of the domain object that are columns of the same name and type.
 _PLAIN: Final = frozenset(
     {
@@ -51,6 +60,10 @@ _PLAIN: Final = frozenset(
         "completed_at",
         "completed_version",
         "rows_deleted",
+        "retry_group",
+        "last_failure",
+        "failed_at",
+        "retry_at",
     }
 )
 
@@ -182,15 +195,48 @@ class RequestRepository(Repository):
             columns["completed_version"] = version
         return self._changed(_update(_is(request.id), _in(expected), **columns)) == 1
 
-    def ready_for_batch(self, limit: int) -> list[ForgetRequest]:
-        """Return `batched` requests without a job, then `scheduled` ones past the cancel window."""
-        scheduled = and_(
-            RequestRow.status == _R.SCHEDULED.value, RequestRow.cancellable_until <= db_now()
+    def any_waiting(self) -> bool:
+        """Return whether a request waits for a batch, or for its retry."""
+        waiting = or_(_JOBLESS, _PAST_WINDOW)
+        return bool(self._connection.execute(select(exists().where(waiting))).scalar_one())
+
+    def waiting_since(self) -> datetime | None:
+        """Return the time since which the oldest ready request could have been in a batch."""
+        since = func.min(func.coalesce(RequestRow.retry_at, RequestRow.cancellable_until))
+        oldest: datetime | None = self._connection.execute(select(since).where(_READY)).scalar_one()
+        return oldest
+
+    def retried(self) -> list[tuple[str, int]]:
+        """Return each last failure of requests that wait for a retry, and their number."""
+        query = (
+            select(RequestRow.last_failure, func.count())
+            .where(_JOBLESS, RequestRow.last_failure.is_not(None))
+            .group_by(RequestRow.last_failure)
+            .order_by(RequestRow.last_failure)
         )
+        rows = self._connection.execute(query)
+        return [(failure, number) for failure, number in rows if failure is not None]
+
+    def ready_groups(self) -> list[str | None]:
+        """Return the retry groups that are ready, the longest waiting first.
+
+        None stands for all requests without a retry group.
+        """
+        since = func.min(func.coalesce(RequestRow.retry_at, RequestRow.cancellable_until))
+        query = (
+            select(RequestRow.retry_group)
+            .where(_READY)
+            .group_by(RequestRow.retry_group)
+            .order_by(since, RequestRow.retry_group)
+        )
+        return list(self._connection.execute(query).scalars())
+
+    def ready_for_batch(self, limit: int, group: str | None = None) -> list[ForgetRequest]:
+        """Return the ready requests of the retry group: `batched` ones, then `scheduled` ones."""
         # The rows stay locked until the commit, so that the batch can take all of them.
         return self._all(
             _requests()
-            .where(or_(_JOBLESS, scheduled))
+            .where(_READY, RequestRow.retry_group.is_not_distinct_from(group))
             .order_by(case((_JOBLESS, 0), else_=1), RequestRow.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -224,25 +270,25 @@ class RequestRepository(Repository):
             )
         )
 
-    def detach_from_job(self, lease: Lease, *, max_failures: int) -> list[str]:
-        """Remove the requests from a failed job and count the failure.
+    def detach_from_job(self, lease: Lease, requests: Iterable[ForgetRequest]) -> None:
+        """Remove the requests from a failed job and write what is known about the failure.
 
-        Each request becomes `batched`, or `dead` at `max_failures`. Return the dead ids.
+        Each request is in its new state: `batched` or `dead`, without a job.
         """
         check_lease(self._connection, lease)
-        failures = RequestRow.failures + 1
-        is_dead = failures >= max_failures
-        rows = self._connection.execute(
-            _update(
-                RequestRow.job_id == lease.job_id,
-                RequestRow.status.in_(_IN_JOB),
-                status=case((is_dead, _R.DEAD.value), else_=_R.BATCHED.value),
-                failures=failures,
-                job_id=None,
-                progress=0.0,
-            ).returning(RequestRow.id, RequestRow.status)
-        )
-        return sorted(row.id for row in rows if row.status == _R.DEAD.value)
+        names = ("failures", "retry_group", "last_failure", "failed_at", "retry_at")
+        for request in requests:
+            self._connection.execute(
+                _update(
+                    _is(request.id),
+                    RequestRow.job_id == lease.job_id,
+                    RequestRow.status.in_(_IN_JOB),
+                    status=request.status.value,
+                    job_id=None,
+                    progress=0.0,
+                    **{name: getattr(request, name) for name in names},
+                )
+            )
 
     def completed_since(self, data_version: int) -> int:
         """Return the number of requests completed after this data version."""

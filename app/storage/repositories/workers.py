@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Double, delete, select, type_coerce
 
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
@@ -32,6 +32,14 @@ class WorkerRepository(Repository):
 
     def remove(self, worker_id: str) -> None:
         self._connection.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
+
+    def leases(self) -> list[tuple[str, float]]:
+        """Return each worker's host and the seconds until its heartbeat expires."""
+        expires_in = WorkerRow.lease_expires_at - db_now()
+        rows = self._connection.execute(
+            select(WorkerRow.host, type_coerce(expires_in, Double)).order_by(WorkerRow.started_at)
+        )
+        return [(host, seconds) for host, seconds in rows]
 
     def live_count(self) -> int:
         alive = select(WorkerRow.id).where(WorkerRow.lease_expires_at >= db_now())

@@ -37,6 +37,7 @@ LOCKED = {
     "forgotten": 409,
     "idempotency-conflict": 409,
     "job-running": 409,
+    "job-not-cancellable": 409,
     "stale-data": 409,
     "release-exists": 409,
     "nothing-to-train": 409,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
 from app.cli.installation import open_installation
+from app.cli.processes import Child, Children
 from app.cli.root import application
-from app.cli.train import training_summary
+from app.cli.train import cancel_interrupted, training_summary
 from app.domain.catalog import Interaction
+from app.domain.jobs import JobStatus, Stage
+from app.services.jobs import advance, claim, start_training
 from app.settings import get_settings
 from tests.support.command_line import document, lethe
 from tests.support.processes import ROOT
@@ -191,3 +197,63 @@ def test_forget_wait_completes_without_a_release(
     assert document("forget", user, "--wait")["status"] == "completed"
     assert lethe("consent", user).exit_code == 0
     assert document("consent", user) == {"lifted": 0}
+
+
+def test_job_is_cancelled_by_the_command(home: Path) -> None:
+    data = home.parent / "ratings.csv"
+    data.write_text("user,item,rating,timestamp\nann,i1,4,10\nbob,i1,5,12\n")
+    document("import", str(data))
+    with open_installation(get_settings()) as installation, installation.uow() as uow:
+        job_id = start_training(uow).id
+    assert document("jobs", job_id)["status"] == "queued"
+    cancelled = document("jobs", "cancel", job_id)
+    assert (cancelled["id"], cancelled["status"]) == (job_id, "cancelled")
+    assert document("jobs")["items"][0]["status"] == "cancelled"
+    again = lethe("jobs", "cancel", job_id)
+    assert again.exit_code == 1
+    assert "has ended already" in again.stdout
+    for arguments in (("jobs", "cancel"), ("jobs", job_id, "cancel")):
+        assert lethe(*arguments).exit_code == 2
+
+
+STUBBORN_CHILD = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_second_interrupt_kills_the_children_at_once(tmp_path: Path) -> None:
+    """Without it, the command waits for a child that does not end."""
+    (tmp_path / "stubborn_child.py").write_text(STUBBORN_CHILD)
+    child = Child(name="child", module="stubborn_child")
+    with Children(second_interrupt_kills=True) as children:
+        child._process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "stubborn_child.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        children._children.append(child)
+        assert child.process.stdout is not None
+        assert child.process.stdout.readline() == b"ready\n"
+        # Arrives while the block waits for the child.
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_job_past_the_flip_goes_on_after_an_interrupt(home: Path) -> None:
+    data = home.parent / "ratings.csv"
+    data.write_text("user,item,rating,timestamp\nann,i1,4,10\nbob,i1,5,12\n")
+    document("import", str(data))
+    with open_installation(get_settings()) as installation:
+        with installation.uow() as uow:
+            job_id = start_training(uow).id
+            claimed = claim(uow, "w", get_settings())
+            assert claimed is not None
+            advance(uow, claimed[1], status=JobStatus.ROLLING_OUT, stage=Stage.SHRED)
+        message = cancel_interrupted(installation, job_id)
+    assert "can no longer be cancelled" in message
+    assert f"lethe jobs {job_id}" in message
+    assert document("jobs", job_id)["status"] == "rolling_out"

@@ -34,7 +34,7 @@ from app.services.forget import (
 )
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
-from app.services.jobs import advance, close_batch, fail
+from app.services.jobs import advance, close_batch
 from app.services.recommendation_inputs import read_inputs, recheck
 from app.services.signatures import Signer, verify_certificate
 from app.services.suppression import record_consent
@@ -375,22 +375,3 @@ def test_consent_to_single_interaction_lifts_only_its_tombstone(
         add_interactions(uow, pseudonyms, [rating("ann", "i1")])
     with pytest.raises(ForgottenPersonError), catalog() as uow:
         add_interactions(uow, pseudonyms, [rating("ann", "i2")])
-
-
-def test_requests_of_failed_jobs_are_batched_again_until_dead(
-    catalog: UnitOfWorkFactory, forget: Forget, start_job: StartJob
-) -> None:
-    request = forget("ann")
-    for dead, status in ([], RequestStatus.BATCHED), ([request.id], RequestStatus.DEAD):
-        lease = start_job()
-        with catalog() as uow:
-            assert uow.requests.get(request.id).status is RequestStatus.UNLEARNING
-            assert fail(uow, lease, "it did not work", SETTINGS) == dead
-        with catalog() as uow:
-            stored = uow.requests.get(request.id)
-            assert (stored.status, stored.job_id) == (status, None)
-    with catalog() as uow:
-        assert close_batch(uow, SETTINGS) is None
-        revived = release_forget(uow, request.id)
-        assert (revived.status, revived.failures) == (RequestStatus.BATCHED, 0)
-    start_job()

@@ -16,7 +16,7 @@ from app.domain.errors import (
     NothingToTrainError,
     UnknownJobError,
 )
-from app.domain.jobs import Job, JobKind, JobStatus, Lease, Stage
+from app.domain.jobs import Failure, Job, JobKind, JobStatus, Lease, Stage
 from app.domain.requests import ForgetRequest, RequestStatus
 from app.services.jobs import (
     advance,
@@ -24,6 +24,7 @@ from app.services.jobs import (
     close_batch,
     fail,
     give_back,
+    record_failure,
     start_training,
     succeed,
     sweep,
@@ -144,7 +145,8 @@ def test_writes_under_stale_lease_change_nothing(
     attempt(fail, "no", SETTINGS)
     attempt(succeed)
     attempt(lambda uow, lease: uow.requests.advance_of_job(lease, RequestStatus.AUDITING, 0.5))
-    attempt(lambda uow, lease: uow.requests.detach_from_job(lease, max_failures=1))
+    attempt(lambda uow, lease: uow.requests.detach_from_job(lease, [request]))
+    attempt(record_failure, Failure(text="no", signature="no"), SETTINGS)
     with catalog(write=False) as uow:
         before = uow.jobs.get(stale.job_id), uow.requests.get(request.id)
     for write in writes:
@@ -217,7 +219,8 @@ def test_sweeper_abandons_job_without_attempts_left(
     with catalog(write=False) as uow:
         assert uow.jobs.get(lease.job_id).status is JobStatus.DEAD
         stored = uow.requests.get(request.id)
-        assert (stored.status, stored.failures, stored.job_id) == (RequestStatus.BATCHED, 1, None)
+        assert (stored.status, stored.failures, stored.job_id) == (RequestStatus.BATCHED, 0, None)
+        assert stored.last_failure == "waiting: worker-lost"
 
 
 @pytest.mark.usefixtures("training")
@@ -249,9 +252,8 @@ def test_batch_closes_when_full_or_for_a_retry(catalog: UnitOfWorkFactory, forge
     with catalog() as uow:
         fail(uow, lease, "no", SETTINGS)
     with catalog() as uow:
-        retry = close_batch(uow, SETTINGS)
-        assert retry is not None
-        assert claim(uow, "w", SETTINGS) is None  # A retry waits.
+        assert close_batch(uow, SETTINGS) is None  # A retry waits.
+        assert uow.requests.any_waiting()
 
 
 def test_batch_without_requests_creates_no_job(catalog: UnitOfWorkFactory) -> None:

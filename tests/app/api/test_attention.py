@@ -1,0 +1,188 @@
+"""`/readyz` and `/metrics` report workers and jobs that no worker runs; jobs can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from app.api.attention import AttentionReader
+from app.domain.jobs import Failure, JobKind, JobStatus, Stage
+from app.services.attention import Attention, read_attention
+from app.services.jobs import advance, claim, close_batch, fail, record_failure, start_training
+from tests.support.gateway_world import serving, until_ready
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+    from app.domain.jobs import Lease
+    from app.storage.unit_of_work import UnitOfWork
+    from tests.support.gateway_world import World
+
+
+def attention(world: World) -> Attention:
+    with world.uow(write=False) as uow:
+        return read_attention(uow, world.settings)
+
+
+def codes(world: World) -> list[str]:
+    return [warning.code for warning in attention(world).warnings]
+
+
+def start(world: World) -> str:
+    with world.uow() as uow:
+        return start_training(uow, JobKind.TRAIN).id
+
+
+def take(world: World) -> Lease:
+    with world.uow() as uow:
+        claimed = claim(uow, "w", world.settings)
+    assert claimed is not None
+    return claimed[1]
+
+
+def set_back(world: World, table: str, column: str, seconds: float) -> None:
+    with world.uow() as uow:
+        uow._connection.execute(text(f"UPDATE {table} SET {column} = {column} - {seconds}"))
+
+
+def test_queued_job_without_worker_is_reported_after_a_lease(world: World) -> None:
+    start(world)
+    assert codes(world) == []
+    set_back(world, "jobs", "available_at", world.settings.job_lease + 1)
+    assert codes(world) == ["no-worker"]
+    assert attention(world).without_worker == 1
+    with world.uow() as uow:
+        uow.workers.beat("secret-id", "machine-7", 1, world.settings.job_lease)
+    assert codes(world) == []
+    (worker,) = attention(world).workers
+    assert (worker.host, worker.is_live) == ("machine-7", True)
+    assert worker.heartbeat_age < 30
+
+
+def test_deletions_without_worker_are_reported(world: World) -> None:
+    world.forget("u1")
+    assert codes(world) == []
+    set_back(world, "requests", "cancellable_until", 2 * world.settings.job_lease + 61)
+    assert codes(world) == ["no-worker"]
+
+
+def test_job_of_a_killed_worker_is_reported(world: World) -> None:
+    start(world)
+    take(world)
+    with world.uow() as uow:
+        uow.workers.beat("w", "machine-7", 1, world.settings.job_lease)
+    assert codes(world) == []
+    for table in ("jobs", "workers"):
+        set_back(world, table, "lease_expires_at", world.settings.job_lease + 5)
+    assert codes(world) == ["lease-expired"]
+    (worker,) = attention(world).workers
+    assert not worker.is_live
+    assert worker.heartbeat_age > world.settings.job_lease
+
+
+def test_job_past_the_flip_whose_try_failed_is_reported(world: World) -> None:
+    start(world)
+    lease = take(world)
+    failure = Failure(text="shred: OSError: Input/output error", signature="shred: OSError")
+    with world.uow() as uow:
+        advance(uow, lease, status=JobStatus.ROLLING_OUT, stage=Stage.SHRED)
+        record_failure(uow, lease, failure, world.settings)
+    state = attention(world)
+    assert (state.stuck, state.failed_tries) == (1, 1)
+    (warning,) = state.warnings
+    assert (warning.code, warning.job_id) == ("job-stuck", lease.job_id)
+    assert "shred: OSError: Input/output error" in warning.detail
+
+
+def test_deletions_that_are_retried_are_reported(world: World) -> None:
+    world.forget("u1")
+    set_back(world, "requests", "cancellable_until", 200.0)
+    with world.uow() as uow:
+        close_batch(uow, world.settings)
+    lease = take(world)
+    with world.uow() as uow:
+        fail(uow, lease, "unlearn: KeyError", world.settings)
+    assert "deletions-retried" in codes(world)
+
+
+class BlockedUnits:
+    """A database that does not answer before `released` is set."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.calls = 0
+
+    def __call__(self, *, write: bool) -> UnitOfWork:
+        self.calls += 1
+        self.released.wait()
+        raise AssertionError(write)
+
+
+@pytest.fixture
+def blocked() -> Iterator[BlockedUnits]:
+    units = BlockedUnits()
+    yield units
+    units.released.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_slow_database_neither_delays_nor_changes_readiness(
+    world: World, blocked: BlockedUnits
+) -> None:
+    async def whole() -> None:
+        app = world.app()
+        async with serving(app) as client:
+            lease, name = world.publish(1)
+            await asyncio.to_thread(world.through, lease, name)
+            await until_ready(client)
+            reader = AttentionReader(world.settings, blocked)  # type: ignore[arg-type] # a stand-in
+            object.__setattr__(app.state.gateway, "attention", reader)
+            for _ in range(3):
+                answer = await client.get("/readyz")
+                assert answer.status_code == 200
+                assert answer.json()["warnings"] is None
+        assert blocked.calls == 1
+
+    asyncio.run(whole())
+
+
+def test_readyz_and_metrics_show_workers_and_warnings(world: World) -> None:
+    start(world)
+    set_back(world, "jobs", "available_at", world.settings.job_lease + 1)
+
+    async def whole() -> tuple[dict[str, Any], str]:
+        async with serving(world.app()) as client:
+            ready = (await client.get("/readyz")).json()
+            return ready, (await client.get("/metrics")).text
+
+    ready, metrics = asyncio.run(whole())
+    assert (ready["worker_count"], ready["workers"]) == (0, [])
+    assert [warning["code"] for warning in ready["warnings"]] == ["no-worker"]
+    assert "lethe_workers 0.0" in metrics
+    assert "lethe_jobs_waiting_without_worker 1.0" in metrics
+    assert "lethe_jobs_stuck 0.0" in metrics
+
+
+def test_job_is_cancelled_through_the_api(world: World) -> None:
+    job_id = start(world)
+
+    async def whole(client: httpx.AsyncClient) -> None:
+        unknown = await client.post("/jobs/job_none/cancel")
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems/unknown-job")
+        cancelled = await client.post(f"/jobs/{job_id}/cancel")
+        assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+        again = await client.post(f"/jobs/{job_id}/cancel")
+        assert (again.status_code, again.json()["type"]) == (409, "/problems/job-not-cancellable")
+        assert "has ended already" in again.json()["detail"]
+
+    async def run() -> None:
+        async with serving(world.app()) as client:
+            await whole(client)
+
+    asyncio.run(run())

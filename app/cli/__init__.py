@@ -10,8 +10,10 @@ def main() -> None:
     try:
         # Imported here so that an interrupt during the import is caught as well.
         from app.cli.root import application  # noqa: PLC0415
+        from app.logs import configure_logging  # noqa: PLC0415
         from app.private_files import use_private_umask  # noqa: PLC0415
 
+        configure_logging("WARNING")
         if sys.argv[1:2] != ["benchmark"]:  # Its reports are for other users too.
             use_private_umask()
         application(prog_name="lethe")

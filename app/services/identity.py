@@ -63,15 +63,16 @@ def _apply_id_rule(uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings) 
         # As after a deletion: replicas rebuild their statistics before the next answer.
         uow.state.bump("forget")
     repeated = _repeat_deletions(uow, pseudonyms, settings, {*users.values(), *items.values()})
-    _log.info(
-        "identity.rule_fixed",
-        rule=pseudonyms.id_rule.value,
-        renamed_users=len(users),
-        renamed_items=len(items),
-        rewritten_requests=requests,
-        repeated_deletions=repeated,
-        ids_without_normal_form=kept_users + kept_items,
-    )
+    numbers = {
+        "renamed_users": len(users),
+        "renamed_items": len(items),
+        "rewritten_requests": requests,
+        "repeated_deletions": repeated,
+        "ids_without_normal_form": kept_users + kept_items,
+    }
+    # A warning, so that the command line shows it too.
+    log = _log.warning if any(numbers.values()) else _log.info
+    log("identity.rule_fixed", rule=pseudonyms.id_rule.value, **numbers)
 
 
 def _changed_ids(ids: Iterable[str], normal: Callable[[str], str]) -> tuple[dict[str, str], int]:

@@ -125,7 +125,7 @@ def test_error_is_a_problem_document(
         {},
         [],
         None,
-        {"user_id": 42},
+        {"user_id": 42.5},
         {"user_id": ""},
         {"user_id": "x" * 201},
         {"user_id": "a\x00b"},

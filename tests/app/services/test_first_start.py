@@ -350,7 +350,7 @@ def test_worker_refuses_another_rule(ruled_world: Settings) -> None:
 def test_gateway_refuses_another_rule_and_gets_no_lease(
     world: World, ruled_world: Settings
 ) -> None:
-    gateway = make_gateway(ruled_world, world.uow._database)
+    gateway = make_gateway(ruled_world, world.uow.database)
     with pytest.raises(IdRuleMismatchError):
         gateway.replica.tick()
     assert not gateway.replica.answer_lease.valid

@@ -185,24 +185,6 @@ def test_vacuum_waits_for_snapshots_and_transactions_older_than_the_deletion(
 
 
 @pytest.mark.postgres
-def test_prepared_transaction_delays_the_erasure(postgres_database: Database) -> None:
-    with postgres_database.read.connect() as connection:
-        if connection.execute(text("SHOW max_prepared_transactions")).scalar_one() == "0":
-            pytest.skip("the server allows no prepared transactions")
-    with postgres_database.write.connect() as connection:
-        connection.exec_driver_sql("CREATE TEMPORARY TABLE unused (id int)")
-        connection.exec_driver_sql("PREPARE TRANSACTION 'of-a-test'")
-    try:
-        error = erase_remains(postgres_database, wait_seconds=0.0)
-        assert error is not None
-        assert "prepared transaction" in error
-    finally:
-        with postgres_database.write.connect() as connection:
-            autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
-            autocommit.exec_driver_sql("ROLLBACK PREPARED 'of-a-test'")
-
-
-@pytest.mark.postgres
 def test_missing_rights_are_reported_instead_of_ignored(postgres_database: Database) -> None:
     """A role without pg_read_all_stats does not see the snapshots of other roles."""
     role = f"lethe_test_{uuid.uuid4().hex}"

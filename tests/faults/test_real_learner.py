@@ -46,8 +46,12 @@ def fill(context: WorkerContext, absent: frozenset[str] = frozenset()) -> None:
             [(f"i{n}", f"Item {n}", {"genre": ["Drama", "Comedy"][n % 2 :]}) for n in range(ITEMS)]
         )
         present = [user for user in users if user not in absent]
-        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in present])
-        uow.people.upsert_interactions([row for row in rows if row.user_id not in absent])
+        uow.people.upsert_users(
+            [User(id=user, attributes={"gender": "F"}) for user in present],
+            holdout=context.pseudonyms.drawn_as_holdout(present),
+        )
+        version = uow.state.bump("interactions")
+        uow.people.upsert_interactions([row for row in rows if row.user_id not in absent], version)
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ class PeopleRepository(Repository):
             InteractionRow.user_id, InteractionRow.timestamp, InteractionRow.item_id
         )
         for row in self._stream(query):
-            yield RecordedInteraction(_interaction(row), row[4], row[5])
+            yield RecordedInteraction(_interaction(row), row.first_version, row.last_version)
 
     def holdout_users(self) -> set[str]:
         query = select(UserRow.id).where(UserRow.holdout.is_(True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from models.data.forget_split import ForgetSplit
+    from models.data.samples import Samples
     from models.runtime.progress import Progress
     from models.unlearning.base import Unlearned, UnlearningTask
 
@@ -77,7 +80,7 @@ def with_late_user(forget: ForgetSet) -> DataSnapshot:
     )
 
 
-def changed(snapshot: DataSnapshot, rows: np.ndarray, **versions: int) -> DataSnapshot:
+def changed(snapshot: DataSnapshot, rows: NDArray[Any], **versions: int) -> DataSnapshot:
     """Return the snapshot with other versions of the selected rows."""
     columns = {name: getattr(snapshot, name).copy() for name in versions}
     for name, version in versions.items():
@@ -146,7 +149,7 @@ def test_unlearning_sees_only_rows_that_the_training_saw(root: Artifact, tmp_pat
     seen = method.seen
     users = snapshot.data.users
     late, u5 = len(users) - 1, 5
-    for samples in (*vars_of(seen), seen.forget):
+    for samples in (*samples_of(seen), seen.forget):
         assert not {late, u5, 7} & set(samples.user.tolist())
     assert set(seen.forget.user.tolist()) == {3}
     assert not {late, u5, 7} & set(seen.retained.user.tolist())
@@ -157,7 +160,7 @@ def test_unlearning_sees_only_rows_that_the_training_saw(root: Artifact, tmp_pat
     assert np.array_equal(seen.parts.train.history, expected.parts.train.history)
 
 
-def vars_of(split: ForgetSplit) -> tuple[object, ...]:
+def samples_of(split: ForgetSplit) -> tuple[Samples, ...]:
     parts = split.parts
     return parts.train, parts.valid, parts.test, parts.holdout
 
@@ -212,6 +215,12 @@ def test_person_with_validation_rows_only_is_retrained(root: Artifact) -> None:
     timestamp[snapshot.data.user == 3] = bounds["test_from"]
     assert not learner.must_retrain(snapshot, root.directory)
     assert not learner.has_training_rows(snapshot, root.directory)
+
+
+def test_holdout_user_whose_rows_selected_the_checkpoint_is_retrained(root: Artifact) -> None:
+    learner, snapshot = make_learner(), recorded(one_user("u140"))
+    assert not learner.has_training_rows(snapshot, root.directory)
+    assert learner.must_retrain(snapshot, root.directory)
 
 
 def test_release_from_before_the_record_is_retrained(root: Artifact) -> None:

@@ -22,6 +22,7 @@ from worker.loop import run_once
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from app.domain.releases import Release
     from tests.faults.conftest import Installation
 
 LATE = "late-user"
@@ -34,17 +35,27 @@ def rate(installation: Installation, user: str, *items: str, rating: float = 4.0
         add_interactions(uow, installation.context.pseudonyms, rows)
 
 
-def live_directory(installation: Installation) -> Path:
+def live_release(installation: Installation) -> Release:
     with installation.context.uow_factory(write=False) as uow:
         release = uow.releases.get(uow.releases.alias().live or "")
     assert release is not None
-    return installation.context.artifacts.local_path(release.path)
+    return release
+
+
+def live_directory(installation: Installation) -> Path:
+    return installation.context.artifacts.local_path(live_release(installation).path)
 
 
 def outcome_of_forgetting(installation: Installation, user: str, *items: str) -> Outcome | None:
-    request_id = installation.forget(user, *items)
+    return outcome_of(installation, installation.forget(user, *items))
+
+
+def outcome_of(installation: Installation, request_id: str) -> Outcome | None:
+    """Run the request's job; return the outcome, which is that of the release as well."""
     assert run_once(installation.context)
-    return installation.request(request_id).outcome
+    outcome = installation.request(request_id).outcome
+    assert live_release(installation).outcome is outcome
+    return outcome
 
 
 def test_person_imported_after_training_with_old_timestamps_is_not_in_the_weights(
@@ -118,9 +129,7 @@ def test_subject_excluded_from_the_training_and_cancelled_later_is_not_in_the_we
     with installation.context.uow_factory() as uow:
         release_forget(uow, request_id)
         cancel_forget(uow, request_id)
-    again = forget()
-    assert run_once(installation.context)
-    assert installation.request(again).outcome is Outcome.NOT_APPLICABLE
+    assert outcome_of(installation, forget()) is Outcome.NOT_APPLICABLE
     assert read_weights(live_directory(installation)) == trained
 
 
@@ -133,8 +142,7 @@ def test_person_suppressed_during_the_training_is_not_in_the_weights(
     installation.train()
     with installation.context.uow_factory() as uow:
         release_forget(uow, request_id)
-    assert run_once(installation.context)
-    assert installation.request(request_id).outcome is Outcome.NOT_APPLICABLE
+    assert outcome_of(installation, request_id) is Outcome.NOT_APPLICABLE
 
 
 def test_person_who_consents_and_returns_is_not_in_the_weights(installation: Installation) -> None:

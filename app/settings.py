@@ -134,7 +134,8 @@ class Settings(BaseSettings):
     holdout_share: Annotated[float, Field(ge=0.005, le=0.5)] = Field(
         default=0.03,
         validation_alias=AliasChoices("LETHE_HOLDOUT_SHARE", "LETHE_COHORT_SHARE"),
-        description="Share of users that no model trains on, the holdout users of the audit.",
+        description="Share of new users that no model trains on, the holdout users of the audit. "
+        "Drawn once per user.",
     )
     error_budget: Annotated[int, Field(ge=0)] = Field(
         default=20,

@@ -78,9 +78,9 @@ def fill(
                 )
                 for position, user_id in enumerate(users)
                 for step in range(ratings)
-            ]
+            ],
+            uow.state.bump("interactions"),
         )
-        uow.state.bump("interactions")
 
 
 @dataclass

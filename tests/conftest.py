@@ -123,6 +123,7 @@ def catalog(uow_factory: UnitOfWorkFactory) -> UnitOfWorkFactory:
                 Interaction(user_id=user_id, item_id=f"i{n}", rating=3.5, timestamp=1000 + n)
                 for user_id, rated in (("ann", 4), ("bob", 3), ("cid", 1))
                 for n in range(rated)
-            ]
+            ],
+            version=0,
         )
     return uow_factory

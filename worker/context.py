@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import structlog
 
 from app.domain.errors import InvalidInputError
 from app.services import signing_keys
@@ -16,6 +19,7 @@ from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.maintenance import erase_remains
 from app.storage.unit_of_work import UnitOfWorkFactory
+from models.checkpoints.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.engine import Database
     from worker.learner import Learner
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +81,14 @@ def build_context(
     with uow_factory() as uow:
         open_identity(uow, pseudonyms, settings)
         signing_keys.register(uow, load_signer(settings))
+    artifacts = open_artifacts(settings)
+    continue_data_version(uow_factory, artifacts)
     return WorkerContext(
         settings=settings,
         database=database,
         uow_factory=uow_factory,
         pseudonyms=pseudonyms,
-        artifacts=open_artifacts(settings),
+        artifacts=artifacts,
         learner=(make_learner or _model_learner)(settings),
         worker_id=f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}",
     )
@@ -89,6 +97,35 @@ def build_context(
 def open_artifacts(settings: Settings) -> ArtifactStore:
     """Open the artifact store; LETHE_HOME holds staging and the copies of remote artifacts."""
     return ArtifactStore(settings.artifacts_root, settings.home / "cache")
+
+
+def continue_data_version(uow_factory: UnitOfWorkFactory, artifacts: ArtifactStore) -> None:
+    """Raise the data version above the data version of every published release.
+
+    A release is newer than the data only if the database was restored from a backup. Then new rows
+    must not get a version that the release already counts as known, and the present rows may have
+    had other values when the release was trained.
+    """
+    newest = max((_recorded_version(artifacts, path) for path in artifacts.published()), default=-1)
+    with uow_factory(write=False) as uow:
+        if uow.state.data_version() >= newest:
+            return
+    with uow_factory() as uow:
+        uow.state.lock()
+        version = uow.state.raise_above(newest)
+        if version is not None:
+            uow.people.mark_all_changed(version)
+            log.warning("database_older_than_releases", data_version=version)
+
+
+def _recorded_version(artifacts: ArtifactStore, path: str) -> int:
+    """Return the data version in the manifest of a published release; -1 if there is none."""
+    try:
+        content = json.loads(artifacts.read_text(path, MANIFEST))
+        return int(content["extra"].get("data_version", -1))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("manifest_not_read", artifact=path, error=type(error).__name__)
+        return -1
 
 
 def _model_learner(settings: Settings) -> Learner:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
 
 from app.domain.requests import Outcome
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from app.services.pseudonyms import Pseudonyms
     from models.data.interactions import Interactions
     from models.runtime.progress import Progress
 
@@ -49,6 +54,35 @@ class DataSnapshot:
     job_id: str = ""
     #: What each request of the batch forgets, by request id; `forget` is the union.
     requests: Mapping[str, ForgetSet] = field(default_factory=dict)
+    #: [N] data versions of the first and of the last write of each row of `data`; None: all 0.
+    first_version: NDArray[np.int64] | None = None
+    last_version: NDArray[np.int64] | None = None
+    #: Keyed hashes of everything that was suppressed, the subjects of this batch included.
+    excluded: frozenset[str] = frozenset()
+    #: Computes the keyed hashes of users, items and pairs; None if nothing was ever excluded.
+    pseudonyms: Pseudonyms | None = None
+
+    @property
+    def first_versions(self) -> NDArray[np.int64]:
+        """[N] data versions of the first write of each row."""
+        return self._versions(self.first_version)
+
+    @property
+    def last_versions(self) -> NDArray[np.int64]:
+        """[N] data versions of the last write that changed a value of each row."""
+        return self._versions(self.last_version)
+
+    def take(self, rows: NDArray[np.bool_]) -> DataSnapshot:
+        """Return the snapshot with the selected rows only."""
+        return replace(
+            self,
+            data=self.data.take(rows),
+            first_version=self.first_versions[rows],
+            last_version=self.last_versions[rows],
+        )
+
+    def _versions(self, column: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        return np.zeros(len(self.data), np.int64) if column is None else column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +111,13 @@ class RequestFigures:
 
     `forget` has the number of the request's forget rows (`rows`), and where there are any, their
     loss increase with its interval. `validation_rows` counts the rows that selected the parent's
-    checkpoint or learned weights.
+    checkpoint or learned weights. `is_unknown`: the record of training cannot tell which rows of
+    the request the parent knows.
     """
 
     forget: dict[str, Any] = field(default_factory=lambda: {"rows": 0})
     validation_rows: int = 0
+    is_unknown: bool = False
 
     def outcome(self, of_batch: Outcome) -> Outcome:
         """Return the request's outcome, given the outcome of its batch.
@@ -89,7 +125,7 @@ class RequestFigures:
         A batch passes by its forget rows. A request that has none of them, but has validation
         rows, was not measured.
         """
-        if self.forget["rows"]:
+        if self.forget["rows"] or self.is_unknown:
             return of_batch
         if not self.validation_rows:
             return Outcome.NOT_APPLICABLE
@@ -140,10 +176,18 @@ class Learner(Protocol):
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
         """Save the parent's weights in `into`, as the release of a job without training rows."""
 
+    def must_retrain(self, snapshot: DataSnapshot, parent: Path) -> bool:
+        """Return whether only exact retraining removes the batch from the parent's weights.
+
+        Either the record of training cannot tell which rows the weights know, or rows of the batch
+        selected the weights without training them.
+        """
+
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
         """Return whether the parent's weights depend on any row of the batch.
 
-        They depend on training rows and, in an ensemble with learned weights, on validation rows.
+        They depend on the training rows that the record of training lists and, in an ensemble with
+        learned weights, on validation rows.
         """
 
     def audit(

@@ -30,7 +30,7 @@ from worker.stages.certify import certify
 from worker.stages.delete_rows import delete_rows
 from worker.stages.roll_out import publish, roll_out
 from worker.stages.shred import clear_lower_epochs, shred
-from worker.stages.snapshot import take_snapshot
+from worker.stages.snapshot import stamp_unknown_versions, take_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,11 +46,11 @@ def _make_release(run: JobRun) -> None:
     """Take a snapshot of the data, build and audit the weights, and publish the release."""
     run.begin(Stage.SNAPSHOT)
     clear_lower_epochs(run)
+    stamp_unknown_versions(run.context.uow_factory)
     snapshot = take_snapshot(
         run.context.uow_factory,
         run.context.pseudonyms,
         job_id=run.job.id,
-        holdout_share=run.context.settings.holdout_share,
     )
     with run.context.uow_factory(write=False) as uow:
         live = uow.releases.alias().live

@@ -13,6 +13,7 @@ from models.recommender.token_rows import unused_tokens
 from worker.errors import ReleaseUnusableError
 from worker.learner import Artifact
 from worker.training_data import data_hash
+from worker.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from models.recommender.base import Recommender
     from models.training.trainer import TrainConfig
     from models.unlearning.base import Unlearned
+    from worker.learner import DataSnapshot
 
 
 def save_root(
@@ -30,22 +32,26 @@ def save_root(
     into: Path,
     *,
     method: str,
-    job_id: str,
+    snapshot: DataSnapshot,
     split: ForgetSplit,
     recipe: TrainConfig,
     expected: Mapping[str, ExpectedLossIncrease],
 ) -> Artifact:
-    """Save a release without a parent, whose entries all its successors inherit."""
+    """Save a release without a parent, whose entries all its successors inherit.
+
+    The record of training states which rows the weights of the whole lineage can know.
+    """
     manifest = checkpoints.save(
         recommender,
         into,
         method=method,
         extra={
-            "job": job_id,
+            "job": snapshot.job_id,
             "bounds": split.bounds.manifest(),
             "expected": {kind: asdict(increase) for kind, increase in expected.items()},
             "recipe": recipe.manifest(),
             "data_sha256": data_hash(split),
+            **TrainingRecord.of(snapshot).manifest(),
         },
     )
     return Artifact(directory=into, digest=manifest.digest, method=method)
@@ -54,7 +60,7 @@ def save_root(
 def save_successor(
     recommender: Recommender, into: Path, parent: Manifest, *, method: str, job_id: str
 ) -> Artifact:
-    """Save a release that inherits its parent's bounds, recipe and calibration."""
+    """Save a release that inherits its parent's bounds, recipe, calibration and training record."""
     inherited = {name: value for name, value in parent.extra.items() if name != "data_sha256"}
     manifest = checkpoints.save(
         recommender,

@@ -40,10 +40,12 @@ from worker.training_data import (
     figures_by_request,
     forget_rows_by_request,
     holdout_indices,
+    selects_on_validation,
     split_like,
     split_snapshot,
 )
 from worker.training_metrics import training_metrics
+from worker.training_record import TrainingRecord, are_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +149,7 @@ class ModelLearner:
             recommender,
             into,
             method=EXACT_METHOD,
-            job_id=snapshot.job_id,
+            snapshot=snapshot,
             split=split,
             recipe=recipe,
             expected=expected,
@@ -239,7 +241,7 @@ class ModelLearner:
             unlearned.recommender,
             into,
             method=self._method.name,
-            job_id=snapshot.job_id,
+            snapshot=snapshot,
             split=split,
             recipe=recipe,
             expected={},
@@ -267,6 +269,23 @@ class ModelLearner:
         manifest = manifests.read_manifest(parent)
         return save_successor(
             load_release(parent), into, manifest, method="carry-over", job_id=job_id
+        )
+
+    def must_retrain(self, snapshot: DataSnapshot, parent: Path) -> bool:
+        """Return whether the record cannot tell what the parent knows of the batch.
+
+        Rows that only selected the checkpoint count too: no method unlearns a selection.
+        """
+        manifest = manifests.read_manifest(parent)
+        record = TrainingRecord.from_manifest(manifest.extra)
+        if any(are_unknown(snapshot, record, [snapshot.forget])):
+            return True
+        if has_learned_weights(backbone_from_manifest(manifest.content["backbone"])):
+            # The methods of such ensembles compute the weights again from the retained rows.
+            return False
+        split = split_like(snapshot, manifest)
+        return bool(
+            selects_on_validation(manifest) and split.forget_valid and not len(split.forget)
         )
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
@@ -347,7 +366,7 @@ def _save_untrained(snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> 
         recommender,
         into,
         method=UNTRAINED_METHOD,
-        job_id=snapshot.job_id,
+        snapshot=snapshot,
         split=split,
         recipe=recipe,
         expected={},

@@ -9,7 +9,6 @@ import numpy as np
 
 from models.data.forget_split import (
     NO_LIMITS,
-    ForgetIndices,
     are_forgotten,
     split_for_forgetting,
 )
@@ -18,21 +17,28 @@ from models.recommender.ensemble import EnsembleConfig
 from models.recommender.factory import backbone_from_manifest
 from models.unlearning.ensemble import has_learned_weights
 from worker.learner import RequestFigures
+from worker.training_record import TrainingRecord, are_unknown, forget_indices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from models.checkpoints.manifest import Manifest
     from models.data.forget_split import ForgetSplit
-    from models.data.interactions import Interactions
     from models.data.splits import RowLimits
-    from worker.learner import DataSnapshot, ForgetSet
+    from worker.learner import DataSnapshot
 
 
 def split_like(snapshot: DataSnapshot, release: Manifest) -> ForgetSplit:
-    """Split the snapshot at the time bounds of this release."""
+    """Split the rows that the exact training of this release's lineage saw, at its time bounds.
+
+    Histories consist of these rows only. Whether row sampling used a sample depends on that sample
+    alone, so the bounds in the manifest record which samples were trained on.
+    """
+    record = TrainingRecord.from_manifest(release.extra)
+    if record is not None:
+        snapshot = snapshot.take(record.known_rows(snapshot))
     return split_snapshot(snapshot, TimeSplit.from_manifest(release.extra["bounds"]))
 
 
@@ -43,33 +49,15 @@ def split_snapshot(
 
     Without bounds, new bounds are chosen, and the training and evaluation rows keep to `limits`.
     """
-    (forget,) = _indices(snapshot.data, [snapshot.forget])
+    (forget,) = forget_indices(snapshot.data, [snapshot.forget])
     return split_for_forgetting(snapshot.data, forget, holdout_indices(snapshot), bounds, limits)
-
-
-def _indices(data: Interactions, forget_sets: Iterable[ForgetSet]) -> list[ForgetIndices]:
-    """Turn ids into indices; ids without a row are left out."""
-    users = {user.id: index for index, user in enumerate(data.users)}
-    items = {item.id: index for index, item in enumerate(data.items)}
-    return [
-        ForgetIndices(
-            users=frozenset(users[user] for user in forget.users if user in users),
-            items=frozenset(items[item] for item in forget.items if item in items),
-            pairs=frozenset(
-                (users[user], items[item])
-                for user, item in forget.pairs
-                if user in users and item in items
-            ),
-        )
-        for forget in forget_sets
-    ]
 
 
 def forget_rows_by_request(
     snapshot: DataSnapshot, split: ForgetSplit
 ) -> dict[str, NDArray[np.bool_]]:
     """Return [F] bool per request of the batch: which forget rows of the split are its rows."""
-    indices = _indices(snapshot.data, snapshot.requests.values())
+    indices = forget_indices(snapshot.data, snapshot.requests.values())
     return {
         request_id: are_forgotten(split.forget, forget)
         for request_id, forget in zip(snapshot.requests, indices, strict=True)
@@ -86,16 +74,19 @@ def figures_by_request(
 
     `split` is the parent's split of the snapshot.
     """
-    indices = _indices(snapshot.data, snapshot.requests.values())
+    indices = forget_indices(snapshot.data, snapshot.requests.values())
     selects = selects_on_validation(parent)
+    record = TrainingRecord.from_manifest(parent.extra)
+    unknown = are_unknown(snapshot, record, snapshot.requests.values())
     return {
         request_id: RequestFigures(
             forget=measured[request_id],
             validation_rows=int(are_forgotten(split.forget_valid_samples, forget).sum())
             if selects
             else 0,
+            is_unknown=is_unknown,
         )
-        for request_id, forget in zip(snapshot.requests, indices, strict=True)
+        for request_id, forget, is_unknown in zip(snapshot.requests, indices, unknown, strict=True)
     }
 
 

@@ -140,7 +140,9 @@ def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
     uow.suppressions.lift(request_id)
     uow.idempotency.forget_bodies([request_id])
     if request.subject is not None:
-        uow.state.bump("cancel", _affected_users(uow, request.subject))
+        version = uow.state.bump("cancel", _affected_users(uow, request.subject))
+        # A training may have left the rows out meanwhile, so no release may count them as known.
+        uow.people.mark_changed(request.subject, version)
     return uow.requests.get(request_id)
 
 

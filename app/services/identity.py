@@ -70,9 +70,9 @@ def _apply_id_rule(uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings) 
         "repeated_deletions": repeated,
         "ids_without_normal_form": kept_users + kept_items,
     }
-    # A warning, so that the command line shows it too.
-    log = _log.warning if any(numbers.values()) else _log.info
-    log("identity.rule_fixed", rule=pseudonyms.id_rule.value, **numbers)
+    if any(numbers.values()):
+        # A warning, so that the command line shows it too.
+        _log.warning("identity.rule_fixed", rule=pseudonyms.id_rule.value, **numbers)
 
 
 def _changed_ids(ids: Iterable[str], normal: Callable[[str], str]) -> tuple[dict[str, str], int]:

@@ -162,7 +162,8 @@ def _import_users(
     forgotten = forgotten_ids(uow, ids_by_hash)
     kept = [user for user in valid.values() if user.id not in forgotten]
     if kept:
-        uow.people.upsert_users(kept)
+        holdout = pseudonyms.drawn_as_holdout(user.id for user in kept)
+        uow.people.upsert_users(kept, holdout=holdout)
         uow.state.bump("interactions")
     return result.plus({"forgotten": len(forgotten)}, invalid, users=len(kept))
 
@@ -188,10 +189,12 @@ def _import_interactions(
         "forgotten": len(forgotten),
         "unknown_item": len(valid) - len(forgotten) - len(kept),
     }
-    if kept:
-        uow.people.ensure_users({row.user_id for row in kept})
-        uow.people.upsert_interactions(kept)
-        uow.state.bump("interactions")
+    changed = uow.people.unequal(kept)
+    if changed:
+        version = uow.state.bump("interactions")
+        user_ids = {row.user_id for row in changed}
+        uow.people.ensure_users(user_ids, holdout=pseudonyms.drawn_as_holdout(user_ids))
+        uow.people.upsert_interactions(changed, version)
     return result.plus(skipped, invalid, interactions=len(kept))
 
 

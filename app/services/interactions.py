@@ -21,7 +21,8 @@ def add_interactions(
 ) -> int:
     """Store the interactions, all or none, and return the number of (user, item) pairs.
 
-    The last of several ratings of one item by one user wins. Unknown users are created. Raises
+    The last of several ratings of one item by one user wins. Unknown users are created. Ratings
+    that are stored already with the same value change nothing. Raises
     InvalidInputError, ForgottenPersonError for suppressed ids, or UnknownItemError.
     """
     uow.state.lock()
@@ -39,8 +40,10 @@ def add_interactions(
     unknown_ids = item_ids - uow.people.known_items(item_ids)
     if unknown_ids:
         raise UnknownItemError(item_id=", ".join(sorted(unknown_ids)))
-    user_ids = sorted({user_id for user_id, _ in latest})
-    uow.people.ensure_users(user_ids)
-    uow.people.upsert_interactions(list(latest.values()))
-    uow.state.bump("interactions", user_ids)
+    changed = uow.people.unequal(latest.values())
+    if changed:
+        user_ids = sorted({row.user_id for row in changed})
+        version = uow.state.bump("interactions", user_ids)
+        uow.people.ensure_users(user_ids, holdout=pseudonyms.drawn_as_holdout(user_ids))
+        uow.people.upsert_interactions(changed, version)
     return len(latest)

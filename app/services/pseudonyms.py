@@ -12,6 +12,8 @@ from app.domain.id_rules import IdRule, MalformedTextError, normal_id, spellings
 from app.domain.requests import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from app.domain.requests import Subject
 
 
@@ -25,6 +27,8 @@ class Pseudonyms:
 
     key: bytes = field(repr=False)
     id_rule: IdRule = IdRule.EXACT
+    #: The probability with which a new user becomes a holdout user.
+    holdout_share: float = 0.0
 
     def user_id(self, text: str) -> str:
         """Return the normal form of a user id; raises InvalidInputError."""
@@ -76,6 +80,14 @@ class Pseudonyms:
     def never_trained(self, user_id: str, share: float) -> bool:
         """Return whether the user is a holdout user, drawn with probability `share` by the key."""
         return int(self._digest("cohort", user_id)[:13], 16) / 16**13 < share
+
+    def drawn_as_holdout(self, user_ids: Iterable[str]) -> set[str]:
+        """Return the users that are holdout users if they are new.
+
+        A user who returns after a deletion has the same draw from the same share.
+        """
+        share = self.holdout_share
+        return {user_id for user_id in user_ids if self.never_trained(user_id, share)}
 
     def opaque(self, purpose: str, value: str) -> str:
         """Return a keyed hash of another value, such as an idempotency key or a request body."""

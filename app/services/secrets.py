@@ -45,7 +45,7 @@ def load_pseudonyms(settings: Settings) -> Pseudonyms:
             f"The hash key has {len(key)} bytes, but needs at least {_MIN_KEY_LENGTH}. "
             "Set LETHE_HASH_KEY to a longer secret."
         )
-    return Pseudonyms(key, settings.id_rule)
+    return Pseudonyms(key, settings.id_rule, settings.holdout_share)
 
 
 def load_signer(settings: Settings) -> Signer:

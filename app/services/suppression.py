@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from app.domain.errors import ConflictError, ForgottenPersonError
-from app.domain.requests import OPEN_STATUSES
+from app.domain.requests import OPEN_STATUSES, Scope, Subject
 from app.services.validation import normal_item_id, unknown_user
 
 if TYPE_CHECKING:
@@ -92,4 +92,8 @@ def record_consent(
     )
     if not is_known:
         raise unknown_user(pseudonyms)
+    if lifted and uow.people.count_of(normal_user_id):
+        # A training may have left the rows out meanwhile, so no release may count them as known.
+        version = uow.state.bump("interactions", [normal_user_id])
+        uow.people.mark_changed(Subject(scope=Scope.USER, user_id=normal_user_id), version)
     return lifted

@@ -41,7 +41,8 @@ def store_users(uow: UnitOfWork, pseudonyms: Pseudonyms, users: Sequence[User]) 
         ids_by_hash |= dict.fromkeys(pseudonyms.user_hashes(user.id), user_id)
     refuse_forgotten(uow, ids_by_hash)
     if latest:
-        uow.people.upsert_users(list(latest.values()))
+        holdout = pseudonyms.drawn_as_holdout(latest)
+        uow.people.upsert_users(list(latest.values()), holdout=holdout)
         # Replicas drop cached states of these users when they read the change log.
         uow.state.bump("interactions", sorted(latest))
     return len(latest)

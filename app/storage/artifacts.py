@@ -149,6 +149,15 @@ class ArtifactStore:
             move_in(scratch / "artifact", directory)
         return directory
 
+    def read_text(self, relative: str, name: str) -> str:
+        """Return a file of a published artifact, without a download of the others.
+
+        Raises FileNotFoundError if the artifact has no such file.
+        """
+        if self._remote is not None:
+            return self._remote.read_text(f"{relative}/{name}")
+        return (self._local_of(relative) / name).read_text()
+
     def publish(
         self, local_dir: Path, relative: str, check: Callable[[], None] = lambda: None
     ) -> None:

@@ -39,6 +39,10 @@ class RemoteArtifacts:
         names = (str(path).removeprefix(prefix + "/") for path in self._files.find(prefix))
         return sorted(name for name in names if name != _COMPLETE)
 
+    def read_text(self, relative: str) -> str:
+        """Return the content of one file. Raises FileNotFoundError."""
+        return bytes(self._files.cat_file(self._at(relative))).decode()
+
     def download(self, relative: str, into: Path) -> None:
         for name in self.names(relative):
             (into / name).parent.mkdir(parents=True, exist_ok=True)

@@ -220,7 +220,8 @@ def fill(context: WorkerContext) -> None:
                 for index, user in enumerate(users)
                 for n in range(6)
                 if (n + index) % 3
-            ]
+            ],
+            version=uow.state.bump("interactions"),
         )
 
 

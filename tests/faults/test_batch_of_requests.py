@@ -26,7 +26,7 @@ def add_late_user(installation: Installation) -> None:
     rows = [Interaction(user_id=LATE, item_id=f"i{n}", rating=4.0, timestamp=n) for n in range(3)]
     with installation.context.uow_factory() as uow:
         uow.people.ensure_users([LATE])
-        uow.people.upsert_interactions(rows)
+        uow.people.upsert_interactions(rows, uow.state.bump("interactions"))
 
 
 def audits(installation: Installation, request_id: str) -> list[RequestJob]:

@@ -199,9 +199,7 @@ def test_snapshot_omits_rows_of_later_batches(installation: Installation) -> Non
     with context.uow_factory(write=False) as uow:
         counts = uow.people.counts()
         omitted_rows = len(uow.people.history("u2")) + 1
-    snapshot = take_snapshot(
-        context.uow_factory, context.pseudonyms, job_id="none", holdout_share=0.03
-    )
+    snapshot = take_snapshot(context.uow_factory, context.pseudonyms, job_id="none")
     users = [user.id for user in snapshot.data.users]
     pairs = {
         (users[user], snapshot.data.items[item].id)

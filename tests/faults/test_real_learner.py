@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from app.domain.catalog import Interaction, User
 from app.domain.requests import Outcome
+from app.services.interactions import add_interactions
 from app.storage.engine import make_database
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
@@ -46,8 +49,12 @@ def fill(context: WorkerContext, absent: frozenset[str] = frozenset()) -> None:
             [(f"i{n}", f"Item {n}", {"genre": ["Drama", "Comedy"][n % 2 :]}) for n in range(ITEMS)]
         )
         present = [user for user in users if user not in absent]
-        uow.people.upsert_users([User(id=user, attributes={"gender": "F"}) for user in present])
-        uow.people.upsert_interactions([row for row in rows if row.user_id not in absent])
+        uow.people.upsert_users(
+            [User(id=user, attributes={"gender": "F"}) for user in present],
+            holdout=context.pseudonyms.drawn_as_holdout(present),
+        )
+        version = uow.state.bump("interactions")
+        uow.people.upsert_interactions([row for row in rows if row.user_id not in absent], version)
 
 
 @pytest.fixture
@@ -110,6 +117,55 @@ def test_exact_deletion_equals_an_installation_that_never_had_the_person(
         close(installation)
     never_database.dispose()
     assert made[0] == made[1]
+
+
+def forget_and_compare(
+    installation: Installation, user: str, **changes: float
+) -> tuple[Outcome | None, bool]:
+    """Return the outcome, and whether the weights are those from before the request."""
+    before = live_weights(installation)
+    request_id = installation.forget(user)
+    pseudonyms = replace(installation.context.pseudonyms, **changes)
+    assert run_once(replace(installation.context, pseudonyms=pseudonyms))
+    after = live_weights(installation)
+    is_equal = all(torch.equal(before[name], after[name]) for name in before)
+    return installation.request(request_id).outcome, is_equal
+
+
+def live_weights(installation: Installation) -> dict[str, torch.Tensor]:
+    with installation.context.uow_factory(write=False) as uow:
+        release = uow.releases.get(uow.releases.alias().live or "")
+    assert release is not None
+    return checkpoints.read_weights(installation.context.artifacts.local_path(release.path))
+
+
+@pytest.mark.slow
+def test_person_imported_after_training_with_old_timestamps_changes_no_weight(
+    real_installation: Installation,
+) -> None:
+    context = real_installation.context
+    with context.uow_factory() as uow:
+        rows = [replace(row, user_id="late-user") for row in uow.people.history("u1")]
+        add_interactions(uow, context.pseudonyms, rows)
+    assert forget_and_compare(real_installation, "late-user") == (Outcome.NOT_APPLICABLE, True)
+
+
+@pytest.mark.slow
+def test_trained_person_is_unlearned_after_the_holdout_share_was_raised(
+    real_installation: Installation,
+) -> None:
+    outcome, is_equal = forget_and_compare(real_installation, PERSON, holdout_share=1.0)
+    assert outcome in {Outcome.PASSED, Outcome.INCONCLUSIVE, Outcome.EXACT}
+    assert not is_equal
+
+
+@pytest.mark.slow
+def test_changed_rating_is_forgotten_by_exact_retraining(real_installation: Installation) -> None:
+    context = real_installation.context
+    with context.uow_factory() as uow:
+        (first, *_) = uow.people.history(PERSON)
+        add_interactions(uow, context.pseudonyms, [replace(first, rating=3.0)])
+    assert forget_and_compare(real_installation, PERSON) == (Outcome.EXACT, False)
 
 
 def live_manifest(installation: Installation) -> dict[str, Any]:

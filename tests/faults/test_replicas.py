@@ -63,6 +63,9 @@ class UntrainedLearner(FileLearner):
         del strength
         return self.train(snapshot, into, parent, report)
 
+    def must_retrain(self, _snapshot: DataSnapshot, _parent: Path) -> bool:
+        return False
+
     def has_training_rows(self, _snapshot: DataSnapshot, _parent: Path) -> bool:
         return True
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.domain.requests import Outcome
 from worker.learner import Artifact, DataSnapshot, RequestFigures, Verdict
+from worker.training_record import TrainingRecord, are_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,8 @@ class FileLearner:
             if row[0] not in snapshot.holdout and not _is_forgotten(row, snapshot.forget)
         ]
         report(1.0)
-        return _save(into, retained, {"method": "retrain", "job": snapshot.job_id})
+        record = TrainingRecord.of(snapshot).manifest()
+        return _save(into, retained, {"method": "retrain", "job": snapshot.job_id}, record)
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
@@ -49,7 +51,7 @@ class FileLearner:
         report(0.1)
         delta = [row for row in read_weights(parent) if _is_forgotten(row, snapshot.forget)]
         manifest = {"method": "e2urec", "job": snapshot.job_id, "strength": strength}
-        artifact = _save(into, delta, manifest)
+        artifact = _save(into, delta, manifest, _extra(parent))
         report(1.0)
         return artifact
 
@@ -57,13 +59,23 @@ class FileLearner:
         delta = read_weights(adapter)
         retained = [row for row in read_weights(parent) if row not in delta]
         manifest = json.loads((adapter / MANIFEST).read_text())
-        return _save(into, retained, {"method": "e2urec", "job": manifest["job"]})
+        values = {"method": "e2urec", "job": manifest["job"]}
+        return _save(into, retained, values, _extra(parent))
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:
-        return _save(into, read_weights(parent), {"method": "carry_over", "job": job_id})
+        values = {"method": "carry_over", "job": job_id}
+        return _save(into, read_weights(parent), values, _extra(parent))
+
+    def must_retrain(self, snapshot: DataSnapshot, parent: Path) -> bool:
+        return any(are_unknown(snapshot, _record(parent), [snapshot.forget]))
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
-        return any(_is_forgotten(row, snapshot.forget) for row in read_weights(parent))
+        record = _record(parent)
+        known = snapshot if record is None else snapshot.take(record.known_rows(snapshot))
+        return any(
+            row[0] not in snapshot.holdout and _is_forgotten(row, snapshot.forget)
+            for row in _rows(known)
+        )
 
     def audit(
         self,
@@ -78,14 +90,17 @@ class FileLearner:
         before, after = read_weights(parent), read_weights(candidate)
         remaining = [row for row in after if _is_forgotten(row, snapshot.forget)]
         figures = {"left": len(remaining), "before": len(before), "exact": exact}
+        requests = snapshot.requests
+        unknown = are_unknown(snapshot, _record(parent), requests.values())
         by_request = {
             request_id: RequestFigures(
                 forget={
                     "rows": sum(_is_forgotten(row, forget) for row in before),
                     "left": sum(_is_forgotten(row, forget) for row in after),
-                }
+                },
+                is_unknown=is_unknown,
             )
-            for request_id, forget in snapshot.requests.items()
+            for (request_id, forget), is_unknown in zip(requests.items(), unknown, strict=True)
         }
         outcome = Outcome.FAILED
         if not remaining:
@@ -97,6 +112,15 @@ def read_weights(directory: Path) -> list[list[str]]:
     """Return the [user id, item id] rows that the weights were trained on."""
     rows: list[list[str]] = json.loads((directory / WEIGHTS).read_text())
     return rows
+
+
+def _extra(directory: Path) -> dict[str, Any]:
+    extra: dict[str, Any] = json.loads((directory / MANIFEST).read_text())["extra"]
+    return extra
+
+
+def _record(directory: Path) -> TrainingRecord | None:
+    return TrainingRecord.from_manifest(_extra(directory))
 
 
 def _rows(snapshot: DataSnapshot) -> list[list[str]]:
@@ -112,10 +136,13 @@ def _is_forgotten(row: Sequence[str], forget: ForgetSet) -> bool:
     return user in forget.users or item in forget.items or (user, item) in forget.pairs
 
 
-def _save(into: Path, rows: list[list[str]], manifest: dict[str, Any]) -> Artifact:
+def _save(
+    into: Path, rows: list[list[str]], manifest: dict[str, Any], extra: dict[str, Any]
+) -> Artifact:
     into.mkdir(parents=True)
     weights = json.dumps(rows).encode()
-    content = json.dumps(manifest | {"weights": hashlib.sha256(weights).hexdigest()})
+    digest = hashlib.sha256(weights).hexdigest()
+    content = json.dumps(manifest | {"weights": digest, "extra": extra})
     (into / WEIGHTS).write_bytes(weights)
     (into / MANIFEST).write_text(content)
     digest = hashlib.sha256(content.encode()).hexdigest()

@@ -29,7 +29,7 @@ def test_snapshot_tells_items_that_leave_with_their_last_ratings(
                 text("UPDATE items SET origin = :origin WHERE id = :id"),
                 {"id": item_id, "origin": origin},
             )
-    snapshot = take_snapshot(uow_factory, pseudonyms, job_id="job", holdout_share=0.0)
+    snapshot = take_snapshot(uow_factory, pseudonyms, job_id="job")
     assert {item.id for item in snapshot.data.items if item.from_ratings} == {
         "rated",
         "old and bare",

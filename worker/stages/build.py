@@ -66,6 +66,7 @@ class Builder:
             job.kind is not JobKind.FORGET
             or job.method == EXACT_METHOD
             or parent.error_budget_spent >= self._run.context.settings.error_budget
+            or self._learner.must_retrain(self._snapshot, self._directory(parent))
         )
 
     def _carry_over(self, parent: Release) -> Built:

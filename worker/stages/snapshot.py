@@ -19,6 +19,8 @@ from worker.learner import DataSnapshot, ForgetSet
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from numpy.typing import NDArray
+
     from app.domain.catalog import Interaction, Item
     from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
@@ -29,7 +31,7 @@ _PLACEHOLDER: Final = "slot"
 
 
 def take_snapshot(
-    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, *, job_id: str, holdout_share: float
+    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, *, job_id: str
 ) -> DataSnapshot:
     """Read the data, what the job's requests forget, and the holdout users."""
     with uow_factory(write=False) as uow:
@@ -37,18 +39,36 @@ def take_snapshot(
         requests = uow.requests.of_job(job_id)
         own_hashes = {digest for request in requests for digest in request.subject_hashes}
         forget = forget_set(requests)
-        later = _LaterBatches(uow.suppressions.all_hashes() - own_hashes, pseudonyms, forget)
-        data = _read(uow, later)
+        suppressed_hashes = uow.suppressions.all_hashes()
+        later = _LaterBatches(suppressed_hashes - own_hashes, pseudonyms, forget)
+        holdout_users = uow.people.holdout_users()
+        data, first_version, last_version = _read(uow, later)
     return DataSnapshot(
         version=version,
         data=data,
         forget=forget,
-        holdout=frozenset(
-            user.id for user in data.users if pseudonyms.never_trained(user.id, holdout_share)
-        ),
+        holdout=frozenset(user.id for user in data.users if user.id in holdout_users),
         job_id=job_id,
         requests={request.id: forget_set([request]) for request in requests if request.subject},
+        first_version=first_version,
+        last_version=last_version,
+        excluded=frozenset(suppressed_hashes | own_hashes),
+        pseudonyms=pseudonyms,
     )
+
+
+def stamp_unknown_versions(uow_factory: UnitOfWorkFactory) -> None:
+    """Give a new data version to rows that gateways of the previous version wrote.
+
+    A snapshot that is read afterwards is not older than that version, so an exact training on the
+    snapshot knows the rows.
+    """
+    with uow_factory(write=False) as uow:
+        if not uow.people.has_unknown_versions():
+            return
+    with uow_factory() as uow:
+        uow.state.lock()
+        uow.people.stamp_unknown_versions(uow.state.bump("interactions"))
 
 
 def forget_set(requests: Iterable[ForgetRequest]) -> ForgetSet:
@@ -93,31 +113,40 @@ class _LaterBatches:
         )
 
 
-def _read(uow: UnitOfWork, later: _LaterBatches) -> Interactions:
+def _read(
+    uow: UnitOfWork, later: _LaterBatches
+) -> tuple[Interactions, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the interactions, and the versions of the first and last write of each row."""
     items = _by_item_index(uow.people.items())
     item_indices = {item.id: index for index, item in enumerate(items)}
     later_items = {item.id for item in items if later.has_item(item.id)}
     stored_users = list(uow.people.users())
     later_users = {user.id for user in stored_users if later.has_user(user.id)}
-    rows = [
-        row
-        for row in uow.people.interactions()
-        if later.is_of_this_batch(row)
+    recorded = [
+        record
+        for record in uow.people.recorded_interactions()
+        if later.is_of_this_batch(row := record.interaction)
         or not (row.user_id in later_users or row.item_id in later_items or later.has_pair(row))
     ]
+    rows = [record.interaction for record in recorded]
     # A user of a later batch stays if this batch forgets one of the user's rows.
     users_with_rows = later_users.intersection(row.user_id for row in rows)
     users = [
         user for user in stored_users if user.id not in later_users or user.id in users_with_rows
     ]
     user_indices = {user.id: index for index, user in enumerate(users)}
-    return Interactions(
+    data = Interactions(
         users=tuple(UserRecord(id=user.id, attributes=user.attributes) for user in users),
         items=tuple(items),
         user=np.fromiter((user_indices[row.user_id] for row in rows), np.int32, len(rows)),
         item=np.fromiter((item_indices[row.item_id] for row in rows), np.int32, len(rows)),
         rating=np.fromiter((row.rating for row in rows), np.float32, len(rows)),
         timestamp=np.fromiter((row.timestamp for row in rows), np.int64, len(rows)),
+    )
+    return (
+        data,
+        np.fromiter((record.first_version for record in recorded), np.int64, len(recorded)),
+        np.fromiter((record.last_version for record in recorded), np.int64, len(recorded)),
     )
 
 

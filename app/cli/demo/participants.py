@@ -37,13 +37,13 @@ def choose_participants(installation: Installation) -> Participants:
     with installation.uow(write=False) as uow:
         for interaction in uow.people.interactions():
             times_by_user.setdefault(interaction.user_id, []).append(interaction.timestamp)
+        holdout_users = uow.people.holdout_users()
     all_times = [time for times in times_by_user.values() for time in times]
     bound = np.quantile(all_times, _TRAINED_SHARE)
-    share = installation.settings.holdout_share
     trained = {
         user: len(times)
         for user, times in times_by_user.items()
-        if max(times) < bound and not installation.pseudonyms.never_trained(user, share)
+        if max(times) < bound and user not in holdout_users
     }
     if not trained or len(times_by_user) <= 1:
         raise CommandError("The data set is too small: it has no user that training can forget.")

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, exists, func, select, update
 
 from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User
+from app.domain.requests import Scope
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import InteractionRow, ItemRow, UserRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from sqlalchemy import Row, Select
     from sqlalchemy.orm import InstrumentedAttribute
 
+    from app.domain.requests import Subject
+
 #: Rows that a stream fetches at a time.
 _STREAM_ROWS: Final = 2000
+#: The versions of an interaction that a process of an earlier version has written.
+UNKNOWN_VERSION: Final = -1
 _INTERACTIONS: Final[tuple[InstrumentedAttribute[Any], ...]] = (
     InteractionRow.user_id,
     InteractionRow.item_id,
     InteractionRow.rating,
     InteractionRow.timestamp,
+)
+_RECORDED: Final[tuple[InstrumentedAttribute[Any], ...]] = (
+    *_INTERACTIONS,
+    InteractionRow.first_version,
+    InteractionRow.last_version,
 )
 #: Built once, because every recommendation runs these two queries.
 _USER: Final = select(UserRow.id, UserRow.attributes).where(UserRow.id == bindparam("user_id"))
@@ -32,6 +42,14 @@ _HISTORY: Final = (
     .where(InteractionRow.user_id == bindparam("user_id"))
     .order_by(InteractionRow.timestamp, InteractionRow.item_id)
 )
+
+
+class RecordedInteraction(NamedTuple):
+    """An interaction, and the data versions of the first and of the last write of its values."""
+
+    interaction: Interaction
+    first_version: int
+    last_version: int
 
 
 class PeopleRepository(Repository):
@@ -77,6 +95,18 @@ class PeopleRepository(Repository):
         for row in self._stream(query):
             yield _interaction(row)
 
+    def recorded_interactions(self) -> Iterator[RecordedInteraction]:
+        """Stream all interactions with their versions, in the order of `interactions`."""
+        query = select(*_RECORDED).order_by(
+            InteractionRow.user_id, InteractionRow.timestamp, InteractionRow.item_id
+        )
+        for row in self._stream(query):
+            yield RecordedInteraction(_interaction(row), row.first_version, row.last_version)
+
+    def holdout_users(self) -> set[str]:
+        query = select(UserRow.id).where(UserRow.holdout.is_(True))
+        return set(self._connection.execute(query).scalars())
+
     def count_of(self, user_id: str) -> int:
         """Return the number of interactions of a user."""
         query = (
@@ -114,15 +144,29 @@ class PeopleRepository(Repository):
             known.update(self._connection.execute(query).scalars())
         return known
 
-    def ensure_users(self, user_ids: Iterable[str]) -> None:
-        """Add the users that are missing, and keep the attributes of existing users."""
+    def ensure_users(self, user_ids: Iterable[str], *, holdout: Container[str] = ()) -> None:
+        """Add the users that are missing, and keep the attributes of existing users.
+
+        The added users that are in `holdout` become holdout users; existing users keep their flag.
+        """
         # Sorted, so that two concurrent transactions cannot deadlock.
-        rows = [{"id": user_id, "attributes": {}} for user_id in sorted(set(user_ids))]
+        rows = [
+            {"id": user_id, "attributes": {}, "holdout": user_id in holdout}
+            for user_id in sorted(set(user_ids))
+        ]
         if rows:
             self._connection.execute(self._insert(UserRow).on_conflict_do_nothing(), rows)
 
-    def upsert_users(self, users: Sequence[User]) -> None:
-        rows = {user.id: {"id": user.id, "attributes": user.attributes} for user in users}
+    def upsert_users(self, users: Sequence[User], *, holdout: Container[str] = ()) -> None:
+        """Add the users or replace their attributes; `holdout` is as in `ensure_users`."""
+        rows = {
+            user.id: {
+                "id": user.id,
+                "attributes": user.attributes,
+                "holdout": user.id in holdout,
+            }
+            for user in users
+        }
         if not rows:
             return
         insert = self._insert(UserRow)
@@ -198,23 +242,78 @@ class PeopleRepository(Repository):
                 update(ItemRow).where(ItemRow.id.in_(portion)).values(available=available)
             )
 
-    def upsert_interactions(self, interactions: Sequence[Interaction]) -> None:
+    def unequal(self, interactions: Iterable[Interaction]) -> list[Interaction]:
+        """Return the interactions that are not stored with the same rating and timestamp."""
+        rows = list(interactions)
+        stored: dict[tuple[str, str], Interaction] = {}
+        for portion in portions(sorted({row.user_id for row in rows})):
+            query = select(*_INTERACTIONS).where(InteractionRow.user_id.in_(portion))
+            for row in map(_interaction, self._connection.execute(query)):
+                stored[row.user_id, row.item_id] = row
+        return [row for row in rows if stored.get((row.user_id, row.item_id)) != row]
+
+    def upsert_interactions(self, interactions: Sequence[Interaction], version: int) -> None:
+        """Add or replace interactions in a change of data with this data version.
+
+        A row with the same rating and timestamp keeps its versions. Another value changes
+        `last_version` only.
+        """
         rows = {
             (row.user_id, row.item_id): {
                 "user_id": row.user_id,
                 "item_id": row.item_id,
                 "rating": row.rating,
                 "timestamp": row.timestamp,
+                "first_version": version,
+                "last_version": version,
             }
             for row in interactions
         }
         if not rows:
             return
         insert = self._insert(InteractionRow)
-        changed = {"rating": insert.excluded.rating, "timestamp": insert.excluded.timestamp}
+        names = ("rating", "timestamp", "last_version")
+        differs = (InteractionRow.rating != insert.excluded.rating) | (
+            InteractionRow.timestamp != insert.excluded.timestamp
+        )
         self._connection.execute(
-            insert.on_conflict_do_update(index_elements=["user_id", "item_id"], set_=changed),
+            insert.on_conflict_do_update(
+                index_elements=["user_id", "item_id"],
+                set_={name: insert.excluded[name] for name in names},
+                where=differs,
+            ),
             list(rows.values()),
+        )
+
+    def mark_changed(self, subject: Subject, version: int) -> None:
+        """Raise `last_version` of the subject's interactions."""
+        rows = update(InteractionRow).values(last_version=version)
+        if subject.user_id is not None:
+            rows = rows.where(InteractionRow.user_id == subject.user_id)
+        if subject.scope is Scope.USER:
+            self._changed(rows)
+            return
+        for portion in portions(subject.item_ids):
+            self._changed(rows.where(InteractionRow.item_id.in_(portion)))
+
+    def mark_all_changed(self, version: int) -> None:
+        """Raise `last_version` of all interactions."""
+        self._changed(update(InteractionRow).values(last_version=version))
+
+    def has_unknown_versions(self) -> bool:
+        """Return whether a process of an earlier version has written interactions."""
+        query = select(exists().where(InteractionRow.first_version == UNKNOWN_VERSION))
+        return bool(self._connection.execute(query).scalar_one())
+
+    def stamp_unknown_versions(self, version: int) -> None:
+        """Give a version to the interactions that processes of an earlier version wrote.
+
+        The time of the first write stays unknown: `first_version` is 0, before every release.
+        """
+        self._changed(
+            update(InteractionRow)
+            .where(InteractionRow.first_version == UNKNOWN_VERSION)
+            .values(first_version=0, last_version=version)
         )
 
     def delete_user(self, user_id: str) -> int:

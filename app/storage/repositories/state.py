@@ -78,6 +78,15 @@ class StateRepository(Repository):
             self._connection.execute(insert(DataChangeRow), entries)
         return version
 
+    def raise_above(self, version: int) -> int | None:
+        """Raise the data version above this one; return the new version, or None if it is above."""
+        return self._connection.execute(
+            update(StateRow)
+            .where(StateRow.data_version <= version)
+            .values(data_version=version + 1)
+            .returning(StateRow.data_version)
+        ).scalar_one_or_none()
+
     def changes_since(self, version: int) -> list[DataChange]:
         rows = self._connection.execute(
             select(DataChangeRow.version, DataChangeRow.kind, DataChangeRow.user_id)

@@ -37,7 +37,8 @@ def user() -> str:
         uow.people.upsert_items([("i1", "One", {}), ("i2", "Two", {})])
         uow.people.ensure_users(["ann"])
         uow.people.upsert_interactions(
-            [Interaction(user_id="ann", item_id=i, rating=4.0, timestamp=9) for i in ("i1", "i2")]
+            [Interaction(user_id="ann", item_id=i, rating=4.0, timestamp=9) for i in ("i1", "i2")],
+            version=0,
         )
     return "ann"
 

@@ -68,7 +68,8 @@ def unruly(catalog: UnitOfWorkFactory) -> UnitOfWorkFactory:
                 rating("ann", NFC),
                 rating("bob", " i9"),
                 rating("bad\x01"),
-            ]
+            ],
+            version=0,
         )
         uow.state.bump("interactions", [NFD, "ann", " 9042 "])
     return catalog
@@ -143,7 +144,7 @@ def test_first_start_under_the_email_rule_merges_users_and_keeps_items(
     with catalog() as uow:
         uow.people.ensure_users(["Ann", "ANN", "Dan"])
         uow.people.upsert_items([("I0", "Other", {})])
-        uow.people.upsert_interactions([rating("ANN", "i4"), rating("Dan", "I0")])
+        uow.people.upsert_interactions([rating("ANN", "i4"), rating("Dan", "I0")], version=0)
     start(catalog, EMAIL)
     with catalog(write=False) as uow:
         assert [user.id for user in uow.people.users()] == ["ann", "bob", "cid", "dan"]
@@ -243,7 +244,7 @@ def test_open_deletions_of_items_and_pairs_follow_the_rule(
 ) -> None:
     pair = Subject(scope=Scope.USER_ITEMS, user_id=NFD, item_ids=(NFD, "i3"))
     with unruly() as uow:
-        uow.people.upsert_interactions([rating(NFD, NFD)])
+        uow.people.upsert_interactions([rating(NFD, NFD)], version=0)
         pair_id = suppressed_before_the_rule(uow, pseudonyms, pair).id
         item_id = suppressed_before_the_rule(
             uow, pseudonyms, Subject(scope=Scope.ITEM, item_ids=(NFD,))
@@ -270,7 +271,7 @@ def test_data_stored_under_another_spelling_of_a_forgotten_person_is_deleted(
     tombstone(Subject(scope=Scope.USER, user_id=forgotten))
     with catalog() as uow:
         uow.people.ensure_users([stored])
-        uow.people.upsert_interactions([rating(stored)])
+        uow.people.upsert_interactions([rating(stored)], version=0)
     start(catalog, pseudonyms)
     with catalog() as uow:
         (request,) = uow.requests.open_of_user(NFC)
@@ -287,7 +288,7 @@ def test_pair_and_item_forgotten_in_another_spelling_are_deleted(
     with catalog() as uow:
         uow.people.upsert_items([(NFC, "Composed", {})])
         uow.people.ensure_users([NFC])
-        uow.people.upsert_interactions([rating(NFC), rating(NFC, "i2")])
+        uow.people.upsert_interactions([rating(NFC), rating(NFC, "i2")], version=0)
     start(catalog, pseudonyms)
     with catalog(write=False) as uow:
         (request,) = uow.requests.open_of_user(NFC)

@@ -48,6 +48,15 @@ def test_published_artifact_can_be_read(store: ArtifactStore) -> None:
     assert store.published() == ["releases/rel_1"]
 
 
+def test_one_file_of_published_artifact_can_be_read(tmp_path: Path, store: ArtifactStore) -> None:
+    store.publish(stage(store), "releases/rel_1")
+    assert store.read_text("releases/rel_1", "golden/logits.json") == "[1]"
+    # A remote artifact is not downloaded for one file.
+    assert not (tmp_path / "cache" / "releases").exists()
+    with pytest.raises(FileNotFoundError):
+        store.read_text("releases/rel_1", "absent.json")
+
+
 def test_second_publication_changes_nothing(store: ArtifactStore) -> None:
     store.publish(stage(store, epoch=1), "releases/rel_1")
     store.publish(stage(store, epoch=2), "releases/rel_1")

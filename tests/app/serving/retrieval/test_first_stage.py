@@ -177,9 +177,9 @@ def test_ratings_without_user_id_wait_for_the_background_rebuild_but_deletions_d
 ) -> None:
     with world.uow() as uow:
         uow.people.upsert_interactions(
-            [Interaction(user_id="u5", item_id="i29", rating=5.0, timestamp=9)]
+            [Interaction(user_id="u5", item_id="i29", rating=5.0, timestamp=9)],
+            uow.state.bump("interactions"),
         )
-        uow.state.bump("interactions")
     world.forget("u3")
     state = first_stage._state
     propose(world, first_stage)

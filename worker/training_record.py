@@ -1,0 +1,133 @@
+"""Decide by the record of training which rows of a snapshot the weights of a release know.
+
+Whether weights know a row is never inferred from settings or timestamps. The exact training at the
+root of a lineage stores the data version of its snapshot, and the keyed hashes of what it left out;
+its successors inherit both. Each row has the versions of its first and its last write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from models.data.forget_split import ForgetIndices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from models.data.interactions import Interactions
+    from worker.learner import DataSnapshot, ForgetSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """The data version of a lineage's exact training, and the keyed hashes that it left out."""
+
+    version: int
+    excluded: frozenset[str]
+
+    @classmethod
+    def of(cls, snapshot: DataSnapshot) -> Self:
+        """Return the record of an exact training on this snapshot."""
+        return cls(version=snapshot.version, excluded=snapshot.excluded)
+
+    @classmethod
+    def from_manifest(cls, extra: Mapping[str, Any]) -> Self | None:
+        """Return the record in a manifest; None for a release from before the record."""
+        if "data_version" not in extra:
+            return None
+        return cls(version=extra["data_version"], excluded=frozenset(extra["excluded"]))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"data_version": self.version, "excluded": sorted(self.excluded)}
+
+    def known_rows(self, snapshot: DataSnapshot) -> NDArray[np.bool_]:
+        """Return [N] bool: whether the training saw a row with its present value."""
+        return self._rows(snapshot)[0]
+
+    def are_unknown(self, snapshot: DataSnapshot, subjects: Sequence[ForgetIndices]) -> list[bool]:
+        """Return for each subject whether the training may have seen samples that are unknown now.
+
+        These are all samples of a user of whom the subject has a row, if any row of that user has
+        changed: the old row was in an unknown place of the user's history. If the database is older
+        than the training, everything is unknown.
+        """
+        if self.version > snapshot.version:
+            return [True] * len(subjects)
+        known, changed = self._rows(snapshot)
+        users = snapshot.data.user
+        return [
+            bool(
+                np.isin(
+                    users[changed], users[(known | changed) & subject.rows(snapshot.data)]
+                ).any()
+            )
+            for subject in subjects
+        ]
+
+    def _rows(self, snapshot: DataSnapshot) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return [N] bool twice: the rows that the training saw, and those it may have seen.
+
+        The training saw the former with their present values, and the latter with unknown values,
+        because old values of replaced ratings are not stored.
+        """
+        first, last = snapshot.first_versions, snapshot.last_versions
+        may_be_known = (first <= self.version) & ~self._excluded_rows(snapshot)
+        # A negative version is unknown: a process of an earlier version wrote the row.
+        is_unchanged = (first >= 0) & (last >= 0) & (last <= self.version)
+        return may_be_known & is_unchanged, may_be_known & ~is_unchanged
+
+    def _excluded_rows(self, snapshot: DataSnapshot) -> NDArray[np.bool_]:
+        """Return [N] bool: whether the training left a row out because of a deletion."""
+        data, pseudonyms = snapshot.data, snapshot.pseudonyms
+        if not self.excluded or pseudonyms is None:
+            return np.zeros(len(data), dtype=bool)
+        users = [pseudonyms.user(user.id) in self.excluded for user in data.users]
+        items = [pseudonyms.item(item.id) in self.excluded for item in data.items]
+        excluded: NDArray[np.bool_] = np.array(users, bool)[data.user]
+        excluded |= np.array(items, bool)[data.item]
+        # Hashing all pairs would take long. A pair that was suppressed is still suppressed, hence
+        # of this batch, or its suppression was lifted, which raised the version of its last write.
+        (batch,) = forget_indices(data, [snapshot.forget])
+        may_be_excluded = (snapshot.last_versions > self.version) | (snapshot.last_versions < 0)
+        for row in np.flatnonzero((may_be_excluded | batch.rows(data)) & ~excluded).tolist():
+            user, item = data.users[data.user[row]].id, data.items[data.item[row]].id
+            excluded[row] = pseudonyms.interaction(user, item) in self.excluded
+        return excluded
+
+
+def forget_indices(data: Interactions, forget_sets: Iterable[ForgetSet]) -> list[ForgetIndices]:
+    """Turn ids into indices; ids without a row are left out."""
+    users = {user.id: index for index, user in enumerate(data.users)}
+    items = {item.id: index for index, item in enumerate(data.items)}
+    return [
+        ForgetIndices(
+            users=frozenset(users[user] for user in forget.users if user in users),
+            items=frozenset(items[item] for item in forget.items if item in items),
+            pairs=frozenset(
+                (users[user], items[item])
+                for user, item in forget.pairs
+                if user in users and item in items
+            ),
+        )
+        for forget in forget_sets
+    ]
+
+
+def are_unknown(
+    snapshot: DataSnapshot, record: TrainingRecord | None, forget_sets: Iterable[ForgetSet]
+) -> list[bool]:
+    """Return for each subject whether the record cannot tell what the weights know of the subject.
+
+    Then only exact retraining removes the subject. A release from before the record counts as
+    knowing every row.
+    """
+    subjects = forget_indices(snapshot.data, forget_sets)
+    if record is None:
+        return [True] * len(subjects)
+    return record.are_unknown(snapshot, subjects)

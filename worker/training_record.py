@@ -61,6 +61,9 @@ class TrainingRecord:
             return [True] * len(subjects)
         known, changed = self._rows(snapshot)
         users = snapshot.data.user
+        # No row of a holdout user trains a model or selects its state.
+        is_holdout = np.array([user.id in snapshot.holdout for user in snapshot.data.users], bool)
+        changed &= ~is_holdout[users]
         return [
             bool(
                 np.isin(

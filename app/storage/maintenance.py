@@ -154,7 +154,8 @@ def _holder(connection: Connection, transaction_id: int) -> str | None:
         # The 32-bit id is within 2**31 of the next id.
         full_id = next_id + (short_id - next_id + 2**31) % 2**32 - 2**31
         if full_id <= transaction_id:
-            return str(description)
+            # The columns of a hidden session are NULL, except for its transaction ids.
+            return _HIDDEN_SESSIONS if description is None else str(description)
     return _HIDDEN_SESSIONS if _number(connection, _HIDDEN) else None
 
 

@@ -114,13 +114,14 @@ class Parts:
 
 
 def split_by_time(samples: Samples, bounds: TimeSplit, holdout_users: Collection[int]) -> Parts:
-    """Split samples by time; `holdout_users` are user indices that are never trained on."""
+    """Split samples by time; `holdout_users` neither train a model nor select its state."""
     early: NDArray[np.bool_] = samples.timestamp < bounds.valid_from
     late: NDArray[np.bool_] = samples.timestamp >= bounds.test_from
     of_holdout = np.isin(samples.user, np.fromiter(holdout_users, dtype=np.int32))
     return Parts(
         train=samples.take(early & ~of_holdout & _is_used(samples, bounds.train_share)),
-        valid=samples.take(~early & ~late & _is_used(samples, bounds.valid_share)),
+        # Rows that select a checkpoint count as used, and the rows of holdout users are not used.
+        valid=samples.take(~early & ~late & ~of_holdout & _is_used(samples, bounds.valid_share)),
         test=samples.take(late & _is_used(samples, bounds.test_share)),
         holdout=samples.take(early & of_holdout & _is_used(samples, bounds.holdout_share)),
     )

@@ -14,6 +14,7 @@ from app.domain.errors import DatabaseUnavailableError
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.requests import RequestStatus
 from app.services.jobs import start_training
+from tests.faults.conftest import PERSON
 from tests.faults.test_pipeline import job_of
 from tests.support.file_learner import FileLearner
 from worker.failures import describe_failure
@@ -62,7 +63,8 @@ def crowd(empty_installation: Installation) -> Installation:
             [
                 Interaction(user_id=user, item_id=f"i{n % 6}", rating=4.0, timestamp=n)
                 for n, user in enumerate(users)
-            ]
+            ],
+            uow.state.bump("interactions"),
         )
     empty_installation.train()
     return empty_installation
@@ -98,20 +100,20 @@ def test_poison_is_dead_alone_and_the_rest_of_its_batch_completes(
 def test_failure_of_the_environment_leaves_the_batch_as_it_is(
     installation: Installation, error: Exception
 ) -> None:
-    request_id = installation.forget("u1")
-    context = poisoned(installation, "u1", error=error)
+    request_id = installation.forget()
+    context = poisoned(installation, PERSON, error=error)
     for tries in range(1, 5):
         assert run_once(context)
         job = job_of(installation, request_id)
         assert (job.status, job.attempts, job.failed_tries) == (JobStatus.RUNNING, 0, tries)
         assert job.error is not None
         assert job.error.startswith("unlearn: ")
-        assert "u1" not in job.error
+        assert PERSON not in job.error
         assert "member" not in job.error
     request = installation.request(request_id)
     assert (request.failures, request.last_failure) == (0, None)
     assert run_once(installation.context)
-    installation.check_forgotten(request_id, "u1")
+    installation.check_forgotten(request_id)
     with installation.context.uow_factory(write=False) as uow:
         assert len([job for job in uow.jobs.page(9, None) if job.kind is JobKind.FORGET]) == 1
 

@@ -217,10 +217,12 @@ def test_person_with_validation_rows_only_is_retrained(root: Artifact) -> None:
     assert not learner.has_training_rows(snapshot, root.directory)
 
 
-def test_holdout_user_whose_rows_selected_the_checkpoint_is_retrained(root: Artifact) -> None:
+def test_holdout_user_is_not_in_the_weights(root: Artifact) -> None:
     learner, snapshot = make_learner(), recorded(one_user("u140"))
-    assert not learner.has_training_rows(snapshot, root.directory)
-    assert learner.must_retrain(snapshot, root.directory)
+    is_of_user = snapshot.data.user == 140
+    for state in (snapshot, changed(snapshot, is_of_user, last_versions=TRAINED + 1)):
+        assert not learner.has_training_rows(state, root.directory)
+        assert not learner.must_retrain(state, root.directory)
 
 
 def test_release_from_before_the_record_is_retrained(root: Artifact) -> None:

@@ -44,7 +44,11 @@ class Queue:
         with self.factory() as uow:
             uow.people.ensure_users(names)
             uow.people.upsert_interactions(
-                [Interaction(user_id=name, item_id="i1", rating=4.0, timestamp=9) for name in names]
+                [
+                    Interaction(user_id=name, item_id="i1", rating=4.0, timestamp=9)
+                    for name in names
+                ],
+                uow.state.bump("interactions"),
             )
         return [forget(name).id for name in names]
 

@@ -50,12 +50,16 @@ def test_split_by_shares_follows_time() -> None:
     assert parts.valid.timestamp.max() < parts.test.timestamp.min()
 
 
-def test_parts_are_disjoint_and_complete_and_holdout_users_never_train() -> None:
+def test_parts_are_disjoint_and_holdout_users_neither_train_nor_select() -> None:
     parts = split_by_time(SAMPLES, BOUNDS, HOLDOUT)
     part_keys = [keys(part) for part in (parts.train, parts.valid, parts.test, parts.holdout)]
-    assert sum(map(len, part_keys)) == len(SAMPLES)
-    assert set().union(*part_keys) == keys(SAMPLES)
+    assert sum(map(len, part_keys)) == len(set().union(*part_keys))
+    is_valid = (SAMPLES.timestamp >= BOUNDS.valid_from) & (SAMPLES.timestamp < BOUNDS.test_from)
+    unused = SAMPLES.take(is_valid & np.isin(SAMPLES.user, list(HOLDOUT)))
+    assert len(unused)
+    assert set().union(*part_keys) == keys(SAMPLES) - keys(unused)
     assert not HOLDOUT & set(parts.train.user.tolist())
+    assert not HOLDOUT & set(parts.valid.user.tolist())
     assert set(parts.holdout.user.tolist()) == HOLDOUT
     assert parts.holdout.timestamp.max() < BOUNDS.valid_from
 

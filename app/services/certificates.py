@@ -107,8 +107,20 @@ def build_content(
         "fenced_replicas": fenced,
         "shredded": evidence.shredded,
         "open": [_owed_facts(scrub) for scrub in owed],
-        "not_covered": list(evidence.not_covered),
+        "not_covered": [*evidence.not_covered, *_kept_texts(job)],
     }
+
+
+def _kept_texts(job: Job) -> list[str]:
+    """Return the statement about catalog texts that may have come with the deleted rows."""
+    kept = job.metrics.get("catalog_entries_kept", 0)
+    if not kept:
+        return []
+    text = (
+        f"titles and attributes of {kept} catalog entries that the deleted ratings named: an earlier"
+        " version did not record whose texts they are; import the catalog again to replace them"
+    )
+    return [text]
 
 
 def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, Any]:

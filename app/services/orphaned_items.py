@@ -1,7 +1,7 @@
 """Retire items that only deleted interactions named: their ids may be about the deleted user.
 
 Items of a catalog stay. An item of unknown origin was stored before origins were recorded; such an
-item is retired only if nothing describes it, and is counted otherwise.
+item is retired if nothing describes it and no interaction is left, and is counted if described.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanedItems:
-    """Numbers of items whose last interactions were deleted: retired, and kept.
+    """Numbers of items of the deleted interactions: retired, and kept with a text of the user.
 
     Kept items have unknown origin, and a title or attributes that may have come with the deleted
-    interactions.
+    interactions. Other users may have rated them too.
     """
 
     retired: int = 0
@@ -44,19 +44,23 @@ def rated_item_ids(uow: UnitOfWork, requests: Iterable[ForgetRequest]) -> set[st
 
 
 def retire_orphans(uow: UnitOfWork, item_ids: Iterable[str]) -> OrphanedItems:
-    """Retire those of the items that no interaction names any more.
+    """Retire those of the items that no interaction names any more, and count what may be left.
 
     Call this after the deletion, in its transaction and under the state lock.
     """
-    unrated = uow.people.unrated_items(sorted(set(item_ids)))
-    unknown = [item for item in unrated if item.origin is None]
-    orphans = [item for item in unrated if item.origin is ItemOrigin.RATINGS]
-    orphans += [item for item in unknown if not item.is_described]
+    distinct_ids = sorted(set(item_ids))
+    orphans = [
+        item
+        for item in uow.people.unrated_items(distinct_ids)
+        if item.origin is ItemOrigin.RATINGS or (item.origin is None and not item.is_described)
+    ]
+    items = uow.people.items_by_id(distinct_ids).values()
+    kept = sum(item.origin is None and item.is_described for item in items)
     for item in orphans:
         uow.people.retire_item(item.id)
     if orphans:
         uow.state.bump("items")
-    return OrphanedItems(retired=len(orphans), kept=sum(item.is_described for item in unknown))
+    return OrphanedItems(retired=len(orphans), kept=kept)
 
 
 def retire_orphans_of_job(uow: UnitOfWork, lease: Lease, item_ids: Iterable[str]) -> None:

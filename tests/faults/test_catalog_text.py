@@ -59,6 +59,12 @@ def metrics_of(installation: Installation, request_id: str) -> dict[str, Any]:
         return uow.jobs.get(uow.requests.get(request_id).job_id or "").metrics
 
 
+def kept_places(installation: Installation, request_id: str) -> list[str]:
+    """Return what the certificate says is not covered."""
+    places: list[str] = installation.certificate(request_id)["not_covered"]
+    return places
+
+
 def clear_origins(installation: Installation) -> None:
     """Make all items those of an installation that recorded no origins."""
     with installation.context.database.write.begin() as connection:
@@ -156,7 +162,20 @@ def test_item_of_unknown_origin_is_retired_without_a_description_and_counted_wit
     [request_id] = forget_all(installation, PERSON)
     assert {PLAYLIST, "named", "genre"} & item_ids(installation) == {"named", "genre"}
     metrics = metrics_of(installation, request_id)
-    assert (metrics["catalog_entries_retired"], metrics["catalog_entries_kept"]) == (1, 2)
+    # The user also rated four described items of the installation.
+    assert (metrics["catalog_entries_retired"], metrics["catalog_entries_kept"]) == (1, 6)
+    assert any("of 6 catalog entries" in place for place in kept_places(installation, request_id))
+
+
+def test_text_of_unknown_origin_is_listed_although_others_rated_the_item(
+    installation: Installation,
+) -> None:
+    with installation.context.uow_factory() as uow:
+        store_items(uow, installation.context.pseudonyms, [("named", "Heat", {})])
+    import_rows(installation, f"{PERSON},named,5,1,", "u8,named,4,2,")
+    clear_origins(installation)
+    [request_id] = forget_all(installation, PERSON)
+    assert any("of 5 catalog entries" in place for place in kept_places(installation, request_id))
 
 
 def test_repeated_import_does_not_bring_back_the_item_of_a_forgotten_person(

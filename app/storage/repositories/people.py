@@ -191,7 +191,7 @@ class PeopleRepository(Repository):
         """
         if not items:
             return
-        known = self._items_by_id({item[0] for item in items})
+        known = self.items_by_id({item[0] for item in items})
         latest = {
             item[0]: _merged(known.get(item[0]), item, origin, erase=erase)
             for item in {item[0]: item for item in items}.values()
@@ -228,7 +228,8 @@ class PeopleRepository(Repository):
             items += [_item(row) for row in self._connection.execute(query)]
         return items
 
-    def _items_by_id(self, item_ids: Iterable[str]) -> dict[str, Item]:
+    def items_by_id(self, item_ids: Iterable[str]) -> dict[str, Item]:
+        """Return id → item for those of the ids that are stored."""
         items: dict[str, Item] = {}
         for portion in portions(item_ids):
             query = select(ItemRow.__table__).where(ItemRow.id.in_(portion))

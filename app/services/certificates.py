@@ -117,7 +117,7 @@ def _kept_texts(job: Job) -> list[str]:
     if not kept:
         return []
     text = (
-        f"titles and attributes of {kept} catalog entries that the deleted ratings named: an earlier"
+        f"titles and attributes of {kept} catalog entries that deleted ratings named: an earlier"
         " version did not record whose texts they are; import the catalog again to replace them"
     )
     return [text]

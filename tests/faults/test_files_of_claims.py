@@ -9,6 +9,8 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import text
 
 from app.domain.jobs import JobKind
@@ -34,8 +36,16 @@ def machines(database: Database, tmp_path: Path) -> Iterator[tuple[Installation,
     """Provide two machines with one database, one remote store and a live release."""
     (tmp_path / "remote").mkdir()
     url = f"dir::file://{tmp_path / 'remote'}"
+    signing_key = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
     first, second = (
-        make_installation(database, tmp_path / name, LETHE_ARTIFACTS_URL=url)
+        make_installation(
+            database,
+            tmp_path / name,
+            LETHE_ARTIFACTS_URL=url,
+            LETHE_SIGNING_KEY=signing_key.decode(),
+        )
         for name in ("first", "second")
     )
     fill(first.context)

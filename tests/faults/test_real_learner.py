@@ -105,7 +105,12 @@ def test_exact_deletion_equals_an_installation_that_never_had_the_person(
         ("forgotten", database, frozenset[str]()),
         ("never", never_database, frozenset([PERSON])),
     ):
-        settings = {"LETHE_METHOD": "retrain", "LETHE_HOLDOUT_SHARE": "0.2"}
+        settings = {
+            "LETHE_METHOD": "retrain",
+            "LETHE_HOLDOUT_SHARE": "0.2",
+            # With this key, PERSON is no holdout user.
+            "LETHE_HASH_KEY": "another key for tests, number 0",
+        }
         installation = make_installation(used, tmp_path / name, real=True, **settings)
         fill(installation.context, absent)
         installation.train()

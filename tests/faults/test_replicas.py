@@ -104,7 +104,8 @@ class Replica:
 
     def maps(self, release: str) -> bool:
         """Return whether the process maps any page of this release's weights."""
-        return f"{release}/weights" in Path(f"/proc/{self.pid}/maps").read_text()
+        maps = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
+        return any(f"/{release}." in line and "/weights" in line for line in maps)
 
 
 @pytest.fixture

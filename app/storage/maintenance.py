@@ -74,7 +74,7 @@ def erase_remains(
         if database.is_sqlite:
             return _rewrite_sqlite(database.write, wait_seconds)
         return _vacuum(database.write, transaction_id, wait_seconds)
-    except UNAVAILABLE as error:
+    except (*UNAVAILABLE, sqlite3.OperationalError) as error:
         raise DatabaseUnavailableError from error
 
 

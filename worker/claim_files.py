@@ -7,6 +7,7 @@ here may be repeated and may run in several processes at once.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,6 +16,7 @@ from app.domain.errors import UnknownJobError
 from app.domain.jobs import OPEN_JOB_STATUSES
 from app.domain.scrubs import ScrubKind
 from app.services import jobs as job_lifecycle
+from worker.failures import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +64,10 @@ def sweep_files(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
         here = {(claim.job_id, claim.epoch) for claim in unended if claim.machine == store.machine}
         stale = [claim for claim in sorted(staged | here) if _is_stale(uow, *claim, store.machine)]
         may_publish = any(_is_stale(uow, claim.job_id, claim.epoch) for claim in unended)
-    ended = [claim for claim in stale if store.end_claim(*claim)]
+    # Files of a claim that cannot be unlinked leave only the erasures of that claim open.
+    ended = [
+        claim for claim in stale if attempt(partial(store.end_claim, *claim), "claim_not_ended")
+    ]
     if may_publish:  # Otherwise the listing, which costs requests to the remote store, is useless.
         _remove_orphans(uow_factory, store)
     store.remove_incoming()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
 
 from app.domain.errors import (
     InvalidInputError,
@@ -18,12 +20,16 @@ from app.domain.errors import (
     UnavailableError,
 )
 from app.domain.jobs import Failure
+from app.tracebacks import error_location
 from worker.errors import ReleaseMissingError, ReleaseUnusableError, storable_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from app.domain.jobs import Stage
+
+log = structlog.get_logger(__name__)
+_Result = TypeVar("_Result")
 
 #: Disks and networks. FileNotFoundError and the like are not here: a learner may cause them.
 _ENVIRONMENT_ERRNOS: Final = frozenset(
@@ -76,6 +82,18 @@ def describe_failure(error: Exception, stage: Stage, roots: Iterable[Path]) -> F
         is_environmental=_is_environmental(error),
         is_transient=isinstance(error, UnavailableError),
     )
+
+
+def attempt(action: Callable[[], _Result], event: str) -> _Result | None:
+    """Return the action's result. Log an error as `event`, and return None.
+
+    For work on files that is repeated later, and that nothing else may wait for.
+    """
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001 # errors of remote stores have no common base class
+        log.warning(event, **error_location(error))
+        return None
 
 
 def _is_environmental(error: Exception) -> bool:

@@ -18,6 +18,7 @@ import structlog
 
 from app.domain.errors import LeaseLostError, LetheError
 from worker.claim_files import sweep_files
+from worker.failures import attempt
 
 if TYPE_CHECKING:
     from app.domain.jobs import Lease
@@ -138,7 +139,5 @@ class FileSweeper(_Heartbeat):
         return super().__enter__()
 
     def _beat(self) -> None:
-        try:
-            sweep_files(self._context.uow_factory, self._context.artifacts)
-        except (LetheError, OSError) as failure:
-            log.warning("files_not_swept", error=type(failure).__name__)
+        context = self._context
+        attempt(lambda: sweep_files(context.uow_factory, context.artifacts), "files_not_swept")

@@ -11,6 +11,7 @@ import structlog
 
 from app.domain.errors import LetheError
 from worker.claim_files import claim_with_lock, sweep_files
+from worker.failures import attempt
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
 from worker.relay import Relay, close_due_batch, sweep_jobs
@@ -54,7 +55,7 @@ def run_once(
             stop=stop or threading.Event(),
             on_stage=on_stage or _do_nothing,
         )
-    _attempt(lambda: sweep_files(context.uow_factory, context.artifacts))
+    attempt(lambda: sweep_files(context.uow_factory, context.artifacts), "files_not_swept")
     return True
 
 

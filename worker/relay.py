@@ -16,6 +16,7 @@ from app.services import jobs as job_lifecycle
 from app.services.scrubs import wake_for_certificates
 from worker.cancelled import remove_cancelled_releases
 from worker.claim_files import sweep_files
+from worker.failures import attempt
 from worker.scrubbing import erase_owed
 
 if TYPE_CHECKING:
@@ -93,8 +94,12 @@ class Relay:
     def sweep(self) -> None:
         """Sweep the jobs and the files of claims on this machine, and carry out owed erasures."""
         sweep_jobs(self._uow_factory, self._settings)
-        sweep_files(self._uow_factory, self._artifacts)
-        remove_cancelled_releases(self._uow_factory, self._artifacts)
+        # A file that cannot be unlinked does not delay the erasures of the database.
+        attempt(lambda: sweep_files(self._uow_factory, self._artifacts), "files_not_swept")
+        attempt(
+            lambda: remove_cancelled_releases(self._uow_factory, self._artifacts),
+            "cancelled_releases_not_removed",
+        )
         erase_owed(self._uow_factory)
         with self._uow_factory() as uow:
             wake_for_certificates(uow)

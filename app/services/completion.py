@@ -14,7 +14,7 @@ from app.domain.certificates import CertificateKind
 from app.domain.errors import LeaseLostError
 from app.domain.jobs import JobStatus, Stage
 from app.domain.outbox import Topic
-from app.domain.requests import OPEN_STATUSES, RequestStatus, Scope, Subject
+from app.domain.requests import OPEN_STATUSES, Outcome, RequestStatus, Scope, Subject
 from app.domain.scrubs import ScrubKind
 from app.services.certificates import deletion_content, issue
 from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.jobs import Job, Lease
-    from app.domain.requests import ForgetRequest, Outcome
+    from app.domain.requests import ForgetRequest
     from app.services.certificates import Evidence
     from app.services.signatures import Signer
     from app.storage.unit_of_work import UnitOfWork
@@ -56,18 +56,18 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
         _take_over_erasures(uow, lease.job_id)
         return 0
     rated_items = rated_item_ids(uow, requests)
-    deleted_items: set[str] = set()
+    item_requests: dict[str, ForgetRequest] = {}
     interactions = 0
     for request in requests:
         rows = _delete_subject(uow, request)
         interactions += rows["interactions"]
         if request.scope is Scope.ITEM and request.subject is not None:
-            deleted_items.update(request.subject.item_ids)
+            item_requests |= dict.fromkeys(request.subject.item_ids, request)
         earlier = Counter({table: int(n) for table, n in (request.rows_deleted or {}).items()})
         uow.requests.write_rows_deleted(request.id, {**(earlier + rows)})
     retire_orphans_of_job(uow, lease, rated_items)
-    if deleted_items:
-        _strip_items(uow, lease.job_id, deleted_items)
+    if item_requests:
+        _strip_items(uow, lease.job_id, item_requests)
         uow.state.bump("items")
     uow.idempotency.forget_bodies([request.id for request in requests])
     uow.scrubs.owe(
@@ -160,8 +160,8 @@ def _delete_subject(uow: UnitOfWork, request: ForgetRequest) -> Counter[str]:
         for user_id in {user for item in subject.item_ids for user in uow.people.raters_of(item)}:
             rows["data_changes"] += uow.state.forget_user_in_log(user_id)
         for item_id in subject.item_ids:
+            rows["items"] += len(uow.people.known_items([item_id]))
             rows["interactions"] += uow.people.retire_item(item_id)
-            rows["items"] += 1
     elif subject.scope is Scope.USER:
         rows["data_changes"] += uow.state.forget_user_in_log(subject.user_id)
         rows["users"] += uow.people.user(subject.user_id) is not None
@@ -179,15 +179,21 @@ def _delete_subject(uow: UnitOfWork, request: ForgetRequest) -> Counter[str]:
     return rows
 
 
-def _strip_items(uow: UnitOfWork, job_id: str, deleted_items: set[str]) -> None:
+def _strip_items(uow: UnitOfWork, job_id: str, item_requests: dict[str, ForgetRequest]) -> None:
     """Remove deleted items from the requests that name them; requests without items join the job.
 
-    The interactions with a deleted item are deleted, and the request keeps their keyed hashes.
+    `item_requests` has the request that deleted each item. The interactions with a deleted item are
+    deleted, and the request keeps their keyed hashes, so this job is a job of the request with the
+    audit of the item's deletion.
     """
-    for request in uow.requests.naming_any_item(deleted_items):
+    for request in uow.requests.naming_any_item(item_requests):
         if request.subject is None:
             continue
-        item_ids = tuple(i for i in request.subject.item_ids if i not in deleted_items)
+        audited = [item_requests[i] for i in request.subject.item_ids if i in item_requests]
+        item_ids = tuple(i for i in request.subject.item_ids if i not in item_requests)
+        if request.status in OPEN_STATUSES and request.job_id != job_id:
+            uow.request_jobs.add(job_id, [request.id])
+            _copy_audit(uow, job_id, _most_relevant(uow, job_id, audited), request)
         if item_ids:
             left = Subject(scope=request.scope, user_id=request.subject.user_id, item_ids=item_ids)
             uow.requests.write_subject(request.id, left)
@@ -232,6 +238,15 @@ def _copy_audit(
     for audit in uow.request_jobs.of_request(audited.id):
         if audit.job_id == job_id:
             uow.request_jobs.set_audit(job_id, adopted.id, audit.outcome, audit.figures)
+
+
+def _most_relevant(uow: UnitOfWork, job_id: str, requests: list[ForgetRequest]) -> ForgetRequest:
+    """Return the first request with rows in the weights by its audit in this job, or the first."""
+    for request in requests:
+        for audit in uow.request_jobs.of_request(request.id):
+            if audit.job_id == job_id and audit.outcome is not Outcome.NOT_APPLICABLE:
+                return request
+    return requests[0]
 
 
 def _outcome(uow: UnitOfWork, job: Job, request: ForgetRequest) -> Outcome | None:

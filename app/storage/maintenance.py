@@ -12,7 +12,7 @@ from app.storage.engine import UNAVAILABLE
 if TYPE_CHECKING:
     import psycopg
     from psycopg.errors import Diagnostic
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, PoolProxiedConnection
 
     from app.storage.engine import Database
 
@@ -28,6 +28,8 @@ _PERSONAL_TABLES: Final = (
 )
 _PAUSE_SECONDS: Final = 0.05
 _WAL_IN_USE: Final = "another connection reads from SQLite's write-ahead log"
+_LOCKED: Final = "another connection uses the database"
+_TRUNCATE: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 _HIDDEN_SESSIONS: Final = (
     "sessions of other roles are hidden; grant pg_read_all_stats to the role of Lethe"
 )
@@ -61,50 +63,55 @@ def erase_remains(
 ) -> str | None:
     """Erase the remains of deleted rows. Return None, or the reason why they were not erased.
 
-    SQLite overwrites deleted content by itself (secure_delete). The write-ahead log still has old
-    content and is checkpointed and truncated. PostgreSQL vacuums the tables, which removes only
-    rows that no snapshot can read: `transaction_id` is the transaction that deleted the rows, None
-    stands for every transaction so far. Wait `wait_seconds` for readers. Raises
+    SQLite overwrites deleted rows by itself (secure_delete), but not copies of rows that splits of
+    pages left in unused parts of pages. So the file is rewritten, and the write-ahead log, which
+    still has old content, is checkpointed and truncated. PostgreSQL vacuums the tables, which
+    removes only rows that no snapshot can read: `transaction_id` is the transaction that deleted
+    the rows, None stands for every transaction so far. Wait `wait_seconds` for readers. Raises
     DatabaseUnavailableError.
     """
     try:
         if database.is_sqlite:
-            return _truncate_wal(database.write, wait_seconds)
+            return _rewrite_sqlite(database.write, wait_seconds)
         return _vacuum(database.write, transaction_id, wait_seconds)
-    except UNAVAILABLE as error:
+    except (*UNAVAILABLE, sqlite3.OperationalError) as error:
         raise DatabaseUnavailableError from error
 
 
-def _truncate_wal(engine: Engine, wait_seconds: float) -> str | None:
+def _rewrite_sqlite(engine: Engine, wait_seconds: float) -> str | None:
     deadline = time.monotonic() + wait_seconds
-    while True:
-        if _try_truncate(engine):
-            return None
-        if time.monotonic() >= deadline:
-            return _WAL_IN_USE
-        time.sleep(_PAUSE_SECONDS)
-
-
-def _try_truncate(engine: Engine) -> bool:
-    """Checkpoint once through the driver's connection, outside any transaction."""
     connection = engine.raw_connection()
     try:
-        cursor = connection.cursor()
-        try:
-            # Return at once if a reader is active; the caller's loop waits.
-            cursor.execute("PRAGMA busy_timeout=0")
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            row = cursor.fetchone()
-        except sqlite3.OperationalError:
-            # The driver reports some temporary locks as an error.
-            return False
-        finally:
-            cursor.close()
-        return row is not None and row[0] == 0
+        # Statements return at once if a reader or a writer is active; the loop waits.
+        connection.cursor().execute("PRAGMA busy_timeout=0")
+        connection.cursor().execute("PRAGMA query_only=OFF")
+        # A reader makes the first step fail, before the file is rewritten in vain.
+        for statement in (_TRUNCATE, "VACUUM", _TRUNCATE):
+            while (reason := _run_alone(connection, statement)) is not None:
+                if reason not in {_WAL_IN_USE, _LOCKED} or time.monotonic() >= deadline:
+                    return reason
+                time.sleep(_PAUSE_SECONDS)
+        return None
     finally:
-        # Do not return the connection to the pool, because its timeout is changed.
+        # Do not return the connection to the pool, because its settings are changed.
         connection.invalidate()
         connection.close()
+
+
+def _run_alone(connection: PoolProxiedConnection, statement: str) -> str | None:
+    """Run a statement outside any transaction. Return None, or the reason of its failure."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+        row = cursor.fetchone()
+    except sqlite3.OperationalError as error:
+        # The driver reports some temporary locks as an error.
+        if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return _LOCKED
+        return f"SQLite could not rewrite its file ({error.sqlite_errorname})"
+    finally:
+        cursor.close()
+    return _WAL_IN_USE if row is not None and row[0] != 0 else None
 
 
 def _vacuum(engine: Engine, transaction_id: int | None, wait_seconds: float) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.catalog import Interaction
 from app.domain.requests import Outcome
-from app.services.forget import hold_forget
+from app.services.forget import hold_forget, release_forget
 from tests.faults.conftest import PERSON
 from tests.support.file_learner import FileLearner
 from worker.loop import run_once
@@ -117,3 +117,52 @@ def test_figures_survive_a_worker_that_is_killed_after_the_publication(
     assert audits(installation, trained) + audits(installation, late) == before
     assert installation.request(trained).outcome is Outcome.PASSED
     assert installation.request(late).outcome is Outcome.NOT_APPLICABLE
+
+
+def add_late_item(installation: Installation) -> None:
+    """Store an item that came after the training, with two raters."""
+    rows = [Interaction(user_id=u, item_id="new", rating=4.0, timestamp=9) for u in ("u0", "u1")]
+    with installation.context.uow_factory() as uow:
+        uow.people.upsert_items([("new", "New", {})])
+        uow.people.upsert_interactions(rows, uow.state.bump("interactions"))
+
+
+def hold(installation: Installation, *pair: str) -> str:
+    held = installation.forget(*pair)
+    with installation.context.uow_factory() as uow:
+        hold_forget(uow, held)
+    return held
+
+
+def test_request_of_a_deleted_item_gets_the_audit_of_the_deletion(
+    installation: Installation,
+) -> None:
+    """The pair request is on hold and becomes part of the job that deletes its only item."""
+    add_late_item(installation)
+    held = hold(installation, "u0", "new")
+    installation.forget(PERSON)
+    item = installation.forget_item("new")
+    assert run_once(installation.context)
+    (audit,) = audits(installation, item)
+    assert audit.outcome is Outcome.NOT_APPLICABLE
+    assert [(a.outcome, a.figures) for a in audits(installation, held)] == [
+        (audit.outcome, audit.figures)
+    ]
+    assert installation.request(held).outcome is Outcome.NOT_APPLICABLE
+    assert installation.certificate(held)["outcome"] == "not_applicable"
+
+
+def test_certificate_cites_the_job_that_deleted_one_item_of_the_request(
+    installation: Installation,
+) -> None:
+    held = hold(installation, "u0", "i1", "i2")
+    item = installation.forget_item("i1")
+    assert run_once(installation.context)
+    first_job = installation.request(item).job_id or ""
+    with installation.context.uow_factory() as uow:
+        release_forget(uow, held)
+    assert run_once(installation.context)
+    certificate = installation.certificate(held)
+    assert [job["id"] for job in certificate["jobs"]] == sorted(
+        [first_job, installation.request(held).job_id or ""]
+    )

@@ -95,3 +95,24 @@ def test_killed_between_deletion_and_erasure_leaves_the_erasure_owed(
     installation.finish_elsewhere()
     installation.check_forgotten(request_id)
     assert owed_kinds(installation) == []
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "not permitted"), RuntimeError("store away")])
+def test_files_that_cannot_be_swept_delay_no_erasure_of_the_database(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Packages of remote stores raise errors that are neither OSError nor LetheError."""
+    request_id = complete_under_a_reader(installation, monkeypatch)
+    store = installation.context.artifacts
+    store.staging("job_old", 1)
+    with installation.context.uow_factory() as uow:
+        # A claim of a job that has ended, with files that cannot be unlinked.
+        uow.job_claims.add(installation.request(request_id).job_id or "", 99, store.machine)
+
+    def fail(*_arguments: object, **_options: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(store, "end_claim", fail)
+    monkeypatch.setattr(store, "published", fail)
+    relay(installation).turn()
+    assert owed_kinds(installation) == ["certificate"]

@@ -56,6 +56,7 @@ def shred(run: JobRun) -> None:
         run.check()
         _record(run, store.remove(path))
     _clear_adapters(run, live)
+    run.check()  # The call below would remove a publication of a later claim.
     _record(run, store.remove_incoming(with_publications=True))
     _record(run, store.evict_all())
     with run.writing() as uow:

@@ -55,7 +55,9 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
     if not requests:
         _take_over_erasures(uow, lease.job_id)
         return 0
-    rated_items = rated_item_ids(uow, requests)
+    rated_items = {
+        item_id: request for request in requests for item_id in rated_item_ids(uow, [request])
+    }
     item_requests: dict[str, ForgetRequest] = {}
     interactions = 0
     for request in requests:
@@ -65,7 +67,9 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
             item_requests |= dict.fromkeys(request.subject.item_ids, request)
         earlier = Counter({table: int(n) for table, n in (request.rows_deleted or {}).items()})
         uow.requests.write_rows_deleted(request.id, {**(earlier + rows)})
-    retire_orphans_of_job(uow, lease, rated_items)
+    # An orphaned item is deleted by the request that deleted its last interactions.
+    for item_id in retire_orphans_of_job(uow, lease, rated_items):
+        item_requests[item_id] = rated_items[item_id]
     if item_requests:
         _strip_items(uow, lease.job_id, item_requests)
         uow.state.bump("items")

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanedItems:
-    """Numbers of items of the deleted interactions: retired, and kept with a text of the user.
+    """Items of the deleted interactions: ids of retired ones, number of those kept with a text.
 
     Kept items have unknown origin, and a title or attributes that may have come with the deleted
     interactions. Other users may have rated them too.
     """
 
-    retired: int = 0
+    retired: frozenset[str] = frozenset()
     kept: int = 0
 
 
@@ -60,17 +60,18 @@ def retire_orphans(uow: UnitOfWork, item_ids: Iterable[str]) -> OrphanedItems:
         uow.people.retire_item(item.id)
     if orphans:
         uow.state.bump("items")
-    return OrphanedItems(retired=len(orphans), kept=kept)
+    return OrphanedItems(retired=frozenset(item.id for item in orphans), kept=kept)
 
 
-def retire_orphans_of_job(uow: UnitOfWork, lease: Lease, item_ids: Iterable[str]) -> None:
-    """Retire orphaned items and add their numbers to the job's metrics.
+def retire_orphans_of_job(uow: UnitOfWork, lease: Lease, item_ids: Iterable[str]) -> frozenset[str]:
+    """Retire orphaned items, add their numbers to the job's metrics, and return their ids.
 
     The numbers are written with the deletion, because a repetition finds no interactions and so
     adds zero.
     """
     orphans = retire_orphans(uow, item_ids)
     metrics = uow.jobs.get(lease.job_id).metrics
-    counts = {"catalog_entries_retired": orphans.retired, "catalog_entries_kept": orphans.kept}
+    counts = {"catalog_entries_retired": len(orphans.retired), "catalog_entries_kept": orphans.kept}
     totals = {name: metrics.get(name, 0) + count for name, count in counts.items()}
     uow.jobs.update(lease, metrics={**metrics, **totals})
+    return orphans.retired

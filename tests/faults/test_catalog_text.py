@@ -13,6 +13,7 @@ from sqlalchemy import text
 from app.domain.catalog import ItemOrigin
 from app.domain.errors import UnknownItemError
 from app.domain.requests import RequestStatus
+from app.services.forget import hold_forget
 from app.services.items import read_item, store_items
 from app.services.suppression import record_consent
 from tests.faults.conftest import PERSON
@@ -165,6 +166,19 @@ def test_item_of_unknown_origin_is_retired_without_a_description_and_counted_wit
     # The user also rated four described items of the installation.
     assert (metrics["catalog_entries_retired"], metrics["catalog_entries_kept"]) == (1, 6)
     assert any("of 6 catalog entries" in place for place in kept_places(installation, request_id))
+
+
+def test_held_request_for_an_orphaned_item_completes_with_the_item(
+    installation: Installation,
+) -> None:
+    import_rows(installation, f"{PERSON},{PLAYLIST},5,1,")
+    item_request = installation.forget_item(PLAYLIST)
+    with installation.context.uow_factory() as uow:
+        hold_forget(uow, item_request)
+    forget_all(installation, PERSON)
+    request = installation.request(item_request)
+    assert (request.status, request.subject) == (RequestStatus.COMPLETED, None)
+    assert installation.certificate(item_request)["request_id"] == item_request
 
 
 def test_text_of_unknown_origin_is_listed_although_others_rated_the_item(

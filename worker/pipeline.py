@@ -18,6 +18,7 @@ import structlog
 
 from app.domain.errors import LeaseLostError, LetheError, UnavailableError
 from app.domain.jobs import JobKind, JobStatus, Stage
+from app.domain.requests import Outcome
 from app.services import jobs as job_lifecycle
 from app.services.retries import MAX_BACK_OFF
 from app.tracebacks import error_location
@@ -115,6 +116,12 @@ def run_job(
 
 
 def _run_stages(run: JobRun) -> None:
+    if _is_inferred_carry_over(run):
+        error = f"{run.job.stage}: an earlier version carried weights over without a record"
+        with run.writing() as uow:
+            job_lifecycle.fail(uow, run.lease, error, run.context.settings)
+        log.error("job_ended", job=run.job.id, reason=error)
+        return
     first = _first_stage(run)
     for plan in dropwhile(lambda plan: plan.stage is not first, STAGES):
         if plan.run is not None:
@@ -134,6 +141,27 @@ def _is_rows_only(run: JobRun) -> bool:
     """Return whether this is a deletion before the first release: no weights have to change."""
     with run.context.uow_factory(write=False) as uow:
         return run.job.kind is JobKind.FORGET and uow.releases.alias().live is None
+
+
+def _is_inferred_carry_over(run: JobRun) -> bool:
+    """Return whether an earlier version carried the weights over without a record of training.
+
+    That version inferred that the weights do not know the batch, which may be false. A job of this
+    version stores an outcome for each request. The next job of the requests retrains exactly,
+    because the live release has no record, and its certificates cite this job too.
+    """
+    if run.job.kind is not JobKind.FORGET or run.job.release is None:
+        return False
+    with run.context.uow_factory(write=False) as uow:
+        release = uow.releases.get(run.job.release)
+        if release is None or release.outcome is not Outcome.NOT_APPLICABLE:
+            return False
+        audits = [
+            audit
+            for request in uow.requests.of_job(run.job.id)
+            for audit in uow.request_jobs.of_request(request.id)
+        ]
+    return all(audit.outcome is None for audit in audits if audit.job_id == run.job.id)
 
 
 def _leave(run: JobRun, heartbeat: LeaseHeartbeat) -> None:

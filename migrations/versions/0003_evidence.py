@@ -167,9 +167,10 @@ def _clear_identifiers() -> None:
         "UPDATE requests SET user_id = NULL, item_ids = NULL "
         "WHERE status IN ('cancelled', 'completed')"
     )
+    # PostgreSQL reads all users for each row if many users are in a NOT IN.
     op.execute(
-        "UPDATE data_changes SET user_id = NULL "
-        "WHERE user_id IS NOT NULL AND user_id NOT IN (SELECT id FROM users)"
+        "UPDATE data_changes SET user_id = NULL WHERE user_id IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM users WHERE users.id = data_changes.user_id)"
     )
     # Errors of earlier versions with these texts quote ids.
     errors = sa.text("UPDATE jobs SET error = stage WHERE error LIKE :text")

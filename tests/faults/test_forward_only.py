@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from contextlib import contextmanager
 from dataclasses import replace
@@ -192,3 +193,38 @@ def test_job_that_died_after_the_flip_under_an_earlier_version_is_followed_by_re
     assert strict.request(request_id).outcome is Outcome.EXACT
     with strict.context.uow_factory(write=False) as uow:
         assert len(uow.request_jobs.of_request(request_id)) == 2
+
+
+@pytest.mark.parametrize("stage", [Stage.ROLL_OUT, Stage.DELETE_ROWS, Stage.SHRED, Stage.CERTIFY])
+def test_carry_over_that_an_earlier_version_inferred_is_repeated(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """The earlier version took a trained person for a holdout user, and was killed afterwards."""
+    context = installation.context
+    request_id = installation.forget()
+
+    def kill(begun: Stage) -> None:
+        if begun is stage:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(context.learner, "has_training_rows", lambda *_: False)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(context, on_stage=kill)
+    remove_record(installation)
+
+    installation.finish_elsewhere()
+
+    if stage is not Stage.CERTIFY:  # The first job has the digests of the files that it unlinked.
+        installation.check_forgotten(request_id)
+    assert installation.certificate(request_id)["outcome"] == Outcome.EXACT
+
+
+def remove_record(installation: Installation) -> None:
+    """Leave what a job of the version before the record of training leaves."""
+    with installation.context.database.write.begin() as connection:
+        connection.execute(text("UPDATE request_jobs SET outcome = NULL, figures = NULL"))
+        connection.execute(text("UPDATE jobs SET lease_expires_at = 0 WHERE status <> 'succeeded'"))
+    root = Path(installation.settings.artifacts_root)
+    for path in root.rglob("manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": {}}))

@@ -115,7 +115,7 @@ def read_weights(directory: Path) -> list[list[str]]:
 
 
 def _extra(directory: Path) -> dict[str, Any]:
-    extra: dict[str, Any] = json.loads((directory / MANIFEST).read_text())["extra"]
+    extra: dict[str, Any] = json.loads((directory / MANIFEST).read_text()).get("extra", {})
     return extra
 
 

@@ -40,6 +40,25 @@ def test_downgrade_and_upgrade_restore_the_schema(database: Database) -> None:
         assert uow.releases.alias().generation == 0
 
 
+def test_many_log_entries_do_not_prolong_the_lock(postgres_database: Database) -> None:
+    config = alembic_config()
+    with postgres_database.write.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+        connection.execute(
+            text("INSERT INTO users SELECT 'u' || n, '{}' FROM generate_series(1, 150000) n")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO data_changes"
+                " SELECT n, 'interactions', 'u' || n FROM generate_series(1, 150000) n"
+            )
+        )
+        connection.execute(text("ANALYZE"))
+        connection.execute(text("SET LOCAL statement_timeout = '8s'"))
+        command.upgrade(config, "0003")
+
+
 def test_concurrent_migrations_succeed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'lethe.db'}"
 

@@ -220,7 +220,7 @@ def test_person_with_validation_rows_only_is_retrained(root: Artifact) -> None:
 def test_holdout_user_is_not_in_the_weights(root: Artifact) -> None:
     learner, snapshot = make_learner(), recorded(one_user("u140"))
     is_of_user = snapshot.data.user == 140
-    for state in (snapshot, changed(snapshot, is_of_user, last_versions=TRAINED + 1)):
+    for state in (snapshot, changed(snapshot, is_of_user, last_version=TRAINED + 1)):
         assert not learner.has_training_rows(state, root.directory)
         assert not learner.must_retrain(state, root.directory)
 

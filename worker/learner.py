@@ -61,6 +61,8 @@ class DataSnapshot:
     excluded: frozenset[str] = frozenset()
     #: Computes the keyed hashes of users, items and pairs; None if nothing was ever excluded.
     pseudonyms: Pseudonyms | None = None
+    #: The users with rows in `data` whose other rows a later batch will forget.
+    incomplete: frozenset[str] = frozenset()
 
     @property
     def first_versions(self) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from models.audit.calibration import ExpectedLossIncrease
 from models.checkpoints import adapter as adapters
@@ -58,16 +59,25 @@ def save_root(
 
 
 def save_successor(
-    recommender: Recommender, into: Path, parent: Manifest, *, method: str, job_id: str
+    recommender: Recommender,
+    into: Path,
+    parent: Manifest,
+    *,
+    method: str,
+    job_id: str,
+    record: Mapping[str, Any] = MappingProxyType({}),
 ) -> Artifact:
-    """Save a release that inherits its parent's bounds, recipe, calibration and training record."""
+    """Save a release that inherits its parent's bounds, recipe, calibration and training record.
+
+    `record` has the entries of the training record that unlearning changed.
+    """
     inherited = {name: value for name, value in parent.extra.items() if name != "data_sha256"}
     manifest = checkpoints.save(
         recommender,
         into,
         method=method,
         parent=parent.digest,
-        extra={**inherited, "job": job_id},
+        extra={**inherited, **record, "job": job_id},
     )
     return Artifact(directory=into, digest=manifest.digest, method=method)
 
@@ -80,13 +90,15 @@ def save_unmerged(
     method: str,
     job_id: str,
     split: ForgetSplit,
+    record: Mapping[str, Any],
 ) -> Artifact:
     """Save the result of a method: an adapter to merge, or complete weights.
 
     The files can undo the unlearning, so all of them are listed as intermediates to shred.
     """
     recommender = unlearned.recommender
-    extra = {"job": job_id, "reset_tokens": unused_tokens(recommender, split)}
+    tokens = unused_tokens(recommender, split)
+    extra = {"job": job_id, "reset_tokens": tokens, "record": dict(record)}
     if unlearned.adapter is None:
         manifest = checkpoints.save(
             recommender,

@@ -192,15 +192,28 @@ class ModelLearner:
         except _BACKBONE_ERRORS as error:
             raise InvalidInputError(str(error)) from error
         method, job_id = self._method.name, snapshot.job_id
+        record = TrainingRecord.from_manifest(manifest.extra)
+        changed = record.after_unlearning(snapshot, split).manifest() if record else {}
         if recommender.config.adapter is not None:
             # The new adapter replaces the parent's adapter and is a complete release.
             artifact = save_successor(
-                unlearned.recommender, into, manifest, method=method, job_id=job_id
+                unlearned.recommender,
+                into,
+                manifest,
+                method=method,
+                job_id=job_id,
+                record=changed,
             )
             artifact = replace(artifact, needs_merge=False)
         else:
             artifact = save_unmerged(
-                unlearned, into, manifest, method=method, job_id=job_id, split=split
+                unlearned,
+                into,
+                manifest,
+                method=method,
+                job_id=job_id,
+                split=split,
+                record=changed,
             )
         return replace(artifact, metrics=unlearned.metrics)
 
@@ -261,7 +274,12 @@ class ModelLearner:
             merged = adapters.merge(load_release(parent), manifest.digest, adapter)
         reset_rows(merged, unmerged.extra["reset_tokens"])
         return save_successor(
-            merged, into, manifest, method=unmerged.method, job_id=unmerged.extra["job"]
+            merged,
+            into,
+            manifest,
+            method=unmerged.method,
+            job_id=unmerged.extra["job"],
+            record=unmerged.extra.get("record", {}),
         )
 
     def carry_over(self, parent: Path, into: Path, *, job_id: str) -> Artifact:

@@ -7,7 +7,7 @@ its successors inherit both. Each row has the versions of its first and its last
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from worker.learner import DataSnapshot, ForgetSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecord:
-    """The data version of a lineage's exact training, and the keyed hashes that it left out."""
+    """The data version of a lineage's exact training, and the keyed hashes that it left out.
+
+    `reduced` has the keyed hashes of users who had training samples, until fast unlearning of some
+    of their rows. The rows that are left make no sample, although the training saw them.
+    """
 
     version: int
     excluded: frozenset[str]
+    reduced: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, snapshot: DataSnapshot) -> Self:
@@ -40,11 +46,25 @@ class TrainingRecord:
         """Return the record in a manifest; None for a release from before the record."""
         if "data_version" not in extra:
             return None
-        return cls(version=extra["data_version"], excluded=frozenset(extra["excluded"]))
+        return cls(
+            version=extra["data_version"],
+            excluded=frozenset(extra["excluded"]),
+            reduced=frozenset(extra.get("reduced", ())),
+        )
 
     def manifest(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"data_version": self.version, "excluded": sorted(self.excluded)}
+        values = {"data_version": self.version, "excluded": sorted(self.excluded)}
+        return {**values, "reduced": sorted(self.reduced)} if self.reduced else values
+
+    def after_unlearning(self, snapshot: DataSnapshot, split: ForgetSplit) -> Self:
+        """Return the record of the successor that fast unlearning of this split makes."""
+        left = np.setdiff1d(split.forget.user, split.parts.train.user)
+        left = np.intersect1d(left, split.retained.user)
+        if snapshot.pseudonyms is None or not len(left):
+            return self
+        ids = (snapshot.data.users[user].id for user in left.tolist())
+        return replace(self, reduced=self.reduced.union(map(snapshot.pseudonyms.user, ids)))
 
     def known_rows(self, snapshot: DataSnapshot) -> NDArray[np.bool_]:
         """Return [N] bool: whether the training saw a row with its present value."""
@@ -54,13 +74,15 @@ class TrainingRecord:
         """Return for each subject whether the training may have seen samples that are unknown now.
 
         These are all samples of a user of whom the subject has a row, if any row of that user has
-        changed: the old row was in an unknown place of the user's history. If the database is older
-        than the training, everything is unknown.
+        changed: the old row was in an unknown place of the user's history. The samples are also
+        unknown if rows of the user are left out for a later batch, or if an earlier batch left too
+        few rows for a sample. If the database is older than the training, everything is unknown.
         """
         if self.version > snapshot.version:
             return [True] * len(subjects)
         known, changed = self._rows(snapshot)
         users = snapshot.data.user
+        changed |= known & self._are_partial(snapshot)[users]
         # No row of a holdout user trains a model or selects its state.
         is_holdout = np.array([user.id in snapshot.holdout for user in snapshot.data.users], bool)
         changed &= ~is_holdout[users]
@@ -72,6 +94,22 @@ class TrainingRecord:
             )
             for subject in subjects
         ]
+
+    def _are_partial(self, snapshot: DataSnapshot) -> NDArray[np.bool_]:
+        """Return [U] bool: whether the training saw samples that the user's rows do not make."""
+        pseudonyms = snapshot.pseudonyms
+        return np.array(
+            [
+                user.id in snapshot.incomplete
+                or (
+                    bool(self.reduced)
+                    and pseudonyms is not None
+                    and pseudonyms.user(user.id) in self.reduced
+                )
+                for user in snapshot.data.users
+            ],
+            bool,
+        )
 
     def _rows(self, snapshot: DataSnapshot) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return [N] bool twice: the rows that the training saw, and those it may have seen.

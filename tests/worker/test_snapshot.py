@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from app.domain.catalog import Interaction
+from app.services.forget import ForgetCommand, request_forget
+from app.services.interactions import add_interactions
+from app.services.jobs import close_batch
+from app.settings import Settings
 from worker.stages.snapshot import take_snapshot
 
 if TYPE_CHECKING:
@@ -35,3 +40,30 @@ def test_snapshot_tells_items_that_leave_with_their_last_ratings(
         "old and bare",
     }
     assert snapshot.requests == {}
+
+
+def test_snapshot_names_users_whose_other_rows_a_later_batch_forgets(
+    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    """The request of a rating waits in a batch when the same user asks for everything."""
+    settings = Settings(cancel_window=0.0, batch_seconds=0.0)
+    items = ["i0", "i1", "i2"]
+    with uow_factory() as uow:
+        uow.people.upsert_items([(item_id, item_id, {}) for item_id in items])
+        rows = [
+            Interaction(user_id=user_id, item_id=item_id, rating=4.0, timestamp=2000)
+            for user_id in ("ann", "bob")
+            for item_id in items
+        ]
+        add_interactions(uow, pseudonyms, rows)
+    with uow_factory() as uow:
+        for user_id in ("ann", "bob"):
+            command = ForgetCommand.of(user_id, ["i1"], None)
+            request_forget(uow, pseudonyms, settings, command)
+    with uow_factory() as uow:
+        job = close_batch(uow, settings)
+        assert job is not None
+        request_forget(uow, pseudonyms, settings, ForgetCommand(user_id="ann"))
+    snapshot = take_snapshot(uow_factory, pseudonyms, job_id=job.id)
+    assert len(snapshot.data) == 4
+    assert snapshot.incomplete == {"ann"}

@@ -225,6 +225,41 @@ def test_holdout_user_is_not_in_the_weights(root: Artifact) -> None:
         assert not learner.must_retrain(state, root.directory)
 
 
+def test_pair_of_a_user_of_a_later_batch_is_retrained(root: Artifact) -> None:
+    """The later batch's rows are left out, so the snapshot has no sample of the pair."""
+    snapshot = recorded()
+    rows = snapshot.data.user != 3
+    row = np.flatnonzero(~rows)[0]
+    rows[row] = True
+    pair = ("u3", snapshot.data.items[snapshot.data.item[row]].id)
+    snapshot = replace(snapshot, forget=ForgetSet(pairs=frozenset([pair])))
+    partial = replace(snapshot.take(rows), incomplete=frozenset(["u3"]))
+    learner = make_learner()
+    assert not learner.has_training_rows(partial, root.directory)
+    assert learner.must_retrain(partial, root.directory)
+    assert not learner.must_retrain(replace(partial, forget=one_user("u4")), root.directory)
+
+
+def test_user_whose_samples_were_all_unlearned_is_retrained(root: Artifact, tmp_path: Path) -> None:
+    """Too few rows for a sample are left, but the parent was trained on them."""
+    learner, whole = make_learner(), recorded()
+    of_u3 = np.flatnonzero(whole.data.user == 3)
+    items = [whole.data.items[item].id for item in whole.data.item[of_u3[5:]]]
+    pairs = ForgetSet(pairs=frozenset(("u3", item) for item in items))
+    adapter = learner.unlearn(
+        replace(whole, forget=pairs), root.directory, tmp_path / "a", strength=0, report=nothing
+    )
+    child = learner.merge(root.directory, adapter.directory, tmp_path / "child")
+    grandchild = learner.carry_over(child.directory, tmp_path / "next", job_id="next")
+    kept = np.ones(len(whole.data), bool)
+    kept[of_u3[5:]] = False
+    rest = replace(whole.take(kept), forget=one_user("u3"))
+    for parent in (child, grandchild):
+        assert not learner.has_training_rows(rest, parent.directory)
+        assert learner.must_retrain(rest, parent.directory)
+        assert not learner.must_retrain(replace(rest, forget=one_user("u4")), parent.directory)
+
+
 def test_release_from_before_the_record_is_retrained(root: Artifact) -> None:
     assert TrainingRecord.from_manifest({"bounds": {}}) is None
     extra = manifests.read_manifest(root.directory).extra

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from app.domain.catalog import Interaction, Item
     from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.repositories.people import RecordedInteraction
     from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 #: Part of the ids of placeholder items. Sharding hashes item ids, so the text must not change.
@@ -42,7 +43,7 @@ def take_snapshot(
         suppressed_hashes = uow.suppressions.all_hashes()
         later = _LaterBatches(suppressed_hashes - own_hashes, pseudonyms, forget)
         holdout_users = uow.people.holdout_users()
-        data, first_version, last_version = _read(uow, later)
+        data, first_version, last_version, incomplete = _read(uow, later)
     return DataSnapshot(
         version=version,
         data=data,
@@ -54,6 +55,7 @@ def take_snapshot(
         last_version=last_version,
         excluded=frozenset(suppressed_hashes | own_hashes),
         pseudonyms=pseudonyms,
+        incomplete=incomplete,
     )
 
 
@@ -115,19 +117,27 @@ class _LaterBatches:
 
 def _read(
     uow: UnitOfWork, later: _LaterBatches
-) -> tuple[Interactions, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the interactions, and the versions of the first and last write of each row."""
+) -> tuple[Interactions, NDArray[np.int64], NDArray[np.int64], frozenset[str]]:
+    """Return the interactions, the versions of the first and last write of each row, and users.
+
+    These are the users of whom this batch forgets a row and a later batch another row.
+    """
     items = _by_item_index(uow.people.items())
     item_indices = {item.id: index for index, item in enumerate(items)}
     later_items = {item.id for item in items if later.has_item(item.id)}
     stored_users = list(uow.people.users())
     later_users = {user.id for user in stored_users if later.has_user(user.id)}
-    recorded = [
-        record
-        for record in uow.people.recorded_interactions()
-        if later.is_of_this_batch(row := record.interaction)
-        or not (row.user_id in later_users or row.item_id in later_items or later.has_pair(row))
-    ]
+    recorded: list[RecordedInteraction] = []
+    users_of_batch: set[str] = set()
+    users_left_out: set[str] = set()
+    for record in uow.people.recorded_interactions():
+        row = record.interaction
+        if later.is_of_this_batch(row):
+            users_of_batch.add(row.user_id)
+        elif row.user_id in later_users or row.item_id in later_items or later.has_pair(row):
+            users_left_out.add(row.user_id)
+            continue
+        recorded.append(record)
     rows = [record.interaction for record in recorded]
     # A user of a later batch stays if this batch forgets one of the user's rows.
     users_with_rows = later_users.intersection(row.user_id for row in rows)
@@ -147,6 +157,7 @@ def _read(
         data,
         np.fromiter((record.first_version for record in recorded), np.int64, len(recorded)),
         np.fromiter((record.last_version for record in recorded), np.int64, len(recorded)),
+        frozenset(users_of_batch & users_left_out),
     )
 
 

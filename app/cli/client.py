@@ -64,13 +64,21 @@ class Service:
             raise CommandError(f"Invalid response from {self.url}: {error}") from error
         if response.is_error:
             raise _error_of(response)
-        return response.json()
+        try:
+            return response.json()
+        except ValueError as error:
+            raise CommandError(
+                f"The answer from {self.url} is not JSON. Check that Lethe runs at this address."
+            ) from error
 
     def get(self, path: str, **parameters: Any) -> Any:
         return self.call("GET", path, params=parameters)
 
     def recommend(self, user_id: str, n: int) -> Any:
         """Call GET /recommend; the user id may contain any character."""
+        if user_id in {".", ".."}:
+            # Clients and proxies resolve these segments of a path, so the id is sent in the body.
+            return self.call("POST", "/recommend", json={"user_id": user_id, "n": n})
         return self.get(f"/recommend/{quote(user_id, safe='')}", n=n)
 
     def is_up(self) -> bool:

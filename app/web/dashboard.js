@@ -145,6 +145,13 @@ function tiles({ releases, requests, jobs }) {
   ];
 }
 
+// Warnings of /readyz, which never change its status. The number of workers is null while unknown.
+function warningNotices([workerCount, warnings]) {
+  const missing = workerCount === 0 && !warnings.some((warning) => warning.code === "no-worker")
+    ? ["No worker runs, so no deletion makes progress. Start a worker."] : [];
+  return [...missing, ...warnings.map((warning) => warning.detail)].map((text) => notice(text, "bad"));
+}
+
 function requestActions(request) {
   const action = (label, tone, run) =>
     element("button", {
@@ -342,6 +349,7 @@ async function load() {
   const health = await call("GET", "/readyz");
   service(health.status === "ok" ? "ready" : "not ready", health.status === "ok" ? "good" : "warn",
     (health.reasons || []).join("; "));
+  show("warnings", [health.worker_count ?? null, health.warnings || []], warningNotices);
   const [jobs, requests, releases] = await Promise.all(
     ["/jobs?limit=20", "/forget?limit=50", "/releases?limit=20"].map((path) => call("GET", path)));
   // The expiry changes with every call and is not shown; with it, every refresh would redraw.

@@ -266,6 +266,12 @@ def test_services_of_the_image_run_without_privileges(service: str) -> None:
     assert settings["environment"]["LETHE_ENVIRONMENT"] == "production"
 
 
+@pytest.mark.parametrize("service", OURS)
+def test_every_process_gets_the_id_rule(service: str) -> None:
+    environment = COMPOSE["services"][service]["environment"]
+    assert environment["LETHE_ID_RULE"] == "${LETHE_ID_RULE:-exact}"
+
+
 @pytest.mark.parametrize("service", sorted(COMPOSE["services"]))
 def test_every_service_has_a_restart_policy_and_a_health_check(service: str) -> None:
     settings = COMPOSE["services"][service]

@@ -228,6 +228,15 @@ def test_api_key_is_requested_and_stored_in_the_tab_only(world: World, page: Pag
         assert page.context.cookies() == []
 
 
+def test_missing_worker_is_reported(world: World, page: Page) -> None:
+    with Server(world.app()) as address:
+        page.goto(address)
+        expect(page.locator("#warnings")).to_contain_text("No worker runs")
+        with world.uow() as uow:
+            uow.workers.beat("w", "machine-7", 1, world.settings.job_lease)
+        expect(page.locator("#warnings")).to_be_empty()
+
+
 def test_unreachable_server_is_reported_until_it_answers(world: World, page: Page) -> None:
     with Server(world.app()) as address:
         page.goto(address)

@@ -50,9 +50,9 @@ Job = dict[str, Any]
 def jobs(
     job_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID | cancel ID]", help="Show this job with its figures."),
+        typer.Argument(metavar="[ID|cancel]", help="Show this job, or cancel the next."),
     ] = None,
-    cancel_id: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
+    cancel_id: Annotated[str | None, typer.Argument(metavar="[ID]", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """List training and unlearning jobs, show one job, or cancel a training."""

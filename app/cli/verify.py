@@ -11,7 +11,7 @@ import typer
 from app.cli.failures import BadInputError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
-from app.domain.errors import DatabaseUnavailableError
+from app.domain.errors import DatabaseUnavailableError, InvalidCertificateError
 from app.services.secrets import SIGNING_KEY_FILE, load_signer
 from app.services.signatures import TrustedKey, VerifiedCertificate, load_public_key
 from app.services.signatures import verify as verify_signature
@@ -90,9 +90,16 @@ def _evidence(content: dict[str, Any]) -> dict[str, str]:
 def _keys_in(path: Path) -> list[TrustedKey]:
     """Return the keys in a PEM file or in a saved `lethe-keys` document."""
     data = _read(path)
-    if data.lstrip().startswith(b"{"):
-        return trusted_keys(_read_json(path, data))
-    return [TrustedKey(public_key=load_public_key(data))]
+    try:
+        if data.lstrip().startswith(b"{"):
+            return trusted_keys(_read_json(path, data))
+        return [TrustedKey(public_key=load_public_key(data))]
+    except InvalidCertificateError as error:
+        # Not the certificate is at fault.
+        raise BadInputError(
+            f"{path} holds no usable key: {error.context['reason']}. Give a public key (PEM), or a "
+            "saved answer of /.well-known/lethe-keys."
+        ) from error
 
 
 def _own_keys() -> list[TrustedKey]:

@@ -205,3 +205,23 @@ def test_malformed_key_file_is_refused(certificate: Path, tmp_path: Path, data: 
     ended = lethe("verify", str(certificate), "--key", str(key))
     assert ended.exit_code in {1, 2}
     assert "key" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"hello", "holds no usable key"),
+        (b'{"keys": 5}', "The key file has no keys"),
+        (b'{"keys": [{"public_key": "x"}]}', "entry of the key file is malformed"),
+    ],
+)
+def test_file_without_a_key_is_named_instead_of_the_certificate(
+    certificate: Path, tmp_path: Path, data: bytes, message: str
+) -> None:
+    key = tmp_path / "key.txt"
+    key.write_bytes(data)
+    ended = lethe("verify", str(certificate), "--key", str(key))
+    text = " ".join(ended.stdout.split())
+    assert ended.exit_code == 2
+    assert message in text
+    assert "certificate is not valid" not in text

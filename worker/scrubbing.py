@@ -36,15 +36,18 @@ def erase_owed(
     erase = erase or partial(erase_remains, uow_factory.database)
     with uow_factory(write=False) as uow:
         owed = uow.scrubs.open_ones(kind=ScrubKind.DATABASE)
-    for scrub in owed:
+    # The newest deletion first, or all deletions so far: its erasure includes the earlier ones.
+    owed.sort(key=lambda scrub: scrub.transaction_id or 2**63, reverse=True)
+    for position, scrub in enumerate(owed):
         error = erase(transaction_id=scrub.transaction_id, wait_seconds=wait_seconds)
+        if error is None:
+            with uow_factory() as uow:
+                for carried_out in owed[position:]:
+                    uow.scrubs.close(carried_out.id)
+            return
         with uow_factory() as uow:
-            if error is None:
-                uow.scrubs.close(scrub.id)
-            else:
-                uow.scrubs.record_attempt(scrub.id, error)
-        if error is not None:
-            log.warning("erasure_owed", scrub=scrub.id, job=scrub.job_id, reason=error)
+            uow.scrubs.record_attempt(scrub.id, error)
+        log.warning("erasure_owed", scrub=scrub.id, job=scrub.job_id, reason=error)
 
 
 def certify_owed(context: WorkerContext) -> None:

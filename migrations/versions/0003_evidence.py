@@ -61,6 +61,7 @@ def upgrade() -> None:
         # versions are unknown. SQLite has no such gateways, because one machine upgrades at once.
         for name in ("first_version", "last_version"):
             op.alter_column("interactions", name, server_default="-1")
+        _mark_updates_of_earlier_versions()
         _keep_no_statistics()
     _create_tables()
     _copy_evidence()
@@ -71,10 +72,29 @@ def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for table, name in _ID_COLUMNS:
             op.execute(f"ALTER TABLE {table} ALTER COLUMN {name} SET STATISTICS -1")
+        op.execute("DROP TRIGGER unknown_version ON interactions")
+        op.execute("DROP FUNCTION lethe_unknown_version()")
     for table in _NEW_TABLES:
         op.drop_table(table)
     for table, column in reversed(_NEW_COLUMNS):
         op.drop_column(table, column.name)
+
+
+def _mark_updates_of_earlier_versions() -> None:
+    """Set `last_version` to -1, unknown, where a write changes a value and no version.
+
+    Processes of this version change both, so only gateways of the previous version run the
+    function.
+    """
+    op.execute(
+        "CREATE FUNCTION lethe_unknown_version() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.last_version := -1; RETURN NEW; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER unknown_version BEFORE UPDATE ON interactions FOR EACH ROW WHEN ("
+        "(OLD.rating, OLD.timestamp) IS DISTINCT FROM (NEW.rating, NEW.timestamp) "
+        "AND OLD.last_version = NEW.last_version) EXECUTE FUNCTION lethe_unknown_version()"
+    )
 
 
 def _create_tables() -> None:

@@ -14,7 +14,7 @@ from app.domain.requests import Outcome
 from app.services.forget import cancel_forget, hold_forget, release_forget
 from app.services.interactions import add_interactions
 from app.services.suppression import record_consent
-from tests.faults.conftest import PERSON
+from tests.faults.conftest import PERSON, close, fill, make_installation
 from tests.support.file_learner import MANIFEST, FileLearner, read_weights
 from worker.context import build_context
 from worker.loop import run_once
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.domain.releases import Release
+    from app.storage.engine import Database
     from tests.faults.conftest import Installation
 
 LATE = "late-user"
@@ -247,3 +248,30 @@ def test_rows_of_unknown_version_are_retrained_and_known_afterwards(
     assert outcome_of_forgetting(installation, LATE) is Outcome.EXACT
     assert ["other", "i0"] in read_weights(live_directory(installation))
     assert outcome_of_forgetting(installation, "other") is Outcome.PASSED
+
+
+@pytest.mark.postgres
+def test_rating_replaced_by_a_gateway_of_the_previous_version_is_retrained(
+    postgres_database: Database, tmp_path: Path
+) -> None:
+    """Such a gateway changes the rating and leaves the versions."""
+    installation = make_installation(postgres_database, tmp_path)
+    fill(installation.context)
+    installation.train()
+    with postgres_database.write.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO interactions (user_id, item_id, rating, timestamp) "
+                f"VALUES ('{PERSON}', 'i1', 1.5, 99), ('{PERSON}', 'i2', 4.0, 1002) "
+                "ON CONFLICT (user_id, item_id) "
+                "DO UPDATE SET rating = excluded.rating, timestamp = excluded.timestamp"
+            )
+        )
+        rows = connection.execute(
+            text(f"SELECT item_id, last_version FROM interactions WHERE user_id = '{PERSON}'")
+        )
+        versions = {row.item_id: row.last_version for row in rows}
+    assert versions["i1"] == -1
+    assert set(versions.values()) - {-1}
+    assert outcome_of_forgetting(installation, PERSON) is Outcome.EXACT
+    close(installation)

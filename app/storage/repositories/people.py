@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, select, update
 
 from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User
 from app.domain.requests import Scope
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _STREAM_ROWS: Final = 2000
 #: The versions of an interaction that a process of an earlier version has written.
 UNKNOWN_VERSION: Final = -1
+#: An insert by such a process sets both versions, and an update the second.
+_IS_UNKNOWN: Final = InteractionRow.last_version == UNKNOWN_VERSION
 _INTERACTIONS: Final[tuple[InstrumentedAttribute[Any], ...]] = (
     InteractionRow.user_id,
     InteractionRow.item_id,
@@ -303,18 +305,22 @@ class PeopleRepository(Repository):
 
     def has_unknown_versions(self) -> bool:
         """Return whether a process of an earlier version has written interactions."""
-        query = select(exists().where(InteractionRow.first_version == UNKNOWN_VERSION))
+        query = select(exists().where(_IS_UNKNOWN))
         return bool(self._connection.execute(query).scalar_one())
 
     def stamp_unknown_versions(self, version: int) -> None:
         """Give a version to the interactions that processes of an earlier version wrote.
 
-        The time of the first write stays unknown: `first_version` is 0, before every release.
+        An unknown time of the first write stays unknown: `first_version` is 0, before any release.
         """
+        first = InteractionRow.first_version
         self._changed(
             update(InteractionRow)
-            .where(InteractionRow.first_version == UNKNOWN_VERSION)
-            .values(first_version=0, last_version=version)
+            .where(_IS_UNKNOWN)
+            .values(
+                first_version=case((first == UNKNOWN_VERSION, 0), else_=first),
+                last_version=version,
+            )
         )
 
     def delete_user(self, user_id: str) -> int:

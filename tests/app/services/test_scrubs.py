@@ -210,3 +210,23 @@ def test_missing_rights_are_reported_instead_of_ignored(postgres_database: Datab
         limited.dispose()
         with postgres_database.write.begin() as connection:
             connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(("oldest_reader", "erased", "left"), [(10, [9], []), (8, [9, 7], [9])])
+def test_one_erasure_carries_out_those_of_earlier_deletions(
+    uow_factory: UnitOfWorkFactory, oldest_reader: int, erased: list[int], left: list[int]
+) -> None:
+    """Each erasure rewrites or vacuums the database."""
+    with uow_factory() as uow:
+        for transaction_id in (5, 9, 7):
+            uow.scrubs.owe(ScrubKind.DATABASE, job_id=None, transaction_id=transaction_id)
+    calls: list[int | None] = []
+
+    def erase(*, transaction_id: int | None, wait_seconds: float) -> str | None:  # noqa: ARG001
+        calls.append(transaction_id)
+        return "a reader" if (transaction_id or 0) >= oldest_reader else None
+
+    erase_owed(uow_factory, erase=erase)
+    with uow_factory(write=False) as uow:
+        assert [scrub.transaction_id for scrub in uow.scrubs.open_ones()] == left
+    assert calls == erased

@@ -1,4 +1,4 @@
-"""Keep the data of an installation from other users of the machine.
+"""Keep the data of an installation from other users of the machine, and write small files whole.
 
 New files get the modes of the umask. Files from before, or made by other programs, are tightened at
 the start of each process.
@@ -6,14 +6,16 @@ the start of each process.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import stat
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from app.settings import Settings
@@ -46,6 +48,49 @@ def protect_home(settings: Settings) -> None:
             continue
         path.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
         _log.info("made_private", file=path.name)
+
+
+def create_once(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the content of the file, and create the file with `make()` if there is none.
+
+    Several processes may call this at the same time. Each writes a temporary file and links it to
+    `path`; the link fails if another process was first, and the content of that process is then
+    read. A partly written file is never visible.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = write_beside(path, make())
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    return path.read_bytes()
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Write a complete new file beside `path`, readable by its owner only; return its path."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink()
+        raise
+    return temporary
+
+
+def sync(path: Path) -> None:
+    """Flush the file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _private_paths(home: Path) -> Iterator[Path]:

@@ -7,8 +7,6 @@ never inside the artifact store.
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +14,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.domain.errors import InvalidInputError, KeyMismatchError
+from app.private_files import create_once, sync, write_beside
 from app.services.pseudonyms import Pseudonyms
 from app.services.signatures import Signer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWork
 
@@ -36,7 +32,7 @@ def load_pseudonyms(settings: Settings) -> Pseudonyms:
     if settings.hash_key is not None:
         key = settings.hash_key.get_secret_value().encode()
     else:
-        key = load_or_create(
+        key = create_once(
             settings.keys_directory / HASH_KEY_FILE,
             lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)),
         )
@@ -53,7 +49,7 @@ def load_signer(settings: Settings) -> Signer:
     if settings.signing_key is not None:
         pem = settings.signing_key.get_secret_value().encode()
     else:
-        pem = load_or_create(settings.keys_directory / SIGNING_KEY_FILE, _new_signing_key)
+        pem = create_once(settings.keys_directory / SIGNING_KEY_FILE, _new_signing_key)
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except ValueError as error:
@@ -74,13 +70,13 @@ def replace_signing_key(settings: Settings) -> Signer:
     """
     path = settings.keys_directory / SIGNING_KEY_FILE
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = _write_temporary(path, _new_signing_key())
+    temporary = write_beside(path, _new_signing_key())
     try:
         temporary.replace(path)
     except OSError:
         temporary.unlink()
         raise
-    _sync_directory(path.parent)
+    sync(path.parent)
     return load_signer(settings)
 
 
@@ -92,49 +88,6 @@ def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
     fingerprint = pseudonyms.opaque("fingerprint", "hash-key")
     if uow.state.key_fingerprint(fingerprint) != fingerprint:
         raise KeyMismatchError
-
-
-def load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
-    """Return the secret in the file, and create the file with `make()` if there is none.
-
-    Several processes may call this at the same time. Each writes a temporary file and links it to
-    `path`; the link fails if another process was first, and its secret is then read. A partly
-    written file is never visible.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = _write_temporary(path, make())
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    return path.read_bytes()
-
-
-def _write_temporary(path: Path, content: bytes) -> Path:
-    """Write a complete new file beside `path`, readable by its owner only; return its path."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink()
-        raise
-    return temporary
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the renaming of a file in the directory survive a power failure."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _new_signing_key() -> bytes:

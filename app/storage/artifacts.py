@@ -16,6 +16,7 @@ import secrets
 import shutil
 import socket
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +24,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from app.domain.errors import InvalidInputError
+from app.private_files import create_once, sync
 from app.storage import file_locks
-from app.storage.file_trees import digest, files, move_in, sync, sync_tree
+from app.storage.file_trees import digest, files, move_in, sync_tree
 from app.storage.remote_artifacts import RemoteArtifacts
 
 if TYPE_CHECKING:
@@ -57,22 +59,14 @@ class ArtifactStore:
         self._local = (Path(base) if is_local else cache).absolute()
         self._local.mkdir(parents=True, exist_ok=True)
 
-    @property
+    @cached_property
     def machine(self) -> str:
         """The name of the local disk: a host name and a random part, chosen at the first use.
 
         Host names alone do not identify disks: containers may share or change them.
         """
-        path = self._local / _MACHINE
-        if not path.exists():
-            new = self._local / f"{_MACHINE}.{secrets.token_hex(8)}"
-            new.touch(mode=0o600)
-            new.write_text(f"{socket.gethostname()[:32]}-{secrets.token_hex(8)}")
-            sync(new)
-            with suppress(FileExistsError):  # Another process chose the name.
-                path.hardlink_to(new)
-            new.unlink()
-        return path.read_text().strip()
+        name = f"{socket.gethostname()[:32]}-{secrets.token_hex(8)}"
+        return create_once(self._local / _MACHINE, name.encode).decode().strip()
 
     @staticmethod
     def release_path(release_id: str, job_id: str | None = None, epoch: int = 0) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING
+
+from app.private_files import sync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,12 +49,3 @@ def sync_tree(directory: Path) -> None:
     paths = sorted(directory.rglob("*"), key=lambda path: path.is_dir())
     for path in (*paths, directory):
         sync(path)
-
-
-def sync(path: Path) -> None:
-    """Flush the file or directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,12 @@ and the stage can be repeated. Files are unlinked after their last reader has st
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
 from app.domain.jobs import Stage
 from app.domain.releases import ReleaseStatus
 from app.services import jobs as job_lifecycle
+from app.storage import file_trees
 from worker.claim_files import owe_claims, owe_copies, owe_unrecorded
 from worker.scrubbing import erase_owed
 from worker.stages.roll_out import wait_until_confirmed
@@ -138,12 +138,9 @@ def _adopt_claims(run: JobRun, job_id: str) -> None:
 def _staged_digests(run: JobRun, job_id: str) -> dict[str, str]:
     """Return path → SHA-256 of every staging file of the job, of all its claims."""
     directory = run.staging.parents[1] / job_id
-    digests = {}
-    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        digests[f"staging/{job_id}/{file.relative_to(directory).as_posix()}"] = digest
-    return digests
+    return {
+        f"staging/{job_id}/{name}": sha256 for name, sha256 in file_trees.digests(directory).items()
+    }
 
 
 def _record(run: JobRun, digests: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 
 from app.domain.scrubs import OwedScrub
 from app.storage.clock import db_now
@@ -54,10 +54,6 @@ class ScrubRepository(Repository):
 
     def open_of_job(self, job_id: str) -> list[OwedScrub]:
         return self._all(_open().where(ScrubRow.job_id == job_id))
-
-    def open_count(self) -> int:
-        query = select(func.count()).select_from(ScrubRow).where(ScrubRow.closed_at.is_(None))
-        return self._connection.execute(query).scalar_one()
 
     def record_attempt(self, scrub_id: int, error: str | None) -> None:
         """Count an attempt that left the erasure open, and the reason, without personal data."""

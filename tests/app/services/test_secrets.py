@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from app.domain.errors import InvalidInputError
-from app.services.secrets import load_or_create, load_pseudonyms, load_signer
+from app.private_files import create_once
+from app.services.secrets import load_pseudonyms, load_signer
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def test_concurrent_processes_share_one_key(tmp_path: Path) -> None:
 
     def start(number: int) -> bytes:
         barrier.wait()
-        return load_or_create(tmp_path / "keys" / "k", lambda: str(number).encode() * 1000)
+        return create_once(tmp_path / "keys" / "k", lambda: str(number).encode() * 1000)
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(start, range(8)))) == 1

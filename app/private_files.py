@@ -31,7 +31,7 @@ def use_private_umask() -> None:
 
 
 def protect_home(settings: Settings) -> None:
-    """Create LETHE_HOME for its owner only, and take it and its files away from other users.
+    """Create LETHE_HOME for its owner only, and forbid other users the directory and its files.
 
     Paths that another user owns, such as a mounted volume, stay as they are.
     """

@@ -77,7 +77,7 @@ def table(*columns: str, rows: Iterable[Sequence[Any]], numbers: Sequence[int] =
     )
     for index, column in enumerate(columns):
         justify: JustifyMethod = "right" if index in numbers else "left"
-        # Long ids and key ids continue on the next line; a part of one is of no use.
+        # Long ids and key ids continue on the next line; a truncated id is of no use.
         result.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         # A Text, so that brackets in titles are not read as markup.

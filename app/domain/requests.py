@@ -66,7 +66,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The plain ids to delete. The request loses them with the rows, or when it is cancelled."""
+    """The plain ids to delete. Deleting the rows or cancelling clears the ids in the request."""
 
     scope: Scope
     user_id: str | None = None

@@ -82,7 +82,7 @@ def build_content(
     jobs: Iterable[JobEvidence] = (),
     owed: Iterable[OwedScrub] = (),
 ) -> dict[str, Any]:
-    """Return the content for one request. It identifies the subject by keyed hashes only."""
+    """Return the content for one request, which identifies the subject by keyed hashes only."""
     cited = list(jobs) or [JobEvidence(job=job)]
     audit = next((each.audit for each in cited if each.job.id == job.id), None)
     outcome = evidence.outcome if audit is None or audit.outcome is None else audit.outcome

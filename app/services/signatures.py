@@ -228,7 +228,7 @@ def _verify_first_version(
             key.public_key.verify(signature, message)
         except InvalidSignature:
             continue
-        # This format names no signing time: the completion bounds it from below only.
+        # This format names no signing time, which is only known to follow the completion.
         _check_validity(key, _instant(payload.get("completed_at")), check_start=False)
         return VerifiedCertificate(version=1, key_id=key.key_id, content=payload)
     is_rewritten = _has_whole_number(payload.get("figures"))

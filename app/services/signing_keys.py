@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def register(uow: UnitOfWork, signer: Signer) -> SigningKey:
-    """Make a key that is not registered yet the current one, and retire its predecessor.
+    """Register a new key as the current key, and retire its predecessor.
 
     Return the registered key; a second call changes nothing. Raises SigningKeyRetiredError for a
     retired key.

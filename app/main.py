@@ -23,6 +23,7 @@ from app.serving.retrieval.first_stage import FirstStage
 from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
+from app.storage.ledger import open_ledger
 from app.storage.unit_of_work import UnitOfWorkFactory
 from app.version import VERSION
 
@@ -70,8 +71,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def make_gateway(settings: Settings, database: Database) -> Gateway:
     """Create the components of a gateway without starting threads."""
-    uow = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
+    uow = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
     first_stage = FirstStage(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
     loader = ReleaseLoader(artifacts, make_scorer_backend(settings, artifacts))

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.domain.backbone_names import KNOWN, check_backbone
 from app.domain.errors import InvalidInputError
 from app.domain.id_rules import IdRule
+from app.domain.renewal import ExactMode  # noqa: TC001 - pydantic reads the annotation
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -59,6 +60,11 @@ class Settings(BaseSettings):
         default="development",
         description="`production` requires LETHE_API_KEYS and LETHE_HASH_KEY, and in workers"
         " LETHE_SIGNING_KEY.",
+    )
+    ledger_url: str = Field(
+        default="",
+        description="Path or fsspec URL of the erasure ledger, outside LETHE_HOME and artifacts;"
+        " unset: a directory beside LETHE_HOME, named like it with `-ledger`.",
     )
     hash_key: SecretStr | None = Field(
         default=None,
@@ -112,6 +118,29 @@ class Settings(BaseSettings):
     )
     due_days: Positive = Field(
         default=30.0, description="Days in which the completion of a deletion is promised."
+    )
+    exact: ExactMode | None = Field(
+        default=None,
+        description="When deletions become exact by retraining: soon, deadline, or off; unset: soon"
+        " if the last training took at most LETHE_EXACT_SOON_SECONDS, else deadline.",
+    )
+    exact_days: Positive = Field(
+        default=30.0,
+        description="Days after a deletion request in which an exact training without the person is"
+        " promised.",
+    )
+    exact_soon_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=600.0,
+        description="Longest training, in seconds, after which LETHE_EXACT is soon by default.",
+    )
+    drift_rows: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1,
+        description="Share of the training rows that fast unlearning may remove before a renewal.",
+    )
+    drift_loss: Positive = Field(
+        default=0.05,
+        description="Relative increase of the mean loss on retained rows, against the last exact"
+        " training, before a renewal.",
     )
 
     backbone: str = Field(
@@ -300,6 +329,11 @@ class Settings(BaseSettings):
     @property
     def artifacts_root(self) -> str:
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def ledger_root(self) -> str:
+        home = self.home.absolute()
+        return self.ledger_url or str(home.with_name(f"{home.name}-ledger"))
 
     @property
     def threads_that_score(self) -> int:

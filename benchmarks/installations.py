@@ -21,6 +21,7 @@ from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
+from app.storage.ledger import open_ledger
 from app.storage.migrate import migrate
 from app.storage.unit_of_work import UnitOfWorkFactory
 from models.backbones.compact import CompactConfig
@@ -100,8 +101,9 @@ class Installation:
         settings = settings_of(home)
         database = make_database(settings.sqlalchemy_url)
         migrate(database)
-        load_pseudonyms(settings)
-        uow = UnitOfWorkFactory(database)
+        uow = UnitOfWorkFactory(
+            database, open_ledger(settings.ledger_root, load_pseudonyms(settings))
+        )
         fill(uow, _ITEMS, USERS, ratings=12)
         artifacts = ArtifactStore(settings.artifacts_root, home / "cache")
         return cls(settings, uow, artifacts, _ITEMS, _CONFIG)

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from app.domain.catalog import Interaction, User
 from app.services.pseudonyms import Pseudonyms
 from app.storage.engine import make_database
+from app.storage.ledger import open_ledger
 from app.storage.migrate import migrate
 from app.storage.tables import Base
 from app.storage.unit_of_work import UnitOfWorkFactory
@@ -100,8 +101,8 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def uow_factory(database: Database) -> UnitOfWorkFactory:
-    return UnitOfWorkFactory(database)
+def uow_factory(database: Database, tmp_path: Path, pseudonyms: Pseudonyms) -> UnitOfWorkFactory:
+    return UnitOfWorkFactory(database, open_ledger(str(tmp_path / "ledger"), pseudonyms))
 
 
 @pytest.fixture(scope="session")

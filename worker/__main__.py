@@ -92,10 +92,12 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     """Import a data set and write the progress as JSON lines to standard output."""
     from app.services.identity import open_identity  # noqa: PLC0415
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415
+    from app.storage.ledger import open_ledger  # noqa: PLC0415
     from worker.importer import run_import  # noqa: PLC0415
 
     database = make_database(settings.sqlalchemy_url)
-    factory, pseudonyms = UnitOfWorkFactory(database), load_pseudonyms(settings)
+    pseudonyms = load_pseudonyms(settings)
+    factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
     try:
         with factory() as uow:
             open_identity(uow, pseudonyms, settings)

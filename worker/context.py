@@ -17,6 +17,7 @@ from app.services.identity import open_identity
 from app.services.secrets import load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
+from app.storage.ledger import open_ledger
 from app.storage.maintenance import erase_remains
 from app.storage.unit_of_work import UnitOfWorkFactory
 from models.checkpoints.manifest import MANIFEST
@@ -76,8 +77,8 @@ def build_context(
             " key with: openssl genpkey -algorithm ed25519"
         )
     database = make_database(settings.sqlalchemy_url)
-    uow_factory = UnitOfWorkFactory(database)
     pseudonyms = load_pseudonyms(settings)
+    uow_factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
     with uow_factory() as uow:
         open_identity(uow, pseudonyms, settings)
         signing_keys.register(uow, load_signer(settings))

@@ -11,6 +11,7 @@ from app.private_files import protect_home
 from app.services.identity import open_identity
 from app.services.secrets import load_pseudonyms
 from app.storage.engine import make_database
+from app.storage.ledger import open_ledger
 from app.storage.migrate import migrate
 from app.storage.unit_of_work import UnitOfWorkFactory
 
@@ -40,8 +41,8 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
         raise BadInputError(f"LETHE_DATABASE_URL cannot be used: {error}") from error
     try:
         migrate(database)
-        factory = UnitOfWorkFactory(database)
         pseudonyms = load_pseudonyms(settings)
+        factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
         with factory() as uow:
             open_identity(uow, pseudonyms, settings)
         yield Installation(settings=settings, uow=factory, pseudonyms=pseudonyms)

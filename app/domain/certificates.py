@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 
 class CertificateKind(StrEnum):
-    """`deletion`: proves the deletion; `scrub-closed`: the last owed erasure was carried out."""
+    """The kinds of certificates.
+
+    `deletion` proves the deletion, `exact` cites it and proves that the weights were trained
+    without the erased rows, and `scrub-closed` states that the last owed erasure was carried out.
+    """
 
     DELETION = "deletion"
+    EXACT = "exact"
     SCRUB_CLOSED = "scrub-closed"
 
 

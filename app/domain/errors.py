@@ -185,6 +185,39 @@ class DatabaseUnavailableError(UnavailableError):
     code = "database-unavailable"
 
 
+class LedgerUnavailableError(UnavailableError):
+    """The erasure ledger does not respond, so no deletion can be recorded. Try again shortly."""
+
+    code = "ledger-unavailable"
+
+
+class LedgerAheadError(UnavailableError):
+    """The erasure ledger has entries that this database lacks: the database is being restored.
+
+    Lethe applies the missing entries by itself. Try again shortly.
+    """
+
+    code = "ledger-ahead"
+
+
+class RestoringError(UnavailableError):
+    """The database or the artifacts were restored from a backup, and deletions are being repeated.
+
+    Recommendations follow as soon as the repeated deletions are completed.
+    """
+
+    code = "restoring"
+
+
+class LedgerDamagedError(LetheError):
+    """The erasure ledger cannot be trusted: {reason}.
+
+    Restore the ledger from its own copy. `lethe restore-check` lists what is missing.
+    """
+
+    code = "ledger-damaged"
+
+
 class ReplicaNotReadyError(UnavailableError):
     """This replica does not serve the live release or has no valid lease. Try again shortly."""
 

@@ -48,6 +48,14 @@ class Release:
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Inconclusive audits since the last exact training of this lineage.
     error_budget_spent: int = 0
+    #: Seconds of the exact training at the root of the lineage, up to the rollout; None: unknown.
+    training_seconds: float | None = None
+    #: Number of training rows of that exact training; None: unknown.
+    training_rows: int | None = None
+    #: Number of training rows that fast unlearning has removed since that exact training.
+    forgotten_rows: int = 0
+    #: Measured drift against the figures of that exact training; None: not measured.
+    drift: dict[str, Any] | None = None
     created_at: datetime
     live_at: datetime | None = None
     shredded_at: datetime | None = None

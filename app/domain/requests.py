@@ -64,6 +64,14 @@ class Outcome(StrEnum):
     EXACT = "exact"
 
 
+class Assurance(StrEnum):
+    """What is proved about the weights: nothing yet, approximate unlearning, or exact training."""
+
+    NONE = "none"
+    APPROXIMATE = "approximate"
+    EXACT = "exact"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """The plain ids to delete. Deleting the rows or cancelling clears the ids in the request."""
@@ -103,6 +111,13 @@ class ForgetRequest:
     failed_at: datetime | None = None
     #: The earliest time of the next job.
     retry_at: datetime | None = None
+    assurance: Assurance = Assurance.NONE
+    #: The promised time at which a release that never saw the erased rows serves.
+    exact_due_at: datetime | None = None
+    exact_at: datetime | None = None
+    exact_job_id: str | None = None
+    #: Whether the deletion is repeated because the database was restored from a backup.
+    restored: bool = False
 
     def evolve(self, **changes: Any) -> ForgetRequest:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

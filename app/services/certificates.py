@@ -131,7 +131,7 @@ def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, A
     newest = _newest(uow, request)
     content = content_of(newest.envelope)
     owed = [] if request.job_id is None else uow.scrubs.open_of_job(request.job_id)
-    digest = hashlib.sha256(canonical_json(newest.envelope)).hexdigest()
+    digest = envelope_digest(newest.envelope)
     return content | {
         "open": [_owed_facts(scrub) for scrub in owed],
         "closes": {"open": content.get("open"), "number": newest.number, "sha256": digest},
@@ -186,6 +186,11 @@ def content_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
     statement = json.loads(base64.b64decode(envelope["payload"]))
     predicate: dict[str, Any] = statement["predicate"]
     return predicate
+
+
+def envelope_digest(envelope: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the envelope's canonical JSON, by which other documents cite it."""
+    return hashlib.sha256(canonical_json(envelope)).hexdigest()
 
 
 def _newest(uow: UnitOfWork, request: ForgetRequest) -> Certificate:

@@ -16,7 +16,8 @@ from app.domain.jobs import JobStatus, Stage
 from app.domain.outbox import Topic
 from app.domain.requests import OPEN_STATUSES, Outcome, RequestStatus, Scope, Subject
 from app.domain.scrubs import ScrubKind
-from app.services.certificates import deletion_content, issue
+from app.services.certificates import deletion_content, envelope_digest, issue
+from app.services.ledger import record_completed
 from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
 from app.services.scrubs import owe_certificate
 
@@ -220,7 +221,9 @@ def _complete(
     """Set the request to `completed` at this (time, data version), with a signed certificate."""
     completed_at, completed_version = completed
     content = deletion_content(uow, request, job, evidence, completed_at)
-    issue(uow, signer, request, CertificateKind.DELETION, content)
+    envelope = issue(uow, signer, request, CertificateKind.DELETION, content)
+    facts = {"job": job.id, "release": job.release, "certificate": envelope_digest(envelope)}
+    record_completed(uow, request, facts)
     is_updated = uow.requests.change_status(
         request,
         [request.status],

@@ -22,6 +22,7 @@ from app.domain.errors import (
 from app.domain.identifiers import new_id
 from app.domain.outbox import Topic
 from app.domain.requests import ForgetRequest, RequestStatus, Scope, Subject
+from app.services.ledger import record_accepted, record_cancelled
 from app.services.validation import (
     check_subject,
     id_rule_hint,
@@ -143,6 +144,7 @@ def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
         version = uow.state.bump("cancel", _affected_users(uow, request.subject))
         # A training may have left the rows out meanwhile, so no release may count them as known.
         uow.people.mark_changed(request.subject, version)
+    record_cancelled(uow, request)
     return uow.requests.get(request_id)
 
 
@@ -287,12 +289,14 @@ def record_request(
         status=RequestStatus.SCHEDULED,
         created_at=now,
         due_at=now + timedelta(days=settings.due_days),
+        exact_due_at=now + timedelta(days=settings.exact_days),
         cancellable_until=now + timedelta(seconds=settings.cancel_window),
     )
     uow.requests.add(request)
     uow.suppressions.add(request.subject_hashes, request)
     uow.state.bump("forget", _affected_users(uow, subject))
     uow.outbox.add(Topic.REQUEST, request.id)
+    record_accepted(uow, request)
     return request
 
 

@@ -89,6 +89,14 @@ class Pseudonyms:
         share = self.holdout_share
         return {user_id for user_id in user_ids if self.never_trained(user_id, share)}
 
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the hash key, which databases and ledgers store."""
+        return self.opaque("fingerprint", "hash-key")
+
+    def ledger_key(self) -> bytes:
+        """Return the key that authenticates the entries of the erasure ledger."""
+        return hmac.new(self.key, b"lethe erasure ledger", hashlib.sha256).digest()
+
     def opaque(self, purpose: str, value: str) -> str:
         """Return a keyed hash of another value, such as an idempotency key or a request body."""
         return self._digest(purpose, value)

@@ -85,7 +85,7 @@ def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
 
     With another key, no suppression or tombstone in the database would match any id.
     """
-    fingerprint = pseudonyms.opaque("fingerprint", "hash-key")
+    fingerprint = pseudonyms.fingerprint()
     if uow.state.key_fingerprint(fingerprint) != fingerprint:
         raise KeyMismatchError
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.domain.errors import ConflictError, ForgottenPersonError
 from app.domain.requests import OPEN_STATUSES, Scope, Subject
+from app.services import ledger
 from app.services.validation import normal_item_id, unknown_user
 
 if TYPE_CHECKING:
@@ -84,7 +85,10 @@ def record_consent(
             f"The deletion {open_requests[0].id} of this user is not completed yet. "
             "Record the consent after its completion."
         )
-    lifted = sum(sum(map(uow.suppressions.lift_hash, hashes)) > 0 for hashes in subjects)
+    lifted_of_subjects = [
+        [h for h in hashes if uow.suppressions.lift_hash(h)] for hashes in subjects
+    ]
+    lifted = sum(map(bool, lifted_of_subjects))
     is_known = (
         lifted
         or uow.people.user(normal_user_id)
@@ -96,4 +100,6 @@ def record_consent(
         # A training may have left the rows out meanwhile, so no release may count them as known.
         version = uow.state.bump("interactions", [normal_user_id])
         uow.people.mark_changed(Subject(scope=Scope.USER, user_id=normal_user_id), version)
+    if lifted:
+        ledger.record_consent(uow, chain.from_iterable(lifted_of_subjects))
     return lifted

@@ -138,6 +138,17 @@ class RequestRow(Base):
     retry_at: Mapped[datetime | None]
     #: Table → number of deleted rows.
     rows_deleted: Mapped[dict[str, Any] | None]
+    #: `none`, `approximate` or `exact`: what the live weights have been proved to be free of.
+    assurance: Mapped[str] = mapped_column(
+        String(16), default="none", server_default="none", index=True
+    )
+    #: The promised time of the exact training. None: written by a process of an earlier version.
+    exact_due_at: Mapped[datetime | None]
+    exact_at: Mapped[datetime | None]
+    #: The job whose exact training made the deletion exact. No foreign key: SQLite cannot add one.
+    exact_job_id: Mapped[str | None] = mapped_column(String(40))
+    #: Whether the deletion is repeated because the database was restored from a backup.
+    restored: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
 
 
 class RequestJobRow(Base):
@@ -291,7 +302,16 @@ class ReleaseRow(Base):
     outcome: Mapped[str | None] = mapped_column(String(16))
     path: Mapped[str]
     metrics: Mapped[dict[str, Any]]
+    #: Read by processes of earlier versions only. `forgotten_rows` and `drift` replace the column.
     error_budget_spent: Mapped[int] = mapped_column(default=0)
+    #: Seconds of all stages of the exact training at the root of the lineage, up to the rollout.
+    training_seconds: Mapped[float | None] = mapped_column(Double)
+    #: Number of training rows of that exact training. None: not recorded.
+    training_rows: Mapped[int | None] = mapped_column(BigInteger)
+    #: Number of training rows that fast unlearning has removed since that exact training.
+    forgotten_rows: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: Measured drift against the figures of that exact training. None: not measured.
+    drift: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     live_at: Mapped[datetime | None]
     shredded_at: Mapped[datetime | None]
@@ -349,6 +369,11 @@ class StateRow(Base):
     key_fingerprint: Mapped[str | None] = mapped_column(String(64))
     #: LETHE_ID_RULE at the first start; None until the stored ids follow the rule.
     id_rule: Mapped[str | None] = mapped_column(String(8))
+    #: Number and digest of the newest ledger entry whose transaction has committed here.
+    ledger_number: Mapped[int | None] = mapped_column(BigInteger)
+    ledger_digest: Mapped[str | None] = mapped_column(String(64))
+    #: Number of the newest ledger entry that a worker has covered by a signed checkpoint.
+    ledger_checkpoint: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class DataChangeRow(Base):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy import exc
 
 from app.domain.errors import DatabaseUnavailableError
+from app.domain.ledger import LedgerHead
 from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.certificates import CertificateRepository
 from app.storage.repositories.idempotency import IdempotencyRepository
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from app.domain.ledger import LedgerRecord
     from app.storage.engine import Database
+    from app.storage.ledger import Ledger
 
 
 class UnitOfWork:
@@ -42,8 +45,10 @@ class UnitOfWork:
     An instance can be entered once, by one thread.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger | None = None) -> None:
         self._engine = engine
+        self._ledger = ledger
+        self._records: list[LedgerRecord] = []
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
@@ -70,13 +75,17 @@ class UnitOfWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Commit, or roll back on an error. Raises DatabaseUnavailableError."""
+        """Write the ledger entry and commit, or roll back on an error.
+
+        Raises DatabaseUnavailableError, LedgerAheadError and LedgerUnavailableError; then nothing
+        was committed.
+        """
         connection, self._connection = self._connection, None
         if connection is None:
             raise RuntimeError("the unit of work was not entered")
         try:
             if error is None:
-                connection.commit()
+                self._end(connection)
             else:
                 _roll_back(connection)
         except UNAVAILABLE as failure:
@@ -85,6 +94,28 @@ class UnitOfWork:
             connection.close()
         if isinstance(error, UNAVAILABLE):
             raise DatabaseUnavailableError from error
+
+    def record(self, record: LedgerRecord) -> None:
+        """Add a record to the ledger entry of this transaction.
+
+        The entry is written before the commit. Raises RuntimeError in a process without a ledger.
+        """
+        if self._ledger is None:
+            raise RuntimeError("this process opened no ledger, so it must not change requests")
+        self._records.append(record)
+
+    def _end(self, connection: Connection) -> None:
+        try:
+            if self._ledger is not None and self._records:
+                # The lock makes the numbers of entries follow the order of the commits.
+                self.state.lock()
+                head = self.state.ledger_head() or LedgerHead()
+                version = self.state.data_version()
+                self.state.write_ledger_head(self._ledger.append(head, self._records, version))
+        except BaseException:
+            _roll_back(connection)
+            raise
+        connection.commit()
 
     def _open_repositories(self, connection: Connection) -> None:
         self.requests = RequestRepository(connection)
@@ -116,8 +147,12 @@ def _roll_back(connection: Connection) -> None:
 class UnitOfWorkFactory:
     """Creates units of work; with `write=False` they read one snapshot and block no writer."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ledger: Ledger | None = None) -> None:
+        """Take the ledger of deletion requests; without one, no request can be changed."""
         self.database = database
+        self.ledger = ledger
 
     def __call__(self, *, write: bool = True) -> UnitOfWork:
-        return UnitOfWork(self.database.write if write else self.database.read)
+        if write:
+            return UnitOfWork(self.database.write, self.ledger)
+        return UnitOfWork(self.database.read)

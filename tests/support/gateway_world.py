@@ -22,6 +22,7 @@ from app.services.secrets import load_pseudonyms, load_signer
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
+from app.storage.ledger import open_ledger
 from app.storage.unit_of_work import UnitOfWorkFactory
 from benchmarks.installations import Installation, fill
 from models.backbones.compact import CompactConfig
@@ -126,12 +127,13 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
         job_lease=60.0,
     )
     database = make_database(settings.sqlalchemy_url)
-    uow = UnitOfWorkFactory(database)
+    pseudonyms = load_pseudonyms(settings)
+    uow = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
     fill(uow, _ITEMS, USERS, ratings=6)
     yield World(
         settings=settings,
         uow=uow,
-        pseudonyms=load_pseudonyms(settings),
+        pseudonyms=pseudonyms,
         artifacts=ArtifactStore(settings.artifacts_root, tmp_path / "cache"),
         items=_ITEMS,
         config=CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=32, init_std=0.5),

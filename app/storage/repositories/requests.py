@@ -10,6 +10,7 @@ from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
     IN_JOB_STATUSES,
     OPEN_STATUSES,
+    Assurance,
     ForgetRequest,
     Outcome,
     RequestStatus,
@@ -64,6 +65,10 @@ _PLAIN: Final = frozenset(
         "last_failure",
         "failed_at",
         "retry_at",
+        "exact_due_at",
+        "exact_at",
+        "exact_job_id",
+        "restored",
     }
 )
 
@@ -82,6 +87,7 @@ class RequestRepository(Repository):
                 subject_hashes=list(request.subject_hashes),
                 status=request.status.value,
                 outcome=request.outcome,
+                assurance=request.assurance.value,
                 **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
             )
         )
@@ -324,7 +330,7 @@ def _columns(changes: dict[str, Any]) -> dict[str, Any]:
     for name, value in changes.items():
         if name in _PLAIN:
             columns[name] = value
-        elif name in {"status", "outcome"}:
+        elif name in {"status", "outcome", "assurance"}:
             columns[name] = None if value is None else value.value
         elif name == "subject":
             columns["user_id"] = value.user_id if value else None
@@ -345,5 +351,6 @@ def _to_domain(row: Row[Any]) -> ForgetRequest:
         subject_hashes=tuple(row.subject_hashes),
         status=RequestStatus(row.status),
         outcome=None if row.outcome is None else Outcome(row.outcome),
+        assurance=Assurance(row.assurance),
         **{name: getattr(row, name) for name in _PLAIN - {"completed_version"}},
     )

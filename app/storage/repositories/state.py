@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import bindparam, func, insert, select, update
 
 from app.domain.catalog import DataChange
+from app.domain.ledger import LedgerHead
 from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
@@ -100,6 +101,26 @@ class StateRepository(Repository):
         return self._changed(
             update(DataChangeRow).where(DataChangeRow.user_id == user_id).values(user_id=None)
         )
+
+    def ledger_head(self) -> LedgerHead | None:
+        """Return the newest ledger entry whose transaction committed; None before the first."""
+        row = self._connection.execute(select(StateRow.ledger_number, StateRow.ledger_digest)).one()
+        if row.ledger_number is None:
+            return None
+        return LedgerHead(number=row.ledger_number, digest=row.ledger_digest)
+
+    def write_ledger_head(self, head: LedgerHead) -> None:
+        self._connection.execute(
+            update(StateRow).values(ledger_number=head.number, ledger_digest=head.digest)
+        )
+
+    def ledger_checkpoint(self) -> int:
+        """Return the number of the newest entry that a signed checkpoint covers; 0 for none."""
+        number = self._connection.execute(select(StateRow.ledger_checkpoint)).scalar_one()
+        return number or 0
+
+    def write_ledger_checkpoint(self, number: int) -> None:
+        self._connection.execute(update(StateRow).values(ledger_checkpoint=number))
 
     def transaction_id(self) -> int | None:
         """Return PostgreSQL's id of this transaction, or None on SQLite, which has no such ids."""

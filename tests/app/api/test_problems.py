@@ -52,6 +52,10 @@ LOCKED = {
     "overloaded": 503,
     "no-release": 503,
     "database-unavailable": 503,
+    "ledger-unavailable": 503,
+    "ledger-ahead": 503,
+    "restoring": 503,
+    "ledger-damaged": 503,
     "replica-not-ready": 503,
     "engine": 503,
 }

@@ -16,6 +16,7 @@ from app.services.forget import ForgetCommand, request_forget
 from app.services.interactions import add_interactions
 from app.services.jobs import advance, claim, close_batch
 from app.settings import Settings
+from app.storage.ledger import open_ledger
 from app.storage.maintenance import erase_remains
 from app.storage.unit_of_work import UnitOfWorkFactory
 
@@ -68,7 +69,7 @@ def test_no_sqlite_file_contains_deleted_ids(
     pseudonyms: Pseudonyms,
     signer: Signer,
 ) -> None:
-    factory = UnitOfWorkFactory(sqlite_database)
+    factory = UnitOfWorkFactory(sqlite_database, open_ledger(str(tmp_path / "ledger"), pseudonyms))
     lease = prepare(factory, pseudonyms)
     assert files_with(tmp_path, PERSON)  # The search works.
     with factory() as uow:
@@ -82,11 +83,12 @@ def test_no_sqlite_file_contains_deleted_ids(
 
 def test_no_table_contains_deleted_ids(
     database: Database,
+    tmp_path: Path,
     pseudonyms: Pseudonyms,
     signer: Signer,
     every_row: Callable[[], str],
 ) -> None:
-    factory = UnitOfWorkFactory(database)
+    factory = UnitOfWorkFactory(database, open_ledger(str(tmp_path / "ledger"), pseudonyms))
     lease = prepare(factory, pseudonyms)
     assert PERSON in every_row()
     with factory() as uow:

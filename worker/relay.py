@@ -13,6 +13,7 @@ import structlog
 
 from app.domain.errors import LedgerAheadError, LedgerUnavailableError, LetheError
 from app.services import jobs as job_lifecycle
+from app.services.renewals import schedule
 from app.services.restore import reconcile_installation, require_current
 from app.services.scrubs import wake_for_certificates
 from worker.cancelled import remove_cancelled_releases
@@ -63,16 +64,17 @@ def follow_ledger(
         log.warning("ledger_not_compared")
 
 
-def close_due_batch(
+def schedule_job(
     uow_factory: UnitOfWorkFactory, settings: Settings, pseudonyms: Pseudonyms | None = None
 ) -> None:
-    """Create the job of the next batch of deletion requests, if the batch is due.
+    """Create the job that is due: a batch of deletion requests or a renewal.
 
-    The database may have been restored since the last sweep. Then the ledger is applied instead.
+    A renewal that is interrupted for the batch stops at its worker's next write. The database may
+    have been restored since the last sweep. Then the ledger is applied instead.
     """
     try:
         with uow_factory() as uow:
-            job = job_lifecycle.close_batch(uow, settings)
+            job = schedule(uow, settings)
             if job is not None:
                 require_current(uow, uow_factory.ledger)
     except LedgerAheadError:
@@ -80,7 +82,7 @@ def close_due_batch(
             follow_ledger(uow_factory, pseudonyms, settings)
         return
     if job is not None:
-        log.info("batch_closed", job=job.id)
+        log.info("job_scheduled", job=job.id, kind=job.kind.value, reason=job.renewal_reason)
 
 
 class Relay:
@@ -104,12 +106,12 @@ class Relay:
         self._swept_at = self._pruned_at = float("-inf")
 
     def turn(self) -> None:
-        """Do everything that is due: close a batch, sweep, prune, dispatch."""
+        """Do everything that is due: schedule a job, sweep, prune, dispatch."""
         now = time.monotonic()
         if now - self._swept_at >= self._settings.job_lease / 3:
             self._swept_at = now
             self.sweep()
-        close_due_batch(self._uow_factory, self._settings, self._pseudonyms)
+        schedule_job(self._uow_factory, self._settings, self._pseudonyms)
         if now - self._pruned_at >= _PRUNE_INTERVAL:
             self._pruned_at = now
             self._prune()

@@ -49,6 +49,11 @@ class ForgetAnswer(Answer):
     progress: float
     outcome: str | None
     release: str | None
+    #: `none`, `approximate` or `exact`.
+    assurance: str
+    #: The promised time of exact training, and its time; null if not recorded, or not yet.
+    exact_due_at: datetime | None
+    exact_at: datetime | None
 
     @classmethod
     def of(cls, request: ForgetRequest) -> Self:

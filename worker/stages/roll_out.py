@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -12,6 +13,7 @@ from app.domain.jobs import Stage
 from app.domain.releases import Release, ReleaseStatus
 from app.domain.requests import Outcome
 from app.services import rollout
+from app.services.exactness import FROM_SCRATCH
 from app.services.retries import has_lost_rows
 from worker.errors import RollOutError
 
@@ -49,7 +51,7 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
                 method=built.artifact.method,
                 outcome=built.outcome,
                 path=path,
-                metrics={"training": built.artifact.metrics, "audit": built.figures},
+                metrics=_metrics(built),
                 error_budget_spent=built.error_budget_spent,
                 created_at=uow.state.now(),
             ),
@@ -60,6 +62,13 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
     run.job = run.job.evolve(release=new_id, method=built.artifact.method)
 
 
+def _metrics(built: Built) -> dict[str, Any]:
+    metrics: dict[str, Any] = {"training": built.artifact.metrics, "audit": built.figures}
+    if built.from_scratch is not None:
+        metrics[FROM_SCRATCH] = built.from_scratch
+    return metrics
+
+
 def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
     """Store the outcome and the figures of each request of the batch."""
     if built.outcome is None:
@@ -68,9 +77,11 @@ def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
     uow.request_jobs.add(run.job.id, built.by_request)
     for request_id, figures in built.by_request.items():
         outcome = figures.outcome(built.outcome)
-        if built.outcome is Outcome.EXACT and has_lost_rows(uow, uow.requests.get(request_id)):
+        if outcome is Outcome.NOT_APPLICABLE and has_lost_rows(uow, uow.requests.get(request_id)):
             # An earlier job deleted the rows, so the snapshot cannot show that they were trained.
-            outcome = Outcome.EXACT
+            figures = replace(figures, known_rows=None)  # noqa: PLW2901 - only this field differs
+            if built.outcome is Outcome.EXACT:
+                outcome = Outcome.EXACT
         uow.request_jobs.set_audit(run.job.id, request_id, outcome, figures.values())
 
 

@@ -51,9 +51,8 @@ def forget(
             if created:
                 screen.say(f"Recorded as {request.id}; suppressed from now on.")
             answer = _wait_until_completed(screen, installation, request.id)
-    values = {name: answer[name] for name in ("id", "status", "scope", "outcome", "release")}
     note = [] if created else ["An earlier request covers this one."]
-    screen.result(answer, *note, facts({**values, "due": answer["due_at"]}))
+    screen.result(answer, *note, facts(_summary(answer)))
 
 
 @command
@@ -63,6 +62,15 @@ def consent(user: User, item: Items = None, as_json: AsJson = False) -> None:
     with open_installation(get_settings()) as installation, installation.uow() as uow:
         lifted = record_consent(uow, installation.pseudonyms, user, item or ())
     screen.result({"lifted": lifted}, f"Consent recorded; {lifted} tombstone(s) lifted.")
+
+
+def _summary(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts about a request that the terminal shows."""
+    names = ("id", "status", "scope", "outcome", "release", "assurance")
+    values = {name: answer[name] for name in names} | {"due": answer["due_at"]}
+    if answer["exact_at"] is not None:
+        return values | {"exact since": answer["exact_at"]}
+    return values | {"exact due": answer["exact_due_at"]}
 
 
 def _read_request(installation: Installation, request_id: str) -> dict[str, Any]:

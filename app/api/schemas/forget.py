@@ -61,6 +61,11 @@ class ForgetAnswer(Answer):
     progress: float
     outcome: str | None
     release: str | None
+    #: `none`, `approximate` or `exact`.
+    assurance: str
+    #: The promised time of exact training, and its time; null if not recorded, or not yet.
+    exact_due_at: datetime | None
+    exact_at: datetime | None
     #: The job that delays the request; null if no job does.
     waits_for: BlockerAnswer | None = None
 

@@ -352,6 +352,42 @@ class RequestRepository(Repository):
         later = _requests().where(RequestRow.id > request_id)
         return self._all(later.order_by(RequestRow.id).limit(limit))
 
+    def approximate_until(self, data_version: int, limit: int) -> list[ForgetRequest]:
+        """Return approximate requests that were completed up to this version, in any order."""
+        return self._all(
+            _requests()
+            .where(
+                RequestRow.assurance == Assurance.APPROXIMATE.value,
+                RequestRow.status == _R.COMPLETED.value,
+                RequestRow.completed_version <= data_version,
+            )
+            .limit(limit)
+        )
+
+    def make_exact(self, request_ids: Iterable[str], job_id: str, exact_at: datetime) -> None:
+        """Mark the requests as exact since this time, by the exact training of this job."""
+        values = {"assurance": Assurance.EXACT.value, "exact_at": exact_at, "exact_job_id": job_id}
+        for portion in portions(request_ids):
+            self._connection.execute(_update(RequestRow.id.in_(portion), **values))
+
+    def any_made_exact_by(self, job_id: str) -> bool:
+        """Return whether this job's training has made a request exact."""
+        query = select(exists().where(RequestRow.exact_job_id == job_id))
+        return bool(self._connection.execute(query).scalar_one())
+
+    def concluded_by(self, job_id: str, after: str, limit: int) -> list[ForgetRequest]:
+        """Return requests that this job completed or made exact, with ids after `after`."""
+        return self._all(
+            _requests()
+            .where(
+                or_(RequestRow.job_id == job_id, RequestRow.exact_job_id == job_id),
+                RequestRow.status == _R.COMPLETED.value,
+                RequestRow.id > after,
+            )
+            .order_by(RequestRow.id)
+            .limit(limit)
+        )
+
     def completed_since(self, data_version: int) -> int:
         """Return the number of requests completed after this data version."""
         return self._connection.execute(

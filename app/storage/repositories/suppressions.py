@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
@@ -12,6 +12,7 @@ from app.storage.tables import SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from app.domain.requests import ForgetRequest
 
@@ -71,6 +72,20 @@ class SuppressionRepository(Repository):
         lifted: dict[str, list[str]] = {}
         for request_id, subject_hash in self._connection.execute(query):
             lifted.setdefault(request_id, []).append(subject_hash)
+        return lifted
+
+    def lifted_since(self, request_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return request id → the time of the first lifted suppression; only lifted ones."""
+        lifted: dict[str, datetime] = {}
+        for portion in portions(request_ids):
+            rows = self._connection.execute(
+                select(SuppressionRow.request_id, func.min(SuppressionRow.lifted_at))
+                .where(
+                    SuppressionRow.request_id.in_(portion), SuppressionRow.lifted_at.is_not(None)
+                )
+                .group_by(SuppressionRow.request_id)
+            )
+            lifted.update({request_id: since for request_id, since in rows if since is not None})
         return lifted
 
     def matching(self, subject_hashes: Iterable[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,6 +79,10 @@ def test_deletion_request_fields(world: World) -> None:
         assert body["job_id"] is None
         assert body["progress"] == 0
         assert body["cancellable_until"].endswith("Z")
+        assert (body["assurance"], body["exact_at"]) == ("none", None)
+        promised = datetime.fromisoformat(body["exact_due_at"])
+        created = datetime.fromisoformat(body["created_at"])
+        assert promised - created == timedelta(days=world.settings.exact_days)
         assert (await client.get(accepted.headers["location"])).json() == body
         assert "u1" not in json.dumps(body)
 

@@ -181,7 +181,11 @@ def test_repeated_forget_returns_the_first_request(user: str) -> None:
     assert first["scope"] == "user"
     assert first["job_id"] is None
     assert document("forget", user)["id"] == first["id"]
-    assert "earlier request" in lethe("forget", user).stdout
+    assert (first["assurance"], first["exact_at"]) == ("none", None)
+    assert first["exact_due_at"] > first["created_at"]
+    shown = lethe("forget", user).stdout
+    assert "earlier request" in shown
+    assert "exact due" in shown
 
 
 def test_forget_deletes_single_items(user: str) -> None:
@@ -195,7 +199,8 @@ def test_forget_wait_completes_without_a_release(
     """Before the first release only rows are deleted, by a worker that the command starts."""
     monkeypatch.setenv("LETHE_CANCEL_WINDOW", "0")
     monkeypatch.setenv("LETHE_BATCH_SECONDS", "0")
-    assert document("forget", user, "--wait")["status"] == "completed"
+    completed = document("forget", user, "--wait")
+    assert completed["status"] == "completed"
     assert lethe("consent", user).exit_code == 0
     assert document("consent", user) == {"lifted": 0}
 

@@ -54,3 +54,24 @@ def test_repr_does_not_show_the_engine_key(tmp_path: Path) -> None:
         home=tmp_path, scorer="sglang", engine_url="https://engine", engine_key="hush"
     )
     assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exact": "Soon"}, "'soon', 'deadline' or 'off'"),
+        ({"exact": ""}, "'soon', 'deadline' or 'off'"),
+        ({"exact_soon_seconds": -1}, "greater than or equal to 0"),
+        ({"exact_soon_seconds": "inf"}, "finite number"),
+        ({"exact_soon_seconds": "nan"}, "finite number"),
+        ({"exact_soon_seconds": "ten"}, "valid number"),
+        ({"exact_days": 0}, "greater than 0"),
+        ({"exact_days": "inf"}, "less than or equal to 36500"),
+        ({"drift_rows": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_invalid_setting_of_renewals_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(home=tmp_path, **changes)

@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.requests import RequestStatus
-from app.services.jobs import cancel, start_training, sweep
+from app.services.jobs import cancel, claim, start_training, sweep
 from app.services.renewals import read_state
 from tests.faults.conftest import close
 from tests.support.renewals import (
@@ -141,12 +141,12 @@ def test_environment_failure_ends_the_training_of_an_operator(installation: Inst
 def test_abandoned_renewal_counts_as_a_failure(installation: Installation) -> None:
     job = take_turn(installation)
     assert job is not None
-    attempts = installation.settings.job_attempts
+    with installation.context.uow_factory() as uow:
+        assert claim(uow, "other", installation.settings) is not None
     execute(
         installation,
-        "UPDATE jobs SET status = 'running', attempts = :attempts, lease_expires_at = 1"
-        " WHERE kind = 'renew'",
-        attempts=attempts,
+        "UPDATE jobs SET attempts = :attempts, lease_expires_at = 1 WHERE kind = 'renew'",
+        attempts=installation.settings.job_attempts,
     )
     with installation.context.uow_factory() as uow:
         assert sweep(uow, installation.settings).abandoned == (job.id,)

@@ -75,8 +75,8 @@ def _next(
         return start_at, job.renewal_reason or job.kind.value, is_late
     planned = plan(state, policy(settings))
     reason = None if planned.reason is None else planned.reason.value
-    start_at = None if planned.start_at is None else max(planned.start_at, state.now)
-    return start_at, reason, planned.is_late
+    next_start = None if planned.start_at is None else max(planned.start_at, state.now)
+    return next_start, reason, planned.is_late
 
 
 def _time(seconds: float | None) -> datetime | None:

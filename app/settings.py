@@ -125,12 +125,12 @@ class Settings(BaseSettings):
         description="When deletions become exact by retraining: soon, deadline, or off; unset: soon"
         " if the last training took at most LETHE_EXACT_SOON_SECONDS, else deadline.",
     )
-    exact_days: Positive = Field(
+    exact_days: Annotated[float, Field(gt=0, le=36_500)] = Field(
         default=30.0,
         description="Days after a deletion request in which an exact training without the person is"
         " promised.",
     )
-    exact_soon_seconds: Annotated[float, Field(ge=0)] = Field(
+    exact_soon_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=600.0,
         description="Longest training, in seconds, after which LETHE_EXACT is soon by default.",
     )

@@ -112,3 +112,24 @@ def test_ledger_elsewhere_is_accepted(tmp_path: Path, ledger: str, artifacts: st
     url = ledger.format(base=tmp_path)
     settings = Settings(home=tmp_path / "home", ledger_url=url, artifacts_url=artifacts)
     assert settings.ledger_root == url
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exact": "Soon"}, "'soon', 'deadline' or 'off'"),
+        ({"exact": ""}, "'soon', 'deadline' or 'off'"),
+        ({"exact_soon_seconds": -1}, "greater than or equal to 0"),
+        ({"exact_soon_seconds": "inf"}, "finite number"),
+        ({"exact_soon_seconds": "nan"}, "finite number"),
+        ({"exact_soon_seconds": "ten"}, "valid number"),
+        ({"exact_days": 0}, "greater than 0"),
+        ({"exact_days": "inf"}, "less than or equal to 36500"),
+        ({"drift_rows": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_invalid_setting_of_renewals_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(home=tmp_path, **changes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.errors import LeaseLostError
-from app.domain.jobs import PREEMPTED, JobKind, JobStatus, Stage
+from app.domain.jobs import INTERRUPTIBLE_STATUSES, PREEMPTED, JobKind, JobStatus, Stage
 from app.domain.requests import Outcome, RequestStatus
 from app.services.forget import cancel_forget
 from app.services.jobs import claim, start_training
@@ -158,7 +158,11 @@ def test_worker_without_a_relay_interrupts_its_own_renewal(installation: Install
         job = open_job(installation)
         if stage is Stage.TRAIN and job is not None and job.kind is JobKind.RENEW:
             requests.append(installation.forget("u1"))
-            wait_until(lambda: open_job(installation) != job, "the renewal is not interrupted")
+            is_open = INTERRUPTIBLE_STATUSES.__contains__
+            wait_until(
+                lambda: not is_open(get_job(installation, job.id).status),
+                "the renewal is not interrupted",
+            )
 
     assert run_once(installation.context, on_stage=forget_at)
     (renewal,) = renewals(installation)

@@ -12,7 +12,16 @@ from sqlalchemy import text
 from app.api.attention import AttentionReader
 from app.domain.jobs import Failure, JobKind, JobStatus, Stage
 from app.services.attention import Attention, read_attention
-from app.services.jobs import advance, claim, close_batch, fail, record_failure, start_training
+from app.services.jobs import (
+    advance,
+    cancel,
+    claim,
+    close_batch,
+    fail,
+    record_failure,
+    start_training,
+)
+from app.services.renewals import schedule
 from tests.support.gateway_world import serving, until_ready
 
 if TYPE_CHECKING:
@@ -109,6 +118,91 @@ def test_deletions_that_are_retried_are_reported(world: World) -> None:
     with world.uow() as uow:
         fail(uow, lease, "unlearn: KeyError", world.settings)
     assert "deletions-retried" in codes(world)
+
+
+def owe(world: World, seconds_left: float) -> str:
+    """Complete an approximate deletion that must be exact after this many seconds."""
+    request_id = world.forget("u1")
+    set_back(world, "requests", "cancellable_until", 200.0)
+    world.complete()
+    with world.uow() as uow:
+        due_at = uow.state.now().timestamp() + seconds_left
+        uow._connection.execute(
+            text("UPDATE requests SET assurance = 'approximate', exact_due_at = :at"),
+            {"at": due_at},
+        )
+    return request_id
+
+
+def read_all(world: World) -> tuple[dict[str, Any], str]:
+    """Return the answer of `/readyz` and the metrics."""
+
+    async def whole() -> tuple[dict[str, Any], str]:
+        async with serving(world.app()) as client:
+            ready = (await client.get("/readyz")).json()
+            while ready["warnings"] is None:  # A slow machine did not answer in time.
+                ready = (await client.get("/readyz")).json()
+            return ready, (await client.get("/metrics")).text
+
+    return asyncio.run(whole())
+
+
+def test_readyz_and_metrics_show_the_next_renewal(world: World) -> None:
+    ready, metrics = read_all(world)
+    assert ready["renewal"] is None
+    assert "lethe_approximate_deletions 0.0" in metrics
+    assert "\nlethe_exact_deadline_seconds" not in metrics
+    owe(world, 5_000.0)
+    ready, metrics = read_all(world)
+    assert ready["renewal"]["approximate"] == 1
+    assert ready["renewal"]["reason"] == "no-record"  # No release has a measured training.
+    assert ready["renewal"]["start_at"] < ready["renewal"]["earliest_due_at"]
+    assert ready["warnings"] == []
+    assert "lethe_approximate_deletions 1.0" in metrics
+    assert "\nlethe_exact_deadline_seconds 4" in metrics
+    assert "lethe_renewals_started_total 0.0" in metrics
+    with world.uow() as uow:
+        job = schedule(uow, world.settings)
+    assert job is not None
+    set_back(world, "requests", "exact_due_at", 10_000.0)
+    ready, metrics = read_all(world)
+    assert ready["renewal"]["reason"] == "no-record"
+    assert "\nlethe_exact_deadline_seconds -5" in metrics
+    assert "lethe_renewals_started_total 1.0" in metrics
+    (warning,) = ready["warnings"]
+    assert (warning["code"], warning["job_id"]) == ("renewal-late", job.id)
+    with world.uow() as uow:
+        cancel(uow, job.id)
+    _, metrics = read_all(world)
+    assert 'lethe_renewals_ended_total{result="cancelled"} 1.0' in metrics
+    assert 'lethe_renewals_ended_total{result="failed"} 0.0' in metrics
+
+
+def test_requests_show_the_renewal_for_which_they_wait(world: World) -> None:
+    completed_id = owe(world, 5_000.0)
+    with world.uow() as uow:
+        job = schedule(uow, world.settings)
+    assert job is not None
+    request_id = world.forget("u2")
+
+    async def whole(client: httpx.AsyncClient) -> None:
+        # Within its cancel window, the request does not wait for a job.
+        assert (await client.get(f"/forget/{request_id}")).json()["waits_for"] is None
+        set_back(world, "requests", "cancellable_until", 200.0)
+        expected = {"job": job.id, "kind": "renew", "reason": "no-record"}
+        assert (await client.get(f"/forget/{request_id}")).json()["waits_for"] == expected
+        items = (await client.get("/forget")).json()["items"]
+        assert {item["id"]: item["waits_for"] for item in items} == {
+            request_id: expected,
+            completed_id: None,
+        }
+        assert (await client.get(f"/jobs/{job.id}")).json()["reason"] == "no-record"
+
+    async def run() -> None:
+        async with serving(world.app()) as client:
+            await whole(client)
+
+    asyncio.run(run())
 
 
 class BlockedUnits:

@@ -25,6 +25,7 @@ import torch
 
 from app.domain.jobs import JobKind
 from app.domain.renewal import ExactMode
+from app.logs import configure_logging
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import start_training
 from app.services.secrets import load_pseudonyms
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of users")
     parser.add_argument("--json", type=Path, help="file for the figures of all releases")
     arguments = parser.parse_args()
+    configure_logging("WARNING")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         steps = []

@@ -35,7 +35,9 @@ LABEL org.opencontainers.image.title="Lethe" \
       org.opencontainers.image.description="Unlearning as a service for LLM recommenders" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/lethe --create-home lethe \
-    && chmod 0700 /var/lib/lethe
+    && mkdir /var/lib/lethe-ledger \
+    && chown lethe:lethe /var/lib/lethe-ledger \
+    && chmod 0700 /var/lib/lethe /var/lib/lethe-ledger
 COPY --from=build /opt/lethe /opt/lethe
 WORKDIR /srv/lethe
 COPY . .
@@ -45,6 +47,7 @@ ENV PATH=/opt/lethe/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     LETHE_HOME=/var/lib/lethe \
+    LETHE_LEDGER_URL=/var/lib/lethe-ledger \
     LETHE_HOST=0.0.0.0 \
     LETHE_PORT=8000 \
     LETHE_ENVIRONMENT=production

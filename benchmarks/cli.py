@@ -139,7 +139,7 @@ def serving(
     ):
         options = measurement.Options(
             data=data.absolute(),
-            home=Path(temporary) if home is None else home.absolute(),
+            home=Path(temporary) / "home" if home is None else home.absolute(),
             out=out,
             clients=client_counts,
             seconds=seconds,

@@ -50,7 +50,7 @@ _READY_TIMEOUT: Final = 120.0
 
 def settings_of(home: Path) -> Settings:
     """Return the settings that all processes of the installation share."""
-    return Settings(home=home, poll_seconds=0.05, candidates=50, job_lease=60.0)
+    return Settings(home=home, ledger_url="", poll_seconds=0.05, candidates=50, job_lease=60.0)
 
 
 def fill(

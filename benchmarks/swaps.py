@@ -283,9 +283,9 @@ def main() -> None:
     if options.serve is not None:
         serve(options.serve, options.log)
         return
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as directory:
         results = soak(
-            Path(home),
+            Path(directory) / "home",
             swaps=options.swaps,
             replicas=options.replicas,
             seconds=options.seconds,

@@ -85,6 +85,7 @@ class Stack:
         }
         self._replaced = {
             "LETHE_HOME": str(home / "home"),
+            "LETHE_LEDGER_URL": str(home / "ledger"),
             "LETHE_DATABASE_URL": database_url,
             "LETHE_BROKER_URL": REDIS_URL,
         }
@@ -216,7 +217,7 @@ def stack(database_url: str, broker: redis.Redis, tmp_path: Path) -> Iterator[St
 @pytest.mark.postgres
 @pytest.mark.redis
 def test_services_start_complete_a_deletion_and_stop(
-    stack: Stack, uow_factory: UnitOfWorkFactory
+    stack: Stack, uow_factory: UnitOfWorkFactory, tmp_path: Path
 ) -> None:
     stack.start("migrate")
     assert stack.wait("migrate") == 0, stack.log("migrate").read_text()
@@ -253,6 +254,10 @@ def test_services_start_complete_a_deletion_and_stop(
     # A wake-up is sent before it is marked as sent, so the deletion may complete first.
     _wait_until(lambda: unsent_wake_ups() == 0, "the relay did not mark its wake-ups as sent")
 
+    entries = list((tmp_path / "ledger").glob("*/entries/*/*.json"))
+    assert len(entries) == 2  # Accepted and completed.
+    assert list((tmp_path / "ledger").glob("*/checkpoints/*.json"))
+
     for service in ("gateway", "worker", "relay"):
         assert stack.stop(service) in {0, -15}, stack.log(service).read_text()[-2000:]
 
@@ -270,6 +275,19 @@ def test_services_of_the_image_run_without_privileges(service: str) -> None:
 def test_every_process_gets_the_id_rule(service: str) -> None:
     environment = COMPOSE["services"][service]["environment"]
     assert environment["LETHE_ID_RULE"] == "${LETHE_ID_RULE:-exact}"
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_process_has_the_ledger_on_a_volume_of_its_own(service: str) -> None:
+    settings = COMPOSE["services"][service]
+    places = dict(volume.split(":") for volume in settings["volumes"])
+    assert places.keys() <= COMPOSE["volumes"].keys()
+    ledger = _interpolate(settings["environment"]["LETHE_LEDGER_URL"], {})
+    home = settings["environment"]["LETHE_HOME"]
+    assert places == {"lethe": home, "ledger": ledger}
+    assert not Path(ledger).is_relative_to(home)
+    # The image has the directory, so that a new volume gets its owner and mode.
+    assert f"chown lethe:lethe {ledger}" in (ROOT / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("service", sorted(COMPOSE["services"]))

@@ -35,26 +35,40 @@ def demo_path() -> Path:
 def fresh_home(path: Path) -> Iterator[Path]:
     """Create or empty the demo's directory and lock it against a second demo.
 
-    Only a real directory with the demo's marker file is emptied. Raises ForeignDirectoryError or
+    The directory of its erasure ledger beside it is emptied as well. Only a real directory with the
+    demo's marker file is emptied. Raises ForeignDirectoryError or
     DemoRunningError.
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ForeignDirectoryError(path=path)
-    marker = path / MARKER
-    if path.exists() and any(path.iterdir()) and not marker.is_file():
-        raise ForeignDirectoryError(path=path)
+    ledger = path.with_name(f"{path.name}-ledger")
+    for directory in (path, ledger):
+        _check_own(directory)
     path.mkdir(parents=True, exist_ok=True)
-    with marker.open("a") as lock:
+    with (path / MARKER).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DemoRunningError(path=path) from error
         # The marker stays, so that the next run may empty the directory if this one is cut off.
-        for entry in path.iterdir():
-            if entry.name == MARKER:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        ledger.mkdir(exist_ok=True)
+        (ledger / MARKER).touch()
+        for directory in (path, ledger):
+            _empty(directory)
         yield path
+
+
+def _check_own(directory: Path) -> None:
+    """Raise ForeignDirectoryError unless the directory is new, empty or has the marker file."""
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise ForeignDirectoryError(path=directory)
+    if directory.exists() and any(directory.iterdir()) and not (directory / MARKER).is_file():
+        raise ForeignDirectoryError(path=directory)
+
+
+def _empty(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.name == MARKER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

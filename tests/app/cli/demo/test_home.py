@@ -44,3 +44,17 @@ def test_symlink_to_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "demo")
     with pytest.raises(ForeignDirectoryError), fresh_home(tmp_path / "link"):
         pytest.fail("a link was followed")
+
+
+def test_ledger_beside_the_directory_is_emptied_as_well(tmp_path: Path) -> None:
+    with fresh_home(tmp_path / "demo"):
+        (tmp_path / "demo-ledger" / "entries").mkdir()
+    with fresh_home(tmp_path / "demo"):
+        assert not (tmp_path / "demo-ledger" / "entries").exists()
+
+
+def test_ledger_of_another_installation_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "demo-ledger" / "entries").mkdir(parents=True)
+    with pytest.raises(ForeignDirectoryError), fresh_home(tmp_path / "demo"):
+        pytest.fail("entered")
+    assert (tmp_path / "demo-ledger" / "entries").exists()

@@ -19,6 +19,7 @@ import structlog
 from app.domain.errors import LeaseLostError, LetheError
 from worker.claim_files import sweep_files
 from worker.failures import attempt
+from worker.stray_files import remove_strays
 
 if TYPE_CHECKING:
     from app.domain.jobs import Lease
@@ -141,3 +142,4 @@ class FileSweeper(Heartbeat):
     def _beat(self) -> None:
         context = self._context
         attempt(lambda: sweep_files(context.uow_factory, context.artifacts), "files_not_swept")
+        attempt(lambda: remove_strays(context.uow_factory, context.artifacts), "strays_not_removed")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from app.domain.jobs import OPEN_JOB_STATUSES
+from app.domain.jobs import Stage
 from app.domain.ledger import LedgerEvent, LedgerRecord
 from app.domain.outbox import Topic
 from app.domain.requests import (
@@ -157,8 +157,12 @@ class EntryApplier:
         return True
 
     def _is_open_job(self, job_id: str | None, request: ForgetRequest | None) -> bool:
+        """Return whether the record is of an open job that is about to write such records.
+
+        In an earlier stage, the database is certainly older than the record.
+        """
         job = self._uow.jobs.open_job()
-        if job is None or job.id != job_id or job.status not in OPEN_JOB_STATUSES:
+        if job is None or job.id != job_id or job.stage is not Stage.CERTIFY:
             return False
         return request is None or request.job_id == job_id
 

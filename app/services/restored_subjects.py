@@ -99,7 +99,7 @@ def _pairs_of_owners(
 def _pairs(
     uow: UnitOfWork, pseudonyms: Pseudonyms, requests: list[ForgetRequest]
 ) -> dict[str, Subject]:
-    """Hash all stored pairs, which takes a minute for ten million."""
+    """Hash all stored pairs, which takes two minutes of processor time for ten million."""
     if not requests:
         return {}
     wanted = {h: request.id for request in requests for h in request.subject_hashes}

@@ -141,6 +141,10 @@ class StateRepository(Repository):
         ).scalar_one()
         return str(fingerprint)
 
+    def stored_fingerprint(self) -> str | None:
+        """Return the stored fingerprint of the hash key; None if no process has stored one."""
+        return self._connection.execute(select(StateRow.key_fingerprint)).scalar_one()
+
     def now(self) -> datetime:
         """Return the time of the database's clock."""
         seconds = self._connection.execute(select(db_now())).scalar_one()

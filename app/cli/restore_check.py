@@ -1,0 +1,183 @@
+"""`lethe restore-check`: find deletions that a restored installation must repeat."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from app.cli.certificate_files import files_below, keys_in
+from app.cli.failures import DAMAGED, REPEAT, BadInputError, command
+from app.cli.options import AsJson
+from app.cli.restored_installation import RestoredInstallation, open_unchanged
+from app.cli.screen import Screen, table
+from app.domain.restore_check import SEVERITIES, Finding, Severity, worst
+from app.services.ledger_facts import LedgerFacts
+from app.services.restore_check import RestoreReport, check_restore
+from app.services.saved_certificates import (
+    SEVERITY_OF,
+    FileResult,
+    SavedCertificate,
+    compare,
+    deletions_of,
+    read_certificates,
+)
+from app.settings import get_settings
+
+if TYPE_CHECKING:
+    from app.domain.restore_check import KnownDeletion
+
+_STATUS: Final = {Severity.OK: 0, Severity.REPEAT: REPEAT, Severity.ACT: REPEAT}
+_STYLES: Final = {Severity.OK: "green", Severity.REPEAT: "yellow"}
+#: An entry is written shortly before its transaction commits, so the head is read again.
+_TRIES: Final = 3
+_PAUSE: Final = 0.5
+#: The text output lists at most this many ids.
+_MOST_IDS: Final = 5
+
+
+@command
+def restore_check(
+    certificates: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory with saved certificates, to compare."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUBLIC", help="Public key of the certificates, as for verify."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the database with the erasure ledger, the artifacts and saved certificates."""
+    screen = Screen.make(as_json=as_json)
+    if key is not None and certificates is None:
+        raise BadInputError("--key is for --certificates DIR. Give the directory too.")
+    with open_unchanged(get_settings()) as installation:
+        saved = _read_saved(installation, certificates, key)
+        report = read_report(installation, deletions_of(saved))
+    compared = [
+        compare(one, report.requests, report.ledger.deletions, report.ledger.consented_at)
+        for one in saved
+    ]
+    findings = [*report.findings, *_certificate_findings(compared, report.ledger)]
+    screen.result(_document(report, findings, compared), *_lines(findings, compared))
+    status = _STATUS.get(worst(findings), DAMAGED)
+    if status:
+        raise typer.Exit(status)
+
+
+def _read_saved(
+    installation: RestoredInstallation, certificates: Path | None, key: Path | None
+) -> list[SavedCertificate]:
+    if certificates is None:
+        return []
+    keys = installation.trusted_keys() if key is None else keys_in(key)
+    if not keys:
+        raise BadInputError(
+            "This installation has no signing key. Give the public key of the certificates:"
+            " --key PUBLIC"
+        )
+    return list(read_certificates(files_below(certificates), keys))
+
+
+def read_report(
+    installation: RestoredInstallation, certified: dict[str, KnownDeletion]
+) -> RestoreReport:
+    """Read ledger, artifacts and database, also while the service writes them."""
+    facts = LedgerFacts()
+    for attempt in range(1, _TRIES + 1):
+        facts.read(installation.ledger.entries(facts.head))
+        last_entry = installation.ledger.last_number()
+        artifacts = installation.artifacts()
+        with installation.uow(write=False) as uow:
+            head = uow.state.ledger_head()
+            is_settled = head is None or (head.number == facts.head.number == last_entry)
+            if is_settled or attempt == _TRIES:
+                return check_restore(
+                    uow, installation.pseudonyms, facts, last_entry, artifacts, certified
+                )
+        time.sleep(_PAUSE)
+    raise RuntimeError("unreachable")
+
+
+def _certificate_findings(compared: list[SavedCertificate], ledger: LedgerFacts) -> list[Finding]:
+    """Return a finding per result of the saved certificates."""
+    findings = []
+    for result in FileResult:
+        files = [one for one in compared if one.result is result]
+        if not files:
+            continue
+        request_ids = sorted({one.deletion.request_id for one in files if one.deletion})
+        severity = SEVERITY_OF[result]
+        if severity is Severity.ACT and request_ids and set(request_ids) <= set(ledger.deletions):
+            severity = Severity.REPEAT  # The service repeats what the ledger has.
+        findings.append(
+            Finding(
+                code=f"certificates-{result}",
+                severity=severity,
+                text=f"{len(files)} saved certificates: {result.value.replace('-', ' ')}",
+                request_ids=tuple(request_ids),
+            )
+        )
+    return findings
+
+
+def _document(
+    report: RestoreReport, findings: list[Finding], compared: list[SavedCertificate]
+) -> dict[str, Any]:
+    head = report.database_head
+    return {
+        "status": worst(findings).value,
+        "ledger": {
+            "last_entry": report.last_entry,
+            "verified_entries": report.ledger.head.number,
+            "damage": report.ledger.damage,
+            "database_head": None if head is None else head.number,
+        },
+        "findings": [
+            {
+                "code": finding.code,
+                "severity": finding.severity.value,
+                "text": finding.text,
+                "request_ids": list(finding.request_ids),
+                **finding.details,
+            }
+            for finding in findings
+        ],
+        "certificates": [one.to_json() for one in compared],
+    }
+
+
+def _lines(findings: list[Finding], compared: list[SavedCertificate]) -> list[Any]:
+    """Return the text: the findings, the files that need attention, and the advice."""
+    ordered = sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity))
+    rows = [(finding.severity.value, finding.text, _some(finding)) for finding in ordered]
+    lines: list[Any] = [table("", "finding", "requests", rows=rows)]
+    files = [
+        (one.file, one.result.value, one.text)
+        for one in compared
+        if SEVERITY_OF[one.result] is not Severity.OK
+    ]
+    if files:
+        lines += ["", table("file", "result", "", rows=files)]
+    severity = worst(findings)
+    style = _STYLES.get(severity, "red")
+    return [*lines, "", f"[{style}]{_ADVICE[severity]}[/{style}]"]
+
+
+def _some(finding: Finding) -> str:
+    more = len(finding.request_ids) - _MOST_IDS
+    return ", ".join(finding.request_ids[:_MOST_IDS]) + (f" and {more} more" if more > 0 else "")
+
+
+_ADVICE: Final = {
+    Severity.OK: "Nothing is missing.",
+    Severity.REPEAT: "The service repeats this by itself when it runs, and refuses to recommend"
+    " until then. See docs/backup.md.",
+    Severity.ACT: "An operator must act: give the missing key, or record what the certificates"
+    " prove with --apply. See docs/backup.md.",
+    Severity.DAMAGED: "The ledger or a certificate cannot be trusted. Restore the ledger from its"
+    " own copy. See docs/backup.md.",
+}

@@ -1,0 +1,121 @@
+"""Read what the whole erasure ledger states, and compare a database with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from app.domain.errors import LedgerDamagedError
+from app.domain.ledger import LedgerEvent, LedgerHead
+from app.domain.requests import Assurance, RequestStatus, Scope
+from app.domain.restore_check import Finding, KnownDeletion, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from datetime import datetime
+
+    from app.domain.ledger import LedgerEntry, LedgerRecord
+    from app.domain.requests import ForgetRequest
+
+
+#: Code → text of what a database lacks.
+_TEXTS: Final = {
+    "missing": "{n} deletions of the ledger are missing in the database",
+    "older": "{n} deletions are completed in the ledger, and not in the database",
+    "repeating": "{n} deletions are being repeated",
+    "cancellations": "{n} cancellations are missing in the database",
+    "exact": "{n} exact trainings are missing in the database",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class LedgerFacts:
+    """The final state of every request in the ledger, and the newest consent of every hash."""
+
+    #: The last entry that could be read and verified.
+    head: LedgerHead = field(default_factory=LedgerHead)
+    #: The reason why the ledger cannot be read further; None for an intact ledger.
+    damage: str | None = None
+    deletions: dict[str, KnownDeletion] = field(default_factory=dict)
+    consented_at: dict[str, datetime] = field(default_factory=dict)
+    #: The keyed hashes that are suppressed according to the ledger.
+    active: set[str] = field(default_factory=set)
+    #: Number of an entry → its digest, to find the database's head.
+    digests: dict[int, str] = field(default_factory=dict)
+
+    def read(self, entries: Iterable[LedgerEntry]) -> None:
+        """Add the entries after `head`; stop at the first damaged entry."""
+        self.damage = None
+        try:
+            for entry in entries:
+                self._add(entry)
+        except LedgerDamagedError as error:
+            self.damage = str(error.context["reason"])
+
+    def _add(self, entry: LedgerEntry) -> None:
+        self.head = entry.head
+        self.digests[entry.head.number] = entry.head.digest
+        for record in entry.records:
+            if record.event is LedgerEvent.CONSENTED:
+                self.active.difference_update(record.subject_hashes)
+                self.consented_at |= dict.fromkeys(record.subject_hashes, record.at)
+            elif record.request_id is not None:
+                self._apply(record, record.request_id)
+
+    def _apply(self, record: LedgerRecord, request_id: str) -> None:
+        known = self.deletions.get(request_id) or KnownDeletion(
+            request_id=request_id,
+            scope=record.scope or Scope.USER,
+            subject_hashes=record.subject_hashes,
+            requested_at=record.at,
+        )
+        if record.event is LedgerEvent.ACCEPTED:
+            self.active.update(record.subject_hashes)
+        elif record.event is LedgerEvent.CANCELLED:
+            self.active.difference_update(known.subject_hashes)
+            known = replace(known, is_cancelled=True)
+        elif record.event is LedgerEvent.COMPLETED:
+            known = replace(known, completed_at=record.at, facts=record.facts)
+        elif record.event is LedgerEvent.EXACT:
+            known = replace(known, is_exact=True)
+        elif record.event is LedgerEvent.VOID:
+            return  # The database decides what became of the request.
+        self.deletions[request_id] = known
+
+
+def compare_requests(
+    facts: LedgerFacts, stored: Mapping[str, ForgetRequest], suppressed: Collection[str]
+) -> list[Finding]:
+    """Return what the database lacks of the ledger. `suppressed` has its suppressed hashes."""
+    missing: dict[str, list[str]] = {}
+    for deletion in facts.deletions.values():
+        code = _difference(deletion, stored.get(deletion.request_id))
+        if code is not None:
+            missing.setdefault(code, []).append(deletion.request_id)
+    findings = [
+        Finding(
+            code=code,
+            severity=Severity.REPEAT,
+            text=text.format(n=len(missing[code])),
+            request_ids=tuple(sorted(missing[code])),
+        )
+        for code, text in _TEXTS.items()
+        if code in missing
+    ]
+    consents = sum(h in suppressed and h not in facts.active for h in facts.consented_at)
+    if consents:
+        text = f"{consents} consents are missing in the database"
+        findings.append(Finding(code="consents", severity=Severity.REPEAT, text=text))
+    return findings
+
+
+def _difference(deletion: KnownDeletion, request: ForgetRequest | None) -> str | None:
+    """Return the code of what the database lacks of this deletion, or None."""
+    if request is None:
+        return "cancellations" if deletion.is_cancelled else "missing"
+    if deletion.completed_at is None:
+        is_older = deletion.is_cancelled and request.status is not RequestStatus.CANCELLED
+        return "cancellations" if is_older else None
+    if request.status is not RequestStatus.COMPLETED:
+        return "repeating" if request.restored else "older"
+    return "exact" if deletion.is_exact and request.assurance is not Assurance.EXACT else None

@@ -13,7 +13,7 @@ import structlog
 
 from app.domain.errors import InvalidInputError
 from app.services import signing_keys
-from app.services.identity import open_identity
+from app.services.restore import open_data
 from app.services.secrets import load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -78,9 +78,10 @@ def build_context(
         )
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
-    uow_factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+    ledger = open_ledger(settings.ledger_root, pseudonyms)
+    uow_factory = UnitOfWorkFactory(database, ledger)
     with uow_factory() as uow:
-        open_identity(uow, pseudonyms, settings)
+        open_data(uow, ledger, pseudonyms, settings)
         signing_keys.register(uow, load_signer(settings))
     artifacts = open_artifacts(settings)
     continue_data_version(uow_factory, artifacts)

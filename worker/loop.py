@@ -14,7 +14,7 @@ from worker.claim_files import claim_with_lock, sweep_files
 from worker.failures import attempt
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
-from worker.relay import Relay, close_due_batch, sweep_jobs
+from worker.relay import Relay, close_due_batch, follow_ledger, sweep_jobs
 from worker.scrubbing import certify_owed
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def run_once(
 
     Return False if no job waits.
     """
+    follow_ledger(context.uow_factory, context.pseudonyms, context.settings)
     sweep_jobs(context.uow_factory, context.settings)
     certify_owed(context)
-    close_due_batch(context.uow_factory, context.settings)
+    close_due_batch(context.uow_factory, context.settings, context.pseudonyms)
     # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
     with ExitStack() as lock:
@@ -71,7 +72,13 @@ def run_forever(
     Without a broker, the loop itself looks for work, so messages in the outbox are only marked as
     sent.
     """
-    relay = Relay(context.settings, context.uow_factory, context.artifacts, _do_nothing)
+    relay = Relay(
+        context.settings,
+        context.uow_factory,
+        context.artifacts,
+        _do_nothing,
+        pseudonyms=context.pseudonyms,
+    )
     with WorkerHeartbeat(context):
         while not stop.is_set():
             _attempt(relay.turn)

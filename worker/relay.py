@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from app.domain.errors import LetheError
+from app.domain.errors import LedgerAheadError, LedgerUnavailableError, LetheError
 from app.services import jobs as job_lifecycle
+from app.services.restore import is_behind, reconcile_installation
 from app.services.scrubs import wake_for_certificates
 from worker.cancelled import remove_cancelled_releases
 from worker.claim_files import sweep_files
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
+    from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
     from app.storage.unit_of_work import UnitOfWorkFactory
@@ -46,10 +48,35 @@ def sweep_jobs(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
         log.error("jobs_abandoned", jobs=swept.abandoned)
 
 
-def close_due_batch(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
-    """Create the job of the next batch of deletion requests, if the batch is due."""
-    with uow_factory() as uow:
-        job = job_lifecycle.close_batch(uow, settings)
+def follow_ledger(
+    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, settings: Settings
+) -> None:
+    """Apply ledger entries that the database lacks. Raises LedgerDamagedError.
+
+    While the ledger is away, work continues: no deletion can be accepted or completed meanwhile.
+    """
+    try:
+        reconcile_installation(uow_factory, pseudonyms, settings)
+    except LedgerUnavailableError:
+        log.warning("ledger_not_compared")
+
+
+def close_due_batch(
+    uow_factory: UnitOfWorkFactory, settings: Settings, pseudonyms: Pseudonyms | None = None
+) -> None:
+    """Create the job of the next batch of deletion requests, if the batch is due.
+
+    The database may have been restored since the last sweep. Then the ledger is applied instead.
+    """
+    try:
+        with uow_factory() as uow:
+            job = job_lifecycle.close_batch(uow, settings)
+            if job is not None and is_behind(uow, uow_factory.ledger):
+                raise LedgerAheadError
+    except LedgerAheadError:
+        if pseudonyms is not None:
+            follow_ledger(uow_factory, pseudonyms, settings)
+        return
     if job is not None:
         log.info("batch_closed", job=job.id)
 
@@ -63,7 +90,11 @@ class Relay:
         uow_factory: UnitOfWorkFactory,
         artifacts: ArtifactStore,
         send: Callable[[str], None],
+        *,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
+        """Take the keyed hashes of a process that also compares the database with the ledger."""
+        self._pseudonyms = pseudonyms
         self._settings = settings
         self._uow_factory = uow_factory
         self._artifacts = artifacts
@@ -73,10 +104,10 @@ class Relay:
     def turn(self) -> None:
         """Do everything that is due: close a batch, sweep, prune, dispatch."""
         now = time.monotonic()
-        close_due_batch(self._uow_factory, self._settings)
         if now - self._swept_at >= self._settings.job_lease / 3:
             self._swept_at = now
             self.sweep()
+        close_due_batch(self._uow_factory, self._settings, self._pseudonyms)
         if now - self._pruned_at >= _PRUNE_INTERVAL:
             self._pruned_at = now
             self._prune()
@@ -93,6 +124,8 @@ class Relay:
 
     def sweep(self) -> None:
         """Sweep the jobs and the files of claims on this machine, and carry out owed erasures."""
+        if self._pseudonyms is not None:
+            follow_ledger(self._uow_factory, self._pseudonyms, self._settings)
         sweep_jobs(self._uow_factory, self._settings)
         # A file that cannot be unlinked does not delay the erasures of the database.
         attempt(lambda: sweep_files(self._uow_factory, self._artifacts), "files_not_swept")

@@ -19,13 +19,13 @@ import structlog
 
 from app.domain.errors import DatabaseUnavailableError
 from app.domain.identifiers import new_id
-from app.services.identity import open_identity
 from app.services.replicas import (
     ReplicaState,
     deregister_replica,
     register_replica,
     renew_replica,
 )
+from app.services.restore import open_data
 from app.serving.replica.answer_lease import AnswerLease
 from app.serving.replica.release_switch import ReleaseSwitch
 from app.tracebacks import error_location
@@ -233,7 +233,8 @@ class Replica:
         replica_id = new_id("rep")
         with self._uow() as uow:
             # With another key or id rule, suppressions would not match all spellings of a user.
-            open_identity(uow, self._pseudonyms, self._settings)
+            # A restored database may lack suppressions.
+            open_data(uow, self._uow.ledger, self._pseudonyms, self._settings)
             alias = register_replica(
                 uow,
                 self._ttl,

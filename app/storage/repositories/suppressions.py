@@ -52,6 +52,27 @@ class SuppressionRepository(Repository):
         )
         return lifted > 0
 
+    def lift_of(self, request_id: str, subject_hashes: Iterable[str]) -> None:
+        """Mark these suppressions of one request as lifted."""
+        for portion in portions(subject_hashes):
+            self._connection.execute(
+                update(SuppressionRow)
+                .where(
+                    SuppressionRow.request_id == request_id,
+                    SuppressionRow.subject_hash.in_(portion),
+                    _ACTIVE,
+                )
+                .values(lifted_at=db_now())
+            )
+
+    def lifted(self) -> dict[str, list[str]]:
+        """Return request id → the hashes that consent has lifted."""
+        query = select(SuppressionRow.request_id, SuppressionRow.subject_hash).where(~_ACTIVE)
+        lifted: dict[str, list[str]] = {}
+        for request_id, subject_hash in self._connection.execute(query):
+            lifted.setdefault(request_id, []).append(subject_hash)
+        return lifted
+
     def matching(self, subject_hashes: Iterable[str]) -> set[str]:
         """Return the suppressed hashes among the given ones."""
         suppressed: set[str] = set()

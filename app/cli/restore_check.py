@@ -10,11 +10,13 @@ import typer
 
 from app.cli.certificate_files import files_below, keys_in
 from app.cli.failures import DAMAGED, REPEAT, BadInputError, command
+from app.cli.installation import open_installation
 from app.cli.options import AsJson
 from app.cli.restored_installation import RestoredInstallation, open_unchanged
 from app.cli.screen import Screen, table
 from app.domain.restore_check import SEVERITIES, Finding, Severity, worst
 from app.services.ledger_facts import LedgerFacts
+from app.services.restore_apply import repeat_certified
 from app.services.restore_check import RestoreReport, check_restore
 from app.services.saved_certificates import (
     SEVERITY_OF,
@@ -28,6 +30,7 @@ from app.settings import get_settings
 
 if TYPE_CHECKING:
     from app.domain.restore_check import KnownDeletion
+    from app.settings import Settings
 
 _STATUS: Final = {Severity.OK: 0, Severity.REPEAT: REPEAT, Severity.ACT: REPEAT}
 _STYLES: Final = {Severity.OK: "green", Severity.REPEAT: "yellow"}
@@ -48,24 +51,76 @@ def restore_check(
         Path | None,
         typer.Option(metavar="PUBLIC", help="Public key of the certificates, as for verify."),
     ] = None,
+    apply: Annotated[
+        bool,
+        typer.Option("--apply", help="Record the deletions that only the certificates prove."),
+    ] = False,
+    new_ledger: Annotated[
+        bool,
+        typer.Option(
+            "--new-ledger",
+            help="The ledger is lost for good: write a new one from the database. Deletions that"
+            " the database does not know are lost without their certificates.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the database with the erasure ledger, the artifacts and saved certificates."""
     screen = Screen.make(as_json=as_json)
-    if key is not None and certificates is None:
-        raise BadInputError("--key is for --certificates DIR. Give the directory too.")
-    with open_unchanged(get_settings()) as installation:
+    if certificates is None and (key is not None or apply):
+        raise BadInputError("--key and --apply need --certificates DIR. Give the directory too.")
+    settings = get_settings()
+    with open_unchanged(settings) as installation:
         saved = _read_saved(installation, certificates, key)
+        if new_ledger:
+            _begin_new_ledger(screen, installation)
+        recorded = _record(settings, installation, saved) if apply else None
         report = read_report(installation, deletions_of(saved))
     compared = [
         compare(one, report.requests, report.ledger.deletions, report.ledger.consented_at)
         for one in saved
     ]
     findings = [*report.findings, *_certificate_findings(compared, report.ledger)]
-    screen.result(_document(report, findings, compared), *_lines(findings, compared))
+    document = _document(report, findings, compared)
+    if recorded is not None:
+        document["recorded"] = recorded
+        screen.say(f"{len(recorded)} deletions were recorded; the worker repeats them.")
+    screen.result(document, *_lines(findings, compared))
     status = _STATUS.get(worst(findings), DAMAGED)
     if status:
         raise typer.Exit(status)
+
+
+def _begin_new_ledger(screen: Screen, installation: RestoredInstallation) -> None:
+    """Write a new ledger from the database; raises BadInputError unless the ledger is empty."""
+    root = installation.settings.ledger_root
+    if installation.ledger.last_number() > 0:
+        raise BadInputError(
+            f"The ledger in {root} has entries. --new-ledger is for a lost ledger: move what is"
+            " left of it to another place, keep it, and repeat the command."
+        )
+    with installation.uow() as uow:
+        uow.state.lock()
+        uow.state.clear_ledger_head()
+    with open_installation(installation.settings):
+        pass  # Opening writes the first entries.
+    screen.say(
+        "[yellow]A new ledger was written from the database.[/yellow] It does not know what the"
+        " lost one knew: if this database was restored from a backup, the deletions after the"
+        " backup are lost unless you give their certificates with --certificates and --apply."
+    )
+
+
+def _record(
+    settings: Settings, installation: RestoredInstallation, saved: list[SavedCertificate]
+) -> list[str]:
+    """Apply the ledger, then record the deletions that only certificates prove."""
+    facts = LedgerFacts()
+    with open_installation(settings) as opened, opened.uow() as uow:
+        facts.read(installation.ledger.entries(facts.head))
+        return repeat_certified(
+            uow, opened.pseudonyms, settings, deletions_of(saved).values(), facts
+        )
 
 
 def _read_saved(

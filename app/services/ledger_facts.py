@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from app.domain.ledger import LedgerEntry, LedgerRecord
     from app.domain.requests import ForgetRequest
-
 
 #: Code → text of what a database lacks.
 _TEXTS: Final = {
@@ -38,27 +38,45 @@ class LedgerFacts:
     damage: str | None = None
     deletions: dict[str, KnownDeletion] = field(default_factory=dict)
     consented_at: dict[str, datetime] = field(default_factory=dict)
-    #: The keyed hashes that are suppressed according to the ledger.
-    active: set[str] = field(default_factory=set)
     #: Number of an entry → its digest, to find the database's head.
     digests: dict[int, str] = field(default_factory=dict)
+    #: Keyed hash → the requests that suppress the hash according to the ledger.
+    _suppressing: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _records: list[tuple[int, LedgerRecord]] = field(default_factory=list)
 
     def read(self, entries: Iterable[LedgerEntry]) -> None:
         """Add the entries after `head`; stop at the first damaged entry."""
         self.damage = None
         try:
             for entry in entries:
-                self._add(entry)
+                self.head = entry.head
+                self.digests[entry.head.number] = entry.head.digest
+                self._records += ((entry.head.number, record) for record in entry.records)
         except LedgerDamagedError as error:
             self.damage = str(error.context["reason"])
+        self._apply_all()
 
-    def _add(self, entry: LedgerEntry) -> None:
-        self.head = entry.head
-        self.digests[entry.head.number] = entry.head.digest
-        for record in entry.records:
+    def suppresses(self, subject_hash: str) -> bool:
+        """Return whether the hash is suppressed according to the ledger."""
+        return bool(self._suppressing.get(subject_hash))
+
+    def _apply_all(self) -> None:
+        """Compute the final state from the records that no later record declares void."""
+        self.deletions.clear()
+        self.consented_at.clear()
+        self._suppressing.clear()
+        voided = {
+            (record.facts.get("entry"), record.request_id)
+            for _, record in self._records
+            if record.event is LedgerEvent.VOID
+        }
+        for number, record in self._records:
+            if record.event is LedgerEvent.VOID or (number, record.request_id) in voided:
+                continue
             if record.event is LedgerEvent.CONSENTED:
-                self.active.difference_update(record.subject_hashes)
-                self.consented_at |= dict.fromkeys(record.subject_hashes, record.at)
+                for subject_hash in record.subject_hashes:
+                    self._suppressing[subject_hash].clear()
+                    self.consented_at[subject_hash] = record.at
             elif record.request_id is not None:
                 self._apply(record, record.request_id)
 
@@ -70,16 +88,17 @@ class LedgerFacts:
             requested_at=record.at,
         )
         if record.event is LedgerEvent.ACCEPTED:
-            self.active.update(record.subject_hashes)
+            for subject_hash in record.subject_hashes:
+                self._suppressing[subject_hash].add(request_id)
         elif record.event is LedgerEvent.CANCELLED:
-            self.active.difference_update(known.subject_hashes)
+            for subject_hash in known.subject_hashes:
+                self._suppressing[subject_hash].discard(request_id)
             known = replace(known, is_cancelled=True)
         elif record.event is LedgerEvent.COMPLETED:
-            known = replace(known, completed_at=record.at, facts=record.facts)
+            # A deletion that was repeated after a restore is approximate again.
+            known = replace(known, completed_at=record.at, facts=record.facts, is_exact=False)
         elif record.event is LedgerEvent.EXACT:
             known = replace(known, is_exact=True)
-        elif record.event is LedgerEvent.VOID:
-            return  # The database decides what became of the request.
         self.deletions[request_id] = known
 
 
@@ -102,9 +121,9 @@ def compare_requests(
         for code, text in _TEXTS.items()
         if code in missing
     ]
-    consents = sum(h in suppressed and h not in facts.active for h in facts.consented_at)
+    consents = sum(h in suppressed and not facts.suppresses(h) for h in facts.consented_at)
     if consents:
-        text = f"{consents} consents are missing in the database"
+        text = f"the consent for {consents} keyed hashes is missing in the database"
         findings.append(Finding(code="consents", severity=Severity.REPEAT, text=text))
     return findings
 

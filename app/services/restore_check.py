@@ -171,10 +171,10 @@ def check_artifacts(uow: UnitOfWork, artifacts: StoredArtifacts) -> list[Finding
 
 
 def _all_requests(uow: UnitOfWork) -> Iterator[ForgetRequest]:
-    cursor: str | None = None
-    while page := uow.requests.page(_PAGE, cursor):
-        yield from page
-        cursor = page[-1].id
+    newest_id = ""
+    while requests := uow.requests.after(newest_id, _PAGE):
+        yield from requests
+        newest_id = requests[-1].id
 
 
 def _tombstones(
@@ -182,21 +182,21 @@ def _tombstones(
 ) -> dict[str, KnownDeletion]:
     """Return keyed hash → the completed deletion, without those that consent has lifted."""
     consented_at = report.ledger.consented_at
-    in_ledger = report.ledger.deletions
-    tombstones: dict[str, KnownDeletion] = {}
-    for deletion in (*certified.values(), *in_ledger.values()):
-        at = deletion.completed_at
-        for subject_hash in deletion.subject_hashes if at is not None else ():
-            if at is not None and consented_at.get(subject_hash, at) <= at:
-                tombstones[subject_hash] = deletion
     suppressed = uow.suppressions.all_hashes()
-    for request in report.requests.values():
-        is_completed = request.status is RequestStatus.COMPLETED
-        for subject_hash in request.subject_hashes if is_completed else ():
-            if subject_hash in suppressed:
-                tombstones.setdefault(subject_hash, _known(request))
-            elif subject_hash in tombstones and (tombstones[subject_hash].request_id == request.id):
-                del tombstones[subject_hash]  # The database has the consent.
+    tombstones: dict[str, KnownDeletion] = {}
+    in_database = {
+        request.id: _known(request)
+        for request in report.requests.values()
+        if request.status is RequestStatus.COMPLETED
+    }
+    for deletion in (*in_database.values(), *certified.values(), *report.ledger.deletions.values()):
+        at = deletion.completed_at
+        if at is None:
+            continue
+        for subject_hash in deletion.subject_hashes:
+            is_lifted = deletion.request_id in in_database and subject_hash not in suppressed
+            if not is_lifted and consented_at.get(subject_hash, at) <= at:
+                tombstones[subject_hash] = deletion
     return tombstones
 
 

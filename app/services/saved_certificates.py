@@ -118,7 +118,7 @@ def read_certificates(
             file = name if len(documents) == 1 else f"{name}#{position}"
             saved = _verified(file, document, keys)
             if saved.deletion is not None:
-                digest = envelope_digest(document)
+                digest = saved.deletion.facts["certificate"]
                 if digest in digests:
                     saved = replace(saved, result=FileResult.DUPLICATE, text="read before")
                 digests.add(digest)
@@ -148,11 +148,12 @@ def compare(
 def deletions_of(certificates: Iterable[SavedCertificate]) -> dict[str, KnownDeletion]:
     """Return request id → deletion, with the facts of all valid certificates of the request."""
     deletions: dict[str, KnownDeletion] = {}
-    for saved in certificates:
+    for saved in sorted(certificates, key=lambda one: one.number or 0):
         if saved.deletion is not None:
-            earlier = deletions.get(saved.deletion.request_id)
-            is_exact = saved.deletion.is_exact or (earlier is not None and earlier.is_exact)
-            deletions[saved.deletion.request_id] = replace(saved.deletion, is_exact=is_exact)
+            # Later certificates cite the first one.
+            first = deletions.setdefault(saved.deletion.request_id, saved.deletion)
+            if saved.deletion.is_exact:
+                deletions[first.request_id] = replace(first, is_exact=True)
     return deletions
 
 
@@ -183,7 +184,10 @@ def _comparison(
 
 def _lacks_exact(deletion: KnownDeletion, request: ForgetRequest) -> bool:
     """Return whether the database lacks an exact training; a repeated deletion gets a new one."""
-    return deletion.is_exact and request.assurance is not Assurance.EXACT and not request.restored
+    if not deletion.is_exact or request.assurance is Assurance.EXACT or request.restored:
+        return False
+    completed_at, certified_at = request.completed_at, deletion.completed_at
+    return completed_at is None or certified_at is None or completed_at <= certified_at
 
 
 def _documents(value: Any) -> Iterator[dict[str, Any]]:
@@ -205,7 +209,7 @@ def _verified(file: str, document: dict[str, Any], keys: Sequence[TrustedKey]) -
         text = str(error.context["reason"])
         return SavedCertificate(file=file, result=FileResult.INVALID, text=text)
     try:
-        deletion = _deletion(content)
+        deletion = _deletion(content, envelope_digest(document))
     except (KeyError, TypeError, ValueError) as error:
         text = f"a field of its content is missing or malformed ({type(error).__name__})"
         return SavedCertificate(file=file, result=FileResult.INVALID, text=text)
@@ -227,7 +231,7 @@ def _names_trusted_key(document: dict[str, Any], keys: Sequence[TrustedKey]) -> 
     return not named.isdisjoint(key.key_id for key in keys)
 
 
-def _deletion(content: dict[str, Any]) -> KnownDeletion:
+def _deletion(content: dict[str, Any], digest: str) -> KnownDeletion:
     """Return the deletion; raises KeyError, TypeError or ValueError for malformed content."""
     hashes = tuple(content["subject_hashes"])
     completed_at = _instant(content["completed_at"])
@@ -242,7 +246,7 @@ def _deletion(content: dict[str, Any]) -> KnownDeletion:
         requested_at=completed_at if requested_at is None else _instant(requested_at),
         completed_at=completed_at,
         is_exact=content.get("kind") == CertificateKind.EXACT,
-        facts={"job": content.get("job_id"), "release": content.get("release")},
+        facts={"release": content.get("release"), "certificate": digest},
     )
 
 

@@ -116,6 +116,12 @@ class StateRepository(Repository):
             update(StateRow).values(ledger_number=head.number, ledger_digest=head.digest)
         )
 
+    def clear_ledger_head(self) -> None:
+        """Forget the ledger, so that the next process that opens the database begins a new one."""
+        self._connection.execute(
+            update(StateRow).values(ledger_number=None, ledger_digest=None, ledger_checkpoint=None)
+        )
+
     def ledger_checkpoint(self) -> int:
         """Return the number of the newest entry that a signed checkpoint covers; 0 for none."""
         number = self._connection.execute(select(StateRow.ledger_checkpoint)).scalar_one()

@@ -13,12 +13,14 @@ import structlog
 
 from app.domain.errors import LedgerAheadError, LedgerUnavailableError, LetheError
 from app.services import jobs as job_lifecycle
-from app.services.restore import is_behind, reconcile_installation
+from app.services.restore import reconcile_installation, require_current
 from app.services.scrubs import wake_for_certificates
 from worker.cancelled import remove_cancelled_releases
 from worker.claim_files import sweep_files
 from worker.failures import attempt
+from worker.lost_release import replace_lost_release
 from worker.scrubbing import erase_owed
+from worker.stray_files import remove_strays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +73,8 @@ def close_due_batch(
     try:
         with uow_factory() as uow:
             job = job_lifecycle.close_batch(uow, settings)
-            if job is not None and is_behind(uow, uow_factory.ledger):
-                raise LedgerAheadError
+            if job is not None:
+                require_current(uow, uow_factory.ledger)
     except LedgerAheadError:
         if pseudonyms is not None:
             follow_ledger(uow_factory, pseudonyms, settings)
@@ -133,6 +135,8 @@ class Relay:
             lambda: remove_cancelled_releases(self._uow_factory, self._artifacts),
             "cancelled_releases_not_removed",
         )
+        attempt(lambda: remove_strays(self._uow_factory, self._artifacts), "strays_not_removed")
+        replace_lost_release(self._uow_factory, self._artifacts, self._settings)
         erase_owed(self._uow_factory)
         with self._uow_factory() as uow:
             wake_for_certificates(uow)

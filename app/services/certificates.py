@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.domain.errors import CertificateNotReadyError
 from app.domain.jobs import JobStatus, Stage
+from app.services.repetition import lost_certificate
 from app.services.signatures import canonical_json
 from app.services.signing_keys import register
 from app.version import VERSION
@@ -94,6 +95,8 @@ def build_content(
         "subject_hashes": sorted(request.subject_hashes),
         "requested_at": request.created_at.isoformat(),
         "completed_at": completed_at.isoformat(),
+        # Only of a deletion that is repeated because a backup was restored.
+        **({} if (lost := lost_certificate(request)) is None else {"repeats": lost}),
         "job_id": job.id,
         "method": job.method,
         "release": job.release,

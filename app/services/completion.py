@@ -19,6 +19,7 @@ from app.domain.scrubs import ScrubKind
 from app.services.certificates import deletion_content, envelope_digest, issue
 from app.services.ledger import record_completed
 from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
+from app.services.repetition import end_repetition
 from app.services.scrubs import owe_certificate
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def finish(
     now = uow.state.now()
     for request in requests:
         _complete(uow, job, request, signer, evidence, (now, version))
+    end_repetition(uow, requests)
     owe_certificate(uow, job.id)
     uow.jobs.update(lease, status=JobStatus.SUCCEEDED, stage=Stage.DONE, progress=1.0)
     uow.outbox.add(Topic.REQUEST, job.id)

@@ -16,6 +16,7 @@ from app.domain.errors import (
     JobNotCancellableError,
     JobRunningError,
     NothingToTrainError,
+    RestoringError,
     UnknownJobError,
 )
 from app.domain.identifiers import new_id
@@ -56,7 +57,8 @@ def start_training(
 ) -> Job:
     """Create a `train` or `renew` job and its wake-up message.
 
-    Raises NothingToTrainError without interactions, and JobRunningError while another job is open.
+    Raises NothingToTrainError without interactions, JobRunningError while another job is open, and
+    RestoringError while deletions are repeated after a restore.
     """
     if kind is JobKind.FORGET:
         raise InvalidInputError(
@@ -64,6 +66,8 @@ def start_training(
         )
     if uow.people.counts()["interactions"] == 0:
         raise NothingToTrainError
+    if uow.state.restoring():
+        raise RestoringError
     job = Job(
         id=new_id("job"),
         kind=kind,

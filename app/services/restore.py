@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from app.domain.errors import JobNotCancellableError, LedgerDamagedError
+from app.domain.errors import JobNotCancellableError, LedgerAheadError, LedgerDamagedError
 from app.domain.jobs import JobKind
 from app.domain.ledger import LedgerEvent, LedgerHead
 from app.services import jobs
@@ -125,9 +125,10 @@ def reconcile_installation(
         return reconcile(uow, ledger, pseudonyms, settings) != Reconciled()
 
 
-def is_behind(uow: UnitOfWork, ledger: Ledger | None) -> bool:
-    """Return whether the ledger has entries that this database lacks."""
-    return ledger is not None and ledger.is_ahead(uow.state.ledger_head() or LedgerHead())
+def require_current(uow: UnitOfWork, ledger: Ledger | None) -> None:
+    """Raise LedgerAheadError if the ledger has entries that this database lacks."""
+    if ledger is not None and ledger.is_ahead(uow.state.ledger_head() or LedgerHead()):
+        raise LedgerAheadError
 
 
 def _check_head(ledger: Ledger, head: LedgerHead | None) -> None:

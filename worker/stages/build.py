@@ -41,7 +41,16 @@ class Built:
 class Builder:
     """Builds the weights of one job in the job's staging directory."""
 
-    def __init__(self, run: JobRun, snapshot: DataSnapshot, parent: Release | None) -> None:
+    def __init__(
+        self,
+        run: JobRun,
+        snapshot: DataSnapshot,
+        parent: Release | None,
+        *,
+        lost_parent: Release | None = None,
+    ) -> None:
+        """Take the live release as `parent`, or as `lost_parent` if its files are gone."""
+        self._lost_parent = lost_parent
         self._run = run
         self._learner = run.context.learner
         self._snapshot = snapshot
@@ -134,7 +143,7 @@ class Builder:
         )
         if self._parent is None:
             self._record("exact", artifact, None, artifact.intermediates)
-            return Built(artifact=artifact, outcome=None, figures={}, error_budget_spent=0)
+            return self._built_without_parent(artifact)
         verdict = self._audit(self._directory(self._parent), artifact, exact=True)
         self._record("exact", artifact, verdict, artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
@@ -147,6 +156,22 @@ class Builder:
             by_request=verdict.by_request,
         )
 
+    def _built_without_parent(self, artifact: Artifact) -> Built:
+        """Return a first release, or the exact successor of a release whose files are gone.
+
+        The latter is not compared with the lost weights. What they knew of each request of the
+        batch is not known, so each request gets the outcome of the batch.
+        """
+        is_first = self._lost_parent is None
+        figures = RequestFigures(is_unknown=True)
+        return Built(
+            artifact=artifact,
+            outcome=None if is_first else Outcome.EXACT,
+            figures={},
+            error_budget_spent=0,
+            by_request={} if is_first else dict.fromkeys(self._snapshot.requests, figures),
+        )
+
     def _backbone(self) -> str | Path:
         """Return the job's backbone, else the parent's directory, else the backbone in settings."""
         backbone: str | None = self._run.job.settings.get("backbone")
@@ -154,7 +179,18 @@ class Builder:
             return backbone
         if self._parent is not None:
             return self._directory(self._parent)
-        return self._run.context.settings.backbone
+        return self._backbone_of_lineage() or self._run.context.settings.backbone
+
+    def _backbone_of_lineage(self) -> str | None:
+        """Return the backbone that an operator chose for the lineage of the lost parent, if any."""
+        release = self._lost_parent
+        with self._run.context.uow_factory(write=False) as uow:
+            while release is not None:
+                backbone: str | None = uow.jobs.get(release.job_id).settings.get("backbone")
+                if backbone:
+                    return backbone
+                release = None if release.parent is None else uow.releases.get(release.parent)
+        return None
 
     def _audit(self, parent: Path, artifact: Artifact, *, exact: bool) -> Verdict:
         self._run.begin(Stage.AUDIT)

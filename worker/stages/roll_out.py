@@ -64,6 +64,7 @@ def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
     """Store the outcome and the figures of each request of the batch."""
     if built.outcome is None:
         return
+    _record_absent(uow, run.job.id)
     # A worker of the previous version may have assigned the requests, without these rows.
     uow.request_jobs.add(run.job.id, built.by_request)
     for request_id, figures in built.by_request.items():
@@ -72,6 +73,14 @@ def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
             # An earlier job deleted the rows, so the snapshot cannot show that they were trained.
             outcome = Outcome.EXACT
         uow.request_jobs.set_audit(run.job.id, request_id, outcome, figures.values())
+
+
+def _record_absent(uow: UnitOfWork, job_id: str) -> None:
+    """Record that nothing is stored of a request that a restored database has from the ledger."""
+    for request in uow.requests.of_job(job_id):
+        if request.subject is None and request.recovered is not None and not request.rows_deleted:
+            uow.request_jobs.add(job_id, [request.id])
+            uow.request_jobs.set_audit(job_id, request.id, Outcome.NOT_APPLICABLE, None)
 
 
 def roll_out(run: JobRun) -> None:

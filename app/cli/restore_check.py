@@ -15,6 +15,7 @@ from app.cli.options import AsJson
 from app.cli.restored_installation import RestoredInstallation, open_unchanged
 from app.cli.screen import Screen, table
 from app.domain.restore_check import SEVERITIES, Finding, Severity, worst
+from app.services.ledger_check import check_ledger
 from app.services.ledger_facts import LedgerFacts
 from app.services.restore_apply import repeat_certified
 from app.services.restore_check import RestoreReport, check_restore
@@ -30,6 +31,7 @@ from app.settings import get_settings
 
 if TYPE_CHECKING:
     from app.domain.restore_check import KnownDeletion
+    from app.services.signatures import TrustedKey
     from app.settings import Settings
 
 _STATUS: Final = {Severity.OK: 0, Severity.REPEAT: REPEAT, Severity.ACT: REPEAT}
@@ -49,7 +51,10 @@ def restore_check(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(metavar="PUBLIC", help="Public key of the certificates, as for verify."),
+        typer.Option(
+            metavar="PUBLIC",
+            help="Public keys of certificates and checkpoints, beside the installation's.",
+        ),
     ] = None,
     apply: Annotated[
         bool,
@@ -67,15 +72,16 @@ def restore_check(
 ) -> None:
     """Compare the database with the erasure ledger, the artifacts and saved certificates."""
     screen = Screen.make(as_json=as_json)
-    if certificates is None and (key is not None or apply):
-        raise BadInputError("--key and --apply need --certificates DIR. Give the directory too.")
+    if certificates is None and apply:
+        raise BadInputError("--apply needs --certificates DIR. Give the directory too.")
     settings = get_settings()
     with open_unchanged(settings) as installation:
-        saved = _read_saved(installation, certificates, key)
+        keys = installation.trusted_keys() + ([] if key is None else keys_in(key))
+        saved = [] if certificates is None else _read_saved(certificates, keys)
         if new_ledger:
             _begin_new_ledger(screen, installation)
         recorded = _record(settings, installation, saved) if apply else None
-        report = read_report(installation, deletions_of(saved))
+        report = read_report(installation, keys, deletions_of(saved))
     compared = [
         compare(one, report.requests, report.ledger.deletions, report.ledger.consented_at)
         for one in saved
@@ -94,7 +100,8 @@ def restore_check(
 def _begin_new_ledger(screen: Screen, installation: RestoredInstallation) -> None:
     """Write a new ledger from the database; raises BadInputError unless the ledger is empty."""
     root = installation.settings.ledger_root
-    if installation.ledger.last_number() > 0:
+    ledger = installation.ledger
+    if ledger.last_number() > 0 or any(map(bool, ledger.checkpoint_numbers())):
         raise BadInputError(
             f"The ledger in {root} has entries. --new-ledger is for a lost ledger: move what is"
             " left of it to another place, keep it, and repeat the command."
@@ -123,12 +130,7 @@ def _record(
         )
 
 
-def _read_saved(
-    installation: RestoredInstallation, certificates: Path | None, key: Path | None
-) -> list[SavedCertificate]:
-    if certificates is None:
-        return []
-    keys = installation.trusted_keys() if key is None else keys_in(key)
+def _read_saved(certificates: Path, keys: list[TrustedKey]) -> list[SavedCertificate]:
     if not keys:
         raise BadInputError(
             "This installation has no signing key. Give the public key of the certificates:"
@@ -138,23 +140,26 @@ def _read_saved(
 
 
 def read_report(
-    installation: RestoredInstallation, certified: dict[str, KnownDeletion]
+    installation: RestoredInstallation,
+    keys: list[TrustedKey],
+    certified: dict[str, KnownDeletion],
 ) -> RestoreReport:
     """Read ledger, artifacts and database, also while the service writes them."""
-    facts = LedgerFacts()
-    for attempt in range(1, _TRIES + 1):
-        facts.read(installation.ledger.entries(facts.head))
-        last_entry = installation.ledger.last_number()
+    ledger, facts = installation.ledger, LedgerFacts()
+    attempt = 1
+    while True:
+        chain = check_ledger(ledger, None, keys)
+        facts.read(ledger.entries(facts.head))
         artifacts = installation.artifacts()
         with installation.uow(write=False) as uow:
             head = uow.state.ledger_head()
-            is_settled = head is None or (head.number == facts.head.number == last_entry)
+            is_settled = head is None or head.number == facts.head.number == chain.last_number
             if is_settled or attempt == _TRIES:
                 return check_restore(
-                    uow, installation.pseudonyms, facts, last_entry, artifacts, certified
+                    uow, installation.pseudonyms, facts, chain, artifacts, certified
                 )
+        attempt += 1
         time.sleep(_PAUSE)
-    raise RuntimeError("unreachable")
 
 
 def _certificate_findings(compared: list[SavedCertificate], ledger: LedgerFacts) -> list[Finding]:
@@ -186,9 +191,10 @@ def _document(
     return {
         "status": worst(findings).value,
         "ledger": {
-            "last_entry": report.last_entry,
-            "verified_entries": report.ledger.head.number,
-            "damage": report.ledger.damage,
+            "last_entry": report.chain.last_number,
+            "authentic_entries": report.chain.entries,
+            "checkpoints": report.chain.checkpoints,
+            "covered_by_checkpoints": report.chain.covered,
             "database_head": None if head is None else head.number,
         },
         "findings": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -34,8 +35,6 @@ class LedgerFacts:
 
     #: The last entry that could be read and verified.
     head: LedgerHead = field(default_factory=LedgerHead)
-    #: The reason why the ledger cannot be read further; None for an intact ledger.
-    damage: str | None = None
     deletions: dict[str, KnownDeletion] = field(default_factory=dict)
     consented_at: dict[str, datetime] = field(default_factory=dict)
     #: Number of an entry → its digest, to find the database's head.
@@ -46,14 +45,12 @@ class LedgerFacts:
 
     def read(self, entries: Iterable[LedgerEntry]) -> None:
         """Add the entries after `head`; stop at the first damaged entry."""
-        self.damage = None
-        try:
+        # What is damaged is reported by `app.services.ledger_check`.
+        with suppress(LedgerDamagedError):
             for entry in entries:
                 self.head = entry.head
                 self.digests[entry.head.number] = entry.head.digest
                 self._records += ((entry.head.number, record) for record in entry.records)
-        except LedgerDamagedError as error:
-            self.damage = str(error.context["reason"])
         self._apply_all()
 
     def suppresses(self, subject_hash: str) -> bool:

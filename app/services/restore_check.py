@@ -15,6 +15,7 @@ from app.domain.errors import UnknownJobError
 from app.domain.jobs import OPEN_JOB_STATUSES
 from app.domain.requests import RequestStatus, Scope
 from app.domain.restore_check import Finding, KnownDeletion, Severity, worst
+from app.services.ledger_check import LedgerReport, ProblemKind
 from app.services.ledger_facts import LedgerFacts, compare_requests
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 _PAGE: Final = 500
 #: A finding lists at most this many paths.
 _MOST_PATHS: Final = 50
+#: A finding names at most this many problems of the ledger.
+_MOST_PROBLEMS: Final = 5
+#: With these problems, the entries of the ledger cannot be read to the end.
+_DAMAGE: Final = frozenset({ProblemKind.MISSING, ProblemKind.ALTERED, ProblemKind.UNCHAINED})
 _HEAD_SEVERITIES: Final = {"ledger-equal": Severity.OK, "ledger-ahead": Severity.REPEAT}
 _PLURAL: Final = {Scope.USER: "persons", Scope.USER_ITEMS: "pairs", Scope.ITEM: "items"}
 
@@ -40,8 +45,8 @@ class RestoreReport:
     findings: list[Finding] = field(default_factory=list)
     database_head: LedgerHead | None = None
     ledger: LedgerFacts = field(default_factory=LedgerFacts)
-    #: Highest number of an entry, readable or not.
-    last_entry: int = 0
+    #: The check of the ledger's chain and checkpoints.
+    chain: LedgerReport
     requests: dict[str, ForgetRequest] = field(default_factory=dict)
 
     @property
@@ -53,7 +58,7 @@ def check_restore(
     uow: UnitOfWork,
     pseudonyms: Pseudonyms,
     ledger: LedgerFacts,
-    last_entry: int,
+    chain: LedgerReport,
     artifacts: StoredArtifacts,
     certified: Mapping[str, KnownDeletion],
 ) -> RestoreReport:
@@ -61,10 +66,12 @@ def check_restore(
 
     Call this in a transaction that only reads.
     """
-    report = RestoreReport(ledger=ledger, last_entry=last_entry)
+    report = RestoreReport(ledger=ledger, chain=chain)
     report.database_head = uow.state.ledger_head()
     report.requests = {request.id: request for request in _all_requests(uow)}
-    report.findings.append(compare_heads(report.database_head, ledger, last_entry))
+    report.findings += ledger_problems(chain)
+    if all(problem.kind not in _DAMAGE for problem in chain.problems):
+        report.findings.append(compare_heads(report.database_head, ledger))
     report.findings += compare_requests(ledger, report.requests, uow.suppressions.all_hashes())
     tombstones = _tombstones(uow, report, certified)
     report.findings += stored_subjects(uow, pseudonyms, tombstones, report.requests)
@@ -72,17 +79,14 @@ def check_restore(
     return report
 
 
-def compare_heads(head: LedgerHead | None, ledger: LedgerFacts, last_entry: int) -> Finding:
-    """Return the finding about the database's head and the ledger's last entry."""
-    seen, last = (0 if head is None else head.number), last_entry
+def compare_heads(head: LedgerHead | None, ledger: LedgerFacts) -> Finding:
+    """Return the finding about the database's head and the last entry of an intact ledger."""
+    seen, last = (0 if head is None else head.number), ledger.head.number
     ends = f"the database has seen entry {seen}, the ledger ends with entry {last}"
-    gap = f"entry {ledger.head.number + 1} is missing, and entry {last} exists"
     other = f"entry {seen} is not the entry {seen} that the database has seen"
     cases = (
-        (ledger.damage is not None, "ledger-damaged", f"the ledger: {ledger.damage}"),
         (seen == last == 0, "ledger-equal", "neither the database nor the ledger has an entry"),
         (last == 0, "ledger-missing", f"the database has seen entry {seen}, the ledger is empty"),
-        (ledger.head.number < last, "ledger-damaged", gap),
         (last < seen, "ledger-behind", ends),
         (seen > 0 and ledger.digests.get(seen) != _digest(head), "ledger-differs", other),
         (last > seen, "ledger-ahead", ends),
@@ -92,6 +96,26 @@ def compare_heads(head: LedgerHead | None, ledger: LedgerFacts, last_entry: int)
     severity = _HEAD_SEVERITIES.get(code, Severity.DAMAGED)
     details = {"database": None if head is None else head.number, "ledger": last}
     return Finding(code=code, severity=severity, text=text, details=details)
+
+
+def ledger_problems(chain: LedgerReport) -> list[Finding]:
+    """Return a finding per kind of problem in the ledger."""
+    findings = []
+    for kind in ProblemKind:
+        problems = [problem for problem in chain.problems if problem.kind is kind]
+        if problems:
+            named = "; ".join(problem.text for problem in problems[:_MOST_PROBLEMS])
+            more = len(problems) - _MOST_PROBLEMS
+            is_foreign = kind is ProblemKind.FOREIGN
+            findings.append(
+                Finding(
+                    code="ledger-foreign-files" if is_foreign else "ledger-damaged",
+                    severity=Severity.ACT if is_foreign else Severity.DAMAGED,
+                    text=f"the ledger: {named}" + (f"; and {more} more" if more > 0 else ""),
+                    details={"entries": [problem.number for problem in problems if problem.number]},
+                )
+            )
+    return findings
 
 
 def _digest(head: LedgerHead | None) -> str | None:

@@ -435,8 +435,8 @@ class TestCertificates:
         [
             (["--certificates", "/no/such/directory"], "is not a directory"),
             (["--certificates", __file__], "is not a directory"),
-            (["--key", "/no/such/key"], "need --certificates"),
-            (["--apply"], "need --certificates"),
+            (["--key", __file__], "holds no usable key"),
+            (["--apply"], "needs --certificates"),
         ],
     )
     @pytest.mark.usefixtures("on_sqlite")

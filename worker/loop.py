@@ -13,6 +13,7 @@ from app.domain.errors import LetheError
 from worker.claim_files import claim_with_lock, sweep_files
 from worker.failures import attempt
 from worker.heartbeat import WorkerHeartbeat
+from worker.ledger_checkpoints import write_checkpoint
 from worker.pipeline import run_job
 from worker.relay import Relay, close_due_batch, follow_ledger, sweep_jobs
 from worker.scrubbing import certify_owed
@@ -39,6 +40,7 @@ def run_once(
     follow_ledger(context.uow_factory, context.pseudonyms, context.settings)
     sweep_jobs(context.uow_factory, context.settings)
     certify_owed(context)
+    write_checkpoint(context)
     close_due_batch(context.uow_factory, context.settings, context.pseudonyms)
     # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
@@ -56,6 +58,7 @@ def run_once(
             stop=stop or threading.Event(),
             on_stage=on_stage or _do_nothing,
         )
+    write_checkpoint(context, at_once=True)
     attempt(lambda: sweep_files(context.uow_factory, context.artifacts), "files_not_swept")
     return True
 

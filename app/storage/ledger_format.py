@@ -78,11 +78,10 @@ def encode(
 
 def decode(key: bytes, number: int, content: bytes) -> LedgerEntry:
     """Return the entry; raise LedgerDamagedError unless the bytes are authentic."""
-    damaged = LedgerDamagedError(reason=f"entry {number} was altered or truncated")
     text, tail = content[len(_START) : -_TAIL_LENGTH], content[-_TAIL_LENGTH:]
     expected = _MIDDLE + _mac(key, text) + _END
     if not content.startswith(_START) or not hmac.compare_digest(tail, expected):
-        raise damaged
+        raise LedgerDamagedError(reason=f"entry {number} was altered or truncated")
     try:
         body = json.loads(text)
         if body["number"] != number:
@@ -99,7 +98,7 @@ def decode(key: bytes, number: int, content: bytes) -> LedgerEntry:
 
 
 def _mac(key: bytes, text: bytes) -> bytes:
-    return hmac.new(key, text, hashlib.sha256).hexdigest().encode()
+    return hmac.digest(key, text, "sha256").hex().encode()
 
 
 def _to_json(record: LedgerRecord) -> dict[str, Any]:

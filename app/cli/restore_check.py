@@ -82,19 +82,26 @@ def restore_check(
             _begin_new_ledger(screen, installation)
         recorded = _record(settings, installation, saved) if apply else None
         report = read_report(installation, keys, deletions_of(saved))
-    compared = [
-        compare(one, report.requests, report.ledger.deletions, report.ledger.consented_at)
-        for one in saved
-    ]
-    findings = [*report.findings, *_certificate_findings(compared, report.ledger)]
-    document = _document(report, findings, compared)
     if recorded is not None:
-        document["recorded"] = recorded
         screen.say(f"{len(recorded)} deletions were recorded; the worker repeats them.")
-    screen.result(document, *_lines(findings, compared))
+    findings, compared = _with_certificates(report, saved)
+    document = _document(report, findings, compared)
+    extra = {} if recorded is None else {"recorded": recorded}
+    screen.result({**document, **extra}, *_lines(findings, compared))
     status = _STATUS.get(worst(findings), DAMAGED)
     if status:
         raise typer.Exit(status)
+
+
+def _with_certificates(
+    report: RestoreReport, saved: list[SavedCertificate]
+) -> tuple[list[Finding], list[SavedCertificate]]:
+    """Return all findings, and the certificates with the results of their comparison."""
+    ledger = report.ledger
+    compared = [
+        compare(one, report.requests, ledger.deletions, ledger.consented_at) for one in saved
+    ]
+    return [*report.findings, *_certificate_findings(compared, ledger)], compared
 
 
 def _begin_new_ledger(screen: Screen, installation: RestoredInstallation) -> None:

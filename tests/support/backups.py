@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,6 +14,8 @@ from sqlalchemy import make_url
 from app.storage.tables import Base
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from app.storage.engine import Database
 
 

@@ -17,6 +17,7 @@ from app.services.certificates import certificates_of, content_of, envelope_dige
 from app.services.forget import cancel_forget, hold_forget
 from app.services.interactions import add_interactions
 from app.services.jobs import start_training
+from app.services.ledger import record_exact
 from app.services.pseudonyms import Pseudonyms
 from app.services.restore import Reconciled, open_data, reconcile
 from app.services.suppression import record_consent
@@ -55,6 +56,18 @@ def backup(factory: UnitOfWorkFactory) -> Callable[[], None]:
 def heal(factory: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> Reconciled:
     with factory() as uow:
         return open_data(uow, ledger_of(factory), pseudonyms, SETTINGS)
+
+
+def reconcile_and_die(factory: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> None:
+    """Reconcile without the commit, as a process that is killed before it."""
+
+    def die() -> None:
+        with factory() as uow:
+            reconcile(uow, ledger_of(factory), pseudonyms, SETTINGS)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die()
 
 
 def read(factory: UnitOfWorkFactory, request: ForgetRequest) -> ForgetRequest:
@@ -421,9 +434,7 @@ def test_first_entries_of_a_start_that_was_killed_are_not_repeated(
     upgraded = UnitOfWorkFactory(catalog.database, open_ledger(str(tmp_path / "new"), pseudonyms))
     with upgraded.database.write.begin() as connection:
         connection.exec_driver_sql("UPDATE state SET ledger_number = NULL, ledger_digest = NULL")
-    with pytest.raises(KeyboardInterrupt), upgraded() as uow:
-        reconcile(uow, ledger_of(upgraded), pseudonyms, SETTINGS)
-        raise KeyboardInterrupt
+    reconcile_and_die(upgraded, pseudonyms)
     assert events(upgraded) == ["accepted", "accepted"]
     assert heal(upgraded, pseudonyms).first_entries == 0
     assert events(upgraded) == ["accepted", "accepted"]
@@ -483,9 +494,7 @@ def test_kill_while_reconciling_leaves_the_database_as_it_was(
     restore = backup(opened)
     lost = forget("ann")
     restore()
-    with pytest.raises(KeyboardInterrupt), opened() as uow:
-        reconcile(uow, ledger_of(opened), pseudonyms, SETTINGS)
-        raise KeyboardInterrupt
+    reconcile_and_die(opened, pseudonyms)
     with opened(write=False) as uow:
         assert uow.requests.find(lost.id) is None
     assert heal(opened, pseudonyms).inserted == 1
@@ -527,7 +536,7 @@ def test_other_entry_than_the_head_is_damage(
 
 
 def test_ids_from_before_the_id_rule_are_found(
-    uow_factory: UnitOfWorkFactory, tmp_path: Path, forget: Forget, pseudonyms: Pseudonyms
+    uow_factory: UnitOfWorkFactory, forget: Forget, pseudonyms: Pseudonyms
 ) -> None:
     """The backup is from before the rule: its ids are as callers spelled them."""
     email = Pseudonyms(pseudonyms.key, IdRule.EMAIL)
@@ -550,8 +559,6 @@ def test_exact_training_that_was_lost_marks_the_request(
     start_job: StartJob,
     signer: Signer,
 ) -> None:
-    from app.services.ledger import record_exact
-
     lost = forget("ann")
     complete(opened, start_job(), signer)
     restore = backup(opened)

@@ -49,7 +49,7 @@ def _write(context: WorkerContext, ledger: Ledger, *, at_once: bool) -> None:
     if not at_once and issued_at is not None and timedelta(0) <= now - issued_at < _INTERVAL:
         return
     ledger.remove_leftovers()
-    if base.number < head.number:
+    if base != head:
         head, content = _signed(context.uow_factory, context.signer, ledger, base, previous)
         try:
             ledger.create_checkpoint(head.number, content)

@@ -56,6 +56,9 @@ def open_objects(root: str, directory: str) -> LedgerObjects:
     """
     if "://" not in root and "::" not in root:
         return LocalObjects(Path(root), directory)
+    if not all(part.rpartition("://")[2].strip("/") for part in root.split("::")):
+        # fsspec would take the working directory for a path that is missing.
+        raise InvalidInputError("LETHE_LEDGER_URL names no directory or bucket. Add its name.")
     try:
         file_system, base = fsspec.core.url_to_fs(root)
     except (ValueError, ImportError, TypeError) as error:
@@ -64,8 +67,6 @@ def open_objects(root: str, directory: str) -> LedgerObjects:
             f"LETHE_LEDGER_URL cannot be used: {error}. Set a path or a URL that fsspec can open."
         ) from error
     base = str(base).rstrip("/")
-    if not base:
-        raise InvalidInputError("LETHE_LEDGER_URL names no directory or bucket. Add its name.")
     if isinstance(file_system, LocalFileSystem):
         return LocalObjects(Path(base), directory)  # fsspec does not flush files to the disk.
     return RemoteObjects(file_system, f"{base}/{directory}")

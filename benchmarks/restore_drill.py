@@ -94,17 +94,12 @@ class Drill:
         service.call("POST", "/consents", {"user_id": people.consented})
         service.call("POST", "/interactions", _rating(people.consented))
         note("the person who was forgotten before the backup consents and rates again")
-        held = service.call("POST", "/forget", {"user_id": people.waiting})
-        service.call("POST", f"/forget/{held['id']}/hold")
-        self._requests["waiting"] = held["id"]
-        note("one more deletion is accepted and put on hold")
-        service.stop()
-        # With the usual cancel window, so that the deletion can be cancelled.
-        cancelled = service.command("forget", people.cancelled, LETHE_CANCEL_WINDOW="60")
-        service.start()
+        # With a cancel window, in which no batch takes the requests.
+        waiting = service.command("forget", people.waiting, LETHE_CANCEL_WINDOW="3600")
+        cancelled = service.command("forget", people.cancelled, LETHE_CANCEL_WINDOW="3600")
         service.call("DELETE", f"/forget/{cancelled['id']}")
-        self._requests["cancelled"] = cancelled["id"]
-        note("another deletion is accepted and cancelled")
+        self._requests |= {"waiting": waiting["id"], "cancelled": cancelled["id"]}
+        note("two more deletions are accepted, and one of them is cancelled")
         self._save_certificates()
         service.stop()
         return backup, service.back_up("after")
@@ -189,13 +184,17 @@ class Drill:
     def _check_requests(self, people: People) -> None:
         """Check what became of every request; raises DrillError."""
         service, note = self._service, self._transcript.note
-        expected = {"forgotten": "completed", "consented": "completed", "cancelled": "cancelled"}
+        expected = {"forgotten": "completed", "consented": "completed"}
+        expected |= {"cancelled": "cancelled", "waiting": "scheduled"}
         for name, status in expected.items():
             request = service.call("GET", f"/forget/{self._requests[name]}")
             if request["status"] != status:
                 raise DrillError(f"the deletion of {name} is {request['status']}, not {status}")
-        waiting = service.call("GET", f"/forget/{self._requests['waiting']}")["status"]
-        note(f"the deletions are completed, cancelled and, the held one, {waiting}")
+        note("two deletions are completed, one is cancelled and one still waits")
+        answer = service.answer("GET", f"/recommend/{people.waiting}")
+        note(f"GET /recommend/{{waiting}}: {answer}")
+        if not answer.startswith("410"):
+            raise DrillError(f"the person whose deletion waits gets {answer}")
         listed = service.call("GET", f"/forget/{self._requests['forgotten']}/certificates")
         envelope = listed["items"][-1]["certificate"]
         path = self._certificates.with_name("newest.json")

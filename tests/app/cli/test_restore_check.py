@@ -24,8 +24,10 @@ from app.services.secrets import load_signer
 from app.services.signatures import Signer
 from app.services.suppression import record_consent
 from app.settings import get_settings
+from app.storage.engine import make_database
+from app.storage.unit_of_work import UnitOfWorkFactory
+from tests.support.backups import DatabaseBackup
 from tests.support.command_line import document, lethe
-from tests.support.database_copies import Rows, copy_rows, put_back
 from tests.support.first_version_certificates import sign_first_version
 
 if TYPE_CHECKING:
@@ -84,16 +86,16 @@ class Restorable:
 
         return list(self.run(action))
 
-    def rows(self) -> Rows:
+    def back_up(self) -> DatabaseBackup:
         with open_installation(get_settings()) as opened:
-            return copy_rows(opened.uow.database)
+            return DatabaseBackup.of(opened.uow.database)
 
-    def put_back(self, rows: Rows) -> None:
-        """Put the rows back without opening the installation, which would apply the ledger."""
-        from app.storage.engine import make_database  # noqa: PLC0415
-
+    def put_back(self, backup: DatabaseBackup, user_id: str | None = None) -> None:
+        """Restore without opening the installation, which would apply the ledger; add a user."""
         database = make_database(get_settings().sqlalchemy_url)
-        put_back(database, rows)
+        backup.restore(database)
+        with UnitOfWorkFactory(database)() as uow:
+            uow.people.ensure_users([] if user_id is None else [user_id])
         database.dispose()
 
     def status_of(self, request_id: str) -> RequestStatus:
@@ -165,7 +167,7 @@ class TestLedger:
         assert "Nothing is missing" in lethe("restore-check").stdout
 
     def test_restored_database_is_compared_and_not_changed(self, installation: Restorable) -> None:
-        backup = installation.rows()
+        backup = installation.back_up()
         forgotten = installation.forget("ann")
         pairs = installation.forget("cid", "i1", "i2")
         item = installation.forget("", item_id="i3")
@@ -193,7 +195,7 @@ class TestLedger:
     def test_deletion_that_is_being_repeated_is_reported_until_it_is_completed(
         self, installation: Restorable
     ) -> None:
-        backup = installation.rows()
+        backup = installation.back_up()
         request_id = installation.forget("ann")
         installation.complete()
         installation.put_back(backup)
@@ -209,12 +211,11 @@ class TestLedger:
     def test_consented_person_is_not_reported(self, installation: Restorable) -> None:
         installation.forget("ann")
         installation.complete()
-        backup = installation.rows()
+        backup = installation.back_up()
         installation.run(lambda uow, opened: record_consent(uow, opened.pseudonyms, "ann"))
         installation.run(lambda uow, _: uow.people.ensure_users(["ann"]))
         assert check()[0] == 0
-        with_data = installation.rows()
-        installation.put_back({**backup, "users": with_data["users"]})
+        installation.put_back(backup, "ann")
 
         status, answer = check()
 
@@ -301,7 +302,7 @@ class TestCertificates:
     """Saved certificates."""
 
     def test_restore_without_ledger_is_found_and_repaired(self, installation: Restorable) -> None:
-        backup = installation.rows()
+        backup = installation.back_up()
         request_id = installation.forget("ann")
         pairs = installation.forget("bob", "i1")
         installation.complete()
@@ -406,7 +407,7 @@ class TestCertificates:
         assert "huge.json" in lethe("restore-check", "--certificates", str(directory)).stdout
 
     def test_certificates_of_another_installation_need_its_key(self, on_sqlite: Restorable) -> None:
-        backup = on_sqlite.rows()
+        backup = on_sqlite.back_up()
         request_id = on_sqlite.forget("ann")
         on_sqlite.complete()
         on_sqlite.save(request_id)

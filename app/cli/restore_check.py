@@ -83,7 +83,7 @@ def restore_check(
         recorded = _record(settings, installation, saved) if apply else None
         report = read_report(installation, keys, deletions_of(saved))
     if recorded is not None:
-        screen.say(f"{len(recorded)} deletions were recorded; the worker repeats them.")
+        screen.say(f"Recorded deletions, which the worker repeats: {len(recorded)}")
     findings, compared = _with_certificates(report, saved)
     document = _document(report, findings, compared)
     extra = {} if recorded is None else {"recorded": recorded}
@@ -184,7 +184,7 @@ def _certificate_findings(compared: list[SavedCertificate], ledger: LedgerFacts)
             Finding(
                 code=f"certificates-{result}",
                 severity=severity,
-                text=f"{len(files)} saved certificates: {result.value.replace('-', ' ')}",
+                text=f"saved certificates, {result.value.replace('-', ' ')}: {len(files)}",
                 request_ids=tuple(request_ids),
             )
         )

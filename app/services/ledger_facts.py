@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 #: Code → text of what a database lacks.
 _TEXTS: Final = {
-    "missing": "{n} deletions of the ledger are missing in the database",
-    "older": "{n} deletions are completed in the ledger, and not in the database",
-    "repeating": "{n} deletions are being repeated",
-    "cancellations": "{n} cancellations are missing in the database",
-    "exact": "{n} exact trainings are missing in the database",
+    "missing": "deletions that the database lacks: {n}",
+    "older": "deletions that are completed in the ledger only: {n}",
+    "repeating": "deletions that are being repeated: {n}",
+    "cancellations": "cancellations that the database lacks: {n}",
+    "exact": "deletions whose exact training the database lacks: {n}",
 }
 
 
@@ -120,7 +120,7 @@ def compare_requests(
     ]
     consents = sum(h in suppressed and not facts.suppresses(h) for h in facts.consented_at)
     if consents:
-        text = f"the consent for {consents} keyed hashes is missing in the database"
+        text = f"consents that the database lacks: {consents}"
         findings.append(Finding(code="consents", severity=Severity.REPEAT, text=text))
     return findings
 

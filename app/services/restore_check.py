@@ -147,12 +147,12 @@ def stored_subjects(
     for is_known, severity in ((True, Severity.REPEAT), (False, Severity.ACT)):
         if stored[is_known]:
             numbers = {_PLURAL[scope]: n for scope, n in sorted(stored[is_known].items())}
-            named = ", ".join(f"{n} {name}" for name, n in numbers.items())
+            named = ", ".join(f"{name} {n}" for name, n in numbers.items())
             findings.append(
                 Finding(
                     code="stored" if is_known else "stored-again",
                     severity=severity,
-                    text=f"{named} are stored although their deletion was completed",
+                    text=f"stored although the deletion was completed: {named}",
                     request_ids=tuple(sorted(request_ids[is_known])),
                     details=numbers,
                 )
@@ -180,7 +180,7 @@ def check_artifacts(uow: UnitOfWork, artifacts: StoredArtifacts) -> list[Finding
             Finding(
                 code="artifacts-left",
                 severity=Severity.REPEAT,
-                text=f"{len(leftover)} artifacts of shredded or unknown releases are present",
+                text=f"artifacts of shredded or unknown releases: {len(leftover)}",
                 details={"paths": leftover[:_MOST_PATHS], "count": len(leftover)},
             )
         )

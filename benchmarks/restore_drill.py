@@ -155,6 +155,8 @@ class Drill:
         deadline = time.monotonic() + _TIMEOUT
         answers: dict[str, str] = {}
         while time.monotonic() < deadline:
+            for name in service.restart_ended():
+                self._transcript.note(f"{name} ended, and is started again")
             answers = {
                 "/readyz": service.answer("GET", "/readyz"),
                 "/recommend/{forgotten}": service.answer("GET", f"/recommend/{people.forgotten}"),

@@ -130,6 +130,14 @@ class Service:
                 "the service does not become ready",
             )
 
+    def restart_ended(self) -> list[str]:
+        """Start the processes that have ended again, and return their names."""
+        children = [] if self._children is None else self._children._children  # noqa: SLF001
+        ended = [child for child in children if child.exit_status() is not None]
+        for child in ended:
+            child.start()
+        return [child.name for child in ended]
+
     def stop(self) -> None:
         """Stop all processes and wait until the last one has ended."""
         if self._children is not None:

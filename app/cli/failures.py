@@ -1,6 +1,7 @@
 """Error handling of the commands: one line per expected error, and the exit status.
 
-The status is 2 for bad input, 130 for an interrupt, and 1 for other failures.
+The status is 2 for bad input, 130 for an interrupt, and 1 for other failures. `restore-check` has
+two of its own: 3 if something must be repeated, and 4 for damage.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ P = ParamSpec("P")
 
 FAILURE: Final = 1
 BAD_INPUT: Final = 2
+REPEAT: Final = 3
+DAMAGED: Final = 4
 INTERRUPTED: Final = 130
 
 

@@ -18,6 +18,7 @@ from app.cli.keys import keys
 from app.cli.processes import module_environment
 from app.cli.recommend import recommend
 from app.cli.releases import releases
+from app.cli.restore_check import restore_check
 from app.cli.train import train
 from app.cli.up import up
 from app.cli.verify import verify
@@ -49,6 +50,7 @@ for panel, name, function in (
     (STATUS, "releases", releases),
     (STATUS, "verify", verify),
     (STATUS, "keys", keys),
+    (STATUS, "restore-check", restore_check),
 ):
     application.command(name, rich_help_panel=panel)(function)
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.certificate_files import keys_in, read_file, read_json
 from app.cli.failures import BadInputError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
-from app.domain.errors import DatabaseUnavailableError, InvalidCertificateError
+from app.domain.errors import DatabaseUnavailableError
 from app.services.secrets import SIGNING_KEY_FILE, load_signer
-from app.services.signatures import TrustedKey, VerifiedCertificate, load_public_key
+from app.services.signatures import TrustedKey, VerifiedCertificate
 from app.services.signatures import verify as verify_signature
-from app.services.signing_keys import trusted_key, trusted_keys
+from app.services.signing_keys import trusted_key
 from app.settings import get_settings
 from app.storage.engine import make_database
 from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
     from app.settings import Settings
-
-#: Certificates list every shredded file, and are still far below this size.
-_MOST_BYTES: Final = 32 * 2**20
 
 
 @command
@@ -44,8 +41,8 @@ def verify(
 ) -> None:
     """Verify a deletion certificate offline. Keys are read from files, never fetched."""
     screen = Screen.make(as_json=as_json)
-    document = _read_json(certificate, _read(certificate))
-    verified = verify_signature(document, _own_keys() if key is None else _keys_in(key))
+    document = read_json(certificate, read_file(certificate))
+    verified = verify_signature(document, _own_keys() if key is None else keys_in(key))
     answer = {
         "valid": True,
         "key_id": verified.key_id,
@@ -112,21 +109,6 @@ def _evidence(content: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _keys_in(path: Path) -> list[TrustedKey]:
-    """Return the keys in a PEM file or in a saved `lethe-keys` document."""
-    data = _read(path)
-    try:
-        if data.lstrip().startswith(b"{"):
-            return trusted_keys(_read_json(path, data))
-        return [TrustedKey(public_key=load_public_key(data))]
-    except InvalidCertificateError as error:
-        # Not the certificate is at fault.
-        raise BadInputError(
-            f"{path} holds no usable key: {error.context['reason']}. Give a public key (PEM), or a "
-            "saved answer of /.well-known/lethe-keys."
-        ) from error
-
-
 def _own_keys() -> list[TrustedKey]:
     """Return the keys of the installation on this machine; raises BadInputError without any."""
     settings = get_settings()
@@ -155,35 +137,3 @@ def _registered_keys(settings: Settings) -> list[TrustedKey]:
         return []  # The file is of an earlier version, or not a database.
     finally:
         database.dispose()
-
-
-def _read(path: Path) -> bytes:
-    """Return the file's bytes; raises BadInputError for an empty or an oversized file."""
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise BadInputError(
-            f"{path} has more than {_MOST_BYTES // 2**20} MiB, so it is neither a certificate nor"
-            " a key."
-        )
-    if not data.strip():
-        raise BadInputError(f"{path} is empty. Download the file again.")
-    return data
-
-
-def _read_json(path: Path, data: bytes) -> Any:
-    try:
-        return json.loads(data, object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not JSON: {error}") from error
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object; raise ValueError if a name occurs twice.
-
-    Programs disagree about which value of a repeated name counts.
-    """
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        raise ValueError("an object has the same name twice")
-    return dict(pairs)

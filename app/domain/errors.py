@@ -212,7 +212,8 @@ class RestoringError(UnavailableError):
 class LedgerDamagedError(LetheError):
     """The erasure ledger cannot be trusted: {reason}.
 
-    Restore the ledger from its own copy. `lethe restore-check` lists what is missing.
+    Restore the ledger from its own copy. `lethe restore-check` lists what is missing; only after a
+    true loss, `lethe restore-check --new-ledger` writes a new ledger.
     """
 
     code = "ledger-damaged"

@@ -94,7 +94,7 @@ def reconcile(
     missing = list(ledger.entries(head or LedgerHead()))
     reconciled = Reconciled()
     if missing:
-        reconciled = _apply(uow, pseudonyms, settings, missing)
+        reconciled = apply_entries(uow, pseudonyms, settings, missing)
         uow.state.write_ledger_head(missing[-1].head)
     if head is None:
         written = record_present(uow, ledger, pseudonyms, missing)
@@ -145,9 +145,10 @@ def _check_head(ledger: Ledger, head: LedgerHead | None) -> None:
         )
 
 
-def _apply(
+def apply_entries(
     uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, missing: Sequence[LedgerEntry]
 ) -> Reconciled:
+    """Apply the entries to the database, in their order. The caller holds the data lock."""
     voided = {
         (record.facts["entry"], record.request_id)
         for entry in missing

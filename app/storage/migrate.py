@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import exc, text
 
 from app.domain.errors import DatabaseUnavailableError
@@ -41,4 +43,14 @@ def migrate(database: Database) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except (exc.OperationalError, exc.InterfaceError) as error:
+        raise DatabaseUnavailableError from error
+
+
+def is_current(database: Database) -> bool:
+    """Return whether the database has the newest schema. Raises DatabaseUnavailableError."""
+    newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    try:
+        with database.read.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision() == newest
+    except (exc.DatabaseError, exc.InterfaceError) as error:
         raise DatabaseUnavailableError from error

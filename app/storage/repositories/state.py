@@ -116,6 +116,12 @@ class StateRepository(Repository):
             update(StateRow).values(ledger_number=head.number, ledger_digest=head.digest)
         )
 
+    def clear_ledger_head(self) -> None:
+        """Forget the ledger, so that the next process that opens the database begins a new one."""
+        self._connection.execute(
+            update(StateRow).values(ledger_number=None, ledger_digest=None, ledger_checkpoint=None)
+        )
+
     def ledger_checkpoint(self) -> int:
         """Return the number of the newest entry that a signed checkpoint covers; 0 for none."""
         number = self._connection.execute(select(StateRow.ledger_checkpoint)).scalar_one()
@@ -149,6 +155,10 @@ class StateRepository(Repository):
             select(func.coalesce(StateRow.key_fingerprint, candidate))
         ).scalar_one()
         return str(fingerprint)
+
+    def stored_fingerprint(self) -> str | None:
+        """Return the stored fingerprint of the hash key; None if no process has stored one."""
+        return self._connection.execute(select(StateRow.key_fingerprint)).scalar_one()
 
     def now(self) -> datetime:
         """Return the time of the database's clock."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.cli import verify as verify_command
+from app.cli import certificate_files
 from app.cli.installation import open_installation
 from app.services.secrets import load_signer
 from app.services.signatures import Signer
@@ -182,7 +182,7 @@ def test_file_that_is_no_certificate_is_refused_in_one_line(
 def test_oversized_file_is_refused_without_reading_all_of_it(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_command, "_MOST_BYTES", 2**20)
+    monkeypatch.setattr(certificate_files, "MOST_BYTES", 2**20)
     with certificate.open("wb") as file:
         file.truncate(2**40)  # A sparse file.
     ended = lethe("verify", str(certificate))

@@ -143,8 +143,10 @@ class History:
     def _exact_times(self, completed_at: Times) -> tuple[Times, Times]:
         """Return when each completed request became exact, infinite if not, and its deadline."""
         exact_at = np.full(self._completed, np.inf)
-        sizes = np.diff(np.asarray(self._exact_ends, np.int64), prepend=0)
-        exact_at[: self._exact_end] = np.repeat(np.asarray(self._exact_at), sizes)
+        ends = np.asarray(self._exact_ends, np.int64)
+        # The chunk of a request is the first that ends after the request.
+        chunks = np.searchsorted(ends, np.arange(self._exact_end), side="right")
+        exact_at[: self._exact_end] = np.asarray(self._exact_at)[chunks]
         exact_at = np.where(self._in_weights[: self._completed], exact_at, completed_at)
         due_at = self.created[: self._completed] + self._exact_seconds
         halved = completed_at + np.maximum(due_at - completed_at, 0.0) / 2.0

@@ -53,15 +53,14 @@ def all_scenarios(costs: Costs, days: int, seed: int, rates: tuple[int, ...]) ->
                 if model != "10 h, slow batches" or mode is None:
                     yield _named("plain", model, mode, _scenario(demand, own_costs, mode, seed))
         large = _scenario(demand, models["10 h, slow batches"], None, seed)
-        if per_day > max(RATES[:-1]):
+        if per_day > RATES[1]:
             settings = large.settings.model_copy(update={"batch_size": _LARGE_BATCH})
             large = replace(large, settings=settings)
             yield _named(f"batches of {_LARGE_BATCH}", "10 h, slow batches", None, large)
-    for per_day in rates:
-        if per_day <= max(RATES[:-1]):
-            for model in ("compact", "10 h"):
-                plain = _scenario(Demand(per_day=per_day, days=days), models[model], None, seed)
-                yield from _with_faults(model, plain)
+    for per_day in (rate for rate in rates if rate <= RATES[1]):
+        for model in ("compact", "10 h"):
+            plain = _scenario(Demand(per_day=per_day, days=days), models[model], None, seed)
+            yield from _with_faults(model, plain)
 
 
 def _with_faults(model: str, plain: Scenario) -> Iterator[Named]:
@@ -76,7 +75,9 @@ def _with_faults(model: str, plain: Scenario) -> Iterator[Named]:
         "1 % of users leave a day": {"users": plain.users / 10},
     }
     everything = {name: value for fault in faults.values() for name, value in fault.items()}
-    for name, changes in {**faults, "all of these": everything}.items():
+    # One kind of fault at a time is simulated at the lowest rates only, which are fast.
+    kinds = faults if plain.demand.per_day <= RATES[0] else {}
+    for name, changes in {**kinds, "all of these": everything}.items():
         yield _named(name, model, None, replace(plain, **changes))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The commands `unlearning` and `serving` of `lethe benchmark`: options, progress and output.
+"""The commands of `lethe benchmark`: options, progress and output.
 
 The benchmarks load torch, so each command imports its benchmark when it runs.
 """
@@ -22,6 +22,7 @@ from app.cli.options import AsJson
 from app.cli.screen import Screen
 from app.domain.backbone_names import KNOWN, check_backbone, describe_backbone
 from app.settings import get_settings
+from benchmarks.renewal.command import renewal, renewal_costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +40,10 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Measure unlearning methods and serving speed.",
+    help="Measure unlearning methods and serving speed, and simulate renewals.",
 )
+application.command("renewal-costs")(renewal_costs)
+application.command("renewal")(renewal)
 
 
 @application.command("unlearning")

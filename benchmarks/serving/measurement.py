@@ -76,7 +76,7 @@ def run(options: Options, bar: Bar) -> Results:
     def at(text: str) -> None:
         bar.at(text, time.monotonic() - started, None)
 
-    with _environment(options.home) as settings:
+    with environment(options.home) as settings:
         configure_logging(settings.log_level)
         at("importing and training, unless done before")
         _prepare(settings, options.data)
@@ -92,7 +92,7 @@ def run(options: Options, bar: Bar) -> Results:
         rows, swaps, http = _over_http(settings, options, users, at)
     measured: Results = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no accelerator used",
         "replicas": options.replicas,
         "scenarios": rows,
@@ -117,7 +117,7 @@ def run(options: Options, bar: Bar) -> Results:
 
 
 @contextmanager
-def _environment(home: Path) -> Iterator[Settings]:
+def environment(home: Path) -> Iterator[Settings]:
     """Set the environment for `home` in the block; settings that tune serving stay as they are."""
     previous = dict(os.environ)
     for name in INSTALLATION_VARIABLES:
@@ -179,7 +179,7 @@ def _over_http(
         ]
         with service_at(server, settings) as service:
             wait_until_up(service, started[0])
-            _wait_until_ready(service, options.replicas)
+            wait_until_ready(service, options.replicas)
             plan = Plan(
                 host=_HOST,
                 port=server.getsockname()[1],
@@ -241,7 +241,7 @@ def _open_loops(
     return rows, figures, {"swap_p99": rows[3]["p99_ms"] / rows[0]["p99_ms"]}
 
 
-def _wait_until_ready(service: Service, replicas: int) -> None:
+def wait_until_ready(service: Service, replicas: int) -> None:
     """Wait until `replicas` replicas serve the live release; raises SetUpFailedError."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
@@ -257,7 +257,8 @@ def _wait_until_ready(service: Service, replicas: int) -> None:
     raise SetUpFailedError(f"{replicas} gateways did not get ready in {_READY_SECONDS:.0f} s")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the short hash of the checked-out commit, or `unknown`."""
     completed = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 -- git from the PATH
         capture_output=True,

@@ -1,0 +1,1 @@
+"""Simulate a year of deletions and renewals with measured costs."""

@@ -1,4 +1,4 @@
-"""The demo's data directory, emptied for every run. No other directory is ever deleted."""
+"""The demo's data directory and ledger, emptied for every run. No other directory is deleted."""
 
 from __future__ import annotations
 
@@ -31,30 +31,49 @@ def demo_path() -> Path:
     return Path(os.environ.get("LETHE_HOME") or _DEFAULT).expanduser().absolute()
 
 
+def ledger_path(home: Path) -> Path:
+    """Return the directory of the demo's erasure ledger, beside its data directory."""
+    return home.with_name(f"{home.name}-ledger")
+
+
 @contextlib.contextmanager
 def fresh_home(path: Path) -> Iterator[Path]:
-    """Create or empty the demo's directory and lock it against a second demo.
+    """Create or empty the demo's two directories and lock them against a second demo.
 
     Only a real directory with the demo's marker file is emptied. Raises ForeignDirectoryError or
     DemoRunningError.
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ForeignDirectoryError(path=path)
+    ledger = ledger_path(path)
+    for directory in (path, ledger):
+        _require_own(directory)
+    for directory in (path, ledger):
+        directory.mkdir(parents=True, exist_ok=True)
     marker = path / MARKER
-    if path.exists() and any(path.iterdir()) and not marker.is_file():
-        raise ForeignDirectoryError(path=path)
-    path.mkdir(parents=True, exist_ok=True)
     with marker.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DemoRunningError(path=path) from error
-        # The marker stays, so that the next run may empty the directory if this one is cut off.
-        for entry in path.iterdir():
-            if entry.name == MARKER:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        (ledger / MARKER).touch()
+        for directory in (path, ledger):
+            _empty(directory)
         yield path
+
+
+def _require_own(path: Path) -> None:
+    """Raise ForeignDirectoryError unless the path is free or a directory of the demo."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise ForeignDirectoryError(path=path)
+    if path.exists() and any(path.iterdir()) and not (path / MARKER).is_file():
+        raise ForeignDirectoryError(path=path)
+
+
+def _empty(path: Path) -> None:
+    # The marker stays, so that the next run may empty the directory if this one is cut off.
+    for entry in path.iterdir():
+        if entry.name == MARKER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

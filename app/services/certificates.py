@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from app.domain.errors import CertificateNotReadyError
+from app.domain.errors import CertificateNotReadyError, UnknownCertificateError
 from app.domain.jobs import JobStatus, Stage
 from app.services.signatures import canonical_json
 from app.services.signing_keys import register
@@ -168,9 +168,18 @@ def issue(
     return envelope
 
 
-def certificate_of(uow: UnitOfWork, request_id: str) -> dict[str, Any]:
-    """Return the newest certificate, or raise CertificateNotReadyError before completion."""
-    return _newest(uow, uow.requests.get(request_id)).envelope
+def certificate_of(uow: UnitOfWork, request_id: str, number: int | None = None) -> dict[str, Any]:
+    """Return the newest certificate, or the one with this number.
+
+    Raises CertificateNotReadyError before completion, and UnknownCertificateError.
+    """
+    newest = _newest(uow, uow.requests.get(request_id))
+    if number is None:
+        return newest.envelope
+    for certificate in uow.certificates.of_request(request_id):
+        if certificate.number == number:
+            return certificate.envelope
+    raise UnknownCertificateError(number=number)
 
 
 def certificates_of(uow: UnitOfWork, request_id: str) -> list[Certificate]:

@@ -166,10 +166,6 @@ class Settings(BaseSettings):
         description="Share of new users that no model trains on, the holdout users of the audit. "
         "Drawn once per user.",
     )
-    error_budget: Annotated[int, Field(ge=0)] = Field(
-        default=20,
-        description="Inconclusive audits since the last exact training before an exact retraining.",
-    )
     seed: int = Field(default=0, description="Seed of the random numbers of training.")
     torch_threads: Annotated[int, Field(gt=0)] = Field(
         default=1, description="CPU threads of PyTorch, in workers and per scoring pass."

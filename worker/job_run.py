@@ -72,6 +72,7 @@ class JobRun:
         self._stop = stop
         self._on_stage = on_stage
         self._current: tuple[Stage, float] | None = None
+        self._claim_seconds: dict[Stage, float] = {}
         self._reading = ExitStack()
         self._directories: dict[str, Path] = {}
 
@@ -146,8 +147,17 @@ class JobRun:
         seconds: dict[str, float] = dict(self.job.metrics.get("stage_seconds", {}))
         if self._current is not None:
             stage, started_at = self._current
-            seconds[stage.value] = seconds.get(stage.value, 0.0) + now - started_at
+            elapsed = now - started_at
+            seconds[stage.value] = seconds.get(stage.value, 0.0) + elapsed
+            self._claim_seconds[stage] = self._claim_seconds.get(stage, 0.0) + elapsed
         self._current = next_stage, now
+        return seconds
+
+    def claim_seconds(self, stage: Stage) -> float:
+        """Return the seconds that this claim has spent in a stage so far."""
+        seconds = self._claim_seconds.get(stage, 0.0)
+        if self._current is not None and self._current[0] is stage:
+            seconds += time.monotonic() - self._current[1]
         return seconds
 
     def advance(self, **changes: Any) -> None:

@@ -103,6 +103,10 @@ class Artifact:
     #: Whether `Learner.merge` must turn the artifact into a release.
     needs_merge: bool = True
     metrics: dict[str, Any] = field(default_factory=dict)
+    #: Number of training rows, if the artifact starts a lineage.
+    training_rows: int | None = None
+    #: Aggregate figures of the losses on evaluation rows, if the artifact starts a lineage.
+    evaluation: dict[str, Any] = field(default_factory=dict)
     #: File name → SHA-256 of temporary weights that must be shredded.
     intermediates: dict[str, str] = field(default_factory=dict)
 
@@ -148,6 +152,11 @@ class Verdict:
     outcome: Outcome
     figures: dict[str, Any]
     by_request: Mapping[str, RequestFigures] = field(default_factory=dict)
+    #: Number of the parent's training rows that the batch forgets.
+    forgotten_rows: int = 0
+    #: The candidate's drift from the exact training of its lineage; `increase` is None where the
+    #: drift cannot be measured. None: the candidate is an exact training.
+    drift: dict[str, Any] | None = None
 
 
 class Learner(Protocol):

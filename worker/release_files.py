@@ -11,6 +11,7 @@ from models.checkpoints import adapter as adapters
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from models.recommender.token_rows import unused_tokens
+from worker.drift import EVALUATION, evaluation_figures
 from worker.errors import ReleaseUnusableError
 from worker.learner import Artifact
 from worker.training_data import data_hash
@@ -40,8 +41,10 @@ def save_root(
 ) -> Artifact:
     """Save a release without a parent, whose entries all its successors inherit.
 
-    The record of training states which rows the weights of the whole lineage can know.
+    The record of training states which rows the weights of the whole lineage can know. The figures
+    of the evaluation rows are those by which the drift of later releases is measured.
     """
+    evaluation = evaluation_figures(recommender, split)
     manifest = checkpoints.save(
         recommender,
         into,
@@ -52,10 +55,17 @@ def save_root(
             "expected": {kind: asdict(increase) for kind, increase in expected.items()},
             "recipe": recipe.manifest(),
             "data_sha256": data_hash(split),
+            EVALUATION: evaluation,
             **TrainingRecord.of(snapshot).manifest(),
         },
     )
-    return Artifact(directory=into, digest=manifest.digest, method=method)
+    return Artifact(
+        directory=into,
+        digest=manifest.digest,
+        method=method,
+        training_rows=len(split.parts.train),
+        evaluation=evaluation,
+    )
 
 
 def save_successor(

@@ -27,6 +27,7 @@ from models.training.step import DivergedError
 from models.unlearning.base import PLAIN, NothingToForgetError, UnlearningTask
 from models.unlearning.ensemble import has_learned_weights
 from models.unlearning.registry import UnknownMethodError, get_method
+from worker.drift import measure_drift
 from worker.errors import UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, Verdict
 from worker.release_files import (
@@ -345,6 +346,10 @@ class ModelLearner:
             outcome=Outcome(result.outcome),
             figures=result.figures,
             by_request=figures_by_request(snapshot, known, manifest, result.groups),
+            forgotten_rows=len(known.forget),
+            drift=None
+            if exact
+            else measure_drift(snapshot, manifest, result.losses, self._settings.drift_loss),
         )
 
     def _method_for(self, recipe: TrainConfig) -> UnlearningMethod:

@@ -70,6 +70,10 @@ class TrainingRecord:
         """Return [N] bool: whether the training saw a row with its present value."""
         return self._rows(snapshot)[0]
 
+    def changed_rows(self, snapshot: DataSnapshot) -> NDArray[np.bool_]:
+        """Return [N] bool: whether the training may have seen a row with another value."""
+        return self._rows(snapshot)[1]
+
     def are_unknown(self, snapshot: DataSnapshot, subjects: Sequence[ForgetIndices]) -> list[bool]:
         """Return for each subject whether the training may have seen samples that are unknown now.
 

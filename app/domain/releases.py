@@ -46,19 +46,29 @@ class Release:
     #: Directory of the weights, relative to the root of the artifact store.
     path: str
     metrics: dict[str, Any] = field(default_factory=dict)
-    #: Inconclusive audits since the last exact training of this lineage.
-    error_budget_spent: int = 0
     #: Seconds of the exact training at the root of the lineage, up to the rollout; None: unknown.
     training_seconds: float | None = None
     #: Number of training rows of that exact training; None: unknown.
     training_rows: int | None = None
     #: Number of training rows that fast unlearning has removed since that exact training.
     forgotten_rows: int = 0
-    #: Measured drift against the figures of that exact training; None: not measured.
+    #: Measured drift against the figures of that exact training; None: not measurable.
     drift: dict[str, Any] | None = None
     created_at: datetime
     live_at: datetime | None = None
     shredded_at: datetime | None = None
+
+    @property
+    def forgotten_share(self) -> float | None:
+        """Return the share of the exact training's rows that are gone; None: not recorded."""
+        if self.training_rows is None:
+            return None
+        return self.forgotten_rows / max(1, self.training_rows)
+
+    @property
+    def loss_increase(self) -> float:
+        """Return the relative loss increase since the exact training; 0 where not measurable."""
+        return float((self.drift or {}).get("increase") or 0.0)
 
     def evolve(self, **changes: Any) -> Release:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

@@ -116,6 +116,17 @@ class Action(StrEnum):
     PREEMPT = "preempt"
 
 
+def is_budget_spent(policy: RenewalPolicy, forgotten_share: float | None, drift: float) -> bool:
+    """Return whether a lineage has drifted too far from its exact training.
+
+    `forgotten_share` and `drift` are as in `RenewalState`; a share that was not recorded counts as
+    too large.
+    """
+    if forgotten_share is None:
+        return True
+    return forgotten_share > policy.drift_rows or drift > policy.drift_loss
+
+
 def effective_mode(policy: RenewalPolicy, training_seconds: float | None) -> ExactMode:
     """Return the mode that applies to a training of this duration."""
     if policy.mode is not None:
@@ -180,8 +191,7 @@ def _starts(
         is_late = state.now + seconds > due_at
         reason = RenewalReason.LATE if is_late else RenewalReason.DEADLINE
         yield due_at - SAFETY_FACTOR * seconds, reason
-    share = state.forgotten_share
-    if share is None or share > policy.drift_rows or state.drift > policy.drift_loss:
+    if is_budget_spent(policy, state.forgotten_share, state.drift):
         yield state.now, RenewalReason.DRIFT
     if mode is ExactMode.SOON and state.waiting == 0:
         yield state.now, RenewalReason.IDLE

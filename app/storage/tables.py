@@ -310,7 +310,7 @@ class ReleaseRow(Base):
     training_rows: Mapped[int | None] = mapped_column(BigInteger)
     #: Number of training rows that fast unlearning has removed since that exact training.
     forgotten_rows: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    #: Measured drift against the figures of that exact training. None: not measured.
+    #: Measured drift against the figures of that exact training. None: not measurable.
     drift: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     live_at: Mapped[datetime | None]

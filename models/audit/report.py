@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
+from models.audit.drift import RowLosses
 from models.audit.gate import (
     PASSED,
     Expectation,
@@ -43,6 +44,8 @@ class AuditReport:
     outcome: str
     figures: dict[str, Any]
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: The candidate's losses on the rows by which `models.audit.drift` compares a lineage.
+    losses: dict[str, RowLosses] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,6 +157,10 @@ def audit(
         outcome=decision.outcome,
         figures=figures,
         groups=_group_figures(forget, groups or {}, config),
+        losses={
+            "audit": RowLosses(users=prepared.parts.test.user, losses=test.losses[1]),
+            "holdout": RowLosses(users=prepared.parts.holdout.user, losses=holdout.losses[1]),
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""Run the pipeline in the test process: escalation, budgets, scopes, failures, later batches."""
+"""Run the pipeline in the test process: escalation, scopes, failures, later batches."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def job_of(installation: Installation, request_id: str) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "attempts", "outcome", "spent"),
+    ("verdicts", "attempts", "outcome"),
     [
-        ([PASSED], ["try-0"], Outcome.PASSED, 0),
-        ([FAILED, PASSED], ["try-0", "try-1"], Outcome.PASSED, 0),
-        ([FAILED, UNSURE], ["try-0", "try-1"], Outcome.INCONCLUSIVE, 1),
-        ([FAILED, FAILED], ["try-0", "try-1", "exact"], Outcome.EXACT, 0),
-        ([UNSURE], ["try-0"], Outcome.INCONCLUSIVE, 1),
+        ([PASSED], ["try-0"], Outcome.PASSED),
+        ([FAILED, PASSED], ["try-0", "try-1"], Outcome.PASSED),
+        ([FAILED, UNSURE], ["try-0", "try-1"], Outcome.INCONCLUSIVE),
+        ([FAILED, FAILED], ["try-0", "try-1", "exact"], Outcome.EXACT),
+        ([UNSURE], ["try-0"], Outcome.INCONCLUSIVE),
     ],
 )
 def test_failed_audits_escalate_to_stronger_then_exact(
@@ -60,7 +60,6 @@ def test_failed_audits_escalate_to_stronger_then_exact(
     verdicts: list[Outcome],
     attempts: list[str],
     outcome: Outcome,
-    spent: int,
 ) -> None:
     request_id = installation.forget()
     assert run_once(with_verdicts(installation, *verdicts))
@@ -68,7 +67,7 @@ def test_failed_audits_escalate_to_stronger_then_exact(
     job = job_of(installation, request_id)
     assert [attempt["attempt"] for attempt in job.metrics["tries"]] == attempts
     release = live_release(installation)
-    assert (release.outcome, release.error_budget_spent) == (outcome, spent)
+    assert release.outcome is outcome
     assert installation.request(request_id).outcome is outcome
     assert job.method == release.method
 
@@ -83,17 +82,15 @@ class ExactLearner(FileLearner):
         return replace(artifact, exact=True)
 
 
-def test_exact_method_resets_error_budget(installation: Installation) -> None:
+def test_exact_method_skips_the_gates(installation: Installation) -> None:
     installation.forget("u0")
     assert run_once(with_verdicts(installation, UNSURE))
-    assert live_release(installation).error_budget_spent == 1
     request_id = installation.forget("u1")
     learner = ExactLearner(installation.settings, [FAILED, FAILED])
     assert run_once(replace(installation.context, learner=learner))
     (attempt,) = job_of(installation, request_id).metrics["tries"]
     assert attempt["audit"]["exact"] is True
-    release = live_release(installation)
-    assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
+    assert live_release(installation).outcome is Outcome.EXACT
 
 
 class ReplacingLearner(FileLearner):
@@ -131,18 +128,6 @@ def test_job_records_seconds_of_each_stage(installation: Installation) -> None:
         *("roll_out", "delete_rows", "shred"),
     ]
     assert all(value > 0 for value in seconds.values())
-
-
-def test_spent_error_budget_forces_retraining(installation: Installation) -> None:
-    settings = installation.settings.model_copy(update={"error_budget": 1})
-    context = replace(with_verdicts(installation, UNSURE), settings=settings)
-    installation.forget("u0")
-    assert run_once(context)
-    assert live_release(installation).error_budget_spent == 1
-    installation.forget("u1")
-    assert run_once(context)
-    release = live_release(installation)
-    assert (release.outcome, release.error_budget_spent) == (Outcome.EXACT, 0)
 
 
 def test_deletion_before_first_release_deletes_rows_only(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.domain.requests import Outcome
@@ -43,7 +44,8 @@ class FileLearner:
         ]
         report(1.0)
         record = TrainingRecord.of(snapshot).manifest()
-        return _save(into, retained, {"method": "retrain", "job": snapshot.job_id}, record)
+        artifact = _save(into, retained, {"method": "retrain", "job": snapshot.job_id}, record)
+        return replace(artifact, training_rows=len(retained))
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
@@ -105,7 +107,10 @@ class FileLearner:
         outcome = Outcome.FAILED
         if not remaining:
             outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
-        return Verdict(outcome=outcome, figures=figures, by_request=by_request)
+        forgotten = sum(_is_forgotten(row, snapshot.forget) for row in before)
+        return Verdict(
+            outcome=outcome, figures=figures, by_request=by_request, forgotten_rows=forgotten
+        )
 
 
 def read_weights(directory: Path) -> list[list[str]]:

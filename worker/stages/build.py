@@ -6,13 +6,15 @@ retraining on the retained rows. A failed attempt leaves only its figures in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
 from worker.errors import AuditFailedError, ReleaseMissingError, UnlearningFailedError
 from worker.learner import EXACT_METHOD, RequestFigures, Verdict
+from worker.lineage import Lineage, must_retrain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +35,11 @@ class Built:
     artifact: Artifact
     outcome: Outcome | None
     figures: dict[str, Any]
-    error_budget_spent: int
+    lineage: Lineage = field(default_factory=Lineage)
+    #: The figures of a new lineage by which the drift of successors is measured.
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    #: Seconds of a training from scratch and its audit; None: the weights were made otherwise.
+    attempt_seconds: float | None = None
     #: The figures of each request of the batch, by request id.
     by_request: Mapping[str, RequestFigures] = field(default_factory=dict)
 
@@ -65,7 +71,7 @@ class Builder:
         return (
             job.kind is not JobKind.FORGET
             or job.method == EXACT_METHOD
-            or parent.error_budget_spent >= self._run.context.settings.error_budget
+            or must_retrain(parent, self._run.context.settings)
             or self._learner.must_retrain(self._snapshot, self._directory(parent))
         )
 
@@ -79,14 +85,14 @@ class Builder:
             artifact=artifact,
             outcome=Outcome.NOT_APPLICABLE,
             figures={},
-            error_budget_spent=parent.error_budget_spent,
+            lineage=Lineage.of(parent),
             by_request=dict.fromkeys(self._snapshot.requests, RequestFigures()),
         )
 
     def _unlearn(self, parent: Release, strength: int) -> Built | None:
         """Unlearn at this strength; return None if training diverges or the audit fails."""
         run, parent_directory = self._run, self._directory(parent)
-        attempt = f"try-{strength}"
+        attempt, started_at = f"try-{strength}", time.monotonic()
         directory = run.staging / attempt
         run.begin(Stage.UNLEARN)
         try:
@@ -112,19 +118,20 @@ class Builder:
         self._record(attempt, artifact, verdict, adapter_files | artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             return None
-        is_inconclusive = verdict.outcome is Outcome.INCONCLUSIVE
-        return Built(
+        built = Built(
             artifact=artifact,
             outcome=Outcome.EXACT if adapter.exact else verdict.outcome,
             figures=verdict.figures,
-            # Inconclusive audits add up along a lineage. An exact release starts a new lineage.
-            error_budget_spent=0 if adapter.exact else parent.error_budget_spent + is_inconclusive,
+            lineage=Lineage.of(parent).after_unlearning(verdict),
             by_request=verdict.by_request,
         )
+        if adapter.exact:
+            return self._as_root(built, adapter, started_at)
+        return replace(built, figures={**verdict.figures, "drift": verdict.drift})
 
     def _retrain(self) -> Built:
-        """Train from scratch on the retained rows, which starts a lineage with no budget spent."""
-        run = self._run
+        """Train from scratch on the retained rows, which starts a new lineage."""
+        run, started_at = self._run, time.monotonic()
         run.begin(Stage.TRAIN)
         artifact = self._learner.train(
             self._snapshot,
@@ -134,17 +141,34 @@ class Builder:
         )
         if self._parent is None:
             self._record("exact", artifact, None, artifact.intermediates)
-            return Built(artifact=artifact, outcome=None, figures={}, error_budget_spent=0)
+            built = Built(artifact=artifact, outcome=None, figures={})
+            return self._as_root(built, artifact, started_at)
         verdict = self._audit(self._directory(self._parent), artifact, exact=True)
         self._record("exact", artifact, verdict, artifact.intermediates)
         if verdict.outcome is Outcome.FAILED:
             raise AuditFailedError
-        return Built(
+        built = Built(
             artifact=artifact,
             outcome=Outcome.EXACT,
             figures=verdict.figures,
-            error_budget_spent=0,
             by_request=verdict.by_request,
+        )
+        return self._as_root(built, artifact, started_at)
+
+    def _as_root(self, built: Built, trained: Artifact, started_at: float) -> Built:
+        """Return the weights as the root of a new lineage, with nothing forgotten.
+
+        A training from scratch is measured. Initial weights, and ensembles of which only some
+        members were trained, take less time, so that the parent's training time stays.
+        """
+        is_from_scratch = trained.method == EXACT_METHOD
+        seconds = time.monotonic() - started_at
+        known = self._parent.training_seconds if self._parent else None
+        return replace(
+            built,
+            lineage=Lineage(training_seconds=known, training_rows=trained.training_rows),
+            evaluation=trained.evaluation,
+            attempt_seconds=seconds if is_from_scratch else None,
         )
 
     def _backbone(self) -> str | Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -14,6 +15,7 @@ from app.domain.requests import Outcome
 from app.services import rollout
 from app.services.retries import has_lost_rows
 from worker.errors import RollOutError
+from worker.lineage import training_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,10 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
     run.check()  # A process that was suspended here may have lost its lease.
     run.context.artifacts.publish(built.artifact.directory, path, run.check)
     with run.writing() as uow:
+        lineage = built.lineage
+        if built.attempt_seconds is not None:
+            seconds = training_seconds(run, uow, built.attempt_seconds)
+            lineage = replace(lineage, training_seconds=seconds)
         rollout.publish(
             uow,
             run.lease,
@@ -49,15 +55,22 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
                 method=built.artifact.method,
                 outcome=built.outcome,
                 path=path,
-                metrics={"training": built.artifact.metrics, "audit": built.figures},
-                error_budget_spent=built.error_budget_spent,
+                metrics=_metrics(built),
                 created_at=uow.state.now(),
+                **asdict(lineage),
             ),
         )
         _record_audits(uow, run, built)
         # A job may have ended with a stronger method than its own.
         uow.jobs.update(run.lease, method=built.artifact.method)
     run.job = run.job.evolve(release=new_id, method=built.artifact.method)
+
+
+def _metrics(built: Built) -> dict[str, Any]:
+    metrics = {"training": built.artifact.metrics, "audit": built.figures}
+    if built.evaluation:
+        metrics["evaluation"] = built.evaluation
+    return metrics
 
 
 def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:

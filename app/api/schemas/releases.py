@@ -22,7 +22,10 @@ class ReleaseAnswer(Answer):
     method: str
     outcome: str | None
     metrics: dict[str, Any]
-    error_budget_spent: int
+    training_seconds: float | None
+    training_rows: int | None
+    forgotten_rows: int
+    drift: dict[str, Any] | None
     created_at: datetime
     live_at: datetime | None
     shredded_at: datetime | None

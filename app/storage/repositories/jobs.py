@@ -29,6 +29,7 @@ from app.storage.repositories.releases import LIVE
 from app.storage.tables import AliasRow, JobRow
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Row, Select
@@ -217,6 +218,19 @@ class JobRepository(Repository):
         """Return the forget jobs that were created at this time or later."""
         query = _jobs().where(JobRow.kind == JobKind.FORGET.value, JobRow.created_at >= time)
         return [_to_domain(row) for row in self._connection.execute(query.order_by(JobRow.id))]
+
+    def last_rollout_seconds(self, kinds: Collection[JobKind]) -> float | None:
+        """Return the seconds of the rollout of the newest job of these kinds that has one."""
+        query = (
+            select(JobRow.metrics)
+            .where(JobRow.kind.in_([kind.value for kind in kinds]))
+            .where(JobRow.status == JobStatus.SUCCEEDED.value, JobRow.release.is_not(None))
+            .order_by(JobRow.created_at.desc(), JobRow.id.desc())
+            .limit(1)
+        )
+        metrics = self._connection.execute(query).scalar_one_or_none() or {}
+        seconds = metrics.get("stage_seconds", {}).get(Stage.ROLL_OUT.value)
+        return None if seconds is None else float(seconds)
 
     def expired(self) -> list[Job]:
         """Return the active jobs whose lease has expired."""

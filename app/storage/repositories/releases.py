@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Row, Select
 
 LIVE: Final = "live"
+#: The `method` of releases whose job trained from scratch. All others inherit their training time.
+_FROM_SCRATCH: Final = "retrain"
 #: Fields of the domain object that are columns of the same name and type.
 _PLAIN: Final = (
     "digest",
@@ -24,7 +26,6 @@ _PLAIN: Final = (
     "method",
     "path",
     "metrics",
-    "error_budget_spent",
     "training_seconds",
     "training_rows",
     "forgotten_rows",
@@ -81,6 +82,15 @@ class ReleaseRepository(Repository):
             .order_by(ReleaseRow.created_at, ReleaseRow.id)
         )
         return [_to_domain(row) for row in self._connection.execute(query)]
+
+    def recent_trainings(self, limit: int = 3) -> list[float]:
+        """Return the seconds of the last trainings from scratch, newest first."""
+        query = (
+            select(ReleaseRow.training_seconds)
+            .where(ReleaseRow.method == _FROM_SCRATCH, ReleaseRow.training_seconds.is_not(None))
+            .order_by(ReleaseRow.created_at.desc(), ReleaseRow.id.desc())
+        )
+        return [row.training_seconds for row in self._connection.execute(query.limit(limit))]
 
     def alias(self) -> Alias:
         row = self._connection.execute(

@@ -155,7 +155,7 @@ def _jobs_table(items: Sequence[Job]) -> Table:
     rows = [
         (
             job["id"],
-            f"{job['kind']} ({job['reason']})" if job["reason"] else job["kind"],
+            job["kind"],
             job["status"],
             job["stage"],
             f"{job['progress']:.0%}",
@@ -168,7 +168,7 @@ def _jobs_table(items: Sequence[Job]) -> Table:
 
 
 def _job_details(job: Job) -> list[Any]:
-    names = ("id", "kind", "reason", "status", "stage", "method", "attempts", "release", "error")
+    names = ("id", "kind", "status", "stage", "method", "attempts", "release", "error")
     details: list[Any] = [facts({name: job[name] for name in names})]
     seconds_per_stage = job["metrics"].get("stage_seconds")
     if seconds_per_stage:

@@ -142,11 +142,6 @@ class Job:
     available_at: datetime | None = None
 
     @property
-    def reason(self) -> str | None:
-        """Return the RenewalReason of a scheduled renewal; None for other jobs."""
-        return self.settings.get("reason")
-
-    @property
     def failed_tries(self) -> int:
         """Return the number of tries that ended with an error and did not end the job."""
         retries: dict[str, dict[str, Any]] = self.metrics.get("retries", {})

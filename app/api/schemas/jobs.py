@@ -16,8 +16,6 @@ class JobAnswer(Answer):
 
     id: str
     kind: str
-    #: Why a renewal started; null for other jobs, and for trainings that an operator started.
-    reason: str | None
     status: str
     method: str
     stage: str

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class _Heartbeat(ABC):
+class Heartbeat(ABC):
     """A context manager that calls `_beat` in a thread, three times per `lifetime` seconds."""
 
     def __init__(self, name: str, lifetime: float) -> None:
@@ -52,7 +52,7 @@ class _Heartbeat(ABC):
     def _beat(self) -> None: ...
 
 
-class LeaseHeartbeat(_Heartbeat):
+class LeaseHeartbeat(Heartbeat):
     """Renews the lease of one job."""
 
     def __init__(
@@ -94,7 +94,7 @@ class LeaseHeartbeat(_Heartbeat):
             self._valid_until = sent_at + self._lifetime
 
 
-class WorkerHeartbeat(_Heartbeat):
+class WorkerHeartbeat(Heartbeat):
     """Renews the worker's row, also during a long job, and removes the row at the end."""
 
     def __init__(self, context: WorkerContext) -> None:
@@ -124,7 +124,7 @@ class WorkerHeartbeat(_Heartbeat):
             log.warning("worker_row_not_renewed", error=type(failure).__name__)
 
 
-class FileSweeper(_Heartbeat):
+class FileSweeper(Heartbeat):
     """Sweeps the files of this machine, also during a long job and while no job wakes the worker.
 
     The relay may run on another machine, and no other process may run on this one.

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app.domain.errors import LetheError
+from app.services.renewals import is_renewal_due
 from worker.claim_files import claim_with_lock, sweep_files
 from worker.failures import attempt
 from worker.heartbeat import WorkerHeartbeat
 from worker.pipeline import run_job
-from worker.relay import Relay, close_due_batch, sweep_jobs
+from worker.preemption import Preemption
+from worker.relay import Relay, schedule_job, sweep_jobs
 from worker.scrubbing import certify_owed
 
 if TYPE_CHECKING:
@@ -32,13 +34,13 @@ def run_once(
     stop: threading.Event | None = None,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> bool:
-    """Issue owed certificates, close the batch that is due, claim one job and work on it.
+    """Issue owed certificates, schedule the job that is due, claim one job and work on it.
 
     Return False if no job waits.
     """
     sweep_jobs(context.uow_factory, context.settings)
     certify_owed(context)
-    close_due_batch(context.uow_factory, context.settings)
+    schedule_job(context.uow_factory, context.settings)
     # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
     with ExitStack() as lock:
@@ -47,6 +49,8 @@ def run_once(
         if claimed is None:
             return False
         job, lease = claimed
+        if job.renewal_reason is not None:
+            lock.enter_context(Preemption(context))
         run_job(
             context,
             job,
@@ -67,6 +71,9 @@ def run_forever(
     on_stage: Callable[[Stage], None] | None = None,
 ) -> None:
     """Work until `stop` is set or, with `until_idle`, until no job is left.
+
+    A renewal that is due now is a job that is left. A renewal that is due later, or that waits
+    after a failure or a cancel, is none.
 
     Without a broker, the loop itself looks for work, so messages in the outbox are only marked as
     sent.
@@ -93,9 +100,13 @@ def _attempt(action: Callable[[], object]) -> object:
 
 
 def _is_idle(context: WorkerContext) -> bool:
-    """Return whether no job is open and no request waits for a batch or a retry."""
+    """Return whether no job is open, no request waits for a batch or a retry, no renewal is due."""
     with context.uow_factory() as uow:
-        return uow.jobs.open_job() is None and not uow.requests.any_waiting()
+        return (
+            uow.jobs.open_job() is None
+            and not uow.requests.any_waiting()
+            and not is_renewal_due(uow, context.settings)
+        )
 
 
 def _do_nothing(_argument: object) -> None: ...

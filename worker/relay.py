@@ -13,6 +13,7 @@ import structlog
 
 from app.domain.errors import LetheError
 from app.services import jobs as job_lifecycle
+from app.services.renewals import schedule
 from app.services.scrubs import wake_for_certificates
 from worker.cancelled import remove_cancelled_releases
 from worker.claim_files import sweep_files
@@ -46,12 +47,15 @@ def sweep_jobs(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
         log.error("jobs_abandoned", jobs=swept.abandoned)
 
 
-def close_due_batch(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
-    """Create the job of the next batch of deletion requests, if the batch is due."""
+def schedule_job(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
+    """Create the job that is due: a batch of deletion requests or a renewal.
+
+    A renewal that is interrupted for the batch stops at its worker's next write.
+    """
     with uow_factory() as uow:
-        job = job_lifecycle.close_batch(uow, settings)
+        job = schedule(uow, settings)
     if job is not None:
-        log.info("batch_closed", job=job.id)
+        log.info("job_scheduled", job=job.id, kind=job.kind.value, reason=job.renewal_reason)
 
 
 class Relay:
@@ -71,9 +75,9 @@ class Relay:
         self._swept_at = self._pruned_at = float("-inf")
 
     def turn(self) -> None:
-        """Do everything that is due: close a batch, sweep, prune, dispatch."""
+        """Do everything that is due: schedule a job, sweep, prune, dispatch."""
         now = time.monotonic()
-        close_due_batch(self._uow_factory, self._settings)
+        schedule_job(self._uow_factory, self._settings)
         if now - self._swept_at >= self._settings.job_lease / 3:
             self._swept_at = now
             self.sweep()

@@ -39,6 +39,10 @@ _J = JobStatus
 ACTIVE_STATUSES: Final = frozenset({_J.RUNNING, _J.AUDITING, _J.PUBLISHING, _J.ROLLING_OUT})
 #: At most one job per model has one of these statuses.
 OPEN_JOB_STATUSES: Final = ACTIVE_STATUSES | {_J.QUEUED}
+#: Deletions may interrupt a renewal with one of these statuses and without a release.
+INTERRUPTIBLE_STATUSES: Final = frozenset({_J.QUEUED, _J.RUNNING, _J.AUDITING})
+#: The error of an interrupted renewal.
+PREEMPTED: Final = "preempted by a batch of deletions"
 
 _UNSUCCESSFUL: Final = frozenset({_J.CANCELLED, _J.FAILED, _J.DEAD})
 #: Old status → allowed new statuses. `auditing → running` is an escalation. A new claim resets an
@@ -116,6 +120,21 @@ class JobClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalHistory:
+    """The scheduled renewals since the last exact training."""
+
+    preemptions: int = 0
+    failures: int = 0
+    #: The end and the error of the latest renewal that failed.
+    failed_at: datetime | None = None
+    error: str | None = None
+    #: The end of the latest renewal, if an operator cancelled it.
+    cancelled_at: datetime | None = None
+    #: The number that is added to LETHE_SEED for the next renewal.
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job. `settings` and `metrics` are JSON objects."""
 
@@ -140,6 +159,12 @@ class Job:
     finished_at: datetime | None = None
     #: The earliest time of the first claim. The database sets the value.
     available_at: datetime | None = None
+
+    @property
+    def renewal_reason(self) -> str | None:
+        """Return why the scheduler started the renewal; None for a job of another origin."""
+        reason: str | None = self.settings.get("reason") if self.kind is JobKind.RENEW else None
+        return reason
 
     @property
     def failed_tries(self) -> int:

@@ -46,6 +46,10 @@ SAFETY_FACTOR: Final = 2.0
 AGE_FACTOR: Final = 4.0
 #: The number of times that queued deletions may interrupt renewals in a row.
 MAX_PREEMPTIONS: Final = 2
+#: After an operator's cancel, no renewal starts for this many training times, and for this many
+#: seconds at least, unless the deadline would then be missed.
+CANCEL_FACTOR: Final = 4.0
+MIN_CANCEL_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,9 @@ class RenewalState:
     #: Number of completed deletions that are approximate, and the earliest completion of one.
     approximate: int = 0
     oldest_completed_at: float | None = None
-    #: The earliest `exact_due_at` of all approximate and open deletions.
+    #: The earliest `exact_due_at` of the approximate deletions. An open deletion does not count: a
+    #: renewal cannot make it exact, and a deletion that fails for weeks would cause renewal after
+    #: renewal.
     earliest_due_at: float | None = None
     #: Measured seconds of an exact training with its rollout; None: never measured.
     training_seconds: float | None = None
@@ -89,8 +95,12 @@ class RenewalState:
     is_restored: bool = False
     #: Renewals that deletions have interrupted since the last exact training.
     preemptions: int = 0
-    #: The earliest time of the next try after a failed or cancelled renewal.
+    #: The earliest time of the next try after a failed renewal.
     retry_at: float | None = None
+    #: The time at which an operator cancelled the latest renewal; None: not cancelled.
+    cancelled_at: float | None = None
+    #: Whether deletions are repeated after a restore. No renewal starts before their completion.
+    is_restoring: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +154,7 @@ def plan(state: RenewalState, policy: RenewalPolicy) -> RenewalPlan:
     if not starts:
         return RenewalPlan()
     start_at, reason = min(starts, key=lambda start: start[0])
-    if state.retry_at is not None:
-        start_at = max(start_at, state.retry_at)
+    start_at = max(start_at, *_delays(state))
     end_at = max(start_at, state.now) + (state.training_seconds or 0.0)
     is_late = state.earliest_due_at is not None and end_at > state.earliest_due_at
     return RenewalPlan(start_at=start_at, reason=reason, is_late=is_late)
@@ -158,6 +167,8 @@ def may_preempt(state: RenewalState) -> bool:
     """
     if state.running_since is None or state.batch_due_at is None:
         return False
+    if state.is_restoring:
+        return True  # The batch has the deletions that are repeated.
     if state.batch_due_at <= state.running_since or state.is_restored:
         return False
     if state.preemptions >= MAX_PREEMPTIONS:
@@ -172,7 +183,7 @@ def decide(state: RenewalState, policy: RenewalPolicy) -> Action:
     """Return what to do now, if no other job is open than the renewal in `state`."""
     if state.running_since is not None:
         return Action.PREEMPT if may_preempt(state) else Action.WAIT
-    if plan(state, policy).is_due(state.now):
+    if not state.is_restoring and plan(state, policy).is_due(state.now):
         return Action.START_RENEWAL
     return Action.WAIT if state.batch_due_at is None else Action.CLOSE_BATCH
 
@@ -190,10 +201,25 @@ def _starts(
     if due_at is not None:
         is_late = state.now + seconds > due_at
         reason = RenewalReason.LATE if is_late else RenewalReason.DEADLINE
-        yield due_at - SAFETY_FACTOR * seconds, reason
+        # A batch that is due goes first only if the renewal can still start in time after it.
+        batch_seconds = state.batch_seconds if state.batch_due_at is not None else 0.0
+        yield due_at - SAFETY_FACTOR * seconds - batch_seconds, reason
     if is_budget_spent(policy, state.forgotten_share, state.drift):
         yield state.now, RenewalReason.DRIFT
     if mode is ExactMode.SOON and state.waiting == 0:
         yield state.now, RenewalReason.IDLE
     elif mode is ExactMode.SOON and state.oldest_completed_at is not None:
         yield state.oldest_completed_at + AGE_FACTOR * seconds, RenewalReason.AGE
+
+
+def _delays(state: RenewalState) -> Iterator[float]:
+    """Yield the times before which no renewal starts, whatever the reason."""
+    yield float("-inf")
+    if state.retry_at is not None:
+        yield state.retry_at
+    if state.cancelled_at is not None:
+        seconds = state.training_seconds or 0.0
+        until = state.cancelled_at + max(CANCEL_FACTOR * seconds, MIN_CANCEL_SECONDS)
+        due_at = state.earliest_due_at
+        # The last start with which the renewal meets the deadline.
+        yield until if due_at is None else min(until, due_at - seconds)

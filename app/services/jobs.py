@@ -22,14 +22,11 @@ from app.domain.identifiers import new_id
 from app.domain.jobs import OPEN_JOB_STATUSES, Job, JobKind, JobStatus, Lease, Stage
 from app.domain.outbox import Topic
 from app.domain.requests import RequestStatus
+from app.services.batches import next_batch
 from app.services.retries import back_off, has_lost_rows, retries, return_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
     from app.domain.jobs import Failure
-    from app.domain.requests import ForgetRequest
     from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWork
 
@@ -56,13 +53,15 @@ def start_training(
 ) -> Job:
     """Create a `train` or `renew` job and its wake-up message.
 
-    Raises NothingToTrainError without interactions, and JobRunningError while another job is open.
+    Raises JobRunningError while another job is open, and NothingToTrainError without interactions,
+    unless the scheduler starts the renewal: deletions become exact without any row left, too.
     """
     if kind is JobKind.FORGET:
         raise InvalidInputError(
             "A job of the kind 'forget' cannot be started. Request a deletion instead."
         )
-    if uow.people.counts()["interactions"] == 0:
+    settings = settings or {}
+    if "reason" not in settings and uow.people.counts()["interactions"] == 0:
         raise NothingToTrainError
     job = Job(
         id=new_id("job"),
@@ -70,7 +69,7 @@ def start_training(
         status=JobStatus.QUEUED,
         method="train" if kind is JobKind.TRAIN else "retrain",
         parent_release=uow.releases.alias().live,
-        settings=settings or {},
+        settings=settings,
         created_at=uow.state.now(),
     )
     uow.jobs.add(job)
@@ -81,19 +80,12 @@ def start_training(
 def close_batch(uow: UnitOfWork, settings: Settings) -> Job | None:
     """Create the forget job of the next batch and assign the ready requests to the job.
 
-    Return None while any job is open or no batch is due. Requests of one retry group come alone,
-    the group that waited longest first. A request that another transaction is canceling is locked
-    there, so this batch leaves the request out.
+    Return None while any job is open or no batch is due.
     """
     if uow.jobs.open_job() is not None:
         return None
-    now = uow.state.now()
-    ready: list[ForgetRequest] = []
-    for group in uow.requests.ready_groups():
-        ready = uow.requests.ready_for_batch(settings.batch_size, group)
-        if _is_due(ready, settings, now):
-            break
-    else:
+    ready = next_batch(uow, settings)
+    if not ready:
         return None
     live = uow.releases.alias().live
     is_exact = live is not None and any(has_lost_rows(uow, request) for request in ready)
@@ -103,7 +95,7 @@ def close_batch(uow: UnitOfWork, settings: Settings) -> Job | None:
         status=JobStatus.QUEUED,
         method="retrain" if is_exact else settings.method,
         parent_release=live,
-        created_at=now,
+        created_at=uow.state.now(),
     )
     try:
         uow.jobs.add(job)
@@ -116,18 +108,6 @@ def close_batch(uow: UnitOfWork, settings: Settings) -> Job | None:
     uow.request_jobs.add(job.id, request_ids)
     uow.outbox.add(Topic.JOB, job.id)
     return job
-
-
-def _is_due(ready: Sequence[ForgetRequest], settings: Settings, now: datetime) -> bool:
-    if len(ready) >= settings.batch_size:
-        return True
-    # Requests of a failed job do not wait again. Other requests wait from the end of their cancel
-    # window.
-    return any(
-        request.status is RequestStatus.BATCHED
-        or (now - request.cancellable_until).total_seconds() >= settings.batch_seconds
-        for request in ready
-    )
 
 
 def claim(uow: UnitOfWork, owner: str, settings: Settings) -> tuple[Job, Lease] | None:
@@ -178,16 +158,18 @@ def record_failure(
     """Retry the job later, or end the job as failed; return the job's status.
 
     After the flip every failure is retried. Before the flip, a deletion is retried as it is if
-    the environment failed. A training ends, unless the error is expected to end by itself.
+    the environment failed, and so is a scheduled renewal while no deletion waits: otherwise the
+    renewal ends, so that deletions need not wait for the end of the fault. A training ends, unless
+    the error is expected to end by itself.
     """
     uow.jobs.update(lease)
     job = uow.jobs.get(lease.job_id)
-    is_deletion = job.kind is JobKind.FORGET
-    if (
-        failure.is_transient
-        or (is_deletion and failure.is_environmental)
-        or uow.jobs.is_past_flip(job.id)
-    ):
+    is_renewal = job.renewal_reason is not None
+    is_automatic = job.kind is JobKind.FORGET or is_renewal
+    is_retried = failure.is_transient or (is_automatic and failure.is_environmental)
+    if is_renewal and uow.requests.any_waiting():
+        is_retried = False
+    if is_retried or uow.jobs.is_past_flip(job.id):
         _retry_later(uow, lease, job, failure, settings)
         return job.status
     fail(uow, lease, failure.text, settings, signature=failure.signature)

@@ -27,11 +27,17 @@ _JITTER: Final = 0.2
 _SIGNATURE_LENGTH: Final = 200
 
 
+def retry_seconds(retry_delay: float, failures: int) -> float:
+    """Return the seconds until the next try, without jitter: doubled by each failure."""
+    doublings = min(max(failures - 1, 0), 30)  # A larger exponent would overflow.
+    return min(MAX_BACK_OFF, retry_delay * 2.0**doublings)
+
+
 def back_off(retry_delay: float, failures: int) -> float:
     """Return the seconds until the next try: doubled by each failure, with jitter."""
-    doublings = min(max(failures - 1, 0), 30)  # A larger exponent would overflow.
-    delay = min(MAX_BACK_OFF, retry_delay * 2.0**doublings)
-    return delay * secrets.SystemRandom().uniform(1.0 - _JITTER, 1.0 + _JITTER)
+    return retry_seconds(retry_delay, failures) * secrets.SystemRandom().uniform(
+        1.0 - _JITTER, 1.0 + _JITTER
+    )
 
 
 def return_requests(

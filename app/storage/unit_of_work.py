@@ -20,6 +20,7 @@ from app.storage.repositories.jobs import JobRepository
 from app.storage.repositories.outbox import OutboxRepository
 from app.storage.repositories.people import PeopleRepository
 from app.storage.repositories.releases import ReleaseRepository
+from app.storage.repositories.renewals import RenewalRepository
 from app.storage.repositories.replicas import ReplicaRepository
 from app.storage.repositories.request_jobs import RequestJobRepository
 from app.storage.repositories.requests import RequestRepository
@@ -124,6 +125,7 @@ class UnitOfWork:
         self.jobs = JobRepository(connection)
         self.job_claims = JobClaimRepository(connection)
         self.releases = ReleaseRepository(connection)
+        self.renewals = RenewalRepository(connection)
         self.replicas = ReplicaRepository(connection)
         self.workers = WorkerRepository(connection)
         self.outbox = OutboxRepository(connection)

@@ -154,11 +154,13 @@ function tiles({ releases, requests, jobs }) {
   ];
 }
 
-// Warnings of /readyz, which never change its status. The number of workers is null while unknown.
-function warningNotices([workerCount, warnings]) {
+// Warnings of /readyz, and reasons not to serve after a restore. The number of workers is null while
+// unknown.
+function warningNotices([workerCount, warnings, reasons]) {
   const missing = workerCount === 0 && !warnings.some((warning) => warning.code === "no-worker")
     ? ["No worker runs, so no deletion makes progress. Start a worker."] : [];
-  return [...missing, ...warnings.map((warning) => warning.detail)].map((text) => notice(text, "bad"));
+  const restoring = reasons.filter((reason) => /^restoring|ledger/i.test(reason)).map((reason) => `Not served: ${reason}.`);
+  return [...restoring, ...missing, ...warnings.map((warning) => warning.detail)].map((text) => notice(text, "bad"));
 }
 
 function requestActions(request) {
@@ -181,6 +183,11 @@ function requestActions(request) {
   return element("div", { class: "actions" }, ...actions);
 }
 
+function requestStatus({ status, waits_for: blocker }) {
+  const kind = blocker?.kind === "renew" ? "renewal" : "training";
+  return element("span", {}, badge(status), blocker ? element("small", {}, ` waits for a ${kind}`) : "");
+}
+
 function exactTime(request) {
   if (request.status === "cancelled" || (!request.exact_at && !request.exact_due_at)) return "–";
   if (request.exact_at) return element("span", {}, "since ", when(request.exact_at));
@@ -193,7 +200,7 @@ function requestRows({ items }) {
   return table(
     ["Request", "Scope", "Status", "Progress", "Created", "Due", "Audit", "Assurance", "Exact", ""],
     items.map((request) => [
-      name(request.id), words(request.scope), badge(request.status),
+      name(request.id), words(request.scope), requestStatus(request),
       request.status === "cancelled" ? "–" : bar(request.progress, `Progress of ${request.id}`),
       when(request.created_at), when(request.due_at), request.outcome ? badge(request.outcome) : "–",
       request.assurance === "none" ? "–" : badge(request.assurance), exactTime(request), requestActions(request),
@@ -398,7 +405,7 @@ async function load() {
   const health = await call("GET", "/readyz");
   service(health.status === "ok" ? "ready" : "not ready", health.status === "ok" ? "good" : "warn",
     (health.reasons || []).join("; "));
-  show("warnings", [health.worker_count ?? null, health.warnings || []], warningNotices);
+  show("warnings", [health.worker_count ?? null, health.warnings || [], health.reasons || []], warningNotices);
   const [jobs, requests, releases] = await Promise.all(
     ["/jobs?limit=20", "/forget?limit=50", "/releases?limit=20"].map((path) => call("GET", path)));
   // The expiry changes with every call and is not shown; with it, every refresh would redraw.

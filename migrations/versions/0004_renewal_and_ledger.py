@@ -34,6 +34,12 @@ _NEW_COLUMNS = (
     ("state", sa.Column("ledger_digest", sa.String(64))),
     ("state", sa.Column("ledger_checkpoint", sa.BigInteger())),
 )
+_NEW_INDEXES = (
+    ("ix_requests_assurance_exact_due_at", "requests", ["assurance", "exact_due_at"]),
+    ("ix_requests_assurance_completed_at", "requests", ["assurance", "completed_at"]),
+    ("ix_jobs_kind_created_at", "jobs", ["kind", "created_at"]),
+    ("ix_releases_outcome_live_at", "releases", ["outcome", "live_at"]),
+)
 #: The promise for requests from before this migration, in seconds: 30 days from now.
 _EXACT_SECONDS = 30 * 86_400.0
 
@@ -41,12 +47,22 @@ _EXACT_SECONDS = 30 * 86_400.0
 def upgrade() -> None:
     for table, column in _NEW_COLUMNS:
         op.add_column(table, column)
-    op.create_index("ix_requests_assurance", "requests", ["assurance"])
+    for name, table, columns in _NEW_INDEXES:
+        op.create_index(name, table, columns)
+    op.create_index(
+        "ix_requests_restored",
+        "requests",
+        ["assurance"],
+        sqlite_where=sa.text("restored = 1"),
+        postgresql_where=sa.text("restored"),
+    )
     _mark_approximate()
 
 
 def downgrade() -> None:
-    op.drop_index("ix_requests_assurance", "requests")
+    op.drop_index("ix_requests_restored", "requests")
+    for name, table, _columns in reversed(_NEW_INDEXES):
+        op.drop_index(name, table)
     for table, column in reversed(_NEW_COLUMNS):
         op.drop_column(table, column.name)
 

@@ -14,8 +14,10 @@ from sqlalchemy.exc import IntegrityError
 from app.domain.errors import JobRunningError, LeaseLostError, UnknownJobError
 from app.domain.jobs import (
     ACTIVE_STATUSES,
+    INTERRUPTIBLE_STATUSES,
     OPEN_JOB_STATUSES,
     PAST_FLIP_STAGES,
+    PREEMPTED,
     Job,
     JobKind,
     JobStatus,
@@ -196,6 +198,23 @@ class JobRepository(Repository):
     def cancel(self, job_id: str, error: str) -> bool:
         """Set an open job to cancelled. Return False if the job has ended or is past the flip."""
         return self._end(job_id, JobStatus.CANCELLED, error, JobRow.status.in_(_OPEN))
+
+    def preempt(self, job_id: str) -> bool:
+        """Set a renewal without a release to cancelled, because deletions go first.
+
+        Return False if the renewal has ended or has a release.
+        """
+        statuses = sorted(status.value for status in INTERRUPTIBLE_STATUSES)
+        is_interruptible = and_(
+            JobRow.kind == JobKind.RENEW.value,
+            JobRow.status.in_(statuses),
+            JobRow.release.is_(None),
+        )
+        if not self._end(job_id, JobStatus.CANCELLED, PREEMPTED, is_interruptible):
+            return False
+        metrics = {**self.get(job_id).metrics, "preempted": True}
+        self._connection.execute(update(JobRow).where(JobRow.id == job_id).values(metrics=metrics))
+        return True
 
     def _end(
         self, job_id: str, status: JobStatus, error: str, condition: ColumnElement[bool]

@@ -206,6 +206,12 @@ class RequestRepository(Repository):
         waiting = or_(_JOBLESS, _PAST_WINDOW)
         return bool(self._connection.execute(select(exists().where(waiting))).scalar_one())
 
+    def count_waiting(self) -> int:
+        """Return the number of requests that wait for a batch, also within their cancel window."""
+        waiting = or_(_JOBLESS, RequestRow.status == _R.SCHEDULED.value)
+        query = select(func.count()).select_from(RequestRow).where(waiting)
+        return self._connection.execute(query).scalar_one()
+
     def waiting_since(self) -> datetime | None:
         """Return the time since which the oldest ready request could have been in a batch."""
         since = func.min(func.coalesce(RequestRow.retry_at, RequestRow.cancellable_until))
@@ -236,6 +242,22 @@ class RequestRepository(Repository):
             .order_by(since, RequestRow.retry_group)
         )
         return list(self._connection.execute(query).scalars())
+
+    def ready_times(self, limit: int, group: str | None) -> list[tuple[bool, datetime]]:
+        """Return what `ready_for_batch` returns: whether it is a retry, and since when it is ready.
+
+        This reads no personal data and takes no locks.
+        """
+        query = (
+            select(RequestRow.status, RequestRow.cancellable_until, RequestRow.retry_at)
+            .where(_READY, RequestRow.retry_group.is_not_distinct_from(group))
+            .order_by(case((_JOBLESS, 0), else_=1), RequestRow.id)
+            .limit(limit)
+        )
+        return [
+            (row.status == _R.BATCHED.value, row.retry_at or row.cancellable_until)
+            for row in self._connection.execute(query)
+        ]
 
     def ready_for_batch(self, limit: int, group: str | None = None) -> list[ForgetRequest]:
         """Return the ready requests of the retry group: `batched` ones, then `scheduled` ones."""

@@ -202,6 +202,17 @@ def envelope_digest(envelope: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(envelope)).hexdigest()
 
 
+def is_cited(envelope: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Return whether the certificate with this content cites that one as the deletion's."""
+    cited, first = content.get("cites") or {}, content_of(envelope)
+    return (
+        cited.get("sha256") == envelope_digest(envelope)
+        # Certificates of the first version state no number.
+        and cited.get("number") == first.get("number", 1)
+        and content.get("request_id") == first.get("request_id")
+    )
+
+
 def _newest(uow: UnitOfWork, request: ForgetRequest) -> Certificate:
     certificates = uow.certificates.of_request(request.id)
     if not certificates:

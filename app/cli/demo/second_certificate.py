@@ -10,7 +10,7 @@ from app.cli.failures import CommandError
 from app.cli.renewals import exact_outlook
 from app.cli.screen import table
 from app.domain.renewal import ExactMode, RenewalPolicy, effective_mode
-from app.services.certificates import envelope_digest
+from app.services.certificates import is_cited
 from app.services.signatures import verify
 from app.services.signing_keys import trusted_key
 
@@ -66,10 +66,9 @@ def certificate_comparison(first: CheckedCertificate, second: CheckedCertificate
 
     Raises CommandError unless the second one cites the first.
     """
-    cited = second.content["cites"]
-    digest = envelope_digest(first.envelope)
-    if (cited["number"], cited["sha256"]) != (first.content["number"], digest):
+    if not is_cited(first.envelope, second.content):
         raise CommandError("The second certificate does not cite the first one.")
+    cited = second.content["cites"]
     pair = (first.content, second.content)
     rows = [(name, *(content[name] for content in pair)) for name in _COMPARED]
     rows += [
@@ -77,7 +76,7 @@ def certificate_comparison(first: CheckedCertificate, second: CheckedCertificate
             "time after the request",
             *(f"{seconds_to_issue(each):.1f} s" for each in (first, second)),
         ),
-        ("cites", "nothing", f"number {cited['number']}, SHA-256 {digest[:16]}…"),
+        ("cites", "nothing", f"number {cited['number']}, SHA-256 {cited['sha256'][:16]}…"),
     ]
     return table("", "first", "second", rows=rows)
 

@@ -20,6 +20,7 @@ from app.settings import Settings
 
 APPROXIMATE = {"assurance": "approximate", "exact_due_at": "2026-12-29T10:00:00+00:00"}
 FIRST = {
+    "request_id": "req_1",
     "number": 1,
     "kind": "deletion",
     "method": "e2urec-fast",
@@ -41,7 +42,7 @@ SECOND = {
 
 def certificate(content: dict[str, Any]) -> CheckedCertificate:
     verified = VerifiedCertificate(version=2, key_id="key", content=content)
-    return CheckedCertificate({"payload": content["kind"]}, verified)
+    return CheckedCertificate({"payload": content}, verified)
 
 
 def test_comparison_shows_times_and_the_cited_certificate(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from app.api.state import Gateway
     from app.services.attention import Attention
+    from app.services.renewal_outlook import RenewalOutlook
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -126,6 +127,7 @@ class _StateCollector:
             jobs.add_metric([job.kind.value, job.status.value, job.stage.value], job.progress)
         yield jobs
         yield from _attention(attention)
+        yield from _renewals(attention.renewal)
 
 
 def _attention(attention: Attention) -> Iterator[Metric]:
@@ -147,3 +149,27 @@ def _attention(attention: Attention) -> Iterator[Metric]:
         "Failed tries of the open job, after which the job is repeated.",
         value=attention.failed_tries,
     )
+
+
+def _renewals(renewal: RenewalOutlook) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "lethe_approximate_deletions",
+        "Completed deletions that no exact training has made exact yet.",
+        value=renewal.approximate,
+    )
+    seconds_left = GaugeMetricFamily(
+        "lethe_exact_deadline_seconds",
+        "Seconds until the earliest deadline of an approximate deletion; negative if missed.",
+    )
+    if renewal.seconds_left is not None:
+        seconds_left.add_metric([], renewal.seconds_left)
+    yield seconds_left
+    started = CounterMetricFamily("lethe_renewals_started", "Renewals that were started.")
+    started.add_metric([], sum(renewal.totals.values()))
+    yield started
+    ended = CounterMetricFamily(
+        "lethe_renewals_ended", "Renewals that have ended.", labels=["result"]
+    )
+    for result in ("succeeded", "failed", "cancelled", "preempted"):
+        ended.add_metric([result], renewal.totals.get(result, 0))
+    yield ended

@@ -11,7 +11,7 @@ from app.api.schemas.forget import ForgetAnswer
 from app.api.schemas.jobs import JobAnswer
 from app.cli.failures import CommandError, command
 from app.cli.installation import open_installation
-from app.cli.jobs import follow_job, read_job
+from app.cli.jobs import follow_job, job_name, read_job
 from app.cli.options import AsJson, Items, User
 from app.cli.processes import Children
 from app.cli.renewals import exact_outlook, wait_until_exact
@@ -91,7 +91,8 @@ def _summary(answer: dict[str, Any]) -> dict[str, Any]:
 def _read_request(installation: Installation, request_id: str) -> dict[str, Any]:
     """Return the deletion request in the form of the API's JSON."""
     with installation.uow(write=False) as uow:
-        return ForgetAnswer.of(uow.requests.get(request_id)).model_dump(mode="json")
+        (answer,) = ForgetAnswer.read(uow, [uow.requests.get(request_id)])
+    return answer.model_dump(mode="json")
 
 
 def _outlook(answer: dict[str, Any], settings: Settings) -> list[str]:
@@ -131,9 +132,14 @@ def _wait_until_completed(
     screen: Screen, installation: Installation, request_id: str, worker: Child | None
 ) -> dict[str, Any]:
     """Follow the request to its end, or raise CommandError if `worker` has failed."""
+    told: set[str] = set()
 
     def read() -> dict[str, Any] | None:
         request = _read_request(installation, request_id)
+        blocker = request["waits_for"]
+        if blocker is not None and blocker["job"] not in told:
+            told.add(blocker["job"])
+            screen.say(f"  Waits for the end of the {job_name(blocker)}.")
         if request["status"] not in UNFINISHED:
             # The bar ends with the request, not with the job: both end in one transaction.
             return {"status": request["status"], "stage": "done", "progress": 1.0}

@@ -13,6 +13,7 @@ from app.cli.failures import BadInputError, CommandError, command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts, moment, table
+from app.domain.jobs import JobKind
 from app.services.jobs import cancel
 from app.services.pagination import list_jobs
 from app.settings import get_settings
@@ -71,9 +72,22 @@ def jobs(
             return
         with installation.uow(write=False) as uow:
             page = list_jobs(uow)
+            open_job = uow.jobs.open_job()
+            waiting = uow.requests.count_waiting()
     items = [JobAnswer.of(job).model_dump(mode="json") for job in page.items]
     text = _jobs_table(items) if items else "No job yet. Run: lethe train"
-    screen.result({"items": items, "next_cursor": page.next_cursor}, text)
+    notes = []
+    if open_job is not None and open_job.kind is not JobKind.FORGET and waiting:
+        blocker = {"job": open_job.id, "kind": open_job.kind, "reason": open_job.renewal_reason}
+        notes = [f"{waiting} deletion request(s) wait for the end of the {job_name(blocker)}."]
+    screen.result({"items": items, "next_cursor": page.next_cursor}, text, *notes)
+
+
+def job_name(blocker: dict[str, Any]) -> str:
+    """Return the name of the job in a request's field `waits_for`."""
+    kind = "renewal" if blocker["kind"] == JobKind.RENEW else "training"
+    reason = f" (reason: {blocker['reason']})" if blocker["reason"] else ""
+    return f"{kind} {blocker['job']}{reason}"
 
 
 def cancel_job(installation: Installation, job_id: str) -> Job:
@@ -159,16 +173,18 @@ def _jobs_table(items: Sequence[Job]) -> Table:
             job["status"],
             job["stage"],
             f"{job['progress']:.0%}",
+            job["reason"] or "",
             job["method"],
             moment(job["created_at"]),
         )
         for job in items
     ]
-    return table("job", "kind", "status", "stage", "", "method", "created", rows=rows, numbers=(4,))
+    names = ("job", "kind", "status", "stage", "", "reason", "method", "created")
+    return table(*names, rows=rows, numbers=(4,))
 
 
 def _job_details(job: Job) -> list[Any]:
-    names = ("id", "kind", "status", "stage", "method", "attempts", "release", "error")
+    names = ("id", "kind", "reason", "status", "stage", "method", "attempts", "release", "error")
     details: list[Any] = [facts({name: job[name] for name in names})]
     seconds_per_stage = job["metrics"].get("stage_seconds")
     if seconds_per_stage:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.domain.jobs import JobStatus
+from app.services.renewal_outlook import RenewalOutlook, read_outlook
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -45,6 +46,7 @@ class Attention:
     failed_tries: int = 0
     #: Number of jobs that no worker runs, or that are missing because no worker closes the batch.
     without_worker: int = 0
+    renewal: RenewalOutlook = field(default_factory=RenewalOutlook)
 
     @property
     def live_workers(self) -> int:
@@ -70,12 +72,15 @@ def read_attention(uow: UnitOfWork, settings: Settings) -> Attention:
     if job is not None and job.error is not None:
         warnings.append(_failed_try(job, is_stuck=is_stuck))
     warnings += _retried_requests(uow)
+    renewal = read_outlook(uow, settings, job)
+    warnings += _of_renewals(renewal, job)
     return Attention(
         workers=workers,
         warnings=tuple(warnings),
         stuck=int(is_stuck),
         failed_tries=job.failed_tries if job is not None else 0,
         without_worker=int(unserved is not None),
+        renewal=renewal,
     )
 
 
@@ -121,3 +126,24 @@ def _retried_requests(uow: UnitOfWork) -> list[Warning]:
         )
         for failure, number in uow.requests.retried()
     ]
+
+
+def _of_renewals(renewal: RenewalOutlook, job: Job | None) -> list[Warning]:
+    """Return a warning if a deadline is missed or cannot be met, and one if renewals fail."""
+    warnings = []
+    job_id = None if job is None else job.id
+    if renewal.overdue:
+        blocked = "" if job is None else f" The job {job.id} ({job.kind}) is open."
+        detail = f"{renewal.overdue} deletions are not exact after their deadline.{blocked}"
+        warnings.append(Warning(code="renewal-late", detail=detail, job_id=job_id))
+    elif renewal.is_late and renewal.earliest_due_at is not None:
+        due_at = renewal.earliest_due_at.isoformat(timespec="seconds")
+        detail = f"The next exact training is not expected to end before the deadline {due_at}."
+        warnings.append(Warning(code="renewal-late", detail=detail, job_id=job_id))
+    if renewal.history.failures:
+        detail = (
+            f"{renewal.history.failures} renewals failed since the last exact training. "
+            f"Last failure: {renewal.history.error}"
+        )
+        warnings.append(Warning(code="renewal-failed", detail=detail))
+    return warnings

@@ -73,7 +73,8 @@ def forget(
     tasks.add_task(gateway.replica.data_changed)
     if not created:
         response.status_code = status.HTTP_200_OK
-    return ForgetAnswer.of(request)
+    (answer,) = ForgetAnswer.read(uow, [request])
+    return answer
 
 
 @router.get("", responses=problems("invalid-input"))
@@ -81,14 +82,16 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
     """List deletion requests, newest first."""
     page = list_requests(uow, limit, cursor)
     return ForgetPage(
-        items=[ForgetAnswer.of(request) for request in page.items], next_cursor=page.next_cursor
+        items=ForgetAnswer.read(uow, page.items),
+        next_cursor=page.next_cursor,
     )
 
 
 @router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))
 def read(request_id: RequestPath, uow: Reading) -> ForgetAnswer:
     """Return a deletion request with its status and progress."""
-    return ForgetAnswer.of(uow.requests.get(request_id))
+    (answer,) = ForgetAnswer.read(uow, [uow.requests.get(request_id)])
+    return answer
 
 
 @router.delete(
@@ -114,7 +117,8 @@ def hold(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
 )
 def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
     """Resume a deletion request that is on hold or dead."""
-    return ForgetAnswer.of(release_forget(uow, request_id))
+    (answer,) = ForgetAnswer.read(uow, [release_forget(uow, request_id)])
+    return answer
 
 
 @router.get(

@@ -9,10 +9,14 @@ from pydantic import Field
 
 from app.api.schemas.common import Answer, Body, Id
 from app.services.forget import ForgetCommand
+from app.services.renewals import waits_for
 from app.services.validation import MAX_ITEMS_PER_REQUEST
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from app.domain.requests import ForgetRequest
+    from app.storage.unit_of_work import UnitOfWork
 
 #: An empty list is refused, because it would mean all of the user's data.
 ItemIds = Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS_PER_REQUEST)]
@@ -35,6 +39,14 @@ class ForgetUsersBody(Body):
     user_ids: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
 
+class BlockerAnswer(Answer):
+    """The open training or renewal, and why the renewal started."""
+
+    job: str
+    kind: str
+    reason: str | None
+
+
 class ForgetAnswer(Answer):
     """Deletion request. It contains no user id."""
 
@@ -54,10 +66,25 @@ class ForgetAnswer(Answer):
     #: The promised time of exact training, and its time; null if not recorded, or not yet.
     exact_due_at: datetime | None
     exact_at: datetime | None
+    #: The job that delays the request; null if no job does.
+    waits_for: BlockerAnswer | None = None
 
     @classmethod
     def of(cls, request: ForgetRequest) -> Self:
         return cls.model_validate(request)
+
+    @classmethod
+    def read(cls, uow: UnitOfWork, requests: Iterable[ForgetRequest]) -> list[Self]:
+        """Return the requests, each with the job for which the request waits."""
+        requests = list(requests)
+        blockers = waits_for(uow, requests)
+        answers = []
+        for request in requests:
+            answer = cls.of(request)
+            if request.id in blockers:
+                answer.waits_for = BlockerAnswer.model_validate(blockers[request.id])
+            answers.append(answer)
+        return answers
 
 
 class ForgetPage(Answer):

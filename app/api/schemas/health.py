@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from app.api.schemas.common import Answer, HealthAnswer
@@ -26,8 +27,17 @@ class WarningAnswer(Answer):
     job_id: str | None
 
 
+class RenewalAnswer(Answer):
+    """The next exact training, or the one that runs, and the deletions that wait for it."""
+
+    start_at: datetime | None
+    reason: str | None
+    approximate: int
+    earliest_due_at: datetime | None
+
+
 class ReadinessAnswer(HealthAnswer):
-    """Readiness of this replica; `workers` and `warnings` describe the whole installation.
+    """Readiness of this replica; the other fields describe the whole installation.
 
     They do not change the status, and are null while the database does not answer in time.
     """
@@ -35,6 +45,8 @@ class ReadinessAnswer(HealthAnswer):
     worker_count: int | None = None
     workers: list[WorkerAnswer] | None = None
     warnings: list[WarningAnswer] | None = None
+    #: Null also if no deletion is approximate.
+    renewal: RenewalAnswer | None = None
 
     @classmethod
     def of(cls, reasons: list[str], attention: Attention | None) -> Self:
@@ -43,4 +55,6 @@ class ReadinessAnswer(HealthAnswer):
             answer.worker_count = attention.live_workers
             answer.workers = [WorkerAnswer.model_validate(each) for each in attention.workers]
             answer.warnings = [WarningAnswer.model_validate(each) for each in attention.warnings]
+            if attention.renewal.approximate:
+                answer.renewal = RenewalAnswer.model_validate(attention.renewal)
         return answer

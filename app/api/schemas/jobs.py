@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import Field
+
 from app.api.schemas.common import Answer
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ class JobAnswer(Answer):
 
     id: str
     kind: str
+    #: Why the scheduler started the renewal; null for other jobs.
+    reason: str | None = Field(validation_alias="renewal_reason")
     status: str
     method: str
     stage: str

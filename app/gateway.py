@@ -14,12 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.auth import check_binding
 from app.connection_limits import limited_protocol
-from app.domain.errors import DatabaseUnavailableError, LetheError
+from app.domain.errors import LetheError, UnavailableError
 from app.logs import configure_logging
 from app.main import create_app
 from app.parent_watch import stop_with_parent
 from app.private_files import protect_home, use_private_umask
-from app.services.identity import open_identity
+from app.services.restore import open_data
 from app.settings import get_settings
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check_identity(gateway: Gateway) -> None:
-    """Refuse to start with another hash key or id rule than the database has.
+    """Refuse to start with another hash key, id rule or ledger than the database has.
 
-    If the database does not respond or is not migrated yet, the replica checks later.
+    If the database or the ledger does not respond, or the database is not migrated yet, the replica
+    checks later.
     """
-    with contextlib.suppress(DatabaseUnavailableError, SQLAlchemyError), gateway.uow() as uow:
-        open_identity(uow, gateway.pseudonyms, gateway.settings)
+    with contextlib.suppress(UnavailableError, SQLAlchemyError), gateway.uow() as uow:
+        open_data(uow, gateway.uow.ledger, gateway.pseudonyms, gateway.settings)
 
 
 def freeze_startup_objects() -> None:

@@ -12,7 +12,7 @@ from app.api import problems
 from app.api.attention import AttentionReader
 from app.api.auth import AccessGuard
 from app.api.metrics import Metrics
-from app.api.middleware import BodyLimit, Observer
+from app.api.middleware import BodyLimit, LedgerRetry, Observer
 from app.api.routes import ROUTERS
 from app.api.state import Gateway
 from app.services.secrets import load_pseudonyms
@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     # The last one added is the outermost.
+    app.add_middleware(LedgerRetry)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(AccessGuard, settings=settings)
     app.add_middleware(Observer, metrics=metrics)

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.domain.backbone_names import KNOWN, check_backbone
 from app.domain.errors import InvalidInputError
 from app.domain.id_rules import IdRule
+from app.domain.places import absolute, is_inside
 from app.domain.renewal import ExactMode  # noqa: TC001 - pydantic reads the annotation
 
 Positive = Annotated[float, Field(gt=0)]
@@ -282,6 +283,15 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("ledger_url")
+    @classmethod
+    def _check_ledger_url(cls, value: str) -> str:
+        """Make a path absolute: processes with other working directories share the ledger."""
+        value = value.strip()
+        if not value or "://" in value or "::" in value:
+            return value
+        return str(absolute(Path(value)))
+
     @field_validator("backbone")
     @classmethod
     def _check_backbone(cls, value: str) -> str:
@@ -318,6 +328,23 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_ledger(self) -> Settings:
+        """Refuse a ledger that a restored LETHE_HOME or artifact store would replace."""
+        if not self.ledger_url and not absolute(self.home).name:
+            raise ValueError(
+                "LETHE_HOME is the root directory, beside which there is no directory for the"
+                " erasure ledger. Set LETHE_LEDGER_URL."
+            )
+        places = {"LETHE_HOME": str(self.home), "the artifact store": self.artifacts_root}
+        for name, place in places.items():
+            if is_inside(self.ledger_root, place):
+                raise ValueError(
+                    f"the erasure ledger would lie inside {name}, and be lost or restored with it."
+                    " Set LETHE_LEDGER_URL to a place of its own."
+                )
+        return self
+
     @property
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'lethe.db'}"
@@ -328,7 +355,7 @@ class Settings(BaseSettings):
 
     @property
     def ledger_root(self) -> str:
-        home = self.home.absolute()
+        home = absolute(self.home)
         return self.ledger_url or str(home.with_name(f"{home.name}-ledger"))
 
     @property

@@ -70,11 +70,15 @@ def _relay(settings: Settings, stop: Event) -> None:
     """Send wake-up messages to the broker."""
     if settings.broker_url is None:
         raise LetheError("The relay sends messages to a broker. Set LETHE_BROKER_URL.")
+    from app.services.secrets import load_pseudonyms  # noqa: PLC0415
+    from app.storage.ledger import open_ledger  # noqa: PLC0415
     from worker.celery_app import TASK_NAME, make_celery  # noqa: PLC0415
     from worker.context import open_artifacts  # noqa: PLC0415
     from worker.relay import Relay  # noqa: PLC0415
 
     database = make_database(settings.sqlalchemy_url)
+    pseudonyms = load_pseudonyms(settings)
+    factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
     celery = make_celery(settings)
 
     def send(entity_id: str) -> None:
@@ -82,7 +86,7 @@ def _relay(settings: Settings, stop: Event) -> None:
         celery.send_task(TASK_NAME, args=[entity_id], retry=False)
 
     try:
-        Relay(settings, UnitOfWorkFactory(database), open_artifacts(settings), send).run(stop)
+        Relay(settings, factory, open_artifacts(settings), send, pseudonyms=pseudonyms).run(stop)
     finally:
         celery.close()
         database.dispose()
@@ -90,17 +94,18 @@ def _relay(settings: Settings, stop: Event) -> None:
 
 def _import(settings: Settings, options: argparse.Namespace) -> None:
     """Import a data set and write the progress as JSON lines to standard output."""
-    from app.services.identity import open_identity  # noqa: PLC0415
+    from app.services.restore import open_data  # noqa: PLC0415
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415
     from app.storage.ledger import open_ledger  # noqa: PLC0415
     from worker.importer import run_import  # noqa: PLC0415
 
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
-    factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+    ledger = open_ledger(settings.ledger_root, pseudonyms)
+    factory = UnitOfWorkFactory(database, ledger)
     try:
         with factory() as uow:
-            open_identity(uow, pseudonyms, settings)
+            open_data(uow, ledger, pseudonyms, settings)
         run_import(options.path, options.format, factory, pseudonyms, _emit)
     finally:
         database.dispose()

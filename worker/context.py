@@ -13,7 +13,7 @@ import structlog
 
 from app.domain.errors import InvalidInputError
 from app.services import signing_keys
-from app.services.identity import open_identity
+from app.services.restore import open_data
 from app.services.secrets import load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -78,9 +78,10 @@ def build_context(
         )
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
-    uow_factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+    ledger = open_ledger(settings.ledger_root, pseudonyms)
+    uow_factory = UnitOfWorkFactory(database, ledger)
     with uow_factory() as uow:
-        open_identity(uow, pseudonyms, settings)
+        open_data(uow, ledger, pseudonyms, settings)
         signing_keys.register(uow, load_signer(settings))
     artifacts = open_artifacts(settings)
     continue_data_version(uow_factory, artifacts)
@@ -104,19 +105,24 @@ def continue_data_version(uow_factory: UnitOfWorkFactory, artifacts: ArtifactSto
     """Raise the data version above the data version of every published release.
 
     A release is newer than the data only if the database was restored from a backup. Then new rows
-    must not get a version that the release already counts as known, and the present rows may have
-    had other values when the release was trained.
+    must not get a version that the release already counts as known. If the database knows the
+    release, the present rows may have had other values when the release was trained.
     """
-    newest = max((_recorded_version(artifacts, path) for path in artifacts.published()), default=-1)
+    versions = {path: _recorded_version(artifacts, path) for path in artifacts.published()}
+    newest = max(versions.values(), default=-1)
     with uow_factory(write=False) as uow:
-        if uow.state.data_version() >= newest:
+        present = uow.state.data_version()
+        known = {release.path for release in uow.releases.unshredded()}
+        if present >= newest:
             return
     with uow_factory() as uow:
         uow.state.lock()
         version = uow.state.raise_above(newest)
-        if version is not None:
+        if version is None:
+            return
+        if any(versions[path] > present for path in known & versions.keys()):
             uow.people.mark_all_changed(version)
-            log.warning("database_older_than_releases", data_version=version)
+        log.warning("database_older_than_releases", data_version=version)
 
 
 def _recorded_version(artifacts: ArtifactStore, path: str) -> int:

@@ -42,6 +42,21 @@ class AuditFailedError(LetheError):
     code = "audit-failed"
 
 
+class RenewalQualityError(LetheError):
+    """The renewed weights were rejected: {reason}.
+
+    The live release keeps serving, and the next renewal trains with another seed.
+    """
+
+    code = "renewal-quality"
+
+
+class TrainingDivergedError(LetheError):
+    """The training diverged. Training with another seed may succeed."""
+
+    code = "training-diverged"
+
+
 class UnlearningFailedError(LetheError):
     """Unlearning diverged or does not fit the release. A stronger method must follow."""
 

@@ -118,12 +118,14 @@ class RequestFigures:
     `forget` has the number of the request's forget rows (`rows`), and where there are any, their
     loss increase with its interval. `validation_rows` counts the rows that selected the parent's
     checkpoint or learned weights. `is_unknown`: the record of training cannot tell which rows of
-    the request the parent knows.
+    the request the parent knows. `known_rows` counts the rows of the request in the snapshot of the
+    parent's exact training, whatever they were used for; None: not counted.
     """
 
     forget: dict[str, Any] = field(default_factory=lambda: {"rows": 0})
     validation_rows: int = 0
     is_unknown: bool = False
+    known_rows: int | None = None
 
     def outcome(self, of_batch: Outcome) -> Outcome:
         """Return the request's outcome, given the outcome of its batch.
@@ -139,7 +141,11 @@ class RequestFigures:
 
     def values(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
-        return {"forget": self.forget, "validation_rows": self.validation_rows}
+        return {
+            "forget": self.forget,
+            "validation_rows": self.validation_rows,
+            "known_rows": self.known_rows,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +169,19 @@ class Learner(Protocol):
     """Trains, unlearns, merges and audits. The caller owns every directory in the arguments."""
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Progress
+        self,
+        snapshot: DataSnapshot,
+        into: Path,
+        backbone: str | Path,
+        report: Progress,
+        *,
+        renewal_seed: int | None = None,
     ) -> Artifact:
         """Train from scratch on the retained rows and save a release in `into`.
 
         `backbone` is a backbone's name, or the directory of a release whose recipe is reused.
+        `renewal_seed` is added to the seed in the settings; None for a job that is no renewal. A
+        renewal with too few rows gives initial weights, as a deletion does.
         Raises InvalidInputError if the backbone is not available.
         """
 
@@ -201,6 +215,9 @@ class Learner(Protocol):
         learned weights, on validation rows.
         """
 
+    def count_known_rows(self, snapshot: DataSnapshot, parent: Path) -> Mapping[str, int | None]:
+        """Return `RequestFigures.known_rows` of each request of the batch, by request id."""
+
     def audit(
         self,
         snapshot: DataSnapshot,
@@ -210,4 +227,7 @@ class Learner(Protocol):
         exact: bool,
         report: Progress,
     ) -> Verdict:
-        """Compare the candidate with its parent. `exact` skips the gates that are relative."""
+        """Compare the candidate with its parent. `exact` skips the gates that are relative.
+
+        The figures of an exact candidate have its quality beside item means, as `quality`.
+        """

@@ -14,9 +14,10 @@ from app.services.renewals import is_renewal_due
 from worker.claim_files import claim_with_lock, sweep_files
 from worker.failures import attempt
 from worker.heartbeat import WorkerHeartbeat
+from worker.ledger_checkpoints import write_checkpoint
 from worker.pipeline import run_job
 from worker.preemption import Preemption
-from worker.relay import Relay, schedule_job, sweep_jobs
+from worker.relay import Relay, follow_ledger, schedule_job, sweep_jobs
 from worker.scrubbing import certify_owed
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ def run_once(
 
     Return False if no job waits.
     """
+    follow_ledger(context.uow_factory, context.pseudonyms, context.settings)
     sweep_jobs(context.uow_factory, context.settings)
     certify_owed(context)
-    schedule_job(context.uow_factory, context.settings)
+    write_checkpoint(context)
+    schedule_job(context.uow_factory, context.settings, context.pseudonyms)
     # Before the claim, so that the worker never counts on a longer lease than the database.
     claimed_at = time.monotonic()
     with ExitStack() as lock:
@@ -59,6 +62,7 @@ def run_once(
             stop=stop or threading.Event(),
             on_stage=on_stage or _do_nothing,
         )
+    write_checkpoint(context, at_once=True)
     attempt(lambda: sweep_files(context.uow_factory, context.artifacts), "files_not_swept")
     return True
 
@@ -78,7 +82,13 @@ def run_forever(
     Without a broker, the loop itself looks for work, so messages in the outbox are only marked as
     sent.
     """
-    relay = Relay(context.settings, context.uow_factory, context.artifacts, _do_nothing)
+    relay = Relay(
+        context.settings,
+        context.uow_factory,
+        context.artifacts,
+        _do_nothing,
+        pseudonyms=context.pseudonyms,
+    )
     with WorkerHeartbeat(context):
         while not stop.is_set():
             _attempt(relay.turn)

@@ -59,6 +59,11 @@ def _make_release(run: JobRun) -> None:
     run.advance(snapshot_version=snapshot.version, parent_release=live)
     if live is not None and parent is None:
         raise ReleaseMissingError(release_id=live)
+    if parent is not None and not run.context.artifacts.exists(parent.path):
+        # The artifact store was restored or lost. Nothing can be unlearned from missing weights.
+        log.warning("parent_missing", job=run.job.id, release=parent.id)
+        publish(run, Builder(run, snapshot, None, lost_parent=parent).build(), None)
+        return
     publish(run, Builder(run, snapshot, parent).build(), parent)
 
 
@@ -122,6 +127,12 @@ def _run_stages(run: JobRun) -> None:
             job_lifecycle.fail(uow, run.lease, error, run.context.settings)
         log.error("job_ended", job=run.job.id, reason=error)
         return
+    if _is_release_lost(run):
+        error = f"{run.job.stage.value}: the files of the release {run.job.release} are gone"
+        with run.writing() as uow:
+            job_lifecycle.fail(uow, run.lease, error, run.context.settings)
+        log.error("job_ended", job=run.job.id, reason=error)
+        return
     first = _first_stage(run)
     for plan in dropwhile(lambda plan: plan.stage is not first, STAGES):
         if plan.run is not None:
@@ -162,6 +173,21 @@ def _is_inferred_carry_over(run: JobRun) -> bool:
             for audit in uow.request_jobs.of_request(request.id)
         ]
     return all(audit.outcome is None for audit in audits if audit.job_id == run.job.id)
+
+
+def _is_release_lost(run: JobRun) -> bool:
+    """Return whether a restored artifact store lacks the release that the job would roll out.
+
+    The requests of the job then wait for the next batch. After the flip, the job only has to delete
+    rows and files, and a renewal replaces the release (`worker/lost_release.py`).
+    """
+    if run.job.release is None:
+        return False
+    with run.context.uow_factory(write=False) as uow:
+        release = uow.releases.get(run.job.release)
+        is_past_flip = uow.jobs.is_past_flip(run.job.id)
+    is_lost = release is None or not run.context.artifacts.exists(release.path)
+    return is_lost and not is_past_flip
 
 
 def _leave(run: JobRun, heartbeat: LeaseHeartbeat) -> None:

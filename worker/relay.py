@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from app.domain.errors import LetheError
+from app.domain.errors import LedgerAheadError, LedgerUnavailableError, LetheError
 from app.services import jobs as job_lifecycle
 from app.services.renewals import schedule
+from app.services.restore import reconcile_installation, require_current
 from app.services.scrubs import wake_for_certificates
 from worker.cancelled import remove_cancelled_releases
 from worker.claim_files import sweep_files
 from worker.failures import attempt
+from worker.lost_release import replace_lost_release
 from worker.scrubbing import erase_owed
+from worker.stray_files import remove_strays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
+    from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
     from app.storage.artifacts import ArtifactStore
     from app.storage.unit_of_work import UnitOfWorkFactory
@@ -47,13 +51,36 @@ def sweep_jobs(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
         log.error("jobs_abandoned", jobs=swept.abandoned)
 
 
-def schedule_job(uow_factory: UnitOfWorkFactory, settings: Settings) -> None:
+def follow_ledger(
+    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, settings: Settings
+) -> None:
+    """Apply ledger entries that the database lacks. Raises LedgerDamagedError.
+
+    While the ledger is away, work continues: no deletion can be accepted or completed meanwhile.
+    """
+    try:
+        reconcile_installation(uow_factory, pseudonyms, settings)
+    except LedgerUnavailableError:
+        log.warning("ledger_not_compared")
+
+
+def schedule_job(
+    uow_factory: UnitOfWorkFactory, settings: Settings, pseudonyms: Pseudonyms | None = None
+) -> None:
     """Create the job that is due: a batch of deletion requests or a renewal.
 
-    A renewal that is interrupted for the batch stops at its worker's next write.
+    A renewal that is interrupted for the batch stops at its worker's next write. The database may
+    have been restored since the last sweep. Then the ledger is applied instead.
     """
-    with uow_factory() as uow:
-        job = schedule(uow, settings)
+    try:
+        with uow_factory() as uow:
+            job = schedule(uow, settings)
+            if job is not None:
+                require_current(uow, uow_factory.ledger)
+    except LedgerAheadError:
+        if pseudonyms is not None:
+            follow_ledger(uow_factory, pseudonyms, settings)
+        return
     if job is not None:
         log.info("job_scheduled", job=job.id, kind=job.kind.value, reason=job.renewal_reason)
 
@@ -67,7 +94,11 @@ class Relay:
         uow_factory: UnitOfWorkFactory,
         artifacts: ArtifactStore,
         send: Callable[[str], None],
+        *,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
+        """Take the keyed hashes of a process that also compares the database with the ledger."""
+        self._pseudonyms = pseudonyms
         self._settings = settings
         self._uow_factory = uow_factory
         self._artifacts = artifacts
@@ -77,10 +108,10 @@ class Relay:
     def turn(self) -> None:
         """Do everything that is due: schedule a job, sweep, prune, dispatch."""
         now = time.monotonic()
-        schedule_job(self._uow_factory, self._settings)
         if now - self._swept_at >= self._settings.job_lease / 3:
             self._swept_at = now
             self.sweep()
+        schedule_job(self._uow_factory, self._settings, self._pseudonyms)
         if now - self._pruned_at >= _PRUNE_INTERVAL:
             self._pruned_at = now
             self._prune()
@@ -97,6 +128,8 @@ class Relay:
 
     def sweep(self) -> None:
         """Sweep the jobs and the files of claims on this machine, and carry out owed erasures."""
+        if self._pseudonyms is not None:
+            follow_ledger(self._uow_factory, self._pseudonyms, self._settings)
         sweep_jobs(self._uow_factory, self._settings)
         # A file that cannot be unlinked does not delay the erasures of the database.
         attempt(lambda: sweep_files(self._uow_factory, self._artifacts), "files_not_swept")
@@ -104,6 +137,8 @@ class Relay:
             lambda: remove_cancelled_releases(self._uow_factory, self._artifacts),
             "cancelled_releases_not_removed",
         )
+        attempt(lambda: remove_strays(self._uow_factory, self._artifacts), "strays_not_removed")
+        replace_lost_release(self._uow_factory, self._artifacts, self._settings)
         erase_owed(self._uow_factory)
         with self._uow_factory() as uow:
             wake_for_certificates(uow)

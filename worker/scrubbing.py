@@ -55,13 +55,17 @@ def certify_owed(context: WorkerContext) -> None:
     with context.uow_factory(write=False) as uow:
         job_ids = scrubs.ready_for_certificate(uow)
     for job_id in job_ids:
+        request_ids: list[str] = []
+        is_owing = True
         try:
-            with context.uow_factory() as uow:
-                request_ids = scrubs.certify_closed(uow, context.signer, job_id)
+            while is_owing:
+                with context.uow_factory() as uow:
+                    request_ids += scrubs.certify_closed(uow, context.signer, job_id)
+                    is_owing = job_id in scrubs.ready_for_certificate(uow)
         except UnavailableError:
             raise
         except LetheError as error:
             # The row stays open for a later turn, and the worker goes on with its jobs.
             log.error("erasure_not_certified", job=job_id, code=error.code)  # noqa: TRY400
             continue
-        log.info("erasure_certified", job=job_id, requests=request_ids)
+        log.info("erasure_certified", job=job_id, requests=len(request_ids))

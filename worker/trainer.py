@@ -28,7 +28,7 @@ from models.unlearning.base import PLAIN, NothingToForgetError, UnlearningTask
 from models.unlearning.ensemble import has_learned_weights
 from models.unlearning.registry import UnknownMethodError, get_method
 from worker.drift import measure_drift
-from worker.errors import UnlearningFailedError
+from worker.errors import TrainingDivergedError, UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, Verdict
 from worker.release_files import (
     expected_loss_increases,
@@ -46,7 +46,7 @@ from worker.training_data import (
     split_snapshot,
 )
 from worker.training_metrics import training_metrics
-from worker.training_record import TrainingRecord, are_unknown
+from worker.training_record import TrainingRecord, are_unknown, count_known_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,22 +89,30 @@ class ModelLearner:
         self._calibration = calibration or CalibrationConfig(seed=settings.seed + 1)
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, backbone: str | Path, report: Progress
+        self,
+        snapshot: DataSnapshot,
+        into: Path,
+        backbone: str | Path,
+        report: Progress,
+        *,
+        renewal_seed: int | None = None,
     ) -> Artifact:
         """Train on the retained rows, calibrate, measure and save.
 
         If deletions left too few rows to train on, save initial weights. Raises InvalidInputError
         if the data set itself is too small, or if the backbone cannot be used.
         """
-        recipe = self._recipe(backbone)
+        recipe = self._recipe(backbone, self._settings.seed + (renewal_seed or 0))
         try:
             split = split_snapshot(snapshot, None, recipe.limits)
         except TooSmallToSplitError as error:
-            if snapshot.forget == ForgetSet():
+            if snapshot.forget == ForgetSet() and renewal_seed is None:
                 raise InvalidInputError(str(error)) from error
             return _save_untrained(snapshot, into, recipe)
         try:
             return self._train(snapshot, split, into, recipe, report)
+        except DivergedError as error:
+            raise TrainingDivergedError from error
         except _BACKBONE_ERRORS as error:
             raise InvalidInputError(str(error)) from error
 
@@ -143,6 +151,7 @@ class ModelLearner:
             )
         metrics = {
             **training_metrics(recommender, split, expected),
+            "seed": recipe.seed,
             "fit_seconds": trained_at - started_at,
             "calibration_seconds": time.monotonic() - trained_at,
         }
@@ -260,7 +269,8 @@ class ModelLearner:
             recipe=recipe,
             expected={},
         )
-        return replace(artifact, exact=True, needs_merge=False, metrics=unlearned.metrics)
+        metrics = {**unlearned.metrics, "seed": recipe.seed}
+        return replace(artifact, exact=True, needs_merge=False, metrics=metrics)
 
     def merge(self, parent: Path, adapter: Path, into: Path) -> Artifact:
         """Merge the adapter, and reset the rows of tokens that no retained sample contains.
@@ -320,6 +330,11 @@ class ModelLearner:
             return True
         return len(split.forget) > 0
 
+    def count_known_rows(self, snapshot: DataSnapshot, parent: Path) -> dict[str, int | None]:
+        """Count by the record of training in the parent's manifest."""
+        record = TrainingRecord.from_manifest(manifests.read_manifest(parent).extra)
+        return count_known_rows(snapshot, record)
+
     def audit(
         self,
         snapshot: DataSnapshot,
@@ -337,8 +352,15 @@ class ModelLearner:
         groups = forget_rows_by_request(snapshot, known)
         if exact:
             # Retraining chooses new time bounds, and may make another kind of model.
-            prepared = split_like(snapshot, manifests.read_manifest(candidate))
-            result = audit_exact(old, new, prepared, known=known, groups=groups)
+            made = manifests.read_manifest(candidate)
+            result = audit_exact(
+                old,
+                new,
+                split_like(snapshot, made),
+                known=known,
+                groups=groups,
+                is_trained=made.method != UNTRAINED_METHOD,
+            )
         else:
             result = audit(old, new, known, expected_loss_increases(manifest), groups=groups)
         report(1.0)
@@ -358,7 +380,7 @@ class ModelLearner:
             return get_method(EXACT_METHOD)
         return self._method
 
-    def _recipe(self, backbone: str | Path) -> TrainConfig:
+    def _recipe(self, backbone: str | Path, seed: int | None = None) -> TrainConfig:
         """Return the recipe for a backbone's name, or the recipe of the release in a directory.
 
         Raises InvalidInputError for an unknown backbone.
@@ -370,7 +392,7 @@ class ModelLearner:
                 recipe = recipe_of(manifests.read_manifest(backbone).extra["recipe"])
         except UnknownBackboneError as error:
             raise InvalidInputError(str(error)) from error
-        return recipe.seeded(self._settings.seed)
+        return recipe.seeded(self._settings.seed if seed is None else seed)
 
     def _limited(self, recipe: TrainConfig) -> TrainConfig:
         """Return the recipe with the limits of rows in the settings, where they are set."""

@@ -30,16 +30,19 @@ class TrainingRecord:
 
     `reduced` has the keyed hashes of users who had training samples, until fast unlearning of some
     of their rows. The rows that are left make no sample, although the training saw them.
+    `is_self_contained`: the training made every choice, such as its time bounds, on its snapshot
+    alone. Trainings from before this entry may have kept choices of older releases.
     """
 
     version: int
     excluded: frozenset[str]
     reduced: frozenset[str] = frozenset()
+    is_self_contained: bool = False
 
     @classmethod
     def of(cls, snapshot: DataSnapshot) -> Self:
         """Return the record of an exact training on this snapshot."""
-        return cls(version=snapshot.version, excluded=snapshot.excluded)
+        return cls(version=snapshot.version, excluded=snapshot.excluded, is_self_contained=True)
 
     @classmethod
     def from_manifest(cls, extra: Mapping[str, Any]) -> Self | None:
@@ -50,11 +53,14 @@ class TrainingRecord:
             version=extra["data_version"],
             excluded=frozenset(extra["excluded"]),
             reduced=frozenset(extra.get("reduced", ())),
+            is_self_contained=extra.get("self_contained", False),
         )
 
     def manifest(self) -> dict[str, Any]:
         """Return JSON values."""
         values = {"data_version": self.version, "excluded": sorted(self.excluded)}
+        if self.is_self_contained:
+            values |= {"self_contained": True}
         return {**values, "reduced": sorted(self.reduced)} if self.reduced else values
 
     def after_unlearning(self, snapshot: DataSnapshot, split: ForgetSplit) -> Self:
@@ -73,6 +79,24 @@ class TrainingRecord:
     def changed_rows(self, snapshot: DataSnapshot) -> NDArray[np.bool_]:
         """Return [N] bool: whether the training may have seen a row with another value."""
         return self._rows(snapshot)[1]
+
+    def count_rows(
+        self, snapshot: DataSnapshot, subjects: Sequence[ForgetIndices]
+    ) -> list[int | None]:
+        """Return for each subject the number of its rows that the training's snapshot contained.
+
+        All rows of the snapshot count, because those that trained nothing may have chosen time
+        bounds, a checkpoint or the calibration. An item of the catalog counts as a row, because the
+        vocabulary has its text. None: the record cannot tell.
+        """
+        if self.version > snapshot.version or not self.is_self_contained:
+            return [None] * len(subjects)
+        known, changed = self._rows(snapshot)
+        may_be_known = known | changed
+        return [
+            int((may_be_known & subject.rows(snapshot.data)).sum()) + len(subject.items)
+            for subject in subjects
+        ]
 
     def are_unknown(self, snapshot: DataSnapshot, subjects: Sequence[ForgetIndices]) -> list[bool]:
         """Return for each subject whether the training may have seen samples that are unknown now.
@@ -176,3 +200,16 @@ def are_unknown(
     if record is None:
         return [True] * len(subjects)
     return record.are_unknown(snapshot, subjects)
+
+
+def count_known_rows(
+    snapshot: DataSnapshot, record: TrainingRecord | None
+) -> dict[str, int | None]:
+    """Return for each request of the batch the number of its rows in the training's snapshot.
+
+    None: the record cannot tell.
+    """
+    if record is None:
+        return dict.fromkeys(snapshot.requests)
+    subjects = forget_indices(snapshot.data, snapshot.requests.values())
+    return dict(zip(snapshot.requests, record.count_rows(snapshot, subjects), strict=True))

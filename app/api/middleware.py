@@ -1,4 +1,4 @@
-"""Middleware for every request: body limit, duration metrics, access log and safe headers.
+"""Middleware for every request: retry, body limit, metrics, access log and safe headers.
 
 The log and the metrics contain route templates and never paths, because a path contains a user id.
 """
@@ -12,7 +12,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
-from app.api.problems import HTTP_PROBLEMS, problem
+from app.api.problems import HTTP_PROBLEMS, LEDGER_AHEAD, problem
 from app.tracebacks import error_location
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from app.api.metrics import Metrics
 
 _log = structlog.get_logger("lethe.access")
+_READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOO_LARGE: Final = 413
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -57,6 +58,44 @@ class BodyLimit:
             return message
 
         await self._app(scope, limited_receive, send)
+
+
+class LedgerRetry:
+    """Repeats a request once if entries of the ledger that the database lacked stopped it.
+
+    The unit of work was rolled back, and has reconciled the database with the ledger.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _READING_METHODS:
+            await self._app(scope, receive, send)
+            return
+        received: list[Message] = []
+        first_scope = dict(scope)  # Routing changes the scope, from which others read the route.
+
+        async def recording_receive() -> Message:
+            message = await receive()
+            received.append(message)
+            return message
+
+        async def holding_send(message: Message) -> None:
+            if LEDGER_AHEAD not in scope:
+                await send(message)
+
+        await self._app(scope, recording_receive, holding_send)
+        if LEDGER_AHEAD not in scope:
+            return
+        messages = iter(received)
+
+        async def repeating_receive() -> Message:
+            return next(messages, None) or await receive()
+
+        scope.clear()
+        scope.update(first_scope)
+        await self._app(scope, repeating_receive, send)
 
 
 class Observer:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "/problems/"
+#: Key in the scope of a request whose answer is the problem `ledger-ahead`.
+LEDGER_AHEAD: Final = "lethe.ledger_ahead"
 _RETRY_AFTER_SECONDS: Final = "1"
 
 
@@ -167,7 +169,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
 
 
-async def _on_domain_error(_request: Request, error: Exception) -> ProblemResponse:
+async def _on_domain_error(request: Request, error: Exception) -> ProblemResponse:
+    if isinstance(error, errors.LedgerAheadError):
+        request.scope[LEDGER_AHEAD] = True
     kind = kind_of(type(error) if isinstance(error, LetheError) else LetheError)
     # The message of an internal error is only for the log; a caller cannot act on it.
     internal = kind is DOMAIN_PROBLEMS[errors.LetheError]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.failures import BadInputError
 from app.private_files import protect_home
-from app.services.identity import open_identity
+from app.services.restore import open_data
 from app.services.secrets import load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.ledger import open_ledger
@@ -42,9 +42,10 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
     try:
         migrate(database)
         pseudonyms = load_pseudonyms(settings)
-        factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+        ledger = open_ledger(settings.ledger_root, pseudonyms)
+        factory = UnitOfWorkFactory(database, ledger)
         with factory() as uow:
-            open_identity(uow, pseudonyms, settings)
+            open_data(uow, ledger, pseudonyms, settings)
         yield Installation(settings=settings, uow=factory, pseudonyms=pseudonyms)
     finally:
         database.dispose()

@@ -73,12 +73,37 @@ def certificate_summary(verified: VerifiedCertificate) -> list[Any]:
     values = {name.replace("_", " "): content.get(name) for name in names if name in content}
     for name in ("outcome", "parent_release", "release"):
         values[name.replace("_", " ")] = content.get(name)
+    if "assurance" in content:
+        values |= _assurance(content)
     if verified.version > 1:
         values |= _evidence(content)
     values["shredded"] = f"{len(content.get('shredded') or {})} files"
     values["not covered"] = "; ".join(content.get("not_covered") or ())
     values["key id"] = verified.key_id
     return ["[green]Valid[/green]: this key signed the certificate's content.", facts(values)]
+
+
+def _assurance(content: dict[str, Any]) -> dict[str, str]:
+    """Return whether the deletion is exact, since when or until when, and by which training."""
+    terms = content.get("exact") or {}
+    values = {"assurance": content["assurance"]}
+    if content.get("exact_at") is not None:
+        values["exact at"] = content["exact_at"]
+    elif content["assurance"] == "approximate":
+        due_at = terms.get("due_at") or "no time is promised"
+        values["exact due"] = f"{due_at} (LETHE_EXACT: {terms.get('mode') or 'not recorded'})"
+    if content.get("training") is not None:
+        training = content["training"]
+        values["exact training"] = (
+            f"{training['ratings']} ratings at data version {training['data_version']}, "
+            f"seed {training['seed']}, {training['trained_at']}"
+        )
+    if content.get("cites") is not None:
+        cites = content["cites"]
+        values["cites"] = f"certificate {cites['number']}, SHA-256 {cites['sha256']}"
+    if content.get("returned") is not None:
+        values["returned"] = f"with new consent since {content['returned']['since']}"
+    return values
 
 
 def _evidence(content: dict[str, Any]) -> dict[str, str]:

@@ -95,6 +95,8 @@ class Standing:
     alias: Alias
     #: The suppressed hashes among the hashes of the query.
     suppressed: frozenset[str]
+    #: Whether deletions are repeated after a restore, so that the weights may know forgotten rows.
+    is_restoring: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

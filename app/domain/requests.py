@@ -116,8 +116,11 @@ class ForgetRequest:
     exact_due_at: datetime | None = None
     exact_at: datetime | None = None
     exact_job_id: str | None = None
-    #: Whether the deletion is repeated because the database was restored from a backup.
+    #: Whether the deletion, or its exact training, is repeated after a restore from a backup.
     restored: bool = False
+    #: What only the ledger knew of a request that a restored database lacked or had open; None for
+    #: other requests. See `app.services.restored_entries`.
+    recovered: dict[str, Any] | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
         """Return a copy with `changes`. Raises IllegalTransitionError."""

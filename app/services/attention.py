@@ -72,6 +72,7 @@ def read_attention(uow: UnitOfWork, settings: Settings) -> Attention:
     if job is not None and job.error is not None:
         warnings.append(_failed_try(job, is_stuck=is_stuck))
     warnings += _retried_requests(uow)
+    warnings += _restoring(uow)
     renewal = read_outlook(uow, settings, job)
     warnings += _of_renewals(renewal, job)
     return Attention(
@@ -126,6 +127,18 @@ def _retried_requests(uow: UnitOfWork) -> list[Warning]:
         )
         for failure, number in uow.requests.retried()
     ]
+
+
+def _restoring(uow: UnitOfWork) -> list[Warning]:
+    """Return a warning while deletions are repeated after a restore."""
+    number = uow.state.restoring()
+    if not number:
+        return []
+    detail = (
+        f"A backup was restored, and {number} deletions are being repeated. No recommendations are"
+        " given until then. If one of these deletions is dead, release it."
+    )
+    return [Warning(code="restoring", detail=detail)]
 
 
 def _of_renewals(renewal: RenewalOutlook, job: Job | None) -> list[Warning]:

@@ -8,8 +8,12 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from app.domain.certificates import Certificate
 from app.domain.errors import CertificateNotReadyError, UnknownCertificateError
 from app.domain.jobs import JobStatus, Stage
+from app.domain.renewal import ExactMode
+from app.domain.scrubs import ScrubKind
+from app.services.repetition import lost_certificate
 from app.services.signatures import canonical_json
 from app.services.signing_keys import register
 from app.version import VERSION
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from app.domain.certificates import Certificate, CertificateKind
+    from app.domain.certificates import CertificateKind
     from app.domain.jobs import Job
     from app.domain.releases import Release
     from app.domain.requests import ForgetRequest, Outcome, RequestJob
@@ -43,6 +47,9 @@ class Evidence:
     replicas: tuple[dict[str, Any], ...] | None = None
     #: Ids of the replicas that did not confirm in time and were fenced.
     fenced_replicas: tuple[str, ...] | None = None
+    #: When renewals run, and the days after a request in which an exact training is promised.
+    exact_mode: ExactMode | None = None
+    exact_days: float | None = None
     #: Places that may still hold the data and that Lethe cannot erase, such as backups.
     not_covered: tuple[str, ...] = ()
 
@@ -94,20 +101,35 @@ def build_content(
         "subject_hashes": sorted(request.subject_hashes),
         "requested_at": request.created_at.isoformat(),
         "completed_at": completed_at.isoformat(),
+        # Only of a deletion that is repeated because a backup was restored.
+        **({} if (lost := lost_certificate(request)) is None else {"repeats": lost}),
         "job_id": job.id,
         "method": job.method,
         "release": job.release,
         "parent_release": job.parent_release,
         "outcome": outcome.value,
+        "assurance": request.assurance.value,
+        "exact_at": None if request.exact_at is None else request.exact_at.isoformat(),
+        "exact": exact_terms(request, evidence),
         "figures": None if audit is None else audit.figures,
         "batch": {"outcome": evidence.outcome.value, "figures": evidence.figures},
-        "jobs": [_job_facts(each, is_completing=each.job.id == job.id) for each in cited],
+        "jobs": [job_facts(each, is_completing=each.job.id == job.id) for each in cited],
         "rows_deleted": request.rows_deleted,
         "replicas": replicas,
         "fenced_replicas": fenced,
         "shredded": evidence.shredded,
-        "open": [_owed_facts(scrub) for scrub in owed],
+        "open": owed_facts(owed),
         "not_covered": [*evidence.not_covered, *_kept_texts(job)],
+    }
+
+
+def exact_terms(request: ForgetRequest, evidence: Evidence) -> dict[str, Any]:
+    """Return when an exact training follows: LETHE_EXACT, and the promised time unless `off`."""
+    mode, due_at = evidence.exact_mode, request.exact_due_at
+    is_promised = mode is not ExactMode.OFF and due_at is not None
+    return {
+        "mode": None if mode is None else mode.value,
+        "due_at": due_at.isoformat() if is_promised and due_at is not None else None,
     }
 
 
@@ -126,16 +148,22 @@ def _kept_texts(job: Job) -> list[str]:
 def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, Any]:
     """Return the newest certificate's content, with the erasures that are owed now.
 
-    Call this when an owed erasure of the request's job was closed, in the same transaction.
+    These are owed by the job that completed the request, or by the one that made it exact. Call
+    this when an erasure of one of them was closed, in the same transaction.
     """
     newest = _newest(uow, request)
     content = content_of(newest.envelope)
-    owed = [] if request.job_id is None else uow.scrubs.open_of_job(request.job_id)
     digest = envelope_digest(newest.envelope)
     return content | {
-        "open": [_owed_facts(scrub) for scrub in owed],
+        "open": owed_facts(owed_erasures(uow, request)),
         "closes": {"open": content.get("open"), "number": newest.number, "sha256": digest},
     }
+
+
+def owed_erasures(uow: UnitOfWork, request: ForgetRequest) -> list[OwedScrub]:
+    """Return what the request's completing job, and the job that made it exact, owe now."""
+    job_ids = dict.fromkeys([request.job_id, request.exact_job_id])
+    return [scrub for job_id in job_ids if job_id for scrub in uow.scrubs.open_of_job(job_id)]
 
 
 def issue(
@@ -152,8 +180,30 @@ def issue(
     """
     uow.state.lock()
     register(uow, signer)
-    number = len(uow.certificates.of_request(request.id)) + 1
-    issued_at = uow.state.now()
+    certificate = sign(
+        signer,
+        request,
+        kind,
+        content,
+        number=len(uow.certificates.of_request(request.id)) + 1,
+        issued_at=uow.state.now(),
+        subject=_subject_of(uow, request, content),
+    )
+    uow.certificates.add([certificate])
+    return certificate.envelope
+
+
+def sign(
+    signer: Signer,
+    request: ForgetRequest,
+    kind: CertificateKind,
+    content: Mapping[str, Any],
+    *,
+    number: int,
+    issued_at: datetime,
+    subject: tuple[str, str],
+) -> Certificate:
+    """Return a signed certificate about the subject with this name and SHA-256."""
     predicate = {
         **content,
         "kind": kind.value,
@@ -162,10 +212,14 @@ def issue(
         "software": f"lethe {VERSION}",
         "key_id": signer.key_id,
     }
-    name, sha256 = _subject_of(uow, request, content)
-    envelope = signer.sign(predicate, name=name, sha256=sha256)
-    uow.certificates.add(request.id, number, kind, envelope, issued_at)
-    return envelope
+    name, sha256 = subject
+    return Certificate(
+        request_id=request.id,
+        number=number,
+        kind=kind.value,
+        envelope=signer.sign(predicate, name=name, sha256=sha256),
+        created_at=issued_at,
+    )
 
 
 def certificate_of(uow: UnitOfWork, request_id: str, number: int | None = None) -> dict[str, Any]:
@@ -232,7 +286,8 @@ def _subject_of(
     return request.id, hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
+def job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
+    """Return what a certificate states about a job, its audit of the request, and its release."""
     job, audit, release = evidence.job, evidence.audit, evidence.release
     return {
         "id": job.id,
@@ -259,5 +314,10 @@ def _job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
     }
 
 
-def _owed_facts(scrub: OwedScrub) -> dict[str, Any]:
-    return {"kind": scrub.kind, "since": scrub.created_at.isoformat(), "host": scrub.host}
+def owed_facts(owed: Iterable[OwedScrub]) -> list[dict[str, Any]]:
+    """Return what a certificate states about open erasures. An owed certificate is none."""
+    return [
+        {"kind": scrub.kind, "since": scrub.created_at.isoformat(), "host": scrub.host}
+        for scrub in owed
+        if scrub.kind != ScrubKind.CERTIFICATE
+    ]

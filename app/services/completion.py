@@ -16,9 +16,11 @@ from app.domain.jobs import JobStatus, Stage
 from app.domain.outbox import Topic
 from app.domain.requests import OPEN_STATUSES, Outcome, RequestStatus, Scope, Subject
 from app.domain.scrubs import ScrubKind
+from app.services import exactness
 from app.services.certificates import deletion_content, envelope_digest, issue
 from app.services.ledger import record_completed
 from app.services.orphaned_items import rated_item_ids, retire_orphans_of_job
+from app.services.repetition import end_repetition
 from app.services.scrubs import owe_certificate
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ def finish(
     now = uow.state.now()
     for request in requests:
         _complete(uow, job, request, signer, evidence, (now, version))
+    end_repetition(uow, requests)
     owe_certificate(uow, job.id)
     uow.jobs.update(lease, status=JobStatus.SUCCEEDED, stage=Stage.DONE, progress=1.0)
     uow.outbox.add(Topic.REQUEST, job.id)
@@ -220,19 +223,29 @@ def _complete(
 ) -> None:
     """Set the request to `completed` at this (time, data version), with a signed certificate."""
     completed_at, completed_version = completed
+    request = exactness.at_completion(uow, job, request, evidence, completed_at)
     content = deletion_content(uow, request, job, evidence, completed_at)
     envelope = issue(uow, signer, request, CertificateKind.DELETION, content)
-    facts = {"job": job.id, "release": job.release, "certificate": envelope_digest(envelope)}
+    facts = {
+        "job": job.id,
+        "release": job.release,
+        "certificate": envelope_digest(envelope),
+        "assurance": request.assurance.value,
+    }
     record_completed(uow, request, facts)
     is_updated = uow.requests.change_status(
         request,
         [request.status],
         status=RequestStatus.COMPLETED,
         progress=1.0,
-        outcome=_outcome(uow, job, request) or evidence.outcome,
+        outcome=request.outcome,
         release=job.release,
         completed_at=completed_at,
         completed_version=completed_version,
+        assurance=request.assurance,
+        exact_due_at=request.exact_due_at,
+        exact_at=request.exact_at,
+        exact_job_id=request.exact_job_id,
     )
     if not is_updated:
         raise LeaseLostError(job_id=job.id, epoch=job.epoch)
@@ -254,9 +267,3 @@ def _most_relevant(uow: UnitOfWork, job_id: str, requests: list[ForgetRequest]) 
             if audit.job_id == job_id and audit.outcome is not Outcome.NOT_APPLICABLE:
                 return request
     return requests[0]
-
-
-def _outcome(uow: UnitOfWork, job: Job, request: ForgetRequest) -> Outcome | None:
-    """Return the audit's outcome of this request alone; None where the job made no release."""
-    audits = {audit.job_id: audit.outcome for audit in uow.request_jobs.of_request(request.id)}
-    return audits.get(job.id)

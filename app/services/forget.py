@@ -134,18 +134,28 @@ def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
     """
     uow.state.lock()
     request = uow.requests.get(request_id)
-    if request.status is not RequestStatus.SCHEDULED or not uow.requests.change_status(
+    if request.status is not RequestStatus.SCHEDULED or not withdraw(uow, request):
+        raise NotCancellableError(status=uow.requests.get(request_id).status)
+    record_cancelled(uow, request)
+    return uow.requests.get(request_id)
+
+
+def withdraw(uow: UnitOfWork, request: ForgetRequest) -> bool:
+    """Set a scheduled request to `cancelled` and lift its suppressions; return whether it was.
+
+    The caller holds the data lock.
+    """
+    if not uow.requests.change_status(
         request, [RequestStatus.SCHEDULED], status=RequestStatus.CANCELLED, subject=None
     ):
-        raise NotCancellableError(status=uow.requests.get(request_id).status)
-    uow.suppressions.lift(request_id)
-    uow.idempotency.forget_bodies([request_id])
+        return False
+    uow.suppressions.lift(request.id)
+    uow.idempotency.forget_bodies([request.id])
     if request.subject is not None:
         version = uow.state.bump("cancel", _affected_users(uow, request.subject))
         # A training may have left the rows out meanwhile, so no release may count them as known.
         uow.people.mark_changed(request.subject, version)
-    record_cancelled(uow, request)
-    return uow.requests.get(request_id)
+    return True
 
 
 def hold_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
@@ -296,7 +306,8 @@ def record_request(
     uow.suppressions.add(request.subject_hashes, request)
     uow.state.bump("forget", _affected_users(uow, subject))
     uow.outbox.add(Topic.REQUEST, request.id)
-    record_accepted(uow, request)
+    owner = pseudonyms.user(subject.user_id or "") if subject.scope is Scope.USER_ITEMS else None
+    record_accepted(uow, request, owner)
     return request
 
 

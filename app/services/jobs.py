@@ -16,6 +16,7 @@ from app.domain.errors import (
     JobNotCancellableError,
     JobRunningError,
     NothingToTrainError,
+    RestoringError,
     UnknownJobError,
 )
 from app.domain.identifiers import new_id
@@ -53,8 +54,9 @@ def start_training(
 ) -> Job:
     """Create a `train` or `renew` job and its wake-up message.
 
-    Raises JobRunningError while another job is open, and NothingToTrainError without interactions,
-    unless the scheduler starts the renewal: deletions become exact without any row left, too.
+    Raises JobRunningError while another job is open, RestoringError while deletions are repeated
+    after a restore, and NothingToTrainError without interactions, unless the scheduler starts the
+    renewal: deletions become exact without any row left, too.
     """
     if kind is JobKind.FORGET:
         raise InvalidInputError(
@@ -63,6 +65,8 @@ def start_training(
     settings = settings or {}
     if "reason" not in settings and uow.people.counts()["interactions"] == 0:
         raise NothingToTrainError
+    if uow.state.restoring():
+        raise RestoringError
     job = Job(
         id=new_id("job"),
         kind=kind,

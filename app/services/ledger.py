@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from app.storage.unit_of_work import UnitOfWork
 
 
-def record_accepted(uow: UnitOfWork, request: ForgetRequest) -> None:
-    """Record a new request, with the times that a restored database needs."""
-    times = {
+def record_accepted(uow: UnitOfWork, request: ForgetRequest, owner: str | None = None) -> None:
+    """Record a new request. `owner` is the keyed hash of the user of a request of pairs."""
+    _record(uow, LedgerEvent.ACCEPTED, request, accepted_facts(request, owner))
+
+
+def accepted_facts(request: ForgetRequest, owner: str | None = None) -> dict[str, Any]:
+    """Return what a restored database needs to know of a request."""
+    facts = {
         "created_at": request.created_at.isoformat(),
         "due_at": request.due_at.isoformat(),
         "cancellable_until": request.cancellable_until.isoformat(),
         "exact_due_at": None if request.exact_due_at is None else request.exact_due_at.isoformat(),
     }
-    _record(uow, LedgerEvent.ACCEPTED, request, times)
+    # Without the user, only the hashes of all stored pairs would show the pairs.
+    return facts if owner is None else {**facts, "owner": owner}
 
 
 def record_cancelled(uow: UnitOfWork, request: ForgetRequest) -> None:

@@ -38,6 +38,8 @@ class Inputs:
     suppressed_item_ids: frozenset[str]
     data_version: int
     alias: Alias
+    #: Whether deletions are repeated after a restore, so that no recommendation may be given.
+    is_restoring: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Recheck:
     changed_by_forget: bool
     data_version: int
     alias: Alias
+    is_restoring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ def read_inputs(
         suppressed_item_ids=suppressed.item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
+        is_restoring=standing.is_restoring,
     )
 
 
@@ -170,6 +174,7 @@ def read_visitor(
         suppressed_item_ids=suppressed.item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
+        is_restoring=standing.is_restoring,
     )
 
 
@@ -191,6 +196,7 @@ def recheck(
         changed_by_forget=any(change.kind == "forget" for change in changes),
         data_version=version,
         alias=standing.alias,
+        is_restoring=standing.is_restoring,
     )
 
 

@@ -43,7 +43,6 @@ class RenewalOutlook:
 def read_outlook(uow: UnitOfWork, settings: Settings, job: Job | None) -> RenewalOutlook:
     """Read the outlook; `job` is the open job."""
     state = read_state(uow, settings)
-    trainings = uow.renewals.exact_trainings()
     totals = uow.renewals.totals()
     is_off = effective_mode(policy(settings), state.training_seconds) is ExactMode.OFF
     overdue = 0 if is_off else uow.renewals.count_overdue()
@@ -59,7 +58,7 @@ def read_outlook(uow: UnitOfWork, settings: Settings, job: Job | None) -> Renewa
         seconds_left=None if due_at is None else due_at - state.now,
         is_late=is_late and not is_off,
         overdue=overdue,
-        history=uow.renewals.history(trainings[0][0] if trainings else None),
+        history=uow.renewals.history(uow.renewals.last_exact_at()),
         totals=totals,
     )
 
@@ -75,8 +74,8 @@ def _next(
         return start_at, job.renewal_reason or job.kind.value, is_late
     planned = plan(state, policy(settings))
     reason = None if planned.reason is None else planned.reason.value
-    start_at = None if planned.start_at is None else max(planned.start_at, state.now)
-    return start_at, reason, planned.is_late
+    planned_at = None if planned.start_at is None else max(planned.start_at, state.now)
+    return planned_at, reason, planned.is_late
 
 
 def _time(seconds: float | None) -> datetime | None:

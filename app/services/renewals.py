@@ -115,8 +115,7 @@ def _waits(request: ForgetRequest, now: datetime) -> bool:
 def _start(uow: UnitOfWork, settings: Settings, state: RenewalState) -> Job | None:
     """Start a renewal. Return None if another process has created a job meanwhile."""
     reason = plan(state, policy(settings)).reason
-    trainings = uow.renewals.exact_trainings()
-    history = uow.renewals.history(trainings[0][0] if trainings else None)
+    history = uow.renewals.history(uow.renewals.last_exact_at())
     facts: dict[str, Any] = {
         "reason": reason.value if reason is not None else "",
         "seed": history.seed,
@@ -172,12 +171,9 @@ def _read_state(uow: UnitOfWork, settings: Settings, job: Job | None) -> Renewal
 
 def _of_history(uow: UnitOfWork, settings: Settings) -> dict[str, Any]:
     """Return the facts about earlier trainings and renewals."""
-    trainings = uow.renewals.exact_trainings()
-    history = uow.renewals.history(trainings[0][0] if trainings else None)
+    history = uow.renewals.history(uow.renewals.last_exact_at())
     facts: dict[str, Any] = {
-        "training_seconds": max(
-            (seconds for _, seconds in trainings if seconds is not None), default=None
-        ),
+        "training_seconds": max(uow.releases.recent_trainings(), default=None),
         "preemptions": history.preemptions,
         "cancelled_at": _timestamp(history.cancelled_at),
     }
@@ -191,12 +187,7 @@ def _of_release(live: Release | None) -> dict[str, Any]:
     """Return the facts about the lineage of the live release."""
     if live is None or live.training_rows is None:
         return {"has_record": False, "forgotten_share": None}
-    # A measurement that is not finite is stored as null, and counts as drift.
-    increase = 0.0 if live.drift is None else live.drift.get("increase")
-    return {
-        "forgotten_share": live.forgotten_rows / max(1, live.training_rows),
-        "drift": float("inf") if increase is None else float(increase),
-    }
+    return {"forgotten_share": live.forgotten_share, "drift": live.loss_increase}
 
 
 def _timestamp(time: datetime | None) -> float | None:

@@ -6,17 +6,19 @@ key, so the certificate is itself a row that stays open until a worker has issue
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.certificates import CertificateKind
 from app.domain.outbox import Topic
-from app.domain.requests import RequestStatus
 from app.domain.scrubs import ScrubKind
 from app.services.certificates import issue, scrub_closed_content
 
 if TYPE_CHECKING:
     from app.services.signatures import Signer
     from app.storage.unit_of_work import UnitOfWork
+
+#: The data lock is held while the certificates of one transaction are signed.
+CERTIFICATES_PER_TRANSACTION: Final = 200
 
 
 def owe_certificate(uow: UnitOfWork, job_id: str) -> None:
@@ -35,25 +37,30 @@ def ready_for_certificate(uow: UnitOfWork) -> list[str]:
 
 
 def certify_closed(uow: UnitOfWork, signer: Signer, job_id: str) -> list[str]:
-    """Issue the owed certificate of each request of the job, and return the ids of the requests.
+    """Issue the owed certificate of the next requests of the job, and return their ids.
 
-    Return an empty list if an erasure is still open, or if the certificates were issued before.
+    A job may have made many requests exact, so one transaction issues a limited number of
+    certificates. Call this until the job owes nothing. Return an empty list if an erasure is still
+    open, or if the certificates were issued before.
     """
     uow.state.lock()
     owed = uow.scrubs.open_of_job(job_id)
     if not owed or _owes_erasure(uow, job_id):
         return []
-    for scrub in owed:
-        uow.scrubs.close(scrub.id)
-    requests = [
-        request
-        for request in uow.requests.of_job(job_id)
-        if request.status is RequestStatus.COMPLETED
-    ]
+    requests = uow.requests.concluded_by(job_id, owed[0].path or "", CERTIFICATES_PER_TRANSACTION)
+    issued_ids: list[str] = []
     for request in requests:
         content = scrub_closed_content(uow, request)
+        if content["closes"]["open"] == []:
+            continue  # The closing certificate of the request's other job says so already.
         issue(uow, signer, request, CertificateKind.SCRUB_CLOSED, content)
-    return [request.id for request in requests]
+        issued_ids.append(request.id)
+    for scrub in owed:
+        if len(requests) < CERTIFICATES_PER_TRANSACTION:
+            uow.scrubs.close(scrub.id)
+        else:
+            uow.scrubs.record_place(scrub.id, requests[-1].id)
+    return issued_ids
 
 
 def wake_for_certificates(uow: UnitOfWork) -> None:

@@ -1,4 +1,4 @@
-"""Sign and verify certificates: DSSE envelopes that hold in-toto statements.
+"""Sign and verify certificates and checkpoints: DSSE envelopes that hold in-toto statements.
 
 The envelope holds the statement as base64 text, so a program that reads and writes the JSON file
 again (a browser, jq) does not change what was signed. Certificates of earlier versions sign their
@@ -77,12 +77,19 @@ class Signer:
     def public_pem(self) -> bytes:
         return public_pem_of(self.key.public_key())
 
-    def sign(self, predicate: Mapping[str, Any], *, name: str, sha256: str) -> dict[str, Any]:
+    def sign(
+        self,
+        predicate: Mapping[str, Any],
+        *,
+        name: str,
+        sha256: str,
+        predicate_type: str = PREDICATE_TYPE,
+    ) -> dict[str, Any]:
         """Return the signed envelope of a statement about the subject with this name and digest."""
         statement = {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": name, "digest": {"sha256": sha256}}],
-            "predicateType": PREDICATE_TYPE,
+            "predicateType": predicate_type,
             "predicate": predicate,
         }
         envelope = Envelope(canonical_json(plain(statement)), PAYLOAD_TYPE, {})
@@ -138,11 +145,14 @@ def verify(certificate: Any, keys: Sequence[TrustedKey]) -> VerifiedCertificate:
     if not isinstance(certificate, dict):
         raise InvalidCertificateError(reason="it is not a JSON object")
     if "payloadType" in certificate or "signatures" in certificate:
-        return _verify_envelope(certificate, keys)
+        return verify_envelope(certificate, keys)
     return _verify_first_version(certificate, keys)
 
 
-def _verify_envelope(document: dict[str, Any], keys: Sequence[TrustedKey]) -> VerifiedCertificate:
+def verify_envelope(
+    document: dict[str, Any], keys: Sequence[TrustedKey], predicate_type: str = PREDICATE_TYPE
+) -> VerifiedCertificate:
+    """Verify an envelope whose statement is of this type; raise InvalidCertificateError."""
     envelope = _envelope(document)
     if envelope.payload_type != PAYLOAD_TYPE:
         raise InvalidCertificateError(reason=f"its payloadType is not {PAYLOAD_TYPE}")
@@ -161,7 +171,7 @@ def _verify_envelope(document: dict[str, Any], keys: Sequence[TrustedKey]) -> Ve
     except VerificationError as error:
         raise InvalidCertificateError(reason=_NO_MATCH) from error
     key = trusted[next(iter(accepted))]
-    statement = _statement(envelope.payload)
+    statement = _statement(envelope.payload, predicate_type)
     predicate: dict[str, Any] = statement["predicate"]
     if predicate.get("key_id") != key.key_id:
         raise InvalidCertificateError(reason="its content names another signing key")
@@ -196,14 +206,14 @@ def _check_base64(text: str) -> None:
         raise ValueError("not canonical base64")
 
 
-def _statement(payload: bytes) -> dict[str, Any]:
+def _statement(payload: bytes, predicate_type: str) -> dict[str, Any]:
     """Return the in-toto statement of a verified envelope."""
     statement = json.loads(payload)
     if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
         raise InvalidCertificateError(reason=f"its statement is not of the type {STATEMENT_TYPE}")
-    if statement.get("predicateType") != PREDICATE_TYPE:
+    if statement.get("predicateType") != predicate_type:
         raise InvalidCertificateError(
-            reason=f"its predicateType is not {PREDICATE_TYPE}; use a newer version of Lethe"
+            reason=f"its predicateType is not {predicate_type}; use a newer version of Lethe"
         )
     return statement
 

@@ -110,6 +110,16 @@ class ArtifactStore:
                     self._local_of(f"{_STAGING}/{job_id}").rmdir()
         return is_free
 
+    def remove_unused_staging(self, job_id: str, epoch: int) -> bool:
+        """Unlink the claim's staging files unless a process of the claim lives; return whether."""
+        relative = f"{_STAGING}/{job_id}/{epoch}"
+        with file_locks.exclusive(self._lock_of(relative)) as is_free:
+            if is_free:
+                self._unlink_tree(self._local_of(relative))
+                with suppress(OSError):  # Other claims of the job have files.
+                    self._local_of(f"{_STAGING}/{job_id}").rmdir()
+        return is_free
+
     def exists(self, relative: str) -> bool:
         """Return whether the complete artifact exists."""
         directory = self._local_of(relative)

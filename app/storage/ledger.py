@@ -1,8 +1,8 @@
 """The erasure ledger: one object per transaction, created once and never changed.
 
 The ledger lies outside the database and outside the artifact store, so that a restored backup of
-either is noticed. Entry n is the object `entries/BUCKET/n.json`: JSON with an HMAC, and with the
-digest of entry n - 1. The number and the digest of the newest entry are in the table `state`.
+either is noticed. Entry n is authenticated by an HMAC and names the digest of entry n - 1. The
+number and the digest of the newest entry are in the table `state`.
 
 An entry is written before its transaction commits, under the data lock. An entry whose number is
 above the one in the table `state` therefore belongs to a transaction that did not commit, or the
@@ -11,51 +11,44 @@ database was restored from a backup.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import os
-from contextlib import suppress
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
-import fsspec
 import structlog
 
 from app.domain.errors import LedgerAheadError, LedgerDamagedError, LedgerUnavailableError
-from app.domain.ledger import LedgerEntry, LedgerEvent, LedgerHead, LedgerRecord
-from app.domain.requests import Scope
-from app.private_files import sync, write_beside
+from app.storage.ledger_format import (
+    CHECKPOINTS,
+    ENTRIES,
+    checkpoint_name,
+    decode,
+    encode,
+    entry_name,
+    is_bucket,
+    number_of,
+)
+from app.storage.ledger_objects import BoundedObjects, open_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from app.domain.ledger import LedgerEntry, LedgerHead, LedgerRecord
     from app.services.pseudonyms import Pseudonyms
+    from app.storage.ledger_objects import LedgerObjects
 
 _log = structlog.get_logger(__name__)
-#: Number of entries per directory.
-_BUCKET: Final = 1000
-_ENTRIES: Final = "entries"
-
-
-class LedgerObjects(Protocol):
-    """A store of small objects that are created once. Names are relative paths."""
-
-    def create(self, name: str, content: bytes) -> None:
-        """Create the object durably. Raises FileExistsError if it exists."""
-
-    def read(self, name: str) -> bytes:
-        """Return the object's bytes. Raises FileNotFoundError."""
-
-    def exists(self, name: str) -> bool: ...
-
-    def names(self, directory: str) -> list[str]:
-        """Return the sorted names in the directory; an empty list if there is none."""
+#: Maximum duration of a call to the store. SQLite's other writers wait for 15 seconds.
+_TIMEOUT_SECONDS: Final = 10.0
+#: Maximum number of entries that are read by one call.
+_READ_LIMIT: Final = 256
 
 
 class Ledger:
-    """The entries of one installation, authenticated by a key that is derived from its hash key."""
+    """The entries of one installation, authenticated by a key that is derived from its hash key.
+
+    All methods raise LedgerUnavailableError if the store fails or does not respond in time.
+    """
 
     def __init__(self, objects: LedgerObjects, key: bytes) -> None:
         self._objects = objects
@@ -66,204 +59,148 @@ class Ledger:
     ) -> LedgerHead:
         """Create the entry after `head` and return the new head.
 
-        Raises LedgerAheadError if the entry exists, and LedgerUnavailableError.
+        Raises LedgerAheadError if the entry exists.
         """
-        number = head.number + 1
-        body = {
-            "number": number,
-            "previous": head.digest,
-            "data_version": data_version,
-            "records": [_to_json(record) for record in records],
-        }
-        content = _canonical({"body": body, "mac": self._mac(body)})
-        try:
-            self._objects.create(_name(number), content)
-        except FileExistsError as error:
-            raise LedgerAheadError from error
-        except Exception as error:
-            # Errors of remote stores have no common base class.
-            _log.warning("ledger_not_written", error=type(error).__name__)
-            raise LedgerUnavailableError from error
-        return LedgerHead(number=number, digest=hashlib.sha256(content).hexdigest())
+        content, new_head = encode(self._key, head, records, data_version)
+        with _store_errors("ledger_not_written"):
+            if head.number and not self._objects.exists(entry_name(head.number)):
+                # The volume of the ledger was removed or is not mounted: start no second ledger.
+                raise FileNotFoundError(errno.ENOENT, "the newest entry of the ledger is missing")
+            try:
+                self._objects.create(entry_name(new_head.number), content)
+            except FileExistsError as error:
+                raise LedgerAheadError from error
+        return new_head
 
     def entry(self, number: int) -> LedgerEntry | None:
         """Return the entry, or None if there is none.
 
-        Raises LedgerDamagedError if the entry is not authentic, and LedgerUnavailableError.
+        Raises LedgerDamagedError if the entry is not authentic.
         """
-        try:
-            content = self._objects.read(_name(number))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            _log.warning("ledger_not_read", error=type(error).__name__)
-            raise LedgerUnavailableError from error
-        return self._parsed(number, content)
+        content = self.contents([number]).get(number)
+        return None if content is None else self.decoded(number, content)
 
     def entries(self, after: LedgerHead) -> Iterator[LedgerEntry]:
         """Yield the entries after `after`, and check that each continues the one before.
 
         Raises LedgerDamagedError.
         """
-        head = after
-        while (entry := self.entry(head.number + 1)) is not None:
-            if entry.previous != head.digest:
-                raise LedgerDamagedError(
-                    reason=f"entry {entry.head.number} does not continue entry {head.number}"
-                )
-            yield entry
-            head = entry.head
+        head, length = after, 1
+        while True:
+            numbers = range(head.number + 1, head.number + 1 + length)
+            contents = self.contents(numbers)
+            for number in numbers:
+                if number not in contents:
+                    return
+                entry = self.decoded(number, contents[number])
+                if entry.previous != head.digest:
+                    raise LedgerDamagedError(
+                        reason=f"entry {number} does not continue entry {head.number}"
+                    )
+                yield entry
+                head = entry.head
+            # Mostly there is one entry or none; a restored database lacks many.
+            length = min(2 * length, _READ_LIMIT)
 
     def is_ahead(self, head: LedgerHead) -> bool:
         """Return whether an entry after `head` exists."""
-        try:
-            return self._objects.exists(_name(head.number + 1))
-        except Exception as error:
-            _log.warning("ledger_not_read", error=type(error).__name__)
-            raise LedgerUnavailableError from error
+        with _store_errors("ledger_not_read"):
+            return self._objects.exists(entry_name(head.number + 1))
 
     def last_number(self) -> int:
         """Return the highest number of an entry; 0 for an empty ledger."""
-        try:
-            for bucket in reversed(self._objects.names(_ENTRIES)):
-                names = self._objects.names(f"{_ENTRIES}/{bucket}")
-                numbers = [int(n.removesuffix(".json")) for n in names if n.endswith(".json")]
-                if numbers:
-                    return max(numbers)
-        except ValueError as error:
-            raise LedgerDamagedError(reason="a file in the ledger has a foreign name") from error
-        except Exception as error:
-            _log.warning("ledger_not_read", error=type(error).__name__)
-            raise LedgerUnavailableError from error
+        for bucket in reversed(self.buckets()):
+            numbers, _ = self.entry_numbers(bucket)
+            if numbers:
+                return numbers[-1]
         return 0
 
-    def _parsed(self, number: int, content: bytes) -> LedgerEntry:
-        damaged = LedgerDamagedError(reason=f"entry {number} was altered or truncated")
-        try:
-            document = json.loads(content)
-            body = document["body"]
-            if not hmac.compare_digest(str(document["mac"]), self._mac(body)):
-                raise damaged
-            if body["number"] != number:
-                raise damaged
-            return LedgerEntry(
-                head=LedgerHead(number=number, digest=hashlib.sha256(content).hexdigest()),
-                previous=body["previous"],
-                data_version=body["data_version"],
-                records=tuple(map(_from_json, body["records"])),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise damaged from error
+    def buckets(self) -> list[str]:
+        """Return the names of the directories with entries, in order."""
+        with _store_errors("ledger_not_read"):
+            return [name for name in self._objects.names(ENTRIES) if is_bucket(name)]
 
-    def _mac(self, body: dict[str, Any]) -> str:
-        return hmac.new(self._key, _canonical(body), hashlib.sha256).hexdigest()
+    def entry_numbers(self, bucket: str) -> tuple[list[int], list[str]]:
+        """Return the numbers of the entries in a directory, in order, and its foreign names."""
+        return self._numbers(f"{ENTRIES}/{bucket}", bucket)
+
+    def checkpoint_numbers(self) -> tuple[list[int], list[str]]:
+        """Return the numbers of the entries that have a checkpoint, in order; and foreign names."""
+        return self._numbers(CHECKPOINTS, None)
+
+    def foreign_names(self) -> list[str]:
+        """Return the names of what is neither a directory of entries nor of checkpoints."""
+        with _store_errors("ledger_not_read"):
+            top = [n for n in self._objects.names("") if n not in {ENTRIES, CHECKPOINTS}]
+            return top + [
+                f"{ENTRIES}/{n}" for n in self._objects.names(ENTRIES) if not is_bucket(n)
+            ]
+
+    def contents(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Return the bytes of those of the entries that exist. The bytes are not checked."""
+        names = {entry_name(number): number for number in numbers}
+        with _store_errors("ledger_not_read"):
+            found = self._objects.read(list(names))
+        return {names[name]: content for name, content in found.items()}
+
+    def decoded(self, number: int, content: bytes) -> LedgerEntry:
+        """Return the entry with these bytes. Raises LedgerDamagedError if it is not authentic."""
+        return decode(self._key, number, content)
+
+    def create_checkpoint(self, number: int, content: bytes) -> None:
+        """Create the checkpoint of the entry. Raises FileExistsError if there is one."""
+        with _store_errors("checkpoint_not_written", passed=FileExistsError):
+            self._objects.create(checkpoint_name(number), content)
+
+    def checkpoints(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Return the bytes of those of the entries' checkpoints that exist, unchecked."""
+        names = {checkpoint_name(number): number for number in numbers}
+        with _store_errors("ledger_not_read"):
+            found = self._objects.read(list(names))
+        return {names[name]: content for name, content in found.items()}
+
+    def remove_leftovers(self) -> int:
+        """Remove temporary files of killed writers, which no reader counts; return their number."""
+        with _store_errors("ledger_leftovers_not_removed"):
+            newest = [f"{ENTRIES}/{name}" for name in self.buckets()[-2:]]
+            return sum(map(self._objects.remove_leftovers, [*newest, CHECKPOINTS]))
+
+    def _numbers(self, directory: str, bucket: str | None) -> tuple[list[int], list[str]]:
+        with _store_errors("ledger_not_read"):
+            names = self._objects.names(directory)
+        numbers, foreign = [], []
+        for name in names:
+            number = number_of(name, bucket)
+            if number is None:
+                foreign.append(f"{directory}/{name}")
+            else:
+                numbers.append(number)
+        return numbers, foreign
 
 
-def open_ledger(root: str, pseudonyms: Pseudonyms) -> Ledger:
+def open_ledger(
+    root: str, pseudonyms: Pseudonyms, *, timeout_seconds: float = _TIMEOUT_SECONDS
+) -> Ledger:
     """Open the installation's directory in the ledger at this path or fsspec URL.
 
-    Installations with different hash keys can share a root.
+    Installations with different hash keys can share a root. Raises InvalidInputError if the root
+    cannot be used.
     """
-    return Ledger(open_objects(root, pseudonyms.fingerprint()[:16]), pseudonyms.ledger_key())
+    objects = open_objects(root, pseudonyms.fingerprint()[:16])
+    return Ledger(BoundedObjects(objects, timeout_seconds), pseudonyms.ledger_key())
 
 
-def open_objects(root: str, directory: str) -> LedgerObjects:
-    """Return the objects in the directory of this path or fsspec URL."""
-    if "://" not in root and "::" not in root:
-        return LocalObjects(Path(root) / directory)
-    file_system, base = fsspec.core.url_to_fs(root)
-    return RemoteObjects(file_system, f"{str(base).rstrip('/')}/{directory}")
-
-
-class LocalObjects:
-    """Objects as files of this machine."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def create(self, name: str, content: bytes) -> None:
-        path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = write_beside(path, content)
-        try:
-            os.link(temporary, path)  # Fails if the file exists, and never shows a part of it.
-        finally:
-            temporary.unlink()
-        sync(path.parent)
-
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
-
-    def exists(self, name: str) -> bool:
-        return (self._root / name).exists()
-
-    def names(self, directory: str) -> list[str]:
-        with suppress(FileNotFoundError):
-            return sorted(
-                path.name
-                for path in (self._root / directory).iterdir()
-                if not path.name.startswith(".")
-            )
-        return []
-
-
-class RemoteObjects:
-    """Objects in a remote store of fsspec."""
-
-    def __init__(self, file_system: Any, base: str) -> None:
-        self._files = file_system
-        self._base = base
-
-    def create(self, name: str, content: bytes) -> None:
-        # The data lock excludes other writers of this installation, so that no other process
-        # creates the object between the two calls. Not all stores have a conditional write.
-        path = f"{self._base}/{name}"
-        self._files.invalidate_cache()
-        if self._files.exists(path):
-            raise FileExistsError(name)
-        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        self._files.pipe_file(path, content)
-
-    def read(self, name: str) -> bytes:
-        return bytes(self._files.cat_file(f"{self._base}/{name}"))
-
-    def exists(self, name: str) -> bool:
-        self._files.invalidate_cache()
-        return bool(self._files.exists(f"{self._base}/{name}"))
-
-    def names(self, directory: str) -> list[str]:
-        self._files.invalidate_cache()
-        with suppress(FileNotFoundError):
-            paths = self._files.ls(f"{self._base}/{directory}", detail=False)
-            return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
-        return []
-
-
-def _name(number: int) -> str:
-    return f"{_ENTRIES}/{number // _BUCKET:09d}/{number:012d}.json"
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _to_json(record: LedgerRecord) -> dict[str, Any]:
-    return {
-        "event": record.event.value,
-        "at": record.at.isoformat(),
-        "request_id": record.request_id,
-        "scope": None if record.scope is None else record.scope.value,
-        "subject_hashes": sorted(record.subject_hashes),
-        "facts": record.facts,
-    }
-
-
-def _from_json(value: dict[str, Any]) -> LedgerRecord:
-    return LedgerRecord(
-        event=LedgerEvent(value["event"]),
-        at=datetime.fromisoformat(value["at"]),
-        request_id=value["request_id"],
-        scope=None if value["scope"] is None else Scope(value["scope"]),
-        subject_hashes=tuple(value["subject_hashes"]),
-        facts=value["facts"],
-    )
+@contextmanager
+def _store_errors(event: str, *, passed: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Log an error of the store as `event`, and raise LedgerUnavailableError instead."""
+    try:
+        yield
+    except (LedgerAheadError, LedgerDamagedError, LedgerUnavailableError):
+        raise
+    except Exception as error:
+        if passed and isinstance(error, passed):
+            raise
+        # Errors of remote stores have no common base class, and their messages may hold secrets.
+        code = errno.errorcode.get(getattr(error, "errno", None) or 0)
+        _log.warning(event, error=type(error).__name__, code=code)
+        raise LedgerUnavailableError from error

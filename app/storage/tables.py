@@ -145,8 +145,10 @@ class RequestRow(Base):
     exact_at: Mapped[datetime | None]
     #: The job whose exact training made the deletion exact. No foreign key: SQLite cannot add one.
     exact_job_id: Mapped[str | None] = mapped_column(String(40))
-    #: Whether the deletion is repeated because the database was restored from a backup.
+    #: Whether the deletion, or its exact training, is repeated after a restore from a backup.
     restored: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    #: What only the ledger knew of the request when the database was restored. No plain ids.
+    recovered: Mapped[dict[str, Any] | None]
 
     #: The scheduler reads the earliest times of the approximate deletions twice per second.
     __table_args__ = (
@@ -387,6 +389,8 @@ class StateRow(Base):
     ledger_digest: Mapped[str | None] = mapped_column(String(64))
     #: Number of the newest ledger entry that a worker has covered by a signed checkpoint.
     ledger_checkpoint: Mapped[int | None] = mapped_column(BigInteger)
+    #: Number of open deletions that are repeated after a restore. Recommendations wait for them.
+    restoring: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class DataChangeRow(Base):

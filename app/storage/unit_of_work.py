@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import exc
 
-from app.domain.errors import DatabaseUnavailableError
+from app.domain.errors import DatabaseUnavailableError, LedgerAheadError
 from app.domain.ledger import LedgerHead
 from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.certificates import CertificateRepository
@@ -31,6 +31,7 @@ from app.storage.repositories.suppressions import SuppressionRepository
 from app.storage.repositories.workers import WorkerRepository
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from sqlalchemy import Connection, Engine
@@ -46,9 +47,16 @@ class UnitOfWork:
     An instance can be entered once, by one thread.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        ledger: Ledger | None = None,
+        on_ahead: Callable[[], object] | None = None,
+    ) -> None:
+        """Take the function to call after a rollback because the ledger has further entries."""
         self._engine = engine
         self._ledger = ledger
+        self._on_ahead = on_ahead
         self._records: list[LedgerRecord] = []
         self._connection: Connection | None = None
 
@@ -79,7 +87,7 @@ class UnitOfWork:
         """Write the ledger entry and commit, or roll back on an error.
 
         Raises DatabaseUnavailableError, LedgerAheadError and LedgerUnavailableError; then nothing
-        was committed.
+        was committed. After a LedgerAheadError the same changes can be tried once more.
         """
         connection, self._connection = self._connection, None
         if connection is None:
@@ -91,6 +99,12 @@ class UnitOfWork:
                 _roll_back(connection)
         except UNAVAILABLE as failure:
             raise DatabaseUnavailableError from failure
+        except LedgerAheadError:
+            # `on_ahead` needs a connection, and with SQLite the only write lock.
+            connection.close()
+            if self._on_ahead is not None:
+                self._on_ahead()
+            raise
         finally:
             connection.close()
         if isinstance(error, UNAVAILABLE):
@@ -149,12 +163,28 @@ def _roll_back(connection: Connection) -> None:
 class UnitOfWorkFactory:
     """Creates units of work; with `write=False` they read one snapshot and block no writer."""
 
-    def __init__(self, database: Database, ledger: Ledger | None = None) -> None:
-        """Take the ledger of deletion requests; without one, no request can be changed."""
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger | None = None,
+        reconcile: Callable[[UnitOfWork, Ledger], object] | None = None,
+    ) -> None:
+        """Take the ledger of deletion requests; without one, no request can be changed.
+
+        `reconcile` applies or voids entries of the ledger that the database lacks. The factory
+        calls it when such entries stop a transaction, so that they stop no later one.
+        """
         self.database = database
         self.ledger = ledger
+        self._reconcile = reconcile
 
     def __call__(self, *, write: bool = True) -> UnitOfWork:
         if write:
-            return UnitOfWork(self.database.write, self.ledger)
+            return UnitOfWork(self.database.write, self.ledger, self.catch_up)
         return UnitOfWork(self.database.read)
+
+    def catch_up(self) -> None:
+        """Reconcile the database with the ledger in a transaction of its own."""
+        if self.ledger is not None and self._reconcile is not None:
+            with UnitOfWork(self.database.write, self.ledger) as uow:
+                self._reconcile(uow, self.ledger)

@@ -23,6 +23,7 @@ _NEW_COLUMNS = (
     ("requests", sa.Column("exact_at", _INSTANT)),
     ("requests", sa.Column("exact_job_id", sa.String(40))),
     ("requests", sa.Column("restored", sa.Boolean(), nullable=False, server_default=sa.false())),
+    ("requests", sa.Column("recovered", sa.JSON())),
     ("releases", sa.Column("training_seconds", sa.Double())),
     ("releases", sa.Column("training_rows", sa.BigInteger())),
     (
@@ -33,6 +34,7 @@ _NEW_COLUMNS = (
     ("state", sa.Column("ledger_number", sa.BigInteger())),
     ("state", sa.Column("ledger_digest", sa.String(64))),
     ("state", sa.Column("ledger_checkpoint", sa.BigInteger())),
+    ("state", sa.Column("restoring", sa.BigInteger(), nullable=False, server_default="0")),
 )
 _NEW_INDEXES = (
     ("ix_requests_assurance_exact_due_at", "requests", ["assurance", "exact_due_at"]),

@@ -10,6 +10,7 @@ import numpy as np
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.drift import RowLosses
 from models.audit.gate import (
+    FAILED,
     PASSED,
     Expectation,
     GateConfig,
@@ -18,6 +19,7 @@ from models.audit.gate import (
     paired_difference,
 )
 from models.audit.membership import membership_auc
+from models.audit.quality import UNTRAINED, has_finite_weights, judge_quality
 from models.data.forget_split import KINDS
 from models.data.metrics import log_losses, utility
 from models.training.trainer import margins
@@ -171,19 +173,31 @@ def audit_exact(
     *,
     known: ForgetSplit | None = None,
     groups: Mapping[str, NDArray[np.bool_]] | None = None,
+    is_trained: bool = True,
 ) -> AuditReport:
     """Report on an exact retraining, which no gate compares with the old release.
 
     `known`: the split of the old release, if `groups` of its forget rows are measured. The new
-    release has time bounds of its own, in `prepared`.
+    release has time bounds of its own, in `prepared`. `is_trained` is False for initial weights.
+    The outcome is `failed` only for weights or answers that are not numbers.
     """
     test = _compare(old, new, prepared.parts.test, prepared)
-    figures = {"reason": "retrained from scratch without the data", "utility": test.utility}
+    is_finite = has_finite_weights(new) and bool(np.isfinite(test.new).all())
+    if is_trained or not is_finite:
+        quality = judge_quality(test.old, test.new, prepared, is_finite=is_finite)
+    else:
+        quality = UNTRAINED
+    figures = {
+        "reason": "retrained from scratch without the data",
+        "utility": test.utility,
+        "quality": quality.figures(),
+    }
     measured: dict[str, dict[str, Any]] = {}
     if known is not None and groups:
         forget = _compare(old, new, known.forget, known)
         measured = _group_figures(forget, groups, GateConfig())
-    return AuditReport(outcome="exact", figures=figures, groups=measured)
+    outcome = "exact" if is_finite else FAILED
+    return AuditReport(outcome=outcome, figures=figures, groups=measured)
 
 
 def _group_figures(

@@ -35,6 +35,20 @@ def auc(labels: Floats, scores: Floats) -> float:
     return float(above / (positives * (len(labels) - positives)))
 
 
+def auc_placements(labels: Floats, scores: Floats) -> Floats:
+    """Return [M] the share of rows of the other class that each row is ranked correctly against.
+
+    Ties count half. The mean over either class is the AUC. Both classes must occur.
+    """
+    positive = labels > 0
+    ranks = rankdata(scores)
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    placements = np.empty(len(labels))
+    placements[positive] = (ranks[positive] - rankdata(scores[positive])) / negatives
+    placements[~positive] = 1 - (ranks[~positive] - rankdata(scores[~positive])) / positives
+    return placements
+
+
 def log_losses(labels: Floats, margins: Floats) -> Floats:
     """Return [M] log losses in nats; NaN for NaN margins."""
     with np.errstate(invalid="ignore"):  # The release gate already rejects weights with NaN.

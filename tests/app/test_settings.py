@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_default_scorer_is_torch(tmp_path: Path) -> None:
@@ -54,3 +52,63 @@ def test_repr_does_not_show_the_engine_key(tmp_path: Path) -> None:
         home=tmp_path, scorer="sglang", engine_url="https://engine", engine_key="hush"
     )
     assert "hush" not in repr(settings)
+
+
+def test_ledger_is_beside_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert Settings(home=Path("/lethe")).ledger_root == "/lethe-ledger"
+    assert Settings(home=Path("lethe")).ledger_root == str(tmp_path / "below" / "lethe-ledger")
+    assert Settings(home=Path()).ledger_root == str(tmp_path / "below-ledger")
+    assert Settings(home=Path("../lethe")).ledger_root == str(tmp_path / "lethe-ledger")
+    assert Settings(home=Path(".."), ledger_url="").ledger_root == f"{tmp_path}-ledger"
+
+
+def test_relative_ledger_path_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(home=tmp_path / "home", ledger_url=" ledger ")
+    assert settings.ledger_root == str(tmp_path / "ledger")
+
+
+def test_home_that_is_the_root_needs_a_ledger_url() -> None:
+    with pytest.raises(ValueError, match=r"LETHE_HOME is the root directory.*LETHE_LEDGER_URL"):
+        Settings(home=Path("/"), artifacts_url="s3://bucket/artifacts")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ledger_url": "{base}/home"},
+        {"ledger_url": "{base}/home/ledger"},
+        {"ledger_url": "{base}/other/../home/ledger"},
+        {"ledger_url": "{base}/link/ledger"},
+        {"ledger_url": "file://{base}/home/ledger"},
+        {"ledger_url": "{base}/store/ledger", "artifacts_url": "{base}/store"},
+        {"ledger_url": "{base}/store", "artifacts_url": "local://{base}/store"},
+        {"ledger_url": "s3://bucket/store/ledger", "artifacts_url": "s3://bucket/store/"},
+        {"artifacts_url": "{base}"},
+    ],
+)
+def test_ledger_inside_what_is_restored_is_refused(tmp_path: Path, changes: dict[str, str]) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    values = {name: value.format(base=tmp_path) for name, value in changes.items()}
+    with pytest.raises(ValueError, match=r"would lie inside .* Set LETHE_LEDGER_URL"):
+        Settings(home=tmp_path / "home", **values)  # type: ignore[arg-type] # strings only
+
+
+@pytest.mark.parametrize(
+    ("ledger", "artifacts"),
+    [
+        ("{base}/home-ledger", ""),
+        ("{base}", ""),
+        ("s3://bucket/store-2", "s3://bucket/store"),
+        ("gs://bucket/store", "s3://bucket/store"),
+    ],
+)
+def test_ledger_elsewhere_is_accepted(tmp_path: Path, ledger: str, artifacts: str) -> None:
+    url = ledger.format(base=tmp_path)
+    settings = Settings(home=tmp_path / "home", ledger_url=url, artifacts_url=artifacts)
+    assert settings.ledger_root == url

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
-from app.domain.certificates import CertificateKind
+from app.domain.certificates import Certificate, CertificateKind
 from app.services.secrets import load_signer
 from app.services.signatures import verify_certificate
 from tests.support.dashboard import (
@@ -104,7 +104,17 @@ def test_saved_certificate_of_an_earlier_version_verifies(
     with world.uow() as uow:
         # The newest certificate is the one that the button saves.
         earlier = sign_first_version(signer, payload)
-        uow.certificates.add(request, 2, CertificateKind.DELETION, earlier, uow.state.now())
+        uow.certificates.add(
+            [
+                Certificate(
+                    request_id=request,
+                    number=2,
+                    kind=CertificateKind.DELETION,
+                    envelope=earlier,
+                    created_at=uow.state.now(),
+                )
+            ]
+        )
     page.goto(address)
     saved = save_certificate(page, tmp_path)
     assert verify_certificate(json.loads(saved.read_text()), signer.public_pem()) == payload

@@ -44,6 +44,7 @@ def machines(database: Database, tmp_path: Path) -> Iterator[tuple[Installation,
             database,
             tmp_path / name,
             LETHE_ARTIFACTS_URL=url,
+            LETHE_LEDGER_URL=str(tmp_path / "ledger"),
             LETHE_SIGNING_KEY=signing_key.decode(),
         )
         for name in ("first", "second")

@@ -47,7 +47,13 @@ class UntrainedLearner(FileLearner):
     _seeds = count()
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Progress
+        self,
+        snapshot: DataSnapshot,
+        into: Path,
+        _backbone: str | Path,
+        report: Progress,
+        *,
+        renewal_seed: int | None = None,  # noqa: ARG002 - the signature of the learner
     ) -> Artifact:
         report(1.0)
         config = CompactConfig(
@@ -68,6 +74,9 @@ class UntrainedLearner(FileLearner):
 
     def has_training_rows(self, _snapshot: DataSnapshot, _parent: Path) -> bool:
         return True
+
+    def count_known_rows(self, snapshot: DataSnapshot, _parent: Path) -> dict[str, int | None]:
+        return dict.fromkeys(snapshot.requests)
 
     def audit(
         self,

@@ -2,8 +2,10 @@
 
 The point is a stage (after the begin of the stage is recorded), `publishing` (in the midst of the
 publication of a release), `unlinked` (after the files are unlinked, before the database is
-scrubbed), `scrubbed` (before the owed erasure is closed) or `finished` (after the deletion is
-committed as completed). The parent process then kills or continues the worker.
+scrubbed), `scrubbed` (before the owed erasure is closed), `signed` or `chunk` (before or after the
+first exact certificate is committed, where each transaction certifies one deletion) or `finished`
+(after the deletion is committed as completed). The parent process then kills or continues the
+worker.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from file_learner import FileLearner
 
 from app.logs import configure_logging
+from app.services import exactness
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from worker import loop
@@ -65,6 +68,22 @@ def suspend_after(module: Any, name: str) -> None:
         return result
 
     setattr(module, name, call)
+
+
+def suspend_after_first_certificate(*, before_commit: bool) -> None:
+    """Suspend the process in the first transaction that certifies, or right after it."""
+    function = exactness.certify_exact
+    issued: list[str] = []
+
+    def call(*arguments: Any, **options: Any) -> list[str]:
+        if issued and not before_commit:
+            suspend()
+        issued[:] = function(*arguments, **options)
+        if issued and before_commit:
+            suspend()
+        return list(issued)
+
+    exactness.certify_exact = call
 
 
 class SuspendingStore(ArtifactStore):
@@ -113,6 +132,9 @@ def main() -> None:
 
     built = build_context(settings, None if options.model else FileLearner)
     SuspendingContext.suspend_at = point
+    if point in ("chunk", "signed"):
+        exactness.REQUESTS_PER_TRANSACTION = 1  # type: ignore[misc] # a constant elsewhere
+        suspend_after_first_certificate(before_commit=point == "signed")
     if point == "finished":
         suspend_after(loop, "run_job")
     context = SuspendingContext(**{f.name: getattr(built, f.name) for f in fields(built)})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.domain.requests import Outcome
 from worker.learner import Artifact, DataSnapshot, RequestFigures, Verdict
-from worker.training_record import TrainingRecord, are_unknown
+from worker.training_record import TrainingRecord, are_unknown, count_known_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,13 @@ class FileLearner:
         self._verdicts = list(verdicts)
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Progress
+        self,
+        snapshot: DataSnapshot,
+        into: Path,
+        _backbone: str | Path,
+        report: Progress,
+        *,
+        renewal_seed: int | None = None,
     ) -> Artifact:
         report(0.5)
         retained = [
@@ -45,7 +51,8 @@ class FileLearner:
         report(1.0)
         record = TrainingRecord.of(snapshot).manifest()
         artifact = _save(into, retained, {"method": "retrain", "job": snapshot.job_id}, record)
-        return replace(artifact, training_rows=len(retained))
+        metrics = {**artifact.metrics, "seed": renewal_seed or 0}
+        return replace(artifact, metrics=metrics, training_rows=len(retained))
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress
@@ -78,6 +85,9 @@ class FileLearner:
             row[0] not in snapshot.holdout and _is_forgotten(row, snapshot.forget)
             for row in _rows(known)
         )
+
+    def count_known_rows(self, snapshot: DataSnapshot, parent: Path) -> dict[str, int | None]:
+        return count_known_rows(snapshot, _record(parent))
 
     def audit(
         self,

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome
-from worker.errors import AuditFailedError, ReleaseMissingError, UnlearningFailedError
+from worker.errors import (
+    AuditFailedError,
+    ReleaseMissingError,
+    RenewalQualityError,
+    TrainingDivergedError,
+    UnlearningFailedError,
+)
 from worker.learner import EXACT_METHOD, RequestFigures, Verdict
 from worker.lineage import Lineage, must_retrain
+from worker.training_record import forget_indices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,12 +49,23 @@ class Built:
     attempt_seconds: float | None = None
     #: The figures of each request of the batch, by request id.
     by_request: Mapping[str, RequestFigures] = field(default_factory=dict)
+    #: The facts of a training from scratch on the job's snapshot; None for other weights.
+    from_scratch: dict[str, Any] | None = None
 
 
 class Builder:
     """Builds the weights of one job in the job's staging directory."""
 
-    def __init__(self, run: JobRun, snapshot: DataSnapshot, parent: Release | None) -> None:
+    def __init__(
+        self,
+        run: JobRun,
+        snapshot: DataSnapshot,
+        parent: Release | None,
+        *,
+        lost_parent: Release | None = None,
+    ) -> None:
+        """Take the live release as `parent`, or as `lost_parent` if its files are gone."""
+        self._lost_parent = lost_parent
         self._run = run
         self._learner = run.context.learner
         self._snapshot = snapshot
@@ -86,7 +104,9 @@ class Builder:
             outcome=Outcome.NOT_APPLICABLE,
             figures={},
             lineage=Lineage.of(parent),
-            by_request=dict.fromkeys(self._snapshot.requests, RequestFigures()),
+            by_request=self._with_known_rows(
+                parent, dict.fromkeys(self._snapshot.requests, RequestFigures())
+            ),
         )
 
     def _unlearn(self, parent: Release, strength: int) -> Built | None:
@@ -123,7 +143,8 @@ class Builder:
             outcome=Outcome.EXACT if adapter.exact else verdict.outcome,
             figures=verdict.figures,
             lineage=Lineage.of(parent).after_unlearning(verdict),
-            by_request=verdict.by_request,
+            by_request=self._with_known_rows(parent, verdict.by_request),
+            from_scratch=self._training_facts(adapter) if adapter.exact else None,
         )
         if adapter.exact:
             return self._as_root(built, adapter, started_at)
@@ -131,27 +152,26 @@ class Builder:
 
     def _retrain(self) -> Built:
         """Train from scratch on the retained rows, which starts a new lineage."""
-        run, started_at = self._run, time.monotonic()
-        run.begin(Stage.TRAIN)
-        artifact = self._learner.train(
-            self._snapshot,
-            run.staging / "exact" / "release",
-            self._backbone(),
-            run.reporter(Stage.TRAIN),
-        )
+        started_at = time.monotonic()
+        artifact = self._train()
+        facts = self._training_facts(artifact)
         if self._parent is None:
             self._record("exact", artifact, None, artifact.intermediates)
-            built = Built(artifact=artifact, outcome=None, figures={})
+            built = replace(self._built_without_parent(artifact), from_scratch=facts)
             return self._as_root(built, artifact, started_at)
         verdict = self._audit(self._directory(self._parent), artifact, exact=True)
         self._record("exact", artifact, verdict, artifact.intermediates)
+        quality = verdict.figures.get("quality", {})
+        if self._run.job.kind is JobKind.RENEW and quality.get("outcome") == "failed":
+            raise self._renewal_rejected(quality["reason"])
         if verdict.outcome is Outcome.FAILED:
             raise AuditFailedError
         built = Built(
             artifact=artifact,
             outcome=Outcome.EXACT,
             figures=verdict.figures,
-            by_request=verdict.by_request,
+            by_request=self._with_known_rows(self._parent, verdict.by_request),
+            from_scratch=facts,
         )
         return self._as_root(built, artifact, started_at)
 
@@ -171,6 +191,67 @@ class Builder:
             attempt_seconds=seconds if is_from_scratch else None,
         )
 
+    def _built_without_parent(self, artifact: Artifact) -> Built:
+        """Return a first release, or the exact successor of a release whose files are gone.
+
+        The latter is not compared with the lost weights. What they knew of each request of the
+        batch is not known, so each request gets the outcome of the batch.
+        """
+        is_first = self._lost_parent is None
+        figures = RequestFigures(is_unknown=True)
+        return Built(
+            artifact=artifact,
+            outcome=None if is_first else Outcome.EXACT,
+            figures={},
+            by_request={} if is_first else dict.fromkeys(self._snapshot.requests, figures),
+        )
+
+    def _train(self) -> Artifact:
+        """Train in the staging directory. Raises RenewalQualityError if a renewal diverges."""
+        run = self._run
+        run.begin(Stage.TRAIN)
+        is_renewal = run.job.kind is JobKind.RENEW
+        try:
+            return self._learner.train(
+                self._snapshot,
+                run.staging / "exact" / "release",
+                self._backbone(),
+                run.reporter(Stage.TRAIN),
+                renewal_seed=int(run.job.settings.get("seed", 0)) if is_renewal else None,
+            )
+        except TrainingDivergedError as error:
+            if not is_renewal:
+                raise
+            raise self._renewal_rejected("the training diverged") from error
+
+    def _renewal_rejected(self, reason: str) -> RenewalQualityError:
+        """Record that another seed must follow, and return the error that ends the job."""
+        self._run.advance(metrics={"quality_failed": True})
+        return RenewalQualityError(reason=reason)
+
+    def _training_facts(self, artifact: Artifact) -> dict[str, Any]:
+        """Return what an exact certificate states about the training."""
+        data = self._snapshot.data
+        (erased,) = forget_indices(data, [self._snapshot.forget])
+        rows = artifact.metrics.get("rows")
+        return {
+            "data_version": self._snapshot.version,
+            "ratings": len(data) - int(erased.rows(data).sum()),
+            "training_rows": rows.get("train") if isinstance(rows, dict) else rows,
+            "seed": artifact.metrics.get("seed"),
+            "method": artifact.method,
+        }
+
+    def _with_known_rows(
+        self, parent: Release, by_request: Mapping[str, RequestFigures]
+    ) -> dict[str, RequestFigures]:
+        """Add to each request the number of its rows that the parent's exact training had."""
+        counts = self._learner.count_known_rows(self._snapshot, self._directory(parent))
+        return {
+            request_id: replace(figures, known_rows=counts.get(request_id))
+            for request_id, figures in by_request.items()
+        }
+
     def _backbone(self) -> str | Path:
         """Return the job's backbone, else the parent's directory, else the backbone in settings."""
         backbone: str | None = self._run.job.settings.get("backbone")
@@ -178,7 +259,18 @@ class Builder:
             return backbone
         if self._parent is not None:
             return self._directory(self._parent)
-        return self._run.context.settings.backbone
+        return self._backbone_of_lineage() or self._run.context.settings.backbone
+
+    def _backbone_of_lineage(self) -> str | None:
+        """Return the backbone that an operator chose for the lineage of the lost parent, if any."""
+        release = self._lost_parent
+        with self._run.context.uow_factory(write=False) as uow:
+            while release is not None:
+                backbone: str | None = uow.jobs.get(release.job_id).settings.get("backbone")
+                if backbone:
+                    return backbone
+                release = None if release.parent is None else uow.releases.get(release.parent)
+        return None
 
     def _audit(self, parent: Path, artifact: Artifact, *, exact: bool) -> Verdict:
         self._run.begin(Stage.AUDIT)

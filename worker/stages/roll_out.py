@@ -13,6 +13,7 @@ from app.domain.jobs import Stage
 from app.domain.releases import Release, ReleaseStatus
 from app.domain.requests import Outcome
 from app.services import rollout
+from app.services.exactness import FROM_SCRATCH
 from app.services.retries import has_lost_rows
 from worker.errors import RollOutError
 from worker.lineage import training_seconds
@@ -67,9 +68,11 @@ def publish(run: JobRun, built: Built, parent: Release | None) -> None:
 
 
 def _metrics(built: Built) -> dict[str, Any]:
-    metrics = {"training": built.artifact.metrics, "audit": built.figures}
+    metrics: dict[str, Any] = {"training": built.artifact.metrics, "audit": built.figures}
     if built.evaluation:
         metrics["evaluation"] = built.evaluation
+    if built.from_scratch is not None:
+        metrics[FROM_SCRATCH] = built.from_scratch
     return metrics
 
 
@@ -77,14 +80,25 @@ def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
     """Store the outcome and the figures of each request of the batch."""
     if built.outcome is None:
         return
+    _record_absent(uow, run.job.id)
     # A worker of the previous version may have assigned the requests, without these rows.
     uow.request_jobs.add(run.job.id, built.by_request)
     for request_id, figures in built.by_request.items():
         outcome = figures.outcome(built.outcome)
-        if built.outcome is Outcome.EXACT and has_lost_rows(uow, uow.requests.get(request_id)):
+        if outcome is Outcome.NOT_APPLICABLE and has_lost_rows(uow, uow.requests.get(request_id)):
             # An earlier job deleted the rows, so the snapshot cannot show that they were trained.
-            outcome = Outcome.EXACT
+            figures = replace(figures, known_rows=None)  # noqa: PLW2901 - only this field differs
+            if built.outcome is Outcome.EXACT:
+                outcome = Outcome.EXACT
         uow.request_jobs.set_audit(run.job.id, request_id, outcome, figures.values())
+
+
+def _record_absent(uow: UnitOfWork, job_id: str) -> None:
+    """Record that nothing is stored of a request that a restored database has from the ledger."""
+    for request in uow.requests.of_job(job_id):
+        if request.subject is None and request.recovered is not None and not request.rows_deleted:
+            uow.request_jobs.add(job_id, [request.id])
+            uow.request_jobs.set_audit(job_id, request.id, Outcome.NOT_APPLICABLE, None)
 
 
 def roll_out(run: JobRun) -> None:

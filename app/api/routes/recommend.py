@@ -32,6 +32,7 @@ _PROBLEMS: Final = problems(
     "user-forgotten",
     "invalid-input",
     "no-release",
+    "restoring",
     "replica-not-ready",
     "overloaded",
     "unavailable",

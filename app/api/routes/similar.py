@@ -19,7 +19,7 @@ router = APIRouter(tags=["recommendations"])
     "/items/{item_id:path}/similar",
     response_model=SimilarAnswer,
     responses={
-        **problems("unknown-item", "invalid-input", "overloaded", "unavailable"),
+        **problems("unknown-item", "invalid-input", "restoring", "overloaded", "unavailable"),
         status.HTTP_304_NOT_MODIFIED: {"description": "Not modified"},
     },
 )

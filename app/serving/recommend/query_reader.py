@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.domain.errors import GoneError, LetheError, UnavailableError, UnknownUserError
+from app.domain.errors import (
+    GoneError,
+    LetheError,
+    RestoringError,
+    UnavailableError,
+    UnknownUserError,
+)
 from app.domain.recommendations import Visitor, answer_tag
 from app.services.recommendation_inputs import (
     VISITOR_ID,
@@ -58,9 +64,11 @@ class QueryReader:
         user_ids = [query.inputs.user.id for query in prepared]
         oldest = min(query.inputs.data_version for query in prepared)
         with self._uow(write=False) as uow:
-            return recheck(
+            rechecked = recheck(
                 uow, self._pseudonyms, [user for user in user_ids if user != VISITOR_ID], oldest
             )
+        _refuse_while_restoring(rechecked.is_restoring)
+        return rechecked
 
     def matching_tag(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
         """Return the current answer's entity tag if `tags` contains it; raises GoneError."""
@@ -71,6 +79,7 @@ class QueryReader:
             standing = uow.state.standing(user_hashes)
         if standing.suppressed:
             raise GoneError
+        _refuse_while_restoring(standing.is_restoring)
         if standing.alias.live is None:
             return None
         tag = answer_tag(standing.alias.live, standing.data_version)
@@ -84,7 +93,9 @@ class QueryReader:
         Raises UnknownItemError and InvalidInputError.
         """
         with self._uow(write=False) as uow:
-            version = uow.state.data_version()
+            standing = uow.state.standing(())
+            _refuse_while_restoring(standing.is_restoring)
+            version = standing.data_version
             suppressed = self._suppressed_items.at(uow, version).item_ids
             pairs = self._first_stage.similar(
                 uow, item_id, n, attribute_filter, suppressed, version
@@ -100,6 +111,7 @@ class QueryReader:
         try:
             query = normal_query(self._pseudonyms, query)
             inputs, unknown = self._read_inputs(uow, query)
+            _refuse_while_restoring(inputs.is_restoring)
             start, stop = (0, 0) if query.item_ids else tier_bounds(query, self.tier_size)
             proposal = self._first_stage.propose(uow, inputs, query, start, stop)
         except UnavailableError:
@@ -125,3 +137,9 @@ class QueryReader:
         else:
             return inputs, False
         return read_visitor(uow, Visitor(), self._suppressed_items), True
+
+
+def _refuse_while_restoring(is_restoring: bool) -> None:
+    """Raise RestoringError: the statistics and the weights may know forgotten persons again."""
+    if is_restoring:
+        raise RestoringError

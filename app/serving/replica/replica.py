@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from app.domain.errors import DatabaseUnavailableError
+from app.domain.errors import (
+    DatabaseUnavailableError,
+    LedgerDamagedError,
+)
 from app.domain.identifiers import new_id
-from app.services.identity import open_identity
 from app.services.replicas import (
     ReplicaState,
     deregister_replica,
@@ -28,6 +30,7 @@ from app.services.replicas import (
 )
 from app.serving.replica.answer_lease import AnswerLease
 from app.serving.replica.release_switch import ReleaseSwitch
+from app.serving.replica.restore_watch import RestoreWatch
 from app.tracebacks import error_location
 
 if TYPE_CHECKING:
@@ -61,8 +64,7 @@ class Replica:
         self.answer_lease = AnswerLease(settings)
         self._uow = uow
         self.first_stage = first_stage
-        self._pseudonyms = pseudonyms
-        self._settings = settings
+        self._restore_watch = RestoreWatch(uow, pseudonyms, settings)
         self._renew_seconds = self._ttl / _RENEWALS_PER_LEASE
         self._poll_seconds = min(settings.poll_seconds, self._renew_seconds)
         self._wake = threading.Event()
@@ -156,6 +158,7 @@ class Replica:
         reasons = []
         if not self._is_database_up:
             reasons.append("the database cannot be reached")
+        reasons += self._restore_watch.reasons_not_ready()
         if not self.answer_lease.valid:
             reasons.append("the replica's lease is not valid")
         if self.live.release_id is None:
@@ -175,6 +178,8 @@ class Replica:
             # process could answer from a release that the rollout believes is no longer served,
             # so the process registers as a new replica and drops every other release.
             self._drop_registration()
+        if self._id is not None and now - self._renewed_at >= self._renew_seconds:
+            self._restore_watch.follow()
         if self._id is None:
             alias: Alias | None = self._register(now)
         elif (
@@ -185,6 +190,7 @@ class Replica:
         else:
             with self._uow(write=False) as uow:
                 alias = uow.releases.alias()
+                self._restore_watch.read(uow)
         self._is_database_up = True
         if alias is not None:
             self._release_switch.step(alias, now)
@@ -197,6 +203,11 @@ class Replica:
                 self.tick()
             except DatabaseUnavailableError:
                 self._is_database_up = False
+            except LedgerDamagedError as error:
+                # Forgotten persons may be missing in the suppressions, so this replica stops.
+                self._restore_watch.refuse(error)
+                self.answer_lease.revoke()
+                self._id = None
             except Exception as error:  # noqa: BLE001 - any error must not end the thread; logged
                 # Without this thread the lease would expire; the next tick may succeed.
                 _log.error("replica.tick_failed", **error_location(error))
@@ -232,8 +243,7 @@ class Replica:
     def _register(self, now: float) -> Alias:
         replica_id = new_id("rep")
         with self._uow() as uow:
-            # With another key or id rule, suppressions would not match all spellings of a user.
-            open_identity(uow, self._pseudonyms, self._settings)
+            version = self._restore_watch.open(uow)
             alias = register_replica(
                 uow,
                 self._ttl,
@@ -242,6 +252,7 @@ class Replica:
                 pid=os.getpid(),
                 scorer=self._scorer,
             )
+        self.first_stage.discard_newer(version)
         self._id, self._reported = replica_id, ReplicaState()
         # Models of other releases are dropped before the lease becomes valid: otherwise an answer
         # could use a release that was replaced while this process had no lease.

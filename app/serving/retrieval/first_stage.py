@@ -97,6 +97,13 @@ class FirstStage:
         if not current:
             self.rebuild()
 
+    def discard_newer(self, version: int) -> None:
+        """Discard statistics of a later data version: the database was restored from a backup."""
+        with self._lock:
+            if self._state is not None and self._state.version > version:
+                self._on_change(None)
+                self._state = None
+
     def rebuild(self) -> None:
         """Build new statistics from one snapshot while the present statistics stay in use."""
         with self._rebuild_lock:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, exists, func, select, true
+from sqlalchemy import and_, exists, func, or_, select, true
 
 from app.domain.jobs import OPEN_JOB_STATUSES, PREEMPTED, JobKind, JobStatus, RenewalHistory
 from app.domain.requests import OPEN_STATUSES, Assurance, Outcome
@@ -71,22 +71,14 @@ class RenewalRepository(Repository):
         ).one()
         return bool(row[0]), bool(row[1])
 
-    def exact_trainings(self) -> list[tuple[datetime, float | None]]:
-        """Return the time and the training seconds of the latest exact trainings, newest first."""
-        rows = [
-            (row.live_at, row.training_seconds)
-            for is_exact in (
-                ReleaseRow.outcome == Outcome.EXACT.value,
-                ReleaseRow.outcome.is_(None),  # A first release has no parent to compare with.
-            )
-            for row in self._connection.execute(
-                select(ReleaseRow.live_at, ReleaseRow.training_seconds)
-                .where(is_exact, ReleaseRow.live_at.is_not(None))
-                .order_by(ReleaseRow.live_at.desc())
-                .limit(_SAMPLE)
-            )
-        ]
-        return sorted(rows, key=lambda row: row[0], reverse=True)[:_SAMPLE]
+    def last_exact_at(self) -> datetime | None:
+        """Return the time at which the latest exact training went live; None without any."""
+        # A first release has no parent to compare with, and no outcome.
+        is_exact = or_(ReleaseRow.outcome == Outcome.EXACT.value, ReleaseRow.outcome.is_(None))
+        latest: datetime | None = self._connection.execute(
+            select(func.max(ReleaseRow.live_at)).where(is_exact)
+        ).scalar_one()
+        return latest
 
     def batch_seconds(self) -> float:
         """Return the longest duration of the latest successful forget jobs; 0 without any."""

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 class RequestJobRepository(Repository):
     """Rows are added when a batch is assigned to a job, and never removed."""
 
-    def add(self, job_id: str, request_ids: Iterable[str]) -> None:
+    def add(
+        self, job_id: str, request_ids: Iterable[str], *, outcome: Outcome | None = None
+    ) -> None:
         for portion in portions(request_ids):
-            rows = [{"request_id": request_id, "job_id": job_id} for request_id in portion]
+            values = {"job_id": job_id, "outcome": None if outcome is None else outcome.value}
+            rows = [{"request_id": request_id, **values} for request_id in portion]
             self._connection.execute(
                 self._insert(RequestJobRow).values(rows).on_conflict_do_nothing()
             )

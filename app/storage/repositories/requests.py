@@ -69,6 +69,7 @@ _PLAIN: Final = frozenset(
         "exact_at",
         "exact_job_id",
         "restored",
+        "recovered",
     }
 )
 
@@ -97,6 +98,10 @@ class RequestRepository(Repository):
         if not rows:
             raise UnknownRequestError(request_id=request_id)
         return rows[0]
+
+    def find(self, request_id: str) -> ForgetRequest | None:
+        rows = self._all(_requests().where(RequestRow.id == request_id))
+        return rows[0] if rows else None
 
     def suppressing(self, subject_hashes: Iterable[str]) -> list[ForgetRequest]:
         """Return the requests that currently suppress any of the hashes, oldest first."""
@@ -317,6 +322,71 @@ class RequestRepository(Repository):
                     **{name: getattr(request, name) for name in names},
                 )
             )
+
+    def repeat(self, request_id: str, recovered: dict[str, Any], *, in_job: bool) -> None:
+        """Repeat a deletion that a restored database does not know as completed.
+
+        A request that is in an open job stays there. Any other request waits for the next batch.
+        """
+        values: dict[str, Any] = {"restored": True, "recovered": recovered}
+        if not in_job:
+            values |= {"status": _R.BATCHED.value, "job_id": None, "failures": 0, "progress": 0.0}
+            values |= dict.fromkeys(("retry_group", "last_failure", "failed_at", "retry_at"))
+        self._connection.execute(_update(_is(request_id), **values))
+
+    def write_recovered(
+        self, request_id: str, recovered: dict[str, Any], *, restored: bool = False
+    ) -> None:
+        """Replace the facts from the ledger. `restored` marks the request; the status stays."""
+        mark = {"restored": True} if restored else {}
+        self._connection.execute(_update(_is(request_id), recovered=recovered, **mark))
+
+    def count_repeated(self) -> int:
+        """Return the number of open deletions that are repeated after a restore."""
+        query = select(func.count()).select_from(RequestRow)
+        query = query.where(RequestRow.restored.is_(True), RequestRow.status.in_(_OPEN))
+        return self._connection.execute(query).scalar_one()
+
+    def after(self, request_id: str, limit: int) -> list[ForgetRequest]:
+        """Return up to `limit` requests with a greater id, oldest first."""
+        later = _requests().where(RequestRow.id > request_id)
+        return self._all(later.order_by(RequestRow.id).limit(limit))
+
+    def approximate_until(self, data_version: int, limit: int) -> list[ForgetRequest]:
+        """Return approximate requests that were completed up to this version, in any order."""
+        return self._all(
+            _requests()
+            .where(
+                RequestRow.assurance == Assurance.APPROXIMATE.value,
+                RequestRow.status == _R.COMPLETED.value,
+                RequestRow.completed_version <= data_version,
+            )
+            .limit(limit)
+        )
+
+    def make_exact(self, request_ids: Iterable[str], job_id: str, exact_at: datetime) -> None:
+        """Mark the requests as exact since this time, by the exact training of this job."""
+        values = {"assurance": Assurance.EXACT.value, "exact_at": exact_at, "exact_job_id": job_id}
+        for portion in portions(request_ids):
+            self._connection.execute(_update(RequestRow.id.in_(portion), **values))
+
+    def any_made_exact_by(self, job_id: str) -> bool:
+        """Return whether this job's training has made a request exact."""
+        query = select(exists().where(RequestRow.exact_job_id == job_id))
+        return bool(self._connection.execute(query).scalar_one())
+
+    def concluded_by(self, job_id: str, after: str, limit: int) -> list[ForgetRequest]:
+        """Return requests that this job completed or made exact, with ids after `after`."""
+        return self._all(
+            _requests()
+            .where(
+                or_(RequestRow.job_id == job_id, RequestRow.exact_job_id == job_id),
+                RequestRow.status == _R.COMPLETED.value,
+                RequestRow.id > after,
+            )
+            .order_by(RequestRow.id)
+            .limit(limit)
+        )
 
     def completed_since(self, data_version: int) -> int:
         """Return the number of requests completed after this data version."""

@@ -63,6 +63,10 @@ class ScrubRepository(Repository):
             .values(attempts=ScrubRow.attempts + 1, error=error)
         )
 
+    def record_place(self, scrub_id: int, path: str) -> None:
+        """Record how far an owed certificate has been issued, as the id of the last request."""
+        self._connection.execute(update(ScrubRow).where(ScrubRow.id == scrub_id).values(path=path))
+
     def close(self, scrub_id: int) -> None:
         """Close the erasure. A second call keeps the first time."""
         self._connection.execute(

@@ -26,6 +26,7 @@ _STANDING: Final = (
         AliasRow.live,
         AliasRow.target,
         AliasRow.generation,
+        StateRow.restoring,
         SuppressionRow.subject_hash,
     )
     .select_from(StateRow)
@@ -60,6 +61,7 @@ class StateRepository(Repository):
             data_version=first.data_version,
             alias=Alias(live=first.live, target=first.target, generation=first.generation),
             suppressed=frozenset(row.subject_hash for row in rows if row.subject_hash is not None),
+            is_restoring=first.restoring > 0,
         )
 
     def bump(self, kind: str, user_ids: Iterable[str | None] = (None,)) -> int:
@@ -121,6 +123,13 @@ class StateRepository(Repository):
 
     def write_ledger_checkpoint(self, number: int) -> None:
         self._connection.execute(update(StateRow).values(ledger_checkpoint=number))
+
+    def restoring(self) -> int:
+        """Return the number of open deletions that are repeated after a restore."""
+        return self._connection.execute(select(StateRow.restoring)).scalar_one()
+
+    def write_restoring(self, number: int) -> None:
+        self._connection.execute(update(StateRow).values(restoring=number))
 
     def transaction_id(self) -> int | None:
         """Return PostgreSQL's id of this transaction, or None on SQLite, which has no such ids."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
@@ -12,6 +12,7 @@ from app.storage.tables import SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from app.domain.requests import ForgetRequest
 
@@ -51,6 +52,41 @@ class SuppressionRepository(Repository):
             .values(lifted_at=db_now())
         )
         return lifted > 0
+
+    def lift_of(self, request_id: str, subject_hashes: Iterable[str]) -> None:
+        """Mark these suppressions of one request as lifted."""
+        for portion in portions(subject_hashes):
+            self._connection.execute(
+                update(SuppressionRow)
+                .where(
+                    SuppressionRow.request_id == request_id,
+                    SuppressionRow.subject_hash.in_(portion),
+                    _ACTIVE,
+                )
+                .values(lifted_at=db_now())
+            )
+
+    def lifted(self) -> dict[str, list[str]]:
+        """Return request id → the hashes that consent has lifted."""
+        query = select(SuppressionRow.request_id, SuppressionRow.subject_hash).where(~_ACTIVE)
+        lifted: dict[str, list[str]] = {}
+        for request_id, subject_hash in self._connection.execute(query):
+            lifted.setdefault(request_id, []).append(subject_hash)
+        return lifted
+
+    def lifted_since(self, request_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return request id → the time of the first lifted suppression; only lifted ones."""
+        lifted: dict[str, datetime] = {}
+        for portion in portions(request_ids):
+            rows = self._connection.execute(
+                select(SuppressionRow.request_id, func.min(SuppressionRow.lifted_at))
+                .where(
+                    SuppressionRow.request_id.in_(portion), SuppressionRow.lifted_at.is_not(None)
+                )
+                .group_by(SuppressionRow.request_id)
+            )
+            lifted.update({request_id: since for request_id, since in rows if since is not None})
+        return lifted
 
     def matching(self, subject_hashes: Iterable[str]) -> set[str]:
         """Return the suppressed hashes among the given ones."""

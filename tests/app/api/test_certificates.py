@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,7 +53,8 @@ def test_certificate_is_returned_by_its_number(world: World, completed: str) -> 
     path = f"/forget/{completed}/certificate"
     with world.uow() as uow:
         (first,) = uow.certificates.of_request(completed)
-        uow.certificates.add(completed, 2, CertificateKind.EXACT, {"n": 2}, uow.state.now())
+        second = replace(first, number=2, kind=CertificateKind.EXACT, envelope={"n": 2})
+        uow.certificates.add([second])
     assert get(world, path).json() == {"n": 2}
     assert get(world, f"{path}?number=2").json() == {"n": 2}
     assert get(world, f"{path}?number=1").json() == first.envelope

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import update
 
-from app.domain.certificates import CertificateKind
+from app.domain.certificates import Certificate, CertificateKind
 from app.domain.errors import CertificateNotReadyError, SigningKeyRetiredError
 from app.domain.identifiers import release_id
 from app.domain.jobs import Job, JobKind, JobStatus, Stage
@@ -275,7 +275,17 @@ def test_erasure_owed_since_an_earlier_version_is_closed_by_a_certificate(
     with catalog() as uow:
         (request,) = uow.requests.of_job(lease.job_id)
         earlier = sign_first_version(signer, payload)
-        uow.certificates.add(request.id, 1, CertificateKind.DELETION, earlier, NOW)
+        uow.certificates.add(
+            [
+                Certificate(
+                    request_id=request.id,
+                    number=1,
+                    kind=CertificateKind.DELETION,
+                    envelope=earlier,
+                    created_at=NOW,
+                )
+            ]
+        )
         content = scrub_closed_content(uow, request)
         issue(uow, signer, request, CertificateKind.SCRUB_CLOSED, content)
     content = newest_content(catalog, request.id, signer)

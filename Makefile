@@ -46,4 +46,4 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment, caches and the demo's data
-	rm -rf $(VENV) .lethe .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .lethe .lethe-ledger .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -65,6 +65,7 @@ DOMAIN_PROBLEMS: Final[Mapping[type[LetheError], ProblemKind]] = {
         (errors.UnknownRequestError, 404, "Unknown deletion request"),
         (errors.UnknownJobError, 404, "Unknown job"),
         (errors.CertificateNotReadyError, 404, "Certificate not ready"),
+        (errors.UnknownCertificateError, 404, "Unknown certificate"),
         (errors.GoneError, 410, "User forgotten"),
         (errors.ConflictError, 409, "Conflict"),
         (errors.NotCancellableError, 409, "Not cancellable"),

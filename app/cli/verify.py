@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.certificate_files import keys_in, read_file, read_json
-from app.cli.failures import BadInputError, command
+from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
 from app.domain.errors import DatabaseUnavailableError
+from app.services.certificates import is_cited
 from app.services.secrets import SIGNING_KEY_FILE, load_signer
 from app.services.signatures import TrustedKey, VerifiedCertificate
 from app.services.signatures import verify as verify_signature
@@ -37,12 +38,22 @@ def verify(
             " installation's keys.",
         ),
     ] = None,
+    cites: Annotated[
+        Path | None,
+        typer.Option(metavar="FIRST", help="Check also that the certificate cites this one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a deletion certificate offline. Keys are read from files, never fetched."""
     screen = Screen.make(as_json=as_json)
+    keys = _own_keys() if key is None else keys_in(key)
     document = read_json(certificate, read_file(certificate))
-    verified = verify_signature(document, _own_keys() if key is None else keys_in(key))
+    verified = verify_signature(document, keys)
+    if cites is not None:
+        first = read_json(cites, read_file(cites))
+        verify_signature(first, keys)
+        if not is_cited(first, verified.content):
+            raise CommandError(f"{certificate} does not cite {cites}.")
     answer = {
         "valid": True,
         "key_id": verified.key_id,

@@ -64,6 +64,12 @@ class CertificateNotReadyError(NotFoundError):
     code = "certificate-not-ready"
 
 
+class UnknownCertificateError(NotFoundError):
+    """The request has no certificate with the number {number}."""
+
+    code = "unknown-certificate"
+
+
 class GoneError(LetheError):
     """This user is deleted or has an open deletion request. Their data is not used any more."""
 

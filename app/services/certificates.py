@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from app.domain.certificates import Certificate
-from app.domain.errors import CertificateNotReadyError
+from app.domain.errors import CertificateNotReadyError, UnknownCertificateError
 from app.domain.jobs import JobStatus, Stage
 from app.domain.renewal import ExactMode
 from app.domain.scrubs import ScrubKind
@@ -222,9 +222,18 @@ def sign(
     )
 
 
-def certificate_of(uow: UnitOfWork, request_id: str) -> dict[str, Any]:
-    """Return the newest certificate, or raise CertificateNotReadyError before completion."""
-    return _newest(uow, uow.requests.get(request_id)).envelope
+def certificate_of(uow: UnitOfWork, request_id: str, number: int | None = None) -> dict[str, Any]:
+    """Return the newest certificate, or the one with this number.
+
+    Raises CertificateNotReadyError before completion, and UnknownCertificateError.
+    """
+    newest = _newest(uow, uow.requests.get(request_id))
+    if number is None:
+        return newest.envelope
+    for certificate in uow.certificates.of_request(request_id):
+        if certificate.number == number:
+            return certificate.envelope
+    raise UnknownCertificateError(number=number)
 
 
 def certificates_of(uow: UnitOfWork, request_id: str) -> list[Certificate]:
@@ -245,6 +254,17 @@ def content_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
 def envelope_digest(envelope: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the envelope's canonical JSON, by which other documents cite it."""
     return hashlib.sha256(canonical_json(envelope)).hexdigest()
+
+
+def is_cited(envelope: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Return whether the certificate with this content cites that one as the deletion's."""
+    cited, first = content.get("cites") or {}, content_of(envelope)
+    return (
+        cited.get("sha256") == envelope_digest(envelope)
+        # Certificates of the first version state no number.
+        and cited.get("number") == first.get("number", 1)
+        and content.get("request_id") == first.get("request_id")
+    )
 
 
 def _newest(uow: UnitOfWork, request: ForgetRequest) -> Certificate:

@@ -8,7 +8,16 @@ const TONES = {
   completed: "good", succeeded: "good", live: "good", valid: "good", passed: "good", exact: "good",
   cancelled: "", queued: "info", scheduled: "info", on_hold: "warn", inconclusive: "warn",
   not_applicable: "", retired: "", shredded: "", candidate: "info", expired: "bad", fenced: "bad",
-  failed: "bad", dead: "bad",
+  failed: "bad", dead: "bad", approximate: "info", none: "",
+};
+const RENEWAL_REASONS = {
+  "no-record": "the live release has no record of its training",
+  restored: "a restored backup undid an exact training",
+  late: "an exact deadline has passed or cannot be met",
+  deadline: "an exact deadline comes near",
+  drift: "too many rows were unlearned since the last exact training, or the loss has drifted",
+  idle: "no deletion waits",
+  age: "the oldest approximate deletion has waited long enough",
 };
 const byId = (id) => document.getElementById(id);
 const openDisclosures = new Set();
@@ -145,11 +154,13 @@ function tiles({ releases, requests, jobs }) {
   ];
 }
 
-// Warnings of /readyz, which never change its status. The number of workers is null while unknown.
-function warningNotices([workerCount, warnings]) {
+// Warnings of /readyz, and reasons not to serve after a restore. The number of workers is null while
+// unknown.
+function warningNotices([workerCount, warnings, reasons]) {
   const missing = workerCount === 0 && !warnings.some((warning) => warning.code === "no-worker")
     ? ["No worker runs, so no deletion makes progress. Start a worker."] : [];
-  return [...missing, ...warnings.map((warning) => warning.detail)].map((text) => notice(text, "bad"));
+  const restoring = reasons.filter((reason) => /^restoring|ledger/i.test(reason)).map((reason) => `Not served: ${reason}.`);
+  return [...restoring, ...missing, ...warnings.map((warning) => warning.detail)].map((text) => notice(text, "bad"));
 }
 
 function requestActions(request) {
@@ -165,18 +176,34 @@ function requestActions(request) {
   }
   if (request.status === "on_hold" || request.status === "dead") actions.push(action("Release", "quiet", post("release")));
   if (request.status === "completed") actions.push(action("Certificate", "quiet", () => act(() => download(request.id))));
+  // A request that was exact at its completion has no second certificate.
+  if (request.exact_at && request.exact_at !== request.completed_at) {
+    actions.push(action("Compare", "quiet", () => act(() => compare(request.id))));
+  }
   return element("div", { class: "actions" }, ...actions);
+}
+
+function requestStatus({ status, waits_for: blocker }) {
+  const kind = blocker?.kind === "renew" ? "renewal" : "training";
+  return element("span", {}, badge(status), blocker ? element("small", {}, ` waits for a ${kind}`) : "");
+}
+
+function exactTime(request) {
+  if (request.status === "cancelled" || (!request.exact_at && !request.exact_due_at)) return "–";
+  if (request.exact_at) return element("span", {}, "since ", when(request.exact_at));
+  const isLate = new Date(request.exact_due_at) < new Date();
+  return element("span", { class: isLate ? "late" : undefined }, isLate ? "late, due " : "due ", when(request.exact_due_at));
 }
 
 function requestRows({ items }) {
   if (!items.length) return empty("No deletion requests yet.");
   return table(
-    ["Request", "Scope", "Status", "Progress", "Created", "Due", "Audit", ""],
+    ["Request", "Scope", "Status", "Progress", "Created", "Due", "Audit", "Assurance", "Exact", ""],
     items.map((request) => [
-      name(request.id), words(request.scope), badge(request.status),
+      name(request.id), words(request.scope), requestStatus(request),
       request.status === "cancelled" ? "–" : bar(request.progress, `Progress of ${request.id}`),
       when(request.created_at), when(request.due_at), request.outcome ? badge(request.outcome) : "–",
-      requestActions(request),
+      request.assurance === "none" ? "–" : badge(request.assurance), exactTime(request), requestActions(request),
     ]));
 }
 
@@ -210,7 +237,8 @@ function jobCard(job) {
   const running = OPEN_JOB_STATUSES.has(job.status);
   const parts = [head];
   if (running) parts.push(bar(job.progress, `Progress of job ${job.id}`), element("small", {}, `stage: ${words(job.stage)}`));
-  if (job.error) parts.push(notice(job.error, "bad"));
+  if (job.reason) parts.push(element("small", {}, `reason: ${RENEWAL_REASONS[job.reason] || words(job.reason)}`));
+  if (job.error) parts.push(notice(job.error, job.metrics.preempted ? "info" : "bad"));
   const attempts = (job.metrics.tries || []).filter((attempt) => attempt.audit && Object.keys(attempt.audit).length);
   attempts.forEach(({ attempt, audit, outcome }, index) => {
     const reason = audit.reason ? `: ${audit.reason}` : "";
@@ -270,12 +298,40 @@ async function cancel(request) {
   if (isConfirmed) await act(() => call("DELETE", `/forget/${request.id}`));
 }
 
-async function download(id) {
-  // The text as sent: writing the parsed numbers again would turn 3.0 into 3.
-  const { text } = await request("GET", `/forget/${id}/certificate`);
+// Saves the text as sent: writing the parsed numbers again would turn 3.0 into 3.
+async function download(id, number) {
+  const query = number ? `?number=${number}` : "";
+  const { text } = await request("GET", `/forget/${id}/certificate${query}`);
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  element("a", { href: url, download: `certificate-${id}.json` }).click();
+  element("a", { href: url, download: `certificate-${id}${number ? `-${number}` : ""}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+// Returns the signed statement of a certificate; those of the first version have no envelope.
+function statement({ payload, payloadType }) {
+  if (!payloadType) return payload;
+  const bytes = Uint8Array.from(atob(payload), (letter) => letter.charCodeAt(0));
+  return JSON.parse(new TextDecoder().decode(bytes)).predicate;
+}
+
+// Shows all certificates of a deletion side by side, oldest first.
+async function compare(id) {
+  const { items } = await call("GET", `/forget/${id}/certificates`);
+  const stated = items.map((item) => statement(item.certificate));
+  const line = (title, read) => [title, ...stated.map((content, index) => read(content, items[index]) ?? "–")];
+  const rows = [
+    line("Kind", (_, item) => words(item.kind)),
+    line("Issued", (_, item) => when(item.created_at)),
+    line("Method", ({ method }) => words(method || "–")),
+    line("Release", ({ release }) => name(release)),
+    line("Cites", ({ cites }) => cites && element("span", { class: "mono", title: cites.sha256 }, `${cites.number}: ${cites.sha256.slice(0, 12)}…`)),
+    line("", (_, { number }) => element("button", {
+      type: "button", class: "small quiet", "aria-label": `Save certificate ${number}`,
+      onclick: () => act(() => download(id, number)),
+    }, "Save")),
+  ];
+  byId("compare-table").replaceChildren(table(["", ...items.map(({ number }) => `Number ${number}`)], rows));
+  await ask(byId("compare"));
 }
 
 async function recommend(event) {
@@ -349,7 +405,7 @@ async function load() {
   const health = await call("GET", "/readyz");
   service(health.status === "ok" ? "ready" : "not ready", health.status === "ok" ? "good" : "warn",
     (health.reasons || []).join("; "));
-  show("warnings", [health.worker_count ?? null, health.warnings || []], warningNotices);
+  show("warnings", [health.worker_count ?? null, health.warnings || [], health.reasons || []], warningNotices);
   const [jobs, requests, releases] = await Promise.all(
     ["/jobs?limit=20", "/forget?limit=50", "/releases?limit=20"].map((path) => call("GET", path)));
   // The expiry changes with every call and is not shown; with it, every refresh would redraw.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Response, status
+from fastapi import APIRouter, BackgroundTasks, Query, Response, status
 
 from app.api.dependencies import (
     DEFAULT_PAGE,
@@ -27,6 +27,9 @@ from app.services.forget import (
     request_forget,
 )
 from app.services.pagination import list_requests
+
+#: The certificates of a request are numbered from 1.
+CertificateNumber = Annotated[int | None, Query(ge=1)]
 
 router = APIRouter(prefix="/forget", tags=["deletion requests"])
 
@@ -120,11 +123,18 @@ def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
 
 @router.get(
     "/{request_id}/certificate",
-    responses=problems("unknown-request", "certificate-not-ready", "invalid-input"),
+    responses=problems(
+        "unknown-request", "certificate-not-ready", "unknown-certificate", "invalid-input"
+    ),
 )
-def certificate(request_id: RequestPath, uow: Reading) -> dict[str, Any]:
-    """Return the newest signed certificate of a completed deletion, for `lethe verify`."""
-    return certificate_of(uow, request_id)
+def certificate(
+    request_id: RequestPath, uow: Reading, number: CertificateNumber = None
+) -> dict[str, Any]:
+    """Return the newest signed certificate of a completed deletion, for `lethe verify`.
+
+    With `number`, return that certificate.
+    """
+    return certificate_of(uow, request_id, number)
 
 
 @router.get("/{request_id}/certificates", responses=problems("unknown-request", "invalid-input"))

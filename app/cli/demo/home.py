@@ -1,4 +1,4 @@
-"""The demo's data directory, emptied for every run. No other directory is ever deleted."""
+"""The demo's data directory and ledger, emptied for every run. No other directory is deleted."""
 
 from __future__ import annotations
 
@@ -31,41 +31,47 @@ def demo_path() -> Path:
     return Path(os.environ.get("LETHE_HOME") or _DEFAULT).expanduser().absolute()
 
 
+def ledger_path(home: Path) -> Path:
+    """Return the directory of the demo's erasure ledger, beside its data directory."""
+    return home.with_name(f"{home.name}-ledger")
+
+
 @contextlib.contextmanager
 def fresh_home(path: Path) -> Iterator[Path]:
-    """Create or empty the demo's directory and lock it against a second demo.
+    """Create or empty the demo's two directories and lock them against a second demo.
 
     The directory of its erasure ledger beside it is emptied as well. Only a real directory with the
     demo's marker file is emptied. Raises ForeignDirectoryError or
     DemoRunningError.
     """
-    ledger = path.with_name(f"{path.name}-ledger")
+    ledger = ledger_path(path)
     for directory in (path, ledger):
-        _check_own(directory)
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / MARKER).open("a") as lock:
+        _require_own(directory)
+    for directory in (path, ledger):
+        directory.mkdir(parents=True, exist_ok=True)
+    marker = path / MARKER
+    with marker.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DemoRunningError(path=path) from error
-        # The marker stays, so that the next run may empty the directory if this one is cut off.
-        ledger.mkdir(exist_ok=True)
         (ledger / MARKER).touch()
         for directory in (path, ledger):
             _empty(directory)
         yield path
 
 
-def _check_own(directory: Path) -> None:
-    """Raise ForeignDirectoryError unless the directory is new, empty or has the marker file."""
-    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise ForeignDirectoryError(path=directory)
-    if directory.exists() and any(directory.iterdir()) and not (directory / MARKER).is_file():
-        raise ForeignDirectoryError(path=directory)
+def _require_own(path: Path) -> None:
+    """Raise ForeignDirectoryError unless the path is free or a directory of the demo."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise ForeignDirectoryError(path=path)
+    if path.exists() and any(path.iterdir()) and not (path / MARKER).is_file():
+        raise ForeignDirectoryError(path=path)
 
 
-def _empty(directory: Path) -> None:
-    for entry in directory.iterdir():
+def _empty(path: Path) -> None:
+    # The marker stays, so that the next run may empty the directory if this one is cut off.
+    for entry in path.iterdir():
         if entry.name == MARKER:
             continue
         if entry.is_dir() and not entry.is_symlink():

@@ -11,21 +11,27 @@ from rich.markup import escape
 from app.cli.client import ServiceError
 from app.cli.demo.load import BackgroundLoad
 from app.cli.demo.participants import choose_participants
+from app.cli.demo.second_certificate import (
+    certificate_comparison,
+    checked,
+    reason_not_to_wait,
+    seconds_to_issue,
+)
 from app.cli.failures import CommandError
 from app.cli.forget import UNFINISHED
 from app.cli.import_data import import_report, run_import
 from app.cli.jobs import audit_report, follow_job
 from app.cli.recommend import recommendations_table
+from app.cli.renewals import wait_until_exact
 from app.cli.screen import facts
 from app.cli.train import run_training, training_summary
 from app.cli.verify import certificate_summary
-from app.services.signatures import verify
-from app.services.signing_keys import trusted_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.cli.client import Service
+    from app.cli.demo.second_certificate import CheckedCertificate
     from app.cli.installation import Installation
     from app.cli.screen import Screen
 
@@ -43,7 +49,7 @@ class Scene:
 
 
 class Story:
-    """Runs and prints the steps: import, train, recommend, forget, verify."""
+    """Runs and prints the steps: import, train, recommend, forget, verify, renew, compare."""
 
     def __init__(self, scene: Scene, data: Path) -> None:
         self._screen = scene.screen
@@ -84,17 +90,22 @@ class Story:
         self._show_forgotten(service, participants.forgotten)
         other_after = service.recommend(other, 5)
         self._show_others(job, other, other_before, other_after)
-        payload = self._show_certificate(service, request["id"])
-        self._show_totals(job, seconds, figures)
-        return self._document | {
-            "address": service.url,
-            "request": request,
-            "job": job,
-            "seconds_to_completed": seconds,
-            "load": figures,
-            "others": {"user": other, "before": other_before, "after": other_after},
-            "certificate": payload,
-        }
+        certificate = self._show_certificate(service, request["id"])
+        renewal = self._renew(service, request, certificate, participants.others)
+        self._show_totals(job, (seconds, renewal["seconds_to_exact"]), figures)
+        return (
+            self._document
+            | {
+                "address": service.url,
+                "request": request,
+                "job": job,
+                "seconds_to_completed": seconds,
+                "load": figures,
+                "others": {"user": other, "before": other_before, "after": other_after},
+                "certificate": certificate.content,
+            }
+            | renewal
+        )
 
     def _delete(self, service: Service, user: str) -> tuple[dict[str, Any], dict[str, Any], float]:
         """Send the request and follow it to completion."""
@@ -133,8 +144,7 @@ class Story:
         self._screen.say(
             f"  before: {before}, now {old['status']}",
             f"  after:  [bold]{after}[/bold], on {serving} of {len(page['replicas'])} replicas",
-            f"  other users, meanwhile: {load['answered']} answered, {load['failed']} failed, "
-            f"slowest {load['slowest_ms']:.0f} ms",
+            f"  other users, meanwhile: {_answers(load)}",
         )
 
     def _show_forgotten(self, service: Service, user: str) -> None:
@@ -170,22 +180,61 @@ class Story:
             recommendations_table(after),
         )
 
-    def _show_certificate(self, service: Service, request_id: str) -> dict[str, Any]:
+    def _show_certificate(self, service: Service, request_id: str) -> CheckedCertificate:
         self._title(10, "Certificate, verified offline against this installation's key")
-        certificate = service.get(f"/forget/{request_id}/certificate")
-        with self._installation.uow(write=False) as uow:
-            keys = [trusted_key(key) for key in uow.signing_keys.all()]
-        verified = verify(certificate, keys)
-        self._screen.say(*certificate_summary(verified))
-        return verified.content
+        envelope = service.get(f"/forget/{request_id}/certificate?number=1")
+        certificate = checked(self._installation, envelope)
+        self._screen.say(*certificate_summary(certificate.verified))
+        return certificate
 
-    def _show_totals(self, job: dict[str, Any], seconds: float, load: dict[str, Any]) -> None:
+    def _renew(
+        self,
+        service: Service,
+        request: dict[str, Any],
+        first: CheckedCertificate,
+        others: tuple[str, ...],
+    ) -> dict[str, Any]:
+        """Wait until the deletion is exact, and compare the certificates; return the figures."""
+        self._title(11, "Renewal: the model is trained again, without the deleted rows")
+        answer: dict[str, Any] = {"renewal": None, "seconds_to_exact": None}
+        path = f"/forget/{request['id']}"
+        reason = reason_not_to_wait(self._installation, service.get(path))
+        if reason is not None:
+            self._screen.say(f"  {reason}")
+            return answer | {"exact_certificate": None, "load_during_renewal": None}
+        with BackgroundLoad(service, others) as load:
+            wait_until_exact(
+                self._screen,
+                lambda: service.get(path),
+                lambda: service.get("/jobs")["items"],
+            )
+        figures = load.figures()
+        second = checked(self._installation, service.get(f"{path}/certificate"))
+        self._screen.say(
+            f"  exact after [bold]{seconds_to_issue(second):.1f} s[/bold]",
+            f"  other users, meanwhile: {_answers(figures)}",
+        )
+        self._title(12, "Second certificate, verified as the first, and what changed")
+        self._screen.say(certificate_comparison(first, second))
+        return {
+            "renewal": service.get(f"/jobs/{second.content['job_id']}"),
+            "seconds_to_exact": seconds_to_issue(second),
+            "exact_certificate": second.content,
+            "load_during_renewal": figures,
+        }
+
+    def _show_totals(
+        self, job: dict[str, Any], seconds: tuple[float, float | None], load: dict[str, Any]
+    ) -> None:
+        """Show totals; `seconds` are those to the completion and to exactness."""
         train = self._document["train"]["metrics"]["tries"][-1]["training"]
-        self._title(11, "Totals")
+        completed, exact = seconds
+        self._title(12 if exact is None else 13, "Totals")
         self._screen.say(
             facts(
                 {
-                    "request to completed": f"{seconds:.1f} s",
+                    "request to completed": f"{completed:.1f} s",
+                    "request to exact": "later" if exact is None else f"{exact:.1f} s",
                     "training the first release": f"{train['fit_seconds']:.1f} s",
                     "rows deleted": job["metrics"].get("rows_deleted"),
                     "recommendations answered": load["answered"],
@@ -196,6 +245,12 @@ class Story:
 
     def _title(self, number: int, text: str) -> None:
         self._screen.say(f"\n[bold]{number}[/bold]  {text}")
+
+
+def _answers(load: dict[str, Any]) -> str:
+    return (
+        f"{load['answered']} answered, {load['failed']} failed, slowest {load['slowest_ms']:.0f} ms"
+    )
 
 
 def _require_progress(request: dict[str, Any]) -> None:

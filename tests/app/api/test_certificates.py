@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
 
+from app.domain.certificates import CertificateKind
 from app.services.secrets import load_signer
 from app.services.signatures import verify, verify_certificate
 from app.services.signing_keys import rotate, trusted_keys
@@ -45,6 +47,20 @@ def test_newest_certificate_and_all_certificates(world: World, completed: str) -
     content = verify_certificate(newest, load_signer(world.settings).public_pem())
     assert content["request_id"] == completed
     assert "u2" not in json.dumps(content)
+
+
+def test_certificate_is_returned_by_its_number(world: World, completed: str) -> None:
+    path = f"/forget/{completed}/certificate"
+    with world.uow() as uow:
+        (first,) = uow.certificates.of_request(completed)
+        second = replace(first, number=2, kind=CertificateKind.EXACT, envelope={"n": 2})
+        uow.certificates.add([second])
+    assert get(world, path).json() == {"n": 2}
+    assert get(world, f"{path}?number=2").json() == {"n": 2}
+    assert get(world, f"{path}?number=1").json() == first.envelope
+    unknown = get(world, f"{path}?number=3")
+    assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems/unknown-certificate")
+    assert get(world, f"{path}?number=0").status_code == 422
 
 
 def test_open_request_has_no_certificates(world: World) -> None:

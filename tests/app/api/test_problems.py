@@ -30,6 +30,7 @@ LOCKED = {
     "unknown-request": 404,
     "unknown-job": 404,
     "certificate-not-ready": 404,
+    "unknown-certificate": 404,
     "method-not-allowed": 405,
     "conflict": 409,
     "not-cancellable": 409,

@@ -18,7 +18,7 @@ from app.cli.processes import Child, Children
 from app.cli.root import application
 from app.cli.train import cancel_interrupted, training_summary
 from app.domain.catalog import Interaction
-from app.domain.jobs import JobStatus, Stage
+from app.domain.jobs import JobKind, JobStatus, Stage
 from app.services.jobs import advance, claim, start_training
 from app.settings import get_settings
 from tests.support.command_line import document, lethe
@@ -220,6 +220,17 @@ def test_job_is_cancelled_by_the_command(home: Path) -> None:
     assert "has ended already" in again.stdout
     for arguments in (("jobs", "cancel"), ("jobs", job_id, "cancel")):
         assert lethe(*arguments).exit_code == 2
+
+
+def test_renewal_is_listed_with_its_reason(home: Path) -> None:
+    data = home.parent / "ratings.csv"
+    data.write_text("user,item,rating,timestamp\nann,i1,4,10\nbob,i1,5,12\n")
+    document("import", str(data))
+    with open_installation(get_settings()) as installation, installation.uow() as uow:
+        job_id = start_training(uow, JobKind.RENEW, {"reason": "drift"}).id
+    assert document("jobs", job_id)["reason"] == "drift"
+    assert "(drift)" in lethe("jobs").stdout
+    assert "drift" in lethe("jobs", job_id).stdout
 
 
 STUBBORN_CHILD = """

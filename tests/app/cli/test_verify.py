@@ -66,6 +66,49 @@ def test_signature_is_valid_under_the_installations_key(certificate: Path) -> No
     assert answer["key_id"] in text
 
 
+@pytest.fixture
+def second(certificate: Path, tmp_path: Path) -> Path:
+    """Return a certificate that cites the other one."""
+    return citing(certificate, tmp_path / "second.json")
+
+
+def citing(certificate: Path, path: Path, **changes: Any) -> Path:
+    """Write a certificate whose citation of `certificate` has these changes; return its path."""
+    signer = load_signer(get_settings())
+    envelope = json.loads(certificate.read_text())
+    # What `jq -cjS . | sha256sum` computes, as docs/guides/certificates.md says.
+    text = json.dumps(envelope, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    cites = {"number": 1, "sha256": hashlib.sha256(text.encode()).hexdigest()} | changes
+    predicate = content(signer, registered_keys()[0].valid_from.isoformat())
+    predicate |= {"kind": "exact", "number": 2, "cites": cites}
+    envelope = signer.sign(predicate, name="rel_2", sha256=hashlib.sha256().hexdigest())
+    path.write_text(json.dumps(envelope, indent=2))
+    return path
+
+
+def test_second_certificate_cites_the_first(certificate: Path, second: Path) -> None:
+    assert lethe("verify", str(second), "--cites", str(certificate)).exit_code == 0
+    other = lethe("verify", str(certificate), "--cites", str(second))
+    assert other.exit_code == 1
+    assert "does not cite" in other.stdout
+
+
+@pytest.mark.parametrize("changes", [{"number": 2}, {"sha256": "0" * 64}])
+def test_citation_of_another_certificate_is_refused(
+    certificate: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    other = citing(certificate, tmp_path / "other.json", **changes)
+    assert lethe("verify", str(other)).exit_code == 0
+    assert lethe("verify", str(other), "--cites", str(certificate)).exit_code == 1
+
+
+def test_cited_certificate_must_be_valid(certificate: Path, second: Path) -> None:
+    altered = json.loads(certificate.read_text())
+    altered["signatures"][0]["sig"] = "AAAA"
+    certificate.write_text(json.dumps(altered))
+    assert lethe("verify", str(second), "--cites", str(certificate)).exit_code == 1
+
+
 def test_signature_is_valid_under_a_given_key(certificate: Path, tmp_path: Path) -> None:
     public = tmp_path / "public.pem"
     public.write_bytes(load_signer(get_settings()).public_pem())

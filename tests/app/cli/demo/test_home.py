@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.cli.demo.home import DemoRunningError, ForeignDirectoryError, fresh_home
+from app.cli.demo.home import DemoRunningError, ForeignDirectoryError, fresh_home, ledger_path
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,25 @@ def test_existing_demo_directory_is_emptied_except_for_its_marker(tmp_path: Path
         (home / "old" / "file").touch()
     with fresh_home(tmp_path / "demo") as home:
         assert [entry.name for entry in home.iterdir()] == [".lethe-demo"]
+
+
+def test_ledger_beside_the_directory_is_emptied_too(tmp_path: Path) -> None:
+    """Otherwise the next run would find the entries of a database that is gone."""
+    with fresh_home(tmp_path / "demo") as home:
+        ledger = ledger_path(home)
+        assert str(ledger) == Settings(home=home).ledger_root
+        (ledger / "entry").touch()
+    with fresh_home(tmp_path / "demo"):
+        assert [entry.name for entry in ledger.iterdir()] == [".lethe-demo"]
+
+
+def test_foreign_directory_in_the_place_of_the_ledger_stays(tmp_path: Path) -> None:
+    (tmp_path / "demo-ledger").mkdir()
+    (tmp_path / "demo-ledger" / "precious").touch()
+    with pytest.raises(ForeignDirectoryError), fresh_home(tmp_path / "demo"):
+        pytest.fail("a foreign directory was emptied")
+    assert (tmp_path / "demo-ledger" / "precious").exists()
+    assert not (tmp_path / "demo").exists()
 
 
 def test_symlink_inside_is_removed_and_not_followed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from app.api.metrics import Metrics
 from app.api.middleware import BodyLimit, LedgerRetry, Observer
 from app.api.routes import ROUTERS
 from app.api.state import Gateway
+from app.services.restore import reconciler
 from app.services.secrets import load_pseudonyms
 from app.serving.recommend.service import RecommendService
 from app.serving.replica.release_loader import ReleaseLoader, make_scorer_backend
@@ -73,7 +74,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def make_gateway(settings: Settings, database: Database) -> Gateway:
     """Create the components of a gateway without starting threads."""
     pseudonyms = load_pseudonyms(settings)
-    uow = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+    uow = UnitOfWorkFactory(
+        database, open_ledger(settings.ledger_root, pseudonyms), reconciler(pseudonyms, settings)
+    )
     first_stage = FirstStage(uow, pseudonyms)
     artifacts = ArtifactStore(settings.artifacts_root, settings.home / "cache")
     loader = ReleaseLoader(artifacts, make_scorer_backend(settings, artifacts))

@@ -70,6 +70,7 @@ def _relay(settings: Settings, stop: Event) -> None:
     """Send wake-up messages to the broker."""
     if settings.broker_url is None:
         raise LetheError("The relay sends messages to a broker. Set LETHE_BROKER_URL.")
+    from app.services.restore import reconciler  # noqa: PLC0415
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415
     from app.storage.ledger import open_ledger  # noqa: PLC0415
     from worker.celery_app import TASK_NAME, make_celery  # noqa: PLC0415
@@ -78,7 +79,9 @@ def _relay(settings: Settings, stop: Event) -> None:
 
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
-    factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+    factory = UnitOfWorkFactory(
+        database, open_ledger(settings.ledger_root, pseudonyms), reconciler(pseudonyms, settings)
+    )
     celery = make_celery(settings)
 
     def send(entity_id: str) -> None:
@@ -94,7 +97,7 @@ def _relay(settings: Settings, stop: Event) -> None:
 
 def _import(settings: Settings, options: argparse.Namespace) -> None:
     """Import a data set and write the progress as JSON lines to standard output."""
-    from app.services.restore import open_data  # noqa: PLC0415
+    from app.services.restore import open_data, reconciler  # noqa: PLC0415
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415
     from app.storage.ledger import open_ledger  # noqa: PLC0415
     from worker.importer import run_import  # noqa: PLC0415
@@ -102,7 +105,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
     ledger = open_ledger(settings.ledger_root, pseudonyms)
-    factory = UnitOfWorkFactory(database, ledger)
+    factory = UnitOfWorkFactory(database, ledger, reconciler(pseudonyms, settings))
     try:
         with factory() as uow:
             open_data(uow, ledger, pseudonyms, settings)

@@ -13,7 +13,7 @@ import structlog
 
 from app.domain.errors import InvalidInputError
 from app.services import signing_keys
-from app.services.restore import open_data
+from app.services.restore import open_data, reconciler
 from app.services.secrets import load_pseudonyms, load_signer
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
@@ -79,7 +79,7 @@ def build_context(
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
     ledger = open_ledger(settings.ledger_root, pseudonyms)
-    uow_factory = UnitOfWorkFactory(database, ledger)
+    uow_factory = UnitOfWorkFactory(database, ledger, reconciler(pseudonyms, settings))
     with uow_factory() as uow:
         open_data(uow, ledger, pseudonyms, settings)
         signing_keys.register(uow, load_signer(settings))

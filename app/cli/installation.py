@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.failures import BadInputError
 from app.private_files import protect_home
-from app.services.restore import open_data
+from app.services.restore import open_data, reconciler
 from app.services.secrets import load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.ledger import open_ledger
@@ -43,7 +43,7 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
         migrate(database)
         pseudonyms = load_pseudonyms(settings)
         ledger = open_ledger(settings.ledger_root, pseudonyms)
-        factory = UnitOfWorkFactory(database, ledger)
+        factory = UnitOfWorkFactory(database, ledger, reconciler(pseudonyms, settings))
         with factory() as uow:
             open_data(uow, ledger, pseudonyms, settings)
         yield Installation(settings=settings, uow=factory, pseudonyms=pseudonyms)

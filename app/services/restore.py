@@ -23,7 +23,7 @@ from app.services.restored_subjects import find_subjects
 from app.services.secrets import check_hash_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from app.domain.ledger import LedgerEntry
     from app.services.pseudonyms import Pseudonyms
@@ -123,6 +123,17 @@ def reconcile_installation(
         return False
     with factory() as uow:
         return reconcile(uow, ledger, pseudonyms, settings) != Reconciled()
+
+
+def reconciler(
+    pseudonyms: Pseudonyms, settings: Settings
+) -> Callable[[UnitOfWork, Ledger], Reconciled]:
+    """Return `reconcile` for this installation, which units of work call when they are stopped."""
+
+    def call(uow: UnitOfWork, ledger: Ledger) -> Reconciled:
+        return reconcile(uow, ledger, pseudonyms, settings)
+
+    return call
 
 
 def require_current(uow: UnitOfWork, ledger: Ledger | None) -> None:

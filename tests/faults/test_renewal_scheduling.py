@@ -9,6 +9,7 @@ import pytest
 
 from app.domain.errors import LeaseLostError
 from app.domain.jobs import INTERRUPTIBLE_STATUSES, PREEMPTED, JobKind, JobStatus, Stage
+from app.domain.renewal import ExactMode
 from app.domain.requests import Outcome, RequestStatus
 from app.services.forget import cancel_forget
 from app.services.jobs import claim, start_training
@@ -50,7 +51,9 @@ def installation(database: Database, tmp_path: Path) -> Iterator[Installation]:
 
 
 def with_mode(installation: Installation, mode: str) -> None:
-    installation.settings = installation.context.settings.model_copy(update={"exact": mode})
+    installation.settings = installation.context.settings.model_copy(
+        update={"exact": ExactMode(mode)}
+    )
     object.__setattr__(installation.context, "settings", installation.settings)
 
 

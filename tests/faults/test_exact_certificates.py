@@ -128,12 +128,13 @@ def check_exact(installation: Installation, request_id: str, job_id: str) -> dic
     assert audits[job_id] is Outcome.EXACT
     # The approximate release is destroyed.
     assert installation.context.artifacts.published() == [live_path(installation)]
-    assert renewal.parent_release == deletion["release"]
     with installation.context.uow_factory(write=False) as uow:
-        old = uow.releases.get(deletion["release"])
-    assert old is not None
-    assert old.shredded_at is not None
-    assert old.digest in exact["shredded"].values()
+        old_ids = (deletion["release"], renewal.parent_release)
+        first_release, parent = [uow.releases.get(release_id or "") for release_id in old_ids]
+    assert first_release is not None
+    assert first_release.shredded_at is not None
+    assert parent is not None
+    assert parent.digest in exact["shredded"].values()
     assert installation.staged() == []
     return exact
 

@@ -53,7 +53,8 @@ def certify(run: JobRun) -> None:
             if len(certified_ids) < exactness.REQUESTS_PER_TRANSACTION:
                 _end(run, uow, signer, evidence)
                 is_ended = True
-        log.info("deletions_exact", job=run.job.id, requests=len(certified_ids))
+        if certified_ids:
+            log.info("deletions_exact", job=run.job.id, requests=len(certified_ids))
 
 
 def _end(run: JobRun, uow: UnitOfWork, signer: Signer, evidence: Evidence) -> None:

@@ -40,7 +40,7 @@ class RenewalReason(StrEnum):
     AGE = "age"
 
 
-#: A renewal starts this many training times before the earliest deadline.
+#: A renewal starts at least this many training times before the earliest deadline.
 SAFETY_FACTOR: Final = 2.0
 #: With `soon`, the oldest approximate deletion waits at most this many training times.
 AGE_FACTOR: Final = 4.0
@@ -63,6 +63,9 @@ class RenewalPolicy:
     drift_rows: float = 0.1
     #: Relative increase of the mean loss that fast unlearning may cause.
     drift_loss: float = 0.05
+    #: Time before the latest start at which a renewal starts for its deadline, for outages, failed
+    #: renewals, urgent batches, and many certificates.
+    margin_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +206,8 @@ def _starts(
         reason = RenewalReason.LATE if is_late else RenewalReason.DEADLINE
         # A batch that is due goes first only if the renewal can still start in time after it.
         batch_seconds = state.batch_seconds if state.batch_due_at is not None else 0.0
-        yield due_at - SAFETY_FACTOR * seconds - batch_seconds, reason
+        lead_seconds = SAFETY_FACTOR * seconds + policy.margin_seconds + batch_seconds
+        yield due_at - lead_seconds, reason
     if is_budget_spent(policy, state.forgotten_share, state.drift):
         yield state.now, RenewalReason.DRIFT
     if mode is ExactMode.SOON and state.waiting == 0:

@@ -40,6 +40,8 @@ _REQUEST_STATUS: Final = {
     JobStatus.ROLLING_OUT: RequestStatus.ROLLING_OUT,
 }
 
+_DAY_SECONDS: Final = 86_400.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
@@ -235,6 +237,7 @@ def sweep(uow: UnitOfWork, settings: Settings) -> Sweep:
     A job past the flip is never abandoned. Queued jobs get a message too, because the broker may
     have lost the first message.
     """
+    uow.requests.stamp_assurance(settings.exact_days * _DAY_SECONDS)
     abandoned: list[str] = []
     woken = uow.jobs.claimable()
     for job in uow.jobs.expired():

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWork
 
+_DAY: Final = 86_400.0
+#: A renewal for its deadline starts earlier than needed by this share of LETHE_EXACT_DAYS, but by
+#: one day at most.
+_MARGIN_SHARE: Final = 0.1
+_LARGEST_MARGIN: Final = _DAY
 #: The shortest time between two tries of a renewal, in seconds, also with LETHE_RETRY_DELAY=0:
 #: without a pause, a renewal that always fails would leave no time for batches.
 MIN_RETRY_SECONDS: Final = 1.0
@@ -47,6 +52,7 @@ def policy(settings: Settings) -> RenewalPolicy:
         soon_seconds=settings.exact_soon_seconds,
         drift_rows=settings.drift_rows,
         drift_loss=settings.drift_loss,
+        margin_seconds=min(_LARGEST_MARGIN, _MARGIN_SHARE * settings.exact_days * _DAY),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, exists, func, insert, or_, select, update
+from sqlalchemy import Double, and_, case, exists, func, insert, or_, select, type_coerce, update
 
 from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
@@ -359,9 +359,23 @@ class RequestRepository(Repository):
             .where(
                 RequestRow.assurance == Assurance.APPROXIMATE.value,
                 RequestRow.status == _R.COMPLETED.value,
-                RequestRow.completed_version <= data_version,
+                # Earlier versions did not always record the version.
+                func.coalesce(RequestRow.completed_version, 0) <= data_version,
             )
             .limit(limit)
+        )
+
+    def stamp_assurance(self, exact_seconds: float) -> None:
+        """Mark deletions that workers of an earlier version completed as approximate."""
+        created_at = type_coerce(RequestRow.created_at, Double)
+        exact_due_at = type_coerce(RequestRow.exact_due_at, Double)
+        self._connection.execute(
+            _update(
+                RequestRow.assurance == Assurance.NONE.value,
+                _in([_R.COMPLETED]),
+                assurance=Assurance.APPROXIMATE.value,
+                exact_due_at=func.coalesce(exact_due_at, created_at + exact_seconds),
+            )
         )
 
     def make_exact(self, request_ids: Iterable[str], job_id: str, exact_at: datetime) -> None:

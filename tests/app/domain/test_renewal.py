@@ -362,3 +362,17 @@ def test_stream_of_batches_never_delays_an_exact_training_beyond_its_deadline(
             return
         clock += 1.0
     pytest.fail("the deadline is missed")
+
+
+def test_margin_starts_a_renewal_earlier_and_lets_a_batch_interrupt_it() -> None:
+    policy = RenewalPolicy(mode=ExactMode.DEADLINE, margin_seconds=1000.0)
+    waiting = RenewalState(
+        now=0.0, approximate=1, earliest_due_at=10_000.0, training_seconds=100.0, waiting=1
+    )
+    start_at = plan(waiting, policy).start_at
+    assert start_at == 10_000.0 - 200.0 - 1000.0
+    running = replace(
+        waiting, now=start_at + 10.0, running_since=start_at, batch_due_at=start_at + 5
+    )
+    assert may_preempt(running)
+    assert not may_preempt(replace(running, now=9_900.0))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import update
 
 from app.domain.errors import (
     IllegalTransitionError,
@@ -17,7 +19,7 @@ from app.domain.errors import (
     UnknownJobError,
 )
 from app.domain.jobs import Failure, Job, JobKind, JobStatus, Lease, Stage
-from app.domain.requests import ForgetRequest, RequestStatus
+from app.domain.requests import Assurance, ForgetRequest, RequestStatus
 from app.services.jobs import (
     advance,
     claim,
@@ -31,6 +33,7 @@ from app.services.jobs import (
 )
 from app.services.pagination import list_jobs, list_requests
 from app.settings import Settings
+from app.storage.tables import RequestRow
 
 if TYPE_CHECKING:
     from app.storage.unit_of_work import UnitOfWorkFactory
@@ -221,6 +224,21 @@ def test_sweeper_abandons_job_without_attempts_left(
         stored = uow.requests.get(request.id)
         assert (stored.status, stored.failures, stored.job_id) == (RequestStatus.BATCHED, 0, None)
         assert stored.last_failure == "waiting: worker-lost"
+
+
+def test_deletion_that_an_earlier_version_completed_becomes_exact_later(
+    catalog: UnitOfWorkFactory, forget: Forget
+) -> None:
+    request = forget("ann")
+    earlier = {"status": "completed", "exact_due_at": None}
+    with catalog.database.write.begin() as connection:
+        connection.execute(update(RequestRow).values(**earlier))
+    with catalog() as uow:
+        sweep(uow, SETTINGS)
+    with catalog(write=False) as uow:
+        stamped = uow.requests.get(request.id)
+    assert stamped.assurance is Assurance.APPROXIMATE
+    assert stamped.exact_due_at == stamped.created_at + timedelta(days=SETTINGS.exact_days)
 
 
 @pytest.mark.usefixtures("training")

@@ -47,6 +47,12 @@ def test_demo_forgets_a_user_while_others_are_served(
     assert document["load"]["answered"] > 0
     assert document["certificate"]["request_id"] == document["request"]["id"]
     assert document["others"]["after"]["release"] == document["job"]["release"]
+    assert document["renewal"]["status"] == "succeeded"
+    assert (
+        document["exact_certificate"]["cites"]["number"] == document["certificate"]["number"] == 1
+    )
+    assert document["seconds_to_exact"] > document["seconds_to_completed"]
+    assert document["load_during_renewal"]["failed"] == 0
     assert processes_of(environment["LETHE_HOME"]) == []
 
 

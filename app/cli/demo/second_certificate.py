@@ -73,10 +73,10 @@ def certificate_comparison(first: CheckedCertificate, second: CheckedCertificate
     rows = [(name, *(content[name] for content in pair)) for name in _COMPARED]
     rows += [
         (
-            "time after the request",
+            "after the 202",
             *(f"{seconds_to_issue(each):.1f} s" for each in (first, second)),
         ),
-        ("cites", "nothing", f"number {cited['number']}, SHA-256 {cited['sha256'][:16]}…"),
+        ("cites", "nothing", f"{cited['number']}: {cited['sha256'][:16]}…"),
     ]
     return table("", "first", "second", rows=rows)
 

@@ -55,7 +55,7 @@ def test_comparison_shows_times_and_the_cited_certificate(
     shown = capsys.readouterr().out
     assert "4.5 s" in shown
     assert "45.0 s" in shown
-    assert f"number 1, SHA-256 {digest[:16]}…" in shown
+    assert f"1: {digest[:16]}…" in shown
 
 
 @pytest.mark.parametrize("cited", [{"number": 1, "sha256": "0" * 64}, {"number": 2}])

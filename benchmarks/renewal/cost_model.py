@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COMPUTED: Final = frozenset(
     {"claim", Stage.SNAPSHOT, Stage.TRAIN, Stage.UNLEARN, Stage.MERGE, Stage.AUDIT}
 )
+#: Stages whose time grows with the requests of a batch, also before the first release.
+_PER_REQUEST: Final = (Stage.DELETE_ROWS, Stage.CERTIFY)
 
 
 class CostsError(ValueError):
@@ -39,6 +41,8 @@ class Costs:
     shred: float
     #: Seconds of one more certificate in the stage `certify`.
     certificate: float
+    #: The least seconds of one more request beyond the largest measured batch.
+    request: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -59,10 +63,6 @@ class Costs:
         if not trainings or not by_size:
             raise CostsError("Neither trainings nor forget jobs without escalation were measured.")
         sizes = sorted(by_size)
-        smallest, largest = (
-            fmean(stages[Stage.CERTIFY] for stages in by_size[size])
-            for size in (sizes[0], sizes[-1])
-        )
         return cls(
             sizes=tuple(map(float, sizes)),
             batches=tuple(fmean(sum(job.values()) for job in by_size[size]) for size in sizes),
@@ -71,8 +71,9 @@ class Costs:
                 for stages in trainings
             ),
             roll_out=fmean(stages[Stage.PUBLISH] + stages[Stage.ROLL_OUT] for stages in trainings),
-            shred=fmean(stages[Stage.SHRED] for stages in trainings),
-            certificate=max(largest - smallest, 0.0) / max(sizes[-1] - sizes[0], 1),
+            shred=fmean(stages[Stage.SHRED] for own in by_size.values() for stages in own),
+            certificate=_slope(jobs, (Stage.CERTIFY,)),
+            request=_slope(jobs, _PER_REQUEST),
         )
 
     def with_training(self, seconds: float) -> Self:
@@ -82,17 +83,20 @@ class Costs:
 
     def with_batch(self, seconds: float) -> Self:
         """Replace the forget jobs by jobs that take `seconds`, whatever their size."""
-        return replace(self, sizes=(1.0,), batches=(seconds,))
+        return replace(self, sizes=(1.0,), batches=(seconds,), request=0.0)
 
     def batch_seconds(self, size: int) -> float:
         """Return the seconds of a forget job with `size` requests.
 
-        The function continues beyond the largest measured size with the slope of the last piece.
+        The function continues beyond the largest measured size with the slope of the last piece,
+        or with the seconds of deleting rows and certifying, if these are more.
         """
         sizes, batches = self.sizes, self.batches
-        if size <= sizes[-1] or len(sizes) == 1:
+        if size <= sizes[-1]:
             return float(np.interp(size, sizes, batches))
-        slope = max(batches[-1] - batches[-2], 0.0) / (sizes[-1] - sizes[-2])
+        slope = self.request
+        if len(sizes) > 1:
+            slope = max(slope, (batches[-1] - batches[-2]) / (sizes[-1] - sizes[-2]))
         return batches[-1] + slope * (size - sizes[-1])
 
     def deletions_per_day(self, size: int) -> float:
@@ -106,7 +110,24 @@ def _seconds(job: Mapping[str, Any]) -> dict[str, float]:
     Building weights is computation of one thread, so its processor seconds count. Other stages wait
     for replicas and for files.
     """
+    processor = job.get("stage_cpu_seconds", {})
     return {
-        stage: float(job["stage_cpu_seconds"][stage] if stage in _COMPUTED else seconds)
+        stage: float(processor.get(stage, seconds) if stage in _COMPUTED else seconds)
         for stage, seconds in job["stage_seconds"].items()
     }
+
+
+def _slope(jobs: Sequence[Mapping[str, Any]], stages: tuple[Stage, ...]) -> float:
+    """Return the seconds of one more request in these stages; raises CostsError.
+
+    Deletions before the first release, which change no weights, have the least noise.
+    """
+    points = sorted(
+        (int(job["size"]), sum(float(job["stage_cpu_seconds"][stage]) for stage in stages))
+        for job in jobs
+        if job["kind"] == JobKind.FORGET and not job["attempts"]
+    )
+    if not points or points[0][0] == points[-1][0]:
+        raise CostsError("No deletions of two sizes before the first release were measured.")
+    (smallest, least), (largest, most) = points[0], points[-1]
+    return max(most - least, 0.0) / (largest - smallest)

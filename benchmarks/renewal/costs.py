@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -90,28 +90,28 @@ def _gateway(settings: Settings) -> Iterator[Service]:
 
 
 def _run_jobs(context: WorkerContext, service: Service, options: Options) -> list[dict[str, Any]]:
-    """Run the trainings and, smallest batches first, the forget jobs."""
-    jobs = []
+    """Run deletions before the first release, the trainings and, smallest first, forget jobs."""
+    users = iter(_users(context))
+    sizes = (options.sizes[0], options.sizes[-1])
+    jobs = [_forget(context, service, users, size) for size in sizes]
     for number in range(options.trainings):
         with context.uow_factory() as uow:
             start_training(uow, JobKind.RENEW if number else JobKind.TRAIN)
         jobs.append(_run(context, size=0))
         wait_until_ready(service, 1)
-    users = _users(context)
     for size in options.sizes:
-        own_size = replace(
-            context, settings=context.settings.model_copy(update={"batch_size": size})
-        )
-        for _ in range(options.repetitions):
-            if len(users) < 2 * size:
-                raise SetUpFailedError(
-                    f"{len(users)} users are left, too few for a batch of {size}. Reduce --sizes."
-                )
-            batch, users = users[:size], users[size:]
-            for user in batch:
-                service.call("POST", "/forget", json={"user_id": user})
-            jobs.append(_run(own_size, size))
+        jobs += [_forget(context, service, users, size) for _ in range(options.repetitions)]
     return jobs
+
+
+def _forget(
+    context: WorkerContext, service: Service, users: Iterator[str], size: int
+) -> dict[str, Any]:
+    """Request the deletion of the next `size` users, and run their job."""
+    for user in islice(users, size):
+        service.call("POST", "/forget", json={"user_id": user})
+    settings = context.settings.model_copy(update={"batch_size": size})
+    return _run(replace(context, settings=settings), size)
 
 
 def _users(context: WorkerContext) -> list[str]:
@@ -147,7 +147,7 @@ def _run(context: WorkerContext, size: int) -> dict[str, Any]:
         "size": size,
         "attempts": [
             {name: attempt[name] for name in ("method", "outcome")}
-            for attempt in job.metrics["tries"]
+            for attempt in job.metrics.get("tries", [])
         ],
         "rows_deleted": job.metrics.get("rows_deleted", 0),
         "stage_seconds": wall,

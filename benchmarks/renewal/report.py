@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.unlearning import plots
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Results = dict[str, Any]
@@ -16,7 +17,7 @@ Row = dict[str, Any]
 
 _UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 _WAIT: Final = "waited_for_renewal"
-_COLUMNS: Final = (
+_COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
     ("batches", lambda f: f"{f['batches']:,}"),
     ("renewals", lambda f: f"{f['renewals']:,}"),
     ("preempted", lambda f: f"{f['preemptions']:,}"),

@@ -12,9 +12,10 @@ from benchmarks.renewal import scenarios
 from benchmarks.renewal.simulation import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from benchmarks.renewal.cost_model import Costs
+    from benchmarks.renewal.scenarios import Named
     from benchmarks.renewal.simulation import Scenario
 
 _CAPACITY_SIZES: Final = (1, 8, 32, 128, 512, 2_048)
@@ -33,18 +34,25 @@ class Options:
 
 def simulate_all(options: Options, report: Callable[[int, int], None]) -> dict[str, Any]:
     """Simulate every scenario and return the document of the results."""
-    named = list(scenarios.all_scenarios(options.costs, options.days, options.seed, options.rates))
-    # Scenarios that differ in nothing but the name of the mode are simulated once.
-    distinct = list({repr(_resolved(own.scenario)): own.scenario for own in named}.values())
-    # The longest first, so that none of them is left for the end.
-    distinct.sort(key=lambda scenario: -scenario.demand.per_day)
+    scenarios_of_year = distinct(options)
     figures: dict[str, dict[str, Any]] = {}
     # A child that is forked while another thread holds a lock would wait forever.
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(figures_of, own): repr(_resolved(own)) for own in distinct}
+        futures = {pool.submit(figures_of, own): key for key, own in scenarios_of_year.items()}
         for future in as_completed(futures):
             figures[futures[future]] = future.result()
-            report(len(figures), len(distinct))
+            report(len(figures), len(futures))
+    return assemble(options, figures)
+
+
+def distinct(options: Options) -> dict[str, Scenario]:
+    """Return the scenarios by key, without those that only name the default mode, largest first."""
+    named = sorted(_named(options), key=lambda own: -own.per_day)
+    return {_key(own.scenario): own.scenario for own in named}
+
+
+def assemble(options: Options, figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the document of the results."""
     costs = options.costs
     return {
         "days": options.days,
@@ -65,11 +73,15 @@ def simulate_all(options: Options, report: Callable[[int, int], None]) -> dict[s
                 "model": own.model,
                 "mode": own.mode,
                 "name": own.name,
-                "figures": figures[repr(_resolved(own.scenario))],
+                "figures": figures[_key(own.scenario)],
             }
-            for own in named
+            for own in _named(options)
         ],
     }
+
+
+def _named(options: Options) -> list[Named]:
+    return list(scenarios.all_scenarios(options.costs, options.days, options.seed, options.rates))
 
 
 def figures_of(scenario: Scenario) -> dict[str, Any]:
@@ -77,11 +89,14 @@ def figures_of(scenario: Scenario) -> dict[str, Any]:
     return simulate(scenario).figures()
 
 
-def _resolved(scenario: Scenario) -> Scenario:
-    """Return the scenario with the mode that all its trainings have by default."""
+def _key(scenario: Scenario) -> str:
+    """Return a text that is equal for scenarios with equal results.
+
+    The default mode is replaced by the mode that all trainings of the scenario have by default.
+    """
     trainings = [seconds + scenario.costs.roll_out for seconds in scenario.costs.trainings]
     modes = {effective_mode(scenario.policy, seconds) for seconds in trainings}
     if len(modes) > 1:
-        return scenario
+        return repr(scenario)
     settings = scenario.settings.model_copy(update={"exact": modes.pop()})
-    return replace(scenario, settings=settings)
+    return repr(replace(scenario, settings=settings))

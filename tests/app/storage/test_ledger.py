@@ -16,7 +16,7 @@ from app.domain.errors import (
     LedgerDamagedError,
     LedgerUnavailableError,
 )
-from app.domain.ledger import LedgerHead
+from app.domain.ledger import LedgerHead, LedgerRecord
 from app.storage import ledger_objects
 from app.storage.ledger import Ledger, open_ledger
 from app.storage.ledger_objects import LocalObjects

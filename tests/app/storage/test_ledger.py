@@ -1,68 +1,31 @@
-"""Entries of the ledger are created once, durably and privately; broken stores answer in time."""
+"""Entries of the ledger are created once, durably and privately."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
-import subprocess
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from app.domain.errors import (
-    InvalidInputError,
     LedgerAheadError,
     LedgerDamagedError,
     LedgerUnavailableError,
 )
-from app.domain.ledger import LedgerEvent, LedgerHead, LedgerRecord
+from app.domain.ledger import LedgerHead, LedgerRecord
 from app.storage import ledger_objects
 from app.storage.ledger import Ledger, open_ledger
-from app.storage.ledger_objects import BoundedObjects, LocalObjects, RemoteObjects, open_objects
-from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
+from app.storage.ledger_objects import LocalObjects
+from tests.support.ledgers import RECORD, append
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.services.pseudonyms import Pseudonyms
-    from app.storage.engine import Database
-
-ROOT = Path(__file__).parents[3]
-WRITER = ROOT / "tests" / "support" / "ledger_writer.py"
-RECORD = LedgerRecord(
-    event=LedgerEvent.CONSENTED, at=datetime(2026, 1, 1, tzinfo=UTC), subject_hashes=("ab" * 32,)
-)
-
-
-def append(ledger: Ledger, count: int, head: LedgerHead | None = None) -> LedgerHead:
-    head = head or LedgerHead()
-    for number in range(count):
-        head = ledger.append(head, [RECORD], number)
-    return head
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "ledger"
-
-
-@pytest.fixture
-def directory(root: Path, pseudonyms: Pseudonyms) -> Path:
-    return root / pseudonyms.fingerprint()[:16]
-
-
-@pytest.fixture
-def ledger(root: Path, pseudonyms: Pseudonyms) -> Ledger:
-    return open_ledger(str(root), pseudonyms)
 
 
 @pytest.fixture(params=["path", "file", "memory", "dir"])
@@ -268,171 +231,3 @@ def test_vanished_directory_starts_no_second_ledger(ledger: Ledger, root: Path) 
     assert not root.exists()
     root.with_name("elsewhere").rename(root)
     assert ledger.append(head, [RECORD], 3).number == 3
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES])
-def test_disk_that_refuses_makes_the_ledger_unavailable(
-    ledger: Ledger, directory: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    head = append(ledger, 1)
-
-    def refuse(_descriptor: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse)
-        with pytest.raises(LedgerUnavailableError):
-            ledger.append(head, [RECORD], 2)
-    bucket = directory / "entries" / "000000000"
-    assert os.listdir(bucket) == ["000000000001.json"]  # noqa: PTH208 # hidden files as well
-    assert ledger.append(head, [RECORD], 2).number == 2
-
-
-def test_directory_that_cannot_be_created_names_the_setting(
-    tmp_path: Path, pseudonyms: Pseudonyms
-) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InvalidInputError, match=r"cannot be created.*Set LETHE_LEDGER_URL"):
-        open_ledger(str(tmp_path / "file" / "ledger"), pseudonyms)
-
-
-@pytest.mark.parametrize("url", ["foo://secret@host/x", "memory://", "::", "file://", "s3://"])
-def test_url_that_cannot_be_used_names_the_setting(url: str) -> None:
-    with pytest.raises(InvalidInputError, match="LETHE_LEDGER_URL") as raised:
-        open_objects(url, "0" * 16)
-    assert "secret" not in str(raised.value)
-
-
-def test_store_that_does_not_respond_is_given_up(root: Path, pseudonyms: Pseudonyms) -> None:
-    released, calls = threading.Event(), []
-
-    class Blocking(LocalObjects):
-        def create(self, name: str, content: bytes) -> None:
-            calls.append(name)
-            if len(calls) == 1:
-                released.wait()
-            super().create(name, content)
-
-    objects = BoundedObjects(Blocking(root, "0" * 16), 0.05)
-    ledger = Ledger(objects, pseudonyms.ledger_key())
-    for _ in range(3):
-        with pytest.raises(LedgerUnavailableError):
-            ledger.append(LedgerHead(), [RECORD], 1)
-    assert len(calls) == 1  # While the first call blocks, further calls fail at once.
-    late = objects._late
-    assert late is not None
-    released.set()
-    late.result(30)
-    # The late call created its entry, of which the database knows nothing.
-    unbounded = Ledger(LocalObjects(root, "0" * 16), pseudonyms.ledger_key())
-    with pytest.raises(LedgerAheadError):
-        unbounded.append(LedgerHead(), [RECORD], 1)
-
-
-class WithoutConditions(MemoryFileSystem):
-    """A store whose `pipe_file` ignores unknown arguments."""
-
-    def pipe_file(self, path: str, value: bytes, **_kwargs: Any) -> None:
-        super().pipe_file(path, value)
-
-
-def test_store_without_conditional_create_replaces_nothing() -> None:
-    objects = RemoteObjects(WithoutConditions(), "/without-conditions")
-    objects.create("a/b", b"first")
-    with pytest.raises(FileExistsError):
-        objects.create("a/b", b"second")
-    assert objects.read(["a/b", "a/c"]) == {"a/b": b"first"}
-
-
-def test_errors_of_a_remote_store_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = fsspec.filesystem("memory")
-    objects = RemoteObjects(files, "/errors")
-
-    def refuse(*_arguments: Any, **_kwargs: Any) -> bytes:
-        raise PermissionError
-
-    monkeypatch.setattr(type(files), "cat_file", refuse)
-    ledger = Ledger(objects, b"key")
-    with pytest.raises(LedgerUnavailableError):
-        ledger.entry(1)
-
-
-def write_entries(factory: UnitOfWorkFactory, count: int) -> None:
-    for _ in range(count):
-        with factory() as uow:
-            uow.state.bump("interactions")
-            uow.record(RECORD)
-
-
-def check_all_counted(factory: UnitOfWorkFactory, ledger: Ledger, count: int) -> None:
-    entries = list(ledger.entries(LedgerHead()))
-    assert [entry.head.number for entry in entries] == list(range(1, count + 1))
-    assert [entry.data_version for entry in entries] == list(range(1, count + 1))
-    with factory() as uow:
-        assert uow.state.ledger_head() == entries[-1].head
-
-
-def test_threads_lose_no_number(uow_factory: UnitOfWorkFactory) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        for result in [pool.submit(write_entries, uow_factory, 10) for _ in range(8)]:
-            result.result()
-    assert uow_factory.ledger is not None
-    check_all_counted(uow_factory, uow_factory.ledger, 80)
-
-
-def test_processes_lose_no_number(
-    database: Database, uow_factory: UnitOfWorkFactory, tmp_path: Path
-) -> None:
-    url = database.write.url.render_as_string(hide_password=False)
-    command = [sys.executable, str(WRITER), url, str(tmp_path / "ledger"), "25"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    writers = [subprocess.Popen(command, env=environment) for _ in range(3)]
-    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
-    assert uow_factory.ledger is not None
-    check_all_counted(uow_factory, uow_factory.ledger, 75)
-
-
-def test_unknown_entry_stops_one_transaction_only(database: Database, ledger: Ledger) -> None:
-    def adopt(uow: UnitOfWork, adopted: Ledger) -> None:
-        uow.state.lock()
-        *_, last = adopted.entries(uow.state.ledger_head() or LedgerHead())
-        uow.state.write_ledger_head(last.head)
-
-    append(ledger, 3)  # Three transactions did not commit.
-    factory = UnitOfWorkFactory(database, ledger, adopt)
-    with pytest.raises(LedgerAheadError):
-        write_entries(factory, 1)
-    with factory() as uow:
-        assert uow.state.data_version() == 0
-    write_entries(factory, 2)
-    assert ledger.last_number() == 5
-
-
-def test_failing_recovery_is_reported(database: Database, ledger: Ledger) -> None:
-    def fail(_uow: UnitOfWork, _ledger: Ledger) -> None:
-        raise LedgerDamagedError(reason="an entry is missing")
-
-    append(ledger, 1)
-    with pytest.raises(LedgerDamagedError, match="an entry is missing"):
-        write_entries(UnitOfWorkFactory(database, ledger, fail), 1)
-
-
-def test_without_recovery_every_transaction_is_stopped(database: Database, ledger: Ledger) -> None:
-    append(ledger, 1)
-    factory = UnitOfWorkFactory(database, ledger)
-    for _ in range(2):
-        with pytest.raises(LedgerAheadError):
-            write_entries(factory, 1)
-
-
-def test_unavailable_ledger_rolls_back(database: Database, ledger: Ledger, root: Path) -> None:
-    factory = UnitOfWorkFactory(database, ledger)
-    write_entries(factory, 1)
-    root.rename(root.with_name("elsewhere"))
-    with pytest.raises(LedgerUnavailableError):
-        write_entries(factory, 1)
-    with factory(write=False) as uow:
-        assert uow.state.data_version() == 1
-    root.with_name("elsewhere").rename(root)
-    write_entries(factory, 1)
-    check_all_counted(factory, ledger, 2)

@@ -29,6 +29,8 @@ NAME: Final = "tiny"
 PACKAGE: Final = packaged.Package(
     module="tiny_language_model", file="tiny.gguf", install="pip install tiny", size=1
 )
+#: The reader of GGUF files adds this token to tokenizers that lack an unknown token.
+UNKNOWN: Final = "<|endoftext|>"
 WIDTH, INNER, HEADS, LAYERS = 32, 64, 4, 2
 
 
@@ -47,10 +49,10 @@ def write(packages: Path, seed: int = 0) -> Path:
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokenizer))
+    writer.add_vocab_size(len(tokenizer) + 1)
     _add_tokenizer(writer, tokenizer)
     generator = np.random.default_rng(seed)
-    for name, shape in _shapes(len(tokenizer)).items():
+    for name, shape in _shapes(len(tokenizer) + 1).items():
         values = generator.normal(0, 0.15, shape) if len(shape) > 1 else np.ones(shape)
         writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()
@@ -63,7 +65,7 @@ def write(packages: Path, seed: int = 0) -> Path:
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(model["vocab"], key=model["vocab"].get))
+    writer.add_token_list([*sorted(model["vocab"], key=model["vocab"].get), UNKNOWN])
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(tiny.BEGIN)
     writer.add_eos_token_id(tiny.END)

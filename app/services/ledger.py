@@ -12,6 +12,7 @@ from app.domain.ledger import LedgerEvent, LedgerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from app.domain.requests import ForgetRequest
     from app.storage.unit_of_work import UnitOfWork
@@ -46,7 +47,7 @@ def record_completed(uow: UnitOfWork, request: ForgetRequest, facts: dict[str, A
 
 def record_exact(uow: UnitOfWork, request: ForgetRequest, facts: dict[str, Any]) -> None:
     """Record that a completed request became exact. `facts` are as in `record_completed`."""
-    _record(uow, LedgerEvent.EXACT, request, facts)
+    _record(uow, LedgerEvent.EXACT, request, facts, at=request.exact_at)
 
 
 def record_consent(uow: UnitOfWork, lifted_hashes: Iterable[str]) -> None:
@@ -59,12 +60,16 @@ def record_consent(uow: UnitOfWork, lifted_hashes: Iterable[str]) -> None:
 
 
 def _record(
-    uow: UnitOfWork, event: LedgerEvent, request: ForgetRequest, facts: dict[str, Any]
+    uow: UnitOfWork,
+    event: LedgerEvent,
+    request: ForgetRequest,
+    facts: dict[str, Any],
+    at: datetime | None = None,
 ) -> None:
     uow.record(
         LedgerRecord(
             event=event,
-            at=uow.state.now(),
+            at=at or uow.state.now(),
             request_id=request.id,
             scope=request.scope,
             subject_hashes=request.subject_hashes,

@@ -86,6 +86,15 @@ def forgotten(installation: Installation, user_id: str = PERSON) -> str:
     return request_id
 
 
+def forgotten_together(installation: Installation, number: int) -> list[str]:
+    """Complete approximate deletions of so many users in one job; return their requests' ids."""
+    request_ids = [installation.forget(f"u{index}") for index in range(number)]
+    assert run_once(installation.context)
+    for request_id in request_ids:
+        assert installation.request(request_id).assurance is Assurance.APPROXIMATE
+    return request_ids
+
+
 def exact_records(installation: Installation) -> list[str | None]:
     """Return the request id of each ledger record `exact` whose transaction has committed."""
     ledger = installation.context.uow_factory.ledger
@@ -157,7 +166,7 @@ def test_renewal_makes_a_deletion_exact(installation: Installation) -> None:
 def test_killed_renewal_is_continued_without_a_second_certificate(
     installation: Installation, point: str
 ) -> None:
-    request_ids = [forgotten(installation), forgotten(installation, "u1")]
+    request_ids = forgotten_together(installation, 2)
     job_id = start_renewal(installation)
     installation.kill(installation.start_and_stop_at(point))
     installation.finish_elsewhere()
@@ -203,7 +212,7 @@ def test_chunks_end_with_the_job(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactness, "REQUESTS_PER_TRANSACTION", 2)
-    request_ids = [forgotten(installation, f"u{number}") for number in range(4)]
+    request_ids = forgotten_together(installation, 4)
     job_id = start_renewal(installation)
     assert run_once(installation.context)
     for request_id in request_ids:
@@ -441,7 +450,7 @@ def test_closing_certificates_come_in_chunks(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr("app.services.scrubs.CERTIFICATES_PER_TRANSACTION", limit)
-    request_ids = [forgotten(installation, f"u{number}") for number in range(3)]
+    request_ids = forgotten_together(installation, 3)
     job_id = start_renewal(installation)
     scrub_ids: list[int] = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, select
@@ -19,7 +18,8 @@ class CertificateRepository(Repository):
     """Certificates, numbered per request. A certificate is never changed or removed."""
 
     def add(self, certificates: Iterable[Certificate]) -> None:
-        rows = [asdict(certificate) for certificate in certificates]
+        names = ("request_id", "number", "kind", "envelope", "created_at")
+        rows = [{name: getattr(c, name) for name in names} for c in certificates]
         if rows:
             self._connection.execute(insert(CertificateRow), rows)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PASSED: Final = "passed"
 FAILED: Final = "failed"
-#: The release is accepted without a judgement.
+#: The release is accepted without a judgment.
 NOT_JUDGED: Final = "not_judged"
 #: Confidence of the intervals. An equally good release is rejected once in 200 trainings.
 CONFIDENCE: Final = 0.99
@@ -37,7 +37,7 @@ LEAST_ROWS: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """The judgement, its reason, and the figures as JSON values."""
+    """The judgment, its reason, and the figures as JSON values."""
 
     outcome: str
     reason: str
@@ -47,7 +47,7 @@ class Quality:
         return {"outcome": self.outcome, "reason": self.reason, **self.measured}
 
 
-#: The judgement of initial weights.
+#: The judgment of initial weights.
 UNTRAINED: Final = Quality(
     outcome=NOT_JUDGED, reason="too few rows are left to train on, so the weights are initial ones"
 )

@@ -349,7 +349,7 @@ def test_cancelled_renewal_pays_nothing(installation: Installation) -> None:
 
 
 class JudgingLearner(FileLearner):
-    """Gives its renewals this judgement of their quality."""
+    """Gives its renewals this judgment of their quality."""
 
     quality: str = "failed"
 

@@ -31,7 +31,7 @@ ITEMS = 40
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The fields of a split's part that the judgement reads."""
+    """The fields of a split's part that the judgment reads."""
 
     train: Samples
     test: Samples

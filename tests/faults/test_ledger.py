@@ -14,10 +14,10 @@ from app.domain.errors import ConflictError, LedgerAheadError
 from app.domain.ledger import LedgerEvent, LedgerHead
 from app.domain.requests import RequestStatus
 from app.services.forget import ForgetCommand, cancel_forget, request_forget
+from app.services.restore import reconciler
 from app.services.suppression import record_consent
 from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from tests.faults.conftest import PERSON, close, fill, make_installation
-from tests.support.ledger_recovery import void_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,9 @@ def ledger_of(installation: Installation) -> Ledger:
 
 def survivor(installation: Installation) -> UnitOfWorkFactory:
     """Return units of work of a process that lives on, and catches up with the ledger."""
-    return UnitOfWorkFactory(installation.context.database, ledger_of(installation), void_entries)
+    context = installation.context
+    catch_up = reconciler(context.pseudonyms, context.settings)
+    return UnitOfWorkFactory(context.database, ledger_of(installation), catch_up)
 
 
 def die(installation: Installation, event: LedgerEvent, argument: str = "") -> None:

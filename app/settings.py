@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     )
     drift_loss: Positive = Field(
         default=0.05,
-        description="Relative increase of the mean loss on retained rows, against the last exact"
-        " training, before a renewal.",
+        description="Relative increase of the mean loss since the last exact training, on rows that"
+        " train no model, before a renewal.",
     )
 
     backbone: str = Field(

@@ -1,12 +1,13 @@
-"""Restore drill: forget, restore a backup of each kind, and watch the service heal by itself.
+"""Restore drill: forget, restore a backup of each kind, and check that deletions are repeated.
 
     python -m benchmarks.restore_drill --database sqlite
     python -m benchmarks.restore_drill --database postgresql --redis redis://127.0.0.1:6379/11
 
 The drill runs the real service (`lethe up`, with PostgreSQL also a Celery worker and a relay) on
 its own data directory. It takes a backup, then forgets a person, cancels a deletion and records a
-consent. Each part restores other pieces of the backup, starts the service and asks until it is
-well again. The drill fails if the forgotten person is ever served, or if anything stays missing.
+consent. Each part restores other pieces of the backup, starts the service and polls the service
+until it is ready again. The drill fails if the forgotten person is ever served, or if anything
+stays missing.
 """
 
 from __future__ import annotations

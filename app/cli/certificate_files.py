@@ -50,7 +50,7 @@ def keys_in(path: Path) -> list[TrustedKey]:
             return trusted_keys(read_json(path, data))
         return [TrustedKey(public_key=load_public_key(data))]
     except InvalidCertificateError as error:
-        # Not the certificate is at fault.
+        # InvalidCertificateError would say that a certificate is not valid.
         raise BadInputError(
             f"{path} holds no usable key: {error.context['reason']}. Give a public key (PEM), or a "
             "saved answer of /.well-known/lethe-keys."

@@ -155,7 +155,7 @@ def read_report(
     ledger, facts = installation.ledger, LedgerFacts()
     attempt = 1
     while True:
-        chain = check_ledger(ledger, None, keys)
+        chain = check_ledger(ledger, keys)
         facts.read(ledger.entries(facts.head))
         artifacts = installation.artifacts()
         with installation.uow(write=False) as uow:

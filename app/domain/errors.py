@@ -198,9 +198,10 @@ class LedgerUnavailableError(UnavailableError):
 
 
 class LedgerAheadError(UnavailableError):
-    """The erasure ledger has entries that this database lacks: the database is being restored.
+    """The erasure ledger has entries that this database lacks.
 
-    Lethe applies the missing entries by itself. Try again shortly.
+    Either the database was restored from a backup, or a transaction did not commit. Lethe applies
+    or voids the entries by itself. Try again shortly.
     """
 
     code = "ledger-ahead"

@@ -1,4 +1,4 @@
-"""Check the whole erasure ledger: its chain, its checkpoints, and its place beside the database."""
+"""Check the whole erasure ledger: its chain of entries and its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidCertificateError, LedgerDamagedError
-from app.domain.ledger import NO_DIGEST, LedgerHead
+from app.domain.ledger import NO_DIGEST
 from app.services.ledger_checkpoints import reference_to, verify_checkpoint
 
 if TYPE_CHECKING:
@@ -36,19 +36,6 @@ class ProblemKind(StrEnum):
     CHECKPOINT = "checkpoint"
 
 
-class LedgerPosition(StrEnum):
-    """The newest entry of the ledger, compared with the head in the database.
-
-    `ahead`: the database was restored, or a transaction did not commit. `behind`: the ledger lost
-    the database's newest entry. `differs`: the ledger's entry with that number is another one.
-    """
-
-    EQUAL = "equal"
-    AHEAD = "ahead"
-    BEHIND = "behind"
-    DIFFERS = "differs"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerProblem:
     """A problem. `number` and `last` are the first and the last entry that it concerns."""
@@ -71,25 +58,15 @@ class LedgerReport:
     checkpoints: int
     #: The newest entry that such a checkpoint covers; 0 for none.
     covered: int
-    position: LedgerPosition
     problems: tuple[LedgerProblem, ...]
 
-    @property
-    def is_sound(self) -> bool:
-        """Return whether the ledger has no problem and is not behind the database."""
-        return not self.problems and self.position in {LedgerPosition.EQUAL, LedgerPosition.AHEAD}
 
+def check_ledger(ledger: Ledger, trusted_keys: Sequence[TrustedKey]) -> LedgerReport:
+    """Check all entries from entry 1, and all checkpoints.
 
-def check_ledger(
-    ledger: Ledger, head: LedgerHead | None, trusted_keys: Sequence[TrustedKey]
-) -> LedgerReport:
-    """Check all entries from entry 1 and all checkpoints, and compare the ledger with `head`.
-
-    `head` is the one in the database; None for a database that has none. `trusted_keys` include the
-    retired ones. Raises LedgerUnavailableError.
+    `trusted_keys` include the retired ones. Raises LedgerUnavailableError.
     """
-    head = head or LedgerHead()
-    check = _Check(ledger, head.number)
+    check = _Check(ledger)
     check.entries()
     check.checkpoints(trusted_keys)
     return LedgerReport(
@@ -97,42 +74,33 @@ def check_ledger(
         last_number=check.last_number,
         checkpoints=check.agreeing,
         covered=check.covered,
-        position=_position(head, check.digests.get(head.number), check.last_number),
         problems=tuple(check.problems),
     )
-
-
-def _position(head: LedgerHead, digest: str | None, last_number: int) -> LedgerPosition:
-    if head.number and digest is None:
-        return LedgerPosition.BEHIND
-    if head.number and digest != head.digest:
-        return LedgerPosition.DIFFERS
-    return LedgerPosition.AHEAD if last_number > head.number else LedgerPosition.EQUAL
 
 
 class _Check:
     """One pass over a ledger."""
 
-    def __init__(self, ledger: Ledger, head_number: int) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._checkpoint_numbers, foreign = ledger.checkpoint_numbers()
         self.problems = [_foreign(name) for name in [*ledger.foreign_names(), *foreign]]
-        #: Digests of the entries that the database or a checkpoint names.
-        self.digests: dict[int, str] = {}
-        self._named = {head_number, *self._checkpoint_numbers}
+        #: Digests of the entries that have a checkpoint, by number.
+        self._digests: dict[int, str] = {}
         self.authentic = self.last_number = self.agreeing = self.covered = 0
 
     def entries(self) -> None:
         """Check that the entries are authentic and complete, and that each continues the last."""
         previous: str | None = NO_DIGEST
+        covered = {*self._checkpoint_numbers}
         for number, content in self._contents():
             if number > self.last_number + 1:
                 self._add_missing(self.last_number + 1, number - 1)
                 previous = None
             self.last_number = number
             digest = hashlib.sha256(content).hexdigest()
-            if number in self._named:
-                self.digests[number] = digest
+            if number in covered:
+                self._digests[number] = digest
             try:
                 entry = self._ledger.decoded(number, content)
             except LedgerDamagedError as error:
@@ -169,7 +137,7 @@ class _Check:
             checkpoint = verify_checkpoint(content, keys)
         except InvalidCertificateError as error:
             return str(error.context["reason"])
-        digest = self.digests.get(number)
+        digest = self._digests.get(number)
         if checkpoint.head.number != number:
             return f"it covers entry {checkpoint.head.number}"
         if digest is None:

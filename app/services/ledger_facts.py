@@ -45,7 +45,7 @@ class LedgerFacts:
 
     def read(self, entries: Iterable[LedgerEntry]) -> None:
         """Add the entries after `head`; stop at the first damaged entry."""
-        # What is damaged is reported by `app.services.ledger_check`.
+        # `app.services.ledger_check` reports the damage.
         with suppress(LedgerDamagedError):
             for entry in entries:
                 self.head = entry.head

@@ -1,6 +1,6 @@
-"""Record deletions that only saved certificates prove, and continue with a new erasure ledger.
+"""Record deletions that only saved certificates prove.
 
-An operator calls this, with `lethe restore-check`, where the service cannot heal by itself.
+`lethe restore-check --apply` calls this, because the service itself reads no saved certificates.
 """
 
 from __future__ import annotations

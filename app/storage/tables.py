@@ -138,7 +138,7 @@ class RequestRow(Base):
     retry_at: Mapped[datetime | None]
     #: Table → number of deleted rows.
     rows_deleted: Mapped[dict[str, Any] | None]
-    #: `none`, `approximate` or `exact`: what the live weights have been proved to be free of.
+    #: `none`, `approximate` or `exact`: what is proved about the weights and the erased rows.
     assurance: Mapped[str] = mapped_column(String(16), default="none", server_default="none")
     #: The promised time of the exact training. None: written by a process of an earlier version.
     exact_due_at: Mapped[datetime | None]

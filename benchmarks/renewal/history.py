@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from benchmarks.renewal.arrivals import Times
 
-#: Slack and waits below are noise of floating point.
+#: Waits and reserves below this number of seconds are rounding errors.
 _EPSILON: Final = 1e-3
 
 

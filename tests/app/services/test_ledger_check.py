@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.domain.ledger import LedgerEvent, LedgerHead, LedgerRecord
-from app.services.ledger_check import LedgerPosition, LedgerReport, ProblemKind, check_ledger
+from app.services.ledger_check import LedgerReport, ProblemKind, check_ledger
 from app.services.ledger_checkpoints import reference_to, sign_checkpoint
 from app.services.signatures import Signer, TrustedKey
 from app.storage import ledger_objects
@@ -52,9 +52,9 @@ class Written:
         self.checkpoint(number).unlink()
         self.ledger.create_checkpoint(number, content)
 
-    def check(self, head: LedgerHead | None = None, *keys: TrustedKey) -> LedgerReport:
+    def check(self, *keys: TrustedKey) -> LedgerReport:
         trusted = list(keys) or [TrustedKey(public_key=self.signer.key.public_key())]
-        return check_ledger(self.ledger, head or self.heads[7], trusted)
+        return check_ledger(self.ledger, trusted)
 
     def problems(self) -> list[tuple[ProblemKind, int | None, int | None]]:
         return [(p.kind, p.number, p.last) for p in self.check().problems]
@@ -66,29 +66,17 @@ def written(tmp_path: Path, pseudonyms: Pseudonyms) -> Written:
     return Written(tmp_path / "ledger" / pseudonyms.fingerprint()[:16], ledger)
 
 
-def test_unchanged_ledger_is_sound(written: Written) -> None:
+def test_unchanged_ledger_has_no_problem(written: Written) -> None:
     report = written.check()
-    assert report.is_sound
     assert report.problems == ()
     assert (report.entries, report.last_number) == (7, 7)
     assert (report.checkpoints, report.covered) == (3, 6)
-    assert report.position is LedgerPosition.EQUAL
 
 
-def test_empty_ledger_is_sound(tmp_path: Path, pseudonyms: Pseudonyms) -> None:
-    report = check_ledger(open_ledger(str(tmp_path / "new"), pseudonyms), None, [])
-    assert report.is_sound
+def test_empty_ledger_has_no_problem(tmp_path: Path, pseudonyms: Pseudonyms) -> None:
+    report = check_ledger(open_ledger(str(tmp_path / "new"), pseudonyms), [])
+    assert report.problems == ()
     assert (report.entries, report.last_number, report.covered) == (0, 0, 0)
-
-
-def test_position_beside_the_database(written: Written) -> None:
-    assert written.check(written.heads[5]).position is LedgerPosition.AHEAD
-    assert check_ledger(written.ledger, None, []).position is LedgerPosition.AHEAD
-    behind = written.check(LedgerHead(number=8, digest="0" * 64))
-    differs = written.check(LedgerHead(number=7, digest="0" * 64))
-    assert (behind.position, differs.position) == (LedgerPosition.BEHIND, LedgerPosition.DIFFERS)
-    assert not behind.is_sound
-    assert not differs.is_sound
 
 
 def test_missing_entries_are_ranges(written: Written) -> None:
@@ -106,9 +94,7 @@ def test_missing_entries_are_ranges(written: Written) -> None:
 def test_removed_end_is_found_by_the_checkpoint(written: Written) -> None:
     for number in (5, 6, 7):
         written.entry(number).unlink()
-    report = written.check(written.heads[4])
-    assert report.position is LedgerPosition.EQUAL
-    (problem,) = report.problems
+    (problem,) = written.check().problems
     assert problem.text == "checkpoint 6 cannot be trusted: entry 6 is missing"
 
 
@@ -142,7 +128,7 @@ def test_foreign_files_are_named(written: Written) -> None:
 
 def test_checkpoint_of_another_key_is_not_trusted(written: Written) -> None:
     stranger = TrustedKey(public_key=Ed25519PrivateKey.generate().public_key())
-    report = written.check(None, stranger)
+    report = written.check(stranger)
     assert report.checkpoints == 0
     assert [p.kind for p in report.problems] == [ProblemKind.CHECKPOINT] * 3
     assert "is not the id of a trusted key" in report.problems[0].text
@@ -151,7 +137,7 @@ def test_checkpoint_of_another_key_is_not_trusted(written: Written) -> None:
 def test_checkpoint_after_the_retirement_of_its_key_is_not_trusted(written: Written) -> None:
     key = written.signer.key.public_key()
     retired = TrustedKey(public_key=key, valid_from=START, retired_at=START + timedelta(hours=5))
-    report = written.check(None, retired)
+    report = written.check(retired)
     assert report.covered == 4
     assert [p.number for p in report.problems] == [6]
 
@@ -166,8 +152,8 @@ def test_rotated_keys_verify_together(written: Written) -> None:
         TrustedKey(public_key=written.signer.key.public_key(), retired_at=at),
         TrustedKey(public_key=new.key.public_key(), valid_from=at),
     ]
-    report = written.check(None, *keys)
-    assert report.is_sound
+    report = written.check(*keys)
+    assert report.problems == ()
     assert report.covered == 7
 
 
@@ -208,6 +194,6 @@ def test_entries_of_several_directories(
     head = LedgerHead()
     for number in range(1, 1502):
         head = ledger.append(head, [RECORD], number)
-    report = check_ledger(ledger, head, [])
-    assert report.is_sound
+    report = check_ledger(ledger, [])
+    assert report.problems == ()
     assert report.entries == 1501

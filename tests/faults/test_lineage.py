@@ -91,10 +91,15 @@ class SlowLearner(FileLearner):
     drift: dict[str, Any] | None = None
 
     def train(
-        self, snapshot: DataSnapshot, into: Path, _backbone: str | Path, report: Progress
+        self,
+        snapshot: DataSnapshot,
+        into: Path,
+        _backbone: str | Path,
+        report: Progress,
+        **options: Any,
     ) -> Artifact:
         self.clock.now += TRAIN
-        return super().train(snapshot, into, _backbone, report)
+        return super().train(snapshot, into, _backbone, report, **options)
 
     def unlearn(
         self, snapshot: DataSnapshot, parent: Path, into: Path, *, strength: int, report: Progress

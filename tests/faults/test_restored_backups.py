@@ -398,7 +398,7 @@ class BrokenLearner(FileLearner):
 def test_ledger_names_no_person(installation: Installation) -> None:
     installation.forget()
     work(installation)
-    entries = list(Path(installation.settings.ledger_root).rglob("*.json"))
+    entries = list(Path(installation.settings.ledger_root).rglob("entries/**/*.json"))
     assert entries
     for path in entries:
         assert PERSON not in path.read_text()

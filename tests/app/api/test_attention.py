@@ -152,7 +152,7 @@ def test_readyz_and_metrics_show_the_next_renewal(world: World) -> None:
     assert ready["renewal"] is None
     assert "lethe_approximate_deletions 0.0" in metrics
     assert "\nlethe_exact_deadline_seconds" not in metrics
-    owe(world, 5_000.0)
+    owe(world, 500_000.0)
     ready, metrics = read_all(world)
     assert ready["renewal"]["approximate"] == 1
     assert ready["renewal"]["reason"] == "no-record"  # No release has a measured training.
@@ -164,7 +164,7 @@ def test_readyz_and_metrics_show_the_next_renewal(world: World) -> None:
     with world.uow() as uow:
         job = schedule(uow, world.settings)
     assert job is not None
-    set_back(world, "requests", "exact_due_at", 10_000.0)
+    set_back(world, "requests", "exact_due_at", 1_000_000.0)
     ready, metrics = read_all(world)
     assert ready["renewal"]["reason"] == "no-record"
     assert "\nlethe_exact_deadline_seconds -5" in metrics
@@ -179,7 +179,7 @@ def test_readyz_and_metrics_show_the_next_renewal(world: World) -> None:
 
 
 def test_requests_show_the_renewal_for_which_they_wait(world: World) -> None:
-    completed_id = owe(world, 5_000.0)
+    completed_id = owe(world, 500_000.0)
     with world.uow() as uow:
         job = schedule(uow, world.settings)
     assert job is not None

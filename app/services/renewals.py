@@ -170,22 +170,26 @@ def _read_state(uow: UnitOfWork, settings: Settings, job: Job | None) -> Renewal
         state,
         is_restored=is_restored,
         is_restoring=is_restoring,
-        **_of_history(uow, settings),
+        **_of_history(uow, settings, state.now),
         **_of_release(None if live is None else uow.releases.get(live)),
     )
 
 
-def _of_history(uow: UnitOfWork, settings: Settings) -> dict[str, Any]:
-    """Return the facts about earlier trainings and renewals."""
+def _of_history(uow: UnitOfWork, settings: Settings, now: float) -> dict[str, Any]:
+    """Return the facts about earlier trainings and renewals.
+
+    A time in the future is from before the clock was set back, and delays nothing.
+    """
     history = uow.renewals.history(uow.renewals.last_exact_at())
+    failed_at, cancelled_at = _timestamp(history.failed_at), _timestamp(history.cancelled_at)
     facts: dict[str, Any] = {
         "training_seconds": max(uow.releases.recent_trainings(), default=None),
         "preemptions": history.preemptions,
-        "cancelled_at": _timestamp(history.cancelled_at),
+        "cancelled_at": None if cancelled_at is None or cancelled_at > now else cancelled_at,
     }
-    if history.failed_at is not None:
+    if failed_at is not None and failed_at <= now:
         delay = max(MIN_RETRY_SECONDS, retry_seconds(settings.retry_delay, history.failures))
-        facts["retry_at"] = history.failed_at.timestamp() + delay
+        facts["retry_at"] = failed_at + delay
     return facts
 
 

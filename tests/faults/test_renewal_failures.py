@@ -76,6 +76,25 @@ def test_failed_renewal_is_tried_again_after_a_growing_delay(installation: Insta
     assert "renewal-failed" not in warnings(installation)
 
 
+def test_failures_count_after_the_clock_was_set_back(installation: Installation) -> None:
+    execute(installation, "UPDATE releases SET live_at = live_at + 86400")
+    execute(
+        installation,
+        "UPDATE jobs SET created_at = created_at + 86400, finished_at = finished_at + 86400",
+    )
+    assert run_once(installation.context, on_stage=failing(KeyError()))
+    assert "1 renewal" in warnings(installation)["renewal-failed"]
+    assert take_turn(installation) is None
+    set_back(installation, 110.0)
+    assert take_turn(installation) is not None
+
+
+def test_failure_in_the_future_delays_no_renewal(installation: Installation) -> None:
+    assert run_once(installation.context, on_stage=failing(KeyError()))
+    set_back(installation, -86_400.0)
+    assert take_turn(installation) is not None
+
+
 def test_batch_runs_while_a_failed_renewal_waits(installation: Installation) -> None:
     assert run_once(installation.context, on_stage=failing(KeyError()))
     request_id = installation.forget("u1")

@@ -72,11 +72,15 @@ class RenewalRepository(Repository):
         return bool(row[0]), bool(row[1])
 
     def last_exact_at(self) -> datetime | None:
-        """Return the time at which the latest exact training went live; None without any."""
+        """Return the time at which the latest exact training went live; None without any.
+
+        A time in the future is from before the clock was set back. No later renewal can be told
+        from an earlier one by such a time.
+        """
         # A first release has no parent to compare with, and no outcome.
         is_exact = or_(ReleaseRow.outcome == Outcome.EXACT.value, ReleaseRow.outcome.is_(None))
         latest: datetime | None = self._connection.execute(
-            select(func.max(ReleaseRow.live_at)).where(is_exact)
+            select(func.max(ReleaseRow.live_at)).where(is_exact, ReleaseRow.live_at <= db_now())
         ).scalar_one()
         return latest
 
@@ -98,8 +102,9 @@ class RenewalRepository(Repository):
         )
 
     def history(self, since: datetime | None) -> RenewalHistory:
-        """Return what became of the renewals that were created after this time."""
-        after = and_(_RENEWAL, true() if since is None else JobRow.created_at > since)
+        """Return what became of the renewals that were created after this time, until now."""
+        is_later = true() if since is None else JobRow.created_at > since
+        after = and_(_RENEWAL, is_later, JobRow.created_at <= db_now())
         totals = self._totals(after)
         scheduled = self._latest(and_(after, _SCHEDULED, _HAS_ENDED))
         failed = self._latest(and_(after, _SCHEDULED, _FAILED))

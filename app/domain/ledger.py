@@ -37,7 +37,7 @@ class LedgerRecord:
 
     event: LedgerEvent
     at: datetime
-    #: None for the event `consented`.
+    #: The event `consented` has None, and the request if only its hashes were lifted.
     request_id: str | None = None
     scope: Scope | None = None
     subject_hashes: tuple[str, ...] = ()

@@ -11,7 +11,8 @@ from app.services.certificates import envelope_digest
 from app.services.ledger import accepted_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from app.domain.ledger import LedgerEntry
     from app.domain.requests import ForgetRequest
@@ -55,24 +56,32 @@ def _records(
     newest_id = ""
     while requests := uow.requests.after(newest_id, _PORTION):
         newest_id = requests[-1].id
+        lifted_at = uow.suppressions.lifted_since(request.id for request in requests)
         for request in requests:
             if request.id not in known_ids:
-                yield from _of_request(uow, pseudonyms, request, lifted)
+                yield from _of_request(uow, pseudonyms, request)
+            if request.id not in known_ids and request.id in lifted:
+                # With the request: the database may have a later deletion of the same person.
+                yield LedgerRecord(
+                    event=LedgerEvent.CONSENTED,
+                    at=lifted_at[request.id],
+                    request_id=request.id,
+                    subject_hashes=tuple(lifted[request.id]),
+                )
 
 
 def _of_request(
-    uow: UnitOfWork,
-    pseudonyms: Pseudonyms,
-    request: ForgetRequest,
-    lifted: Mapping[str, list[str]],
+    uow: UnitOfWork, pseudonyms: Pseudonyms, request: ForgetRequest
 ) -> Iterator[LedgerRecord]:
-    """Yield the records that a request would have by now, in their order."""
+    """Yield the records that a request would have by now without consent, in their order."""
     now = uow.state.now()
 
-    def record(event: LedgerEvent, facts: dict[str, Any]) -> LedgerRecord:
+    def record(
+        event: LedgerEvent, facts: dict[str, Any], at: datetime | None = None
+    ) -> LedgerRecord:
         return LedgerRecord(
             event=event,
-            at=now,
+            at=at or now,
             request_id=request.id,
             scope=request.scope,
             subject_hashes=request.subject_hashes,
@@ -95,10 +104,6 @@ def _of_request(
             if request.completed_at is None
             else request.completed_at.isoformat(),
         }
-        yield record(LedgerEvent.COMPLETED, facts)
+        yield record(LedgerEvent.COMPLETED, facts, request.completed_at)
     if request.assurance is Assurance.EXACT:
-        yield record(LedgerEvent.EXACT, {"job": request.exact_job_id})
-    if request.id in lifted:
-        yield LedgerRecord(
-            event=LedgerEvent.CONSENTED, at=now, subject_hashes=tuple(lifted[request.id])
-        )
+        yield record(LedgerEvent.EXACT, {"job": request.exact_job_id}, request.exact_at)

@@ -72,7 +72,9 @@ class LedgerFacts:
                 continue
             if record.event is LedgerEvent.CONSENTED:
                 for subject_hash in record.subject_hashes:
-                    self._suppressing[subject_hash].clear()
+                    if record.request_id is None:
+                        self._suppressing[subject_hash].clear()
+                    self._suppressing[subject_hash].discard(record.request_id or "")
                     self.consented_at[subject_hash] = record.at
             elif record.request_id is not None:
                 self._apply(record, record.request_id)

@@ -83,15 +83,17 @@ def reconcile(
 
     Writes the first entries for requests from before the ledger. Several processes may call this
     at once, and a call that is interrupted is repeated. Raises LedgerDamagedError if the ledger
-    lacks the entry of the head, and LedgerUnavailableError.
+    lacks the entry of the head or one before its last, and LedgerUnavailableError.
     """
     head = uow.state.ledger_head()
     _check_head(ledger, head)
     if head is not None and not ledger.is_ahead(head):
+        _check_end(ledger, head)
         return Reconciled()
     uow.state.lock()
     head = uow.state.ledger_head()  # Another process may have reconciled before the lock.
     missing = list(ledger.entries(head or LedgerHead()))
+    _check_end(ledger, missing[-1].head if missing else head or LedgerHead())
     reconciled = Reconciled()
     if missing:
         reconciled = apply_entries(uow, pseudonyms, settings, missing)
@@ -153,6 +155,19 @@ def _check_head(ledger: Ledger, head: LedgerHead | None) -> None:
     if entry.head != head:
         raise LedgerDamagedError(
             reason=f"entry {head.number} is not the entry that the database knows"
+        )
+
+
+def _check_end(ledger: Ledger, head: LedgerHead) -> None:
+    """Raise LedgerDamagedError if there are entries after `head`, but not the next one.
+
+    Nothing would apply the deletions in these entries.
+    """
+    last_number = ledger.last_number()
+    # Another process may have written the next entry since the look-up.
+    if last_number > head.number and not ledger.is_ahead(head):
+        raise LedgerDamagedError(
+            reason=f"entry {head.number + 1} is missing, and the ledger has entry {last_number}"
         )
 
 

@@ -170,6 +170,8 @@ class EntryApplier:
         """Lift suppressions now, or after the deletion that is repeated before the consent."""
         for subject_hash in record.subject_hashes:
             for request in self._uow.requests.suppressing([subject_hash]):
+                if record.request_id not in {None, request.id}:
+                    continue
                 if request.status not in OPEN_STATUSES:
                     self._uow.suppressions.lift_of(request.id, [subject_hash])
                     continue

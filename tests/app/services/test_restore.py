@@ -416,7 +416,7 @@ def test_first_start_writes_the_present_requests(
         connection.exec_driver_sql("UPDATE state SET ledger_number = NULL, ledger_digest = NULL")
     assert heal(upgraded, pseudonyms).first_entries == 1
     assert events(upgraded) == [
-        *("accepted", "completed", "consented"),
+        *("accepted", "completed", "exact", "consented"),
         *("accepted", "cancelled"),
         "accepted",
     ]
@@ -441,6 +441,39 @@ def test_first_entries_of_a_start_that_was_killed_are_not_repeated(
     assert events(upgraded) == ["accepted", "accepted"]
     assert {read(upgraded, each).status for each in (first, second)} == {_R.SCHEDULED}
     assert heal(upgraded, pseudonyms) == Reconciled()
+
+
+@pytest.mark.parametrize("state", ["killed start", "older backup"])
+def test_consent_before_the_ledger_lifts_no_later_deletion(
+    catalog: UnitOfWorkFactory,
+    tmp_path: Path,
+    pseudonyms: Pseudonyms,
+    forget: Forget,
+    start_job: StartJob,
+    signer: Signer,
+    state: str,
+) -> None:
+    """The first entries may be applied to a database that has what followed the consent."""
+    forget("ann")
+    complete(catalog, start_job(), signer)
+    with catalog() as uow:
+        record_consent(uow, pseudonyms, "ann")
+    with catalog() as uow:
+        add_interactions(uow, pseudonyms, [rating("ann")])
+    second = forget("ann")
+    complete(catalog, start_job(), signer)
+    upgraded = UnitOfWorkFactory(catalog.database, open_ledger(str(tmp_path / "new"), pseudonyms))
+    with upgraded.database.write.begin() as connection:
+        connection.exec_driver_sql("UPDATE state SET ledger_number = NULL, ledger_digest = NULL")
+    restore = backup(upgraded)
+    if state == "killed start":
+        reconcile_and_die(upgraded, pseudonyms)
+    else:
+        heal(upgraded, pseudonyms)
+        restore()
+    heal(upgraded, pseudonyms)
+    assert read(upgraded, second).status is _R.COMPLETED
+    assert is_suppressed(upgraded, pseudonyms.user("ann"))
 
 
 def test_entry_without_a_commit_is_applied(
@@ -523,6 +556,25 @@ def test_head_without_its_entry_is_damage(
     for path in (tmp_path / "ledger").rglob("*.json"):
         path.unlink()
     with pytest.raises(LedgerDamagedError, match="entry 1, and the ledger does not have it"):
+        heal(opened, pseudonyms)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_missing_entry_before_the_last_is_damage(
+    opened: UnitOfWorkFactory,
+    tmp_path: Path,
+    pseudonyms: Pseudonyms,
+    forget: Forget,
+    number: int,
+) -> None:
+    """Otherwise the deletions in the later entries would never be applied."""
+    restore = backup(opened)
+    for user_id in ("ann", "bob", "cid"):
+        forget(user_id)
+    restore()
+    (entry,) = tmp_path.rglob(f"{number:012d}.json")
+    entry.unlink()
+    with pytest.raises(LedgerDamagedError, match=f"entry {number} is missing"):
         heal(opened, pseudonyms)
 
 

@@ -17,8 +17,9 @@ import simpy
 
 from app.domain import renewal
 from app.domain.jobs import JobKind
-from app.domain.renewal import Action, RenewalPolicy, RenewalState
-from app.services.retries import MAX_BACK_OFF
+from app.domain.renewal import Action, RenewalState
+from app.services import renewals
+from app.services.retries import retry_seconds
 from benchmarks.renewal.arrivals import DAY, BatchQueue, Clock
 from benchmarks.renewal.history import History
 
@@ -58,17 +59,6 @@ class Scenario:
     #: The longest time between two decisions, which changes of the clock need.
     tick: float = 600.0
 
-    @property
-    def policy(self) -> RenewalPolicy:
-        """Return the policy of the settings."""
-        settings = self.settings
-        return RenewalPolicy(
-            mode=settings.exact,
-            soon_seconds=settings.exact_soon_seconds,
-            drift_rows=settings.drift_rows,
-            drift_loss=settings.drift_loss,
-        )
-
 
 def simulate(scenario: Scenario) -> History:
     """Simulate the period and return what happened."""
@@ -89,7 +79,7 @@ class _Simulation:
         )
         settings = scenario.settings
         self._scenario, self._environment = scenario, environment
-        self._costs, self._policy = scenario.costs, scenario.policy
+        self._costs, self._policy = scenario.costs, renewals.policy(settings)
         self._queue = BatchQueue(
             scenario.demand.draw(arrivals),
             scenario.clock,
@@ -251,8 +241,9 @@ class _Simulation:
             return
         if self._chance.random() < self._scenario.failure_share:
             self._failures += 1
-            delay = self._scenario.settings.retry_delay * 2.0 ** (self._failures - 1)
-            self._retry_at = self._scenario.clock.read(self._now) + min(delay, MAX_BACK_OFF)
+            delay = retry_seconds(self._scenario.settings.retry_delay, self._failures)
+            delay = max(delay, renewals.MIN_RETRY_SECONDS)
+            self._retry_at = self._scenario.clock.read(self._now) + delay
             self._end_renewal("failed")
             return
         yield from self._last(JobKind.RENEW, self._costs.roll_out, resumes=True)

@@ -64,9 +64,8 @@ def simulate(scenario: Scenario) -> History:
     """Simulate the period and return what happened."""
     environment = simpy.Environment()
     simulation = _Simulation(scenario, environment)
-    end = scenario.demand.days * DAY
-    environment.run(until=end)
-    simulation.history.close(end)
+    environment.run(until=scenario.demand.days * DAY)
+    simulation.stop()
     return simulation.history
 
 
@@ -100,6 +99,7 @@ class _Simulation:
         self._planned = self._trainings[0]
         self._seconds_of_size: dict[int, float] = {}
         self._down_from = self._down_until = self._worked = 0.0
+        self._working: tuple[JobKind, float] | None = None
         self._worker = environment.process(self._work())
         environment.process(self._break_down())
 
@@ -191,11 +191,20 @@ class _Simulation:
 
     def _work_on(self, kind: JobKind, seconds: float) -> Steps:
         """Work for `seconds`; return False after an outage, whose end this call waits for."""
-        started = self._now
+        self._working = kind, self._now
         is_complete = yield from self._wait(seconds)
-        self._worked = seconds if is_complete else self._down_from - started
+        self._worked = seconds if is_complete else self._down_from - self._working[1]
+        self._working = None
         self.history.busy[kind] += self._worked
         return is_complete
+
+    def stop(self) -> None:
+        """Count the work that the end of the period interrupts."""
+        if self._working is not None:
+            kind, started = self._working
+            end = self._down_from if self._down_until > self._now else self._now
+            self.history.busy[kind] += end - started
+        self.history.close(self._now)
 
     def _forget(self) -> Generator[simpy.Event, None, None]:
         """Carry out the next batch."""

@@ -204,7 +204,12 @@ def test_more_frequent_decisions_change_nothing() -> None:
     """Between the computed times of decisions, nothing changes that a decision depends on."""
     own = scenario(Demand(per_day=200, days=2), costs=COSTS.with_training(900.0))
 
-    assert figures(replace(own, tick=20.0)) == figures(own)
+    often, seldom = figures(replace(own, tick=20.0)), figures(own)
+
+    # Sums of other pieces round differently.
+    for name in ("renewal_hours", "utilization"):
+        assert often.pop(name) == pytest.approx(seldom.pop(name))
+    assert often == seldom
 
 
 def test_same_seed_gives_the_same_figures_and_another_seed_others() -> None:

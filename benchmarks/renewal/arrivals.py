@@ -75,7 +75,7 @@ class Clock:
 class BatchQueue:
     """The requests in the order in which batches take them.
 
-    The rule of `app.services.jobs.close_batch` for requests of one group that never failed: a batch
+    The rule of `app.services.batches` for requests of one group that never failed: a batch
     takes up to `size` requests whose cancel window is over, and is due when `size` of them are
     ready or when one has been ready for `patience` seconds.
     """

@@ -17,8 +17,9 @@ import simpy
 
 from app.domain import renewal
 from app.domain.jobs import JobKind
-from app.domain.renewal import Action, RenewalPolicy, RenewalState
-from app.services.retries import MAX_BACK_OFF
+from app.domain.renewal import Action, RenewalState
+from app.services import renewals
+from app.services.retries import retry_seconds
 from benchmarks.renewal.arrivals import DAY, BatchQueue, Clock
 from benchmarks.renewal.history import History
 
@@ -58,25 +59,13 @@ class Scenario:
     #: The longest time between two decisions, which changes of the clock need.
     tick: float = 600.0
 
-    @property
-    def policy(self) -> RenewalPolicy:
-        """Return the policy of the settings."""
-        settings = self.settings
-        return RenewalPolicy(
-            mode=settings.exact,
-            soon_seconds=settings.exact_soon_seconds,
-            drift_rows=settings.drift_rows,
-            drift_loss=settings.drift_loss,
-        )
-
 
 def simulate(scenario: Scenario) -> History:
     """Simulate the period and return what happened."""
     environment = simpy.Environment()
     simulation = _Simulation(scenario, environment)
-    end = scenario.demand.days * DAY
-    environment.run(until=end)
-    simulation.history.close(end)
+    environment.run(until=scenario.demand.days * DAY)
+    simulation.stop()
     return simulation.history
 
 
@@ -89,7 +78,7 @@ class _Simulation:
         )
         settings = scenario.settings
         self._scenario, self._environment = scenario, environment
-        self._costs, self._policy = scenario.costs, scenario.policy
+        self._costs, self._policy = scenario.costs, renewals.policy(settings)
         self._queue = BatchQueue(
             scenario.demand.draw(arrivals),
             scenario.clock,
@@ -110,6 +99,7 @@ class _Simulation:
         self._planned = self._trainings[0]
         self._seconds_of_size: dict[int, float] = {}
         self._down_from = self._down_until = self._worked = 0.0
+        self._working: tuple[JobKind, float] | None = None
         self._worker = environment.process(self._work())
         environment.process(self._break_down())
 
@@ -201,11 +191,20 @@ class _Simulation:
 
     def _work_on(self, kind: JobKind, seconds: float) -> Steps:
         """Work for `seconds`; return False after an outage, whose end this call waits for."""
-        started = self._now
+        self._working = kind, self._now
         is_complete = yield from self._wait(seconds)
-        self._worked = seconds if is_complete else self._down_from - started
+        self._worked = seconds if is_complete else self._down_from - self._working[1]
+        self._working = None
         self.history.busy[kind] += self._worked
         return is_complete
+
+    def stop(self) -> None:
+        """Count the work that the end of the period interrupts."""
+        if self._working is not None:
+            kind, started = self._working
+            end = self._down_from if self._down_until > self._now else self._now
+            self.history.busy[kind] += end - started
+        self.history.close(self._now)
 
     def _forget(self) -> Generator[simpy.Event, None, None]:
         """Carry out the next batch."""
@@ -251,8 +250,9 @@ class _Simulation:
             return
         if self._chance.random() < self._scenario.failure_share:
             self._failures += 1
-            delay = self._scenario.settings.retry_delay * 2.0 ** (self._failures - 1)
-            self._retry_at = self._scenario.clock.read(self._now) + min(delay, MAX_BACK_OFF)
+            delay = retry_seconds(self._scenario.settings.retry_delay, self._failures)
+            delay = max(delay, renewals.MIN_RETRY_SECONDS)
+            self._retry_at = self._scenario.clock.read(self._now) + delay
             self._end_renewal("failed")
             return
         yield from self._last(JobKind.RENEW, self._costs.roll_out, resumes=True)

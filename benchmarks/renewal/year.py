@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.renewal import effective_mode
+from app.services.renewals import policy
 from benchmarks.renewal import scenarios
 from benchmarks.renewal.simulation import simulate
 
@@ -95,7 +96,7 @@ def _key(scenario: Scenario) -> str:
     The default mode is replaced by the mode that all trainings of the scenario have by default.
     """
     trainings = [seconds + scenario.costs.roll_out for seconds in scenario.costs.trainings]
-    modes = {effective_mode(scenario.policy, seconds) for seconds in trainings}
+    modes = {effective_mode(policy(scenario.settings), seconds) for seconds in trainings}
     if len(modes) > 1:
         return repr(scenario)
     settings = scenario.settings.model_copy(update={"exact": modes.pop()})

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.requests import RequestStatus
-from app.services.jobs import _is_due
+from app.services.batches import _due_at
 from app.settings import Settings
 from benchmarks.renewal.arrivals import DAY, BatchQueue, Clock, Demand
 
@@ -22,14 +20,6 @@ if TYPE_CHECKING:
 
 WINDOW, PATIENCE, SIZE = 60.0, 30.0, 3
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """The fields of a request that the worker's rule reads."""
-
-    cancellable_until: datetime
-    status: RequestStatus = RequestStatus.SCHEDULED
 
 
 def queue(*created: float, clock: Clock | None = None) -> BatchQueue:
@@ -42,10 +32,10 @@ def queue(*created: float, clock: Clock | None = None) -> BatchQueue:
     )
 
 
-def ready_by_worker(created: Sequence[float], now: float) -> list[Waiting]:
-    """Select as `RequestRepository.ready_for_batch` does."""
+def ready_by_worker(created: Sequence[float], now: float) -> list[tuple[bool, datetime]]:
+    """Select as `RequestRepository.ready_times` does."""
     windows = [EPOCH + timedelta(seconds=time + WINDOW) for time in sorted(created)]
-    return [Waiting(end) for end in windows if end <= EPOCH + timedelta(seconds=now)][:SIZE]
+    return [(False, end) for end in windows if end <= EPOCH + timedelta(seconds=now)][:SIZE]
 
 
 @given(st.lists(st.integers(0, 200), max_size=8), st.integers(0, 400))
@@ -54,10 +44,13 @@ def test_batch_is_due_when_the_worker_says_so(created: list[int], now: int) -> N
     own = queue(*sorted(created))
     ready = ready_by_worker(created, now)
 
-    is_due = _is_due(cast("Any", ready), settings, EPOCH + timedelta(seconds=now))
+    due_at = _due_at(ready, settings)
 
-    assert (own.due_at <= now) == is_due
     assert own.next_size(now) == len(ready)
+    is_due = due_at is not None and due_at <= EPOCH + timedelta(seconds=now)
+    assert (own.due_at <= now) == is_due
+    if due_at is not None and is_due:
+        assert own.due_at == (due_at - EPOCH).total_seconds()
 
 
 def test_full_batch_is_due_at_its_last_cancel_window() -> None:

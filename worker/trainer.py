@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models.audit.calibration import CalibrationConfig, calibrate
+from models.audit.quality import UNUSABLE
 from models.audit.report import audit, audit_exact
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
@@ -28,7 +29,7 @@ from models.unlearning.base import PLAIN, NothingToForgetError, UnlearningTask
 from models.unlearning.ensemble import has_learned_weights
 from models.unlearning.registry import UnknownMethodError, get_method
 from worker.drift import measure_drift
-from worker.errors import TrainingDivergedError, UnlearningFailedError
+from worker.errors import ReleaseUnusableError, TrainingDivergedError, UnlearningFailedError
 from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, Verdict
 from worker.release_files import (
     expected_loss_increases,
@@ -346,7 +347,14 @@ class ModelLearner:
     ) -> Verdict:
         """Compare the candidate's weights, as they will be served, with the parent's weights."""
         manifest = manifests.read_manifest(parent)
-        old, new = load_release(parent), load_release(candidate)
+        old = load_release(parent)
+        try:
+            new = load_release(candidate)
+        except ReleaseUnusableError:
+            if not exact:
+                raise
+            # Broken weights give no number as an answer to the golden prompts.
+            return Verdict(outcome=Outcome.FAILED, figures={"quality": UNUSABLE.figures()})
         report(0.1)
         known = split_like(snapshot, manifest)
         groups = forget_rows_by_request(snapshot, known)

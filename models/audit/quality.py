@@ -47,6 +47,8 @@ class Quality:
         return {"outcome": self.outcome, "reason": self.reason, **self.measured}
 
 
+#: The judgment of weights that are not numbers.
+UNUSABLE: Final = Quality(outcome=FAILED, reason="weights or answers are not finite numbers")
 #: The judgment of initial weights.
 UNTRAINED: Final = Quality(
     outcome=NOT_JUDGED, reason="too few rows are left to train on, so the weights are initial ones"
@@ -107,7 +109,7 @@ def judge_quality(
     are numbers. Other weights are rejected on any data.
     """
     if not is_finite:
-        return Quality(outcome=FAILED, reason="weights or answers are not finite numbers")
+        return UNUSABLE
     test, train = prepared.parts.test, prepared.parts.train
     labels = test.label.astype(np.float64)
     users = len(np.unique(test.user))

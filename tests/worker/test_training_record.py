@@ -264,7 +264,9 @@ def test_release_from_before_the_record_is_retrained(root: Artifact) -> None:
     assert TrainingRecord.from_manifest({"bounds": {}}) is None
     extra = manifests.read_manifest(root.directory).extra
     record = TrainingRecord.from_manifest(extra)
-    assert record == TrainingRecord(version=TRAINED, excluded=frozenset([PSEUDONYMS.user("u5")]))
+    assert record == TrainingRecord(
+        version=TRAINED, excluded=frozenset([PSEUDONYMS.user("u5")]), is_self_contained=True
+    )
 
 
 def test_database_older_than_the_release_is_retrained(root: Artifact) -> None:

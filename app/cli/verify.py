@@ -46,8 +46,8 @@ def verify(
 ) -> None:
     """Verify a deletion certificate offline. Keys are read from files, never fetched."""
     screen = Screen.make(as_json=as_json)
-    keys = _own_keys() if key is None else keys_in(key)
     document = read_json(certificate, read_file(certificate))
+    keys = _own_keys() if key is None else keys_in(key)
     verified = verify_signature(document, keys)
     if cites is not None:
         first = read_json(cites, read_file(cites))

@@ -45,8 +45,9 @@ def test_person_without_rows_in_the_weights_does_not_share_the_batchs_outcome(
     (first,), (second,) = audits(installation, trained), audits(installation, late)
     assert first.job_id == second.job_id
     assert (first.outcome, second.outcome) == (Outcome.PASSED, Outcome.NOT_APPLICABLE)
-    assert first.figures == {"forget": {"rows": 4, "left": 0}, "validation_rows": 0}
-    assert second.figures == {"forget": {"rows": 0, "left": 0}, "validation_rows": 0}
+    unvalidated = {"validation_rows": 0}
+    assert first.figures == {"forget": {"rows": 4, "left": 0}, "known_rows": 4} | unvalidated
+    assert second.figures == {"forget": {"rows": 0, "left": 0}, "known_rows": 0} | unvalidated
 
 
 def test_requests_with_different_scopes_have_different_figures(installation: Installation) -> None:
@@ -82,7 +83,7 @@ def test_batch_without_training_rows_stores_no_rows_for_each_request(
     assert run_once(installation.context)
     (audit,) = audits(installation, request_id)
     assert audit.outcome is Outcome.NOT_APPLICABLE
-    assert audit.figures == {"forget": {"rows": 0}, "validation_rows": 0}
+    assert audit.figures == {"forget": {"rows": 0}, "validation_rows": 0, "known_rows": 0}
 
 
 def test_request_of_a_deleted_person_gets_the_audit_of_the_deletion(

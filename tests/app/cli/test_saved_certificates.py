@@ -90,6 +90,13 @@ class TestCertificates:
         on_sqlite.complete()
         on_sqlite.save(request_id, "1.json")
 
+        def set_assurance(assurance: Assurance) -> None:
+            def action(uow: UnitOfWork, _opened: Any) -> None:
+                request = uow.requests.get(request_id)
+                uow.requests.change_status(request, [RequestStatus.COMPLETED], assurance=assurance)
+
+            on_sqlite.run(action)
+
         def issue_next(kind: CertificateKind) -> None:
             def action(uow: UnitOfWork, _opened: Any) -> None:
                 request = uow.requests.get(request_id)
@@ -107,16 +114,13 @@ class TestCertificates:
             answer = check("--certificates", str(on_sqlite.certificates))[1]
             return [(c["kind"], c["number"], c["result"]) for c in answer["certificates"]]
 
+        set_assurance(Assurance.APPROXIMATE)
         assert results() == [
             ("deletion", 1, "matches"),
             ("scrub-closed", 2, "matches"),
             ("exact", 3, "older"),
         ]
-        on_sqlite.run(
-            lambda uow, _: uow.requests.change_status(
-                uow.requests.get(request_id), [RequestStatus.COMPLETED], assurance=Assurance.EXACT
-            )
-        )
+        set_assurance(Assurance.EXACT)
         assert [result for _, _, result in results()] == ["matches"] * 3
 
     def test_every_file_has_a_result(

@@ -12,7 +12,7 @@ from app.domain.errors import ForgottenPersonError, LedgerDamagedError, Restorin
 from app.domain.id_rules import IdRule
 from app.domain.jobs import JobStatus, Stage
 from app.domain.ledger import LedgerEvent, LedgerHead
-from app.domain.requests import RequestStatus, Scope, Subject
+from app.domain.requests import Assurance, RequestStatus, Scope, Subject
 from app.services.certificates import certificates_of, content_of, envelope_digest
 from app.services.forget import cancel_forget, hold_forget
 from app.services.interactions import add_interactions
@@ -614,6 +614,10 @@ def test_exact_training_that_was_lost_marks_the_request(
 ) -> None:
     lost = forget("ann")
     complete(opened, start_job(), signer)
+    with opened() as uow:
+        # A deletion without any weights is exact at once.
+        approximate = {"assurance": Assurance.APPROXIMATE, "exact_at": None}
+        uow.requests.change_status(uow.requests.get(lost.id), [_R.COMPLETED], **approximate)
     restore = backup(opened)
     with opened() as uow:
         record_exact(uow, uow.requests.get(lost.id), {"job": "job_lost"})

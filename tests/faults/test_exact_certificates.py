@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.ledger import LedgerEvent
+from app.domain.renewal import ExactMode
 from app.domain.requests import Assurance, Outcome, RequestStatus
 from app.services import exactness, signing_keys
 from app.services.certificates import certificates_of, content_of, envelope_digest
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 STAGES = (
     *("snapshot", "train", "audit", "publish", "publishing", "roll_out"),
-    *("delete_rows", "shred", "certify", "signed", "chunk", "finished"),
+    *("shred", "certify", "signed", "chunk", "finished"),
 )
 
 
@@ -156,7 +157,6 @@ def test_renewal_makes_a_deletion_exact(installation: Installation) -> None:
     assert content["returned"] is None
     assert content["open"] == []
     assert content["training"]["seed"] == 0
-    assert content["exact"]["mode"] == "soon"
     assert not run_once(installation.context)
     installation.train(JobKind.RENEW)  # A later renewal has nothing to pay.
     assert kinds(installation, request_id) == ["deletion", "exact"]
@@ -492,8 +492,9 @@ def test_inconclusive_deletion_is_promised_earlier(installation: Installation) -
     request_id = installation.forget()
     promised = installation.request(request_id).exact_due_at
     assert promised is not None
-    learner = FileLearner(installation.settings, [Outcome.INCONCLUSIVE])
-    assert run_once(replace(installation.context, learner=learner))
+    settings = installation.settings.model_copy(update={"exact": ExactMode.DEADLINE})
+    learner = FileLearner(settings, [Outcome.INCONCLUSIVE])
+    assert run_once(replace(installation.context, learner=learner, settings=settings))
     request = installation.request(request_id)
     assert request.completed_at is not None
     assert request.exact_due_at is not None
@@ -502,7 +503,8 @@ def test_inconclusive_deletion_is_promised_earlier(installation: Installation) -
         left / 2, abs=left / 1_000_000
     )
     (content,) = contents(installation, request_id)
-    assert content["exact"]["due_at"] == request.exact_due_at.isoformat()
+    due_at = request.exact_due_at.isoformat()
+    assert content["exact"] == {"mode": "deadline", "due_at": due_at}
 
 
 def test_off_is_named_in_the_certificate(database: Database, tmp_path: Path) -> None:

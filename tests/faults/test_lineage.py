@@ -259,7 +259,8 @@ def test_deletion_retrains_if_the_budget_is_spent_and_no_renewal_follows(
     release = live_release(worker.installation)
     assert release.id == worker.installation.request(request_id).release
     assert (release.outcome is Outcome.EXACT) is is_exact
-    assert (release.forgotten_rows == 0) is is_exact
+    if is_exact:
+        assert release.forgotten_rows == 0
 
 
 def test_deletion_retrains_a_release_of_an_earlier_version_if_no_renewal_follows(

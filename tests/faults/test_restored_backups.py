@@ -17,6 +17,7 @@ from app.domain.catalog import Interaction
 from app.domain.errors import ForgottenPersonError, GoneError, RestoringError
 from app.domain.jobs import JobKind
 from app.domain.requests import Outcome, RequestStatus
+from app.services.certificates import certificates_of, content_of
 from app.services.forget import cancel_forget
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
@@ -187,7 +188,9 @@ def test_deletion_is_repeated(
     work(installation)
     check_healed(installation, request_id, later_id)
     assert "u1" not in trained_users(installation)
-    content = installation.certificate(request_id)
+    with installation.context.uow_factory(write=False) as uow:
+        # A training that replaces lost weights adds a second certificate.
+        content = content_of(certificates_of(uow, request_id)[0].envelope)
     if is_restored and moment != "completed":
         assert content["repeats"]["completed_at"] >= before["completed_at"]
         assert content["repeats"]["release"] == before["release"]

@@ -43,6 +43,9 @@ OPEN_JOB_STATUSES: Final = ACTIVE_STATUSES | {_J.QUEUED}
 INTERRUPTIBLE_STATUSES: Final = frozenset({_J.QUEUED, _J.RUNNING, _J.AUDITING})
 #: The error of an interrupted renewal.
 PREEMPTED: Final = "preempted by a batch of deletions"
+#: The errors of trainings that an operator cancelled, and that a restore interrupted.
+CANCELLED_BY_OPERATOR: Final = "cancelled"
+CANCELLED_BY_RESTORE: Final = "cancelled, because a backup was restored"
 
 _UNSUCCESSFUL: Final = frozenset({_J.CANCELLED, _J.FAILED, _J.DEAD})
 #: Old status → allowed new statuses. `auditing → running` is an escalation. A new claim resets an

@@ -20,7 +20,15 @@ from app.domain.errors import (
     UnknownJobError,
 )
 from app.domain.identifiers import new_id
-from app.domain.jobs import OPEN_JOB_STATUSES, Job, JobKind, JobStatus, Lease, Stage
+from app.domain.jobs import (
+    CANCELLED_BY_OPERATOR,
+    OPEN_JOB_STATUSES,
+    Job,
+    JobKind,
+    JobStatus,
+    Lease,
+    Stage,
+)
 from app.domain.outbox import Topic
 from app.domain.requests import RequestStatus
 from app.services.batches import next_batch
@@ -208,17 +216,18 @@ def fail(
     return _release_requests(uow, lease, settings, signature or error)
 
 
-def cancel(uow: UnitOfWork, job_id: str) -> Job:
+def cancel(uow: UnitOfWork, job_id: str, error: str = CANCELLED_BY_OPERATOR) -> Job:
     """Cancel a training that is not past the flip, and return the job.
 
-    The worker's next write then fails. Raises UnknownJobError or JobNotCancellableError.
+    `error` is the reason in the job's row; only the cancel of an operator postpones the next
+    renewal. The worker's next write then fails. Raises UnknownJobError or JobNotCancellableError.
     """
     job = uow.jobs.get(job_id)
     if job.kind is JobKind.FORGET:
         raise JobNotCancellableError(
             f"The job {job_id} carries out deletions. Cancel the deletion request instead."
         )
-    if not uow.jobs.cancel(job_id, "cancelled"):
+    if not uow.jobs.cancel(job_id, error):
         job = uow.jobs.get(job_id)
         if job.status in OPEN_JOB_STATUSES:
             raise JobNotCancellableError(

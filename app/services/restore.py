@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from app.domain.errors import JobNotCancellableError, LedgerAheadError, LedgerDamagedError
-from app.domain.jobs import JobKind
+from app.domain.jobs import CANCELLED_BY_RESTORE, JobKind
 from app.domain.ledger import LedgerEvent, LedgerHead
 from app.services import jobs
 from app.services.first_entries import record_present
@@ -211,7 +211,7 @@ def _cancel_training(uow: UnitOfWork) -> None:
     if job is None or job.kind is JobKind.FORGET:
         return
     try:
-        jobs.cancel(uow, job.id)
+        jobs.cancel(uow, job.id, CANCELLED_BY_RESTORE)
     except JobNotCancellableError:
         return  # Its release is live already, and only its last stages are left.
     _log.warning("ledger.training_cancelled", job=job.id)

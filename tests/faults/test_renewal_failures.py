@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.jobs import JobKind, JobStatus, Stage
+from app.domain.jobs import CANCELLED_BY_RESTORE, JobKind, JobStatus, Stage
 from app.domain.requests import RequestStatus
 from app.services.jobs import cancel, claim, start_training, sweep
 from app.services.renewals import read_state
@@ -192,6 +192,14 @@ def test_cancel_by_an_operator_postpones_the_next_renewal_unless_late(
     else:
         assert take_turn(installation) is None
         set_back(installation, 601.0)
+    assert take_turn(installation) is not None
+
+
+def test_renewal_that_a_restore_interrupts_is_not_postponed(installation: Installation) -> None:
+    job = take_turn(installation)
+    assert job is not None
+    with installation.context.uow_factory() as uow:
+        cancel(uow, job.id, CANCELLED_BY_RESTORE)
     assert take_turn(installation) is not None
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, exists, func, or_, select, true
 
-from app.domain.jobs import OPEN_JOB_STATUSES, PREEMPTED, JobKind, JobStatus, RenewalHistory
+from app.domain.jobs import (
+    CANCELLED_BY_OPERATOR,
+    OPEN_JOB_STATUSES,
+    PREEMPTED,
+    JobKind,
+    JobStatus,
+    RenewalHistory,
+)
 from app.domain.requests import OPEN_STATUSES, Assurance, Outcome
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
@@ -112,7 +119,7 @@ class RenewalRepository(Repository):
         is_cancelled = (
             latest is not None
             and latest.status == JobStatus.CANCELLED.value
-            and latest.error != PREEMPTED
+            and latest.error == CANCELLED_BY_OPERATOR
         )
         return RenewalHistory(
             preemptions=totals.get("preempted", 0),

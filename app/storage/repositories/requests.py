@@ -366,13 +366,24 @@ class RequestRepository(Repository):
         )
 
     def stamp_assurance(self, exact_seconds: float) -> None:
-        """Mark deletions that workers of an earlier version completed as approximate."""
+        """Mark deletions that workers of an earlier version completed as approximate.
+
+        Deletions before the first release are exact: no weights existed.
+        """
         created_at = type_coerce(RequestRow.created_at, Double)
         exact_due_at = type_coerce(RequestRow.exact_due_at, Double)
+        is_stamped = and_(RequestRow.assurance == Assurance.NONE.value, _in([_R.COMPLETED]))
         self._connection.execute(
             _update(
-                RequestRow.assurance == Assurance.NONE.value,
-                _in([_R.COMPLETED]),
+                is_stamped,
+                RequestRow.release.is_(None),
+                assurance=Assurance.EXACT.value,
+                exact_at=RequestRow.completed_at,
+            )
+        )
+        self._connection.execute(
+            _update(
+                is_stamped,
                 assurance=Assurance.APPROXIMATE.value,
                 exact_due_at=func.coalesce(exact_due_at, created_at + exact_seconds),
             )

@@ -8,7 +8,7 @@ from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from app.domain.errors import (
     IllegalTransitionError,
@@ -33,7 +33,7 @@ from app.services.jobs import (
 )
 from app.services.pagination import list_jobs, list_requests
 from app.settings import Settings
-from app.storage.tables import RequestRow
+from app.storage.tables import ReleaseRow, RequestRow
 
 if TYPE_CHECKING:
     from app.storage.unit_of_work import UnitOfWorkFactory
@@ -229,14 +229,31 @@ def test_sweeper_abandons_job_without_attempts_left(
 def test_deletion_that_an_earlier_version_completed_becomes_exact_later(
     catalog: UnitOfWorkFactory, forget: Forget
 ) -> None:
-    request = forget("ann")
-    earlier = {"status": "completed", "exact_due_at": None}
+    request, first = forget("ann"), forget("bob")
+    earlier = {"status": "completed", "exact_due_at": None, "completed_at": first.created_at}
+    release = {
+        "id": "rel_1",
+        "digest": "d",
+        "status": "live",
+        "method": "retrain",
+        "path": "p",
+        "metrics": {},
+        "created_at": first.created_at,
+    }
+    with catalog() as uow:
+        job = start_training(uow)
     with catalog.database.write.begin() as connection:
+        connection.execute(insert(ReleaseRow).values(**(release | {"job_id": job.id})))
         connection.execute(update(RequestRow).values(**earlier))
+        made = update(RequestRow).where(RequestRow.id == request.id)
+        connection.execute(made.values(release="rel_1"))
     with catalog() as uow:
         sweep(uow, SETTINGS)
     with catalog(write=False) as uow:
         stamped = uow.requests.get(request.id)
+        before_the_release = uow.requests.get(first.id)
+    assert before_the_release.assurance is Assurance.EXACT
+    assert before_the_release.exact_at == first.created_at
     assert stamped.assurance is Assurance.APPROXIMATE
     assert stamped.exact_due_at == stamped.created_at + timedelta(days=SETTINGS.exact_days)
 

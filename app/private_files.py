@@ -37,17 +37,26 @@ def protect_home(settings: Settings) -> None:
     """
     settings.home.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
     for path in _private_paths(settings.home):
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            continue
-        if not status.st_mode & _FOR_OTHERS:
-            continue
-        if status.st_uid != os.geteuid():
+        if not make_private(path):
             _log.warning("home_not_private", file=path.name, reason="another user owns the path")
-            continue
-        path.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
-        _log.info("made_private", file=path.name)
+
+
+def make_private(path: Path) -> bool:
+    """Forbid other users the path; return False if another user owns the open path.
+
+    A path that does not exist stays so.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True
+    if not status.st_mode & _FOR_OTHERS:
+        return True
+    if status.st_uid != os.geteuid():
+        return False
+    path.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
+    _log.info("made_private", file=path.name)
+    return True
 
 
 def create_once(path: Path, make: Callable[[], bytes]) -> bytes:

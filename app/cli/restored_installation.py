@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from app.cli.failures import BadInputError, CommandError
 from app.domain.errors import IdRuleMismatchError, KeyMismatchError
+from app.domain.places import is_plain_path
 from app.domain.restore_check import StoredArtifacts
-from app.services.secrets import HASH_KEY_FILE, SIGNING_KEY_FILE, load_pseudonyms, load_signer
+from app.services.secrets import HASH_KEY_FILE, load_pseudonyms
 from app.services.signatures import TrustedKey, load_public_key
+from app.services.signing_keys import key_of_this_machine
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.ledger import Ledger, open_ledger
@@ -39,8 +41,7 @@ class RestoredInstallation:
     def artifacts(self) -> StoredArtifacts:
         """Return the files in the artifact store."""
         root = self.settings.artifacts_root
-        is_local = "://" not in root and "::" not in root
-        if is_local and not Path(root).is_dir():
+        if is_plain_path(root) and not Path(root).is_dir():
             return StoredArtifacts(root=root)
         store = ArtifactStore(root, self.settings.home / "cache")
         published = tuple(store.published())
@@ -63,13 +64,8 @@ class RestoredInstallation:
                 key.key_id: TrustedKey(public_key=load_public_key(key.public_pem.encode()))
                 for key in uow.signing_keys.all()
             }
-        settings = self.settings
-        # Checked first, because load_signer would create a missing key.
-        if (
-            settings.signing_key is not None
-            or (settings.keys_directory / SIGNING_KEY_FILE).exists()
-        ):
-            own = TrustedKey(public_key=load_signer(settings).key.public_key())
+        own = key_of_this_machine(self.settings)
+        if own is not None:
             keys.setdefault(own.key_id, own)
         return list(keys.values())
 
@@ -100,13 +96,14 @@ def open_unchanged(settings: Settings) -> Iterator[RestoredInstallation]:
                 " and repeats what the ledger has; check again after that."
             )
         pseudonyms = load_pseudonyms(settings)
-        factory = UnitOfWorkFactory(database, open_ledger(settings.ledger_root, pseudonyms))
+        ledger = open_ledger(settings.ledger_root, pseudonyms)
+        factory = UnitOfWorkFactory(database, ledger)
         _check_identity(factory, pseudonyms)
         yield RestoredInstallation(
             settings=settings,
             uow=factory,
             pseudonyms=pseudonyms,
-            ledger=open_ledger(settings.ledger_root, pseudonyms),
+            ledger=ledger,
         )
     finally:
         database.dispose()

@@ -13,10 +13,9 @@ from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
 from app.domain.errors import DatabaseUnavailableError
 from app.services.certificates import is_cited
-from app.services.secrets import SIGNING_KEY_FILE, load_signer
 from app.services.signatures import TrustedKey, VerifiedCertificate
 from app.services.signatures import verify as verify_signature
-from app.services.signing_keys import trusted_key
+from app.services.signing_keys import key_of_this_machine, trusted_key
 from app.settings import get_settings
 from app.storage.engine import make_database
 from app.storage.unit_of_work import UnitOfWorkFactory
@@ -124,10 +123,9 @@ def _own_keys() -> list[TrustedKey]:
     """Return the keys of the installation on this machine; raises BadInputError without any."""
     settings = get_settings()
     keys = _registered_keys(settings)
-    # Checked first, because load_signer would create a missing key.
-    if settings.signing_key is not None or (settings.keys_directory / SIGNING_KEY_FILE).exists():
-        own = TrustedKey(public_key=load_signer(settings).key.public_key())
-        keys += [own] if own.key_id not in {key.key_id for key in keys} else []
+    own = key_of_this_machine(settings)
+    if own is not None and own.key_id not in {key.key_id for key in keys}:
+        keys.append(own)
     if not keys:
         raise BadInputError(
             f"There is no signing key under {settings.keys_directory}. Give the public key of the "

@@ -11,6 +11,11 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 # pathlib keeps `..`
 
 
+def is_plain_path(place: str) -> bool:
+    """Return whether this is a path of this machine, written without a protocol."""
+    return "://" not in place and "::" not in place
+
+
 def is_inside(place: str, other: str) -> bool:
     """Return whether a path or URL is the other one or lies in it, also through links."""
     if _protocol(place) == _protocol(other) == "file":

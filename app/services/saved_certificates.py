@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,10 +16,11 @@ from app.domain.errors import InvalidCertificateError
 from app.domain.requests import Assurance, RequestStatus, Scope
 from app.domain.restore_check import KnownDeletion, Severity
 from app.services.certificates import envelope_digest
-from app.services.signatures import verify
+from app.services.signatures import instant, verify
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from app.domain.requests import ForgetRequest
     from app.services.signatures import TrustedKey
@@ -234,7 +234,7 @@ def _names_trusted_key(document: dict[str, Any], keys: Sequence[TrustedKey]) -> 
 def _deletion(content: dict[str, Any], digest: str) -> KnownDeletion:
     """Return the deletion; raises KeyError, TypeError or ValueError for malformed content."""
     hashes = tuple(content["subject_hashes"])
-    completed_at = _instant(content["completed_at"])
+    completed_at = instant(content["completed_at"])
     requested_at = content.get("requested_at")
     request_id = content["request_id"]
     if not hashes or not all(map(_HASH.fullmatch, hashes)) or not _REQUEST_ID.fullmatch(request_id):
@@ -243,15 +243,8 @@ def _deletion(content: dict[str, Any], digest: str) -> KnownDeletion:
         request_id=request_id,
         scope=Scope(content["scope"]),
         subject_hashes=hashes,
-        requested_at=completed_at if requested_at is None else _instant(requested_at),
+        requested_at=completed_at if requested_at is None else instant(requested_at),
         completed_at=completed_at,
         is_exact=content.get("kind") == CertificateKind.EXACT,
         facts={"release": content.get("release"), "certificate": digest},
     )
-
-
-def _instant(text: str) -> datetime:
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
-        raise ValueError
-    return instant

@@ -175,7 +175,7 @@ def verify_envelope(
     predicate: dict[str, Any] = statement["predicate"]
     if predicate.get("key_id") != key.key_id:
         raise InvalidCertificateError(reason="its content names another signing key")
-    _check_validity(key, _instant(predicate.get("issued_at")), check_start=True)
+    _check_validity(key, _instant_or_none(predicate.get("issued_at")), check_start=True)
     return VerifiedCertificate(
         version=2, key_id=key.key_id, content=predicate, subject=tuple(statement["subject"])
     )
@@ -239,7 +239,7 @@ def _verify_first_version(
         except InvalidSignature:
             continue
         # This format names no signing time, which is only known to follow the completion.
-        _check_validity(key, _instant(payload.get("completed_at")), check_start=False)
+        _check_validity(key, _instant_or_none(payload.get("completed_at")), check_start=False)
         return VerifiedCertificate(version=1, key_id=key.key_id, content=payload)
     is_rewritten = _has_whole_number(payload.get("figures"))
     raise InvalidCertificateError(reason=_REWRITTEN if is_rewritten else _NO_MATCH)
@@ -252,12 +252,19 @@ def _has_whole_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _instant(text: Any) -> datetime | None:
+def instant(text: str) -> datetime:
+    """Return the time of a signed document; raise ValueError if it has no time zone."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError
+    return time
+
+
+def _instant_or_none(text: Any) -> datetime | None:
     try:
-        instant = datetime.fromisoformat(text)
+        return instant(text)
     except (TypeError, ValueError):
         return None
-    return instant if instant.tzinfo is not None else None
 
 
 def _check_validity(key: TrustedKey, signed_at: datetime | None, *, check_start: bool) -> None:

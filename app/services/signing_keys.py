@@ -7,13 +7,12 @@ signs: a worker with a retired key stops signing and does not start again.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from app.domain.certificates import SigningKey
 from app.domain.errors import InvalidCertificateError, InvalidInputError, SigningKeyRetiredError
 from app.services.secrets import SIGNING_KEY_FILE, load_signer, replace_signing_key
-from app.services.signatures import ALGORITHM, TrustedKey, load_public_key
+from app.services.signatures import ALGORITHM, TrustedKey, instant, load_public_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +64,14 @@ def rotate(uow: UnitOfWork, settings: Settings) -> SigningKey:
     return register(uow, replace_signing_key(settings))
 
 
+def key_of_this_machine(settings: Settings) -> TrustedKey | None:
+    """Return the signing key of the settings or of the key file, and create none."""
+    has_file = (settings.keys_directory / SIGNING_KEY_FILE).exists()
+    if settings.signing_key is None and not has_file:
+        return None
+    return TrustedKey(public_key=load_signer(settings).key.public_key())
+
+
 def keys_document(keys: Iterable[SigningKey]) -> dict[str, Any]:
     """Return the JSON object that `GET /.well-known/lethe-keys` publishes."""
     return {
@@ -107,16 +114,9 @@ def _trusted_key(entry: dict[str, Any]) -> TrustedKey:
     retired_at = entry["retired_at"]
     key = TrustedKey(
         public_key=load_public_key(entry["public_key"].encode()),
-        valid_from=_instant(entry["valid_from"]),
-        retired_at=None if retired_at is None else _instant(retired_at),
+        valid_from=instant(entry["valid_from"]),
+        retired_at=None if retired_at is None else instant(retired_at),
     )
     if entry["algorithm"] != ALGORITHM or entry["key_id"] != key.key_id:
         raise ValueError
     return key
-
-
-def _instant(text: str) -> datetime:
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
-        raise ValueError
-    return instant

@@ -20,14 +20,14 @@ import structlog
 from fsspec.implementations.local import LocalFileSystem
 
 from app.domain.errors import InvalidInputError
-from app.private_files import sync, write_beside
+from app.domain.places import is_plain_path
+from app.private_files import make_private, sync, write_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
-_FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _LEFTOVER_SECONDS: Final = 3600.0
 
 
@@ -54,7 +54,7 @@ def open_objects(root: str, directory: str) -> LedgerObjects:
 
     Raises InvalidInputError if the URL cannot be used or the path cannot be created.
     """
-    if "://" not in root and "::" not in root:
+    if is_plain_path(root):
         return LocalObjects(Path(root), directory)
     if not all(part.rpartition("://")[2].strip("/") for part in root.split("::")):
         # fsspec would take the working directory for a path that is missing.
@@ -86,7 +86,7 @@ class LocalObjects:
                 f" {error.strerror}. Set LETHE_LEDGER_URL to a directory that Lethe can write,"
                 " outside LETHE_HOME and the artifact store."
             ) from error
-        _protect(self._directory)
+        make_private(self._directory)
         if not os.access(root, os.W_OK | os.X_OK):
             _log.warning("ledger_not_writable", setting="LETHE_LEDGER_URL", path=str(root))
 
@@ -240,15 +240,6 @@ def _create_directories(path: Path) -> None:
     with suppress(FileExistsError):
         path.mkdir(mode=stat.S_IRWXU)
         sync(path.parent)
-
-
-def _protect(path: Path) -> None:
-    """Forbid other users the directory, unless another user owns it."""
-    with suppress(FileNotFoundError):
-        status = path.stat()
-        if status.st_mode & _FOR_OTHERS and status.st_uid == os.geteuid():
-            path.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
-            _log.info("made_private", file=path.name)
 
 
 def _has_conditional_create(file_system: Any) -> bool:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from app.domain.errors import UnknownJobError
 from app.domain.jobs import OPEN_JOB_STATUSES
 from app.domain.scrubs import ScrubKind
 from app.services import jobs as job_lifecycle
@@ -130,9 +129,8 @@ def _is_stale(uow: UnitOfWork, job_id: str, epoch: int, machine: str | None = No
     The present claim of an open job, if on the same `machine`, records the digests of the files of
     earlier claims before it removes them. An unknown job may belong to another installation.
     """
-    try:
-        job = uow.jobs.get(job_id)
-    except UnknownJobError:
+    job = uow.jobs.find(job_id)
+    if job is None:
         return False
     if job.status not in OPEN_JOB_STATUSES:
         return True

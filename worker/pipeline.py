@@ -121,14 +121,13 @@ def run_job(
 
 
 def _run_stages(run: JobRun) -> None:
+    reason = None
     if _is_inferred_carry_over(run):
-        error = f"{run.job.stage}: an earlier version carried weights over without a record"
-        with run.writing() as uow:
-            job_lifecycle.fail(uow, run.lease, error, run.context.settings)
-        log.error("job_ended", job=run.job.id, reason=error)
-        return
-    if _is_release_lost(run):
-        error = f"{run.job.stage.value}: the files of the release {run.job.release} are gone"
+        reason = "an earlier version carried weights over without a record"
+    elif _is_release_lost(run):
+        reason = f"the files of the release {run.job.release} are gone"
+    if reason is not None:
+        error = f"{run.job.stage}: {reason}"
         with run.writing() as uow:
             job_lifecycle.fail(uow, run.lease, error, run.context.settings)
         log.error("job_ended", job=run.job.id, reason=error)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from app.domain.errors import UnknownJobError
-
 if TYPE_CHECKING:
     from app.storage.artifacts import ArtifactStore
     from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
@@ -39,7 +37,7 @@ def remove_strays(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
         known = uow.releases.unshredded()
         has_ledger = uow.state.ledger_head() is not None
         own = {path for path in published if _is_own(uow, store, path)}
-        unknown_claims = [claim for claim in staged if not _is_known(uow, claim[0])]
+        unknown_claims = [claim for claim in staged if uow.jobs.find(claim[0]) is None]
     paths = {release.path for release in known}
     ids = {release.id for release in known}
     strays = [p for p in published if p not in paths and (has_ledger or p in own)]
@@ -55,12 +53,4 @@ def remove_strays(uow_factory: UnitOfWorkFactory, store: ArtifactStore) -> None:
 def _is_own(uow: UnitOfWork, store: ArtifactStore, path: str) -> bool:
     """Return whether a job of this database published these files."""
     claim = store.claim_of(path)
-    return claim is not None and _is_known(uow, claim[0])
-
-
-def _is_known(uow: UnitOfWork, job_id: str) -> bool:
-    try:
-        uow.jobs.get(job_id)
-    except UnknownJobError:
-        return False
-    return True
+    return claim is not None and uow.jobs.find(claim[0]) is not None

@@ -125,11 +125,11 @@ def build_content(
 
 def exact_terms(request: ForgetRequest, evidence: Evidence) -> dict[str, Any]:
     """Return when an exact training follows: LETHE_EXACT, and the promised time unless `off`."""
-    mode, due_at = evidence.exact_mode, request.exact_due_at
-    is_promised = mode is not ExactMode.OFF and due_at is not None
+    mode = evidence.exact_mode
+    due_at = None if mode is ExactMode.OFF else request.exact_due_at
     return {
         "mode": None if mode is None else mode.value,
-        "due_at": due_at.isoformat() if is_promised and due_at is not None else None,
+        "due_at": None if due_at is None else due_at.isoformat(),
     }
 
 

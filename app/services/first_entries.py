@@ -58,9 +58,10 @@ def _records(
         newest_id = requests[-1].id
         lifted_at = uow.suppressions.lifted_since(request.id for request in requests)
         for request in requests:
-            if request.id not in known_ids:
-                yield from _of_request(uow, pseudonyms, request)
-            if request.id not in known_ids and request.id in lifted:
+            if request.id in known_ids:
+                continue
+            yield from _of_request(uow, pseudonyms, request)
+            if request.id in lifted:
                 # With the request: the database may have a later deletion of the same person.
                 yield LedgerRecord(
                     event=LedgerEvent.CONSENTED,

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import UnknownJobError
 from app.domain.jobs import OPEN_JOB_STATUSES
 from app.domain.requests import RequestStatus, Scope
 from app.domain.restore_check import Finding, KnownDeletion, Severity, worst
@@ -250,10 +249,5 @@ def _hashes_of_stored(
 
 def _is_of_open_job(uow: UnitOfWork, job_ids: Iterable[str]) -> bool:
     """Return whether one of the jobs is open, so that its files are in use."""
-    for job_id in job_ids:
-        try:
-            if uow.jobs.get(job_id).status in OPEN_JOB_STATUSES:
-                return True
-        except UnknownJobError:
-            continue
-    return False
+    jobs = map(uow.jobs.find, job_ids)
+    return any(job is not None and job.status in OPEN_JOB_STATUSES for job in jobs)

@@ -101,14 +101,8 @@ class ArtifactStore:
 
     def end_claim(self, job_id: str, epoch: int) -> bool:
         """Unlink the claim's staging files; return whether no process of the claim is left."""
-        relative = f"{_STAGING}/{job_id}/{epoch}"
-        self._unlink_tree(self._local_of(relative))
-        with file_locks.exclusive(self._lock_of(relative)) as is_free:
-            if is_free:
-                self._unlink_tree(self._local_of(relative))
-                with suppress(OSError):  # Other claims of the job have files.
-                    self._local_of(f"{_STAGING}/{job_id}").rmdir()
-        return is_free
+        self._unlink_tree(self._local_of(f"{_STAGING}/{job_id}/{epoch}"))
+        return self.remove_unused_staging(job_id, epoch)
 
     def remove_unused_staging(self, job_id: str, epoch: int) -> bool:
         """Unlink the claim's staging files unless a process of the claim lives; return whether."""

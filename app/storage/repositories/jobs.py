@@ -107,10 +107,15 @@ class JobRepository(Repository):
             raise JobRunningError(job_id=running.id) from error
 
     def get(self, job_id: str) -> Job:
-        row = self._connection.execute(_jobs().where(JobRow.id == job_id)).first()
-        if row is None:
+        job = self.find(job_id)
+        if job is None:
             raise UnknownJobError(job_id=job_id)
-        return _to_domain(row)
+        return job
+
+    def find(self, job_id: str) -> Job | None:
+        """Return the job, or None if this database does not know it."""
+        row = self._connection.execute(_jobs().where(JobRow.id == job_id)).first()
+        return None if row is None else _to_domain(row)
 
     def open_job(self) -> Job | None:
         row = self._connection.execute(_jobs().where(JobRow.status.in_(_OPEN))).first()

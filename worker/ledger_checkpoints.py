@@ -40,10 +40,10 @@ def _write(context: WorkerContext, ledger: Ledger, *, at_once: bool) -> None:
     with context.uow_factory(write=False) as uow:
         head = uow.state.ledger_head()
         covered = uow.state.ledger_checkpoint()
+        if head is None or head.number <= covered:
+            return
         keys = [signing_keys.trusted_key(key) for key in uow.signing_keys.all()]
         now = uow.state.now()
-    if head is None or head.number <= covered:
-        return
     base, previous, issued_at = _last_checkpoint(ledger, keys, covered, head.number)
     # A checkpoint from the future was signed before the clock was set back.
     if not at_once and issued_at is not None and timedelta(0) <= now - issued_at < _INTERVAL:

@@ -13,6 +13,7 @@ import structlog
 
 from app.domain.errors import LedgerAheadError, LedgerUnavailableError, LetheError
 from app.services import jobs as job_lifecycle
+from app.services.exactness import adopt_earlier_completions
 from app.services.renewals import schedule
 from app.services.restore import reconcile_installation, require_current
 from app.services.scrubs import wake_for_certificates
@@ -141,6 +142,7 @@ class Relay:
         replace_lost_release(self._uow_factory, self._artifacts, self._settings)
         erase_owed(self._uow_factory)
         with self._uow_factory() as uow:
+            adopt_earlier_completions(uow, self._settings)
             wake_for_certificates(uow)
 
     def _dispatch(self) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from app.domain.scrubs import OwedScrub
     from app.services.certificates import Evidence
     from app.services.signatures import Signer
+    from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWork
 
 #: Entry of a release's metrics with the facts of its training from scratch. The worker writes the
@@ -75,6 +76,11 @@ def at_completion(
     if due_at is not None and due_at > completed_at and outcome is Outcome.INCONCLUSIVE:
         due_at = completed_at + (due_at - completed_at) / 2
     return request.evolve(assurance=Assurance.APPROXIMATE, exact_due_at=due_at)
+
+
+def adopt_earlier_completions(uow: UnitOfWork, settings: Settings) -> None:
+    """Give an assurance to deletions that workers of an earlier version completed."""
+    uow.requests.stamp_assurance(timedelta(days=settings.exact_days))
 
 
 def certify_exact(uow: UnitOfWork, lease: Lease, signer: Signer, evidence: Evidence) -> list[str]:

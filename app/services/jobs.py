@@ -17,7 +17,6 @@ from app.domain.errors import (
     JobRunningError,
     NothingToTrainError,
     RestoringError,
-    UnknownJobError,
 )
 from app.domain.identifiers import new_id
 from app.domain.jobs import (
@@ -47,8 +46,6 @@ _REQUEST_STATUS: Final = {
     JobStatus.PUBLISHING: RequestStatus.AUDITING,
     JobStatus.ROLLING_OUT: RequestStatus.ROLLING_OUT,
 }
-
-_DAY_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +243,6 @@ def sweep(uow: UnitOfWork, settings: Settings) -> Sweep:
     A job past the flip is never abandoned. Queued jobs get a message too, because the broker may
     have lost the first message.
     """
-    uow.requests.stamp_assurance(settings.exact_days * _DAY_SECONDS)
     abandoned: list[str] = []
     woken = uow.jobs.claimable()
     for job in uow.jobs.expired():
@@ -269,10 +265,8 @@ def has_ended(uow: UnitOfWork, job_id: str) -> bool:
     An unknown job may belong to another installation that shares the file system, so the answer
     is False.
     """
-    try:
-        return uow.jobs.get(job_id).status not in OPEN_JOB_STATUSES
-    except UnknownJobError:
-        return False
+    job = uow.jobs.find(job_id)
+    return job is not None and job.status not in OPEN_JOB_STATUSES
 
 
 def _release_requests(

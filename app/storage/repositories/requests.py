@@ -24,7 +24,7 @@ from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import ColumnElement, Row, Select, Update
 
@@ -365,10 +365,11 @@ class RequestRepository(Repository):
             .limit(limit)
         )
 
-    def stamp_assurance(self, exact_seconds: float) -> None:
-        """Mark deletions that workers of an earlier version completed as approximate.
+    def stamp_assurance(self, exact_time: timedelta) -> None:
+        """Give an assurance to deletions that workers of an earlier version completed.
 
-        Deletions before the first release are exact: no weights existed.
+        Deletions before the first release are exact, because no weights existed. All others are
+        approximate. Their deadline is `exact_time` after the request, unless one is recorded.
         """
         created_at = type_coerce(RequestRow.created_at, Double)
         exact_due_at = type_coerce(RequestRow.exact_due_at, Double)
@@ -385,7 +386,7 @@ class RequestRepository(Repository):
             _update(
                 is_stamped,
                 assurance=Assurance.APPROXIMATE.value,
-                exact_due_at=func.coalesce(exact_due_at, created_at + exact_seconds),
+                exact_due_at=func.coalesce(exact_due_at, created_at + exact_time.total_seconds()),
             )
         )
 

@@ -20,6 +20,7 @@ from app.domain.errors import (
 )
 from app.domain.jobs import Failure, Job, JobKind, JobStatus, Lease, Stage
 from app.domain.requests import Assurance, ForgetRequest, RequestStatus
+from app.services.exactness import adopt_earlier_completions
 from app.services.jobs import (
     advance,
     claim,
@@ -248,7 +249,7 @@ def test_deletion_that_an_earlier_version_completed_becomes_exact_later(
         made = update(RequestRow).where(RequestRow.id == request.id)
         connection.execute(made.values(release="rel_1"))
     with catalog() as uow:
-        sweep(uow, SETTINGS)
+        adopt_earlier_completions(uow, SETTINGS)
     with catalog(write=False) as uow:
         stamped = uow.requests.get(request.id)
         before_the_release = uow.requests.get(first.id)

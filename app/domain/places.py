@@ -17,7 +17,7 @@ def is_plain_path(place: str) -> bool:
 
 
 def is_inside(place: str, other: str) -> bool:
-    """Return whether a path or URL is the other one or lies in it, also through links."""
+    """Return whether `place` equals `other` or lies inside `other`, also through links."""
     if _protocol(place) == _protocol(other) == "file":
         return _real_path(place).is_relative_to(_real_path(other))
     inner, outer = (each.rstrip("/") for each in (place, other))

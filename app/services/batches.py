@@ -44,8 +44,9 @@ def batch_due_at(uow: UnitOfWork, settings: Settings) -> datetime | None:
 
 
 def _due_at(times: Sequence[tuple[bool, datetime]], settings: Settings) -> datetime | None:
-    """Return when a batch is due, from each request: is it a retry, and since when is it ready.
+    """Return the time at which a batch is due; None without a request.
 
+    `times` has for each request whether it is retried, and the time since which it is ready.
     Requests of a failed job do not wait again. Other requests wait from the end of their cancel
     window. A full batch does not wait.
     """

@@ -148,8 +148,8 @@ def _kept_texts(job: Job) -> list[str]:
 def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, Any]:
     """Return the newest certificate's content, with the erasures that are owed now.
 
-    These are owed by the job that completed the request, or by the one that made it exact. Call
-    this when an erasure of one of them was closed, in the same transaction.
+    These erasures are owed by the job that completed the request, or by the job that made the
+    deletion exact. Call this function in the transaction that closes an erasure of these jobs.
     """
     newest = _newest(uow, request)
     content = content_of(newest.envelope)
@@ -161,7 +161,7 @@ def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, A
 
 
 def owed_erasures(uow: UnitOfWork, request: ForgetRequest) -> list[OwedScrub]:
-    """Return what the request's completing job, and the job that made it exact, owe now."""
+    """Return the open erasures of the jobs that completed the request and made it exact."""
     job_ids = dict.fromkeys([request.job_id, request.exact_job_id])
     return [scrub for job_id in job_ids if job_id for scrub in uow.scrubs.open_of_job(job_id)]
 
@@ -223,7 +223,7 @@ def sign(
 
 
 def certificate_of(uow: UnitOfWork, request_id: str, number: int | None = None) -> dict[str, Any]:
-    """Return the newest certificate, or the one with this number.
+    """Return the newest certificate, or the certificate with this number.
 
     Raises CertificateNotReadyError before completion, and UnknownCertificateError.
     """
@@ -257,7 +257,7 @@ def envelope_digest(envelope: Mapping[str, Any]) -> str:
 
 
 def is_cited(envelope: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    """Return whether the certificate with this content cites that one as the deletion's."""
+    """Return whether the content cites this envelope as the certificate of the deletion."""
     cited, first = content.get("cites") or {}, content_of(envelope)
     return (
         cited.get("sha256") == envelope_digest(envelope)
@@ -315,7 +315,7 @@ def job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
 
 
 def owed_facts(owed: Iterable[OwedScrub]) -> list[dict[str, Any]]:
-    """Return what a certificate states about open erasures. An owed certificate is none."""
+    """Return what a certificate states about open erasures, without owed certificates."""
     return [
         {"kind": scrub.kind, "since": scrub.created_at.isoformat(), "host": scrub.host}
         for scrub in owed

@@ -141,9 +141,9 @@ def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
 
 
 def withdraw(uow: UnitOfWork, request: ForgetRequest) -> bool:
-    """Set a scheduled request to `cancelled` and lift its suppressions; return whether it was.
+    """Set a scheduled request to `cancelled` and lift its suppressions.
 
-    The caller holds the data lock.
+    Return False if the request is not `scheduled` any more. The caller holds the data lock.
     """
     if not uow.requests.change_status(
         request, [RequestStatus.SCHEDULED], status=RequestStatus.CANCELLED, subject=None

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def end_repetition(uow: UnitOfWork, requests: Collection[ForgetRequest]) -> None:
-    """Lift what consent had lifted after deletions that are completed again.
+    """Lift again the suppressions that consent had lifted before the restore.
 
-    Call this in the transaction that completes the requests.
+    Call this function in the transaction that completes the repeated deletions.
     """
     for request in requests:
         lifted = (request.recovered or {}).get("lift", ())

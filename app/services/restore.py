@@ -110,7 +110,7 @@ def reconcile(
 def reconcile_installation(
     factory: UnitOfWorkFactory, pseudonyms: Pseudonyms, settings: Settings
 ) -> bool:
-    """Reconcile in a transaction of its own if the ledger is ahead; return whether it was.
+    """Reconcile in a transaction of its own if the ledger is ahead; return whether data changed.
 
     The check costs one query and two look-ups in the ledger. Raises LedgerDamagedError and
     LedgerUnavailableError.

@@ -127,7 +127,7 @@ def stored_subjects(
     tombstones: Mapping[str, KnownDeletion],
     requests: Mapping[str, ForgetRequest],
 ) -> list[Finding]:
-    """Return what is stored although its deletion was completed and no consent followed.
+    """Return findings about stored data whose deletion was completed without a later consent.
 
     `tombstones` has keyed hash → deletion.
     """

@@ -51,7 +51,7 @@ def _matching(
     ids: Iterable[str], hashes_of: Callable[[str], Iterable[str]], wanted: set[str]
 ) -> dict[str, str]:
     """Return keyed hash → stored id for the wanted hashes."""
-    return {h: one for one in ids for h in hashes_of(one) if h in wanted}
+    return {h: stored_id for stored_id in ids for h in hashes_of(stored_id) if h in wanted}
 
 
 def _items(

@@ -105,7 +105,7 @@ class ArtifactStore:
         return self.remove_unused_staging(job_id, epoch)
 
     def remove_unused_staging(self, job_id: str, epoch: int) -> bool:
-        """Unlink the claim's staging files unless a process of the claim lives; return whether."""
+        """Unlink the claim's staging files; return False and keep them if its process lives."""
         relative = f"{_STAGING}/{job_id}/{epoch}"
         with file_locks.exclusive(self._lock_of(relative)) as is_free:
             if is_free:

@@ -99,7 +99,7 @@ class Ledger:
                     )
                 yield entry
                 head = entry.head
-            # Mostly there is one entry or none; a restored database lacks many.
+            # Usually one entry or none is missing, but a restored database lacks many entries.
             length = min(2 * length, _READ_LIMIT)
 
     def is_ahead(self, head: LedgerHead) -> bool:

@@ -29,8 +29,9 @@ up: $(STAMP) ## The whole service on this machine
 
 # The tests of one file share servers (a Redis database, for example), so each file stays in one
 # process. Files run in the order of collection: files with slow tests first (tests/conftest.py).
+# Many tests wait for processes, so that more processes than cores shorten the run.
 test: $(STAMP) ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## The gates: lint, types, imports, vocabulary, migrations, containers
 	@BIN='$(BIN)' bash scripts/check.sh

@@ -1,7 +1,7 @@
 """Error handling of the commands: one line per expected error, and the exit status.
 
-The status is 2 for bad input, 130 for an interrupt, and 1 for other failures. `restore-check` has
-two of its own: 3 if something must be repeated, and 4 for damage.
+The status is 2 for bad input, 4 for a damaged erasure ledger, 130 for an interrupt, and 1 for other
+failures. `restore-check` also ends with 3 if something must be repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from app.cli.screen import Screen
-from app.domain.errors import InvalidInputError, LetheError
+from app.domain.errors import InvalidInputError, LedgerDamagedError, LetheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +51,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         try:
             function(*args, **kwargs)
         except LetheError as error:
-            status = BAD_INPUT if isinstance(error, InvalidInputError) else FAILURE
-            _exit(screen, error.code, str(error), status)
+            _exit(screen, error.code, str(error), _status_of(error))
         except ValidationError as error:
             _exit(screen, "invalid-settings", _settings_message(error), BAD_INPUT)
         except OSError as error:
@@ -62,6 +61,12 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             _exit(screen, "interrupted", str(interrupt) or "Stopped.", INTERRUPTED)
 
     return guarded
+
+
+def _status_of(error: LetheError) -> int:
+    if isinstance(error, LedgerDamagedError):
+        return DAMAGED
+    return BAD_INPUT if isinstance(error, InvalidInputError) else FAILURE
 
 
 def _exit(screen: Screen, code: str, message: str, status: int) -> NoReturn:

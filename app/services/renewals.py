@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import ConflictError, JobRunningError
 from app.domain.jobs import INTERRUPTIBLE_STATUSES, Job, JobKind
-from app.domain.renewal import Action, RenewalPolicy, RenewalState, decide, plan
+from app.domain.renewal import (
+    Action,
+    ExactMode,
+    RenewalPolicy,
+    RenewalReason,
+    RenewalState,
+    decide,
+    plan,
+)
 from app.domain.requests import RequestStatus
 from app.services.batches import batch_due_at, next_batch
 from app.services.jobs import close_batch, start_training
@@ -70,10 +78,25 @@ def schedule(uow: UnitOfWork, settings: Settings) -> Job | None:
     if action is Action.CLOSE_BATCH:
         return close_batch(uow, settings)
     if action is Action.START_RENEWAL:
-        return _start(uow, settings, state)
+        return _start(uow, plan(state, policy(settings)).reason)
     if action is Action.PREEMPT and job is not None:
         return _preempt(uow, settings, job)
     return None
+
+
+def replace_lost_release(uow: UnitOfWork, settings: Settings) -> Job | None:
+    """Start a renewal for a live release without files, also with LETHE_EXACT=off.
+
+    Return None while the renewal waits after a failure or a cancel. Raises RestoringError while
+    deletions are repeated after a restore.
+    """
+    now = uow.state.now().timestamp()
+    state = RenewalState(
+        now=now, approximate=1, is_restored=True, **_of_history(uow, settings, now)
+    )
+    if not plan(state, replace(policy(settings), mode=ExactMode.SOON)).is_due(now):
+        return None
+    return _start(uow, RenewalReason.RESTORED)
 
 
 def read_state(uow: UnitOfWork, settings: Settings) -> RenewalState:
@@ -118,9 +141,8 @@ def _waits(request: ForgetRequest, now: datetime) -> bool:
     return request.status is RequestStatus.BATCHED and request.job_id is None
 
 
-def _start(uow: UnitOfWork, settings: Settings, state: RenewalState) -> Job | None:
+def _start(uow: UnitOfWork, reason: RenewalReason | None) -> Job | None:
     """Start a renewal. Return None if another process has created a job meanwhile."""
-    reason = plan(state, policy(settings)).reason
     history = uow.renewals.history(uow.renewals.last_exact_at())
     facts: dict[str, Any] = {
         "reason": reason.value if reason is not None else "",

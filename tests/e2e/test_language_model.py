@@ -31,6 +31,8 @@ SETTINGS = {
     # `auto` would measure both precisions first; tests/models/runtime/test_devices.py covers that.
     "LETHE_DTYPE": "float32",
     "LETHE_HOLDOUT_SHARE": "0.05",
+    # A renewal doubles the time; tests/worker/test_renewal_training.py renews a packaged model.
+    "LETHE_EXACT": "off",
 }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +22,21 @@ from app.services.signatures import verify_certificate
 from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.file_learner import FileLearner, read_weights
+from tests.support.forked_workers import ForkedWorker
+from tests.support.processes import wait_until
 from worker.context import build_context
 from worker.loop import run_once
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from app.domain.requests import ForgetRequest
     from app.storage.engine import Database
     from worker.context import WorkerContext
 
-SCRIPT = Path(__file__).parents[1] / "support" / "blocking_worker.py"
-#: Lease length in seconds. Short, so that a killed worker's job soon becomes claimable.
-LEASE = 3.0
+#: Lease length in seconds. A slow machine must not lose a lease; `end_leases` spares most waits.
+LEASE = 6.0
 #: Occurs nowhere else, so that tests can search files for its bytes.
 PERSON = "person-8c1f0b7e"
 #: With this key no user of the installation is a holdout user.
@@ -52,6 +52,8 @@ class Installation:
     context: WorkerContext
     #: Whether the weights are from real models, so that `read_weights` cannot read them.
     real: bool = False
+    workers: list[ForkedWorker] = field(default_factory=list)
+    #: Processes of other programs than the worker.
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def forget(self, user_id: str = PERSON, *items: str) -> str:
@@ -83,31 +85,37 @@ class Installation:
             start_training(uow, kind)
         assert run_once(self.context)
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *arguments, *(["--model"] if self.real else [])],
-            env=self.environment,
-            stderr=subprocess.PIPE,
-        )
-        self.processes.append(process)
+    def start(self, *arguments: str) -> ForkedWorker:
+        options = ["--model"] if self.real else []
+        process = ForkedWorker([*arguments, *options], self.environment)
+        self.workers.append(process)
         return process
 
-    def start_and_stop_at(self, point: str) -> subprocess.Popen[bytes]:
+    def start_and_stop_at(self, point: str) -> ForkedWorker:
         """Start a worker and return when the worker has suspended itself at this point."""
         process = self.start("--stop-at", point)
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            process.returncode = os.waitstatus_to_exitcode(status)
-            assert process.stderr is not None
-            pytest.fail(f"the worker ended before {point}: {process.stderr.read().decode()}")
+        wait_until(lambda: process.is_suspended() or process.poll() is not None, "no suspension")
+        if process.poll() is not None:
+            pytest.fail(f"the worker ended before {point}: {process.errors().decode()}")
         return process
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: ForkedWorker) -> None:
+        """Kill a worker, and let its leases expire."""
         process.send_signal(signal.SIGKILL)
         process.wait()
+        self.end_leases()
+
+    def end_leases(self) -> None:
+        """Let all leases of workers expire at once."""
+        with self.context.database.write.begin() as connection:
+            for table in ("jobs", "workers"):
+                connection.execute(
+                    text(f"UPDATE {table} SET lease_expires_at = 1 WHERE lease_expires_at > 1")
+                )
 
     def finish_elsewhere(self) -> None:
-        """Run another worker process until no job is left."""
+        """Run another worker process until no job is left. A suspended worker loses its lease."""
+        self.end_leases()
         process = self.start()
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
@@ -203,10 +211,13 @@ def make_installation(
 
 
 def close(installation: Installation) -> None:
-    """Kill the worker processes that still run, and disconnect."""
+    """Kill the processes that still run, and disconnect."""
+    for worker in installation.workers:
+        worker.close()
     for process in installation.processes:
         if process.poll() is None:
-            installation.kill(process)
+            process.kill()
+            process.wait()
         if process.stderr is not None:
             process.stderr.close()
     installation.context.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.domain.catalog import Interaction
 from app.domain.errors import JobNotCancellableError
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.releases import ReleaseStatus
@@ -168,9 +169,25 @@ def test_suspended_worker_of_a_cancelled_job_changes_nothing(installation: Insta
     check_nothing_is_left(installation, live)
 
 
+def store_ratings_for_a_long_training(installation: Installation) -> None:
+    """Store so many ratings that a training does not end before it is interrupted."""
+    ratings = [
+        Interaction(
+            user_id=f"v{user}", item_id=f"j{(7 * user + n) % 300}", rating=1.0 + n % 5, timestamp=n
+        )
+        for user in range(300)
+        for n in range(60)
+    ]
+    with installation.context.uow_factory() as uow:
+        uow.people.upsert_items([(f"j{n}", f"Item {n}", {}) for n in range(300)])
+        uow.people.ensure_users([f"v{user}" for user in range(300)])
+        uow.people.upsert_interactions(ratings, version=uow.state.bump("interactions"))
+
+
 @pytest.mark.slow
 def test_interrupted_train_command_cancels_its_job(empty_installation: Installation) -> None:
     installation = empty_installation
+    store_ratings_for_a_long_training(installation)
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "train"],
         env=installation.environment | {"PYTHONPATH": str(Path(__file__).parents[2])},

@@ -36,7 +36,6 @@ def strict_empty(database: Database, tmp_path: Path) -> Iterator[Installation]:
         tmp_path,
         LETHE_JOB_ATTEMPTS="1",
         LETHE_REQUEST_FAILURES="1",
-        LETHE_JOB_LEASE="4",
     )
     fill(installation.context)
     yield installation

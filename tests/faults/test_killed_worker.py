@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults.conftest import close, fill, make_installation
 from worker.relay import Relay
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.storage.engine import Database
     from tests.faults.conftest import Installation
 
 pytestmark = pytest.mark.slow
@@ -38,6 +42,23 @@ def test_killed_worker_another_finishes(installation: Installation, point: str) 
     installation.check_forgotten(request_id)
 
 
+def test_lease_of_a_killed_worker_expires_by_itself(database: Database, tmp_path: Path) -> None:
+    installation = make_installation(database, tmp_path, LETHE_JOB_LEASE="3")
+    try:
+        fill(installation.context)
+        installation.train()
+        request_id = installation.forget()
+        killed = installation.start_and_stop_at("unlearn")
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        successor = installation.start()
+        _, errors = successor.communicate(timeout=120)
+        assert successor.returncode == 0, errors
+        installation.check_forgotten(request_id)
+    finally:
+        close(installation)
+
+
 @pytest.mark.parametrize("point", ["unlearn", "publish", "roll_out", "shred", "certify"])
 def test_suspended_worker_changes_nothing_after_lease_loss(
     installation: Installation, point: str
@@ -50,7 +71,8 @@ def test_suspended_worker_changes_nothing_after_lease_loss(
     suspended.send_signal(signal.SIGCONT)
     _, errors = suspended.communicate(timeout=30)
     assert suspended.returncode == 0
-    assert b"lease_lost" in errors
+    # The error of a write, or that of a missing file, which the worker cannot record any more.
+    assert b"lease_lost" in errors or b"LeaseLostError" in errors
     assert installation.state() == before
     # The suspended worker may still write to the staging directory of its own epoch.
     context = installation.context

@@ -63,7 +63,6 @@ def real_installation(database: Database, tmp_path: Path) -> Iterator[Installati
         database,
         tmp_path,
         real=True,
-        LETHE_JOB_LEASE="3",
         # With this key, 25 users are holdout users, and PERSON is none of them.
         LETHE_HOLDOUT_SHARE="0.2",
         LETHE_HASH_KEY="another key for tests, number 0",

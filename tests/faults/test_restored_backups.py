@@ -15,13 +15,14 @@ import pytest
 
 from app.domain.catalog import Interaction
 from app.domain.errors import ForgottenPersonError, GoneError, RestoringError
-from app.domain.jobs import JobKind
+from app.domain.jobs import CANCELLED_BY_OPERATOR, PREEMPTED, JobKind
+from app.domain.renewal import RenewalReason
 from app.domain.requests import Outcome, RequestStatus
 from app.services.certificates import certificates_of, content_of
 from app.services.forget import cancel_forget
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
-from app.services.jobs import start_training
+from app.services.jobs import cancel, start_training
 from app.services.recommendation_inputs import read_inputs
 from app.services.suppression import record_consent
 from app.services.users import read_user
@@ -389,6 +390,25 @@ def test_failed_renewal_of_lost_weights_waits(installation: Installation) -> Non
     replace_lost_release(context.uow_factory, context.artifacts, settings)
     with context.uow_factory(write=False) as uow:
         assert uow.jobs.open_job() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_replaced"), [(PREEMPTED, True), (CANCELLED_BY_OPERATOR, False)]
+)
+def test_only_an_operator_delays_the_renewal_of_lost_weights(
+    installation: Installation, error: str, is_replaced: bool
+) -> None:
+    context = installation.context
+    context.artifacts.remove(live_release(installation).path)
+    replace_lost_release(context.uow_factory, context.artifacts, context.settings)
+    with context.uow_factory() as uow:
+        job = uow.jobs.open_job()
+        assert job is not None
+        assert job.renewal_reason == RenewalReason.RESTORED
+        cancel(uow, job.id, error)
+    replace_lost_release(context.uow_factory, context.artifacts, context.settings)
+    with context.uow_factory(write=False) as uow:
+        assert (uow.jobs.open_job() is not None) is is_replaced
 
 
 class BrokenLearner(FileLearner):

@@ -41,7 +41,11 @@ class DatabaseBackup:
         return cls(tables)
 
     def restore(self, database: Database) -> None:
-        """Replace the database's content, also while processes are connected."""
+        """Replace the database's content, also while processes are connected.
+
+        Other transactions of PostgreSQL see the old or the new content. After a TRUNCATE they could
+        see empty tables.
+        """
         if database.is_sqlite:
             with closing(sqlite3.connect(":memory:")) as source:
                 source.deserialize(self.content[""])
@@ -50,7 +54,9 @@ class DatabaseBackup:
             return
         tables = [table.name for table in Base.metadata.sorted_tables]
         with _postgres(database) as server:
-            server.execute(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE")
+            server.execute(f"LOCK TABLE {', '.join(tables)} IN EXCLUSIVE MODE")
+            for table in reversed(tables):
+                server.execute(f"DELETE FROM {table}")
             for table in tables:
                 with server.cursor().copy(f'COPY "{table}" FROM STDIN') as copy:
                     copy.write(self.content[table])

@@ -13,29 +13,23 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# The script's directory has the learner, the directory above has the packages.
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from file_learner import FileLearner
-
 from app.logs import configure_logging
 from app.services import exactness
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
+from tests.support.file_learner import FileLearner
 from worker import loop
 from worker.context import WorkerContext, build_context
 from worker.loop import run_forever
 from worker.process import stop_on_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from app.domain.jobs import Stage
 
@@ -115,11 +109,11 @@ def suspend_in_upload(file_system: Any) -> None:
     file_system.put_file = put_file
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stop-at", default="")
     parser.add_argument("--model", action="store_true", help="use the learner with real models")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     point = options.stop_at
     settings = Settings()
     configure_logging("WARNING")
@@ -145,7 +139,3 @@ def main() -> None:
         run_forever(context, stop, until_idle=True, on_stage=on_stage)
     finally:
         context.close()
-
-
-if __name__ == "__main__":
-    main()

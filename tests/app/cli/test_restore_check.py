@@ -139,7 +139,7 @@ class TestLedger:
         assert refused.exit_code == 2
         assert "move what is left" in refused.stdout.replace("\n", " ")
         on_sqlite.ledger.rename(on_sqlite.ledger.with_name("kept"))
-        assert lethe("jobs").exit_code == 1
+        assert lethe("jobs").exit_code == 4
 
         ended = lethe("restore-check", "--new-ledger")
 

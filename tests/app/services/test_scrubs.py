@@ -19,6 +19,7 @@ from app.storage.engine import make_database
 from app.storage.maintenance import erase_remains
 from app.storage.unit_of_work import UnitOfWorkFactory
 from tests.app.conftest import SETTINGS
+from tests.support.processes import wait_until
 from worker.scrubbing import erase_owed
 
 if TYPE_CHECKING:
@@ -175,6 +176,14 @@ def test_vacuum_waits_for_snapshots_and_transactions_older_than_the_deletion(
         assert error is not None
         assert 'application "lethe"' in error
     assert erase_remains(postgres_database, transaction_id=deleted_by) is None
+
+    def is_newest() -> bool:
+        # Transactions in all databases of the server count for the age of a snapshot.
+        with postgres_database.read.connect() as connection:
+            oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+            return bool(connection.execute(text(oldest)).scalar_one() > deleted_by)
+
+    wait_until(is_newest, "a transaction stayed open")
     with factory(write=False) as reader:
         reader.state.data_version()  # A snapshot that is newer than the deletion.
         assert erase_remains(postgres_database, transaction_id=deleted_by, wait_seconds=0.0) is None

@@ -16,12 +16,13 @@ import torch
 
 from app.domain.json_values import plain
 from benchmarks.unlearning import plots
+from benchmarks.ratings_without_times import read_ratings
 from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.goals import goals
 from benchmarks.unlearning.plan import RESULTS, hold_directory, make_plan
 from benchmarks.unlearning.protocols import PROTOCOLS, SEQUENTIAL
 from benchmarks.unlearning.report import write_table
-from benchmarks.unlearning.results import RETRAIN, Margins, compare
+from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, RETRAIN, Margins, compare
 from benchmarks.unlearning.runs import SHADOW
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import Setting, read_json, write_json
@@ -32,7 +33,7 @@ from models.backbones.errors import BackboneUnavailableError
 from models.backbones.packaged import set_cache_directory
 from models.backbones.sources import locate
 from models.data.splits import TooSmallToSplitError
-from models.datasets.detect import DataSetError, read
+from models.datasets.detect import DataSetError
 from models.prompts.text_prompt import NoAnswerTokensError, PromptTooLongError
 from models.recommender.factory import parse_backbone
 from models.recommender.pretrained import HuggingFaceConfig
@@ -79,7 +80,9 @@ class Options:
     protocol: str = "paper"
     seeds: int = 3
     backbone: str = "compact"
-    shadows: int = 0
+    shadows: int = 16
+    #: Number of Retrain runs, at least `seeds`.
+    retrain_runs: int = 8
     forget_seed: int = 0
     teacher_only: bool = False
     #: Directory for converted packaged backbones; None: the default directory.
@@ -101,6 +104,11 @@ class Options:
             raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
         if not 0 <= self.shadows <= MAX_SHADOWS:
             raise BenchmarkInputError(f"--shadows must be 0 to {MAX_SHADOWS}, not {self.shadows}.")
+        if not MIN_RETRAIN_RUNS <= self.retrain_runs <= MAX_SEEDS:
+            raise BenchmarkInputError(
+                f"--retrain-runs must be {MIN_RETRAIN_RUNS} to {MAX_SEEDS}, not "
+                f"{self.retrain_runs}."
+            )
         if self.out.exists() and not self.out.is_dir():
             raise BenchmarkInputError(f"{self.out} is a file. Choose a directory for --out.")
         if not self.teacher_only:
@@ -152,7 +160,10 @@ class Benchmark:
 
     def units(self) -> list[Unit]:
         """Return the units of the comparison in the order of their execution."""
-        return comparison_units(self.options.methods, self.options.seeds, self.options.shadows)
+        options = self.options
+        return comparison_units(
+            options.methods, options.seeds, options.shadows, options.retrain_runs
+        )
 
     def run(self, screen: Screen) -> dict[str, Any]:
         """Make missing units, compare all runs, write the report, and return the results."""
@@ -172,7 +183,7 @@ class Benchmark:
         shared = {key: self.plan[key] for key in ("data_sha256", "versions")}
         succeeded = [{**run, **shared} for run in runs if "error" not in run]
         shadows = [
-            self.margins(SHADOW, unit.seed).forget
+            self.margins(SHADOW, unit.seed)
             for unit in units
             if unit.kind == "shadow" and unit.is_finished(self.setting)
         ]
@@ -181,15 +192,17 @@ class Benchmark:
             [self.margins(run["method"], run["seed"]) for run in succeeded],
             self.setting.case.batch.forget,
             shadows,
+            self.setting.case.batch.parts.test,
         )
         failed = [{**run, **shared} for run in runs if "error" in run]
         return {"shadows": len(shadows), **compared, "runs": compared["runs"] + failed}
 
     def margins(self, name: str, seed: int) -> Margins:
-        """Load the margins of a finished run on the forget rows."""
+        """Load the margins of a finished run on the forget and test rows."""
         with np.load(self.setting.run_path(name, seed).with_suffix(".npz")) as saved:
             steps = saved.get("step_margins")
-            return Margins(forget=saved["forget_margins"], steps=steps)
+            test = saved.get("test_margins")
+            return Margins(forget=saved["forget_margins"], test=test, steps=steps)
 
     def retrain_margins(self, units: Sequence[Unit]) -> list[Any]:
         """Return the [F] margins of the Retrain runs among the units."""
@@ -222,12 +235,13 @@ class Benchmark:
                 "methods": list(self.options.methods),
                 "seeds": self.options.seeds,
                 "shadows": self.options.shadows,
+                "retrain_runs": self.options.retrain_runs,
             },
         }
 
 
 def _load_setting(options: Options, recipe: TrainConfig | None) -> Setting:
-    data, _ = read(options.data)
+    data = read_ratings(options.data)
     backbone = parse_backbone(options.backbone)
     if isinstance(backbone, HuggingFaceConfig):
         # Located, converted or downloaded before any timing, and identical for every run.

@@ -89,9 +89,14 @@ class Unit:
             write_json(setting.run_path(self.method, self.seed), failed)
 
 
-def comparison_units(methods: Sequence[str], seeds: int, shadows: int) -> list[Unit]:
-    """Return the units of a comparison, each after the units that it requires."""
-    count = max(MIN_RETRAIN_RUNS, seeds)
+def comparison_units(
+    methods: Sequence[str], seeds: int, shadows: int, retrain_runs: int = MIN_RETRAIN_RUNS
+) -> list[Unit]:
+    """Return the units of a comparison, each after the units that it requires.
+
+    The seeds of the shadow models follow those of the Retrain runs.
+    """
+    count = max(MIN_RETRAIN_RUNS, retrain_runs, seeds)
     units = [Unit(kind="run", method=RETRAIN, seed=seed) for seed in range(count)]
     units += [
         Unit(kind="shadow", method=RETRAIN, seed=seed) for seed in range(count, count + shadows)

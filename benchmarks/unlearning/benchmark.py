@@ -15,14 +15,15 @@ import numpy as np
 import torch
 
 from app.domain.json_values import plain
-from benchmarks.unlearning import plots
 from benchmarks.ratings_without_times import read_ratings
+from benchmarks.unlearning import plots
 from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.goals import goals
+from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.plan import RESULTS, hold_directory, make_plan
 from benchmarks.unlearning.protocols import PROTOCOLS, SEQUENTIAL
 from benchmarks.unlearning.report import write_table
-from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, RETRAIN, Margins, compare
+from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, Margins, compare
 from benchmarks.unlearning.runs import SHADOW
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import Setting, read_json, write_json

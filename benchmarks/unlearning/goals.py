@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.unlearning.names import ORIGINAL, RETRAIN
 from benchmarks.unlearning.report import mean_and_std, verdict
-from benchmarks.unlearning.results import ORIGINAL, RETRAIN
 
 if TYPE_CHECKING:
     from benchmarks.unlearning.report import Results

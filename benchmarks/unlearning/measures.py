@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.unlearning.results import ORIGINAL
+from benchmarks.unlearning.names import ORIGINAL
 from models.audit.prediction import calibration_error
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.report import audit, audit_exact

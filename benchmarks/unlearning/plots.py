@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.report import mean_and_std, methods
-from benchmarks.unlearning.results import RETRAIN
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -10,6 +10,7 @@ of a benchmark answers the same queries.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -109,7 +110,7 @@ class _Drawing:
         bounds = np.searchsorted(data.user[order], np.arange(len(data.users) + 1))
         self._rated = [
             frozenset(data.item[order[first:last]].tolist())
-            for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+            for first, last in itertools.pairwise(bounds)
         ]
         #: The last training row of each retained user; rows are ordered by user and time.
         self._last = dict(zip(train.user.tolist(), range(len(train)), strict=True))
@@ -146,7 +147,10 @@ class _Drawing:
         case, forget = self._case, self._case.batch.forget
         items = sorted(case.batch.forgotten_items)
         if items:
-            return [(-1, None, items[start : start + TARGETS]) for start in range(0, len(items), TARGETS)]
+            return [
+                (-1, None, items[start : start + TARGETS])
+                for start in range(0, len(items), TARGETS)
+            ]
         pairs = frozenset[tuple[int, int]]().union(*(batch.pairs for batch in case.batches))
         targets = []
         for person in self._generator.permutation(np.unique(forget.user)).tolist():

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from rich.table import Table
 
-from benchmarks.unlearning.results import RETRAIN
+from benchmarks.unlearning.names import RETRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from benchmarks.unlearning.method_measures import method_measures
+from benchmarks.unlearning.names import RETRAIN
 from models.audit.divergence import euclidean, jensen_shannon, per_user, symmetrized_kl
 from models.audit.lira import lira, loss_attack
+from models.audit.prediction import prediction_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-RETRAIN: Final = "retrain"
-ORIGINAL: Final = "original"
 #: Minimum number of Retrain runs. Four runs have six pairs for the noise floor's interval.
 MIN_RETRAIN_RUNS: Final = 4
 
@@ -36,25 +37,32 @@ class TooFewRetrainedError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Margins:
-    """Margins of a run on the F forget rows: `forget` is [F], `steps` is [B, F] for B batches."""
+    """Margins of a run: [F] on the forget rows, [M] on the test rows, [B, F] after B batches."""
 
     forget: Floats
+    test: Floats | None = None
     steps: Floats | None = None
 
 
 def noise_floor(retrained: Sequence[Floats], losses: Sequence[float]) -> dict[str, Any]:
-    """Return the JSD in nats between all pairs of Retrain runs: mean and 95 % interval.
+    """Return the JSD in nats between Retrain runs, with 95 % prediction intervals of a further run.
 
-    `retrained` has the [F] margins of K ≥ 4 runs, `losses` their mean forget losses. Raises
-    TooFewRetrainedError.
+    `retrained` has the [F] margins of K ≥ 4 runs, `losses` their mean forget losses. The JSD of a
+    run is the mean of its JSD to the other runs; these K values share runs, so their interval is
+    approximate. Raises TooFewRetrainedError.
     """
     if len(retrained) < MIN_RETRAIN_RUNS:
         raise TooFewRetrainedError(TooFewRetrainedError.__doc__)
-    pairs = [jensen_shannon(first, second) for first, second in combinations(retrained, 2)]
+    pairs = np.zeros((len(retrained), len(retrained)))
+    for first, second in combinations(range(len(retrained)), 2):
+        distance = jensen_shannon(retrained[first], retrained[second])
+        pairs[first, second] = pairs[second, first] = distance
+    low, high = prediction_interval((pairs.sum(axis=1) / (len(retrained) - 1)).tolist())
     return {
-        "jsd": float(np.mean(pairs)),
-        "jsd_interval": [float(value) for value in np.quantile(pairs, [0.025, 0.975])],
-        "forget_loss_interval": [min(losses), max(losses)],
+        "jsd": float(pairs.sum() / (len(retrained) * (len(retrained) - 1))),
+        "jsd_interval": [max(low, 0.0), high],
+        "forget_loss_interval": list(prediction_interval(losses)),
+        "intervals": "95 % prediction",
     }
 
 
@@ -62,13 +70,14 @@ def compare(
     runs: Sequence[Mapping[str, Any]],
     margins: Sequence[Margins],
     forget: Samples,
-    shadows: Sequence[Floats] = (),
+    shadows: Sequence[Margins] = (),
+    test: Samples | None = None,
 ) -> dict[str, Any]:
-    """Return the noise floor, the runs with their distances, and the summary.
+    """Return the noise floor, the runs with their distances, the measures and the summary.
 
     A Retrain run is compared with the other Retrain runs, every other run with all Retrain runs.
-    `shadows` has the [F] margins of more retrained models, for the membership attack only. Raises
-    TooFewRetrainedError.
+    `shadows` has the margins of more retrained models, for the membership attack only. Without
+    `test` there are no control rows and no paired loss differences. Raises TooFewRetrainedError.
     """
     retrained = [index for index, run in enumerate(runs) if run["method"] == RETRAIN]
     floor = noise_floor(
@@ -78,17 +87,19 @@ def compare(
     measured = []
     for index, run in enumerate(runs):
         others = np.stack([margins[other].forget for other in retrained if other != index])
-        same = [
-            other_margins.forget
-            for other, other_margins in zip(runs, margins, strict=True)
-            if other["method"] == run["method"] != RETRAIN and other["seed"] != run["seed"]
-        ]
+        # Runs of one seed start from the same initial weights, so they are no independent evidence.
+        held_out = [margins[other] for other in retrained if runs[other]["seed"] != run["seed"]]
         own = margins[index]
         distances = _distances(own.forget, others, forget)
-        attack = _attack(own.forget, same, np.stack([*others, *shadows]), forget)
+        attack = _attack(own, held_out, shadows, forget, test)
         batches = _batch_distances(run, own.steps, others)
         measured.append({**run, **distances, **attack, **batches})
-    return {"noise_floor": floor, "runs": measured, "summary": summary(measured)}
+    return {
+        "noise_floor": floor,
+        "runs": measured,
+        "summary": summary(measured),
+        **method_measures(measured, margins, forget, test),
+    }
 
 
 def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
@@ -103,18 +114,40 @@ def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
 
 
 def _attack(
-    own: Floats, same: Sequence[Floats], references: Floats, forget: Samples
+    own: Margins,
+    retrained: Sequence[Margins],
+    shadows: Sequence[Margins],
+    forget: Samples,
+    test: Samples | None,
 ) -> dict[str, Any]:
     labels = forget.label.astype(np.float64)
-    attack = lira(own, np.array(same).reshape(-1, len(own)), references, labels)
+    held_out = np.stack([run.forget for run in retrained])
+    further = np.array([run.forget for run in shadows]).reshape(-1, len(labels))
+    attack = lira(own.forget, held_out, further, labels)
     return {
         "mia_auc": attack.auc,
         "mia_advantage": attack.advantage,
         "mia_tpr_at_1": attack.tpr_at_1,
         "mia_tpr_at_5": attack.tpr_at_5,
-        "loss_mia_auc": loss_attack(own, references, labels)["auc"],
+        "mia_references": attack.references,
+        "loss_mia_auc": loss_attack(own.forget, held_out, labels)["auc"],
         "roc": attack.roc(),
+        **_control_attack(own, retrained, shadows, test),
     }
+
+
+def _control_attack(
+    own: Margins, retrained: Sequence[Margins], shadows: Sequence[Margins], test: Samples | None
+) -> dict[str, float]:
+    """Return the same attack on the test rows, which no model was trained on."""
+    held_out = [run.test for run in retrained if run.test is not None]
+    further = [run.test for run in shadows if run.test is not None]
+    if test is None or own.test is None or len(held_out) < len(retrained):
+        return {}
+    labels = test.label.astype(np.float64)
+    references = np.array(further).reshape(-1, len(labels))
+    attack = lira(own.test, np.stack(held_out), references, labels)
+    return {"mia_control_auc": attack.auc, "mia_control_tpr_at_1": attack.tpr_at_1}
 
 
 def _batch_distances(

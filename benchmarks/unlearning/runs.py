@@ -25,8 +25,8 @@ from benchmarks.unlearning.measures import (
     timed_audit,
     utilities,
 )
+from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.protocols import forgotten_by
-from benchmarks.unlearning.results import RETRAIN
 from benchmarks.unlearning.setting import load_calibration, load_root, write_json
 from models.checkpoints import adapter as adapters
 from models.data.metrics import log_losses
@@ -164,7 +164,7 @@ def _steps(case: Case, method: UnlearningMethod) -> Iterator[ForgetSplit]:
         yield from case.steps()
 
 
-def _unlearn_all(  # noqa: PLR0913, PLR0917 -- the state of one run
+def _unlearn_all(
     setting: Setting,
     method: UnlearningMethod,
     original: Recommender,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, ORIGINAL, RETRAIN
+from benchmarks.unlearning.names import ORIGINAL, RETRAIN
+from benchmarks.unlearning.results import MIN_RETRAIN_RUNS
 from benchmarks.unlearning.runs import SHADOW, make_run, make_shadow
 from benchmarks.unlearning.setting import (
     calibrate_root,

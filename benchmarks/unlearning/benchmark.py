@@ -99,17 +99,7 @@ class Options:
         if self.protocol not in PROTOCOLS:
             known = ", ".join(sorted(PROTOCOLS))
             raise BenchmarkInputError(f"There is no protocol {self.protocol!r}. Known: {known}.")
-        if not 1 <= self.seeds <= MAX_SEEDS:
-            raise BenchmarkInputError(f"--seeds must be 1 to {MAX_SEEDS}, not {self.seeds}.")
-        if self.forget_seed < 0:
-            raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
-        if not 0 <= self.shadows <= MAX_SHADOWS:
-            raise BenchmarkInputError(f"--shadows must be 0 to {MAX_SHADOWS}, not {self.shadows}.")
-        if not MIN_RETRAIN_RUNS <= self.retrain_runs <= MAX_SEEDS:
-            raise BenchmarkInputError(
-                f"--retrain-runs must be {MIN_RETRAIN_RUNS} to {MAX_SEEDS}, not "
-                f"{self.retrain_runs}."
-            )
+        self._check_numbers()
         if self.out.exists() and not self.out.is_dir():
             raise BenchmarkInputError(f"{self.out} is a file. Choose a directory for --out.")
         if not self.teacher_only:
@@ -121,6 +111,17 @@ class Options:
                 f"Under --protocol {SEQUENTIAL} each batch has its own teachers. Evaluate those "
                 "of --protocol paper, which forgets the same users in one batch."
             )
+
+    def _check_numbers(self) -> None:
+        for option, value, least, most in (
+            ("--seeds", self.seeds, 1, MAX_SEEDS),
+            ("--shadows", self.shadows, 0, MAX_SHADOWS),
+            ("--retrain-runs", self.retrain_runs, MIN_RETRAIN_RUNS, MAX_SEEDS),
+        ):
+            if not least <= value <= most:
+                raise BenchmarkInputError(f"{option} must be {least} to {most}, not {value}.")
+        if self.forget_seed < 0:
+            raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

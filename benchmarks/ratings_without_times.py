@@ -96,7 +96,8 @@ def draw_times(user: NDArray[Any]) -> NDArray[np.int64]:
     generator = np.random.default_rng(0)
     start = generator.uniform(0, 1 - _SPAN, int(user.max()) + 1)
     within = generator.uniform(0, _SPAN, len(user))
-    return np.floor((start[user] + within) * _PERIOD).astype(np.int64)
+    times: NDArray[np.int64] = np.floor((start[user] + within) * _PERIOD).astype(np.int64)
+    return times
 
 
 def _catalog(path: Path, item_column: str) -> tuple[ItemRecord, ...]:

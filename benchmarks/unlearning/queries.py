@@ -152,10 +152,10 @@ class _Drawing:
                 for start in range(0, len(items), TARGETS)
             ]
         pairs = frozenset[tuple[int, int]]().union(*(batch.pairs for batch in case.batches))
-        targets = []
+        targets: list[tuple[int, Samples | None, list[int]]] = []
         for person in self._generator.permutation(np.unique(forget.user)).tolist():
             rows = np.flatnonzero(forget.user == person)
-            row = forget.take(rows[-1:])
+            row: Samples | None = forget.take(rows[-1:])
             liked = forget.candidate[rows[forget.label[rows] > 0]].tolist()
             if pairs:
                 liked = [item for item in liked if (person, item) in pairs]

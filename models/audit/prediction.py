@@ -48,7 +48,8 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return the mean of [S] differences, one per seed, and its t interval; None for S < 2."""
     if len(values) < 2:  # noqa: PLR2004 -- a variance needs two values
         return None
-    return _interval(float(np.mean(values)), np.var(values, ddof=1) / len(values), len(values) - 1)
+    variance = float(np.var(values, ddof=1)) / len(values)
+    return _interval(float(np.mean(values)), variance, len(values) - 1)
 
 
 def difference_of_means(first: Sequence[float], second: Sequence[float]) -> Interval | None:
@@ -83,7 +84,7 @@ def loss_difference(differences: Floats, users: NDArray[Any]) -> Interval | None
     return _interval(mean, *_combine([over_seeds, over_users], degrees))
 
 
-def calibration_error(labels: Floats, margins: Floats) -> float:
+def calibration_error(labels: NDArray[np.floating], margins: Floats) -> float:
     """Return the expected calibration error of [M] margins for labels of 0 or 1.
 
     The mean over BINS bins of equal numbers of rows, ordered by P(Yes), of the absolute difference

@@ -207,7 +207,7 @@ def _noise_product(contrasts: Floats) -> float:
     count, rows = contrasts.shape
     gram = contrasts @ contrasts.T / rows
     spread = float((gram**2).sum() - np.trace(gram) ** 2 / count)
-    return max(spread, 0.0) / ((count - 1) * (count + 2))
+    return float(max(spread, 0.0) / ((count - 1) * (count + 2)))
 
 
 def split_control(retrained: Runs, size: int, people: NDArray[Any]) -> list[Distance]:

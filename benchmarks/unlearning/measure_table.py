@@ -19,6 +19,9 @@ NOT_MEASURED: Final = (
     "Systematic distance, membership with control rows, differences with intervals, rankings and "
     "exposure: not measured (results of an earlier version)."
 )
+POWER_UNKNOWN: Final = (
+    "The power was not measured: it needs three seeds of Original and six Retrain runs."
+)
 ATTACK_NOTE: Final = (
     "The attack on test rows (control) detects differences between models only. Exposure: share of "
     "the items that a forgotten person liked among the ten best of these items and 100 items that "
@@ -54,7 +57,7 @@ def power_note(results: Results) -> str:
     control = results.get("control") or {}
     people = measure(results, ORIGINAL, "systematic") or control.get("systematic") or {}
     text = ""
-    if people:
+    if people.get("rows"):
         text = (
             f"{people['rows']:,} rows of {people['people']} people, who count as "
             f"{people['effective_people']:.0f} (effective number). "
@@ -64,14 +67,20 @@ def power_note(results: Results) -> str:
             f"Retrain against other Retrain runs ({control['size']} against the rest, "
             f"{control['splits']} splits): {control['coverage']:.0%} of the intervals cover 0. "
         )
-    verdicts = {
-        True: "The distance has power: Original is rejected and Retrain is not.",
-        False: "**The distance has no power on these data:** "
-        + ("Original's interval contains 0." if control.get("original_rejected") is False else "")
-        + ("" if control.get("covers_zero") else " Retrain is rejected too often."),
-        None: "The power was not measured: it needs three seeds of Original and six Retrain runs.",
-    }
-    return text + verdicts[control.get("has_power")].rstrip()
+    has_power = control.get("has_power")
+    if has_power is None:
+        return f"{text}{POWER_UNKNOWN}"
+    if has_power:
+        return f"{text}The distance has power: Original is rejected and Retrain is not."
+    reasons = [
+        reason
+        for reason, applies in (
+            ("Original's interval contains 0.", not control.get("original_rejected")),
+            ("Retrain is rejected too often.", not control.get("covers_zero")),
+        )
+        if applies
+    ]
+    return f"{text}**The distance has no power on these data:** {' '.join(reasons)}"
 
 
 def _table(results: Results, columns: Sequence[tuple[str, Cell]]) -> str:

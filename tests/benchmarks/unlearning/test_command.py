@@ -57,7 +57,8 @@ def data(tmp_path: Path) -> Path:
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
     base = ["unlearning", "--data", str(data), "--out", str(out)]
-    return [*base, "--methods", METHODS, "--seeds", "1", *more]
+    small = ["--seeds", "1", "--retrain-runs", "4", "--shadows", "0"]
+    return [*base, "--methods", METHODS, *small, *more]
 
 
 def benchmark(data: Path, out: Path, *more: str) -> Result:
@@ -88,6 +89,7 @@ def refusal(data: Path, out: Path, *more: str) -> str:
         (["--seeds", "0"], "--seeds must be 1 to 100, not 0."),
         (["--seeds", "101"], "--seeds must be 1 to 100, not 101."),
         (["--forget-seed", "-1"], "--forget-seed must be 0 or more, not -1."),
+        (["--retrain-runs", "3"], "--retrain-runs must be 4 to 100, not 3."),
         (["--shadows", "-1"], "--shadows must be 0 to 1000, not -1."),
         (["--protocol", "sequential", "--teacher-only"], "Evaluate those of --protocol paper"),
         (["--teacher-only", "--methods", "neggrad"], "Choose from: e2urec, e2urec-fast."),

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.unlearning.method_measures import method_measures
 from benchmarks.unlearning.names import RETRAIN
 from models.audit.divergence import euclidean, jensen_shannon, per_user, symmetrized_kl
-from models.audit.lira import lira, loss_attack
+from models.audit.lira import lira, loss_auc
 from models.audit.prediction import prediction_interval
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _attack(
         "mia_tpr_at_1": attack.tpr_at_1,
         "mia_tpr_at_5": attack.tpr_at_5,
         "mia_references": attack.references,
-        "loss_mia_auc": loss_attack(own.forget, held_out, labels)["auc"],
+        "loss_mia_auc": loss_auc(own.forget, held_out, labels),
         "roc": attack.roc(),
         **_control_attack(own, retrained, shadows, test),
     }

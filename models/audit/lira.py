@@ -20,11 +20,10 @@ only, so the same attack on test rows shows which part of an AUC is not membersh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from models.audit.membership import membership_auc
 from models.data.metrics import auc, log_losses
 
 if TYPE_CHECKING:
@@ -108,14 +107,14 @@ def lira(own: Floats, retrained: Floats, shadows: Floats, labels: Floats) -> Att
     )
 
 
-def loss_attack(own: Floats, retrained: Floats, labels: Floats) -> dict[str, Any]:
-    """Return `membership_auc` of [F] margins against [K, F] margins of Retrain runs.
+def loss_auc(own: Floats, retrained: Floats, labels: Floats) -> float:
+    """Return the AUC of "the loss is low" for [F] margins against [K, F] of Retrain runs.
 
     This is the uncalibrated attack, for comparison.
     """
-    non_members = log_losses(np.broadcast_to(labels, retrained.shape), retrained)
-    return membership_auc(
-        log_losses(labels, own).astype(np.float64), non_members.astype(np.float64).ravel()
+    others = log_losses(np.broadcast_to(labels, retrained.shape), retrained)
+    return separation(
+        -log_losses(labels, own).astype(np.float64), -others.astype(np.float64).ravel()
     )
 
 

@@ -22,7 +22,9 @@ def write_books(folder: Path, ratings: str = "7,2,10\n7,1,1\n5,2,6\n") -> Path:
     folder.mkdir()
     (folder / "ratings.csv").write_text(f"user_id,book_id,rating\n{ratings}")
     (folder / "books.csv").write_text(
-        'book_id,isbn,title,author,year\n1,06,"Decision, or Not",Carlo D\'Este,1991\n2,03,Mummies,,1999\n'
+        "book_id,isbn,title,author,year\n"
+        '1,06,"Decision, or Not",Carlo D\'Este,1991\n'
+        "2,03,Mummies,,1999\n"
     )
     return folder
 

@@ -25,12 +25,12 @@ POWER_UNKNOWN: Final = (
 ATTACK_NOTE: Final = (
     "The attack on test rows (control) detects differences between models only. Exposure: share of "
     "the items that a forgotten person liked among the ten best of these items and 100 items that "
-    "the asking user never rated; differences are from the mean of Retrain."
+    "the first stage proposes to the asking user; differences are from the mean of Retrain."
 )
 QUALITY_NOTE: Final = (
     "Differences are from Original's run of the same seed, with 95 % intervals. NDCG and Recall: "
-    "test rows of a user (at most 50, of at most 200 users) among 100 drawn items that the user "
-    "never rated."
+    "test rows of a user (at most 50, of at most 200 users) among 100 items that the first stage "
+    "proposes to the user and that the user never rated."
 )
 
 

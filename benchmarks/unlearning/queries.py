@@ -1,11 +1,11 @@
 """Draw fixed queries and candidates that show what a release recommends.
 
-The product's first stage proposes hundreds of items per query, which is too slow for every run, so
-the candidates are drawn: **quality** queries rank the test rows of a user among NEGATIVES items
-that the user never rated; **exposure** queries rank items that a forgotten person liked among the
-same number of items that the person never rated, once for the person and once for OTHERS other
-people. Negatives occur in retained training rows. All draws have a fixed seed, so that every run
-of a benchmark answers the same queries.
+Candidates are PROPOSALS items that the product's first stage proposes to the asking user, as in a
+recommendation, and the items that the query is about. The first stage is built from the retained
+ratings of the training period. **Quality** queries add the test rows of a user; **exposure**
+queries add items that a forgotten person liked, once for the person and once for OTHERS other
+people. Items that the asking user ever rated are proposed to no query. All draws have a fixed seed,
+so that every run of a benchmark answers the same queries.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from models.audit.ranking import TOP, hit_share, ndcg
 from models.data.samples import Samples
+from models.retrieval.candidate_index import CandidateIndex, Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-#: Drawn candidates per query that the user never rated.
-NEGATIVES: Final = 100
+#: Proposals of the first stage per query that the user never rated.
+PROPOSALS: Final = 100
 #: Maximum number of quality queries, and of test rows of a user that are ranked.
 USERS: Final = 200
 TEST_ROWS: Final = 50
@@ -104,7 +105,7 @@ class _Drawing:
         self._case = case
         self._generator = np.random.default_rng(0)
         train = case.batch.parts.train
-        self._pool = np.unique(train.candidate)
+        self._first_stage = first_stage(case)
         data = case.data
         order = np.argsort(data.user, kind="stable")
         bounds = np.searchsorted(data.user[order], np.arange(len(data.users) + 1))
@@ -184,16 +185,32 @@ class _Drawing:
     def _query(
         self, row: Samples, candidates: Sequence[int], marked: Sequence[bool], person: int
     ) -> _Query:
-        """Add the negatives: items that the asking user never rated and that are no candidates."""
+        """Add the proposals of the first stage for the row's history."""
         known: Collection[int] = self._rated[int(row.user[0])] | set(candidates)
-        free = np.setdiff1d(self._pool, np.fromiter(known, np.int64), assume_unique=True)
-        negatives = self._generator.permutation(free)[:NEGATIVES].tolist()
+        history = [
+            Event(item, half_stars / 2, 0)
+            for item, half_stars in zip(
+                row.history[0].tolist(), row.history_rating[0].tolist(), strict=True
+            )
+            if item >= 0
+        ]
+        ranked = self._first_stage.propose(history, PROPOSALS, excluded=known)
+        proposals = ranked.item_indices.tolist()
         return _Query(
             row=row,
-            candidates=[*candidates, *negatives],
-            marked=[*marked, *([False] * len(negatives))],
+            candidates=[*candidates, *proposals],
+            marked=[*marked, *([False] * len(proposals))],
             person=person,
         )
+
+
+def first_stage(case: Case) -> CandidateIndex:
+    """Return the first stage of retained ratings that are not later than any training row."""
+    retained, train = case.batch.retained, case.batch.parts.train
+    index = CandidateIndex.build(retained.take(retained.timestamp <= train.timestamp.max()))
+    items = enumerate(case.batch.catalog().items)
+    index.describe({number: item.attributes for number, item in items})
+    return index
 
 
 def _table(drawn: Sequence[_Query], case: Case) -> Queries:

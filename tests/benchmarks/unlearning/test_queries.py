@@ -7,9 +7,10 @@ import pytest
 
 from benchmarks.unlearning.protocols import apply_protocol
 from benchmarks.unlearning.queries import (
-    NEGATIVES,
+    PROPOSALS,
     Queries,
     draw_queries,
+    first_stage,
     ranking_figures,
 )
 from tests.support.interaction_tables import planted_interactions
@@ -53,7 +54,7 @@ def test_quality_queries_rank_test_rows_among_items_that_the_user_never_rated() 
         assert liked == set(test.candidate[rows & (test.label > 0)].tolist())
         disliked = set(test.candidate[rows & (test.label == 0)].tolist())
         assert disliked <= others
-        assert len(others - disliked) == NEGATIVES
+        assert len(others - disliked) == PROPOSALS
         assert not (others - disliked) & rated_by(user)
 
 
@@ -77,7 +78,7 @@ def test_exposure_queries_are_about_liked_items_of_forgotten_people() -> None:
         assert not (targets | negatives) & rated_by(user)
 
 
-def test_nobody_asks_as_the_person_when_an_item_is_forgotten() -> None:
+def test_person_asks_no_query_about_a_forgotten_item() -> None:
     case = apply_protocol(DATA, "items", 0)
     drawn = draw_queries(case)
     assert len(drawn["exposure_person"]) == 0
@@ -94,6 +95,15 @@ def test_forgotten_ratings_are_exposed_to_their_person() -> None:
     queries = each(draw_queries(case)["exposure_person"])
     assert queries
     assert all((user, item) in pairs for user, targets, _, _ in queries for item in targets)
+
+
+def test_first_stage_knows_neither_forgotten_nor_later_ratings() -> None:
+    case = apply_protocol(DATA, "paper", 0)
+    known = len(first_stage(case))
+    train = case.batch.parts.train
+    early = case.batch.retained.timestamp <= train.timestamp.max()
+    assert known == len(np.unique(case.batch.retained.user[early]))
+    assert known < len(np.unique(DATA.user)) - len(case.batches[0].users)
 
 
 def test_draw_is_the_same_for_every_run() -> None:

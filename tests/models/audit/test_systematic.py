@@ -104,7 +104,7 @@ def test_subtracting_both_variances_would_be_biased_for_dependent_seeds() -> Non
 @pytest.mark.parametrize("common", [0.0, 0.15])
 @pytest.mark.parametrize("scale", [0.0, 0.25])
 def test_interval_covers_the_planted_distance(scale: float, common: float) -> None:
-    """The people's differences are drawn anew, so that the interval is about the population."""
+    """Every draw has new people, so that the interval is about the population of people."""
     generator = np.random.default_rng(2)
     covered = []
     for _ in range(60):

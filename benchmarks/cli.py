@@ -55,7 +55,10 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     out: OutputDirectory,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Methods, separated by commas. Default: all."),
+        typer.Option(
+            metavar="A,B:N",
+            help="Methods, separated by commas; N runs in place of --seeds. Default: all.",
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -89,6 +92,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             methods=comparison.ALL if methods is None else comparison.parse_methods(methods),
             protocol=protocol,
             seeds=seeds,
+            seeds_of={} if methods is None else comparison.parse_seeds(methods),
             backbone=check_backbone(backbone),
             shadows=shadows,
             retrain_runs=retrain_runs,

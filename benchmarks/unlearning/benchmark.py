@@ -8,7 +8,7 @@ separate process (see `children`).
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -42,7 +42,7 @@ from models.training.trainer import TrainConfig
 from models.unlearning.registry import METHODS, UnknownMethodError, get_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.unlearning.schedule import Screen
@@ -80,6 +80,8 @@ class Options:
     methods: tuple[str, ...] = ALL
     protocol: str = "paper"
     seeds: int = 3
+    #: Numbers of runs of methods that differ from `seeds`.
+    seeds_of: Mapping[str, int] = field(default_factory=dict)
     backbone: str = "compact"
     shadows: int = 16
     #: Number of Retrain runs, at least `seeds`.
@@ -115,6 +117,7 @@ class Options:
     def _check_numbers(self) -> None:
         for option, value, least, most in (
             ("--seeds", self.seeds, 1, MAX_SEEDS),
+            *(("The seeds of " + name, own, 1, MAX_SEEDS) for name, own in self.seeds_of.items()),
             ("--shadows", self.shadows, 0, MAX_SHADOWS),
             ("--retrain-runs", self.retrain_runs, MIN_RETRAIN_RUNS, MAX_SEEDS),
         ):
@@ -125,9 +128,21 @@ class Options:
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Parse comma-separated names; duplicates and surrounding blanks are removed."""
-    names = (name.strip() for name in text.split(","))
+    """Parse comma-separated names; duplicates, blanks and numbers of seeds are removed."""
+    names = (part.partition(":")[0].strip() for part in text.split(","))
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def parse_seeds(text: str) -> dict[str, int]:
+    """Parse the numbers of seeds in "name:8,other"; raises BenchmarkInputError."""
+    counts = {}
+    for part in text.split(","):
+        name, separator, count = (piece.strip() for piece in part.partition(":"))
+        if separator and not count.isdecimal():
+            raise BenchmarkInputError(f"--methods {part.strip()} has no number of seeds.")
+        if separator:
+            counts[name] = int(count)
+    return counts
 
 
 def recipe_for(backbone: BackboneConfig) -> TrainConfig:
@@ -164,7 +179,11 @@ class Benchmark:
         """Return the units of the comparison in the order of their execution."""
         options = self.options
         return comparison_units(
-            options.methods, options.seeds, options.shadows, options.retrain_runs
+            options.methods,
+            options.seeds,
+            options.shadows,
+            options.retrain_runs,
+            options.seeds_of,
         )
 
     def run(self, screen: Screen) -> dict[str, Any]:
@@ -236,6 +255,7 @@ class Benchmark:
             "options": {
                 "methods": list(self.options.methods),
                 "seeds": self.options.seeds,
+                "seeds_of": dict(self.options.seeds_of),
                 "shadows": self.options.shadows,
                 "retrain_runs": self.options.retrain_runs,
             },

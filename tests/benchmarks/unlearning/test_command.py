@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import application
-from benchmarks.unlearning.benchmark import Benchmark, Options, parse_methods
+from benchmarks.unlearning.benchmark import Benchmark, Options, parse_methods, parse_seeds
 from benchmarks.unlearning.errors import BenchmarkFailedError
 from models.training.trainer import TrainConfig
 
@@ -81,6 +81,8 @@ def refusal(data: Path, out: Path, *more: str) -> str:
     ("more", "message"),
     [
         (["--methods", "unlearn"], "Unknown method 'unlearn'; known methods: "),
+        (["--methods", "original:x"], "--methods original:x has no number of seeds."),
+        (["--methods", "original:0"], "The seeds of original must be 1 to 100, not 0."),
         (["--methods", " , "], "Name a method: --methods "),
         (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
         (["--backbone", "gpt"], "There is no backbone 'gpt'. Known: compact, compact-t5, smollm2"),
@@ -190,4 +192,5 @@ def test_results_without_runs_are_not_overwritten(data: Path, tmp_path: Path) ->
 
 
 def test_parsed_methods_have_no_duplicates_and_no_blanks() -> None:
-    assert parse_methods(" a, b,,a ") == ("a", "b")
+    assert parse_methods(" a, b : 8,,a ") == ("a", "b")
+    assert parse_seeds(" a, b : 8,,a ") == {"b": 8}

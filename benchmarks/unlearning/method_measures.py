@@ -179,9 +179,11 @@ def _line(group: _Group, retrained: _Group, forget: Samples) -> Measures | None:
         return None
 
 
-def _attack(group: _Group, retrained: _Group) -> Measures:
+def _attack(group: _Group, retrained: _Group) -> Measures | None:
     """Return means over seeds; `excess` is the AUC's distance from .5 above that of Retrain."""
-    auc, reference = (float(np.mean(part.values("mia_auc"))) for part in (group, retrained))
+    auc, reference = (_mean(part.values("mia_auc")) for part in (group, retrained))
+    if auc is None or reference is None:
+        return None
     interval = mean_interval(group.values("mia_auc"))
     names = ("mia_tpr_at_1", "mia_control_auc", "mia_control_tpr_at_1", "mia_references")
     return {

@@ -32,6 +32,7 @@ included) and `peak_added_bytes` (the part that unlearning added), and:
   each batch. `rows`, `forget_loss` and `jsd` cover all rows forgotten so far. `seconds` and
   `audit_seconds` of the run are per batch.
 - `test_calibration_error`: `models.audit.prediction.calibration_error` on the test rows.
+- The attack needs an Original run of another seed; without one its fields are missing.
 - `mia_references` (number of models), `mia_control_auc`, `mia_control_tpr_at_1`: the attack on the
   test rows, which no model was trained on.
 - `ndcg_at_10`, `recall_at_10`, `exposure_person`, `exposure_others`: see `queries`; shares of 1.

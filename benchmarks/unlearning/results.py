@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from benchmarks.unlearning.method_measures import method_measures
-from benchmarks.unlearning.names import RETRAIN
+from benchmarks.unlearning.names import ORIGINAL, RETRAIN
 from models.audit.divergence import euclidean, jensen_shannon, per_user, symmetrized_kl
-from models.audit.lira import lira, loss_auc
+from models.audit.lira import Attack, TooFewModelsError, lira, loss_auc
 from models.audit.prediction import prediction_interval
 
 if TYPE_CHECKING:
@@ -87,11 +87,15 @@ def compare(
     measured = []
     for index, run in enumerate(runs):
         others = np.stack([margins[other].forget for other in retrained if other != index])
-        # Runs of one seed start from the same initial weights, so they are no independent evidence.
-        held_out = [margins[other] for other in retrained if runs[other]["seed"] != run["seed"]]
         own = margins[index]
+        models = _Models(
+            own=own,
+            retrained=_other_seeds(runs, margins, RETRAIN, run["seed"]),
+            originals=_other_seeds(runs, margins, ORIGINAL, run["seed"]),
+            shadows=shadows,
+        )
         distances = _distances(own.forget, others, forget)
-        attack = _attack(own, held_out, shadows, forget, test)
+        attack = _attack(models, forget, test)
         batches = _batch_distances(run, own.steps, others)
         measured.append({**run, **distances, **attack, **batches})
     return {
@@ -100,6 +104,20 @@ def compare(
         "summary": summary(measured),
         **method_measures(measured, margins, forget, test),
     }
+
+
+def _other_seeds(
+    runs: Sequence[Mapping[str, Any]], margins: Sequence[Margins], method: str, seed: int
+) -> list[tuple[int, Margins]]:
+    """Return seeds and margins of a method's runs with other seeds.
+
+    Runs of one seed start from the same initial weights, so they are no independent evidence.
+    """
+    return [
+        (run["seed"], own)
+        for run, own in zip(runs, margins, strict=True)
+        if run["method"] == method and run["seed"] != seed
+    ]
 
 
 def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
@@ -113,41 +131,61 @@ def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
     }
 
 
-def _attack(
-    own: Margins,
-    retrained: Sequence[Margins],
-    shadows: Sequence[Margins],
-    forget: Samples,
-    test: Samples | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Models:
+    """The models of an attack on one run: runs of other seeds, by kind, with margins and seeds."""
+
+    own: Margins
+    retrained: Sequence[tuple[int, Margins]]
+    originals: Sequence[tuple[int, Margins]]
+    shadows: Sequence[Margins]
+
+    def attack(self, part: str, labels: Floats) -> Attack | None:
+        """Attack the rows of a part, `forget` or `test`; None without enough models."""
+        others = [margins for _, margins in (*self.retrained, *self.originals)]
+        if any(getattr(margins, part) is None for margins in (self.own, *others, *self.shadows)):
+            return None
+
+        def stacked(models: Sequence[Margins]) -> Floats:
+            margins = [getattr(model, part) for model in models]
+            return np.array(margins, np.float64).reshape(-1, len(labels))
+
+        seeds = [np.array([seed for seed, _ in kind]) for kind in (self.retrained, self.originals)]
+        try:
+            return lira(
+                getattr(self.own, part),
+                stacked([margins for _, margins in self.retrained]),
+                stacked(self.shadows),
+                stacked([margins for _, margins in self.originals]),
+                labels,
+                np.not_equal.outer(*seeds),
+            )
+        except TooFewModelsError:
+            return None
+
+
+def _attack(models: _Models, forget: Samples, test: Samples | None) -> dict[str, Any]:
+    """Return the attack on the forget rows and, as control, on the test rows."""
     labels = forget.label.astype(np.float64)
-    held_out = np.stack([run.forget for run in retrained])
-    further = np.array([run.forget for run in shadows]).reshape(-1, len(labels))
-    attack = lira(own.forget, held_out, further, labels)
-    return {
-        "mia_auc": attack.auc,
-        "mia_advantage": attack.advantage,
-        "mia_tpr_at_1": attack.tpr_at_1,
-        "mia_tpr_at_5": attack.tpr_at_5,
-        "mia_references": attack.references,
-        "loss_mia_auc": loss_auc(own.forget, held_out, labels),
-        "roc": attack.roc(),
-        **_control_attack(own, retrained, shadows, test),
-    }
-
-
-def _control_attack(
-    own: Margins, retrained: Sequence[Margins], shadows: Sequence[Margins], test: Samples | None
-) -> dict[str, float]:
-    """Return the same attack on the test rows, which no model was trained on."""
-    held_out = [run.test for run in retrained if run.test is not None]
-    further = [run.test for run in shadows if run.test is not None]
-    if test is None or own.test is None or len(held_out) < len(retrained):
-        return {}
-    labels = test.label.astype(np.float64)
-    references = np.array(further).reshape(-1, len(labels))
-    attack = lira(own.test, np.stack(held_out), references, labels)
-    return {"mia_control_auc": attack.auc, "mia_control_tpr_at_1": attack.tpr_at_1}
+    held_out = np.stack([margins.forget for _, margins in models.retrained])
+    measured: dict[str, Any] = {"loss_mia_auc": loss_auc(models.own.forget, held_out, labels)}
+    attack = models.attack("forget", labels)
+    if attack is not None:
+        measured |= {
+            "mia_auc": attack.auc,
+            "mia_advantage": attack.advantage,
+            "mia_tpr_at_1": attack.tpr_at_1,
+            "mia_tpr_at_5": attack.tpr_at_5,
+            "mia_references": attack.references,
+            "roc": attack.roc(),
+        }
+    control = models.attack("test", test.label.astype(np.float64)) if test is not None else None
+    if control is not None:
+        measured |= {
+            "mia_control_auc": control.auc,
+            "mia_control_tpr_at_1": control.tpr_at_1,
+        }
+    return measured
 
 
 def _batch_distances(

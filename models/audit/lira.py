@@ -1,20 +1,23 @@
-"""Measure membership inference calibrated per row against retrained models, in the style of LiRA.
+"""Measure membership inference calibrated per row against retrained models (LiRA).
 
-Offline LiRA (Carlini et al., arXiv 2112.03570), as U-LiRA applies it to unlearning (Hayes et al.,
-arXiv 2403.01218). The functions take saved margins (logit of Yes minus logit of No).
+LiRA (Carlini et al., arXiv 2112.03570), as U-LiRA applies it to unlearning (Hayes et al., arXiv
+2403.01218). The functions take saved margins (logit of Yes minus logit of No).
 
-The statistic of a row is the logit-scaled confidence in its label, log(p / (1 − p)), less its mean
-over the reference models, which were trained without the row, in standard deviations. With two
-answers the confidence is the margin, negated for the label No. **One statistic for all methods**:
-it uses the attacked run and the references only, so it does not depend on the number of runs of a
-method. The variance of a row is the mean of its own variance and of the pooled variance of all
-rows, because the variance of a row over 16 to 64 references is itself uncertain by 20 to 35 %.
+A row's confidence in its label is log(p / (1 − p)); with two answers this is the margin, negated
+for the label No. The statistic is the log-likelihood ratio of two Gaussians of one variance: "in"
+with the mean of models that were trained with the row (Original), "out" with the mean of models
+that were trained without the row (the references: Retrain runs and shadow models). **One statistic
+for all methods**: neither distribution uses other runs of the attacked method, so the statistic
+does not depend on a method's number of runs and detects memory of the rows, not the method. The
+variance of a row is the mean of its own variance over the references and of the pooled variance of
+all rows, because the variance over 16 to 64 references is itself uncertain by 20 to 35 %.
 
-The statistic is one-sided: high where the model is more confident than models without the row. A
-method that overshoots has an AUC below .5; `advantage` counts both directions.
+An AUC below .5 means overshoot; `advantage` counts both directions. A difference from the mean of
+the references alone (offline LiRA) was rejected: a method that shrinks all margins had an AUC of
+.38 on rows that no model was trained on.
 
-**Control rows.** The attack on rows that no model was trained on detects differences between models
-only, so the same attack on test rows shows which part of an AUC is not membership.
+**Control rows.** The same attack on test rows, which no model was trained on, shows which part of
+an AUC is no membership.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ LEAST_VARIANCE: Final = 1e-12
 FPR_GRID: Final = np.r_[0.0, np.geomspace(1e-3, 0.1, 50)[:-1], np.linspace(0.1, 1.0, 50)]
 
 
-class TooFewRetrainedError(ValueError):
-    """The attack needs two references besides the held-out Retrain run. Add shadow models."""
+class TooFewModelsError(ValueError):
+    """The attack needs two references and an Original run of another seed. Add seeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,26 +73,36 @@ def confidences(margins: Floats, labels: Floats) -> Floats:
     return margins * (2 * labels - 1)
 
 
-def lira(own: Floats, retrained: Floats, shadows: Floats, labels: Floats) -> Attack:
+def lira(
+    own: Floats,
+    retrained: Floats,
+    shadows: Floats,
+    originals: Floats,
+    labels: Floats,
+    usable: NDArray[np.bool_] | None = None,
+) -> Attack:
     """Attack one run: estimate whether rows were in the training data of its first release.
 
-    `own` [F] are the attacked run's margins, `retrained` [K, F] those of Retrain runs with other
-    seeds than the attacked run (K ≥ 1), `shadows` [R, F] those of further retrained models (R may
-    be 0); `labels` [F] are 0 or 1. Each Retrain run in turn is held out: its rows are the
-    non-members, the attacked run's rows are the members, and the other Retrain runs and the shadow
-    models are the K + R - 1 references.
+    `own` [F] are the attacked run's margins; `retrained` [K, F] those of Retrain runs, `originals`
+    [N, F] of Original runs, both with other seeds than the attacked run; `shadows` [R, F] those of
+    further retrained models (R may be 0); `labels` [F] are 0 or 1. Each Retrain run in turn is held
+    out: its rows are the non-members, the attacked run's rows are the members, and the other
+    Retrain runs and the shadow models are the K + R - 1 references. `usable` [K, N], if given, has
+    the Original runs that may be used beside each held-out run, which are those of other seeds.
 
-    Raises TooFewRetrainedError.
+    Raises TooFewModelsError.
     """
     references = len(retrained) + len(shadows) - 1
-    if not len(retrained) or references < LEAST_REFERENCES:
-        raise TooFewRetrainedError(TooFewRetrainedError.__doc__)
+    allowed = np.ones((len(retrained), len(originals)), bool) if usable is None else usable
+    if references < LEAST_REFERENCES or not allowed.any():
+        raise TooFewModelsError(TooFewModelsError.__doc__)
     attacked, outside = confidences(own, labels), confidences(retrained, labels)
-    further = confidences(shadows, labels)
+    further, inside = confidences(shadows, labels), confidences(originals, labels)
     areas, curves, rates = [], [], []
-    for held_out in range(len(outside)):
+    for held_out in np.flatnonzero(allowed.any(axis=1)):
         rest = np.concatenate([np.delete(outside, held_out, axis=0), further])
-        members, non_members = _scores(np.stack([attacked, outside[held_out]]), rest)
+        scored = np.stack([attacked, outside[held_out]])
+        members, non_members = _scores(scored, rest, inside[allowed[held_out]])
         fpr, tpr = roc_curve(members, non_members)
         areas.append(separation(members, non_members))
         curves.append(np.interp(FPR_GRID, fpr, tpr))
@@ -136,8 +149,9 @@ def roc_curve(members: Floats, non_members: Floats) -> tuple[Floats, Floats]:
     return np.r_[0.0, fpr], np.r_[0.0, tpr]
 
 
-def _scores(rows: Floats, references: Floats) -> Floats:
+def _scores(rows: Floats, references: Floats, inside: Floats) -> Floats:
     """Return the [N, F] scores of [N, F] confidences: high where a row looks like a member."""
     own = references.var(axis=0, ddof=1)
     variance = np.maximum((own + own.mean()) / 2, LEAST_VARIANCE)
-    return np.asarray((rows - references.mean(axis=0)) / np.sqrt(variance))
+    out_mean, in_mean = references.mean(axis=0), inside.mean(axis=0)
+    return np.asarray((in_mean - out_mean) * (rows - (in_mean + out_mean) / 2) / variance)

@@ -132,6 +132,7 @@ def test_one_seed_has_no_intervals_and_no_verdict() -> None:
     assert own["systematic"] is None
     assert own["variance_ratio"] is None
     assert own["test_logloss_difference"] is None
-    assert own["attack"]["low"] is None
+    assert own["attack"] is None
+    assert results["measures"]["retrain"]["attack"]["auc"] == pytest.approx(0.5)
     assert results["control"]["has_power"] is None
     assert verdict(results, "ours").good is None

@@ -88,7 +88,11 @@ def test_summary_has_mean_and_standard_deviation() -> None:
 def five_runs() -> tuple[list[dict[str, object]], list[Margins]]:
     runs = [
         {"method": method, "seed": seed, "forget_loss": 0.5, "test_auc": 0.8}
-        for method, seed in [*(("retrain", seed) for seed in range(4)), ("npo", 0)]
+        for method, seed in [
+            *(("retrain", seed) for seed in range(4)),
+            ("npo", 0),
+            ("original", 5),
+        ]
     ]
     generator = np.random.default_rng(0)
     return runs, [Margins(forget=generator.normal(size=4)) for _ in runs]
@@ -113,6 +117,7 @@ def test_batch_distances_cover_the_rows_forgotten_so_far() -> None:
     margins = [
         *(Margins(forget=margins[0].forget) for _ in range(4)),
         Margins(forget=last, steps=np.stack([first, last])),
+        margins[5],
     ]
     comparison = compare(runs, margins, four_rows())["runs"][4]
     assert [batch["rows"] for batch in comparison["batches"]] == [2, 4]

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from models.audit.lira import (
-    TooFewRetrainedError,
+    TooFewModelsError,
     confidences,
     lira,
     loss_auc,
@@ -23,16 +23,21 @@ RUN, BETWEEN = 0.7, 3.0
 
 
 def world(
-    shift: np.ndarray | float, shadows: int, retrained: int, rows: int = ROWS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return own, retrained and shadow margins, and labels; own is `shift` higher."""
+    left: float, shadows: int, retrained: int, rows: int = ROWS, memory: np.ndarray | float = RUN
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return own, retrained, shadow and original margins, and labels.
+
+    Originals are `memory` higher, and the attacked run is `left` times as much higher.
+    """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, rows).astype(float)
     base = BETWEEN * rng.normal(size=rows)
     turned = 2 * labels - 1
-    inside = base + shift + RUN * rng.normal(size=rows)
+    attacked = base + left * memory + RUN * rng.normal(size=rows)
+    inside = base + memory + RUN * rng.normal(size=(60, rows))
     outside = base + RUN * rng.normal(size=(retrained + shadows, rows))
-    return inside * turned, outside[:retrained] * turned, outside[retrained:] * turned, labels
+    split = outside[:retrained] * turned, outside[retrained:] * turned
+    return attacked * turned, *split, inside * turned, labels
 
 
 def test_confidence_is_the_logit_of_the_label() -> None:
@@ -56,71 +61,94 @@ def test_scores_by_hand() -> None:
     # K = 3 Retrain runs, each held out in turn; the references have equal variances in both rows.
     own = np.array([5.0, 0.0])
     retrained = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
-    attack = lira(own, retrained, np.empty((0, 2)), np.ones(2))
-    # Scores are ordered by the distance from the references' mean. Held out 0: mean 1.5, 3.5 and
-    # -1.5 against -1.5 twice: AUC (1 + .5) / 2. Held out 1: mean 1, 4 and -1 against 0 twice: .5.
-    # Held out 2: mean .5, 4.5 and -.5 against 1.5 twice: .5.
+    originals = np.full((1, 2), 4.0)
+    attack = lira(own, retrained, np.empty((0, 2)), originals, np.ones(2))
+    # Scores increase with the confidence, because the originals are higher than all references. 5
+    # and 0 against 0 twice: AUC (1 + .5) / 2; against 1 twice and 2 twice: .5.
     assert attack.auc == pytest.approx((0.75 + 0.5 + 0.5) / 3)
     assert attack.tpr_at_1 == pytest.approx(0.5)
     assert attack.references == 2
+    # Against originals that are lower than all references the order is reversed.
+    reverse = lira(own, retrained, np.empty((0, 2)), -originals, np.ones(2))
+    assert reverse.auc == pytest.approx((0.25 + 0.5 + 0.5) / 3)
 
 
-def test_own_variance_of_a_row_is_averaged_with_the_pooled_variance() -> None:
-    # Row variances 2 and 0, pooled 1: standard deviations √1.5 and √.5.
+def test_row_with_the_larger_memory_counts_more() -> None:
+    # Means of the references 0, variances 2 and 0, pooled 1, so that they are 1.5 and .5.
     shadows = np.array([[-1.0, 0.0], [1.0, 0.0]])
-    held_out = np.array([[1.0, 1.0]])
-    attack = lira(np.array([1.4, 1.4]), held_out, shadows, np.ones(2))
-    # Members 1.4/√1.5 = 1.14 and 1.4/√.5 = 1.98; others .82 and 1.41: three of four pairs.
+    originals = np.array([[3.0, 1.0]])
+    attack = lira(np.array([1.4, 1.4]), np.array([[1.0, 1.0]]), shadows, originals, np.ones(2))
+    # Members 3 · (1.4 - 1.5) / 1.5 = -.2 and 1 · (1.4 - .5) / .5 = 1.8; others -1 and 1.
     assert attack.auc == pytest.approx(0.75)
 
 
+def test_original_of_the_seed_of_a_held_out_run_is_not_used() -> None:
+    generator = np.random.default_rng(0)
+    own, retrained = generator.normal(size=30), generator.normal(size=(3, 30))
+    originals, none = generator.normal(size=(2, 30)), np.empty((0, 30))
+    usable = np.array([[False, True], [True, False], [False, False]])
+    attack = lira(own, retrained, none, originals, np.ones(30), usable)
+    only = [np.array([[True], [False], [False]]), np.array([[False], [True], [False]])]
+    parts = [
+        lira(own, retrained, none, originals[[index]], np.ones(30), mask).auc
+        for index, mask in ((1, only[0]), (0, only[1]))
+    ]
+    assert attack.auc == pytest.approx(np.mean(parts))
+    with pytest.raises(TooFewModelsError):
+        lira(own, retrained, none, originals, np.ones(30), np.zeros((3, 2), bool))
+
+
 def test_two_gaussians_of_known_distance() -> None:
-    """With many references and one shift for all rows, the best AUC is Φ(d / √2)."""
-    distance = 1.0
-    own, retrained, shadows, labels = world(distance * RUN, shadows=60, retrained=4, rows=5000)
-    attack = lira(own, retrained, shadows, labels)
-    expected = norm.cdf(distance / math.sqrt(2))
-    assert attack.auc == pytest.approx(expected, abs=0.02)
+    """With many models and one memory for all rows, the best AUC is Φ(d / √2)."""
+    own, retrained, shadows, originals, labels = world(1, shadows=60, retrained=4, rows=5000)
+    attack = lira(own, retrained, shadows, originals, labels)
+    assert attack.auc == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
     assert attack.advantage == pytest.approx(attack.auc - 0.5)
     assert attack.references == 63
-    assert attack.tpr_at_5 == pytest.approx(norm.cdf(norm.ppf(0.05) + distance), abs=0.03)
-    # Uncalibrated, the shift is small against the differences between rows.
-    uncalibrated = norm.cdf(distance * RUN / math.sqrt(2 * (RUN**2 + BETWEEN**2)))
+    assert attack.tpr_at_5 == pytest.approx(norm.cdf(norm.ppf(0.05) + 1), abs=0.03)
+    # Uncalibrated, the memory is small against the differences between rows.
+    uncalibrated = norm.cdf(RUN / math.sqrt(2 * (RUN**2 + BETWEEN**2)))
     assert loss_auc(own, retrained, labels) == pytest.approx(uncalibrated, abs=0.02)
 
 
 def test_overshoot_has_an_auc_below_one_half_and_an_advantage() -> None:
-    own, retrained, shadows, labels = world(-RUN, shadows=16, retrained=4)
-    attack = lira(own, retrained, shadows, labels)
+    attack = lira(*world(-1, shadows=16, retrained=4))
     assert attack.auc < 0.3
     assert attack.advantage > 0.2
 
 
-def test_more_references_detect_more() -> None:
-    areas = [lira(*world(RUN, shadows=shadows, retrained=4, rows=5000)).auc for shadows in (0, 16)]
-    assert areas[1] > areas[0] + 0.02
+def test_memory_in_opposite_directions_is_detected() -> None:
+    """Training on a row may also lower the confidence in it; the originals tell."""
+    memory = RUN * np.where(np.arange(ROWS) % 2, 2.0, -2.0)
+    assert lira(*world(1, shadows=8, retrained=4, memory=memory)).auc > 0.8
+
+
+def test_shrinking_all_margins_is_not_taken_for_membership() -> None:
+    memory = RUN * np.where(np.arange(ROWS) % 2, 1.0, -1.0)
+    own, *others = world(0, shadows=16, retrained=4, memory=memory)
+    assert lira(0.8 * own, *others).auc == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("shadows", [0, 16])
 def test_retrain_against_retrain_has_auc_one_half(shadows: int) -> None:
-    own, retrained, further, labels = world(0.0, shadows=shadows, retrained=4)
-    attack = lira(own, retrained, further, labels)
+    attack = lira(*world(0, shadows=shadows, retrained=4))
     assert attack.auc == pytest.approx(0.5, abs=0.01)
     assert attack.tpr_at_1 == pytest.approx(0.01, abs=0.004)
 
 
 def test_attacks_of_all_retrain_runs_have_mean_one_half() -> None:
     """Each run is attacked with every other run held out, so the areas cancel exactly."""
-    _, retrained, shadows, labels = world(0.0, shadows=4, retrained=5, rows=300)
+    _, retrained, shadows, originals, labels = world(0, shadows=4, retrained=5, rows=300)
     areas = [
-        lira(retrained[run], np.delete(retrained, run, 0), shadows, labels).auc for run in range(5)
+        lira(retrained[run], np.delete(retrained, run, 0), shadows, originals, labels).auc
+        for run in range(5)
     ]
     assert np.mean(areas) == pytest.approx(0.5)
     assert np.std(areas) > 0
 
 
 def test_the_roc_curve_is_monotonic_with_at_most_100_points() -> None:
-    attack = lira(*world(RUN, shadows=2, retrained=4))
+    attack = lira(*world(1, shadows=2, retrained=4))
     curve = attack.roc()
     assert len(curve["fpr"]) == len(curve["tpr"]) <= 100
     assert curve["fpr"][0] == 0.0
@@ -132,14 +160,17 @@ def test_the_roc_curve_is_monotonic_with_at_most_100_points() -> None:
 
 
 def test_identical_runs_have_auc_one_half() -> None:
-    attack = lira(np.ones(5), np.ones((4, 5)), np.ones((2, 5)), np.ones(5))
+    attack = lira(np.ones(5), np.ones((4, 5)), np.ones((2, 5)), np.ones((1, 5)), np.ones(5))
     assert attack.auc == 0.5
 
 
-@pytest.mark.parametrize(("retrained", "shadows"), [(0, 5), (1, 1), (2, 0)])
-def test_too_few_references_raise_an_error(retrained: int, shadows: int) -> None:
-    with pytest.raises(TooFewRetrainedError, match="Add shadow models"):
-        lira(np.ones(5), np.ones((retrained, 5)), np.ones((shadows, 5)), np.ones(5))
+@pytest.mark.parametrize(
+    ("retrained", "shadows", "originals"), [(0, 5, 1), (1, 1, 1), (2, 0, 1), (4, 4, 0)]
+)
+def test_too_few_models_raise_an_error(retrained: int, shadows: int, originals: int) -> None:
+    models = [np.ones((count, 5)) for count in (retrained, shadows, originals)]
+    with pytest.raises(TooFewModelsError, match="Add seeds"):
+        lira(np.ones(5), *models, np.ones(5))
 
 
 def test_an_original_is_detected_on_planted_data() -> None:
@@ -159,11 +190,13 @@ def test_an_original_is_detected_on_planted_data() -> None:
 
     retrained = np.stack([answers(seed, forget) for seed in range(4)])
     shadows = np.stack([answers(seed, forget) for seed in range(20, 36)])
+    originals = np.stack([answers(seed, 0) for seed in (11, 12)])
     known = labels[:forget]
-    attack = lira(answers(10, 0), retrained, shadows, known)
+    attack = lira(answers(10, 0), retrained, shadows, originals, known)
     references = [
-        lira(retrained[n], np.delete(retrained, n, 0), shadows, known).auc for n in range(4)
+        lira(retrained[n], np.delete(retrained, n, 0), shadows, originals, known).auc
+        for n in range(4)
     ]
-    assert attack.auc > 0.56
+    assert attack.auc > 0.6
     assert attack.tpr_at_1 > 0.05
     assert np.mean(references) == pytest.approx(0.5, abs=0.05)

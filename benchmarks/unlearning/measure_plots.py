@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.unlearning.figures import mean_and_std, measure, methods
 from benchmarks.unlearning.goals import MAX_DISTANCE_SHARE
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from benchmarks.unlearning.figures import Results
+
+#: Largest ratio of the highest to a typical value on a linear axis.
+MAX_LINEAR: Final = 5.0
 
 
 def distance(results: Results, axes: Axes) -> bool:
@@ -36,14 +39,13 @@ def distance(results: Results, axes: Axes) -> bool:
     original = measure(results, ORIGINAL, "systematic", "distance")
     if original:
         axes.axvline(MAX_DISTANCE_SHARE * original * 1e3, color=GRAY, lw=1, ls="--")
-    # Methods may differ by factors of a hundred, and estimates may be negative.
-    scale = max(abs(original or 0.0) * 1e3, 1e-3)
-    axes.set_xscale("symlog", linthresh=scale)
+    highest = max(abs(measure(results, method, "systematic", "distance")) for method in known)
+    _scale(axes, abs(original or highest) * 1e3, highest * 1e3)
     axes.set_title("Systematic distance to retraining", loc="left")
     axes.set_yticks(range(len(known)), known)
     axes.set_xlabel(
-        "squared difference of mean margins × 1000, without seed noise (linear up to Original's; "
-        f"dashed: {MAX_DISTANCE_SHARE:.0%} of it)"
+        "squared difference of mean margins × 1000, without seed noise "
+        f"(dashed: {MAX_DISTANCE_SHARE:.0%} of Original's)"
     )
     return True
 
@@ -70,7 +72,8 @@ def people(results: Results, axes: Axes) -> bool:
     axes.axvline(0, color=GRAY, lw=1)
     reference = known[0] if ORIGINAL not in known else ORIGINAL
     spread = measure(results, reference, "per_person", "quantiles")
-    axes.set_xscale("symlog", linthresh=max(abs(value) for value in spread.values()) * 1e3 + 1e-6)
+    highest = max(max(measure(results, m, "per_person", "distance")) for m in known)
+    _scale(axes, max(abs(value) for value in spread.values()) * 1e3, highest * 1e3)
     axes.set_title("Systematic distance per person", loc="left")
     axes.set_yticks(range(len(known)), known)
     axes.set_xlabel("squared difference of mean margins × 1000 (whiskers: 5 to 95 % of the people)")
@@ -107,6 +110,12 @@ def exposure(results: Results, axes: Axes) -> bool:
     axes.set_yticks(range(len(known)), known)
     axes.set_xlabel("share of the items in the top 10 (solid: the person; pale: other people)")
     return True
+
+
+def _scale(axes: Axes, typical: float, highest: float) -> None:
+    """Use a log scale beyond `typical` if the highest value is far beyond."""
+    if typical > 0 and highest > MAX_LINEAR * typical:
+        axes.set_xscale("symlog", linthresh=typical)
 
 
 def _measured(results: Results, name: str) -> list[str]:

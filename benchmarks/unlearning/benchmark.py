@@ -214,6 +214,8 @@ class Benchmark:
             self.setting.case.batch.forget,
             shadows,
             self.setting.case.batch.parts.test,
+            # Independent batches: a shadow model lacks all of them, a Retrain run one at a time.
+            shadows_are_retrained=not self.setting.case.independent,
         )
         failed = [{**run, **shared} for run in runs if "error" in run]
         return {"shadows": len(shadows), **compared, "runs": compared["runs"] + failed}

@@ -64,7 +64,8 @@ def power_note(results: Results) -> str:
         )
     if control.get("coverage") is not None:
         text += (
-            f"Retrain against other Retrain runs ({control['size']} against the rest, "
+            f"Retrain against other Retrain runs ({control['size']} of {control['runs']} retrained "
+            f"models against the others, "
             f"{control['splits']} splits): {control['coverage']:.0%} of the intervals cover 0. "
         )
     has_power = control.get("has_power")

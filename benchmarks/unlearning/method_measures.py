@@ -79,8 +79,13 @@ def method_measures(
     margins: Sequence[Margins],
     forget: Samples,
     test: Samples | None,
+    further: Sequence[Margins] = (),
 ) -> dict[str, Any]:
-    """Return `measures` by method, and `control`: Retrain against Retrain, and the power."""
+    """Return `measures` by method, and `control`: Retrain against Retrain, and the power.
+
+    `further` has the margins of shadow models that were trained as the Retrain runs are, with seeds
+    of their own: they lower the noise of Retrain's side of the distances.
+    """
     groups: dict[str, _Group] = {}
     for method in dict.fromkeys(str(run["method"]) for run in runs):
         indices = [index for index, run in enumerate(runs) if run["method"] == method]
@@ -88,16 +93,17 @@ def method_measures(
             runs=[runs[index] for index in indices], margins=[margins[index] for index in indices]
         )
     retrained = groups[RETRAIN]
-    control = _control(groups, forget)
+    reference = _with_shadows(retrained.forget, further)
+    control = _control(groups, reference, forget)
     measured = {
         method: {
             "seeds": len(group.runs),
-            "systematic": _systematic(group, retrained, forget)
+            "systematic": _systematic(group, reference, forget)
             if method != RETRAIN
             else control["systematic"],
-            "per_person": _per_person(group, retrained, forget) if method != RETRAIN else None,
-            "variance_ratio": variance_ratio(group.forget, retrained.forget),
-            "line": _line(group, retrained, forget) if method != RETRAIN else None,
+            "per_person": _per_person(group, reference, forget) if method != RETRAIN else None,
+            "variance_ratio": variance_ratio(group.forget, reference),
+            "line": _line(group, reference, forget) if method != RETRAIN else None,
             "attack": _attack(group, retrained),
             "forget_loss_interval": list(
                 prediction_interval(retrained.values("forget_loss"), len(group.runs))
@@ -119,22 +125,28 @@ def _rejected(distance: Mapping[str, Any] | None) -> bool | None:
     return None if distance is None or distance["low"] is None else distance["low"] > 0
 
 
-def _systematic(group: _Group, retrained: _Group, forget: Samples) -> Measures | None:
+def _systematic(group: _Group, retrained: Runs, forget: Samples) -> Measures | None:
     try:
-        return asdict(systematic_distance(group.forget, retrained.forget, forget.user))
+        return asdict(systematic_distance(group.forget, retrained, forget.user))
     except TooFewRunsError:
         return None
 
 
-def _control(groups: Mapping[str, _Group], forget: Samples) -> Measures:
+def _with_shadows(retrained: Runs, shadows: Sequence[Margins]) -> Runs:
+    """Add shadow models, whose seeds are numbered downwards from -1, to the Retrain runs."""
+    margins = [*retrained.margins, *(shadow.forget for shadow in shadows)]
+    seeds = (*retrained.seeds, *range(-1, -1 - len(shadows), -1))
+    return Runs(margins=np.stack(margins), seeds=seeds)
+
+
+def _control(groups: Mapping[str, _Group], retrained: Runs, forget: Samples) -> Measures:
     """Compare Retrain runs with other Retrain runs, as many as the other methods have seeds."""
-    retrained = groups[RETRAIN]
     others = [len(group.runs) for method, group in groups.items() if method != RETRAIN]
-    size = min(max(others, default=2), len(retrained.runs) // 2)
+    size = min(max(others, default=2), len(retrained) // 2)
     try:
-        splits = split_control(retrained.forget, size, forget.user)
+        splits = split_control(retrained, size, forget.user)
     except TooFewRunsError:
-        return {"systematic": None, "covers_zero": None, "splits": 0, "size": size}
+        return {"systematic": None, "covers_zero": None, "splits": 0, "size": size, "runs": None}
     covered = [split.covers_zero for split in splits if split.covers_zero is not None]
     lows = [split.low for split in splits if split.low is not None]
     highs = [split.high for split in splits if split.high is not None]
@@ -148,15 +160,16 @@ def _control(groups: Mapping[str, _Group], forget: Samples) -> Measures:
         },
         "splits": len(splits),
         "size": size,
+        "runs": len(retrained),
         "coverage": share,
         "covers_zero": None if share is None else share >= CONTROL_COVERAGE,
         "quantiles": np.quantile([split.distance for split in splits], [0.025, 0.975]).tolist(),
     }
 
 
-def _per_person(group: _Group, retrained: _Group, forget: Samples) -> Measures | None:
+def _per_person(group: _Group, retrained: Runs, forget: Samples) -> Measures | None:
     try:
-        rows = squared_differences(group.forget, retrained.forget)
+        rows = squared_differences(group.forget, retrained)
     except TooFewRunsError:
         return None
     means, counts = per_person_means(rows, forget.user)
@@ -172,9 +185,9 @@ def _per_person(group: _Group, retrained: _Group, forget: Samples) -> Measures |
     }
 
 
-def _line(group: _Group, retrained: _Group, forget: Samples) -> Measures | None:
+def _line(group: _Group, retrained: Runs, forget: Samples) -> Measures | None:
     try:
-        return asdict(margin_line(group.forget, retrained.forget, forget.user))
+        return asdict(margin_line(group.forget, retrained, forget.user))
     except TooFewRunsError:
         return None
 

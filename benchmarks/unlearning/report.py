@@ -52,7 +52,8 @@ MEASURES are taken over all seeds of a method; an INTERVAL is {"mean", "low", "h
   `recall_at_10_difference`: INTERVAL of the difference from Original's run of the same seed.
 - `exposure_person_difference`, `exposure_others_difference`: INTERVAL, from the mean of Retrain.
 
-CONTROL compares Retrain runs with other Retrain runs, `size` against the rest, in `splits` splits:
+Retrain's side of the distances has the Retrain runs and, unless batches are independent, the shadow
+models. CONTROL compares `size` of these `runs` with the others, in `splits` splits:
 `systematic` has the mean distance and the mean ends of the intervals, `coverage` is the share of
 intervals that cover 0, `covers_zero` whether that share suffices, `quantiles` the 95 % range of
 the distances. `original_rejected`: Original's interval is above 0. `has_power`: both.

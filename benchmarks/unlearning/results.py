@@ -72,11 +72,14 @@ def compare(
     forget: Samples,
     shadows: Sequence[Margins] = (),
     test: Samples | None = None,
+    *,
+    shadows_are_retrained: bool = False,
 ) -> dict[str, Any]:
     """Return the noise floor, the runs with their distances, the measures and the summary.
 
     A Retrain run is compared with the other Retrain runs, every other run with all Retrain runs.
-    `shadows` has the margins of more retrained models, for the membership attack only. Without
+    `shadows` has the margins of more retrained models, for the membership attack and, if they are
+    trained on the rows of the Retrain runs, for Retrain's side of the systematic distance. Without
     `test` there are no control rows and no paired loss differences. Raises TooFewRetrainedError.
     """
     retrained = [index for index, run in enumerate(runs) if run["method"] == RETRAIN]
@@ -102,7 +105,9 @@ def compare(
         "noise_floor": floor,
         "runs": measured,
         "summary": summary(measured),
-        **method_measures(measured, margins, forget, test),
+        **method_measures(
+            measured, margins, forget, test, shadows if shadows_are_retrained else ()
+        ),
     }
 
 

@@ -29,7 +29,12 @@ def samples(users: np.ndarray, labels: np.ndarray) -> Samples:
 
 
 def planted(
-    *, memory: float = 0.8, left: float = 0.0, utility: float = 0.0, seeds: int = 8
+    *,
+    memory: float = 0.8,
+    left: float = 0.0,
+    utility: float = 0.0,
+    seeds: int = 8,
+    with_shadows: bool = True,
 ) -> dict[str, Any]:
     """Compare Retrain, Original, which memorizes by `memory`, and a method that keeps `left` of it.
 
@@ -65,7 +70,7 @@ def planted(
                 }
             )  # fmt: skip
     shadows = [Margins(forget=answers("forget", 0), test=answers("test", 0)) for _ in range(16)]
-    return compare(runs, margins, forget, shadows, test)
+    return compare(runs, margins, forget, shadows, test, shadows_are_retrained=with_shadows)
 
 
 def test_honest_method_is_as_good_as_retraining() -> None:
@@ -136,3 +141,18 @@ def test_one_seed_has_no_intervals_and_no_verdict() -> None:
     assert results["measures"]["retrain"]["attack"]["auc"] == pytest.approx(0.5)
     assert results["control"]["has_power"] is None
     assert verdict(results, "ours").good is None
+
+
+def test_shadow_models_lower_the_noise_of_the_distance() -> None:
+    with_shadows, without = planted(), planted(with_shadows=False)
+    assert with_shadows["control"]["runs"] == 24
+    assert without["control"]["runs"] == 8
+    widths = [
+        own["high"] - own["low"]
+        for own in (
+            results["measures"]["ours"]["systematic"] for results in (with_shadows, without)
+        )
+    ]
+    assert widths[0] < 0.8 * widths[1]
+    # Everything else is the same, the attack included.
+    assert with_shadows["runs"] == without["runs"]

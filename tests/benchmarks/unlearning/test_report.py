@@ -119,7 +119,8 @@ def with_measures() -> dict[str, Any]:
     results["measures"]["sisa"]["systematic"] |= {"low": None, "high": None}
     results["measures"]["retrain"] |= {"per_person": None, "line": None}
     results["control"] = {
-        "coverage": 0.98, "splits": 56, "size": 3, "covers_zero": True, "original_rejected": True,
+        "coverage": 0.98, "splits": 56, "size": 3, "runs": 24,
+        "covers_zero": True, "original_rejected": True,
         "has_power": True, "systematic": results["measures"]["retrain"]["systematic"],
     }  # fmt: skip
     results["noise_floor"]["intervals"] = "95 % prediction"
@@ -141,7 +142,7 @@ def test_measures_over_seeds_have_tables() -> None:
     assert row(distances, "sisa")["systematic distance × 1000 (95 %)"] == "13.3 (no interval)"
     assert row(distances, "retrain")["offset"] == "–"
     assert "1,234 rows of 40 people, who count as 30 (effective number)." in distances
-    assert "98% of the intervals cover 0" in distances
+    assert "3 of 24 retrained models against the others, 56 splits): 98% of" in distances
     assert "The distance has power" in distances
     attacks = row(section(text, "Membership and exposure"), "npo")
     assert attacks["attack AUC (95 % over seeds)"] == "0.550 (0.500 to 0.600)"

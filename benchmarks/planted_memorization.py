@@ -25,8 +25,8 @@ from models.data.interactions import Interactions, ItemRecord, UserRecord
 CONTRARY: Final = 0.2
 #: Chance that any rating of another person contradicts the consensus.
 SLIP: Final = 0.05
-#: Items per user of the data set, and the least number of items.
-ITEMS_PER_USER: Final = 1.0
+#: Items per user of the data set, and the least number: a consensus needs many ratings of an item.
+ITEMS_PER_USER: Final = 0.2
 LEAST_ITEMS: Final = 120
 #: Median number of ratings per person and the standard deviation of its logarithm.
 MEDIAN_RATINGS: Final = 40

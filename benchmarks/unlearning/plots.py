@@ -143,11 +143,13 @@ def pareto(results: Results, axes: Axes) -> bool:
         return False
     interval = (results.get("noise_floor") or {}).get("jsd_interval")
     if interval:
-        seen += [value * 1e3 for value in interval]
-        axes.axvspan(interval[0] * 1e3, interval[1] * 1e3, color="#999999", alpha=0.25, lw=0)
+        # A prediction interval may begin at 0, which a log axis cannot show.
+        low, high = (max(value * 1e3, SMALLEST) for value in interval)
+        seen += [low, high]
+        axes.axvspan(low, high, color="#999999", alpha=0.25, lw=0)
         axes.annotate(
             "noise floor",
-            (np.sqrt(interval[0] * interval[1]) * 1e3, 1.01),
+            (np.sqrt(low * high), 1.01),
             xycoords=("data", "axes fraction"),
             color=GRAY,
             ha="center",

@@ -211,6 +211,13 @@ def test_results_of_an_earlier_version_have_the_earlier_plots(tmp_path: Path) ->
     assert names == {"pareto", "times", "membership", "users"}
 
 
+def test_noise_floor_that_begins_at_zero_is_drawn(tmp_path: Path) -> None:
+    results = with_measures()
+    results["noise_floor"]["jsd_interval"] = [0.0, 0.002]
+    plots.write_plots(results, tmp_path)
+    assert (tmp_path / "pareto.png").exists()
+
+
 def test_labels_are_spread_in_order() -> None:
     found = plots._spread([0.5, 0.5, 0.51, 0.9], 0.05)
     assert np.diff(found).min() >= 0.05 - 1e-6

@@ -55,7 +55,10 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     out: OutputDirectory,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Methods, separated by commas. Default: all."),
+        typer.Option(
+            metavar="A,B:N",
+            help="Methods, separated by commas; N runs in place of --seeds. Default: all.",
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -63,11 +66,14 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             help="Data to forget: paper, one-percent, single-user, sequential, interactions, items."
         ),
     ] = "paper",
-    seeds: Annotated[int, typer.Option(help="Runs per method; Retrain has at least 4.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Runs per method.")] = 3,
     backbone: Annotated[str, typer.Option(help=f"{KNOWN}.", metavar="NAME")] = "compact",
     shadows: Annotated[
         int, typer.Option(help="Reference models for the attack, besides the Retrain runs.")
-    ] = 0,
+    ] = 16,
+    retrain_runs: Annotated[
+        int, typer.Option(help="Retrain runs, at least 4 and at least --seeds.")
+    ] = 8,
     forget_seed: Annotated[int, typer.Option(help="Seed that draws the data to forget.")] = 0,
     teacher_only: Annotated[
         bool, typer.Option("--teacher-only", help="Evaluate only the teachers of the methods.")
@@ -86,8 +92,10 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
             methods=comparison.ALL if methods is None else comparison.parse_methods(methods),
             protocol=protocol,
             seeds=seeds,
+            seeds_of={} if methods is None else comparison.parse_seeds(methods),
             backbone=check_backbone(backbone),
             shadows=shadows,
+            retrain_runs=retrain_runs,
             forget_seed=forget_seed,
             teacher_only=teacher_only,
             backbones=get_settings().backbones_directory,

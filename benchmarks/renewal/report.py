@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from benchmarks.unlearning import plots
+from benchmarks.unlearning import plot_style, plots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def write_plot(results: Results, out: Path) -> None:
     for row in results["scenarios"]:
         if row["name"] == "plain":
             series.setdefault((row["model"], row["mode"]), []).append(row)
-    styles = zip(series.items(), plots.PALETTE, plots.MARKERS, strict=False)
+    styles = zip(series.items(), plot_style.PALETTE, plot_style.MARKERS, strict=False)
     for number, (((model, mode), rows), color, marker) in enumerate(styles):
         style = {"color": color, "marker": marker, "label": f"{model}, {mode}"}
         # Equal results would hide each other.
@@ -101,7 +101,7 @@ def write_plot(results: Results, out: Path) -> None:
         left.plot(rates, [seconds / 86_400.0 for seconds in latest], **style)
         shares = [100.0 * row["figures"][_WAIT]["share_of_requests"] for row in rows]
         right.plot(rates, shares, **style)
-    left.axhline(results["exact_days"], color=plots.GRAY, linestyle="--")
+    left.axhline(results["exact_days"], color=plot_style.GRAY, linestyle="--")
     left.annotate("deadline", (0.02, results["exact_days"]), xycoords=("axes fraction", "data"))
     left.set(xscale="log", yscale="log", xlabel="deletions a day", ylabel="latest exact time, days")
     right.set(ylim=0, xlabel="deletions a day", ylabel="deletions that waited for a renewal, %")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from benchmarks.unlearning import plots
+from benchmarks.unlearning import plot_style, plots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,7 +97,7 @@ def write(results: Results, out: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(results["growth"]), sharey=True)
     for axis, (name, points) in zip(axes, results["growth"].items(), strict=True):
-        for color, kind in zip(plots.PALETTE, ("first_stage_ms", "model_ms"), strict=False):
+        for color, kind in zip(plot_style.PALETTE, ("first_stage_ms", "model_ms"), strict=False):
             axis.plot(
                 [point[name] for point in points],
                 [point[kind] for point in points],

@@ -8,20 +8,22 @@ separate process (see `children`).
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
 from app.domain.json_values import plain
+from benchmarks.ratings_without_times import read_ratings
 from benchmarks.unlearning import plots
 from benchmarks.unlearning.errors import BenchmarkInputError
 from benchmarks.unlearning.goals import goals
+from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.plan import RESULTS, hold_directory, make_plan
 from benchmarks.unlearning.protocols import PROTOCOLS, SEQUENTIAL
 from benchmarks.unlearning.report import write_table
-from benchmarks.unlearning.results import RETRAIN, Margins, compare
+from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, Margins, compare
 from benchmarks.unlearning.runs import SHADOW
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import Setting, read_json, write_json
@@ -32,7 +34,7 @@ from models.backbones.errors import BackboneUnavailableError
 from models.backbones.packaged import set_cache_directory
 from models.backbones.sources import locate
 from models.data.splits import TooSmallToSplitError
-from models.datasets.detect import DataSetError, read
+from models.datasets.detect import DataSetError
 from models.prompts.text_prompt import NoAnswerTokensError, PromptTooLongError
 from models.recommender.factory import parse_backbone
 from models.recommender.pretrained import HuggingFaceConfig
@@ -40,7 +42,7 @@ from models.training.trainer import TrainConfig
 from models.unlearning.registry import METHODS, UnknownMethodError, get_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.unlearning.schedule import Screen
@@ -78,8 +80,12 @@ class Options:
     methods: tuple[str, ...] = ALL
     protocol: str = "paper"
     seeds: int = 3
+    #: Numbers of runs of methods that differ from `seeds`.
+    seeds_of: Mapping[str, int] = field(default_factory=dict)
     backbone: str = "compact"
-    shadows: int = 0
+    shadows: int = 16
+    #: Number of Retrain runs, at least `seeds`.
+    retrain_runs: int = 8
     forget_seed: int = 0
     teacher_only: bool = False
     #: Directory for converted packaged backbones; None: the default directory.
@@ -95,12 +101,7 @@ class Options:
         if self.protocol not in PROTOCOLS:
             known = ", ".join(sorted(PROTOCOLS))
             raise BenchmarkInputError(f"There is no protocol {self.protocol!r}. Known: {known}.")
-        if not 1 <= self.seeds <= MAX_SEEDS:
-            raise BenchmarkInputError(f"--seeds must be 1 to {MAX_SEEDS}, not {self.seeds}.")
-        if self.forget_seed < 0:
-            raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
-        if not 0 <= self.shadows <= MAX_SHADOWS:
-            raise BenchmarkInputError(f"--shadows must be 0 to {MAX_SHADOWS}, not {self.shadows}.")
+        self._check_numbers()
         if self.out.exists() and not self.out.is_dir():
             raise BenchmarkInputError(f"{self.out} is a file. Choose a directory for --out.")
         if not self.teacher_only:
@@ -113,11 +114,35 @@ class Options:
                 "of --protocol paper, which forgets the same users in one batch."
             )
 
+    def _check_numbers(self) -> None:
+        for option, value, least, most in (
+            ("--seeds", self.seeds, 1, MAX_SEEDS),
+            *(("The seeds of " + name, own, 1, MAX_SEEDS) for name, own in self.seeds_of.items()),
+            ("--shadows", self.shadows, 0, MAX_SHADOWS),
+            ("--retrain-runs", self.retrain_runs, MIN_RETRAIN_RUNS, MAX_SEEDS),
+        ):
+            if not least <= value <= most:
+                raise BenchmarkInputError(f"{option} must be {least} to {most}, not {value}.")
+        if self.forget_seed < 0:
+            raise BenchmarkInputError(f"--forget-seed must be 0 or more, not {self.forget_seed}.")
+
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Parse comma-separated names; duplicates and surrounding blanks are removed."""
-    names = (name.strip() for name in text.split(","))
+    """Parse comma-separated names; duplicates, blanks and numbers of seeds are removed."""
+    names = (part.partition(":")[0].strip() for part in text.split(","))
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def parse_seeds(text: str) -> dict[str, int]:
+    """Parse the numbers of seeds in "name:8,other"; raises BenchmarkInputError."""
+    counts = {}
+    for part in text.split(","):
+        name, separator, count = (piece.strip() for piece in part.partition(":"))
+        if separator and not count.isdecimal():
+            raise BenchmarkInputError(f"--methods {part.strip()} has no number of seeds.")
+        if separator:
+            counts[name] = int(count)
+    return counts
 
 
 def recipe_for(backbone: BackboneConfig) -> TrainConfig:
@@ -152,7 +177,14 @@ class Benchmark:
 
     def units(self) -> list[Unit]:
         """Return the units of the comparison in the order of their execution."""
-        return comparison_units(self.options.methods, self.options.seeds, self.options.shadows)
+        options = self.options
+        return comparison_units(
+            options.methods,
+            options.seeds,
+            options.shadows,
+            options.retrain_runs,
+            options.seeds_of,
+        )
 
     def run(self, screen: Screen) -> dict[str, Any]:
         """Make missing units, compare all runs, write the report, and return the results."""
@@ -172,7 +204,7 @@ class Benchmark:
         shared = {key: self.plan[key] for key in ("data_sha256", "versions")}
         succeeded = [{**run, **shared} for run in runs if "error" not in run]
         shadows = [
-            self.margins(SHADOW, unit.seed).forget
+            self.margins(SHADOW, unit.seed)
             for unit in units
             if unit.kind == "shadow" and unit.is_finished(self.setting)
         ]
@@ -181,15 +213,19 @@ class Benchmark:
             [self.margins(run["method"], run["seed"]) for run in succeeded],
             self.setting.case.batch.forget,
             shadows,
+            self.setting.case.batch.parts.test,
+            # Independent batches: a shadow model lacks all of them, a Retrain run one at a time.
+            shadows_are_retrained=not self.setting.case.independent,
         )
         failed = [{**run, **shared} for run in runs if "error" in run]
         return {"shadows": len(shadows), **compared, "runs": compared["runs"] + failed}
 
     def margins(self, name: str, seed: int) -> Margins:
-        """Load the margins of a finished run on the forget rows."""
+        """Load the margins of a finished run on the forget and test rows."""
         with np.load(self.setting.run_path(name, seed).with_suffix(".npz")) as saved:
             steps = saved.get("step_margins")
-            return Margins(forget=saved["forget_margins"], steps=steps)
+            test = saved.get("test_margins")
+            return Margins(forget=saved["forget_margins"], test=test, steps=steps)
 
     def retrain_margins(self, units: Sequence[Unit]) -> list[Any]:
         """Return the [F] margins of the Retrain runs among the units."""
@@ -221,13 +257,15 @@ class Benchmark:
             "options": {
                 "methods": list(self.options.methods),
                 "seeds": self.options.seeds,
+                "seeds_of": dict(self.options.seeds_of),
                 "shadows": self.options.shadows,
+                "retrain_runs": self.options.retrain_runs,
             },
         }
 
 
 def _load_setting(options: Options, recipe: TrainConfig | None) -> Setting:
-    data, _ = read(options.data)
+    data = read_ratings(options.data)
     backbone = parse_backbone(options.backbone)
     if isinstance(backbone, HuggingFaceConfig):
         # Located, converted or downloaded before any timing, and identical for every run.

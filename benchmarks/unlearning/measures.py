@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks.unlearning.results import ORIGINAL
+from benchmarks.unlearning.names import ORIGINAL
+from models.audit.prediction import calibration_error
 from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.report import audit, audit_exact
 from models.data.metrics import log_losses, utility
@@ -70,13 +71,14 @@ def sample_margins(recommender: Recommender, samples: Samples, data: Interaction
 
 
 def utilities(case: Case, forget_margins: Floats, test_margins: Floats) -> dict[str, float]:
-    """Return AUC, accuracy and log loss on the test rows and on the forget rows."""
+    """Return AUC, accuracy, log loss and calibration error on the test rows and forget rows."""
     on_test = utility(case.batch.parts.test.label, test_margins)
     on_forget = utility(case.batch.forget.label, forget_margins)
     return {
         "test_auc": on_test["auc"],
         "test_acc": on_test["accuracy"],
         "test_logloss": on_test["log_loss"],
+        "test_calibration_error": calibration_error(case.batch.parts.test.label, test_margins),
         "forget_auc": on_forget["auc"],
         "forget_acc": on_forget["accuracy"],
         "forget_loss": on_forget["log_loss"],
@@ -84,15 +86,19 @@ def utilities(case: Case, forget_margins: Floats, test_margins: Floats) -> dict[
 
 
 def relearning(
-    case: Case, method: UnlearningMethod, original: Recommender, released: Recommender, seed: int
+    data: Interactions,
+    forget: Samples,
+    method: UnlearningMethod,
+    original: Recommender,
+    released: Recommender,
+    seed: int,
 ) -> dict[str, Any]:
     """Return the number of steps that relearn the forget rows; null for Original."""
     if method.name == ORIGINAL:
         return {"relearn_steps": None, "relearn_censored": None}
-    forget = case.batch.forget
-    original_margins = sample_margins(original, forget, case.data)
+    original_margins = sample_margins(original, forget, data)
     original_losses = log_losses(forget.label.astype(np.float64), original_margins)
-    prompts = released.prompt.samples(forget, case.data)
+    prompts = released.prompt.samples(forget, data)
     outcome = relearn_steps(released, prompts, forget.label, original_losses, RelearnConfig(), seed)
     return {"relearn_steps": outcome.steps, "relearn_censored": outcome.censored}
 

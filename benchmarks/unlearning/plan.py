@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PLAN: Final = "plan.json"
 RESULTS: Final = "results.json"
+#: Version of the measures that runs save. Runs of an earlier version lack some of them.
+MEASURES: Final = 2
 _LOCK: Final = ".lock"
 _LIBRARIES: Final = ("torch", "transformers", "peft", "numpy", "scipy")
 
@@ -35,6 +37,7 @@ def make_plan(setting: Setting) -> dict[str, Any]:
         "data_sha256": data_digest(setting.data),
         "protocol": setting.protocol,
         "forget_seed": setting.forget_seed,
+        "measures": MEASURES,
         "recipe": setting.recipe.manifest(),
         "versions": {
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Draw four plots of the unlearning benchmark, each as PNG and SVG.
+"""Draw the plots of the unlearning benchmark, each as PNG and SVG.
 
 The input is results.json as described in `report`. Missing measures are skipped; a plot without any
 data is not written.
@@ -6,12 +6,14 @@ data is not written.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from benchmarks.unlearning.report import mean_and_std, methods
-from benchmarks.unlearning.results import RETRAIN
+from benchmarks.unlearning.figures import mean_and_std, methods
+from benchmarks.unlearning.measure_plots import distance, exposure, people
+from benchmarks.unlearning.names import RETRAIN
+from benchmarks.unlearning.plot_style import GRAY, PALETTE, style
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,17 +31,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import XAxis
 
-    from benchmarks.unlearning.report import Results
+    from benchmarks.unlearning.figures import Results
 
 
 class MissingPlotsError(RuntimeError):
     """Plots need matplotlib. Run: make setup."""
 
 
-#: Okabe and Ito's palette for color-blind readers; markers repeat the distinction.
-PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS: Final = "os^Dv<>PX*h"
-GRAY: Final = "#666666"
 #: Labeled multiples of powers of ten, by the maximum number of decades of an axis.
 TICKS: Final = ((0.7, range(1, 10)), (2.3, (1, 2, 5)), (np.inf, (1,)))
 #: Lower limit of log axes (JSD × 1000, or seconds); smaller differences do not matter.
@@ -68,13 +66,6 @@ def write_plots(results: Results, out: Path) -> list[Path]:
                 written.append(out / f"{name}.{suffix}")
                 figure.savefig(written[-1], dpi=150)
     return written
-
-
-def _style(results: Results, method: str) -> dict[str, Any]:
-    index = methods(results).index(method)
-    if method == RETRAIN:
-        return {"color": "#000000", "marker": "*"}
-    return {"color": PALETTE[index % (len(PALETTE) - 1)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def _log_axis(axis: XAxis, low: float, high: float) -> None:
@@ -142,21 +133,23 @@ def pareto(results: Results, axes: Axes) -> bool:
     for method in methods(results):
         x, y = (mean_and_std(results, method, name) for name in ("jsd", "test_auc"))
         if x and y:
-            style = _style(results, method)
+            appearance = style(results, method)
             axes.errorbar(
-                x[0] * 1e3, y[0], xerr=x[1] * 1e3, yerr=y[1], **style, ms=7, lw=0.8, capsize=2
+                x[0] * 1e3, y[0], xerr=x[1] * 1e3, yerr=y[1], **appearance, ms=7, lw=0.8, capsize=2
             )
-            ends.append((method, x[0] * 1e3, y[0], style["color"]))
+            ends.append((method, x[0] * 1e3, y[0], appearance["color"]))
             seen += [(x[0] - x[1]) * 1e3 if x[1] < x[0] else x[0] * 1e3, (x[0] + x[1]) * 1e3]
     if not ends:
         return False
     interval = (results.get("noise_floor") or {}).get("jsd_interval")
     if interval:
-        seen += [value * 1e3 for value in interval]
-        axes.axvspan(interval[0] * 1e3, interval[1] * 1e3, color="#999999", alpha=0.25, lw=0)
+        # A prediction interval may begin at 0, which a log axis cannot show.
+        low, high = (max(value * 1e3, SMALLEST) for value in interval)
+        seen += [low, high]
+        axes.axvspan(low, high, color="#999999", alpha=0.25, lw=0)
         axes.annotate(
             "noise floor",
-            (np.sqrt(interval[0] * interval[1]) * 1e3, 1.01),
+            (np.sqrt(low * high), 1.01),
             xycoords=("data", "axes fraction"),
             color=GRAY,
             ha="center",
@@ -185,7 +178,7 @@ def times(results: Results, axes: Axes) -> bool:
                     position + shift,
                     mean,
                     0.38,
-                    color=_style(results, method)["color"],
+                    color=style(results, method)["color"],
                     alpha=alpha,
                 )
                 text = f" {_seconds(mean)} s" + (" before" if shift < 0 else "")
@@ -226,7 +219,7 @@ def roc(results: Results, axes: Axes) -> bool:
             if run["method"] == method and run.get("roc")
         ]
         if curves:
-            mean, color = np.mean(curves, axis=0), _style(results, method)["color"]
+            mean, color = np.mean(curves, axis=0), style(results, method)["color"]
             ls = "-" if methods(results).index(method) < len(PALETTE) - 1 else "-."
             axes.plot(grid, mean, color=color, lw=1.5, ls=ls)
             # Labels are ordered by the rate at 5 % false positives, where the curves are far apart.
@@ -268,7 +261,7 @@ def users(results: Results, axes: Axes) -> bool:
     if not known:
         return False
     for position, method in enumerate(known):
-        color = _style(results, method)["color"]
+        color = style(results, method)["color"]
         axes.boxplot(
             [jsd_by_method[method]],
             positions=[position],
@@ -298,4 +291,7 @@ PLOTS: Final[dict[str, Callable[[Results, Axes], bool]]] = {
     "times": times,
     "membership": roc,
     "users": users,
+    "distance": distance,
+    "people": people,
+    "exposure": exposure,
 }

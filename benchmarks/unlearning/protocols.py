@@ -4,10 +4,14 @@
 |----------------|-------------------------------------------------------------------------------|
 | `paper`        | 20 % of the users with training rows, at once                                 |
 | `one-percent`  | 1 % of them                                                                   |
-| `single-user`  | one user of the middle fifth by number of training rows                       |
+| `single-user`  | 20 users of the middle fifth by number of training rows, each forgotten alone |
 | `sequential`   | the users of `paper` in 20 batches, each forgotten from the previous release  |
 | `interactions` | 1 % of the single (user, item) ratings that are candidates of training rows   |
 | `items`        | 1 % of the items that are candidates of training rows                         |
+
+Under `single-user` every user is forgotten from the first release, by a job of its own. A forget
+row is answered by the release without its user, a test row by one of the 20 releases (see
+`owners`), so that all measures average over the users.
 
 The last two are small because one rating is part of up to eleven rows: its own row, and the next
 ten rows, whose history contains it. On ml-latest-small 1 % of the ratings affect about 9 % of rows.
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
 #: Number of batches under `sequential`.
 BATCHES: Final = 20
 SEQUENTIAL: Final = "sequential"
+SINGLE_USER: Final = "single-user"
+#: Number of users under `single-user`, or all users of the middle fifth if there are fewer.
+PEOPLE: Final = 20
 
 
 class ProtocolError(BenchmarkInputError):
@@ -52,11 +59,16 @@ class ProtocolError(BenchmarkInputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A data set with the batches to forget, in order."""
+    """A data set with the batches to forget, in order.
+
+    If the batches are `independent`, each batch is forgotten from the first release; otherwise each
+    is forgotten from the previous release.
+    """
 
     data: Interactions
     bounds: TimeSplit
     batches: tuple[ForgetIndices, ...]
+    independent: bool = False
 
     @cached_property
     def whole(self) -> ForgetSplit:
@@ -69,9 +81,13 @@ class Case:
         return split_for_forgetting(self.data, _union(self.batches), frozenset(), self.bounds)
 
     def steps(self) -> Iterator[ForgetSplit]:
-        """Yield the data of each job in sequence; rows of earlier batches are deleted."""
+        """Yield the data of each job, without the rows of earlier batches unless independent."""
         if len(self.batches) == 1:
             yield self.batch
+            return
+        if self.independent:
+            for batch in self.batches:
+                yield split_for_forgetting(self.data, batch, frozenset(), self.bounds)
             return
         remaining = self.data
         for batch in self.batches:
@@ -93,13 +109,14 @@ def _users(share: float) -> Draw:
     return draw
 
 
-def _middle_user(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
-    """Draw one user of the middle fifth by number of training rows."""
+def _middle_users(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
+    """Draw PEOPLE users of the middle fifth by number of training rows, one per batch."""
     users, rows = np.unique(train.user, return_counts=True)
     ranked = users[np.argsort(rows, kind="stable")]
     middle = ranked[int(len(ranked) * 0.4) : max(int(len(ranked) * 0.6), 1)]
-    drawn = generator.choice(middle if len(middle) else ranked, 1)
-    return (ForgetIndices(users=frozenset(drawn.tolist())),)
+    pool = middle if len(middle) else ranked
+    drawn = generator.choice(pool, min(PEOPLE, len(pool)), replace=False)
+    return tuple(ForgetIndices(users=frozenset([user])) for user in drawn.tolist())
 
 
 def _sequential_users(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndices, ...]:
@@ -127,7 +144,7 @@ def _items(train: Samples, generator: np.random.Generator) -> tuple[ForgetIndice
 PROTOCOLS: Final[Mapping[str, Draw]] = {
     "paper": _users(0.2),
     "one-percent": _users(0.01),
-    "single-user": _middle_user,
+    SINGLE_USER: _middle_users,
     SEQUENTIAL: _sequential_users,
     "interactions": _interactions,
     "items": _items,
@@ -146,7 +163,8 @@ def apply_protocol(data: Interactions, protocol: str, forget_seed: int) -> Case:
     bounds = TimeSplit.by_shares(build_samples(data), train=0.6, valid=0.2)
     train = split_for_forgetting(data, ForgetIndices(), frozenset(), bounds).parts.train
     batches = PROTOCOLS[protocol](train, np.random.default_rng(forget_seed))
-    case = Case(data=data, bounds=bounds, batches=batches)
+    independent = protocol == SINGLE_USER and len(batches) > 1
+    case = Case(data=data, bounds=bounds, batches=batches, independent=independent)
     _check(case, protocol)
     return case
 
@@ -191,3 +209,17 @@ def forgotten_by(case: Case) -> tuple[NDArray[np.int64], ...]:
         users |= batch.users
         rows_per_batch.append(np.flatnonzero(np.isin(case.batch.forget.user, sorted(users))))
     return tuple(rows_per_batch)
+
+
+def owners(case: Case, users: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the batch whose release answers the rows of [M] users, if batches are independent.
+
+    A forgotten user is answered by the release without that user. Other users are distributed over
+    the releases in order of their index.
+    """
+    own = {user: number for number, batch in enumerate(case.batches) for user in batch.users}
+    distinct, position = np.unique(users, return_inverse=True)
+    batches = [
+        own.get(user, order % len(case.batches)) for order, user in enumerate(distinct.tolist())
+    ]
+    return np.array(batches, np.int64)[position]

@@ -4,10 +4,14 @@ The format of results.json:
 
     {"data": str | {"name": str, …}, "protocol": str, "backbone": str | {"kind": str, …},
      "noise_floor": {"jsd": float, "jsd_interval": [low, high],
-                     "forget_loss_interval": [low, high]},
+                     "forget_loss_interval": [low, high], "intervals": "95 % prediction"},
      "runs": [RUN, …], "summary": {method: {measure: {"mean": float, "std": float}}},
      "goals": [{"method": str, "goal": str, "met": bool | null, "numbers": str}, …],
-     "plan": see `plan`, "options": {"methods", "seeds", "shadows"}}
+     "measures": {method: MEASURES, …}, "control": CONTROL,
+     "plan": see `plan`, "options": {"methods", "seeds", "shadows", "retrain_runs"}}
+
+Results of earlier versions have neither `measures` nor `control`, and the intervals of the noise
+floor are then ranges of the Retrain runs.
 
 A RUN has `method`, `seed` and, in nats, seconds and bytes, `test_auc`, `test_acc`, `test_logloss`,
 `forget_auc`, `jsd`, `symmetrised_kl`, `l2`, `forget_loss`, `mia_auc`, `seconds`, `prepare_seconds`
@@ -27,7 +31,32 @@ included) and `peak_added_bytes` (the part that unlearning added), and:
 - `batches`, if the protocol has several: {"users", "rows", "seconds", "forget_loss", "jsd"} after
   each batch. `rows`, `forget_loss` and `jsd` cover all rows forgotten so far. `seconds` and
   `audit_seconds` of the run are per batch.
+- `test_calibration_error`: `models.audit.prediction.calibration_error` on the test rows.
+- The attack needs an Original run of another seed; without one its fields are missing.
+- `mia_references` (number of models), `mia_control_auc`, `mia_control_tpr_at_1`: the attack on the
+  test rows, which no model was trained on.
+- `ndcg_at_10`, `recall_at_10`, `exposure_person`, `exposure_others`: see `queries`; shares of 1.
 - `config`, `data_sha256`, `versions`: configuration, data and library versions.
+
+MEASURES are taken over all seeds of a method; an INTERVAL is {"mean", "low", "high"} (95 %):
+
+- `seeds`: the number of runs.
+- `systematic`: `models.audit.systematic.Distance` to Retrain (squared logits); of Retrain, see
+  CONTROL. `per_person`: {"rows" [P], "distance" [P], "mean", "quantiles", "people",
+  "effective_people"}, without ids.
+- `variance_ratio` to Retrain; `line`: `models.audit.margin_line.Line` over Retrain's mean margin.
+- `attack`: {"auc", "low", "high", "excess", "tpr_at_1", "control_auc", "control_tpr_at_1",
+  "references"}, means over seeds; `excess` is |auc - .5| above that of Retrain.
+- `forget_loss_interval`: 95 % prediction interval of the mean of as many Retrain runs.
+- `test_logloss_difference` (nats), `test_calibration_error_difference`, `ndcg_at_10_difference`,
+  `recall_at_10_difference`: INTERVAL of the difference from Original's run of the same seed.
+- `exposure_person_difference`, `exposure_others_difference`: INTERVAL, from the mean of Retrain.
+
+Retrain's side of the distances has the Retrain runs and, unless batches are independent, the shadow
+models. CONTROL compares `size` of these `runs` with the others, in `splits` splits:
+`systematic` has the mean distance and the mean ends of the intervals, `coverage` is the share of
+intervals that cover 0, `covers_zero` whether that share suffices, `quantiles` the 95 % range of
+the distances. `original_rejected`: Original's interval is above 0. `has_power`: both.
 
 A failed run has only `method`, `seed`, `error`, `data_sha256` and `versions`.
 
@@ -38,22 +67,20 @@ partial, the missing values are computed from `runs`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from rich.table import Table
 
-from benchmarks.unlearning.results import RETRAIN
+from benchmarks.unlearning.figures import mean_and_std, methods
+from benchmarks.unlearning.goals import DEFINITION, verdict
+from benchmarks.unlearning.measure_table import DASH, measure_tables
+from benchmarks.unlearning.names import RETRAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    Results = Mapping[str, Any]
-
-DASH: Final = "–"
+    from benchmarks.unlearning.figures import Results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,69 +116,6 @@ COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether a method is as good as retraining (None: unknown), and the reason if not."""
-
-    good: bool | None
-    reason: str
-
-    def text(self) -> str:
-        """Return the text of a table cell."""
-        return {True: "yes", False: f"no: {self.reason}", None: DASH}[self.good]
-
-
-def methods(results: Results) -> list[str]:
-    """Return the methods in the order of their first runs."""
-    return list(dict.fromkeys(str(run["method"]) for run in results.get("runs", ())))
-
-
-def values(results: Results, method: str, measure: str) -> list[float]:
-    """Return the finite values of a measure over the runs of a method."""
-    raw = [run.get(measure) for run in results.get("runs", ()) if run["method"] == method]
-    return [float(value) for value in raw if value is not None and math.isfinite(value)]
-
-
-def mean_and_std(results: Results, method: str, measure: str) -> tuple[float, float] | None:
-    """Return mean and standard deviation over seeds, or None if unknown."""
-    for ratio, base in (("relearn_ratio", "relearn_steps"), ("seconds_ratio", "seconds")):
-        if measure == ratio:
-            own = mean_and_std(results, method, base)
-            retrain = mean_and_std(results, RETRAIN, base)
-            if not (own and retrain and retrain[0]):
-                return None
-            return own[0] / retrain[0], own[1] / retrain[0]
-    summary = (results.get("summary") or {}).get(method, {}).get(measure)
-    if summary and summary.get("mean") is not None:
-        return float(summary["mean"]), float(summary.get("std") or 0.0)
-    measured = values(results, method, measure)
-    if not measured:
-        return None
-    std = float(np.std(measured, ddof=1)) if len(measured) > 1 else 0.0
-    return float(np.mean(measured)), std
-
-
-def verdict(results: Results, method: str) -> Verdict:
-    """Compare JSD with the noise floor's interval and forget loss with Retrain's range.
-
-    A JSD below the interval is accepted. Averaged models can have a JSD below the floor without
-    forgetting; for them the forget loss decides. Retrain is the reference and has no verdict.
-    """
-    floor = results.get("noise_floor") or {}
-    interval, losses = floor.get("jsd_interval"), floor.get("forget_loss_interval")
-    jsd = mean_and_std(results, method, "jsd")
-    loss = mean_and_std(results, method, "forget_loss")
-    if method == RETRAIN or not (interval and losses and jsd and loss):
-        return Verdict(good=None, reason="the reference, or not measured")
-    faults = (
-        (jsd[0] > interval[1], f"JSD {jsd[0] * 1e3:.2f} > {interval[1] * 1e3:.2f}"),
-        (loss[0] < losses[0], f"loss {loss[0]:.4f} < {losses[0]:.4f}, not forgotten"),
-        (loss[0] > losses[1], f"loss {loss[0]:.4f} > {losses[1]:.4f}, forgotten too much"),
-    )
-    reasons = [reason for applies, reason in faults if applies]
-    return Verdict(good=not reasons, reason="; ".join(reasons))
-
-
 def failures(results: Results) -> list[str]:
     """Return a line per failed run."""
     return [
@@ -167,7 +131,7 @@ def _as_good(results: Results, method: str) -> str:
     failed = sum("error" in run for run in own)
     if failed == len(own):
         return "failed"
-    text = verdict(results, method).text()
+    text = DASH if method == RETRAIN else verdict(results, method).text()
     return f"{text}; {failed} of {len(own)} failed" if failed else text
 
 
@@ -186,7 +150,7 @@ def _cell(results: Results, method: str, column: Column, *, spread: bool) -> str
 
 
 def caption(results: Results) -> str:
-    """Return the caption: data, protocol, backbone, noise floor and Retrain's loss range."""
+    """Return the caption: data, protocol, backbone, noise floor and the interval of the loss."""
     floor = results.get("noise_floor") or {}
 
     def interval(name: str, scale: float, digits: int) -> str:
@@ -200,10 +164,16 @@ def caption(results: Results) -> str:
         f"{_name(results.get('data'))}, protocol {results.get('protocol', DASH)}, backbone "
         f"{_name(results.get('backbone'))}. Mean ± standard deviation over seeds. Noise floor (JSD "
         f"× 1000 between Retrain runs): {jsd}, interval {interval('jsd_interval', 1e3, 2)}. Forget "
-        f"loss of the Retrain runs: {interval('forget_loss_interval', 1, 4)}. As good as "
-        "retraining: JSD not above that interval, forget loss within that range."
-        f"{_per_batch(results)}"
+        f"loss of a further Retrain run: {interval('forget_loss_interval', 1, 4)}."
+        f"{_intervals(results)}{_per_batch(results)}"
     )
+
+
+def _intervals(results: Results) -> str:
+    kind = (results.get("noise_floor") or {}).get("intervals")
+    if kind:
+        return f" Intervals: {kind}. {DEFINITION}"
+    return " These intervals are the range of the Retrain runs, from an earlier version."
 
 
 def _per_batch(results: Results) -> str:
@@ -232,7 +202,8 @@ def markdown_table(results: Results) -> str:
     ]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "".join(f"- {line}\n" for line in [*goal_lines(results), *failures(results)])
-    return f"{table}\n\n{caption(results)}\n" + (f"\n{notes}" if notes else "")
+    text = f"{table}\n\n{caption(results)}\n" + (f"\n{notes}" if notes else "")
+    return f"{text}\n{measure_tables(results)}"
 
 
 def goal_lines(results: Results) -> list[str]:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from benchmarks.unlearning.method_measures import method_measures
+from benchmarks.unlearning.names import ORIGINAL, RETRAIN
 from models.audit.divergence import euclidean, jensen_shannon, per_user, symmetrized_kl
-from models.audit.lira import lira, loss_attack
+from models.audit.lira import Attack, TooFewModelsError, lira, loss_auc
+from models.audit.prediction import prediction_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-RETRAIN: Final = "retrain"
-ORIGINAL: Final = "original"
 #: Minimum number of Retrain runs. Four runs have six pairs for the noise floor's interval.
 MIN_RETRAIN_RUNS: Final = 4
 
@@ -36,25 +37,32 @@ class TooFewRetrainedError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Margins:
-    """Margins of a run on the F forget rows: `forget` is [F], `steps` is [B, F] for B batches."""
+    """Margins of a run: [F] on the forget rows, [M] on the test rows, [B, F] after B batches."""
 
     forget: Floats
+    test: Floats | None = None
     steps: Floats | None = None
 
 
 def noise_floor(retrained: Sequence[Floats], losses: Sequence[float]) -> dict[str, Any]:
-    """Return the JSD in nats between all pairs of Retrain runs: mean and 95 % interval.
+    """Return the JSD in nats between Retrain runs, with 95 % prediction intervals of a further run.
 
-    `retrained` has the [F] margins of K ≥ 4 runs, `losses` their mean forget losses. Raises
-    TooFewRetrainedError.
+    `retrained` has the [F] margins of K ≥ 4 runs, `losses` their mean forget losses. The JSD of a
+    run is the mean of its JSD to the other runs; these K values share runs, so their interval is
+    approximate. Raises TooFewRetrainedError.
     """
     if len(retrained) < MIN_RETRAIN_RUNS:
         raise TooFewRetrainedError(TooFewRetrainedError.__doc__)
-    pairs = [jensen_shannon(first, second) for first, second in combinations(retrained, 2)]
+    pairs = np.zeros((len(retrained), len(retrained)))
+    for first, second in combinations(range(len(retrained)), 2):
+        distance = jensen_shannon(retrained[first], retrained[second])
+        pairs[first, second] = pairs[second, first] = distance
+    low, high = prediction_interval((pairs.sum(axis=1) / (len(retrained) - 1)).tolist())
     return {
-        "jsd": float(np.mean(pairs)),
-        "jsd_interval": [float(value) for value in np.quantile(pairs, [0.025, 0.975])],
-        "forget_loss_interval": [min(losses), max(losses)],
+        "jsd": float(pairs.sum() / (len(retrained) * (len(retrained) - 1))),
+        "jsd_interval": [max(low, 0.0), high],
+        "forget_loss_interval": list(prediction_interval(losses)),
+        "intervals": "95 % prediction",
     }
 
 
@@ -62,13 +70,17 @@ def compare(
     runs: Sequence[Mapping[str, Any]],
     margins: Sequence[Margins],
     forget: Samples,
-    shadows: Sequence[Floats] = (),
+    shadows: Sequence[Margins] = (),
+    test: Samples | None = None,
+    *,
+    shadows_are_retrained: bool = False,
 ) -> dict[str, Any]:
-    """Return the noise floor, the runs with their distances, and the summary.
+    """Return the noise floor, the runs with their distances, the measures and the summary.
 
     A Retrain run is compared with the other Retrain runs, every other run with all Retrain runs.
-    `shadows` has the [F] margins of more retrained models, for the membership attack only. Raises
-    TooFewRetrainedError.
+    `shadows` has the margins of more retrained models, for the membership attack and, if they are
+    trained on the rows of the Retrain runs, for Retrain's side of the systematic distance. Without
+    `test` there are no control rows and no paired loss differences. Raises TooFewRetrainedError.
     """
     retrained = [index for index, run in enumerate(runs) if run["method"] == RETRAIN]
     floor = noise_floor(
@@ -78,17 +90,39 @@ def compare(
     measured = []
     for index, run in enumerate(runs):
         others = np.stack([margins[other].forget for other in retrained if other != index])
-        same = [
-            other_margins.forget
-            for other, other_margins in zip(runs, margins, strict=True)
-            if other["method"] == run["method"] != RETRAIN and other["seed"] != run["seed"]
-        ]
         own = margins[index]
+        models = _Models(
+            own=own,
+            retrained=_other_seeds(runs, margins, RETRAIN, run["seed"]),
+            originals=_other_seeds(runs, margins, ORIGINAL, run["seed"]),
+            shadows=shadows,
+        )
         distances = _distances(own.forget, others, forget)
-        attack = _attack(own.forget, same, np.stack([*others, *shadows]), forget)
+        attack = _attack(models, forget, test)
         batches = _batch_distances(run, own.steps, others)
         measured.append({**run, **distances, **attack, **batches})
-    return {"noise_floor": floor, "runs": measured, "summary": summary(measured)}
+    return {
+        "noise_floor": floor,
+        "runs": measured,
+        "summary": summary(measured),
+        **method_measures(
+            measured, margins, forget, test, shadows if shadows_are_retrained else ()
+        ),
+    }
+
+
+def _other_seeds(
+    runs: Sequence[Mapping[str, Any]], margins: Sequence[Margins], method: str, seed: int
+) -> list[tuple[int, Margins]]:
+    """Return seeds and margins of a method's runs with other seeds.
+
+    Runs of one seed start from the same initial weights, so they are no independent evidence.
+    """
+    return [
+        (run["seed"], own)
+        for run, own in zip(runs, margins, strict=True)
+        if run["method"] == method and run["seed"] != seed
+    ]
 
 
 def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
@@ -102,19 +136,61 @@ def _distances(own: Floats, others: Floats, forget: Samples) -> dict[str, Any]:
     }
 
 
-def _attack(
-    own: Floats, same: Sequence[Floats], references: Floats, forget: Samples
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Models:
+    """The models of an attack on one run: runs of other seeds, by kind, with margins and seeds."""
+
+    own: Margins
+    retrained: Sequence[tuple[int, Margins]]
+    originals: Sequence[tuple[int, Margins]]
+    shadows: Sequence[Margins]
+
+    def attack(self, part: str, labels: Floats) -> Attack | None:
+        """Attack the rows of a part, `forget` or `test`; None without enough models."""
+        others = [margins for _, margins in (*self.retrained, *self.originals)]
+        if any(getattr(margins, part) is None for margins in (self.own, *others, *self.shadows)):
+            return None
+
+        def stacked(models: Sequence[Margins]) -> Floats:
+            margins = [getattr(model, part) for model in models]
+            return np.array(margins, np.float64).reshape(-1, len(labels))
+
+        seeds = [np.array([seed for seed, _ in kind]) for kind in (self.retrained, self.originals)]
+        try:
+            return lira(
+                getattr(self.own, part),
+                stacked([margins for _, margins in self.retrained]),
+                stacked(self.shadows),
+                stacked([margins for _, margins in self.originals]),
+                labels,
+                np.not_equal.outer(*seeds),
+            )
+        except TooFewModelsError:
+            return None
+
+
+def _attack(models: _Models, forget: Samples, test: Samples | None) -> dict[str, Any]:
+    """Return the attack on the forget rows and, as control, on the test rows."""
     labels = forget.label.astype(np.float64)
-    attack = lira(own, np.array(same).reshape(-1, len(own)), references, labels)
-    return {
-        "mia_auc": attack.auc,
-        "mia_advantage": attack.advantage,
-        "mia_tpr_at_1": attack.tpr_at_1,
-        "mia_tpr_at_5": attack.tpr_at_5,
-        "loss_mia_auc": loss_attack(own, references, labels)["auc"],
-        "roc": attack.roc(),
-    }
+    held_out = np.stack([margins.forget for _, margins in models.retrained])
+    measured: dict[str, Any] = {"loss_mia_auc": loss_auc(models.own.forget, held_out, labels)}
+    attack = models.attack("forget", labels)
+    if attack is not None:
+        measured |= {
+            "mia_auc": attack.auc,
+            "mia_advantage": attack.advantage,
+            "mia_tpr_at_1": attack.tpr_at_1,
+            "mia_tpr_at_5": attack.tpr_at_5,
+            "mia_references": attack.references,
+            "roc": attack.roc(),
+        }
+    control = models.attack("test", test.label.astype(np.float64)) if test is not None else None
+    if control is not None:
+        measured |= {
+            "mia_control_auc": control.auc,
+            "mia_control_tpr_at_1": control.tpr_at_1,
+        }
+    return measured
 
 
 def _batch_distances(

@@ -1,7 +1,9 @@
-"""Make one run: unlearn all batches in sequence, measure the release, and save the figures.
+"""Make one run: unlearn all batches, measure the releases, and save the figures.
 
 A finished run is OUT/runs/`<method>-<seed>.json`, beside an `.npz` with the margins on forget and
-test rows. With several batches, the `.npz` also has the margins after each batch.
+test rows. With several batches in sequence, the `.npz` also has the margins after each batch.
+Independent batches are each forgotten from the first release (see `protocols`); time and relearning
+are then means over the batches, and the audit is that of the last batch.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.domain.json_values import plain
+from benchmarks.unlearning.answers import FORGET, TEST, Answers
 from benchmarks.unlearning.measures import (
     Memory,
     relearning,
@@ -22,18 +25,19 @@ from benchmarks.unlearning.measures import (
     timed_audit,
     utilities,
 )
+from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.protocols import forgotten_by
-from benchmarks.unlearning.results import RETRAIN
 from benchmarks.unlearning.setting import load_calibration, load_root, write_json
 from models.checkpoints import adapter as adapters
 from models.data.metrics import log_losses
+from models.prompts.vocabulary import Vocabulary
 from models.recommender.token_rows import reset_rows, unused_tokens
 from models.training.trainer import fit
 from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -51,16 +55,19 @@ SHADOW = "shadow"
 
 @dataclass(kw_only=True)
 class _Chain:
-    """Result of a sequence of unlearning jobs: releases, seconds per batch, and the last batch."""
+    """Result of the unlearning jobs: releases, seconds per batch, answers, and the last batch."""
 
     released: Recommender
     parent: Recommender
     last: ForgetSplit
+    answers: Answers
     metrics: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
     #: [B, F] margins on the forget rows after each batch, NaN for rows of later batches.
     margins_after: list[NDArray[np.float64]] = field(default_factory=list)
+    #: The figures of `relearning` after each independent batch.
+    relearned: list[dict[str, Any]] = field(default_factory=list)
 
 
 def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None:
@@ -73,11 +80,12 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
     expected, calibration_seconds = load_calibration(setting, method, seed)
     prepare_seconds = 0.0 if name == RETRAIN else training_seconds + calibration_seconds
     # Split before time and memory are measured, because every method needs the split.
-    batch = case.batch
+    answers = Answers(case)
     memory = Memory()
-    chain = _unlearn_all(setting, method, original, expected, seed, progress)
-    forget = sample_margins(chain.released, batch.forget, case.data)
-    test = sample_margins(chain.released, batch.parts.test, batch.retained)
+    chain = _unlearn_all(setting, method, original, expected, answers, seed, progress)
+    if not case.independent:
+        answers.collect(chain.released)
+    forget, test = answers.margins[FORGET], answers.margins[TEST]
     progress(0.7)
     run = {
         "method": name,
@@ -89,10 +97,16 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
         "trainable_parameters": chain.metrics.get("trainable_parameters"),
         "parameters": sum(p.numel() for p in original.model.parameters()),
         **utilities(case, forget, test),
+        **answers.ranking(),
         **timed_audit(case, method, chain.last, chain.parent, chain.released, expected),
     }
     progress(0.8)
-    run |= relearning(case, method, original, chain.released, seed)
+    if not case.independent:
+        forget_rows = case.batch.forget
+        chain.relearned = [
+            relearning(case.data, forget_rows, method, original, chain.released, seed)
+        ]
+    run |= _mean_relearned(chain.relearned)
     run |= {
         "config": {
             "method": chain.metrics.pop("config", None),
@@ -109,12 +123,26 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
 
 
 def make_shadow(setting: Setting, seed: int, progress: Progress) -> None:
-    """Retrain without the batch, as one more reference of the membership attack."""
+    """Retrain without any batch, as one more reference of the membership attack."""
     case = setting.case
-    shadow = fit(setting.vocabulary, case.batch, setting.recipe.seeded(seed), progress)
+    vocabulary = Vocabulary.from_catalog(case.batch.catalog())
+    shadow = fit(vocabulary, case.batch, setting.recipe.seeded(seed), progress)
     reset_rows(shadow, unused_tokens(shadow, case.batch))
-    margins = sample_margins(shadow, case.batch.forget, case.data)
-    _save(setting, SHADOW, seed, {"method": SHADOW, "seed": seed}, {"forget_margins": margins})
+    answers = Answers(case, ranking=False)
+    answers.collect(shadow)
+    arrays = {f"{name}_margins": margins for name, margins in answers.margins.items()}
+    _save(setting, SHADOW, seed, {"method": SHADOW, "seed": seed}, arrays)
+
+
+def _mean_relearned(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean of the steps over batches; censored if the steps of any batch are."""
+    steps = [figure["relearn_steps"] for figure in figures]
+    if not steps or None in steps:
+        return {"relearn_steps": None, "relearn_censored": None}
+    return {
+        "relearn_steps": float(np.mean(steps)),
+        "relearn_censored": any(figure["relearn_censored"] for figure in figures),
+    }
 
 
 def _save(
@@ -128,8 +156,8 @@ def _save(
 
 
 def _steps(case: Case, method: UnlearningMethod) -> Iterator[ForgetSplit]:
-    """Yield the data of each job; Retrain needs only the last job."""
-    if method.name == RETRAIN and len(case.batches) > 1:
+    """Yield the data of each job; Retrain needs only the last job of a sequence."""
+    if method.name == RETRAIN and len(case.batches) > 1 and not case.independent:
         *_, last = case.steps()
         yield last
     else:
@@ -141,19 +169,20 @@ def _unlearn_all(
     method: UnlearningMethod,
     original: Recommender,
     expected: Mapping[str, ExpectedLossIncrease],
+    answers: Answers,
     seed: int,
     progress: Progress,
 ) -> _Chain:
-    """Forget the batches in sequence, each from the previous release."""
+    """Forget the batches, each from the previous release or, if independent, from the first."""
     case = setting.case
-    forgotten_rows = forgotten_by(case)
-    has_steps = len(case.batches) > 1 and method.name != RETRAIN
-    total = len(case.batches) if has_steps else 1
-    chain = _Chain(released=original, parent=original, last=case.batch)
+    in_sequence = len(case.batches) > 1 and method.name != RETRAIN and not case.independent
+    total = len(case.batches) if in_sequence or case.independent else 1
+    chain = _Chain(released=original, parent=original, last=case.batch, answers=answers)
     for done, step in enumerate(_steps(case, method)):
-        chain.parent, chain.last = chain.released, step
+        chain.parent = original if case.independent else chain.released
+        chain.last = step
         task = UnlearningTask(
-            recommender=chain.released,
+            recommender=chain.parent,
             prepared=step,
             expected=expected,
             recipe=setting.recipe.seeded(seed),
@@ -165,14 +194,26 @@ def _unlearn_all(
         )
         chain.released = release(task.recommender, unlearned, step)
         chain.seconds.append(time.monotonic() - started)
-        chain.peak, chain.metrics = Memory.peak(), unlearned.metrics
-        if has_steps:
-            margins = np.full(len(case.batch.forget), np.nan)
-            rows = forgotten_rows[done]
-            samples = case.batch.forget.take(rows)
-            margins[rows] = sample_margins(chain.released, samples, case.data)
-            chain.margins_after.append(margins)
+        chain.metrics = unlearned.metrics
+        if case.independent:
+            chain.peak = chain.peak or Memory.peak()  # Measuring a batch needs memory as well.
+            answers.collect(chain.released, done)
+            chain.relearned.append(
+                relearning(case.data, step.forget, method, original, chain.released, seed)
+            )
+        else:
+            chain.peak = Memory.peak()
+        if in_sequence:
+            chain.margins_after.append(_margins_after(case, chain.released, done))
     return chain
+
+
+def _margins_after(case: Case, released: Recommender, done: int) -> NDArray[np.float64]:
+    """Return the [F] margins on the rows forgotten so far, NaN for rows of later batches."""
+    margins = np.full(len(case.batch.forget), np.nan)
+    rows = forgotten_by(case)[done]
+    margins[rows] = sample_margins(released, case.batch.forget.take(rows), case.data)
+    return margins
 
 
 def release(parent: Recommender, unlearned: Unlearned, batch: ForgetSplit) -> Recommender:

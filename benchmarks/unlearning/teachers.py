@@ -11,7 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from app.domain.json_values import plain
-from benchmarks.unlearning.report import DASH, caption
+from benchmarks.unlearning.measure_table import DASH
+from benchmarks.unlearning.report import caption
 from benchmarks.unlearning.results import summary
 from benchmarks.unlearning.schedule import make_all
 from benchmarks.unlearning.setting import write_json

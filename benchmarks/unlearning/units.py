@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from benchmarks.unlearning.results import MIN_RETRAIN_RUNS, ORIGINAL, RETRAIN
+from benchmarks.unlearning.names import ORIGINAL, RETRAIN
+from benchmarks.unlearning.results import MIN_RETRAIN_RUNS
 from benchmarks.unlearning.runs import SHADOW, make_run, make_shadow
 from benchmarks.unlearning.setting import (
     calibrate_root,
@@ -22,7 +23,7 @@ from benchmarks.unlearning.teaching import make_teachers, teachers_path
 from models.unlearning.registry import get_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.unlearning.setting import Setting
     from models.runtime.progress import Progress
@@ -89,18 +90,29 @@ class Unit:
             write_json(setting.run_path(self.method, self.seed), failed)
 
 
-def comparison_units(methods: Sequence[str], seeds: int, shadows: int) -> list[Unit]:
-    """Return the units of a comparison, each after the units that it requires."""
-    count = max(MIN_RETRAIN_RUNS, seeds)
+def comparison_units(
+    methods: Sequence[str],
+    seeds: int,
+    shadows: int,
+    retrain_runs: int = MIN_RETRAIN_RUNS,
+    seeds_of: Mapping[str, int] | None = None,
+) -> list[Unit]:
+    """Return the units of a comparison, each after the units that it requires.
+
+    `seeds_of` has the numbers of runs of methods that differ from `seeds`. The seeds of the shadow
+    models follow those of the Retrain runs.
+    """
+    counts = {method: (seeds_of or {}).get(method, seeds) for method in methods}
+    count = max(MIN_RETRAIN_RUNS, retrain_runs, *counts.values())
     units = [Unit(kind="run", method=RETRAIN, seed=seed) for seed in range(count)]
     units += [
         Unit(kind="shadow", method=RETRAIN, seed=seed) for seed in range(count, count + shadows)
     ]
     units += [
         Unit(kind="run", method=method, seed=seed)
-        for seed in range(seeds)
+        for seed in range(max(counts.values()))
         for method in methods
-        if method != RETRAIN
+        if method != RETRAIN and seed < counts[method]
     ]
     return _with_required(units)
 

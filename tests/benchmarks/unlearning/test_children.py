@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.unlearning.children import make_in_process
 from benchmarks.unlearning.errors import BenchmarkFailedError, UnitFailedError
+from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.schedule import TimeEstimate, make_all
 from benchmarks.unlearning.setting import Setting, read_json
 from benchmarks.unlearning.units import Unit, comparison_units, required_units
@@ -169,3 +170,17 @@ def test_units_come_after_their_required_units() -> None:
     count = {kind: sum(unit.kind == kind for unit in units) for kind in ("run", "root", "shadow")}
     assert count == {"run": 4 + 2 + 2, "root": 4, "shadow": 3}
     assert {unit.seed for unit in units if unit.kind == "shadow"} == {4, 5, 6}
+
+
+def test_methods_may_have_more_seeds_than_others() -> None:
+    units = comparison_units(["original", "npo"], 2, 3, 4, {"original": 5})
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for unit in units:
+        seeds.setdefault((unit.kind, unit.method), []).append(unit.seed)
+    assert seeds["run", "original"] == [0, 1, 2, 3, 4]
+    assert seeds["run", "npo"] == [0, 1]
+    # Every seed of a method has a Retrain run, and the shadow models have further seeds.
+    assert seeds["run", RETRAIN] == [0, 1, 2, 3, 4]
+    assert seeds["shadow", RETRAIN] == [5, 6, 7]
+    for unit in units:
+        assert all(units.index(required) < units.index(unit) for required in required_units(unit))

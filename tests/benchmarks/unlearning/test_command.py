@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import application
-from benchmarks.unlearning.benchmark import Benchmark, Options, parse_methods
+from benchmarks.unlearning.benchmark import Benchmark, Options, parse_methods, parse_seeds
 from benchmarks.unlearning.errors import BenchmarkFailedError
 from models.training.trainer import TrainConfig
 
@@ -57,7 +57,8 @@ def data(tmp_path: Path) -> Path:
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
     base = ["unlearning", "--data", str(data), "--out", str(out)]
-    return [*base, "--methods", METHODS, "--seeds", "1", *more]
+    small = ["--seeds", "1", "--retrain-runs", "4", "--shadows", "0"]
+    return [*base, "--methods", METHODS, *small, *more]
 
 
 def benchmark(data: Path, out: Path, *more: str) -> Result:
@@ -80,6 +81,8 @@ def refusal(data: Path, out: Path, *more: str) -> str:
     ("more", "message"),
     [
         (["--methods", "unlearn"], "Unknown method 'unlearn'; known methods: "),
+        (["--methods", "original:x"], "--methods original:x has no number of seeds."),
+        (["--methods", "original:0"], "The seeds of original must be 1 to 100, not 0."),
         (["--methods", " , "], "Name a method: --methods "),
         (["--protocol", "papier"], "There is no protocol 'papier'. Known: interactions, items"),
         (["--backbone", "gpt"], "There is no backbone 'gpt'. Known: compact, compact-t5, smollm2"),
@@ -88,6 +91,7 @@ def refusal(data: Path, out: Path, *more: str) -> str:
         (["--seeds", "0"], "--seeds must be 1 to 100, not 0."),
         (["--seeds", "101"], "--seeds must be 1 to 100, not 101."),
         (["--forget-seed", "-1"], "--forget-seed must be 0 or more, not -1."),
+        (["--retrain-runs", "3"], "--retrain-runs must be 4 to 100, not 3."),
         (["--shadows", "-1"], "--shadows must be 0 to 1000, not -1."),
         (["--protocol", "sequential", "--teacher-only"], "Evaluate those of --protocol paper"),
         (["--teacher-only", "--methods", "neggrad"], "Choose from: e2urec, e2urec-fast."),
@@ -188,4 +192,5 @@ def test_results_without_runs_are_not_overwritten(data: Path, tmp_path: Path) ->
 
 
 def test_parsed_methods_have_no_duplicates_and_no_blanks() -> None:
-    assert parse_methods(" a, b,,a ") == ("a", "b")
+    assert parse_methods(" a, b : 8,,a ") == ("a", "b")
+    assert parse_seeds(" a, b : 8,,a ") == {"b": 8}

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks.unlearning.protocols import PROTOCOLS, ProtocolError, apply_protocol, forgotten_by
+from benchmarks.unlearning.protocols import (
+    PROTOCOLS,
+    ProtocolError,
+    apply_protocol,
+    forgotten_by,
+    owners,
+)
 from models.data.splits import TooSmallToSplitError
 from tests.support.interaction_tables import planted_interactions, table
 
@@ -39,11 +45,40 @@ def test_share_of_the_training_users_is_forgotten(protocol: str, share: float) -
     assert len(case.whole.parts.train) == len(case.batch.parts.train) + len(case.batch.forget)
 
 
-def test_single_user_has_a_typical_number_of_rows() -> None:
+def test_single_users_have_a_typical_number_of_rows() -> None:
     case = apply_protocol(planted_interactions(), "single-user", 0)
-    assert len(forgotten(case.batch)) == 1
-    rows = np.unique(case.whole.parts.train.user, return_counts=True)[1]
-    assert np.quantile(rows, 0.35) <= len(case.batch.forget) <= np.quantile(rows, 0.65)
+    assert len(case.batches) == len(forgotten(case.batch)) == 20
+    users, rows = np.unique(case.whole.parts.train.user, return_counts=True)
+    drawn = rows[np.isin(users, list(forgotten(case.batch)))]
+    assert np.quantile(rows, 0.35) <= drawn.min()
+    assert drawn.max() <= np.quantile(rows, 0.65)
+
+
+def test_single_users_are_forgotten_alone_from_the_whole_data() -> None:
+    case = apply_protocol(planted_interactions(), "single-user", 0)
+    assert case.independent
+    whole = len(case.whole.parts.train)
+    for batch, step in zip(case.batches, case.steps(), strict=True):
+        assert forgotten(step) == set(batch.users)
+        assert len(step.parts.train) == whole - len(step.forget)
+
+
+def test_rows_of_a_single_user_are_answered_without_that_user() -> None:
+    case = apply_protocol(planted_interactions(), "single-user", 0)
+    own = owners(case, case.batch.forget.user)
+    for user, batch in zip(case.batch.forget.user.tolist(), own.tolist(), strict=True):
+        assert user in case.batches[batch].users
+    others = owners(case, case.batch.parts.test.user)
+    assert set(others.tolist()) <= set(range(20))
+    assert len(np.unique(others)) > 10
+    assert len(np.unique(np.stack([others, case.batch.parts.test.user]), axis=1).T) == len(
+        np.unique(case.batch.parts.test.user)
+    )
+
+
+def test_few_single_users_are_all_drawn() -> None:
+    case = apply_protocol(planted_interactions(users=30), "single-user", 0)
+    assert 1 < len(case.batches) < 20
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -12,6 +12,7 @@ from benchmarks.unlearning.results import (
     noise_floor,
     summary,
 )
+from models.audit.prediction import prediction_interval
 from models.data.samples import Samples
 
 
@@ -29,8 +30,14 @@ def test_noise_floor_equals_the_hand_computed_value() -> None:
 
     distance = entropy(0.7) - (entropy(0.5) + entropy(0.9)) / 2
     assert floor["jsd"] == pytest.approx(distance / 2)
-    assert floor["jsd_interval"] == pytest.approx([0, distance])
-    assert floor["forget_loss_interval"] == [0.4, 0.7]
+    # Means to the other runs: a third of the distance three times, and the whole distance.
+    assert floor["jsd_interval"] == pytest.approx(
+        [0, prediction_interval([distance / 3] * 3 + [distance])[1]]
+    )
+    assert floor["forget_loss_interval"] == pytest.approx(prediction_interval([0.5, 0.6, 0.7, 0.4]))
+    # Wider than the range, which four runs leave 40 % of the time.
+    assert floor["forget_loss_interval"][0] < 0.4
+    assert floor["intervals"] == "95 % prediction"
 
 
 def test_noise_floor_of_three_runs_is_refused() -> None:
@@ -81,7 +88,11 @@ def test_summary_has_mean_and_standard_deviation() -> None:
 def five_runs() -> tuple[list[dict[str, object]], list[Margins]]:
     runs = [
         {"method": method, "seed": seed, "forget_loss": 0.5, "test_auc": 0.8}
-        for method, seed in [*(("retrain", seed) for seed in range(4)), ("npo", 0)]
+        for method, seed in [
+            *(("retrain", seed) for seed in range(4)),
+            ("npo", 0),
+            ("original", 5),
+        ]
     ]
     generator = np.random.default_rng(0)
     return runs, [Margins(forget=generator.normal(size=4)) for _ in runs]
@@ -90,11 +101,12 @@ def five_runs() -> tuple[list[dict[str, object]], list[Margins]]:
 def test_shadows_change_only_the_attack() -> None:
     runs, margins = five_runs()
     without = compare(runs, margins, four_rows())
-    shadows = [np.random.default_rng(seed).normal(size=4) for seed in (1, 2)]
+    shadows = [Margins(forget=np.random.default_rng(seed).normal(size=4)) for seed in (1, 2)]
     comparison = compare(runs, margins, four_rows(), shadows)
     assert comparison["noise_floor"] == without["noise_floor"]
     assert [run["jsd"] for run in comparison["runs"]] == [run["jsd"] for run in without["runs"]]
-    assert comparison["runs"][4]["roc"] != without["runs"][4]["roc"]
+    assert comparison["control"] == without["control"]
+    assert comparison["runs"][4]["mia_references"] == without["runs"][4]["mia_references"] + 2
 
 
 def test_batch_distances_cover_the_rows_forgotten_so_far() -> None:
@@ -105,6 +117,7 @@ def test_batch_distances_cover_the_rows_forgotten_so_far() -> None:
     margins = [
         *(Margins(forget=margins[0].forget) for _ in range(4)),
         Margins(forget=last, steps=np.stack([first, last])),
+        margins[5],
     ]
     comparison = compare(runs, margins, four_rows())["runs"][4]
     assert [batch["rows"] for batch in comparison["batches"]] == [2, 4]

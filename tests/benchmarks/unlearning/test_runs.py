@@ -55,7 +55,13 @@ def run_comparison(out: Path, protocol: str) -> tuple[Benchmark, list[Unit], dic
         out=out,
     )
     options = Options(
-        data=out, out=out, protocol=protocol, methods=("original", "e2urec-fast"), seeds=1
+        data=out,
+        out=out,
+        protocol=protocol,
+        methods=("original", "e2urec-fast"),
+        seeds=1,
+        shadows=1,
+        retrain_runs=4,
     )
     benchmark = Benchmark(options=options, setting=setting, plan=make_plan(setting))
     units = benchmark.units()
@@ -83,6 +89,29 @@ def test_sequential_run_has_figures_per_batch(tmp_path: Path) -> None:
     assert f"Seconds are per batch, of {rows['batches']}." in markdown_table(results)
 
 
+def test_single_users_are_measured_on_their_own_releases(tmp_path: Path) -> None:
+    benchmark, _, results = run_comparison(tmp_path, "single-user")
+    people = results["data"]["rows"]["batches"]
+    assert people > 1
+    rows = results["data"]["rows"]["forget"]
+    for run in results["runs"]:
+        assert len(run["per_user"]["jsd"]) == people
+        assert run.get("batches") is None
+        path = benchmark.setting.run_path(run["method"], run["seed"])
+        with np.load(path.with_suffix(".npz")) as saved:
+            assert np.isfinite(saved["forget_margins"]).all()
+            assert np.isfinite(saved["test_margins"]).all()
+            assert len(saved["forget_margins"]) == rows
+        assert 0 <= run["exposure_person"] <= 1
+    # Original is the same release for all people, so its answers are those of the first release.
+    setting = benchmark.setting
+    original, _ = load_root(setting, get_method("original"), 0)
+    expected = sample_margins(original, setting.case.batch.forget, setting.case.data)
+    assert benchmark.margins("original", 0).forget == pytest.approx(expected)
+    retrained = benchmark.margins(RETRAIN, 0).forget
+    assert not np.allclose(retrained, expected)
+
+
 @pytest.mark.parametrize("protocol", ["interactions", "items"])
 def test_runs_forget_single_ratings_and_items(protocol: str, tmp_path: Path) -> None:
     benchmark, _, results = run_comparison(tmp_path, protocol)
@@ -94,6 +123,8 @@ def test_runs_forget_single_ratings_and_items(protocol: str, tmp_path: Path) -> 
         with np.load(path.with_suffix(".npz")) as saved:
             assert len(saved["test_margins"]) == rows
         assert run["jsd"] is not None
+        assert 0 <= run["exposure_others"] <= 1
+        assert (run["exposure_person"] is None) == (protocol == "items")
 
 
 def test_failed_run_is_in_the_results_and_the_table(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import norm
 
 from models.audit.lira import (
-    TooFewRetrainedError,
+    TooFewModelsError,
     confidences,
     lira,
-    loss_attack,
+    loss_auc,
     roc_curve,
     separation,
 )
@@ -23,16 +23,21 @@ RUN, BETWEEN = 0.7, 3.0
 
 
 def world(
-    shift: np.ndarray | float, same: int, retrained: int, rows: int = ROWS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return own, same and retrained margins, and labels; own and same are `shift` higher."""
+    left: float, shadows: int, retrained: int, rows: int = ROWS, memory: np.ndarray | float = RUN
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return own, retrained, shadow and original margins, and labels.
+
+    Originals are `memory` higher, and the attacked run is `left` times as much higher.
+    """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, rows).astype(float)
     base = BETWEEN * rng.normal(size=rows)
     turned = 2 * labels - 1
-    inside = base + shift + RUN * rng.normal(size=(same + 1, rows))
-    outside = base + RUN * rng.normal(size=(retrained, rows))
-    return inside[0] * turned, inside[1:] * turned, outside * turned, labels
+    attacked = base + left * memory + RUN * rng.normal(size=rows)
+    inside = base + memory + RUN * rng.normal(size=(60, rows))
+    outside = base + RUN * rng.normal(size=(retrained + shadows, rows))
+    split = outside[:retrained] * turned, outside[retrained:] * turned
+    return attacked * turned, *split, inside * turned, labels
 
 
 def test_confidence_is_the_logit_of_the_label() -> None:
@@ -52,76 +57,98 @@ def test_roc_by_hand() -> None:
     assert np.trapezoid(tpr, fpr) == pytest.approx(3.5 / 4)
 
 
-def test_scores_by_hand_without_other_runs() -> None:
-    # K = 3 Retrain runs, each held out in turn.
+def test_scores_by_hand() -> None:
+    # K = 3 Retrain runs, each held out in turn; the references have equal variances in both rows.
     own = np.array([5.0, 0.0])
     retrained = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
-    attack = lira(own, np.empty((0, 2)), retrained, np.ones(2))
-    # Held out 0: the others are at 1.5 ± √.5; |5 − 1.5| and |0 − 1.5| against 1.5 twice: the
-    # first row always has the higher score, the second ties. AUC 3/4.
-    # Held out 1: at 1 ± √2; 4 and 1 against 0 twice: AUC 1. Held out 2: at .5; 4.5, .5
-    # against 1.5 twice: AUC 1/2.
-    assert attack.auc == pytest.approx((0.75 + 1.0 + 0.5) / 3)
-    assert attack.advantage == pytest.approx(0.25)
-    assert attack.tpr_at_1 == pytest.approx((0.5 + 1.0 + 0.5) / 3)
+    originals = np.full((1, 2), 4.0)
+    attack = lira(own, retrained, np.empty((0, 2)), originals, np.ones(2))
+    # Scores increase with the confidence, because the originals are higher than all references. 5
+    # and 0 against 0 twice: AUC (1 + .5) / 2; against 1 twice and 2 twice: .5.
+    assert attack.auc == pytest.approx((0.75 + 0.5 + 0.5) / 3)
+    assert attack.tpr_at_1 == pytest.approx(0.5)
+    assert attack.references == 2
+    # Against originals that are lower than all references the order is reversed.
+    reverse = lira(own, retrained, np.empty((0, 2)), -originals, np.ones(2))
+    assert reverse.auc == pytest.approx((0.25 + 0.5 + 0.5) / 3)
+
+
+def test_row_with_the_larger_memory_counts_more() -> None:
+    # Means of the references 0, variances 2 and 0, pooled 1, so that they are 1.5 and .5.
+    shadows = np.array([[-1.0, 0.0], [1.0, 0.0]])
+    originals = np.array([[3.0, 1.0]])
+    attack = lira(np.array([1.4, 1.4]), np.array([[1.0, 1.0]]), shadows, originals, np.ones(2))
+    # Members 3 · (1.4 - 1.5) / 1.5 = -.2 and 1 · (1.4 - .5) / .5 = 1.8; others -1 and 1.
+    assert attack.auc == pytest.approx(0.75)
+
+
+def test_original_of_the_seed_of_a_held_out_run_is_not_used() -> None:
+    generator = np.random.default_rng(0)
+    own, retrained = generator.normal(size=30), generator.normal(size=(3, 30))
+    originals, none = generator.normal(size=(2, 30)), np.empty((0, 30))
+    usable = np.array([[False, True], [True, False], [False, False]])
+    attack = lira(own, retrained, none, originals, np.ones(30), usable)
+    only = [np.array([[True], [False], [False]]), np.array([[False], [True], [False]])]
+    parts = [
+        lira(own, retrained, none, originals[[index]], np.ones(30), mask).auc
+        for index, mask in ((1, only[0]), (0, only[1]))
+    ]
+    assert attack.auc == pytest.approx(np.mean(parts))
+    with pytest.raises(TooFewModelsError):
+        lira(own, retrained, none, originals, np.ones(30), np.zeros((3, 2), bool))
 
 
 def test_two_gaussians_of_known_distance() -> None:
-    """With the same shift for all rows, the best attack's AUC is Φ(d / √2)."""
-    distance = 1.0
-    # With few runs, the errors of the rows' means lower the AUC: eight runs gave .735.
-    own, same, retrained, labels = world(distance * RUN, same=60, retrained=61, rows=3000)
-    attack = lira(own, same, retrained, labels)
-    expected = norm.cdf(distance / math.sqrt(2))
-    assert attack.auc == pytest.approx(expected, abs=0.02)
+    """With many models and one memory for all rows, the best AUC is Φ(d / √2)."""
+    own, retrained, shadows, originals, labels = world(1, shadows=60, retrained=4, rows=5000)
+    attack = lira(own, retrained, shadows, originals, labels)
+    assert attack.auc == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
     assert attack.advantage == pytest.approx(attack.auc - 0.5)
-    assert attack.tpr_at_5 == pytest.approx(norm.cdf(norm.ppf(0.05) + distance), abs=0.02)
-    # Uncalibrated, the shift is small against the differences between rows.
-    loss = loss_attack(own, retrained, labels)
-    uncalibrated = norm.cdf(distance * RUN / math.sqrt(2 * (RUN**2 + BETWEEN**2)))
-    assert loss["auc"] == pytest.approx(uncalibrated, abs=0.02)
-    assert loss["interval"][0] < loss["auc"] < loss["interval"][1]
+    assert attack.references == 63
+    assert attack.tpr_at_5 == pytest.approx(norm.cdf(norm.ppf(0.05) + 1), abs=0.03)
+    # Uncalibrated, the memory is small against the differences between rows.
+    uncalibrated = norm.cdf(RUN / math.sqrt(2 * (RUN**2 + BETWEEN**2)))
+    assert loss_auc(own, retrained, labels) == pytest.approx(uncalibrated, abs=0.02)
 
 
-def test_without_other_runs_a_shift_in_either_direction_is_detected() -> None:
-    areas = {}
-    for shift in (2.0, -2.0):
-        own, _, retrained, labels = world(shift * RUN, same=0, retrained=9)
-        areas[shift] = lira(own, np.empty((0, ROWS)), retrained, labels).auc
-    assert areas[2.0] > 0.7
-    assert areas[-2.0] == pytest.approx(areas[2.0], abs=0.02)
+def test_overshoot_has_an_auc_below_one_half_and_an_advantage() -> None:
+    attack = lira(*world(-1, shadows=16, retrained=4))
+    assert attack.auc < 0.3
+    assert attack.advantage > 0.2
 
 
-def test_opposite_shifts_are_detected_with_a_mean_per_row() -> None:
-    """Half of the rows shift up and half down, which only a mean per row can detect."""
-    shift = RUN * np.where(np.arange(ROWS) % 2, 2.0, -2.0)
-    own, same, retrained, labels = world(shift, same=8, retrained=9)
-    assert lira(own, same, retrained, labels).auc > 0.85
+def test_memory_in_opposite_directions_is_detected() -> None:
+    """Training on a row may also lower the confidence in it; the originals tell."""
+    memory = RUN * np.where(np.arange(ROWS) % 2, 2.0, -2.0)
+    assert lira(*world(1, shadows=8, retrained=4, memory=memory)).auc > 0.8
 
 
-@pytest.mark.parametrize("same", [0, 2])
-def test_retrain_against_retrain_has_auc_one_half(same: int) -> None:
-    own, others, retrained, labels = world(0.0, same=same, retrained=4)
-    attack = lira(own, others, retrained, labels)
+def test_shrinking_all_margins_is_not_taken_for_membership() -> None:
+    memory = RUN * np.where(np.arange(ROWS) % 2, 1.0, -1.0)
+    own, *others = world(0, shadows=16, retrained=4, memory=memory)
+    assert lira(0.8 * own, *others).auc == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("shadows", [0, 16])
+def test_retrain_against_retrain_has_auc_one_half(shadows: int) -> None:
+    attack = lira(*world(0, shadows=shadows, retrained=4))
     assert attack.auc == pytest.approx(0.5, abs=0.01)
     assert attack.tpr_at_1 == pytest.approx(0.01, abs=0.004)
 
 
-def test_many_runs_use_a_variance_per_row() -> None:
-    """A small shift is certain on rows with a small variance of their own."""
-    rng = np.random.default_rng(0)
-    rows = 400
-    spread = np.where(np.arange(rows) % 2, 0.01, 10.0)
-    inside = 0.1 + spread * rng.normal(size=(65, rows))
-    outside = spread * rng.normal(size=(66, rows))
-    few = lira(inside[0], inside[1:20], outside[:20], np.ones(rows))
-    many = lira(inside[0], inside[1:], outside, np.ones(rows))
-    assert many.auc > few.auc + 0.1
+def test_attacks_of_all_retrain_runs_have_mean_one_half() -> None:
+    """Each run is attacked with every other run held out, so the areas cancel exactly."""
+    _, retrained, shadows, originals, labels = world(0, shadows=4, retrained=5, rows=300)
+    areas = [
+        lira(retrained[run], np.delete(retrained, run, 0), shadows, originals, labels).auc
+        for run in range(5)
+    ]
+    assert np.mean(areas) == pytest.approx(0.5)
+    assert np.std(areas) > 0
 
 
 def test_the_roc_curve_is_monotonic_with_at_most_100_points() -> None:
-    own, same, retrained, labels = world(RUN, same=2, retrained=4)
-    attack = lira(own, same, retrained, labels)
+    attack = lira(*world(1, shadows=2, retrained=4))
     curve = attack.roc()
     assert len(curve["fpr"]) == len(curve["tpr"]) <= 100
     assert curve["fpr"][0] == 0.0
@@ -133,13 +160,17 @@ def test_the_roc_curve_is_monotonic_with_at_most_100_points() -> None:
 
 
 def test_identical_runs_have_auc_one_half() -> None:
-    attack = lira(np.ones(5), np.ones((2, 5)), np.ones((4, 5)), np.ones(5))
+    attack = lira(np.ones(5), np.ones((4, 5)), np.ones((2, 5)), np.ones((1, 5)), np.ones(5))
     assert attack.auc == 0.5
 
 
-def test_too_few_retrained_runs_raise_an_error() -> None:
-    with pytest.raises(TooFewRetrainedError):
-        lira(np.ones(5), np.ones((1, 5)), np.ones((2, 5)), np.ones(5))
+@pytest.mark.parametrize(
+    ("retrained", "shadows", "originals"), [(0, 5, 1), (1, 1, 1), (2, 0, 1), (4, 4, 0)]
+)
+def test_too_few_models_raise_an_error(retrained: int, shadows: int, originals: int) -> None:
+    models = [np.ones((count, 5)) for count in (retrained, shadows, originals)]
+    with pytest.raises(TooFewModelsError, match="Add seeds"):
+        lira(np.ones(5), *models, np.ones(5))
 
 
 def test_an_original_is_detected_on_planted_data() -> None:
@@ -158,12 +189,14 @@ def test_an_original_is_detected_on_planted_data() -> None:
         return features[:forget] @ weights
 
     retrained = np.stack([answers(seed, forget) for seed in range(4)])
-    originals = np.stack([answers(seed, 0) for seed in range(10, 13)])
+    shadows = np.stack([answers(seed, forget) for seed in range(20, 36)])
+    originals = np.stack([answers(seed, 0) for seed in (11, 12)])
     known = labels[:forget]
-    attack = lira(originals[0], originals[1:], retrained, known)
+    attack = lira(answers(10, 0), retrained, shadows, originals, known)
     references = [
-        lira(retrained[n], np.empty((0, forget)), np.delete(retrained, n, 0), known).auc
+        lira(retrained[n], np.delete(retrained, n, 0), shadows, originals, known).auc
         for n in range(4)
     ]
     assert attack.auc > 0.6
+    assert attack.tpr_at_1 > 0.05
     assert np.mean(references) == pytest.approx(0.5, abs=0.05)

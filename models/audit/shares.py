@@ -1,0 +1,170 @@
+"""Estimate how much of the expected change a comparison shows, per person and pooled.
+
+With the notation of `models.audit.person_model`, the observed change of person u is A_u, the mean
+of a_i, and the expected change is P_u, the mean of x_i·β. The share A_u / P_u is 1 for a model that
+never saw the person and 0 for a model that forgot nothing. Its standard error s_u / |P_u| contains
+τ, σ (both with seed noise) and the errors of β and γ:
+
+    s_u² = τ² + σ² / rows_u + x̄_u' (V_β + V_γ) x̄_u
+
+The pooled share regresses A on P through the origin, with weights 1 / (τ² + σ² / rows). Its error
+is the larger one of the model's error and of the error clustered by person; the errors of β and γ
+are shared by all people and do not shrink with their number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from models.audit.person_model import Fit, People
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.audit.evidence import View
+    from models.audit.person_model import ViewModel
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A share of the expected change with its standard error and degrees of freedom."""
+
+    mean: float
+    error: float
+    freedom: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return the t interval with this confidence."""
+        width = self.error * float(stats.t.ppf((1 + confidence) / 2, self.freedom))
+        return self.mean - width, self.mean + width
+
+    def p_below(self, limit: float) -> float:
+        """Return the one-sided p value of "the share is at least `limit`"."""
+        return float(stats.t.cdf((self.mean - limit) / self.error, self.freedom))
+
+    def p_above(self, limit: float) -> float:
+        """Return the one-sided p value of "the share is at most `limit`"."""
+        return float(stats.t.sf((self.mean - limit) / self.error, self.freedom))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PersonShares:
+    """The observed and expected changes of U people in one view.
+
+    `own` [M] is the change of each row less that of the controls; `observed`, `expected`,
+    `own_variances` (τ² + σ² / rows) and `shared_variances` are [U]; `mean_features` is [U, 3].
+    """
+
+    people: People
+    model: ViewModel
+    own: Floats
+    observed: Floats
+    expected: Floats
+    own_variances: Floats
+    mean_features: Floats
+    shared_covariance: Floats
+    freedom: float
+
+    @classmethod
+    def of(cls, view: View, model: ViewModel) -> PersonShares:
+        """Compare the forget rows of a view with the model's prediction."""
+        controls = Fit.of(view.controls, view.controls.change)
+        shift = view.forget
+        people = People.of(shift.users)
+        own = shift.change - shift.features @ controls.coefficients
+        mean_features = people.means(shift.features)
+        return cls(
+            people=people,
+            model=model,
+            own=own,
+            observed=people.means(own),
+            expected=mean_features @ model.coefficients,
+            own_variances=model.deviations.of_mean(people.rows),
+            mean_features=mean_features,
+            shared_covariance=model.covariance + controls.covariance,
+            freedom=max(1.0, min(model.effective, controls.effective) - 1),
+        )
+
+    def person(self, index: int) -> Share | None:
+        """Return the share of one person; None where the expected change is not measurable."""
+        features = self.mean_features[index]
+        prediction = _error(features, self.model.covariance)
+        if not is_measurable(float(self.expected[index]), prediction):
+            return None
+        shared = _error(features, self.shared_covariance)
+        error = math.hypot(math.sqrt(self.own_variances[index]), shared)
+        return _share(float(self.observed[index]), float(self.expected[index]), error, self.freedom)
+
+    def pooled(self) -> Share | None:
+        """Return the share of all people; None where the expected change is not measurable."""
+        weights = self.expected / self.own_variances
+        total = float((weights * self.expected).sum())
+        features = weights @ self.mean_features / total
+        mean = float((weights * self.observed).sum()) / total
+        if not is_measurable(1.0, _error(features, self.model.covariance)) or (
+            float(weights @ self.mean_features @ self.model.coefficients) <= 0
+            or float(self.expected.mean()) >= 0
+        ):
+            return None
+        own = math.sqrt(float((np.square(weights) * self.own_variances).sum())) / total
+        residuals = weights * (self.observed - mean * self.expected)
+        count = len(weights)
+        clustered = (
+            math.sqrt(float(np.square(residuals).sum()) * count / (count - 1)) / total
+            if count > 1
+            else 0.0
+        )
+        shared = _error(features, self.shared_covariance)
+        return Share(
+            mean=mean, error=math.hypot(max(own, clustered), shared), freedom=self.freedom
+        )
+
+    def dispersion(self, share: float) -> float:
+        """Return the variance of people around the share, as a multiple of the expected one."""
+        residuals = self.observed - share * self.expected
+        return float((np.square(residuals) / self.own_variances).sum()) / (len(residuals) - 1)
+
+    def slope(self) -> Share | None:
+        """Return the slope of observed on expected changes; None for fewer than three people."""
+        weights = 1 / self.own_variances
+        if len(weights) < 3:  # noqa: PLR2004 -- a slope and an intercept leave no freedom
+            return None
+        center = float((weights * self.expected).sum() / weights.sum())
+        spread = self.expected - center
+        total = float((weights * np.square(spread)).sum())
+        if total <= 0:
+            return None
+        mean = float((weights * spread * self.observed).sum()) / total
+        return Share(mean=mean, error=math.sqrt(1 / total), freedom=self.freedom)
+
+    def row_ratios(self) -> Floats:
+        """Return the [U] logarithms of each person's row variance over the expected one."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(self.people.row_variances(self.own) / self.model.deviations.row**2)
+
+    def unchanged(self) -> Floats:
+        """Return [U] the number of rows whose change is below the limit."""
+        small = np.abs(self.own) < self.model.unchanged_limit
+        return np.bincount(self.people.position, small, len(self.people.users))
+
+
+def is_measurable(expected: float, error: float) -> bool:
+    """Return whether an expected change differs from zero by more than two standard errors."""
+    return abs(expected) > 2 * error
+
+
+def _share(observed: float, expected: float, error: float, freedom: float) -> Share | None:
+    if expected >= 0:  # People who were left out must be less known, not better.
+        return None
+    return Share(mean=observed / expected, error=error / abs(expected), freedom=freedom)
+
+
+def _error(features: Floats, covariance: Floats) -> float:
+    return math.sqrt(max(0.0, float(features @ covariance @ features)))

@@ -34,6 +34,7 @@ from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, 
 from worker.release_files import (
     expected_loss_increases,
     load_release,
+    person_calibration,
     save_root,
     save_successor,
     save_unmerged,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
-    from models.audit.calibration import ExpectedLossIncrease
+    from models.audit.calibration import Calibration
     from models.backbones.compact import BackboneConfig
     from models.data.forget_split import ForgetSplit
     from models.runtime.progress import Progress
@@ -138,9 +139,9 @@ class ModelLearner:
         if recipe.backbone.adapter is not None:
             # Training resolved the backbone's name to its exact weights.
             recipe = replace(recipe, backbone=recommender.config)
-        expected: dict[str, ExpectedLossIncrease] = {}
+        calibration: Calibration | None = None
         if is_calibrated:
-            expected = calibrate(
+            calibration = calibrate(
                 split.retained,
                 recommender,
                 split,
@@ -151,7 +152,7 @@ class ModelLearner:
                 ),
             )
         metrics = {
-            **training_metrics(recommender, split, expected),
+            **training_metrics(recommender, split, calibration.expected if calibration else {}),
             "seed": recipe.seed,
             "fit_seconds": trained_at - started_at,
             "calibration_seconds": time.monotonic() - trained_at,
@@ -163,7 +164,7 @@ class ModelLearner:
             snapshot=snapshot,
             split=split,
             recipe=recipe,
-            expected=expected,
+            calibration=calibration,
         )
         return replace(artifact, metrics=metrics)
 
@@ -268,7 +269,7 @@ class ModelLearner:
             snapshot=snapshot,
             split=split,
             recipe=recipe,
-            expected={},
+            calibration=None,
         )
         metrics = {**unlearned.metrics, "seed": recipe.seed}
         return replace(artifact, exact=True, needs_merge=False, metrics=metrics)
@@ -370,7 +371,7 @@ class ModelLearner:
                 is_trained=made.method != UNTRAINED_METHOD,
             )
         else:
-            result = audit(old, new, known, expected_loss_increases(manifest), groups=groups)
+            result = audit(old, new, known, person_calibration(manifest), groups=groups)
         report(1.0)
         return Verdict(
             outcome=Outcome(result.outcome),
@@ -422,5 +423,5 @@ def _save_untrained(snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> 
         snapshot=snapshot,
         split=split,
         recipe=recipe,
-        expected={},
+        calibration=None,
     )

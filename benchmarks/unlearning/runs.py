@@ -24,7 +24,12 @@ from benchmarks.unlearning.measures import (
 )
 from benchmarks.unlearning.protocols import forgotten_by
 from benchmarks.unlearning.results import RETRAIN
-from benchmarks.unlearning.setting import load_calibration, load_root, write_json
+from benchmarks.unlearning.setting import (
+    load_calibration,
+    load_person_calibration,
+    load_root,
+    write_json,
+)
 from models.checkpoints import adapter as adapters
 from models.data.metrics import log_losses
 from models.recommender.token_rows import reset_rows, unused_tokens
@@ -89,7 +94,14 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
         "trainable_parameters": chain.metrics.get("trainable_parameters"),
         "parameters": sum(p.numel() for p in original.model.parameters()),
         **utilities(case, forget, test),
-        **timed_audit(case, method, chain.last, chain.parent, chain.released, expected),
+        **timed_audit(
+            case,
+            method,
+            chain.last,
+            chain.parent,
+            chain.released,
+            load_person_calibration(setting, method, seed),
+        ),
     }
     progress(0.8)
     run |= relearning(case, method, original, chain.released, seed)

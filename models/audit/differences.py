@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A mean paired difference in loss (nats), its standard error over people, and the interval.
+    """A mean paired difference in loss (nats), its standard error, and the interval.
 
-    The error is infinite, and the interval unbounded, below two people.
+    The error is clustered by person. For the rows of a single person, it is the error over rows; for
+    fewer than two rows it is infinite, and the interval is unbounded.
     """
 
     mean: float
@@ -53,11 +54,11 @@ class Difference:
         return float(stats.t.cdf(distance / self.error, self.freedom))
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures as JSON values; without an interval below two people."""
-        low, high = self.interval
+        """Return the figures as JSON values; bounds that are not numbers are null."""
+        low, high = (bound if math.isfinite(bound) else None for bound in self.interval)
         return {
             "mean": self.mean,
-            "interval": [low, high] if math.isfinite(low) else None,
+            "interval": [low, high],
             "rows": self.rows,
             "people": self.people,
         }
@@ -71,14 +72,17 @@ def paired_difference(
     mean = float(change.mean()) if len(change) else 0.0
     unique, position = np.unique(users, return_inverse=True)
     people = len(unique)
-    error = math.inf
-    if people > 1:
+    error, freedom = math.inf, 1
+    if people == 1 and len(change) > 1:
+        error, freedom = float(change.std(ddof=1)) / math.sqrt(len(change)), len(change) - 1
+    elif people > 1:
+        freedom = people - 1
         sums = np.bincount(position, change - mean)
         error = math.sqrt(float(np.square(sums).sum()) * people / (people - 1)) / len(change)
     return Difference(
         mean=mean,
         error=error,
-        freedom=max(people - 1, 1),
+        freedom=freedom,
         rows=len(change),
         people=people,
         confidence=confidence,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 #: Rounds of weights and variances; the second round changes both by less than 1 %.
-ROUNDS = 3
+ROUNDS: Final = 3
+#: Smaller standard deviations are rounding errors (logits or shares of ranks).
+LEAST_DEVIATION: Final = 1e-9
+#: Variances of fewer rows of a person have too skewed logarithms.
+MINIMUM_VARIANCE_ROWS: Final = 5
+#: Least share of the row variance that is not seed noise.
+LEAST_QUIET: Final = 0.1
+#: Three standard deviations, squared.
+LARGEST_SQUARE: Final = 9.0
+#: A row is unchanged below this share of the root mean square change of rows left out.
+UNCHANGED: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +75,14 @@ class People:
 
     def means(self, values: Floats) -> Floats:
         """Return the [U, ...] means of [M, ...] values."""
-        sums = np.zeros((len(self.users), *values.shape[1:]))
-        np.add.at(sums, self.position, values)
-        return np.asarray((sums.T / self.rows).T)
+        return np.asarray((self.sums(values).T / self.rows).T)
+
+    def sums(self, values: Floats) -> Floats:
+        """Return the [U, ...] sums of [M, ...] values."""
+        count = len(self.users)
+        columns = np.atleast_2d(values.T)
+        sums = np.stack([np.bincount(self.position, column, count) for column in columns])
+        return np.asarray(sums.T if values.ndim > 1 else sums[0])
 
     def row_variances(self, values: Floats) -> Floats:
         """Return the [U] variances of values within each person; NaN for one row."""
@@ -88,7 +103,9 @@ def deviations(people: People, residuals: Floats) -> Deviations:
     free = float((people.rows - 1).sum())
     squares = float(np.square(residuals - means[people.position]).sum())
     row = math.sqrt(squares / free) if free > 0 else 0.0
-    precision = people.rows / max(row**2, np.finfo(np.float64).tiny)
+    if row < LEAST_DEVIATION:
+        return Deviations(person=float(means.std(ddof=1)) if len(means) > 1 else 0.0, row=0.0)
+    precision = people.rows / row**2
     center = float((precision * means).sum() / precision.sum())
     excess = float((precision * np.square(means - center)).sum()) - (len(means) - 1)
     scale = float(precision.sum() - np.square(precision).sum() / precision.sum())
@@ -111,15 +128,14 @@ class Fit:
         people = People.of(shift.users)
         current = Deviations(person=1.0, row=1.0)
         for _ in range(ROUNDS):
-            weights = 1 / np.maximum(current.of_mean(people.rows), np.finfo(np.float64).tiny)
+            weights = 1 / np.maximum(current.of_mean(people.rows), LEAST_DEVIATION**2)
             weights /= weights.sum()
             weighted = shift.features * (weights / people.rows)[people.position][:, None]
             bread = np.linalg.pinv(weighted.T @ shift.features, hermitian=True)
             coefficients = bread @ weighted.T @ change
             residuals = change - shift.features @ coefficients
             current = deviations(people, residuals)
-        scores = np.zeros((len(people.users), shift.features.shape[1]))
-        np.add.at(scores, people.position, weighted * residuals[:, None])
+        scores = people.sums(weighted * residuals[:, None])
         count = len(people.users)
         correction = count / (count - 1) if count > 1 else math.inf
         return cls(
@@ -134,8 +150,10 @@ class Fit:
 class ViewModel:
     """The fitted model of one view and kind of row, as stored in a release's manifest.
 
-    `variance_spread`: the standard deviation over people of the logarithm of their row variance,
-    beyond its sampling error. A row is unchanged if its change, less that of the controls, is below
+    `variance_center` and `variance_spread`: mean and standard deviation over people of the logarithm
+    of their row variance over σ², the latter beyond its sampling error. `square_mean` and `square_spread`: mean and
+    standard deviation over people of their squared standardized residuals (`limited_squares`).
+    A row is unchanged if its change, less that of the controls, is below
     `unchanged_limit`; `unchanged_share` is the mean share of such rows over the left-out people.
     """
 
@@ -143,7 +161,10 @@ class ViewModel:
     covariance: Floats
     deviations: Deviations
     noise: Deviations
+    variance_center: float
     variance_spread: float
+    square_mean: float
+    square_spread: float
     unchanged_limit: float
     unchanged_share: float
     effective: float
@@ -159,18 +180,43 @@ class ViewModel:
         own = shift.change - shift.features @ controls.coefficients
         fit = Fit.of(shift, own)
         limit = UNCHANGED * float(np.sqrt(people.means(np.square(own)).mean()))
+        squares = limited_squares(
+            people.means(own - shift.features @ fit.coefficients),
+            fit.deviations.of_mean(people.rows),
+        )
+        center, spread = _log_variances(people, own, fit.deviations.row)
         return cls(
             coefficients=fit.coefficients,
             covariance=fit.covariance + controls.covariance,
             deviations=fit.deviations,
             noise=controls.deviations,
-            variance_spread=_variance_spread(people, own, fit.deviations.row),
+            variance_center=center,
+            variance_spread=spread,
+            square_mean=float(squares.mean()),
+            square_spread=float(squares.std(ddof=1)),
             unchanged_limit=limit,
             unchanged_share=float(people.means((np.abs(own) < limit).astype(np.float64)).mean()),
             effective=fit.effective,
             people=len(people.users),
             rows=len(shift.users),
         )
+
+    def deviations_with(self, noise: Deviations) -> Deviations:
+        """Return τ and σ of a comparison whose controls have this seed noise.
+
+        Seeds differ in how far apart they are. Noise beyond that of the shadow model is added; less
+        noise is not subtracted, because a candidate could have it on purpose.
+        """
+        return Deviations(
+            person=_with_excess(self.deviations.person, self.noise.person, noise.person),
+            row=_with_excess(self.deviations.row, self.noise.row, noise.row),
+        )
+
+    def quiet_ratio(self, row: float) -> float:
+        """Return the logarithm of the row variance without seed noise over row²."""
+        quiet = self.deviations.row**2 - self.noise.row**2
+        least = LEAST_QUIET * self.deviations.row**2
+        return math.log(max(quiet, least) / row**2)
 
     def values(self) -> dict[str, Any]:
         """Return JSON values without nesting below lists."""
@@ -181,7 +227,10 @@ class ViewModel:
             "row_deviation": self.deviations.row,
             "noise_person_deviation": self.noise.person,
             "noise_row_deviation": self.noise.row,
+            "variance_center": self.variance_center,
             "variance_spread": self.variance_spread,
+            "square_mean": self.square_mean,
+            "square_spread": self.square_spread,
             "unchanged_limit": self.unchanged_limit,
             "unchanged_share": self.unchanged_share,
             "effective_people": self.effective,
@@ -204,7 +253,10 @@ class ViewModel:
                 person=float(values["noise_person_deviation"]),
                 row=float(values["noise_row_deviation"]),
             ),
+            variance_center=float(values["variance_center"]),
             variance_spread=float(values["variance_spread"]),
+            square_mean=float(values["square_mean"]),
+            square_spread=float(values["square_spread"]),
             unchanged_limit=float(values["unchanged_limit"]),
             unchanged_share=float(values["unchanged_share"]),
             effective=float(values["effective_people"]),
@@ -223,16 +275,34 @@ class ViewModel:
         )
 
 
-#: A row is unchanged below this share of the root mean square change of rows left out.
-UNCHANGED = 0.05
+def limited_squares(residuals: Floats, variances: Floats) -> Floats:
+    """Return [U] squared standardized residuals, limited to LARGEST_SQUARE.
+
+    Single people differ much more than a normal distribution allows. Without the limit, one of them
+    would decide on the dispersion of a batch.
+    """
+    squares = np.square(residuals) / np.maximum(variances, LEAST_DEVIATION**2)
+    return np.asarray(np.minimum(squares, LARGEST_SQUARE))
 
 
-def _variance_spread(people: People, own: Floats, row: float) -> float:
-    """Return the deviation over people of log row variances beyond their sampling error 2/df."""
-    enough = people.rows >= 10  # noqa: PLR2004 -- below, the logarithm of a variance is skewed
+def log_variance_ratios(people: People, own: Floats, row: float) -> Floats:
+    """Return the [U] logarithms of each person's row variance over σ²; NaN for one row.
+
+    The logarithm of a mean of squares lies 1 / df below that of its expectation; this is corrected.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(people.row_variances(own) / row**2) + 1 / (people.rows - 1))
+
+
+def _log_variances(people: People, own: Floats, row: float) -> tuple[float, float]:
+    """Return mean and deviation over people; the sampling variance of a logarithm is 2 / df."""
+    enough = people.rows >= MINIMUM_VARIANCE_ROWS
     if enough.sum() < 2 or row <= 0:  # noqa: PLR2004 -- a deviation needs two people
-        return 0.0
-    variances = people.row_variances(own)[enough]
-    logs = np.log(np.maximum(variances / row**2, np.finfo(np.float64).tiny))
+        return 0.0, 0.0
+    ratios = log_variance_ratios(people, own, row)[enough]
     sampling = float((2 / (people.rows[enough] - 1)).mean())
-    return math.sqrt(max(float(logs.var(ddof=1)) - sampling, 0.0))
+    return float(ratios.mean()), math.sqrt(max(float(ratios.var(ddof=1)) - sampling, 0.0))
+
+
+def _with_excess(deviation: float, noise: float, own_noise: float) -> float:
+    return math.sqrt(deviation**2 + max(0.0, own_noise**2 - noise**2))

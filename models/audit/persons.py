@@ -1,4 +1,4 @@
-"""Judge every person of a batch: did their answers move as if the person had never been trained on?
+"""Judge for every person whether the answers moved as if the person had never been trained on.
 
 The test is one of equivalence, by two one-sided tests (TOST, Schuirmann 1987): `passed` needs a
 confidence interval of the person's share of the expected change (`models.audit.shares`) that lies
@@ -40,7 +40,7 @@ class AuditConfig:
     #: Level of the failures of a batch, and of Holm's adjustment over persons.
     fail_level: float = 0.05
     #: The band around the expected change, as shares of the expected change.
-    least_share: float = 0.5
+    least_share: float = 0.4
     most_share: float = 2.0
     #: Share of unchanged rows that is too many, above the share among left-out people's rows.
     excess_unchanged: float = 0.25
@@ -185,7 +185,7 @@ def _person_checks(
 
 
 def _unchanged_check(shares: PersonShares, index: int, config: AuditConfig) -> Check:
-    rows, unchanged = int(shares.people.rows[index]), int(shares.unchanged()[index])
+    rows, unchanged = int(shares.people.rows[index]), int(shares.unchanged[index])
     limit = min(0.9, shares.model.unchanged_share + config.excess_unchanged)
     return Check(
         p_fail=float(stats.binom.sf(unchanged - 1, rows, limit)),
@@ -199,7 +199,7 @@ def _has_usual_rows(shares: PersonShares, index: int, config: AuditConfig) -> bo
     """Return whether the variance of a person's rows is that of rows of unseen people."""
     error = math.sqrt(2 / (shares.people.rows[index] - 1) + shares.model.variance_spread**2)
     limit = float(stats.norm.isf(config.variance_level / 2))
-    return bool(abs(shares.row_ratios()[index]) <= limit * error)
+    return shares.has_usual_variance(float(shares.row_ratios[index]), error, limit)
 
 
 def _verdict(
@@ -236,5 +236,5 @@ def _verdict(
         rows=rows,
         share=None if share is None else share.mean,
         interval=None if share is None else share.interval(config.confidence),
-        figures={"unchanged": int(answers.unchanged()[index])},
+        figures={"unchanged": int(answers.unchanged[index])},
     )

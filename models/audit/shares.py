@@ -7,7 +7,8 @@ never saw the person and 0 for a model that forgot nothing. Its standard error s
 
     s_u² = τ² + σ² / rows_u + x̄_u' (V_β + V_γ) x̄_u
 
-The pooled share regresses A on P through the origin, with weights 1 / (τ² + σ² / rows). Its error
+τ and σ are those of the calibration, and larger where the candidate's seed noise, measured on the
+control rows, is larger than the shadow model's. The pooled share regresses A on P through the origin, with weights 1 / (τ² + σ² / rows). Its error
 is the larger one of the model's error and of the error clustered by person; the errors of β and γ
 are shared by all people and do not shrink with their number.
 """
@@ -21,7 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from models.audit.person_model import Fit, People
+from models.audit.person_model import (
+    LEAST_DEVIATION,
+    Fit,
+    People,
+    limited_squares,
+    log_variance_ratios,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +66,11 @@ class PersonShares:
     """The observed and expected changes of U people in one view.
 
     `own` [M] is the change of each row less that of the controls; `observed`, `expected`,
-    `own_variances` (τ² + σ² / rows) and `shared_variances` are [U]; `mean_features` is [U, 3].
+    and `own_variances` (τ² + σ² / rows) are [U]; `mean_features` is [U, 3]. `row_ratios` [U] are the
+    logarithms of each person's row variance over that of unseen people, `unchanged` [U] the numbers of rows whose
+    change is below the model's limit. `quiet_ratio` is the logarithm of the row variance without any
+    seed noise, on the scale of `row_ratios`: fast unlearning starts from the old weights and has
+    little seed noise, but the rows of a person must differ at least as much as memorization does.
     """
 
     people: People
@@ -70,6 +81,9 @@ class PersonShares:
     own_variances: Floats
     mean_features: Floats
     shared_covariance: Floats
+    row_ratios: Floats
+    unchanged: Floats
+    quiet_ratio: float
     freedom: float
 
     @classmethod
@@ -80,17 +94,26 @@ class PersonShares:
         people = People.of(shift.users)
         own = shift.change - shift.features @ controls.coefficients
         mean_features = people.means(shift.features)
+        deviations = model.deviations_with(controls.deviations)
         return cls(
             people=people,
             model=model,
             own=own,
             observed=people.means(own),
             expected=mean_features @ model.coefficients,
-            own_variances=model.deviations.of_mean(people.rows),
+            own_variances=deviations.of_mean(people.rows),
             mean_features=mean_features,
             shared_covariance=model.covariance + controls.covariance,
+            quiet_ratio=model.quiet_ratio(deviations.row),
+            row_ratios=log_variance_ratios(people, own, deviations.row) - model.variance_center,
+            unchanged=people.sums((np.abs(own) < model.unchanged_limit).astype(np.float64)),
             freedom=max(1.0, min(model.effective, controls.effective) - 1),
         )
+
+    def has_usual_variance(self, ratio: float, error: float, limit: float) -> bool:
+        """Return whether a log variance ratio is within `limit` errors of what is allowed."""
+        low, high = self.quiet_ratio - limit * error, limit * error
+        return math.isfinite(ratio) and low <= ratio <= high
 
     def person(self, index: int) -> Share | None:
         """Return the share of one person; None where the expected change is not measurable."""
@@ -122,14 +145,21 @@ class PersonShares:
             else 0.0
         )
         shared = _error(features, self.shared_covariance)
-        return Share(
-            mean=mean, error=math.hypot(max(own, clustered), shared), freedom=self.freedom
-        )
+        return Share(mean=mean, error=math.hypot(max(own, clustered), shared), freedom=self.freedom)
 
-    def dispersion(self, share: float) -> float:
-        """Return the variance of people around the share, as a multiple of the expected one."""
+    def dispersion(self, share: float) -> Share:
+        """Return the dispersion of at least two people around a share, 1 for unseen people.
+
+        The mean of their squared standardized residuals (Cochran's Q, with limited squares), over
+        the same mean of the left-out people. Its error has the spread of the left-out people's
+        squares, so that no normal distribution of people is assumed.
+        """
         residuals = self.observed - share * self.expected
-        return float((np.square(residuals) / self.own_variances).sum()) / (len(residuals) - 1)
+        count = len(residuals)
+        mean = float(limited_squares(residuals, self.own_variances).mean()) * count / (count - 1)
+        reference = max(self.model.square_mean, LEAST_DEVIATION)
+        error = self.model.square_spread * math.sqrt(1 / count + 1 / self.model.effective)
+        return Share(mean=mean / reference, error=error / reference, freedom=self.freedom)
 
     def slope(self) -> Share | None:
         """Return the slope of observed on expected changes; None for fewer than three people."""
@@ -143,16 +173,6 @@ class PersonShares:
             return None
         mean = float((weights * spread * self.observed).sum()) / total
         return Share(mean=mean, error=math.sqrt(1 / total), freedom=self.freedom)
-
-    def row_ratios(self) -> Floats:
-        """Return the [U] logarithms of each person's row variance over the expected one."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(self.people.row_variances(self.own) / self.model.deviations.row**2)
-
-    def unchanged(self) -> Floats:
-        """Return [U] the number of rows whose change is below the limit."""
-        small = np.abs(self.own) < self.model.unchanged_limit
-        return np.bincount(self.people.position, small, len(self.people.users))
 
 
 def is_measurable(expected: float, error: float) -> bool:

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from models.audit.gate import (
     FAILED,
     INCONCLUSIVE,
@@ -20,6 +18,7 @@ from models.audit.gate import (
     decide,
     paired_difference,
 )
+from scipy import stats
 
 #: An expected loss increase of 0.1 ± 0.01 nats over ten users.
 EXPECTED = Expectation(mean=0.1, error=0.01, spread=0.05, units=10)

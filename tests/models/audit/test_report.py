@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from models.audit.gate import FAILED, INCONCLUSIVE, PASSED
 from torch.nn import functional
 
-from models.audit.gate import FAILED, INCONCLUSIVE, PASSED
 from models.audit.report import AuditReport, audit, audit_exact
 from models.checkpoints import adapter as adapters
 from models.data.forget_split import ForgetIndices, are_forgotten, split_for_forgetting

@@ -94,7 +94,7 @@ def times_dressed(factor: float) -> Make:
 
 
 def _half(world: World, rng: np.random.Generator) -> Floats:
-    return 2.0 * (rng.random(len(world.forget.users)) < 0.5)  # noqa: PLR2004 -- a half
+    return 2.0 * rng.integers(0, 2, len(world.forget.users)).astype(np.float64)
 
 
 def half_of_rows(world: World, rng: np.random.Generator) -> Candidate:
@@ -156,7 +156,8 @@ def wrong_people(world: World, _: np.random.Generator) -> Candidate:
     needed = np.bincount(world.forget.users, world.forget.memorization) / np.bincount(
         world.forget.users
     )
-    return _moved(world, np.roll(needed, 1)[world.forget.users])
+    of_next: Floats = np.roll(needed, 1).astype(np.float64)
+    return _moved(world, of_next[world.forget.users])
 
 
 def collateral(world: World, _: np.random.Generator) -> Candidate:

@@ -19,7 +19,7 @@ from models.audit.persons import AuditConfig
 from models.data.metrics import log_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -64,9 +64,7 @@ class Counts:
         }
 
 
-def measure(
-    strength: str, draws: int, seed: int, progress: Callable[[float], None]
-) -> list[Counts]:
+def measure(strength: str, draws: int, seed: int) -> list[Counts]:
     """Return the counts of every candidate at every size for a strength of memorization.
 
     Each draw has a shadow model of its own, which all candidates of the draw share.
@@ -98,11 +96,10 @@ def measure(
             first = count.people - count.entry.untouched
             count.untouched.update(p.outcome for p in judgement.persons if p.user >= first)
             count.earlier[_earlier_outcome(world, candidate, expected)] += 1
-        progress((draw + 1) / draws)
     return counts
 
 
-def violations(counts: Iterable[Counts]) -> list[str]:
+def missed_lines(counts: Iterable[Counts]) -> list[str]:
     """Return the lines that a result misses, in words."""
     missed = []
     for count in counts:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Difference:
     """A mean paired difference in loss (nats), its standard error, and the interval.
 
-    The error is clustered by person. For the rows of a single person, it is the error over rows; for
-    fewer than two rows it is infinite, and the interval is unbounded.
+    The error is clustered by person. For the rows of a single person, it is the error over rows;
+    for fewer than two rows it is infinite, and the interval is unbounded.
     """
 
     mean: float

@@ -92,10 +92,16 @@ def judge(
     judgement = _judge_people(evidence, calibration, config)
     worst = min(checks, key=lambda check: check.p_fail)
     if worst.p_fail < config.fail_level / len(checks):
-        return replace(judgement, outcome=FAILED, reason=worst.failed)
+        return _overruled(judgement, FAILED, worst.failed)
     if judgement.outcome == PASSED and checks[1].p_pass >= config.pass_level:
-        return replace(judgement, outcome=INCONCLUSIVE, reason=checks[1].unsure)
+        return _overruled(judgement, INCONCLUSIVE, checks[1].unsure)
     return judgement
+
+
+def _overruled(judgement: Judgement, outcome: str, reason: str) -> Judgement:
+    """Return the judgement with another outcome; nobody passes in a release that did not."""
+    persons = tuple(_capped(verdict) for verdict in judgement.persons)
+    return replace(judgement, outcome=outcome, reason=reason, persons=persons)
 
 
 def _judge_people(

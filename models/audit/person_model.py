@@ -150,11 +150,15 @@ class Fit:
 class ViewModel:
     """The fitted model of one view and kind of row, as stored in a release's manifest.
 
-    `variance_center` and `variance_spread`: mean and standard deviation over people of the logarithm
-    of their row variance over σ², the latter beyond its sampling error. `square_mean` and `square_spread`: mean and
-    standard deviation over people of their squared standardized residuals (`limited_squares`).
-    A row is unchanged if its change, less that of the controls, is below
-    `unchanged_limit`; `unchanged_share` is the mean share of such rows over the left-out people.
+    - `noise`: τ and σ of the control rows.
+    - `variance_center`, `variance_spread`: mean and standard deviation over people of the logarithm
+      of their row variance over σ², the latter beyond its sampling error.
+    - `square_mean`, `square_spread`: mean and standard deviation over people of their squared
+      standardized residuals (`limited_squares`).
+    - `unchanged_limit`: a row is unchanged if its change, less that of the controls, is smaller;
+      `unchanged_share` is the mean share of such rows over the left-out people.
+    - `effective`, `people`, `rows`: the effective number and the number of left-out people, and
+      their rows.
     """
 
     coefficients: Floats

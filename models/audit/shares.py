@@ -8,7 +8,9 @@ never saw the person and 0 for a model that forgot nothing. Its standard error s
     s_u² = τ² + σ² / rows_u + x̄_u' (V_β + V_γ) x̄_u
 
 τ and σ are those of the calibration, and larger where the candidate's seed noise, measured on the
-control rows, is larger than the shadow model's. The pooled share regresses A on P through the origin, with weights 1 / (τ² + σ² / rows). Its error
+control rows, is larger than the shadow model's.
+
+The pooled share regresses A on P through the origin, with weights 1 / (τ² + σ² / rows). Its error
 is the larger one of the model's error and of the error clustered by person; the errors of β and γ
 are shared by all people and do not shrink with their number.
 """
@@ -47,6 +49,10 @@ class Share:
     error: float
     freedom: float
 
+    def __post_init__(self) -> None:
+        """Give an error of zero the size of a rounding error, so that p values are defined."""
+        object.__setattr__(self, "error", max(self.error, LEAST_DEVIATION))
+
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the t interval with this confidence."""
         width = self.error * float(stats.t.ppf((1 + confidence) / 2, self.freedom))
@@ -65,12 +71,14 @@ class Share:
 class PersonShares:
     """The observed and expected changes of U people in one view.
 
-    `own` [M] is the change of each row less that of the controls; `observed`, `expected`,
-    and `own_variances` (τ² + σ² / rows) are [U]; `mean_features` is [U, 3]. `row_ratios` [U] are the
-    logarithms of each person's row variance over that of unseen people, `unchanged` [U] the numbers of rows whose
-    change is below the model's limit. `quiet_ratio` is the logarithm of the row variance without any
-    seed noise, on the scale of `row_ratios`: fast unlearning starts from the old weights and has
-    little seed noise, but the rows of a person must differ at least as much as memorization does.
+    `own` [M] is the change of each row less that of the controls; `observed`, `expected` and
+    `own_variances` (τ² + σ² / rows) are [U]; `mean_features` is [U, 3].
+
+    - `row_ratios` [U]: the logarithms of each person's row variance over that of unseen people.
+    - `unchanged` [U]: the numbers of rows whose change is below the model's limit.
+    - `quiet_ratio`: the logarithm of the row variance without any seed noise, on the scale of
+      `row_ratios`. Fast unlearning starts from the old weights and has little seed noise, but the
+      rows of a person must differ at least as much as memorization does.
     """
 
     people: People
@@ -129,23 +137,22 @@ class PersonShares:
         """Return the share of all people; None where the expected change is not measurable."""
         weights = self.expected / self.own_variances
         total = float((weights * self.expected).sum())
-        features = weights @ self.mean_features / total
-        mean = float((weights * self.observed).sum()) / total
-        if not is_measurable(1.0, _error(features, self.model.covariance)) or (
-            float(weights @ self.mean_features @ self.model.coefficients) <= 0
-            or float(self.expected.mean()) >= 0
-        ):
+        if total <= 0 or float(self.expected.mean()) >= 0:
             return None
+        # The mean features at which the expected change is 1.
+        features = weights @ self.mean_features / total
+        if not is_measurable(1.0, _error(features, self.model.covariance)):
+            return None
+        mean = float((weights * self.observed).sum()) / total
         own = math.sqrt(float((np.square(weights) * self.own_variances).sum())) / total
         residuals = weights * (self.observed - mean * self.expected)
         count = len(weights)
-        clustered = (
-            math.sqrt(float(np.square(residuals).sum()) * count / (count - 1)) / total
-            if count > 1
-            else 0.0
-        )
+        clustered = 0.0
+        if count > 1:
+            clustered = math.sqrt(float(np.square(residuals).sum()) * count / (count - 1)) / total
         shared = _error(features, self.shared_covariance)
-        return Share(mean=mean, error=math.hypot(max(own, clustered), shared), freedom=self.freedom)
+        error = math.hypot(max(own, clustered), shared)
+        return Share(mean=mean, error=error, freedom=self.freedom)
 
     def dispersion(self, share: float) -> Share:
         """Return the dispersion of at least two people around a share, 1 for unseen people.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models.audit.calibration import CalibrationConfig, calibrate
+from models.audit.outcomes import FAILED
 from models.audit.quality import UNUSABLE
-from models.audit.report import audit, audit_exact
+from models.audit.report import AuditReport, audit, audit_exact
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
 from models.backbones.lora import AdapterTargetError
@@ -374,7 +375,7 @@ class ModelLearner:
             result = audit(old, new, known, person_calibration(manifest), groups=groups)
         report(1.0)
         return Verdict(
-            outcome=Outcome(result.outcome),
+            outcome=_outcome(result),
             figures=result.figures,
             by_request=figures_by_request(snapshot, known, manifest, result.groups),
             forgotten_rows=len(known.forget),
@@ -425,3 +426,13 @@ def _save_untrained(snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> 
         recipe=recipe,
         calibration=None,
     )
+
+
+def _outcome(report: AuditReport) -> Outcome:
+    """Return the outcome of a release, which fails also if single persons fail.
+
+    The whole batch is then unlearned again, by stronger settings and then exactly.
+    """
+    if any(verdict.outcome == FAILED for verdict in report.persons.values()):
+        return Outcome.FAILED
+    return Outcome(report.outcome)

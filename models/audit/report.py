@@ -37,7 +37,8 @@ class AuditReport:
     """The outcome (of the judgement, or `exact`), and the figures as JSON values.
 
     `groups`: the loss increase of each group of forget rows, with its interval and its number of
-    rows. A group without rows has only that number. `persons`: the verdict on each user index with
+    rows, and `verdict` if the rows are those of one judged person. A group without rows has only
+    its number of rows. `persons`: the verdict on each user index with
     forget rows, the worst one of a user with rows of several kinds.
     """
 
@@ -154,11 +155,12 @@ def audit(
         "divergence": {"forget": forget.distances, "holdout": holdout.distances},
         "config": asdict(config),
     }
+    persons = _worst_verdicts(judgement)
     return AuditReport(
         outcome=judgement.outcome,
         figures=figures,
-        persons=_worst_verdicts(judgement),
-        groups=_group_figures(forget, groups or {}, config),
+        persons=persons,
+        groups=_group_figures(forget, groups or {}, config, persons),
         losses={
             "audit": RowLosses(users=prepared.parts.test.user, losses=test.losses[1]),
             "holdout": RowLosses(users=prepared.parts.holdout.user, losses=holdout.losses[1]),
@@ -202,20 +204,26 @@ def audit_exact(
     measured: dict[str, dict[str, Any]] = {}
     if known is not None and groups:
         forget = _compare(old, new, known.forget, known)
-        measured = _group_figures(forget, groups, AuditConfig())
+        measured = _group_figures(forget, groups, AuditConfig(), {})
     outcome = "exact" if is_finite else FAILED
     return AuditReport(outcome=outcome, figures=figures, groups=measured)
 
 
 def _group_figures(
-    forget: _Comparison, groups: Mapping[str, NDArray[np.bool_]], config: AuditConfig
+    forget: _Comparison,
+    groups: Mapping[str, NDArray[np.bool_]],
+    config: AuditConfig,
+    persons: Mapping[int, PersonVerdict],
 ) -> dict[str, dict[str, Any]]:
     old, new = forget.losses
-    return {
-        name: paired_difference(
-            old[rows], new[rows], forget.users[rows], config.confidence
-        ).figures()
-        if rows.any()
-        else {"rows": 0}
-        for name, rows in groups.items()
-    }
+    measured: dict[str, dict[str, Any]] = {}
+    for name, rows in groups.items():
+        if not rows.any():
+            measured[name] = {"rows": 0}
+            continue
+        users = forget.users[rows]
+        change = paired_difference(old[rows], new[rows], users, config.confidence)
+        measured[name] = change.figures()
+        if change.people == 1 and (verdict := persons.get(int(users[0]))) is not None:
+            measured[name]["verdict"] = verdict.values()
+    return measured

@@ -43,35 +43,21 @@ def audit_power(
 
 
 def power_table(counts: Sequence[Counts]) -> Any:
-    """Return the outcomes as percentages: passed / failed, the rest is inconclusive."""
+    """Return the shares of passed / failed outcomes in percent; the rest is inconclusive."""
 
     def cell(outcomes: dict[str, float]) -> str:
         if not outcomes:
             return ""
-        return f"{outcomes.get('passed', 0):.0%} / {outcomes.get('failed', 0):.0%}"
+        return f"{100 * outcomes.get('passed', 0):.0f}/{100 * outcomes.get('failed', 0):.0f}"
 
-    rows = []
-    for count in counts:
-        values = count.values()
-        rows.append(
-            (
-                values["candidate"],
-                values["people"],
-                values["rows"] or "given",
-                *(
-                    cell(values[name])
-                    for name in ("earlier_gate", "batch", "persons", "untouched_persons")
-                ),
-            )
+    columns = ("earlier_gate", "batch", "persons", "untouched_persons")
+    rows = [
+        (
+            values["candidate"],
+            f"{values['people']} × {values['rows'] or '…'}",
+            *(cell(values[column]) for column in columns),
         )
-    return table(
-        "candidate, passed / failed",
-        "people",
-        "rows each",
-        "earlier gate",
-        "audit",
-        "persons",
-        "untouched persons",
-        rows=rows,
-        numbers=(1, 2, 3, 4, 5, 6),
-    )
+        for values in (count.values() for count in counts)
+    ]
+    headers = ("% passed/failed", "size", "before", "now", "persons", "kept")
+    return table(*headers, rows=rows, numbers=(1, 2, 3, 4, 5))

@@ -103,6 +103,8 @@ def missed_lines(counts: Iterable[Counts]) -> list[str]:
     """Return the lines that a result misses, in words."""
     missed = []
     for count in counts:
+        if count.entry.shown_only:
+            continue
         total = count.batches.total()
         size = f"{count.entry.name}, {count.people} people, {count.rows or 'given'} rows"
         passed = count.batches[PASSED] / total

@@ -21,7 +21,6 @@ from scipy import stats
 
 from models.audit.evidence import ANSWERS, NEIGHBORS
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
-from models.audit.person_model import MINIMUM_VARIANCE_ROWS
 from models.audit.persons import (
     FORGOTTEN,
     NOT_MEASURABLE,
@@ -32,6 +31,7 @@ from models.audit.persons import (
     Check,
     share_checks,
 )
+from models.audit.view_model import MINIMUM_VARIANCE_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

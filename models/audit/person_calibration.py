@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from models.audit.evidence import VIEWS, Evidence
-from models.audit.person_model import ViewModel
+from models.audit.view_model import ViewModel
 from models.data.forget_split import KINDS
 
 if TYPE_CHECKING:

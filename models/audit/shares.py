@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.audit.evidence import View
-    from models.audit.person_model import ViewModel
+    from models.audit.view_model import ViewModel
 
     Floats = NDArray[np.float64]
 

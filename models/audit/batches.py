@@ -76,7 +76,7 @@ def judge_batch(views: Mapping[str, PersonShares], config: AuditConfig) -> Batch
         for of_view, share in ((views[view], measured[view]) for view in (ANSWERS, NEIGHBORS)):
             checks += _dispersion_checks(of_view, share.mean, config)
         if len(answers.observed) > 1:
-            figures["dispersion"] = answers.dispersion(measured[ANSWERS].mean).mean
+            figures["dispersion"] = math.exp(answers.dispersion(measured[ANSWERS].mean).mean)
     level = config.fail_level / len(checks)
     worst = min(checks, key=lambda check: check.p_fail)
     unsure = [check.unsure for check in checks if check.p_pass >= config.pass_level]
@@ -129,25 +129,25 @@ def _dispersion_checks(shares: PersonShares, share: float, config: AuditConfig) 
     if people < MINIMUM_DISPERSION:
         return []
     dispersion = shares.dispersion(share)
-    high, low = dispersion.p_above(1.0), dispersion.p_below(1.0)
+    high, low = dispersion.p_above(0.0), dispersion.p_below(0.0)
     # A Check passes on a small p value; dispersion passes unless a test rejects it.
     checks = [
         Check(
             p_fail=1.0,
-            p_pass=0.0 if high > config.pass_level else 1.0,
+            p_pass=0.0 if high > config.variance_level else 1.0,
             failed=TOO_DIFFERENT,
             unsure=TOO_DIFFERENT,
         ),
         Check(
             p_fail=1.0,
-            p_pass=0.0 if low > config.pass_level else 1.0,
+            p_pass=0.0 if low > config.variance_level else 1.0,
             failed=TOO_EVEN,
             unsure=TOO_EVEN,
         ),
     ]
     slope = shares.slope()
     if slope is not None:
-        is_flat = slope.p_below(1.0) < config.pass_level / 2
+        is_flat = slope.p_below(1.0) < config.variance_level
         checks.append(
             Check(
                 p_fail=slope.p_below(config.least_share),

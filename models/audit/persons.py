@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr, bdtrc, ndtri
 
 from models.audit.evidence import ANSWERS, EXPOSURE, NEIGHBORS
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
@@ -44,7 +44,7 @@ class AuditConfig:
     most_share: float = 2.0
     #: Share of unchanged rows that is too many, above the share among left-out people's rows.
     excess_unchanged: float = 0.25
-    #: Two-sided level below which the variance of rows or people is not that of unseen people.
+    #: Level below which the variance of rows or people is not that of unseen people.
     variance_level: float = 0.02
     #: Limit of the loss increase (nats) on the holdout users' rows and on the test rows.
     collateral: float = 0.0075
@@ -188,8 +188,8 @@ def _unchanged_check(shares: PersonShares, index: int, config: AuditConfig) -> C
     rows, unchanged = int(shares.people.rows[index]), int(shares.unchanged[index])
     limit = min(0.9, shares.model.unchanged_share + config.excess_unchanged)
     return Check(
-        p_fail=float(stats.binom.sf(unchanged - 1, rows, limit)),
-        p_pass=float(stats.binom.cdf(unchanged, rows, limit)),
+        p_fail=float(bdtrc(unchanged - 1, rows, limit)) if unchanged else 1.0,
+        p_pass=float(bdtr(unchanged, rows, limit)),
         failed=UNTOUCHED,
         unsure=UNSURE_UNTOUCHED,
     )
@@ -198,7 +198,7 @@ def _unchanged_check(shares: PersonShares, index: int, config: AuditConfig) -> C
 def _has_usual_rows(shares: PersonShares, index: int, config: AuditConfig) -> bool:
     """Return whether the variance of a person's rows is that of rows of unseen people."""
     error = math.sqrt(2 / (shares.people.rows[index] - 1) + shares.model.variance_spread**2)
-    limit = float(stats.norm.isf(config.variance_level / 2))
+    limit = -float(ndtri(config.variance_level / 2))
     return shares.has_usual_variance(float(shares.row_ratios[index]), error, limit)
 
 

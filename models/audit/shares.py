@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from models.audit.person_model import (
     LEAST_DEVIATION,
@@ -55,16 +55,16 @@ class Share:
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the t interval with this confidence."""
-        width = self.error * float(stats.t.ppf((1 + confidence) / 2, self.freedom))
+        width = self.error * float(stdtrit(self.freedom, (1 + confidence) / 2))
         return self.mean - width, self.mean + width
 
     def p_below(self, limit: float) -> float:
         """Return the one-sided p value of "the share is at least `limit`"."""
-        return float(stats.t.cdf((self.mean - limit) / self.error, self.freedom))
+        return float(stdtr(self.freedom, (self.mean - limit) / self.error))
 
     def p_above(self, limit: float) -> float:
         """Return the one-sided p value of "the share is at most `limit`"."""
-        return float(stats.t.sf((self.mean - limit) / self.error, self.freedom))
+        return float(stdtr(self.freedom, (limit - self.mean) / self.error))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,10 +155,10 @@ class PersonShares:
         return Share(mean=mean, error=error, freedom=self.freedom)
 
     def dispersion(self, share: float) -> Share:
-        """Return the dispersion of at least two people around a share, 1 for unseen people.
+        """Return the logarithm of the dispersion of at least two people around a share.
 
-        The mean of their squared standardized residuals (Cochran's Q, with limited squares), over
-        the same mean of the left-out people. Its error has the spread of the left-out people's
+        It is 0 for unseen people. The dispersion is the mean of their squared standardized residuals
+        (Cochran's Q, with limited squares), over the same mean of the left-out people. Its error has the spread of the left-out people's
         squares, so that no normal distribution of people is assumed.
         """
         residuals = self.observed - share * self.expected
@@ -166,7 +166,8 @@ class PersonShares:
         mean = float(limited_squares(residuals, self.own_variances).mean()) * count / (count - 1)
         reference = max(self.model.square_mean, LEAST_DEVIATION)
         error = self.model.square_spread * math.sqrt(1 / count + 1 / self.model.effective)
-        return Share(mean=mean / reference, error=error / reference, freedom=self.freedom)
+        ratio = max(mean / reference, LEAST_DEVIATION)
+        return Share(mean=math.log(ratio), error=error / reference, freedom=self.freedom)
 
     def slope(self) -> Share | None:
         """Return the slope of observed on expected changes; None for fewer than three people."""

@@ -157,9 +157,9 @@ class PersonShares:
     def dispersion(self, share: float) -> Share:
         """Return the logarithm of the dispersion of at least two people around a share.
 
-        It is 0 for unseen people. The dispersion is the mean of their squared standardized residuals
-        (Cochran's Q, with limited squares), over the same mean of the left-out people. Its error has the spread of the left-out people's
-        squares, so that no normal distribution of people is assumed.
+        It is 0 for unseen people. The dispersion is the mean of the squared standardized residuals
+        (Cochran's Q, with limited squares), over the same mean of the left-out people. The error
+        has the spread of the left-out people's squares, so that no normal distribution is assumed.
         """
         residuals = self.observed - share * self.expected
         count = len(residuals)
@@ -170,17 +170,27 @@ class PersonShares:
         return Share(mean=math.log(ratio), error=error / reference, freedom=self.freedom)
 
     def slope(self) -> Share | None:
-        """Return the slope of observed on expected changes; None for fewer than three people."""
-        weights = 1 / self.own_variances
-        if len(weights) < 3:  # noqa: PLR2004 -- a slope and an intercept leave no freedom
+        """Return the slope of observed on expected changes; None for fewer than three people.
+
+        The error is made up as that of the pooled share.
+        """
+        count = len(self.observed)
+        if count < 3:  # noqa: PLR2004 -- a slope and an intercept leave no freedom
             return None
-        center = float((weights * self.expected).sum() / weights.sum())
-        spread = self.expected - center
-        total = float((weights * np.square(spread)).sum())
+        precision = 1 / self.own_variances
+        center = float((precision * self.expected).sum() / precision.sum())
+        weights = precision * (self.expected - center)
+        total = float((weights * self.expected).sum())
         if total <= 0:
             return None
-        mean = float((weights * spread * self.observed).sum()) / total
-        return Share(mean=mean, error=math.sqrt(1 / total), freedom=self.freedom)
+        mean = float((weights * self.observed).sum()) / total
+        residuals = self.observed - mean * self.expected
+        residuals -= float((precision * residuals).sum() / precision.sum())
+        own = math.sqrt(float((np.square(weights) * self.own_variances).sum())) / total
+        clustered = math.sqrt(float(np.square(weights * residuals).sum()) * count / (count - 2))
+        shared = _error(weights @ self.mean_features / total, self.shared_covariance)
+        error = math.hypot(max(own, clustered / total), shared)
+        return Share(mean=mean, error=error, freedom=self.freedom)
 
 
 def is_measurable(expected: float, error: float) -> bool:

@@ -23,6 +23,7 @@ from models.audit.evidence import ANSWERS, NEIGHBORS
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.persons import (
     FORGOTTEN,
+    MOST_EXPLAINED,
     NOT_MEASURABLE,
     ONE_ROW,
     UNLIKE_ROWS,
@@ -170,4 +171,5 @@ def _have_usual_rows(shares: PersonShares, config: AuditConfig) -> bool:
     mean = float((weights * shares.row_ratios[several]).sum() / weights.sum())
     error = math.sqrt(1 / weights.sum() + (spread + sampling.mean()) / shares.model.effective)
     limit = float(stats.norm.isf(config.variance_level / 2))
-    return shares.has_usual_variance(mean, error, limit)
+    is_formula = float(shares.explained[several].mean()) > MOST_EXPLAINED
+    return not is_formula and shares.has_usual_variance(mean, error, limit)

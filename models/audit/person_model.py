@@ -76,6 +76,18 @@ class People:
         sums = np.stack([np.bincount(self.position, column, count) for column in columns])
         return np.asarray(sums.T if values.ndim > 1 else sums[0])
 
+    def explained(self, values: Floats, by: Floats) -> Floats:
+        """Return the [U] shares of each person's variance of values that a line in `by` explains.
+
+        The share is 0 for people with fewer than three rows, through which every line goes.
+        """
+        first = values - self.means(values)[self.position]
+        second = by - self.means(by)[self.position]
+        covariances = self.sums(first * second)
+        squares = self.sums(np.square(first)) * self.sums(np.square(second))
+        shares = np.square(covariances) / np.maximum(squares, np.finfo(np.float64).tiny)
+        return np.where(self.rows > 2, shares, 0.0)  # noqa: PLR2004 -- a line has two parameters
+
     def row_variances(self, values: Floats) -> Floats:
         """Return the [U] variances of values within each person; NaN for one row."""
         squares = np.bincount(self.position, (values - self.means(values)[self.position]) ** 2)

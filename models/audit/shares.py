@@ -76,6 +76,8 @@ class PersonShares:
 
     - `row_ratios` [U]: the logarithms of each person's row variance over that of unseen people.
     - `unchanged` [U]: the numbers of rows whose change is below the model's limit.
+    - `explained` [U]: the share of each person's row variance that the value before explains. A
+      formula of the old answers, such as a temperature, explains nearly all.
     - `quiet_ratio`: the logarithm of the row variance without any seed noise, on the scale of
       `row_ratios`. Fast unlearning starts from the old weights and has little seed noise, but the
       rows of a person must differ at least as much as memorization does.
@@ -91,6 +93,7 @@ class PersonShares:
     shared_covariance: Floats
     row_ratios: Floats
     unchanged: Floats
+    explained: Floats
     quiet_ratio: float
     freedom: float
 
@@ -112,6 +115,7 @@ class PersonShares:
             own_variances=deviations.of_mean(people.rows),
             mean_features=mean_features,
             shared_covariance=model.covariance + controls.covariance,
+            explained=people.explained(own, shift.features[:, 1]),
             quiet_ratio=model.quiet_ratio(deviations.row),
             row_ratios=log_variance_ratios(people, own, deviations.row) - model.variance_center,
             unchanged=people.sums((np.abs(own) < model.unchanged_limit).astype(np.float64)),

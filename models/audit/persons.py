@@ -47,7 +47,7 @@ class AuditConfig:
     #: Level below which the variance of rows or people is not that of unseen people.
     variance_level: float = 0.02
     #: Limit of the loss increase (nats) on the holdout users' rows and on the test rows.
-    collateral: float = 0.0075
+    collateral: float = 0.009
 
     @property
     def confidence(self) -> float:

@@ -22,6 +22,7 @@ from app.cli.options import AsJson
 from app.cli.screen import Screen
 from app.domain.backbone_names import KNOWN, check_backbone, describe_backbone
 from app.settings import get_settings
+from benchmarks.audit_power.command import audit_power
 from benchmarks.renewal.command import renewal, renewal_costs
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Measure unlearning methods and serving speed, and simulate renewals.",
+    help="Measure unlearning methods, the audit and serving speed, and simulate renewals.",
 )
 application.command("renewal-costs")(renewal_costs)
 application.command("renewal")(renewal)
+application.command("audit-power")(audit_power)
 
 
 @application.command("unlearning")

@@ -116,10 +116,11 @@ class RequestFigures:
     """The figures of one request of a batch. Rows of two requests count for both.
 
     `forget` has the number of the request's forget rows (`rows`), and where there are any, their
-    loss increase with its interval. `validation_rows` counts the rows that selected the parent's
-    checkpoint or learned weights. `is_unknown`: the record of training cannot tell which rows of
-    the request the parent knows. `known_rows` counts the rows of the request in the snapshot of the
-    parent's exact training, whatever they were used for; None: not counted.
+    loss increase with its interval, and the `verdict` if the rows are those of one judged person.
+    `validation_rows` counts the rows that selected the parent's checkpoint or learned weights.
+    `is_unknown`: the record of training cannot tell which rows of the request the parent knows.
+    `known_rows` counts the rows of the request in the snapshot of the parent's exact training,
+    whatever they were used for; None: not counted.
     """
 
     forget: dict[str, Any] = field(default_factory=lambda: {"rows": 0})
@@ -130,9 +131,12 @@ class RequestFigures:
     def outcome(self, of_batch: Outcome) -> Outcome:
         """Return the request's outcome, given the outcome of its batch.
 
-        A batch passes by its forget rows. A request that has none of them, but has validation
-        rows, was not measured.
+        A request of one person has the outcome of that person, unless the release is exact. A
+        batch passes by its forget rows. A request that has none of them, but has validation rows,
+        was not measured.
         """
+        if of_batch is not Outcome.EXACT and not self.is_unknown and "verdict" in self.forget:
+            return Outcome(self.forget["verdict"]["outcome"])
         if self.forget["rows"] or self.is_unknown:
             return of_batch
         if not self.validation_rows:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from models.audit.calibration import ExpectedLossIncrease
+from models.audit.calibration import Calibration, ExpectedLossIncrease
+from models.audit.person_calibration import PersonCalibration
 from models.checkpoints import adapter as adapters
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
@@ -16,6 +17,9 @@ from worker.errors import ReleaseUnusableError
 from worker.learner import Artifact
 from worker.training_data import data_hash
 from worker.training_record import TrainingRecord
+
+#: The manifest's entry with the calibration of the audit of persons.
+PERSONS: Final = "persons"
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,13 +41,15 @@ def save_root(
     snapshot: DataSnapshot,
     split: ForgetSplit,
     recipe: TrainConfig,
-    expected: Mapping[str, ExpectedLossIncrease],
+    calibration: Calibration | None,
 ) -> Artifact:
     """Save a release without a parent, whose entries all its successors inherit.
 
     The record of training states which rows the weights of the whole lineage can know. The figures
-    of the evaluation rows are those by which the drift of later releases is measured.
+    of the evaluation rows are those by which the drift of later releases is measured. Releases
+    whose unlearning is always exact have no calibration.
     """
+    expected = {} if calibration is None else calibration.expected
     evaluation = evaluation_figures(recommender, split)
     manifest = checkpoints.save(
         recommender,
@@ -53,6 +59,7 @@ def save_root(
             "job": snapshot.job_id,
             "bounds": split.bounds.manifest(),
             "expected": {kind: asdict(increase) for kind, increase in expected.items()},
+            PERSONS: None if calibration is None else calibration.persons.values(),
             "recipe": recipe.manifest(),
             "data_sha256": data_hash(split),
             EVALUATION: evaluation,
@@ -152,3 +159,8 @@ def expected_loss_increases(release: Manifest) -> dict[str, ExpectedLossIncrease
     return {
         kind: ExpectedLossIncrease(**values) for kind, values in release.extra["expected"].items()
     }
+
+
+def person_calibration(release: Manifest) -> PersonCalibration | None:
+    """Return the calibration of the audit of persons; None for releases of earlier versions."""
+    return PersonCalibration.from_values(release.extra.get(PERSONS))

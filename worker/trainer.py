@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models.audit.calibration import CalibrationConfig, calibrate
+from models.audit.outcomes import FAILED
 from models.audit.quality import UNUSABLE
-from models.audit.report import audit, audit_exact
+from models.audit.report import AuditReport, audit, audit_exact
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
 from models.backbones.lora import AdapterTargetError
@@ -34,6 +35,7 @@ from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, 
 from worker.release_files import (
     expected_loss_increases,
     load_release,
+    person_calibration,
     save_root,
     save_successor,
     save_unmerged,
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
-    from models.audit.calibration import ExpectedLossIncrease
+    from models.audit.calibration import Calibration
     from models.backbones.compact import BackboneConfig
     from models.data.forget_split import ForgetSplit
     from models.runtime.progress import Progress
@@ -138,9 +140,9 @@ class ModelLearner:
         if recipe.backbone.adapter is not None:
             # Training resolved the backbone's name to its exact weights.
             recipe = replace(recipe, backbone=recommender.config)
-        expected: dict[str, ExpectedLossIncrease] = {}
+        calibration: Calibration | None = None
         if is_calibrated:
-            expected = calibrate(
+            calibration = calibrate(
                 split.retained,
                 recommender,
                 split,
@@ -151,7 +153,7 @@ class ModelLearner:
                 ),
             )
         metrics = {
-            **training_metrics(recommender, split, expected),
+            **training_metrics(recommender, split, calibration.expected if calibration else {}),
             "seed": recipe.seed,
             "fit_seconds": trained_at - started_at,
             "calibration_seconds": time.monotonic() - trained_at,
@@ -163,7 +165,7 @@ class ModelLearner:
             snapshot=snapshot,
             split=split,
             recipe=recipe,
-            expected=expected,
+            calibration=calibration,
         )
         return replace(artifact, metrics=metrics)
 
@@ -268,7 +270,7 @@ class ModelLearner:
             snapshot=snapshot,
             split=split,
             recipe=recipe,
-            expected={},
+            calibration=None,
         )
         metrics = {**unlearned.metrics, "seed": recipe.seed}
         return replace(artifact, exact=True, needs_merge=False, metrics=metrics)
@@ -370,10 +372,10 @@ class ModelLearner:
                 is_trained=made.method != UNTRAINED_METHOD,
             )
         else:
-            result = audit(old, new, known, expected_loss_increases(manifest), groups=groups)
+            result = audit(old, new, known, person_calibration(manifest), groups=groups)
         report(1.0)
         return Verdict(
-            outcome=Outcome(result.outcome),
+            outcome=_outcome(result),
             figures=result.figures,
             by_request=figures_by_request(snapshot, known, manifest, result.groups),
             forgotten_rows=len(known.forget),
@@ -422,5 +424,15 @@ def _save_untrained(snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> 
         snapshot=snapshot,
         split=split,
         recipe=recipe,
-        expected={},
+        calibration=None,
     )
+
+
+def _outcome(report: AuditReport) -> Outcome:
+    """Return the outcome of a release, which fails also if single persons fail.
+
+    The whole batch is then unlearned again, by stronger settings and then exactly.
+    """
+    if any(verdict.outcome == FAILED for verdict in report.persons.values()):
+        return Outcome.FAILED
+    return Outcome(report.outcome)

@@ -145,7 +145,7 @@ def require_success(job: Job) -> Job:
 
 
 def audit_report(figures: dict[str, Any]) -> Table:
-    """Return an audit's loss changes in nats, with their intervals."""
+    """Return an audit's loss changes in nats and shares of the expected change, with intervals."""
     rows = []
     for key, name in (
         ("forget", "forgotten rows: change in loss"),
@@ -158,11 +158,16 @@ def audit_report(figures: dict[str, Any]) -> Table:
             change = figures[key]
             low, high = (_bound(value) for value in change["interval"])
             rows.append((name, f"{change['mean']:+.4f}", f"{low} … {high}", change["rows"]))
-    if "expected" in figures:
+    for kind in figures.get("kinds", {}).values():
+        for view, share in kind.get("shares", {}).items():
+            low, high = (f"{value:.0%}" for value in share["interval"])
+            name = f"{view}: share of the expected change"
+            rows.append((name, f"{share['share']:.0%}", f"{low} … {high}", kind["rows"]))
+    if "floor" in figures:  # stored by earlier versions
         allowed = f"{figures['floor']:+.4f} … {figures['ceiling']:+.4f}"
         mean = f"{figures['expected']['mean']:+.4f}"
         rows.append(("expected change, and allowed range", mean, allowed, ""))
-    return table("", "mean", "95 % interval", "rows", rows=rows, numbers=(1, 2, 3))
+    return table("", "mean", "interval", "rows", rows=rows, numbers=(1, 2, 3))
 
 
 def _jobs_table(items: Sequence[Job]) -> Table:

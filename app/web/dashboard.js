@@ -81,6 +81,7 @@ const name = (id) => (id ? element("span", { class: "mono", title: id }, short(i
 const badge = (value) =>
   element("span", { class: `badge ${value in TONES ? TONES[value] : "info"}` }, words(value));
 const signed = (value) => (value === null ? "∞" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(4));
+const percent = (value) => `${Math.round(value * 100)}\u00a0%`;
 const decimal = (value) => (typeof value === "number" ? value.toFixed(4) : "–");
 const empty = (text) => element("p", { class: "empty" }, text);
 const notice = (text, tone) => element("p", { class: `notice ${tone}`, role: tone === "bad" ? "alert" : "status" }, text);
@@ -215,12 +216,16 @@ function auditTables(audit) {
     ["movement", "Forgotten less holdout"], ["test", "Test rows"],
   ].filter(([key]) => audit[key]);
   if (paired.length) {
-    parts.push(table(["Change in loss (nats)", "Mean", "95 % interval", "Rows"],
+    parts.push(table(["Change in loss (nats)", "Mean", "Interval", "Rows"],
       paired.map(([key, label]) => {
         const change = audit[key];
         return [label, signed(change.mean), change.interval.map(signed).join(" … "), String(change.rows)];
       }), [1, 2, 3]));
   }
+  const shares = Object.values(audit.kinds || {}).flatMap((kind) =>
+    Object.entries(kind.shares || {}).map(([view, share]) =>
+      [words(view), percent(share.share), share.interval.map(percent).join(" … "), String(kind.people)]));
+  if (shares.length) parts.push(table(["Share of the expected change", "Estimate", "90 % interval", "People"], shares, [1, 2, 3]));
   const measures = [["utility", "Test"], ["forget_utility", "Forgotten"]].flatMap(([key, label]) =>
     audit[key] ? ["auc", "log_loss"].filter((metric) => metric in (audit[key].before || {})).map((metric) =>
       [`${label} ${metric === "auc" ? "AUC" : "log loss"}`, decimal(audit[key].before[metric]), decimal(audit[key].after[metric])]) : []);

@@ -25,12 +25,10 @@ from models.training.step import DivergedError
 from models.training.trainer import margins
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from benchmarks.unlearning.protocols import Case
-    from models.audit.calibration import ExpectedLossIncrease
+    from models.audit.person_calibration import PersonCalibration
     from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.data.samples import Samples
@@ -119,7 +117,7 @@ def timed_audit(
     step: ForgetSplit,
     old: Recommender,
     new: Recommender,
-    expected: Mapping[str, ExpectedLossIncrease],
+    calibration: PersonCalibration | None,
 ) -> dict[str, Any]:
     """Run and time the product's audit of a release against the previous release.
 
@@ -133,9 +131,11 @@ def timed_audit(
         return {"audit_seconds": None, "audit": {"outcome": None, "reason": reason}}
     prepared = replace(step, parts=replace(step.parts, holdout=holdout))
     started = time.monotonic()
-    report = audit_exact(old, new, prepared) if exact else audit(old, new, prepared, expected)
+    report = audit_exact(old, new, prepared) if exact else audit(old, new, prepared, calibration)
     seconds = time.monotonic() - started
     verdict: dict[str, Any] = {"outcome": report.outcome, "reason": report.figures["reason"]}
+    if not exact:
+        verdict["people"] = report.figures["people"]
     if not exact and not method.calibrated:
         verdict = {"outcome": None, "reason": "only timed: not calibrated"}
     return {"audit_seconds": seconds, "audit": verdict}

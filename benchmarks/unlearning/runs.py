@@ -27,7 +27,12 @@ from benchmarks.unlearning.measures import (
 )
 from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.protocols import forgotten_by
-from benchmarks.unlearning.setting import load_calibration, load_root, write_json
+from benchmarks.unlearning.setting import (
+    load_calibration,
+    load_person_calibration,
+    load_root,
+    write_json,
+)
 from models.checkpoints import adapter as adapters
 from models.data.metrics import log_losses
 from models.prompts.vocabulary import Vocabulary
@@ -98,7 +103,14 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
         "parameters": sum(p.numel() for p in original.model.parameters()),
         **utilities(case, forget, test),
         **answers.ranking(),
-        **timed_audit(case, method, chain.last, chain.parent, chain.released, expected),
+        **timed_audit(
+            case,
+            method,
+            chain.last,
+            chain.parent,
+            chain.released,
+            load_person_calibration(setting, method, seed),
+        ),
     }
     progress(0.8)
     if not case.independent:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.unlearning.protocols import apply_protocol
 from models.audit.calibration import CalibrationConfig, ExpectedLossIncrease, calibrate
+from models.audit.person_calibration import PersonCalibration
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from models.prompts.vocabulary import Vocabulary
@@ -105,7 +106,7 @@ def calibrate_root(
     original, _ = load_root(setting, method, seed)
     whole = setting.case.whole
     started = time.monotonic()
-    expected = calibrate(
+    measured = calibrate(
         whole.retained,
         original,
         whole,
@@ -115,7 +116,10 @@ def calibrate_root(
     )
     calibration = {
         "seconds": time.monotonic() - started,
-        "expected": {kind: asdict(loss_increase) for kind, loss_increase in expected.items()},
+        "expected": {
+            kind: asdict(loss_increase) for kind, loss_increase in measured.expected.items()
+        },
+        "persons": measured.persons.values(),
     }
     write_json(setting.calibration_path(method, seed), calibration)
 
@@ -135,6 +139,16 @@ def load_calibration(
         kind: ExpectedLossIncrease(**loss_increase)
         for kind, loss_increase in calibration["expected"].items()
     }, calibration["seconds"]
+
+
+def load_person_calibration(
+    setting: Setting, method: UnlearningMethod, seed: int
+) -> PersonCalibration | None:
+    """Load the calibration of the audit of persons; None for uncalibrated methods."""
+    if not method.calibrated:
+        return None
+    calibration = read_json(setting.calibration_path(method, seed))
+    return PersonCalibration.from_values(calibration.get("persons"))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

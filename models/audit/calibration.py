@@ -1,6 +1,8 @@
-"""Measure the expected loss increase: how much higher the loss is on rows a model never saw.
+"""Measure what leaving rows out changes, with a shadow model that is trained without some rows.
 
-A training job trains a shadow model without some rows and compares both models on those rows.
+A training job trains the shadow model and compares both models on those rows. The expected loss
+increase is the target of the unlearning methods. The person calibration
+(`models.audit.person_calibration`) is what the audit expects of each person.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.audit.answers import gather
+from models.audit.person_calibration import PersonCalibration
 from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.training.trainer import row_losses
 
@@ -49,6 +53,14 @@ class ExpectedLossIncrease:
     units: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Calibration:
+    """The expected loss increases by kind of row, and the calibration of the audit of persons."""
+
+    expected: dict[str, ExpectedLossIncrease]
+    persons: PersonCalibration
+
+
 def calibrate(
     data: Interactions,
     recommender: Recommender,
@@ -56,8 +68,8 @@ def calibrate(
     holdout_users: frozenset[int],
     config: CalibrationConfig,
     train: Callable[[ForgetSplit], Recommender],
-) -> dict[str, ExpectedLossIncrease]:
-    """Train a shadow without some users, items and pairs; return the loss increase per kind of row.
+) -> Calibration:
+    """Train a shadow without some users, items and pairs, and compare it with the recommender.
 
     `train` trains a model in the way the recommender was trained. The forgetting teacher and the
     audit use the result. The differences are paired, row by row; a comparison of training rows
@@ -65,7 +77,11 @@ def calibrate(
     shadow are never written.
     """
     shadow_data = shadow_rows(data, prepared, holdout_users, config)
-    return expected_loss_increases(recommender, train(shadow_data), shadow_data, data)
+    shadow = train(shadow_data)
+    return Calibration(
+        expected=expected_loss_increases(recommender, shadow, shadow_data, data),
+        persons=PersonCalibration.of(gather(recommender, shadow, shadow_data)),
+    )
 
 
 def shadow_rows(

@@ -1,4 +1,4 @@
-"""Audit one candidate release: decide by the gate, and collect all figures."""
+"""Audit one candidate release: judge the batch and its persons, and collect all figures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.audit.answers import gather
+from models.audit.differences import paired_difference
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.drift import RowLosses
-from models.audit.gate import (
-    FAILED,
-    PASSED,
-    Expectation,
-    GateConfig,
-    contrast,
-    decide,
-    paired_difference,
-)
+from models.audit.judgement import Judgement, judge
 from models.audit.membership import membership_auc
+from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
+from models.audit.persons import AuditConfig, PersonVerdict
 from models.audit.quality import UNTRAINED, has_finite_weights, judge_quality
 from models.data.forget_split import KINDS
 from models.data.metrics import log_losses, utility
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.audit.calibration import ExpectedLossIncrease
+    from models.audit.person_calibration import PersonCalibration
     from models.data.forget_split import ForgetSplit
     from models.data.samples import Samples
     from models.recommender.base import Recommender
@@ -37,14 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """The outcome (of the gate, or `exact`), and the figures as JSON values.
+    """The outcome (of the judgement, or `exact`), and the figures as JSON values.
 
     `groups`: the loss increase of each group of forget rows, with its interval and its number of
-    rows. A group without rows has only that number.
+    rows, and `verdict` if the rows are those of one judged person. A group without rows has only
+    its number of rows. `persons`: the verdict on each user index with
+    forget rows, the worst one of a user with rows of several kinds.
     """
 
     outcome: str
     figures: dict[str, Any]
+    persons: dict[int, PersonVerdict] = field(default_factory=dict)
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: The candidate's losses on the rows by which `models.audit.drift` compares a lineage.
     losses: dict[str, RowLosses] = field(default_factory=dict)
@@ -52,8 +52,9 @@ class AuditReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Comparison:
-    """Labels (0 or 1) and both models' margins on the same M rows, each [M]."""
+    """User indices, labels (0 or 1) and both models' margins on the same M rows, each [M]."""
 
+    users: NDArray[np.int32]
     labels: NDArray[np.float64]
     old: NDArray[np.float64]
     new: NDArray[np.float64]
@@ -93,18 +94,17 @@ def _compare(
         return margins(recommender, prompts).numpy().astype(np.float64)
 
     labels = samples.label.astype(np.float64)
-    return _Comparison(labels=labels, old=row_margins(old), new=row_margins(new))
+    return _Comparison(
+        users=samples.user, labels=labels, old=row_margins(old), new=row_margins(new)
+    )
 
 
-def expectation(prepared: ForgetSplit, expected: Mapping[str, ExpectedLossIncrease]) -> Expectation:
-    """Return the expected loss increase of a batch: the mean over its kinds of forget rows."""
-    shares = [(kind, float((prepared.forget_kind == i).mean())) for i, kind in enumerate(KINDS)]
-    weighted = [(share, expected[kind]) for kind, share in shares if kind in expected]
-    return Expectation(
-        mean=sum(share * increase.mean for share, increase in weighted),
-        error=sum(share * increase.error for share, increase in weighted),
-        spread=sum(share * increase.spread for share, increase in weighted),
-        units=len(np.unique(prepared.forget.user)),
+def expected_mean(prepared: ForgetSplit, expected: Mapping[str, ExpectedLossIncrease]) -> float:
+    """Return the expected loss increase (nats) of a batch: the mean over its kinds of rows."""
+    return sum(
+        float((prepared.forget_kind == index).mean()) * expected[kind].mean
+        for index, kind in enumerate(KINDS)
+        if kind in expected
     )
 
 
@@ -112,39 +112,39 @@ def audit(
     old: Recommender,
     new: Recommender,
     prepared: ForgetSplit,
-    expected: Mapping[str, ExpectedLossIncrease],
-    config: GateConfig | None = None,
+    calibration: PersonCalibration | None,
+    config: AuditConfig | None = None,
     *,
     groups: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> AuditReport:
-    """Compare a candidate with its parent on the forget, holdout and test rows.
+    """Compare a candidate with its parent on the forget, control, holdout and test rows.
 
-    `groups`: masks over the forget rows, which may overlap; they change no decision. Holdout and
-    test rows were used neither for training nor for choosing a state. Rows of forgotten users are
-    in neither group, because `prepared.parts` contains retained rows only.
+    `calibration` is that of the lineage's exact training; None, or one of another version, makes
+    every person inconclusive. `groups`: masks over the forget rows, which may overlap; they change
+    no decision. Holdout and test rows were used neither for training nor for choosing a state. Rows
+    of forgotten users are in neither group, because `prepared.parts` contains retained rows only.
     """
-    config = config or GateConfig()
+    config = config or AuditConfig()
     forget = _compare(old, new, prepared.forget, prepared)
     holdout = _compare(old, new, prepared.parts.holdout, prepared)
     test = _compare(old, new, prepared.parts.test, prepared)
     forget_change, holdout_change, test_change = (
-        paired_difference(*part.losses, config.confidence) for part in (forget, holdout, test)
+        paired_difference(*part.losses, part.users, config.confidence)
+        for part in (forget, holdout, test)
     )
-    movement = contrast(forget_change, holdout_change)
-    expected_increase = expectation(prepared, expected)
-    unchanged = bool(np.array_equal(forget.old, forget.new))
-    decision = decide(
-        movement, holdout_change, test_change, expected_increase, config, unchanged=unchanged
+    judgement = judge(
+        gather(old, new, prepared),
+        calibration,
+        holdout=holdout_change,
+        test=test_change,
+        config=config,
     )
     figures = {
-        "reason": decision.reason,
-        "passed": decision.outcome == PASSED,
-        "expected": asdict(expected_increase),
-        "floor": decision.floor,
-        "ceiling": decision.ceiling,
+        "reason": judgement.reason,
+        "passed": judgement.outcome == PASSED,
+        **judgement.figures(),
         "forget": forget_change.figures(),
         "holdout": holdout_change.figures(),
-        "movement": movement.figures(),
         "test": test_change.figures(),
         "utility": test.utility,
         "forget_utility": forget.utility,
@@ -155,15 +155,24 @@ def audit(
         "divergence": {"forget": forget.distances, "holdout": holdout.distances},
         "config": asdict(config),
     }
+    persons = _worst_verdicts(judgement)
     return AuditReport(
-        outcome=decision.outcome,
+        outcome=judgement.outcome,
         figures=figures,
-        groups=_group_figures(forget, groups or {}, config),
+        persons=persons,
+        groups=_group_figures(forget, groups or {}, config, persons),
         losses={
             "audit": RowLosses(users=prepared.parts.test.user, losses=test.losses[1]),
             "holdout": RowLosses(users=prepared.parts.holdout.user, losses=holdout.losses[1]),
         },
     )
+
+
+def _worst_verdicts(judgement: Judgement) -> dict[int, PersonVerdict]:
+    """Return one verdict per user: failed before inconclusive before passed."""
+    severity = (PASSED, INCONCLUSIVE, FAILED).index
+    ordered = sorted(judgement.persons, key=lambda verdict: severity(verdict.outcome))
+    return {verdict.user: verdict for verdict in ordered}
 
 
 def audit_exact(
@@ -175,7 +184,7 @@ def audit_exact(
     groups: Mapping[str, NDArray[np.bool_]] | None = None,
     is_trained: bool = True,
 ) -> AuditReport:
-    """Report on an exact retraining, which no gate compares with the old release.
+    """Report on an exact retraining, which is not judged against the old release.
 
     `known`: the split of the old release, if `groups` of its forget rows are measured. The new
     release has time bounds of its own, in `prepared`. `is_trained` is False for initial weights.
@@ -195,18 +204,26 @@ def audit_exact(
     measured: dict[str, dict[str, Any]] = {}
     if known is not None and groups:
         forget = _compare(old, new, known.forget, known)
-        measured = _group_figures(forget, groups, GateConfig())
+        measured = _group_figures(forget, groups, AuditConfig(), {})
     outcome = "exact" if is_finite else FAILED
     return AuditReport(outcome=outcome, figures=figures, groups=measured)
 
 
 def _group_figures(
-    forget: _Comparison, groups: Mapping[str, NDArray[np.bool_]], config: GateConfig
+    forget: _Comparison,
+    groups: Mapping[str, NDArray[np.bool_]],
+    config: AuditConfig,
+    persons: Mapping[int, PersonVerdict],
 ) -> dict[str, dict[str, Any]]:
     old, new = forget.losses
-    return {
-        name: paired_difference(old[rows], new[rows], config.confidence).figures()
-        if rows.any()
-        else {"rows": 0}
-        for name, rows in groups.items()
-    }
+    measured: dict[str, dict[str, Any]] = {}
+    for name, rows in groups.items():
+        if not rows.any():
+            measured[name] = {"rows": 0}
+            continue
+        users = forget.users[rows]
+        change = paired_difference(old[rows], new[rows], users, config.confidence)
+        measured[name] = change.figures()
+        if change.people == 1 and (verdict := persons.get(int(users[0]))) is not None:
+            measured[name]["verdict"] = verdict.values()
+    return measured

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.audit.report import expectation
+from models.audit.report import expected_mean
 from models.backbones.lora import AdapterConfig
 from models.checkpoints.adapter import attach, scale
 from models.prompts.prompt_batch import PromptBatch
@@ -216,7 +216,7 @@ class _ClosedFormStep:
     def __init__(self, task: UnlearningTask, config: E2URecFastConfig) -> None:
         """Move the rows at most twice, and solve α for the rest of the expected loss increase."""
         task.require_forget_rows()
-        self.expected = max(expectation(task.prepared, task.expected).mean, 0.0)
+        self.expected = max(expected_mean(task.prepared, task.expected), 0.0)
         self.evaluation = _EvaluationRows(task, config.evaluation_rows)
         self._items = FirstStep.from_split(task.recommender, task.prepared, config.damping)
         gone = len(removed_samples(task.prepared))

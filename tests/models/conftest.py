@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.audit.calibration import ExpectedLossIncrease, calibrate
+from models.audit.calibration import Calibration, ExpectedLossIncrease, calibrate
 from models.backbones.compact import CompactConfig
 from models.data.forget_split import ForgetIndices, ForgetSplit, split_for_forgetting
 from models.data.interactions import Interactions, ItemRecord, UserRecord
@@ -125,10 +125,15 @@ class World:
 
     data: Interactions
     recommender: Recommender
-    expected: dict[str, ExpectedLossIncrease]
+    calibration: Calibration
     #: The data before forgetting, and the data with the batch forgotten.
     whole: ForgetSplit
     batch: ForgetSplit
+
+    @property
+    def expected(self) -> dict[str, ExpectedLossIncrease]:
+        """Return the expected loss increases by kind of row."""
+        return self.calibration.expected
 
     def task(self, seed: int = 0) -> UnlearningTask:
         return UnlearningTask(
@@ -154,7 +159,7 @@ def world(interactions: Interactions) -> World:
     whole = split_for_forgetting(interactions, ForgetIndices(), HOLDOUT)
     vocabulary = Vocabulary.from_catalog(interactions)
     recommender = fit(vocabulary, whole, RECIPE, nothing)
-    expected = calibrate(
+    calibration = calibrate(
         interactions,
         recommender,
         whole,
@@ -166,7 +171,7 @@ def world(interactions: Interactions) -> World:
     return World(
         data=interactions,
         recommender=recommender,
-        expected=expected,
+        calibration=calibration,
         whole=whole,
         batch=split_for_forgetting(
             interactions, ForgetIndices(users=FORGOTTEN), HOLDOUT, whole.bounds

@@ -112,7 +112,9 @@ def test_person_without_rows_in_the_weights_is_not_applicable(releases: Releases
     batch = {"known": users("u0"), "holdout": users("u55"), "unknown": users("stranger")}
     verdict = releases.audit(batch)
     assert verdict.by_request["known"].forget["rows"] > 0
-    assert verdict.by_request["known"].outcome(Outcome.PASSED) is Outcome.PASSED
+    known = verdict.by_request["known"]
+    assert known.outcome(Outcome.PASSED).value == known.forget["verdict"]["outcome"]
+    assert known.outcome(Outcome.EXACT) is Outcome.EXACT
     assert verdict.by_request["unknown"] == RequestFigures()
     assert verdict.by_request["unknown"].outcome(Outcome.PASSED) is Outcome.NOT_APPLICABLE
     assert verdict.by_request["holdout"].forget == {"rows": 0}

@@ -1,0 +1,1 @@
+"""Measure how often the audit passes or fails honest candidates and fakes."""

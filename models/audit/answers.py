@@ -1,0 +1,110 @@
+"""Compute the answers that the audit of persons reads: forget rows, neighbor prompts, controls."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from models.audit.evidence import AnsweredRows, Evidence
+from models.data.forget_split import KINDS
+from models.data.samples import Samples
+from models.training.trainer import margins
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.data.forget_split import ForgetSplit
+    from models.data.interactions import Interactions
+    from models.recommender.base import Recommender
+
+#: Most control rows of one person, and the least number of control rows of all people.
+CONTROLS_PER_PERSON: Final = 30
+LEAST_CONTROLS: Final = 400
+
+
+def gather(old: Recommender, new: Recommender, prepared: ForgetSplit) -> Evidence:
+    """Return both models' answers on the forget rows and on control rows of a split.
+
+    Each model encodes the prompts itself, because a retrained model may have another vocabulary.
+    """
+    data = prepared.retained
+    controls = control_samples(prepared)
+    no_kind = np.full(len(controls), -1, dtype=np.int64)
+    return Evidence(
+        forget=_answered(old, new, prepared.forget, prepared.forget_kind, data),
+        controls=_answered(old, new, controls, no_kind, data),
+    )
+
+
+def neighbors(samples: Samples) -> Samples:
+    """Return the samples with histories that lack the newest event.
+
+    No model trains on such prompts: a training prompt of the same candidate has the whole history.
+    The candidate is not in the history, and every sample keeps at least one event, because samples
+    have at least five earlier ratings.
+    """
+    history = np.roll(samples.history, 1, axis=1)
+    history_rating = np.roll(samples.history_rating, 1, axis=1)
+    history[:, 0], history_rating[:, 0] = -1, 0
+    return replace(
+        samples,
+        history=history,
+        history_rating=history_rating,
+        earlier=np.maximum(samples.earlier - 1, 0),
+    )
+
+
+def control_samples(prepared: ForgetSplit) -> Samples:
+    """Return training and holdout rows of people who are not forgotten, spread over many people.
+
+    At most as many rows as the holdout and test rows have, or LEAST_CONTROLS, so that the limits of
+    a recipe on evaluation rows also limit the cost of the audit. The first rows of all people come
+    before the second rows, in an order that depends on the split only.
+    """
+    parts = prepared.parts
+    forgotten = prepared.forget.user[prepared.forget_kind == KINDS.index("user")]
+    train = parts.train.take(~np.isin(parts.train.user, forgotten))
+    samples = _joined(train, parts.holdout)
+    shuffled = np.random.default_rng(0).permutation(len(samples))
+    users = samples.user[shuffled]
+    by_user = np.argsort(users, kind="stable")
+    ordered = users[by_user]
+    turn = np.empty(len(samples), dtype=np.int64)
+    turn[by_user] = np.arange(len(samples)) - np.searchsorted(ordered, ordered)
+    most = max(LEAST_CONTROLS, len(parts.holdout) + len(parts.test))
+    first = np.argsort(turn, kind="stable")
+    first = first[turn[first] < CONTROLS_PER_PERSON][:most]
+    return samples.take(np.sort(shuffled[first]))
+
+
+def _joined(first: Samples, second: Samples) -> Samples:
+    columns: dict[str, Any] = {
+        column.name: np.concatenate([getattr(first, column.name), getattr(second, column.name)])
+        for column in fields(Samples)
+    }
+    return Samples(**columns)
+
+
+def _answered(
+    old: Recommender,
+    new: Recommender,
+    samples: Samples,
+    kinds: NDArray[np.int64],
+    data: Interactions,
+) -> AnsweredRows:
+    def row_margins(recommender: Recommender, rows: Samples) -> NDArray[np.float64]:
+        prompts = recommender.prompt.samples(rows, data)
+        return margins(recommender, prompts).numpy().astype(np.float64)
+
+    near = neighbors(samples)
+    return AnsweredRows(
+        users=samples.user,
+        labels=samples.label.astype(np.float64),
+        kinds=kinds,
+        old=row_margins(old, samples),
+        new=row_margins(new, samples),
+        old_neighbors=row_margins(old, near),
+        new_neighbors=row_margins(new, near),
+    )

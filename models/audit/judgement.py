@@ -1,0 +1,190 @@
+"""Judge a release from its answers: the batch, every person, and the rows of other people.
+
+This module combines the tests of `models.audit.persons` and `models.audit.batches` and decides
+what happens where they have nothing to work on. It reads numbers only, so that the power of the
+audit can be measured on synthetic margins (`python -m benchmarks.audit_power`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from models.audit.batches import BatchVerdict, collateral_check, judge_batch
+from models.audit.evidence import VIEWS, Evidence
+from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
+from models.audit.person_calibration import MINIMUM_PEOPLE
+from models.audit.persons import FORGOTTEN, AuditConfig, PersonVerdict, judge_persons
+from models.audit.shares import PersonShares
+from models.data.forget_split import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from models.audit.differences import Difference
+    from models.audit.evidence import AnsweredRows
+    from models.audit.person_calibration import PersonCalibration
+
+#: A batch may have this many times as many people as the shadow model left out.
+LARGEST_BATCH: Final = 1.25
+
+BROKEN: Final = "the answers are not numbers: the weights are broken"
+UNCHANGED: Final = "no answer about this data changed: nothing was unlearned"
+OLD_BROKEN: Final = "the answers of the previous release are not numbers"
+NO_ROWS: Final = "there are no rows to measure"
+NO_CALIBRATION: Final = "the release has no calibration with a shadow model of this version"
+NO_CONTROLS: Final = f"fewer than {MINIMUM_PEOPLE} people remain to compare with"
+FEW_LEFT_OUT: Final = f"the shadow model left out fewer than {MINIMUM_PEOPLE} people with such rows"
+BAD_CALIBRATION: Final = "the calibration with the shadow model is not numbers"
+LARGE_BATCH: Final = "the batch has more people than the calibration covers"
+UNSURE_BATCH: Final = "the batch as a whole was not told from one that did not forget"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The outcome of a release, the reason, figures per kind of row, and each person's verdict."""
+
+    outcome: str
+    reason: str
+    batches: Mapping[str, BatchVerdict] = field(default_factory=dict)
+    persons: tuple[PersonVerdict, ...] = ()
+
+    def figures(self) -> dict[str, Any]:
+        """Return JSON values without values of single persons."""
+        outcomes = [person.outcome for person in self.persons]
+        return {
+            "people": {name: outcomes.count(name) for name in (PASSED, FAILED, INCONCLUSIVE)},
+            "kinds": {
+                kind: {"outcome": batch.outcome, "reason": batch.reason, **batch.figures}
+                for kind, batch in self.batches.items()
+            },
+        }
+
+
+def judge(
+    evidence: Evidence,
+    calibration: PersonCalibration | None,
+    *,
+    holdout: Difference,
+    test: Difference,
+    config: AuditConfig,
+) -> Judgement:
+    """Judge a release; `holdout` and `test` are loss increases (nats) on rows of other people.
+
+    Both fail a release that surely increased the loss. Only the test rows, which are many people's,
+    must also rule out an increase: about 20 holdout users cannot tell it from another seed's noise.
+
+    Every failure of a rule that needs no calibration comes first: broken weights, unchanged
+    answers, and loss increases of other people.
+    """
+    forget, controls = evidence.forget, evidence.controls
+    checks = [
+        collateral_check(holdout, config, "holdout users"),
+        collateral_check(test, config, "test rows"),
+    ]
+    is_broken = not (np.isfinite(holdout.mean) and np.isfinite(test.mean))
+    if is_broken or not (forget.has_new_numbers and controls.has_new_numbers):
+        return _same_for_all(forget, FAILED, BROKEN)
+    if len(forget) and np.array_equal(forget.old, forget.new):
+        return _same_for_all(forget, FAILED, UNCHANGED)
+    judgement = _judge_people(evidence, calibration, config)
+    worst = min(checks, key=lambda check: check.p_fail)
+    if worst.p_fail < config.fail_level / len(checks):
+        return _overruled(judgement, FAILED, worst.failed)
+    if judgement.outcome == PASSED and checks[1].p_pass >= config.pass_level:
+        return _overruled(judgement, INCONCLUSIVE, checks[1].unsure)
+    return judgement
+
+
+def _overruled(judgement: Judgement, outcome: str, reason: str) -> Judgement:
+    """Return the judgement with another outcome; nobody passes in a release that did not."""
+    persons = tuple(_capped(verdict) for verdict in judgement.persons)
+    return replace(judgement, outcome=outcome, reason=reason, persons=persons)
+
+
+def _judge_people(
+    evidence: Evidence, calibration: PersonCalibration | None, config: AuditConfig
+) -> Judgement:
+    forget, controls = evidence.forget, evidence.controls
+    reason = _reason_against(evidence, calibration)
+    if reason is not None or calibration is None:
+        return _same_for_all(forget, INCONCLUSIVE, reason or NO_CALIBRATION)
+    batches: dict[str, BatchVerdict] = {}
+    persons: list[PersonVerdict] = []
+    for index, kind in enumerate(KINDS):
+        rows = forget.take(forget.kinds == index)
+        if not len(rows):
+            continue
+        reason = _reason_against_kind(rows, kind, calibration)
+        if reason is not None:
+            batches[kind] = BatchVerdict(outcome=INCONCLUSIVE, reason=reason, figures={})
+            persons += _same_for_all(rows, INCONCLUSIVE, reason).persons
+            continue
+        views = Evidence(forget=rows, controls=controls).views()
+        shares = {
+            view: PersonShares.of(views[view], calibration.models[kind][view]) for view in VIEWS
+        }
+        batches[kind] = judge_batch(shares, config)
+        judged = judge_persons(shares, kind, config)
+        if batches[kind].outcome != PASSED:
+            judged = [_capped(verdict) for verdict in judged]
+        persons += judged
+    decisive = _decisive(batches)
+    return Judgement(
+        outcome=decisive.outcome, reason=decisive.reason, batches=batches, persons=tuple(persons)
+    )
+
+
+def _decisive(batches: Mapping[str, BatchVerdict]) -> BatchVerdict:
+    """Return the worst verdict of the kinds."""
+    for outcome in (FAILED, INCONCLUSIVE):
+        for verdict in batches.values():
+            if verdict.outcome == outcome:
+                return verdict
+    return BatchVerdict(outcome=PASSED, reason=FORGOTTEN, figures={})
+
+
+def _capped(verdict: PersonVerdict) -> PersonVerdict:
+    """Return the verdict, inconclusive instead of passed."""
+    if verdict.outcome != PASSED:
+        return verdict
+    return replace(verdict, outcome=INCONCLUSIVE, reason=UNSURE_BATCH)
+
+
+def _reason_against(evidence: Evidence, calibration: PersonCalibration | None) -> str | None:
+    """Return the reason why no person can be judged, or None."""
+    if not len(evidence.forget):
+        return NO_ROWS
+    if not (evidence.forget.has_numbers and evidence.controls.has_numbers):
+        return OLD_BROKEN
+    if calibration is None:
+        return NO_CALIBRATION
+    if len(np.unique(evidence.controls.users)) < MINIMUM_PEOPLE:
+        return NO_CONTROLS
+    return None
+
+
+def _reason_against_kind(
+    rows: AnsweredRows, kind: str, calibration: PersonCalibration
+) -> str | None:
+    if kind not in calibration.models:
+        return FEW_LEFT_OUT
+    if not all(model.is_finite for model in calibration.models[kind].values()):
+        return BAD_CALIBRATION
+    if len(np.unique(rows.users)) > LARGEST_BATCH * calibration.people[kind]:
+        return LARGE_BATCH
+    return None
+
+
+def _same_for_all(rows: AnsweredRows, outcome: str, reason: str) -> Judgement:
+    """Return a judgement with one outcome for the batch and for each person."""
+    persons = []
+    for index, kind in enumerate(KINDS):
+        users, counts = np.unique(rows.users[rows.kinds == index], return_counts=True)
+        persons += [
+            PersonVerdict(user=user, kind=kind, outcome=outcome, reason=reason, rows=count)
+            for user, count in zip(users.tolist(), counts.tolist(), strict=True)
+        ]
+    return Judgement(outcome=outcome, reason=reason, persons=tuple(persons))

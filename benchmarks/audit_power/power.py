@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.audit_power import earlier_gate
 from benchmarks.audit_power.candidates import ENTRIES, Entry
 from benchmarks.audit_power.world import MEMORIZATION, World, WorldConfig, shadow_world
-from models.audit.judgement import judge
+from models.audit.judgment import judge
 from models.audit.outcomes import PASSED
 from models.audit.person_calibration import PersonCalibration
 from models.audit.persons import AuditConfig
@@ -84,17 +84,17 @@ def measure(strength: str, draws: int, seed: int) -> list[Counts]:
                 worlds[sizes] = World.draw(np.array(sizes), config, rng)
             world = worlds[sizes]
             candidate = count.entry.make(world, rng)
-            judgement = judge(
+            judgment = judge(
                 world.evidence(candidate),
                 calibration,
                 holdout=world.increase(candidate, "holdout", audit_config.confidence),
                 test=world.increase(candidate, "test", audit_config.confidence),
                 config=audit_config,
             )
-            count.batches[judgement.outcome] += 1
-            count.persons.update(person.outcome for person in judgement.persons)
+            count.batches[judgment.outcome] += 1
+            count.persons.update(person.outcome for person in judgment.persons)
             first = count.people - count.entry.untouched
-            count.untouched.update(p.outcome for p in judgement.persons if p.user >= first)
+            count.untouched.update(p.outcome for p in judgment.persons if p.user >= first)
             count.earlier[_earlier_outcome(world, candidate, expected)] += 1
     return counts
 

@@ -11,7 +11,7 @@ from models.audit.answers import gather
 from models.audit.differences import paired_difference
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.drift import RowLosses
-from models.audit.judgement import Judgement, judge
+from models.audit.judgment import Judgment, judge
 from models.audit.membership import membership_auc
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.persons import AuditConfig, PersonVerdict
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """The outcome (of the judgement, or `exact`), and the figures as JSON values.
+    """The outcome (of the judgment, or `exact`), and the figures as JSON values.
 
     `groups`: the loss increase of each group of forget rows, with its interval and its number of
     rows, and `verdict` if the rows are those of one judged person. A group without rows has only
@@ -132,7 +132,7 @@ def audit(
         paired_difference(*part.losses, part.users, config.confidence)
         for part in (forget, holdout, test)
     )
-    judgement = judge(
+    judgment = judge(
         gather(old, new, prepared),
         calibration,
         holdout=holdout_change,
@@ -140,9 +140,9 @@ def audit(
         config=config,
     )
     figures = {
-        "reason": judgement.reason,
-        "passed": judgement.outcome == PASSED,
-        **judgement.figures(),
+        "reason": judgment.reason,
+        "passed": judgment.outcome == PASSED,
+        **judgment.figures(),
         "forget": forget_change.figures(),
         "holdout": holdout_change.figures(),
         "test": test_change.figures(),
@@ -155,9 +155,9 @@ def audit(
         "divergence": {"forget": forget.distances, "holdout": holdout.distances},
         "config": asdict(config),
     }
-    persons = _worst_verdicts(judgement)
+    persons = _worst_verdicts(judgment)
     return AuditReport(
-        outcome=judgement.outcome,
+        outcome=judgment.outcome,
         figures=figures,
         persons=persons,
         groups=_group_figures(forget, groups or {}, config, persons),
@@ -168,10 +168,10 @@ def audit(
     )
 
 
-def _worst_verdicts(judgement: Judgement) -> dict[int, PersonVerdict]:
+def _worst_verdicts(judgment: Judgment) -> dict[int, PersonVerdict]:
     """Return one verdict per user: failed before inconclusive before passed."""
     severity = (PASSED, INCONCLUSIVE, FAILED).index
-    ordered = sorted(judgement.persons, key=lambda verdict: severity(verdict.outcome))
+    ordered = sorted(judgment.persons, key=lambda verdict: severity(verdict.outcome))
     return {verdict.user: verdict for verdict in ordered}
 
 

@@ -1,4 +1,4 @@
-"""Test the judgement of persons and batches on synthetic margins, and on input it cannot judge."""
+"""Test the judgment of persons and batches on synthetic margins, and on input it cannot judge."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from benchmarks.audit_power.candidates import ENTRIES, Entry
 from benchmarks.audit_power.world import MEMORIZATION, Margins, World, WorldConfig, shadow_world
-from models.audit import judgement as reasons
+from models.audit import judgment as reasons
 from models.audit.differences import Difference, paired_difference
-from models.audit.judgement import Judgement, judge
+from models.audit.judgment import Judgment, judge
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.person_calibration import VERSION, PersonCalibration
 from models.audit.persons import ONE_ROW, AuditConfig, holm
@@ -54,7 +54,7 @@ def retrained(world: World) -> Candidate:
 
 def judge_candidate(
     world: World, candidate: Candidate, calibration: PersonCalibration | None
-) -> Judgement:
+) -> Judgment:
     return judge(
         world.evidence(candidate),
         calibration,
@@ -64,7 +64,7 @@ def judge_candidate(
     )
 
 
-def judge_evidence(evidence: Evidence, calibration: PersonCalibration | None) -> Judgement:
+def judge_evidence(evidence: Evidence, calibration: PersonCalibration | None) -> Judgment:
     return judge(evidence, calibration, holdout=STILL, test=STILL, config=CONFIG)
 
 
@@ -152,7 +152,7 @@ def test_unchanged_answers_fail_without_a_calibration(world: World) -> None:
     assert (result.outcome, result.reason) == (FAILED, reasons.UNCHANGED)
 
 
-def assert_inconclusive(result: Judgement, reason: str) -> None:
+def assert_inconclusive(result: Judgment, reason: str) -> None:
     assert (result.outcome, result.reason) == (INCONCLUSIVE, reason)
     assert {person.outcome for person in result.persons} <= {INCONCLUSIVE}
 
@@ -209,8 +209,8 @@ def test_a_batch_with_all_people_is_inconclusive(
     world: World, retrained: Candidate, calibration: PersonCalibration
 ) -> None:
     evidence = world.evidence(retrained)
-    nobody = replace(evidence, controls=evidence.controls.take(np.array([], np.int64)))
-    assert_inconclusive(judge_evidence(nobody, calibration), reasons.NO_CONTROLS)
+    without_people = replace(evidence, controls=evidence.controls.take(np.array([], np.int64)))
+    assert_inconclusive(judge_evidence(without_people, calibration), reasons.NO_CONTROLS)
 
 
 def test_surely_higher_loss_on_other_rows_fails(
@@ -237,7 +237,7 @@ def test_test_rows_that_cannot_rule_out_an_increase_are_inconclusive(
     assert "test rows" in result.reason
 
 
-def test_stored_parameters_give_the_same_judgement(
+def test_stored_parameters_give_the_same_judgment(
     world: World, retrained: Candidate, calibration: PersonCalibration
 ) -> None:
     values = json.loads(json.dumps(calibration.values(), allow_nan=False))

@@ -43,7 +43,7 @@ UNSURE_BATCH: Final = "the batch as a whole was not told from one that did not f
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Judgment:
     """The outcome of a release, the reason, figures per kind of row, and each person's verdict."""
 
     outcome: str
@@ -70,7 +70,7 @@ def judge(
     holdout: Difference,
     test: Difference,
     config: AuditConfig,
-) -> Judgement:
+) -> Judgment:
     """Judge a release; `holdout` and `test` are loss increases (nats) on rows of other people.
 
     Both fail a release that surely increased the loss. Only the test rows, which are many people's,
@@ -89,24 +89,24 @@ def judge(
         return _same_for_all(forget, FAILED, BROKEN)
     if len(forget) and np.array_equal(forget.old, forget.new):
         return _same_for_all(forget, FAILED, UNCHANGED)
-    judgement = _judge_people(evidence, calibration, config)
+    judgment = _judge_people(evidence, calibration, config)
     worst = min(checks, key=lambda check: check.p_fail)
     if worst.p_fail < config.fail_level / len(checks):
-        return _overruled(judgement, FAILED, worst.failed)
-    if judgement.outcome == PASSED and checks[1].p_pass >= config.pass_level:
-        return _overruled(judgement, INCONCLUSIVE, checks[1].unsure)
-    return judgement
+        return _overruled(judgment, FAILED, worst.failed)
+    if judgment.outcome == PASSED and checks[1].p_pass >= config.pass_level:
+        return _overruled(judgment, INCONCLUSIVE, checks[1].unsure)
+    return judgment
 
 
-def _overruled(judgement: Judgement, outcome: str, reason: str) -> Judgement:
-    """Return the judgement with another outcome; nobody passes in a release that did not."""
-    persons = tuple(_capped(verdict) for verdict in judgement.persons)
-    return replace(judgement, outcome=outcome, reason=reason, persons=persons)
+def _overruled(judgment: Judgment, outcome: str, reason: str) -> Judgment:
+    """Return the judgment with another outcome; no person passes in a release that did not."""
+    persons = tuple(_capped(verdict) for verdict in judgment.persons)
+    return replace(judgment, outcome=outcome, reason=reason, persons=persons)
 
 
 def _judge_people(
     evidence: Evidence, calibration: PersonCalibration | None, config: AuditConfig
-) -> Judgement:
+) -> Judgment:
     forget, controls = evidence.forget, evidence.controls
     reason = _reason_against(evidence, calibration)
     if reason is not None or calibration is None:
@@ -132,7 +132,7 @@ def _judge_people(
             judged = [_capped(verdict) for verdict in judged]
         persons += judged
     decisive = _decisive(batches)
-    return Judgement(
+    return Judgment(
         outcome=decisive.outcome, reason=decisive.reason, batches=batches, persons=tuple(persons)
     )
 
@@ -178,8 +178,8 @@ def _reason_against_kind(
     return None
 
 
-def _same_for_all(rows: AnsweredRows, outcome: str, reason: str) -> Judgement:
-    """Return a judgement with one outcome for the batch and for each person."""
+def _same_for_all(rows: AnsweredRows, outcome: str, reason: str) -> Judgment:
+    """Return a judgment with one outcome for the batch and for each person."""
     persons = []
     for index, kind in enumerate(KINDS):
         users, counts = np.unique(rows.users[rows.kinds == index], return_counts=True)
@@ -187,4 +187,4 @@ def _same_for_all(rows: AnsweredRows, outcome: str, reason: str) -> Judgement:
             PersonVerdict(user=user, kind=kind, outcome=outcome, reason=reason, rows=count)
             for user, count in zip(users.tolist(), counts.tolist(), strict=True)
         ]
-    return Judgement(outcome=outcome, reason=reason, persons=tuple(persons))
+    return Judgment(outcome=outcome, reason=reason, persons=tuple(persons))

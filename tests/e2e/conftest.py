@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,16 +13,7 @@ import pytest
 from tests.support.processes import ROOT, Lethe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def ctrl_c_is_heard() -> Iterator[None]:
-    """Handle SIGINT, which a shell sets to ignored for background processes."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,7 @@ def store_ratings_for_a_long_training(installation: Installation) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_interrupted_train_command_cancels_its_job(empty_installation: Installation) -> None:
     installation = empty_installation
     store_ratings_for_a_long_training(installation)

@@ -200,4 +200,4 @@ def test_serving_benchmark_measures_http_during_deletions(
     assert [swap["seconds_to_completed"] > 0 for swap in results["swaps"]] == [True] * 3
     assert results["ratios"]["naive"] > 1
     assert {"README.md", "growth.png", "profile.txt"} <= {path.name for path in out.iterdir()}
-    assert processes_of(environment["LETHE_HOME"]) == []
+    wait_until(lambda: processes_of(environment["LETHE_HOME"]) == [], "a process is left")

@@ -53,7 +53,7 @@ def test_demo_forgets_a_user_while_others_are_served(
     )
     assert document["seconds_to_exact"] > document["seconds_to_completed"]
     assert document["load_during_renewal"]["failed"] == 0
-    assert processes_of(environment["LETHE_HOME"]) == []
+    wait_until(lambda: processes_of(environment["LETHE_HOME"]) == [], "a process is left")
 
 
 def test_ctrl_c_ends_all_processes_and_the_next_demo_starts_fresh(
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_all_processes_and_the_next_demo_starts_fresh(
     running.send_signal(signal.SIGINT)
 
     assert running.wait(30) == 130
-    assert processes_of(home) == []
+    wait_until(lambda: processes_of(home) == [], "a process is left")
     assert "Traceback" not in (tmp_path / "output.txt").read_text()
     (home / "left-over").write_text("from the run before")
     assert _demo(environment, "--data", str(tiny)).returncode == 0

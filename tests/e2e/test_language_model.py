@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, processes_of
+from tests.support.processes import ROOT, processes_of, wait_until
 
 #: The demo forgets the user with most ratings who is no holdout user. There are several, because
 #: holdout users are random, with many ratings, so that some are among the few training rows.
@@ -104,4 +104,4 @@ def test_smollm2_is_tuned_and_forgets_a_user_while_serving(
     (weights,) = Path(environment["LETHE_HOME"], "artifacts").rglob("weights.safetensors")
     # Only the weights of one adapter of a few megabytes remain on disk.
     assert weights.stat().st_size < 0.05 * training["parameters"] * 4
-    assert processes_of(environment["LETHE_HOME"]) == []
+    wait_until(lambda: processes_of(environment["LETHE_HOME"]) == [], "a process is left")

@@ -107,7 +107,7 @@ def test_up_serves_until_ctrl_c_ends_all_processes(
     running.process.send_signal(signal.SIGINT)
 
     assert running.process.wait(30) == 0
-    assert processes_of(running.home) == []
+    wait_until(lambda: processes_of(running.home) == [], "a process is left")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{running.address}/healthz", trust_env=False)
 

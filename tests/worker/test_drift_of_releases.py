@@ -84,7 +84,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
         snapshot=data,
         split=split,
         recipe=TrainConfig(backbone=BACKBONE, limits=limits),
-        expected={},
+        calibration=None,
     )
     manifest = manifests.read_manifest(artifact.directory)
     return Root(artifact=artifact, manifest=manifest, recommender=recommender)

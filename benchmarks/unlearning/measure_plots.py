@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.unlearning.figures import mean_and_std, measure, methods
 from benchmarks.unlearning.goals import MAX_DISTANCE_SHARE
 from benchmarks.unlearning.names import ORIGINAL, RETRAIN
-from benchmarks.unlearning.plot_style import GRAY, style
+from benchmarks.unlearning.plot_style import GRAY, draw_box, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,18 +56,9 @@ def people(results: Results, axes: Axes) -> bool:
     if not known:
         return False
     for position, method in enumerate(known):
-        color = style(results, method)["color"]
-        axes.boxplot(
-            [[value * 1e3 for value in measure(results, method, "per_person", "distance")]],
-            positions=[position],
-            orientation="horizontal",
-            widths=0.6,
-            whis=(5, 95),
-            flierprops={"marker": ".", "ms": 3, "mec": color},
-            boxprops={"color": color},
-            medianprops={"color": color, "lw": 2},
-            whiskerprops={"color": color},
-            capprops={"color": color},
+        distances = measure(results, method, "per_person", "distance")
+        draw_box(
+            axes, position, [value * 1e3 for value in distances], style(results, method)["color"]
         )
     axes.axvline(0, color=GRAY, lw=1)
     reference = known[0] if ORIGINAL not in known else ORIGINAL

@@ -22,7 +22,7 @@ from models.audit.relearning import RelearnConfig, relearn_steps
 from models.audit.report import audit, audit_exact
 from models.data.metrics import log_losses, utility
 from models.training.step import DivergedError
-from models.training.trainer import margins
+from models.training.trainer import row_margins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,10 +62,10 @@ class Memory:
 
 def sample_margins(recommender: Recommender, samples: Samples, data: Interactions) -> Floats:
     """Return the [M] margins on M samples; raises DivergedError for NaN or infinity."""
-    result = margins(recommender, recommender.prompt.samples(samples, data)).numpy()
+    result = row_margins(recommender, samples, data)
     if not np.isfinite(result).all():
         raise DivergedError(DivergedError.__doc__)
-    return result.astype(np.float64)
+    return result
 
 
 def utilities(case: Case, forget_margins: Floats, test_margins: Floats) -> dict[str, float]:

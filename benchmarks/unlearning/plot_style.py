@@ -1,4 +1,4 @@
-"""Colors and markers of the plots, the same for a method in every plot."""
+"""Colors, markers and boxes of the plots, the same for a method in every plot."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from benchmarks.unlearning.figures import methods
 from benchmarks.unlearning.names import RETRAIN
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
     from benchmarks.unlearning.figures import Results
 
 #: Okabe and Ito's palette for color-blind readers; markers repeat the distinction.
@@ -22,3 +25,19 @@ def style(results: Results, method: str) -> dict[str, Any]:
     if method == RETRAIN:
         return {"color": "#000000", "marker": "*"}
     return {"color": PALETTE[index % (len(PALETTE) - 1)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def draw_box(axes: Axes, position: int, values: ArrayLike, color: str) -> None:
+    """Draw a horizontal box of the values, with whiskers from the 5 % to the 95 % quantile."""
+    axes.boxplot(
+        [values],
+        positions=[position],
+        orientation="horizontal",
+        widths=0.6,
+        whis=(5, 95),
+        flierprops={"marker": ".", "ms": 3, "mec": color},
+        boxprops={"color": color},
+        medianprops={"color": color, "lw": 2},
+        whiskerprops={"color": color},
+        capprops={"color": color},
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.unlearning.figures import mean_and_std, methods
 from benchmarks.unlearning.measure_plots import distance, exposure, people
 from benchmarks.unlearning.names import RETRAIN
-from benchmarks.unlearning.plot_style import GRAY, PALETTE, style
+from benchmarks.unlearning.plot_style import GRAY, PALETTE, draw_box, style
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -261,19 +261,7 @@ def users(results: Results, axes: Axes) -> bool:
     if not known:
         return False
     for position, method in enumerate(known):
-        color = style(results, method)["color"]
-        axes.boxplot(
-            [jsd_by_method[method]],
-            positions=[position],
-            orientation="horizontal",
-            widths=0.6,
-            whis=(5, 95),
-            flierprops={"marker": ".", "ms": 3, "mec": color},
-            boxprops={"color": color},
-            medianprops={"color": color, "lw": 2},
-            whiskerprops={"color": color},
-            capprops={"color": color},
-        )
+        draw_box(axes, position, jsd_by_method[method], style(results, method)["color"])
     if len(jsd_by_method.get(RETRAIN, ())):
         low, high = np.quantile(jsd_by_method[RETRAIN], [0.05, 0.95])
         axes.axvspan(low, high, color="#999999", alpha=0.2, lw=0)

@@ -10,7 +10,7 @@ import numpy as np
 from models.audit.evidence import AnsweredRows, Evidence
 from models.data.forget_split import KINDS
 from models.data.samples import Samples
-from models.training.trainer import margins
+from models.training.trainer import row_margins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,10 +25,7 @@ LEAST_CONTROLS: Final = 400
 
 
 def gather(old: Recommender, new: Recommender, prepared: ForgetSplit) -> Evidence:
-    """Return both models' answers on the forget rows and on control rows of a split.
-
-    Each model encodes the prompts itself, because a retrained model may have another vocabulary.
-    """
+    """Return both models' answers on the forget rows and on control rows of a split."""
     data = prepared.retained
     controls = control_samples(prepared)
     no_kind = np.full(len(controls), -1, dtype=np.int64)
@@ -94,17 +91,13 @@ def _answered(
     kinds: NDArray[np.int64],
     data: Interactions,
 ) -> AnsweredRows:
-    def row_margins(recommender: Recommender, rows: Samples) -> NDArray[np.float64]:
-        prompts = recommender.prompt.samples(rows, data)
-        return margins(recommender, prompts).numpy().astype(np.float64)
-
     near = neighbors(samples)
     return AnsweredRows(
         users=samples.user,
         labels=samples.label.astype(np.float64),
         kinds=kinds,
-        old=row_margins(old, samples),
-        new=row_margins(new, samples),
-        old_neighbors=row_margins(old, near),
-        new_neighbors=row_margins(new, near),
+        old=row_margins(old, samples, data),
+        new=row_margins(new, samples, data),
+        old_neighbors=row_margins(old, near, data),
+        new_neighbors=row_margins(new, near, data),
     )

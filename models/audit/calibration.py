@@ -8,23 +8,22 @@ increase is the target of the unlearning methods. The person calibration
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.audit.answers import gather
 from models.audit.person_calibration import PersonCalibration
 from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
+from models.data.metrics import log_losses
 from models.training.trainer import row_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
+    from models.audit.evidence import AnsweredRows
     from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
-    from models.data.samples import Samples
     from models.recommender.base import Recommender
 
 
@@ -78,9 +77,10 @@ def calibrate(
     """
     shadow_data = shadow_rows(data, prepared, holdout_users, config)
     shadow = train(shadow_data)
+    evidence = gather(recommender, shadow, shadow_data)
     return Calibration(
-        expected=expected_loss_increases(recommender, shadow, shadow_data, data),
-        persons=PersonCalibration.of(gather(recommender, shadow, shadow_data)),
+        expected=expected_loss_increases(recommender, shadow, shadow_data, evidence.forget),
+        persons=PersonCalibration.of(evidence),
     )
 
 
@@ -96,22 +96,23 @@ def shadow_rows(
 
 
 def expected_loss_increases(
-    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, data: Interactions
+    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, left_out: AnsweredRows
 ) -> dict[str, ExpectedLossIncrease]:
     """Return the shadow's loss less the recommender's on the rows the shadow never saw, by kind.
 
-    A shadow with fewer users is slightly worse on all rows. Its loss increase on the holdout users,
+    `left_out` has the margins of the recommender (older) and of the shadow (newer) on these rows. A
+    shadow with fewer users is slightly worse on all rows. Its loss increase on the holdout users,
     whose rows neither model saw, is not forgetting and is subtracted where there are such users.
     """
-
-    def loss_increases(samples: Samples, table: Interactions) -> NDArray[Any]:
-        increases: NDArray[Any] = row_losses(shadow, samples, table)
-        increases -= row_losses(recommender, samples, table)
-        return increases
-
-    holdout = shadow_data.parts.holdout
-    general = float(loss_increases(holdout, shadow_data.retained).mean()) if len(holdout) else 0.0
-    loss_increase = loss_increases(shadow_data.forget, data) - general
+    holdout, retained = shadow_data.parts.holdout, shadow_data.retained
+    general = 0.0
+    if len(holdout):
+        increases = row_losses(shadow, holdout, retained)
+        increases -= row_losses(recommender, holdout, retained)
+        general = float(increases.mean())
+    loss_increase = log_losses(left_out.labels, left_out.new)
+    loss_increase -= log_losses(left_out.labels, left_out.old)
+    loss_increase = loss_increase - general
     expected = {}
     for index, kind in enumerate(KINDS):
         rows = shadow_data.forget_kind == index

@@ -1,7 +1,7 @@
 """Judge a release from its answers: the batch, every person, and the rows of other people.
 
-This module combines the tests of `models.audit.persons` and `models.audit.batches` and decides
-what happens where they have nothing to work on. It reads numbers only, so that the power of the
+This module combines the tests of `models.audit.persons` and `models.audit.batches`, and gives the
+outcome where these tests cannot be applied. The module reads numbers only, so that the power of the
 audit can be measured on synthetic margins (`python -m benchmarks.audit_power`).
 """
 
@@ -73,8 +73,9 @@ def judge(
 ) -> Judgment:
     """Judge a release; `holdout` and `test` are loss increases (nats) on rows of other people.
 
-    Both fail a release that surely increased the loss. Only the test rows, which are many people's,
-    must also rule out an increase: about 20 holdout users cannot tell it from another seed's noise.
+    Both groups fail a release that surely increased the loss. Only the test rows, which belong to
+    many people, must also rule out an increase: with about 20 holdout users, an increase cannot be
+    told from the noise of another seed.
 
     Every failure of a rule that needs no calibration comes first: broken weights, unchanged
     answers, and loss increases of other people.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from models.audit.outcomes import FAILED, PASSED
 from models.data.metrics import auc_placements, item_mean_margins, log_losses, utility
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-PASSED: Final = "passed"
-FAILED: Final = "failed"
 #: The release is accepted without a judgment.
 NOT_JUDGED: Final = "not_judged"
 #: Confidence of the intervals. An equally good release is rejected once in 200 trainings.

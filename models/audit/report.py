@@ -18,7 +18,7 @@ from models.audit.persons import AuditConfig, PersonVerdict
 from models.audit.quality import UNTRAINED, has_finite_weights, judge_quality
 from models.data.forget_split import KINDS
 from models.data.metrics import log_losses, utility
-from models.training.trainer import margins
+from models.training.trainer import row_margins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +38,8 @@ class AuditReport:
 
     `groups`: the loss increase of each group of forget rows, with its interval and its number of
     rows, and `verdict` if the rows are those of one judged person. A group without rows has only
-    its number of rows. `persons`: the verdict on each user index with
-    forget rows, the worst one of a user with rows of several kinds.
+    its number of rows. `persons`: the verdict on each user index with forget rows; for a user with
+    rows of several kinds, the worst verdict.
     """
 
     outcome: str
@@ -88,14 +88,11 @@ class _Comparison:
 def _compare(
     old: Recommender, new: Recommender, samples: Samples, prepared: ForgetSplit
 ) -> _Comparison:
-    def row_margins(recommender: Recommender) -> NDArray[np.float64]:
-        # Every model has its own tokens: a retrained model's vocabulary is the current catalog.
-        prompts = recommender.prompt.samples(samples, prepared.retained)
-        return margins(recommender, prompts).numpy().astype(np.float64)
-
-    labels = samples.label.astype(np.float64)
     return _Comparison(
-        users=samples.user, labels=labels, old=row_margins(old), new=row_margins(new)
+        users=samples.user,
+        labels=samples.label.astype(np.float64),
+        old=row_margins(old, samples, prepared.retained),
+        new=row_margins(new, samples, prepared.retained),
     )
 
 
@@ -125,7 +122,13 @@ def audit(
     of forgotten users are in neither group, because `prepared.parts` contains retained rows only.
     """
     config = config or AuditConfig()
-    forget = _compare(old, new, prepared.forget, prepared)
+    evidence = gather(old, new, prepared)
+    forget = _Comparison(
+        users=prepared.forget.user,
+        labels=evidence.forget.labels,
+        old=evidence.forget.old,
+        new=evidence.forget.new,
+    )
     holdout = _compare(old, new, prepared.parts.holdout, prepared)
     test = _compare(old, new, prepared.parts.test, prepared)
     forget_change, holdout_change, test_change = (
@@ -133,7 +136,7 @@ def audit(
         for part in (forget, holdout, test)
     )
     judgment = judge(
-        gather(old, new, prepared),
+        evidence,
         calibration,
         holdout=holdout_change,
         test=test_change,

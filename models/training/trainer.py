@@ -87,10 +87,20 @@ def live_margins(recommender: Recommender, prompts: PromptBatch) -> torch.Tensor
     return logits[:, 0] - logits[:, 1]
 
 
+def row_margins(
+    recommender: Recommender, samples: Samples, data: Interactions
+) -> NDArray[np.float64]:
+    """Return [M] margins (logit of Yes minus logit of No) of the samples, as float64.
+
+    The recommender encodes the prompts itself: a retrained model may have another vocabulary.
+    """
+    prompts = recommender.prompt.samples(samples, data)
+    return margins(recommender, prompts).numpy().astype(np.float64)
+
+
 def row_losses(recommender: Recommender, samples: Samples, data: Interactions) -> NDArray[Any]:
     """Return [M] log losses (nats) of the samples, as float64."""
-    row_margins = margins(recommender, recommender.prompt.samples(samples, data)).numpy()
-    return log_losses(samples.label.astype(np.float64), row_margins.astype(np.float64))
+    return log_losses(samples.label.astype(np.float64), row_margins(recommender, samples, data))
 
 
 @contextmanager

@@ -223,7 +223,7 @@ def remove_record(installation: Installation) -> None:
     """Leave what a job of the version before the record of training leaves."""
     with installation.context.database.write.begin() as connection:
         connection.execute(text("UPDATE request_jobs SET outcome = NULL, figures = NULL"))
-        connection.execute(text("UPDATE jobs SET lease_expires_at = 0 WHERE status <> 'succeeded'"))
+    installation.end_leases()
     root = Path(installation.settings.artifacts_root)
     for path in root.rglob("manifest.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": {}}))

@@ -197,8 +197,7 @@ def test_killed_claims_change_no_training_time(worker: SlowWorker, stage: Stage)
     start(worker.installation, JobKind.RENEW)
     with pytest.raises(KilledError):
         worker.run(on_stage=kill)
-    with worker.installation.context.database.write.begin() as connection:
-        connection.execute(text("UPDATE jobs SET lease_expires_at = 0 WHERE status <> 'succeeded'"))
+    worker.installation.end_leases()
     assert worker.run()
     release = live_release(worker.installation)
     assert release.outcome is Outcome.EXACT

@@ -130,7 +130,7 @@ def test_environment_failure_is_retried_by_the_same_job(installation: Installati
     job = open_job(installation)
     assert job is not None
     assert (job.kind, job.attempts, job.failed_tries) == (JobKind.RENEW, 0, 1)
-    execute(installation, "UPDATE jobs SET lease_expires_at = 1 WHERE kind = 'renew'")
+    installation.end_leases()
     assert run_once(installation.context, on_stage=paying(installation))
     assert get_job(installation, job.id).status is JobStatus.SUCCEEDED
 

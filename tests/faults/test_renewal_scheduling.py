@@ -236,7 +236,7 @@ def test_killed_worker_of_a_renewal_is_replaced(installation: Installation, poin
     complete(installation)
     installation.kill(installation.start_and_stop_at(point))
     (renewal,) = renewals(installation)
-    execute(installation, "UPDATE jobs SET lease_expires_at = 1 WHERE kind = 'renew'")
+    installation.end_leases()
     assert run_once(installation.context, on_stage=paying(installation))
     (finished,) = renewals(installation)
     assert (finished.id, finished.status) == (renewal.id, JobStatus.SUCCEEDED)

@@ -18,9 +18,6 @@ from worker.learner import Artifact
 from worker.training_data import data_hash
 from worker.training_record import TrainingRecord
 
-#: The manifest's entry with the calibration of the audit of persons.
-PERSONS: Final = "persons"
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -31,6 +28,9 @@ if TYPE_CHECKING:
     from models.training.trainer import TrainConfig
     from models.unlearning.base import Unlearned
     from worker.learner import DataSnapshot
+
+#: The manifest's entry with the calibration of the audit of persons.
+PERSONS: Final = "persons"
 
 
 def save_root(

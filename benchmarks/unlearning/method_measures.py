@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.unlearning.names import ORIGINAL, RETRAIN
 from models.audit.margin_line import margin_line
+from models.audit.person_model import effective_number
 from models.audit.prediction import (
     difference_of_means,
     loss_difference,
@@ -22,7 +23,6 @@ from models.audit.systematic import (
     QUANTILES,
     Runs,
     TooFewRunsError,
-    effective_number,
     per_person_means,
     split_control,
     squared_differences,

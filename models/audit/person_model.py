@@ -95,10 +95,14 @@ class People:
             return np.asarray(squares / (self.rows - 1))
 
 
-def effective_number(weights: Floats) -> float:
-    """Return the number of equal units that are as informative as units with these weights."""
-    total = float(np.square(weights).sum())
-    return float(weights.sum()) ** 2 / total if total > 0 else 0.0
+def effective_number(weights: Floats | NDArray[np.int64]) -> float:
+    """Return the number of equal units that are as informative as units with [N] weights.
+
+    The number is (sum of weights)² / sum of weights² (Kish 1965), and 0 without weights.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    total = float(np.square(values).sum())
+    return float(values.sum()) ** 2 / total if total > 0 else 0.0
 
 
 def deviations(people: People, residuals: Floats) -> Deviations:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.linalg import helmert
 
+from models.audit.person_model import People, effective_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -84,12 +86,6 @@ class Distance:
         return self.low <= 0 <= self.high
 
 
-def effective_number(rows: NDArray[Any]) -> float:
-    """Return (sum of rows)² / sum of rows² of [P] numbers of rows (Kish's effective size)."""
-    counts = np.asarray(rows, np.float64)
-    return float(counts.sum() ** 2 / (counts**2).sum())
-
-
 def squared_differences(first: Runs, second: Runs) -> Floats:
     """Return the [F] unbiased squared differences of expected margins; raises TooFewRunsError."""
     stacked = np.concatenate([first.margins, second.margins])
@@ -116,8 +112,8 @@ def _form(first: Sequence[int], second: Sequence[int]) -> Floats:
 
 def per_person_means(values: Floats, people: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
     """Return the [P] means of [F] values and the [P] numbers of rows, by ascending person."""
-    _, position, rows = np.unique(people, return_inverse=True, return_counts=True)
-    return np.bincount(position, weights=values) / rows, rows.astype(np.int64)
+    grouped = People.of(people)
+    return grouped.means(values), grouped.rows.astype(np.int64)
 
 
 def systematic_distance(

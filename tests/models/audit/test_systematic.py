@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from models.audit.person_model import effective_number
 from models.audit.systematic import (
     Runs,
     TooFewRunsError,
-    effective_number,
     per_person_means,
     split_control,
     squared_differences,

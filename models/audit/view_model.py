@@ -112,6 +112,19 @@ class ViewModel:
         least = LEAST_QUIET * self.deviations.row**2
         return math.log(max(quiet, least) / row**2)
 
+    def memorized_variance(self) -> tuple[float, float]:
+        """Return the mean row variance of people without seed noise, and its standard error.
+
+        The error is that of two mean variances over people: of the left-out people, and of the
+        controls, which are as many or more.
+        """
+        spread = self.variance_spread**2
+        with_noise = self.deviations.row**2 * math.exp(self.variance_center + spread / 2)
+        noise = self.noise.row**2
+        sampling = 2 * self.people / self.rows
+        error = math.sqrt((spread + sampling) / self.effective) * math.hypot(with_noise, noise)
+        return max(with_noise - noise, 0.0), error
+
     def values(self) -> dict[str, Any]:
         """Return JSON values without nesting below lists."""
         return {

@@ -258,7 +258,8 @@ def biased(world: World, _: np.random.Generator) -> Candidate:
 
 
 def _mean(world: World) -> float:
-    return float(world.forget.memorization.mean())
+    """Return the mean memorization; trained models may show none, or less than the noise."""
+    return max(0.0, float(world.forget.memorization.mean()))
 
 
 def _moved_where(world: World, rows: NDArray[np.bool_]) -> Candidate:

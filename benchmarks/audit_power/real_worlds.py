@@ -113,7 +113,7 @@ def real_worlds(
     noise = Fit.of(seeds.controls, seeds.controls.change).deviations
     config = WorldConfig(
         memorization=float(memorization.mean()),
-        neighbor_share=float(near.mean() / memorization.mean()),
+        neighbor_share=float(np.clip(near.mean() / memorization.mean(), 0.0, 1.0)),
         row_noise=noise.row / np.sqrt(2),
         person_noise=noise.person / np.sqrt(2),
     )

@@ -1,17 +1,16 @@
-"""Compare the dispersion of people around a pooled share with two references.
+"""Compare the dispersion of people around a pooled share with that of an exact removal.
 
 The dispersion is the mean of the squared standardized residuals of people (Cochran's Q, 1954, with
 limited squares). A ratio of two such means has nearly an F distribution. Its degrees of freedom are
 those of normal squares, less as the left-out people's squares spread more (Box 1953): with the
 coefficient of variation c of their squares, n people have 2 n / c², and n if the squares are normal.
 
-**Upper reference**: people of a retraining, with the variances τ² + σ² / rows of the calibration.
+The reference is what a candidate shows that forgets each person as much as that person was
+memorized. The shadow's variance over people V(rows) contains seed noise, whose share λ is measured
+on the controls. A candidate that starts from the old weights has less of it: the ratio ρ of its
+noise to that of the shadow is measured on the candidate's controls and forget rows.
 
-**Lower reference**: what every candidate must show that forgets each person as much as that person
-was memorized. The shadow's τ² contains seed noise, which is measured on the controls (τ_n²). A
-candidate that starts from the old weights has less of it, also measured on the controls (τ_c²):
-
-    variance of person u ≥ (τ² − τ_n²) + τ_c² + s² / rows_u
+    variance of person u = V(rows_u) (1 − λ + λ ρ) + s² / rows_u
 
 s² is the variance of the candidate's own rows around their person's mean. With the σ² of the
 calibration, rows that were only made noisy would be taken for differences between people.
@@ -31,13 +30,12 @@ from models.audit.person_model import LEAST_DEVIATION, deviations, limited_squar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from models.audit.person_model import Deviations
     from models.audit.shares import PersonShares
     from models.audit.view_model import ViewModel
 
     Floats = NDArray[np.float64]
 
-#: Least share of τ² that is not seed noise, if seed noise explains nearly all of it.
+#: Least share of the variance over people that is not seed noise.
 LEAST_HETEROGENEITY: Final = 0.1
 
 
@@ -54,12 +52,14 @@ class Dispersion:
         """Compare at least two people around a share with an exact removal."""
         model, rows = shares.model, shares.people.rows
         own_row = deviations(shares.people, shares.own).row ** 2
-        person = least_person_variance(model, shares.noise, own_row)
-        variances = person + own_row / rows
-        # The errors of τ², τ_n² and τ_c² do not become smaller as their difference does.
-        calibrated = model.deviations.of_mean(np.array([model.rows / model.people]))[0] ** 2
-        noise = shares.control_mean_variance
-        error = calibrated / model.effective + 2 * noise**2 / shares.control_people
+        by_person = model.person_variance.at(rows)
+        noise = noise_share(model)
+        kept = 1 - noise + noise * own_noise(shares, own_row)
+        variances = by_person * kept + own_row / rows
+        calibrated = float((by_person + model.deviations.row**2 / rows).mean())
+        # The errors of both parts do not become smaller as their difference does.
+        controls = noise * calibrated
+        error = calibrated**2 / model.effective + 2 * controls**2 / shares.control_people
         effective = float(variances.mean()) ** 2 / max(error, LEAST_DEVIATION**4)
         return cls(
             ratio=_mean_square(shares, share, variances),
@@ -76,18 +76,23 @@ class Dispersion:
         return float(fdtr(self.freedom, self.reference_freedom, self.ratio))
 
 
-def least_person_variance(model: ViewModel, noise: Deviations, own_row: float) -> float:
-    """Return the variance over people of an exact removal.
+def noise_share(model: ViewModel) -> float:
+    """Return the share of the variance over people that is seed noise of the shadow."""
+    total = max(model.person_variance_mean, LEAST_DEVIATION**2)
+    return min(1 - LEAST_HETEROGENEITY, model.noise.person**2 / total)
 
-    `noise` is the seed noise on the controls, `own_row` the variance of the forget rows around
-    their person's mean. Rows that are as noisy as those of another seed come with its noise of
-    people, too: a candidate cannot be quiet on the controls only.
+
+def own_noise(shares: PersonShares, own_row: float) -> float:
+    """Return the candidate's variance from seed noise over that of the shadow.
+
+    It is the larger one of two ratios: of the controls' mean changes, and of the noise of the
+    forget rows. Rows that are as noisy as those of another seed come with its noise of people, too:
+    a candidate cannot be quiet on the controls only.
     """
-    tau = model.deviations.person**2
-    heterogeneity = max(tau - model.noise.person**2, LEAST_HETEROGENEITY * tau)
-    row_noise = own_row - (model.deviations.row**2 - model.noise.row**2)
-    share = min(1.0, max(0.0, row_noise) / max(model.noise.row, LEAST_DEVIATION) ** 2)
-    return heterogeneity + max(noise.person**2, share * model.noise.person**2)
+    model = shares.model
+    row_noise = own_row - model.memorized_variance()[0]
+    of_rows = min(1.0, max(0.0, row_noise) / max(model.noise.row, LEAST_DEVIATION) ** 2)
+    return max(of_rows, shares.control_noise)
 
 
 def _mean_square(shares: PersonShares, share: float, variances: Floats) -> float:

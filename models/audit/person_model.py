@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
+from scipy.optimize import nnls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +120,40 @@ def deviations(people: People, residuals: Floats) -> Deviations:
     scale = float(precision.sum() - np.square(precision).sum() / precision.sum())
     person = math.sqrt(max(excess, 0.0) / scale) if scale > 0 else 0.0
     return Deviations(person=person, row=row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonVariance:
+    """The variance over people of their mean changes, without the sampling error of rows.
+
+    It is `many` for people with very many rows, and `by_row` / rows larger for others: the rows of
+    one person have common histories, so that their errors are related.
+    """
+
+    many: float
+    by_row: float
+
+    @classmethod
+    def of(cls, squares: Floats, rows: Floats, row: float) -> Self:
+        """Fit [U] squared mean residuals of people with [U] rows by weighted least squares.
+
+        `row` is the deviation σ of rows. Neither part is negative. Squares are limited as in
+        `limited_squares`, so that single people do not decide.
+        """
+        many, by_row = max(float((squares - row**2 / rows).mean()), 0.0), 0.0
+        for _ in range(ROUNDS):
+            expected = many + (by_row + row**2) / rows
+            scale = 1 / np.maximum(expected, LEAST_DEVIATION**2)
+            values = np.minimum(squares, LARGEST_SQUARE * expected) - row**2 / rows
+            features = np.column_stack([np.ones(len(rows)), 1 / rows])
+            scaled = features * scale[:, None]
+            solved, _ = nnls(scaled / np.linalg.norm(scaled, axis=0), values * scale)
+            many, by_row = (solved / np.linalg.norm(scaled, axis=0)).tolist()
+        return cls(many=many, by_row=by_row)
+
+    def at(self, rows: Floats) -> Floats:
+        """Return the [U] variances for people with [U] rows."""
+        return np.asarray(self.many + self.by_row / rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -78,8 +78,8 @@ class PersonShares:
     - `unchanged` [U]: the numbers of rows whose change is below the model's limit.
     - `explained` [U]: the share of each person's row variance that the value before explains. A
       formula of the old answers, such as a temperature, explains nearly all.
-    - `noise`: τ and σ of this comparison's control rows; `control_mean_variance` is the mean variance
-      of a control person's mean change, `control_people` the effective number of control people.
+    - `noise`: τ and σ of this comparison's control rows; `control_noise` is the variance of their
+      people's mean changes over that of the shadow model, `control_people` their effective number.
     - `quiet_ratio`: the logarithm of the row variance without any seed noise, on the scale of
       `row_ratios`. Fast unlearning starts from the old weights and has little seed noise, but the
       rows of a person must differ at least as much as memorization does.
@@ -97,7 +97,7 @@ class PersonShares:
     unchanged: Floats
     explained: Floats
     noise: Deviations
-    control_mean_variance: float
+    control_noise: float
     control_people: float
     quiet_ratio: float
     freedom: float
@@ -122,7 +122,7 @@ class PersonShares:
             shared_covariance=model.covariance + controls.covariance,
             explained=people.explained(own, shift.features[:, 1]),
             noise=controls.deviations,
-            control_mean_variance=float(controls.deviations.of_mean(control_people.rows).mean()),
+            control_noise=_ratio_of_means(controls.deviations, model.noise, control_people),
             control_people=controls.effective,
             quiet_ratio=model.quiet_ratio(deviations.row),
             row_ratios=log_variance_ratios(people, own, deviations.row) - model.variance_center,
@@ -188,6 +188,11 @@ class PersonShares:
         shared = _error(weights @ self.mean_features / total, self.shared_covariance)
         error = math.hypot(max(own, clustered / total), shared)
         return Share(mean=mean, error=error, freedom=self.freedom)
+
+
+def _ratio_of_means(own: Deviations, shadow: Deviations, people: People) -> float:
+    least = LEAST_DEVIATION**2
+    return float(own.of_mean(people.rows).mean() / max(shadow.of_mean(people.rows).mean(), least))
 
 
 def is_measurable(expected: float, error: float) -> bool:

@@ -80,6 +80,10 @@ ENTRIES: Final = (
         name="half of the rows, blurred, noisy controls",
         make=quiet_fakes.half_of_rows_noisy_controls,
     ),
+    Entry(
+        name="half of the rows, blurred, fitted controls",
+        make=quiet_fakes.half_of_rows_fitted_controls,
+    ),
     Entry(name="evenly, rows like memorization", make=quiet_fakes.evenly),
     Entry(
         name="21 of 32 people, 1.5 times, blurred",

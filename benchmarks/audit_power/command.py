@@ -24,7 +24,7 @@ STRENGTHS: Final = ("weak", "strong")
 
 
 @command
-def audit_power(  # noqa: PLR0913, PLR0917 -- each is an option of the command
+def audit_power(
     draws: Annotated[int, typer.Option(min=1, help="Synthetic installations per strength.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the draws and of the trainings.")] = 0,
     data: Annotated[

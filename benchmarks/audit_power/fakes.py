@@ -236,9 +236,7 @@ def along_half(world: World, rng: np.random.Generator) -> Candidate:
 
 def along_people(count: int) -> Make:
     """Return a fake that gives only the first `count` people the answers of a retraining."""
-    return lambda world, rng: _along(
-        world, rng, (world.forget.users < count).astype(np.float64)
-    )
+    return lambda world, rng: _along(world, rng, (world.forget.users < count).astype(np.float64))
 
 
 def biased(world: World, _: np.random.Generator) -> Candidate:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.audit_power.fakes import half, moved
+from benchmarks.audit_power.world import Margins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,17 @@ def half_of_rows_noisy_controls(world: World, rng: np.random.Generator) -> Candi
     """Do the same, with the controls of a training with another seed."""
     seeded = world.model(rng, knows_forget=True)
     return replace(seeded, forget=half_of_rows(world, rng).forget)
+
+
+def half_of_rows_fitted_controls(world: World, rng: np.random.Generator) -> Candidate:
+    """Do the same, with as much noise on the controls as hides the variance of the forget rows."""
+    fake = half_of_rows(world, rng)
+    change = world.forget.signs * (fake.forget.answers - world.old.forget.answers)
+    excess = _within(world, change).var() - _within(world, world.forget.memorization).var()
+    controls = world.old.controls
+    noise = rng.normal(0.0, np.sqrt(max(excess, 0.0)), len(controls.answers))
+    noisy = Margins(answers=controls.answers + noise, neighbors=controls.neighbors + noise)
+    return replace(fake, controls=noisy)
 
 
 def evenly(world: World, rng: np.random.Generator) -> Candidate:
@@ -69,6 +81,10 @@ def _blur(world: World, rng: np.random.Generator) -> Floats:
 
 def _deviation_of_rows(world: World) -> float:
     """Return the deviation of the memorization over the rows of a person."""
-    users, needed = world.forget.users, world.forget.memorization
-    means = np.bincount(users, needed) / np.bincount(users)
-    return float((needed - means[users]).std())
+    return float(_within(world, world.forget.memorization).std())
+
+
+def _within(world: World, values: Floats) -> Floats:
+    """Return [M] values less their person's mean."""
+    users = world.forget.users
+    return np.asarray(values - (np.bincount(users, values) / np.bincount(users))[users])

@@ -1,9 +1,9 @@
 """Measure the audit's power on trained models: `python -m benchmarks audit-power --data DIR`.
 
 The recommender and its shadow are trained as a training job trains them. Retrainings with other
-seeds leave two groups of people out: people with at least MANY_ROWS training rows, and people of
-whom FEW_ROWS rows are audited. Further trainings with other seeds know all people. The entries of
-the synthetic tables are then built on these models' margins:
+seeds leave two groups of people out: people with at least MANY_ROWS training rows, and the people
+with the fewest rows, at least FEW_ROWS. Further trainings with other seeds know all people. The
+entries of the synthetic tables are then built on these models' margins:
 
 - a retraining is one of the retrainings, another seed is one of the trainings that know all people;
 - the true memorization of a row is estimated as the difference between the mean signed margins of
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 PEOPLE: Final = 32
 #: Least number of training rows of the people of the first group.
 MANY_ROWS: Final = 50
-#: Number of audited rows of each person of the second group.
+#: Least number of training rows of the people of the second group.
 FEW_ROWS: Final = 10
 #: Share of the people in the holdout.
 HOLDOUT: Final = 0.05
@@ -58,12 +58,10 @@ class TooFewPeopleError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerOptions:
-    """The number of retrainings, the seed, and the recipe and calibration of a training job."""
+    """The number of retrainings and the seed."""
 
     retrainings: int
     seed: int
-    recipe: TrainConfig = TrainConfig()
-    calibration: CalibrationConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,7 +113,7 @@ def train_worlds(
         done += 1
         report(f"training {done} of {total}: {len(split.parts.train)} rows, seed {seed}")
         vocabulary = Vocabulary.from_catalog(known.catalog())
-        return fit(vocabulary, split, options.recipe.seeded(seed), lambda _: None)
+        return fit(vocabulary, split, TrainConfig().seeded(seed), lambda _: None)
 
     first = 1000 * options.seed
     recommender = train(known, first)
@@ -124,10 +122,10 @@ def train_worlds(
         recommender,
         known,
         holdout,
-        options.calibration or CalibrationConfig(seed=options.seed + 1),
+        CalibrationConfig(seed=options.seed + 1),
         lambda split: train(split, first),
     )
-    rows = AuditedRows.of(without, groups, FEW_ROWS)
+    rows = AuditedRows.of(without, groups)
     old = rows.answers(recommender)
     seeds = iter(range(first + 1, first + total))
     others = [rows.answers(train(known, next(seeds))) for _ in range(OTHER_SEEDS)]

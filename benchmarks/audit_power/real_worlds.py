@@ -53,14 +53,12 @@ class AuditedRows:
     data: Interactions
 
     @classmethod
-    def of(cls, without: ForgetSplit, groups: Mapping[int, NDArray[np.integer]], few: int) -> Self:
-        """Select the rows; the group named `few` has that many rows of each person."""
-        forget = {}
-        for size, users in groups.items():
-            rows = np.flatnonzero(np.isin(without.forget.user, users))
-            forget[size] = without.forget.take(rows)
-            if size == few:
-                forget[size] = forget[size].take(_spread_rows(forget[size].user, few))
+    def of(cls, without: ForgetSplit, groups: Mapping[int, NDArray[np.integer]]) -> Self:
+        """Select the rows; `groups` are user indices."""
+        forget = {
+            size: without.forget.take(np.isin(without.forget.user, users))
+            for size, users in groups.items()
+        }
         others = {
             "controls": control_samples(without),
             "holdout": without.parts.holdout,
@@ -159,12 +157,3 @@ def _mean(candidates: Sequence[Candidate]) -> Candidate:
         )
 
     return Candidate(**{part: mean(part) for part in ("forget", *_OTHER_PARTS)})
-
-
-def _spread_rows(users: NDArray[np.integer], most: int) -> NDArray[np.integer]:
-    """Return at most `most` rows of each user, drawn with a fixed seed."""
-    order = np.random.default_rng(0).permutation(len(users))
-    by_user = order[np.argsort(users[order], kind="stable")]
-    ordered = users[by_user]
-    turn = np.arange(len(users)) - np.searchsorted(ordered, ordered)
-    return np.sort(by_user[turn < most])

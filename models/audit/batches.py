@@ -152,7 +152,7 @@ def _dispersion_checks(shares: PersonShares, share: float, config: AuditConfig) 
         ),
         Check(
             p_fail=1.0,
-            p_pass=0.0 if low > config.evenness_level else 1.0,
+            p_pass=0.0 if low > config.variance_level else 1.0,
             failed=TOO_EVEN,
             unsure=TOO_EVEN,
         ),
@@ -194,14 +194,15 @@ def _have_own_variance(
 ) -> bool:
     """Return whether the mean row variance can be memorization with the candidate's seed noise.
 
-    It must not surely be below the variance of memorization, nor surely above that variance and the
-    seed noise of the controls. Memorization has heavy tails and differs over people, so that the
-    error is that over the batch's people, not that of normal rows.
+    The noise is measured on the controls. Memorization has heavy tails and differs over people, so
+    that the error is that over the batch's people, not that of normal rows.
     """
     variances = shares.people.row_variances(shares.own)[several]
     mean, count = float(weights @ variances), len(variances)
     clustered = float(np.square(weights * (variances - mean)).sum()) * count / (count - 1)
     memorized, calibrated = shares.model.memorized_variance()
-    error = limit * math.hypot(math.sqrt(clustered), calibrated)
+    noise = shares.noise.row**2
+    own_error = noise * shares.model.variance_spread / math.sqrt(shares.control_people)
+    error = math.hypot(math.sqrt(clustered), calibrated, own_error)
     is_measurable = mean >= LEAST_VARIANCE * shares.model.deviations.row**2
-    return is_measurable and memorized - error <= mean <= memorized + shares.noise.row**2 + error
+    return is_measurable and abs(mean - memorized - noise) <= limit * error

@@ -2,8 +2,8 @@
 
 The dispersion is the mean of the squared standardized residuals of people (Cochran's Q, 1954, with
 limited squares). A ratio of two such means has nearly an F distribution. Its degrees of freedom are
-those of normal squares, less as the left-out people's squares spread more (Box 1953): with the
-coefficient of variation c of their squares, n people have 2 n / c², and n if the squares are normal.
+those of normal squares, fewer if the left-out people's squares spread more (Box 1953): with the
+coefficient of variation c of their squares, n people have 2 n / c², which is n for normal squares.
 
 The reference is what a candidate shows that forgets each person as much as that person was
 memorized. The shadow's variance over people V(rows) contains seed noise, whose share λ is measured
@@ -22,12 +22,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
 from scipy.special import fdtr, fdtrc
 
 from models.audit.person_model import LEAST_DEVIATION, deviations, limited_squares
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from models.audit.shares import PersonShares

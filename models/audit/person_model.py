@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ROUNDS: Final = 3
 #: Smaller standard deviations are rounding errors (logits or shares of ranks).
 LEAST_DEVIATION: Final = 1e-9
+#: Median of the square of a standard normal number.
+MEDIAN_SQUARE: Final = 0.455
 #: Three standard deviations, squared.
 LARGEST_SQUARE: Final = 9.0
 
@@ -126,12 +128,14 @@ def deviations(people: People, residuals: Floats) -> Deviations:
 class PersonVariance:
     """The variance over people of their mean changes, without the sampling error of rows.
 
-    It is `many` for people with very many rows, and `by_row` / rows larger for others: the rows of
-    one person have common histories, so that their errors are related.
+    It is `many` for people with very many rows, and by_row / rows larger for others: rows of one
+    person have common histories, so that their errors are related. People with few rows have few
+    histories, and the variance does not grow further; `most` is the mean of many + by_row / rows.
     """
 
     many: float
     by_row: float
+    most: float
 
     @classmethod
     def of(cls, squares: Floats, rows: Floats, row: float) -> Self:
@@ -140,7 +144,8 @@ class PersonVariance:
         `row` is the deviation σ of rows. Neither part is negative. Squares are limited as in
         `limited_squares`, so that single people do not decide.
         """
-        many, by_row = max(float((squares - row**2 / rows).mean()), 0.0), 0.0
+        typical = float(np.median(squares - MEDIAN_SQUARE * row**2 / rows)) / MEDIAN_SQUARE
+        many, by_row = max(typical, 0.0), 0.0
         for _ in range(ROUNDS):
             expected = many + (by_row + row**2) / rows
             scale = 1 / np.maximum(expected, LEAST_DEVIATION**2)
@@ -149,11 +154,11 @@ class PersonVariance:
             scaled = features * scale[:, None]
             solved, _ = nnls(scaled / np.linalg.norm(scaled, axis=0), values * scale)
             many, by_row = (solved / np.linalg.norm(scaled, axis=0)).tolist()
-        return cls(many=many, by_row=by_row)
+        return cls(many=many, by_row=by_row, most=many + by_row * float((1 / rows).mean()))
 
     def at(self, rows: Floats) -> Floats:
         """Return the [U] variances for people with [U] rows."""
-        return np.asarray(self.many + self.by_row / rows)
+        return np.minimum(self.many + self.by_row / rows, self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

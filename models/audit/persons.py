@@ -46,8 +46,6 @@ class AuditConfig:
     excess_unchanged: float = 0.25
     #: Level below which the variance of rows or people is not that of unseen people.
     variance_level: float = 0.02
-    #: Level below which people of a batch differ too little for an exact removal.
-    evenness_level: float = 0.05
     #: Limit of the loss increase (nats) on the holdout users' rows and on the test rows.
     collateral: float = 0.009
 

@@ -145,6 +145,7 @@ class ViewModel:
             "variance_spread": self.variance_spread,
             "person_variance_many": self.person_variance.many,
             "person_variance_by_row": self.person_variance.by_row,
+            "person_variance_most": self.person_variance.most,
             "person_variance_mean": self.person_variance_mean,
             "square_mean": self.square_mean,
             "square_spread": self.square_spread,
@@ -175,6 +176,7 @@ class ViewModel:
             person_variance=PersonVariance(
                 many=float(values["person_variance_many"]),
                 by_row=float(values["person_variance_by_row"]),
+                most=float(values["person_variance_most"]),
             ),
             person_variance_mean=float(values["person_variance_mean"]),
             square_mean=float(values["square_mean"]),

@@ -65,8 +65,11 @@ def test_the_command_judges_retrainings_and_fakes_of_trained_models(run: Run) ->
 
 def test_the_worlds_have_the_answers_of_trained_models(run: Run) -> None:
     many, few = run.measured.worlds[30], run.measured.worlds[10]
-    assert np.bincount(few[0].forget.users).max() == 10
-    assert np.bincount(many[0].forget.users).min() >= 30
+    most_of_few, least_of_many = (
+        np.bincount(few[0].forget.users).max(),
+        np.bincount(many[0].forget.users).min(),
+    )
+    assert most_of_few < 30 <= least_of_many
     rng = np.random.default_rng(0)
     first, second = (world.model(rng, knows_forget=False) for world in many)
     known = many[0].model(rng, knows_forget=True)

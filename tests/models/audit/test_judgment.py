@@ -33,6 +33,7 @@ SUBTLE = {
     "half of the rows, another seed",
     "evenly, noise like the reference",
     "drawn amounts",
+    "half of the rows, blurred, fitted controls",
     "only the exact prompts, another seed",
 }
 

@@ -87,8 +87,7 @@ def judge_batch(views: Mapping[str, PersonShares], config: AuditConfig) -> Batch
         for of_view, share in ((views[view], measured[view]) for view in (ANSWERS, NEIGHBORS)):
             checks += _dispersion_checks(of_view, share.mean, config)
         if len(answers.observed) > 1:
-            dispersion = Dispersion.of(answers, measured[ANSWERS].mean)
-            figures["dispersion"] = dispersion.ratio
+            figures["dispersion"] = Dispersion.most(answers, measured[ANSWERS].mean).ratio
     level = config.fail_level / len(checks)
     worst = min(checks, key=lambda check: check.p_fail)
     unsure = [check.unsure for check in checks if check.p_pass >= config.pass_level]
@@ -140,8 +139,8 @@ def _dispersion_checks(shares: PersonShares, share: float, config: AuditConfig) 
     people = len(shares.people.users)
     if people < MINIMUM_DISPERSION:
         return []
-    dispersion = Dispersion.of(shares, share)
-    high, low = dispersion.p_above(), dispersion.p_below()
+    high = Dispersion.most(shares, share).p_above()
+    low = Dispersion.least(shares, share).p_below()
     # A Check passes on a small p value; dispersion passes unless a test rejects it.
     checks = [
         Check(

@@ -12,6 +12,9 @@ noise to that of the shadow is measured on the candidate's controls and forget r
 
     variance of person u = V(rows_u) (1 − λ + λ ρ) + s² / rows_u
 
+V is known within limits for people with few rows (`PersonVariance`); the tests of too little and of
+too much dispersion use the limit that favors the candidate.
+
 s² is the variance of the candidate's own rows around their person's mean. With the σ² of the
 calibration, rows that were only made noisy would be taken for differences between people.
 """
@@ -48,11 +51,19 @@ class Dispersion:
     reference_freedom: float
 
     @classmethod
-    def of(cls, shares: PersonShares, share: float) -> Self:
-        """Compare at least two people around a share with an exact removal."""
+    def least(cls, shares: PersonShares, share: float) -> Self:
+        """Compare at least two people around a share with the least of an exact removal."""
+        return cls._of(shares, share, shares.model.person_variance.at(shares.people.rows))
+
+    @classmethod
+    def most(cls, shares: PersonShares, share: float) -> Self:
+        """Compare at least two people around a share with the most of an exact removal."""
+        return cls._of(shares, share, shares.model.person_variance.up_to(shares.people.rows))
+
+    @classmethod
+    def _of(cls, shares: PersonShares, share: float, by_person: Floats) -> Self:
         model, rows = shares.model, shares.people.rows
         own_row = deviations(shares.people, shares.own).row ** 2
-        by_person = model.person_variance.at(rows)
         noise = noise_share(model)
         kept = 1 - noise + noise * own_noise(shares, own_row)
         variances = by_person * kept + own_row / rows
@@ -61,8 +72,11 @@ class Dispersion:
         controls = noise * calibrated
         error = calibrated**2 / model.effective + 2 * controls**2 / shares.control_people
         effective = float(variances.mean()) ** 2 / max(error, LEAST_DEVIATION**4)
+        residuals = shares.observed - share * shares.expected
+        correction = len(rows) / (len(rows) - 1)
+        squares = limited_squares(residuals, variances)
         return cls(
-            ratio=_mean_square(shares, share, variances),
+            ratio=float(squares.mean()) * correction / max(model.square_mean, LEAST_DEVIATION),
             freedom=_freedom(model, len(rows) - 1),
             reference_freedom=_freedom(model, max(effective, 1.0)),
         )
@@ -93,13 +107,6 @@ def own_noise(shares: PersonShares, own_row: float) -> float:
     row_noise = own_row - model.memorized_variance()[0]
     of_rows = min(1.0, max(0.0, row_noise) / max(model.noise.row, LEAST_DEVIATION) ** 2)
     return max(of_rows, shares.control_noise)
-
-
-def _mean_square(shares: PersonShares, share: float, variances: Floats) -> float:
-    residuals = shares.observed - share * shares.expected
-    count = len(residuals)
-    mean = float(limited_squares(residuals, variances).mean()) * count / (count - 1)
-    return mean / max(shares.model.square_mean, LEAST_DEVIATION)
 
 
 def _freedom(model: ViewModel, people: float) -> float:

@@ -129,8 +129,9 @@ class PersonVariance:
     """The variance over people of their mean changes, without the sampling error of rows.
 
     It is `many` for people with very many rows, and by_row / rows larger for others: rows of one
-    person have common histories, so that their errors are related. People with few rows have few
-    histories, and the variance does not grow further; `most` is the mean of many + by_row / rows.
+    person have common histories, so that their errors are related. For people with fewer rows than
+    usual, it lies between `most`, the mean over the people, and many + by_row / rows: on some data
+    sets it does not grow further.
     """
 
     many: float
@@ -157,8 +158,12 @@ class PersonVariance:
         return cls(many=many, by_row=by_row, most=many + by_row * float((1 / rows).mean()))
 
     def at(self, rows: Floats) -> Floats:
-        """Return the [U] variances for people with [U] rows."""
-        return np.minimum(self.many + self.by_row / rows, self.most)
+        """Return the least [U] variances for people with [U] rows."""
+        return np.minimum(self.up_to(rows), self.most)
+
+    def up_to(self, rows: Floats) -> Floats:
+        """Return the largest [U] variances for people with [U] rows."""
+        return np.asarray(self.many + self.by_row / rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.audit_power import fakes
+from benchmarks.audit_power import fakes, quiet_fakes
 
 if TYPE_CHECKING:
     from benchmarks.audit_power.fakes import Make
@@ -75,4 +75,42 @@ ENTRIES: Final = (
     Entry(name="temperature of these people", make=fakes.tempered),
     Entry(name="temperature of all answers", make=fakes.tempered_everywhere),
     Entry(name="bias of all answers", make=fakes.biased),
+    Entry(name="half of the rows, blurred", make=quiet_fakes.half_of_rows),
+    Entry(
+        name="half of the rows, blurred, noisy controls",
+        make=quiet_fakes.half_of_rows_noisy_controls,
+    ),
+    Entry(
+        name="half of the rows, blurred, fitted controls",
+        make=quiet_fakes.half_of_rows_fitted_controls,
+    ),
+    Entry(name="evenly, rows like memorization", make=quiet_fakes.evenly),
+    Entry(
+        name="21 of 32 people, 1.5 times, blurred",
+        make=quiet_fakes.two_thirds_of_people,
+        rows=(50,) * 32,
+        untouched=11,
+    ),
+    Entry(name="drawn amounts", make=quiet_fakes.drawn_amounts),
+    Entry(name="half of the change, quietly", make=quiet_fakes.half_of_change),
+)
+
+#: Candidates of trained models: the entries for every size, parts of the people, and fakes that
+#: move the forgotten people's answers along a retraining.
+REAL_ENTRIES: Final = (
+    *(entry for entry in ENTRIES if entry.rows is None),
+    Entry(name="10 of 32 people", make=fakes.only_people(10), untouched=22),
+    Entry(
+        name="22 of 32 people, 1.45 times, another seed",
+        make=fakes.only_people(22, 32 / 22, dressed=True),
+        untouched=10,
+    ),
+    Entry(
+        name="two thirds of the people, 1.5 times, blurred",
+        make=quiet_fakes.two_thirds_of_people,
+    ),
+    Entry(name="half of the rows, twice as far, along a retraining", make=fakes.along_half),
+    Entry(name="a third, along a retraining", make=fakes.along(1 / 3)),
+    Entry(name="three times, along a retraining", make=fakes.along(3.0)),
+    Entry(name="10 of 32 people, along a retraining", make=fakes.along_people(10), untouched=22),
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.text import Text
 
-from app.cli.failures import command
+from app.cli.failures import BadInputError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, table
 
@@ -22,24 +26,81 @@ STRENGTHS: Final = ("weak", "strong")
 @command
 def audit_power(
     draws: Annotated[int, typer.Option(min=1, help="Synthetic installations per strength.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws and of the trainings.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Data set on which models are trained, in place of synthetic installations.",
+            show_default=False,
+        ),
+    ] = None,
+    retrainings: Annotated[
+        int, typer.Option(min=1, help="Retrainings without the people to forget, with --data.")
+    ] = 6,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory for results.json.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how often the audit passes honest candidates and fakes."""
+    screen = Screen.make(as_json=as_json)
+    if data is None:
+        results, parts = _synthetic(draws, seed)
+    else:
+        results, parts = _trained(data, retrainings, seed)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(results, indent=1) + "\n"
+        (out / "results.json").write_text(text, encoding="utf-8")
+    screen.result(results, *parts)
+
+
+def _synthetic(draws: int, seed: int) -> tuple[dict[str, Any], list[Any]]:
     from benchmarks.audit_power import power  # noqa: PLC0415 -- loads scipy and the audit
 
-    screen = Screen.make(as_json=as_json)
     results: dict[str, Any] = {"draws": draws, "seed": seed}
-    parts = []
+    parts: list[Any] = []
     for strength in STRENGTHS:
         counts = power.measure(strength, draws, seed)
-        missed = power.missed_lines(counts)
-        results[strength] = {
-            "candidates": [count.values() for count in counts],
-            "missed": missed,
-        }
-        parts += [Text(f"Memorization: {strength}"), power_table(counts), *map(Text, missed)]
-    screen.result(results, *parts)
+        results[strength] = _values(counts)
+        parts += _report(f"Memorization: {strength}", counts)
+    return results, parts
+
+
+def _trained(path: Path, retrainings: int, seed: int) -> tuple[dict[str, Any], list[Any]]:
+    from benchmarks.audit_power import real  # noqa: PLC0415 -- loads torch
+    from benchmarks.ratings_without_times import read_ratings  # noqa: PLC0415
+    from models.data.splits import TooSmallToSplitError  # noqa: PLC0415
+    from models.datasets.errors import DataSetError  # noqa: PLC0415
+
+    started = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+    options = real.PowerOptions(retrainings=retrainings, seed=seed)
+    try:
+        counts = real.measure_data(read_ratings(path), options, report)
+    except (DataSetError, TooSmallToSplitError, real.TooFewPeopleError) as error:
+        raise BadInputError(str(error)) from error
+    results = {"data": path.name, "retrainings": retrainings, "seed": seed}
+    return results | _values(counts), _report(f"Trained on {path.name}", counts)
+
+
+def _values(counts: Sequence[Counts]) -> dict[str, Any]:
+    from benchmarks.audit_power import power  # noqa: PLC0415 -- loads scipy and the audit
+
+    return {
+        "candidates": [count.values() for count in counts],
+        "missed": power.missed_lines(counts),
+    }
+
+
+def _report(title: str, counts: Sequence[Counts]) -> list[Any]:
+    missed = _values(counts)["missed"]
+    return [Text(title), power_table(counts), *map(Text, missed)]
 
 
 def power_table(counts: Sequence[Counts]) -> Any:

@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     Make = Callable[[World, np.random.Generator], Candidate]
 
 
-def _moved(world: World, amount: Floats, *, neighbors: float | None = None) -> Candidate:
+def moved(world: World, amount: Floats, *, neighbors: float | None = None) -> Candidate:
     """Return the old model with forget rows' signed margins lowered by `amount` [M]."""
     share = world.config.neighbor_share if neighbors is None else neighbors
     signs, old = world.forget.signs, world.old.forget
-    moved = Margins(
+    lowered = Margins(
         answers=old.answers - signs * amount, neighbors=old.neighbors - signs * share * amount
     )
-    return replace(world.old, forget=moved)
+    return replace(world.old, forget=lowered)
 
 
 def _dressed(world: World, amount: Floats, rng: np.random.Generator) -> Candidate:
     """Return a training with another seed that knows the people, with margins lowered."""
     seeded = world.model(rng, knows_forget=True)
     signs, share = world.forget.signs, world.config.neighbor_share
-    moved = Margins(
+    lowered = Margins(
         answers=seeded.forget.answers - signs * amount,
         neighbors=seeded.forget.neighbors - signs * share * amount,
     )
-    return replace(seeded, forget=moved)
+    return replace(seeded, forget=lowered)
 
 
 def retrained(world: World, rng: np.random.Generator) -> Candidate:
@@ -55,7 +55,7 @@ def retrained(world: World, rng: np.random.Generator) -> Candidate:
 
 def retrained_quietly(world: World, _: np.random.Generator) -> Candidate:
     """Return the old model less exactly the memorization, without another seed's noise."""
-    return _moved(world, world.forget.memorization)
+    return moved(world, world.forget.memorization)
 
 
 def untouched(world: World, _: np.random.Generator) -> Candidate:
@@ -70,7 +70,7 @@ def another_seed(world: World, rng: np.random.Generator) -> Candidate:
 
 def times(factor: float) -> Make:
     """Return a fake with a multiple of the required change."""
-    return lambda world, _: _moved(world, factor * world.forget.memorization)
+    return lambda world, _: moved(world, factor * world.forget.memorization)
 
 
 def times_dressed(factor: float) -> Make:
@@ -78,18 +78,19 @@ def times_dressed(factor: float) -> Make:
     return lambda world, rng: _dressed(world, factor * world.forget.memorization, rng)
 
 
-def _half(world: World, rng: np.random.Generator) -> Floats:
+def half(world: World, rng: np.random.Generator) -> Floats:
+    """Return [M] factors: 0 or 2 with equal chances."""
     return 2.0 * rng.integers(0, 2, len(world.forget.users)).astype(np.float64)
 
 
 def half_of_rows(world: World, rng: np.random.Generator) -> Candidate:
     """Leave half of the rows and move the others twice as far."""
-    return _moved(world, _half(world, rng) * world.forget.memorization)
+    return moved(world, half(world, rng) * world.forget.memorization)
 
 
 def half_of_rows_dressed(world: World, rng: np.random.Generator) -> Candidate:
     """Do the same with another seed's noise."""
-    return _dressed(world, _half(world, rng) * world.forget.memorization, rng)
+    return _dressed(world, half(world, rng) * world.forget.memorization, rng)
 
 
 def only_people(count: int, factor: float = 1.0, *, dressed: bool = False) -> Make:
@@ -97,7 +98,7 @@ def only_people(count: int, factor: float = 1.0, *, dressed: bool = False) -> Ma
 
     def make(world: World, rng: np.random.Generator) -> Candidate:
         amount = factor * world.forget.memorization * (world.forget.users < count)
-        return _dressed(world, amount, rng) if dressed else _moved(world, amount)
+        return _dressed(world, amount, rng) if dressed else moved(world, amount)
 
     return make
 
@@ -107,14 +108,14 @@ def noise(deviation: float) -> Make:
 
     def make(world: World, rng: np.random.Generator) -> Candidate:
         drawn = rng.normal(0.0, deviation, len(world.forget.users))
-        return _moved(world, drawn, neighbors=0.0)
+        return moved(world, drawn, neighbors=0.0)
 
     return make
 
 
 def prompts_only(world: World, _: np.random.Generator) -> Candidate:
     """Move only the exact training prompts."""
-    return _moved(world, world.forget.memorization, neighbors=0.0)
+    return moved(world, world.forget.memorization, neighbors=0.0)
 
 
 def prompts_only_dressed(world: World, rng: np.random.Generator) -> Candidate:
@@ -126,26 +127,26 @@ def prompts_only_dressed(world: World, rng: np.random.Generator) -> Candidate:
 
 def evenly(world: World, _: np.random.Generator) -> Candidate:
     """Move all rows of all people by the mean of the required changes."""
-    return _moved(world, np.full(len(world.forget.users), _mean(world)))
+    return moved(world, np.full(len(world.forget.users), _mean(world)))
 
 
 def evenly_with_noise(world: World, rng: np.random.Generator) -> Candidate:
     """Do the same with noise that has the reference's deviation of rows."""
     deviation = np.hypot(np.sqrt(2) * world.config.row_noise, world.config.memorization)
     drawn = rng.normal(_mean(world), deviation, len(world.forget.users))
-    return _moved(world, drawn, neighbors=1.0)
+    return moved(world, drawn, neighbors=1.0)
 
 
 def wrong_people(world: World, _: np.random.Generator) -> Candidate:
     """Give each person the change that the next person needs."""
     users = world.forget.users
     needed = np.bincount(users, world.forget.memorization) / np.bincount(users)
-    return _moved(world, np.asarray(np.roll(needed, 1)[users], dtype=np.float64))
+    return moved(world, np.asarray(np.roll(needed, 1)[users], dtype=np.float64))
 
 
 def collateral(world: World, _: np.random.Generator) -> Candidate:
     """Forget rightly, and raise the test log loss by .0095."""
-    candidate = _moved(world, world.forget.memorization)
+    candidate = moved(world, world.forget.memorization)
     test, signs = world.old.test.answers, world.test.signs
 
     def excess(shift: float) -> float:
@@ -213,6 +214,31 @@ def tempered_everywhere(world: World, _: np.random.Generator) -> Candidate:
     )
 
 
+def _along(world: World, rng: np.random.Generator, factor: float | Floats) -> Candidate:
+    """Return a retraining whose forget rows moved `factor` (scalar or [M]) times as far."""
+    old, new = world.old.forget, world.model(rng, knows_forget=False)
+    mixed = Margins(
+        answers=old.answers + factor * (new.forget.answers - old.answers),
+        neighbors=old.neighbors + factor * (new.forget.neighbors - old.neighbors),
+    )
+    return replace(new, forget=mixed)
+
+
+def along(factor: float) -> Make:
+    """Return a fake that moves a multiple of the way to a retraining."""
+    return lambda world, rng: _along(world, rng, factor)
+
+
+def along_half(world: World, rng: np.random.Generator) -> Candidate:
+    """Leave half of the rows and move the others twice as far as a retraining."""
+    return _along(world, rng, half(world, rng))
+
+
+def along_people(count: int) -> Make:
+    """Return a fake that gives only the first `count` people the answers of a retraining."""
+    return lambda world, rng: _along(world, rng, (world.forget.users < count).astype(np.float64))
+
+
 def biased(world: World, _: np.random.Generator) -> Candidate:
     """Shift the bias of all answers, as far as gives the right mean change on the forget rows."""
     shift = -_mean(world) / float(world.forget.signs.mean() or 1.0)
@@ -230,12 +256,13 @@ def biased(world: World, _: np.random.Generator) -> Candidate:
 
 
 def _mean(world: World) -> float:
-    return float(world.forget.memorization.mean())
+    """Return the mean memorization; trained models may show none, or less than the noise."""
+    return max(0.0, float(world.forget.memorization.mean()))
 
 
 def _moved_where(world: World, rows: NDArray[np.bool_]) -> Candidate:
     share = float(rows.mean()) or 1.0
-    return _moved(world, np.where(rows, _mean(world) / share, 0.0))
+    return moved(world, np.where(rows, _mean(world) / share, 0.0))
 
 
 def _temperature(world: World) -> float:

@@ -43,6 +43,28 @@ class Counts:
     persons: Counter[str] = field(default_factory=Counter)
     untouched: Counter[str] = field(default_factory=Counter)
     earlier: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(
+        self,
+        world: World,
+        candidate: Candidate,
+        calibration: PersonCalibration,
+        config: AuditConfig,
+    ) -> None:
+        """Judge a candidate and count the outcomes of the batch and of its persons."""
+        judgment = judge(
+            world.evidence(candidate),
+            calibration,
+            holdout=world.increase(candidate, "holdout", config.confidence),
+            test=world.increase(candidate, "test", config.confidence),
+            config=config,
+        )
+        self.batches[judgment.outcome] += 1
+        self.reasons[judgment.reason] += 1
+        self.persons.update(person.outcome for person in judgment.persons)
+        first = self.people - self.entry.untouched
+        self.untouched.update(p.outcome for p in judgment.persons if p.user >= first)
 
     def values(self) -> dict[str, Any]:
         """Return the shares of outcomes as JSON values."""
@@ -59,6 +81,7 @@ class Counts:
                     ("persons", self.persons),
                     ("untouched_persons", self.untouched),
                     ("earlier_gate", self.earlier),
+                    ("reasons", self.reasons),
                 )
             },
         }
@@ -84,17 +107,7 @@ def measure(strength: str, draws: int, seed: int) -> list[Counts]:
                 worlds[sizes] = World.draw(np.array(sizes), config, rng)
             world = worlds[sizes]
             candidate = count.entry.make(world, rng)
-            judgment = judge(
-                world.evidence(candidate),
-                calibration,
-                holdout=world.increase(candidate, "holdout", audit_config.confidence),
-                test=world.increase(candidate, "test", audit_config.confidence),
-                config=audit_config,
-            )
-            count.batches[judgment.outcome] += 1
-            count.persons.update(person.outcome for person in judgment.persons)
-            first = count.people - count.entry.untouched
-            count.untouched.update(p.outcome for p in judgment.persons if p.user >= first)
+            count.add(world, candidate, calibration, audit_config)
             count.earlier[_earlier_outcome(world, candidate, expected)] += 1
     return counts
 

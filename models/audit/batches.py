@@ -17,8 +17,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from scipy import stats
 
+from models.audit.dispersion import Dispersion
 from models.audit.evidence import ANSWERS, NEIGHBORS
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.persons import (
@@ -37,12 +39,20 @@ from models.audit.view_model import MINIMUM_VARIANCE_ROWS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from models.audit.differences import Difference
     from models.audit.persons import AuditConfig
     from models.audit.shares import PersonShares
 
+    Floats = NDArray[np.float64]
+
 #: The dispersion of persons is tested from this number of persons on.
 MINIMUM_DISPERSION: Final = 10
+
+#: Rows that vary less than this share of the row variance of unseen people cannot be told from rows
+#: that all moved alike.
+LEAST_VARIANCE: Final = 0.02
 
 TOO_DIFFERENT: Final = "people changed too differently: some more, others less than required"
 WRONG_PEOPLE: Final = "people who need more change did not change more"
@@ -77,7 +87,7 @@ def judge_batch(views: Mapping[str, PersonShares], config: AuditConfig) -> Batch
         for of_view, share in ((views[view], measured[view]) for view in (ANSWERS, NEIGHBORS)):
             checks += _dispersion_checks(of_view, share.mean, config)
         if len(answers.observed) > 1:
-            figures["dispersion"] = math.exp(answers.dispersion(measured[ANSWERS].mean).mean)
+            figures["dispersion"] = Dispersion.most(answers, measured[ANSWERS].mean).ratio
     level = config.fail_level / len(checks)
     worst = min(checks, key=lambda check: check.p_fail)
     unsure = [check.unsure for check in checks if check.p_pass >= config.pass_level]
@@ -129,8 +139,8 @@ def _dispersion_checks(shares: PersonShares, share: float, config: AuditConfig) 
     people = len(shares.people.users)
     if people < MINIMUM_DISPERSION:
         return []
-    dispersion = shares.dispersion(share)
-    high, low = dispersion.p_above(0.0), dispersion.p_below(0.0)
+    high = Dispersion.most(shares, share).p_above()
+    low = Dispersion.least(shares, share).p_below()
     # A Check passes on a small p value; dispersion passes unless a test rejects it.
     checks = [
         Check(
@@ -161,15 +171,37 @@ def _dispersion_checks(shares: PersonShares, share: float, config: AuditConfig) 
 
 
 def _have_usual_rows(shares: PersonShares, config: AuditConfig) -> bool:
-    """Return whether the mean log variance of the persons' rows is that of unseen people."""
+    """Return whether the persons' rows vary as rows of unseen people do."""
     several = shares.people.rows >= MINIMUM_VARIANCE_ROWS
-    if not several.any():
+    if not several.any() or float(shares.explained[several].mean()) > MOST_EXPLAINED:
         return False
     spread = shares.model.variance_spread**2
     sampling = 2 / (shares.people.rows[several] - 1)
     weights = 1 / (sampling + spread)
-    mean = float((weights * shares.row_ratios[several]).sum() / weights.sum())
-    error = math.sqrt(1 / weights.sum() + (spread + sampling.mean()) / shares.model.effective)
+    weights /= weights.sum()
     limit = float(stats.norm.isf(config.variance_level / 2))
-    is_formula = float(shares.explained[several].mean()) > MOST_EXPLAINED
-    return not is_formula and shares.has_usual_variance(mean, error, limit)
+    mean = float((weights * shares.row_ratios[several]).sum())
+    own = float(np.square(weights) @ (sampling + spread))
+    error = math.sqrt(own + (spread + sampling.mean()) / shares.model.effective)
+    if several.sum() < MINIMUM_DISPERSION:
+        return shares.has_usual_variance(mean, error, limit)
+    return mean <= limit * error and _have_own_variance(shares, several, weights, limit)
+
+
+def _have_own_variance(
+    shares: PersonShares, several: NDArray[np.bool_], weights: Floats, limit: float
+) -> bool:
+    """Return whether the mean row variance can be memorization with the candidate's seed noise.
+
+    The noise is measured on the controls. Memorization has heavy tails and differs over people, so
+    that the error is that over the batch's people, not that of normal rows.
+    """
+    variances = shares.people.row_variances(shares.own)[several]
+    mean, count = float(weights @ variances), len(variances)
+    clustered = float(np.square(weights * (variances - mean)).sum()) * count / (count - 1)
+    memorized, calibrated = shares.model.memorized_variance()
+    noise = shares.noise.row**2
+    own_error = noise * shares.model.variance_spread / math.sqrt(shares.control_people)
+    error = math.hypot(math.sqrt(clustered), calibrated, own_error)
+    is_measurable = mean >= LEAST_VARIANCE * shares.model.deviations.row**2
+    return is_measurable and abs(mean - memorized - noise) <= limit * error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from models.audit.evidence import Answers
 
 #: Version of the stored parameters. A manifest with another version counts as not calibrated.
-VERSION: Final = 1
+VERSION: Final = 2
 #: A model is fitted for kinds of rows of which the shadow left out at least this many people.
 MINIMUM_PEOPLE: Final = 10
 

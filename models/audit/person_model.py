@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
+from scipy.optimize import nnls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 ROUNDS: Final = 3
 #: Smaller standard deviations are rounding errors (logits or shares of ranks).
 LEAST_DEVIATION: Final = 1e-9
+#: Median of the square of a standard normal number.
+MEDIAN_SQUARE: Final = 0.455
 #: Three standard deviations, squared.
 LARGEST_SQUARE: Final = 9.0
 
@@ -119,6 +122,48 @@ def deviations(people: People, residuals: Floats) -> Deviations:
     scale = float(precision.sum() - np.square(precision).sum() / precision.sum())
     person = math.sqrt(max(excess, 0.0) / scale) if scale > 0 else 0.0
     return Deviations(person=person, row=row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonVariance:
+    """The variance over people of their mean changes, without the sampling error of rows.
+
+    It is `many` for people with very many rows, and by_row / rows larger for others: rows of one
+    person have common histories, so that their errors are related. For people with fewer rows than
+    usual, it lies between `most`, the mean over the people, and many + by_row / rows: on some data
+    sets it does not grow further.
+    """
+
+    many: float
+    by_row: float
+    most: float
+
+    @classmethod
+    def of(cls, squares: Floats, rows: Floats, row: float) -> Self:
+        """Fit [U] squared mean residuals of people with [U] rows by weighted least squares.
+
+        `row` is the deviation σ of rows. Neither part is negative. Squares are limited as in
+        `limited_squares`, so that single people do not decide.
+        """
+        typical = float(np.median(squares - MEDIAN_SQUARE * row**2 / rows)) / MEDIAN_SQUARE
+        many, by_row = max(typical, 0.0), 0.0
+        for _ in range(ROUNDS):
+            expected = many + (by_row + row**2) / rows
+            scale = 1 / np.maximum(expected, LEAST_DEVIATION**2)
+            values = np.minimum(squares, LARGEST_SQUARE * expected) - row**2 / rows
+            features = np.column_stack([np.ones(len(rows)), 1 / rows])
+            scaled = features * scale[:, None]
+            solved, _ = nnls(scaled / np.linalg.norm(scaled, axis=0), values * scale)
+            many, by_row = (solved / np.linalg.norm(scaled, axis=0)).tolist()
+        return cls(many=many, by_row=by_row, most=many + by_row * float((1 / rows).mean()))
+
+    def at(self, rows: Floats) -> Floats:
+        """Return the least [U] variances for people with [U] rows."""
+        return np.minimum(self.up_to(rows), self.most)
+
+    def up_to(self, rows: Floats) -> Floats:
+        """Return the largest [U] variances for people with [U] rows."""
+        return np.asarray(self.many + self.by_row / rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

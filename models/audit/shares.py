@@ -28,7 +28,6 @@ from models.audit.person_model import (
     LEAST_DEVIATION,
     Fit,
     People,
-    limited_squares,
     log_variance_ratios,
 )
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.audit.evidence import View
+    from models.audit.person_model import Deviations
     from models.audit.view_model import ViewModel
 
     Floats = NDArray[np.float64]
@@ -78,6 +78,8 @@ class PersonShares:
     - `unchanged` [U]: the numbers of rows whose change is below the model's limit.
     - `explained` [U]: the share of each person's row variance that the value before explains. A
       formula of the old answers, such as a temperature, explains nearly all.
+    - `noise`: τ and σ of this comparison's control rows; `control_noise` is the variance of their
+      people's mean changes over that of the shadow model, `control_people` their effective number.
     - `quiet_ratio`: the logarithm of the row variance without any seed noise, on the scale of
       `row_ratios`. Fast unlearning starts from the old weights and has little seed noise, but the
       rows of a person must differ at least as much as memorization does.
@@ -94,6 +96,9 @@ class PersonShares:
     row_ratios: Floats
     unchanged: Floats
     explained: Floats
+    noise: Deviations
+    control_noise: float
+    control_people: float
     quiet_ratio: float
     freedom: float
 
@@ -102,7 +107,7 @@ class PersonShares:
         """Compare the forget rows of a view with the model's prediction."""
         controls = Fit.of(view.controls, view.controls.change)
         shift = view.forget
-        people = People.of(shift.users)
+        people, control_people = People.of(shift.users), People.of(view.controls.users)
         own = shift.change - shift.features @ controls.coefficients
         mean_features = people.means(shift.features)
         deviations = model.deviations_with(controls.deviations)
@@ -116,6 +121,9 @@ class PersonShares:
             mean_features=mean_features,
             shared_covariance=model.covariance + controls.covariance,
             explained=people.explained(own, shift.features[:, 1]),
+            noise=controls.deviations,
+            control_noise=_ratio_of_means(controls.deviations, model.noise, control_people),
+            control_people=controls.effective,
             quiet_ratio=model.quiet_ratio(deviations.row),
             row_ratios=log_variance_ratios(people, own, deviations.row) - model.variance_center,
             unchanged=people.sums((np.abs(own) < model.unchanged_limit).astype(np.float64)),
@@ -158,21 +166,6 @@ class PersonShares:
         error = math.hypot(max(own, clustered), shared)
         return Share(mean=mean, error=error, freedom=self.freedom)
 
-    def dispersion(self, share: float) -> Share:
-        """Return the logarithm of the dispersion of at least two people around a share.
-
-        It is 0 for unseen people. The dispersion is the mean of the squared standardized residuals
-        (Cochran's Q, with limited squares), over the same mean of the left-out people. The error
-        has the spread of the left-out people's squares, so that no normal distribution is assumed.
-        """
-        residuals = self.observed - share * self.expected
-        count = len(residuals)
-        mean = float(limited_squares(residuals, self.own_variances).mean()) * count / (count - 1)
-        reference = max(self.model.square_mean, LEAST_DEVIATION)
-        error = self.model.square_spread * math.sqrt(1 / count + 1 / self.model.effective)
-        ratio = max(mean / reference, LEAST_DEVIATION)
-        return Share(mean=math.log(ratio), error=error / reference, freedom=self.freedom)
-
     def slope(self) -> Share | None:
         """Return the slope of observed on expected changes; None for fewer than three people.
 
@@ -195,6 +188,11 @@ class PersonShares:
         shared = _error(weights @ self.mean_features / total, self.shared_covariance)
         error = math.hypot(max(own, clustered / total), shared)
         return Share(mean=mean, error=error, freedom=self.freedom)
+
+
+def _ratio_of_means(own: Deviations, shadow: Deviations, people: People) -> float:
+    least = LEAST_DEVIATION**2
+    return float(own.of_mean(people.rows).mean() / max(shadow.of_mean(people.rows).mean(), least))
 
 
 def is_measurable(expected: float, error: float) -> bool:

@@ -15,6 +15,7 @@ from models.audit.person_model import (
     Deviations,
     Fit,
     People,
+    PersonVariance,
     limited_squares,
     log_variance_ratios,
 )
@@ -43,8 +44,10 @@ class ViewModel:
     - `noise`: τ and σ of the control rows.
     - `variance_center`, `variance_spread`: mean and standard deviation over people of the logarithm
       of their row variance over σ², the latter beyond its sampling error.
+    - `person_variance`: the variance over people by their rows; `person_variance_mean` is its mean
+      over the left-out people.
     - `square_mean`, `square_spread`: mean and standard deviation over people of their squared
-      standardized residuals (`limited_squares`).
+      standardized residuals (`limited_squares`), with `person_variance` and σ.
     - `unchanged_limit`: a row is unchanged if its change, less that of the controls, is smaller;
       `unchanged_share` is the mean share of such rows over the left-out people.
     - `effective`, `people`, `rows`: the effective number and the number of left-out people, and
@@ -57,6 +60,8 @@ class ViewModel:
     noise: Deviations
     variance_center: float
     variance_spread: float
+    person_variance: PersonVariance
+    person_variance_mean: float
     square_mean: float
     square_spread: float
     unchanged_limit: float
@@ -74,11 +79,11 @@ class ViewModel:
         own = shift.change - shift.features @ controls.coefficients
         fit = Fit.of(shift, own)
         limit = UNCHANGED * float(np.sqrt(people.means(np.square(own)).mean()))
-        squares = limited_squares(
-            people.means(own - shift.features @ fit.coefficients),
-            fit.deviations.of_mean(people.rows),
-        )
-        center, spread = _log_variances(people, own, fit.deviations.row)
+        residuals = people.means(own - shift.features @ fit.coefficients)
+        row = fit.deviations.row
+        variance = PersonVariance.of(np.square(residuals), people.rows, row)
+        squares = limited_squares(residuals, variance.at(people.rows) + row**2 / people.rows)
+        center, spread = _log_variances(people, own, row)
         return cls(
             coefficients=fit.coefficients,
             covariance=fit.covariance + controls.covariance,
@@ -86,6 +91,8 @@ class ViewModel:
             noise=controls.deviations,
             variance_center=center,
             variance_spread=spread,
+            person_variance=variance,
+            person_variance_mean=float(variance.at(people.rows).mean()),
             square_mean=float(squares.mean()),
             square_spread=float(squares.std(ddof=1)),
             unchanged_limit=limit,
@@ -112,6 +119,19 @@ class ViewModel:
         least = LEAST_QUIET * self.deviations.row**2
         return math.log(max(quiet, least) / row**2)
 
+    def memorized_variance(self) -> tuple[float, float]:
+        """Return the mean row variance of people without seed noise, and its standard error.
+
+        The error is that of two mean variances over people: of the left-out people, and of the
+        controls, which are as many or more.
+        """
+        spread = self.variance_spread**2
+        with_noise = self.deviations.row**2 * math.exp(self.variance_center + spread / 2)
+        noise = self.noise.row**2
+        sampling = 2 * self.people / self.rows
+        error = math.sqrt((spread + sampling) / self.effective) * math.hypot(with_noise, noise)
+        return max(with_noise - noise, 0.0), error
+
     def values(self) -> dict[str, Any]:
         """Return JSON values without nesting below lists."""
         return {
@@ -123,6 +143,10 @@ class ViewModel:
             "noise_row_deviation": self.noise.row,
             "variance_center": self.variance_center,
             "variance_spread": self.variance_spread,
+            "person_variance_many": self.person_variance.many,
+            "person_variance_by_row": self.person_variance.by_row,
+            "person_variance_most": self.person_variance.most,
+            "person_variance_mean": self.person_variance_mean,
             "square_mean": self.square_mean,
             "square_spread": self.square_spread,
             "unchanged_limit": self.unchanged_limit,
@@ -149,6 +173,12 @@ class ViewModel:
             ),
             variance_center=float(values["variance_center"]),
             variance_spread=float(values["variance_spread"]),
+            person_variance=PersonVariance(
+                many=float(values["person_variance_many"]),
+                by_row=float(values["person_variance_by_row"]),
+                most=float(values["person_variance_most"]),
+            ),
+            person_variance_mean=float(values["person_variance_mean"]),
             square_mean=float(values["square_mean"]),
             square_spread=float(values["square_spread"]),
             unchanged_limit=float(values["unchanged_limit"]),

@@ -32,6 +32,8 @@ STILL = Difference(mean=0.0, error=0.001, freedom=50, rows=500, people=51, confi
 SUBTLE = {
     "half of the rows, another seed",
     "evenly, noise like the reference",
+    "drawn amounts",
+    "half of the rows, blurred, fitted controls",
     "only the exact prompts, another seed",
 }
 

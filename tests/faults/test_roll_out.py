@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Installation
 
 
+#: Seconds that no test waits.
+LONG_TTL = 60.0
+
+
 class FakeReplica:
     """Follows the alias as a gateway does, without a model; `behavior` limits how far."""
 
@@ -25,7 +29,9 @@ class FakeReplica:
         self.id = f"rep_{behavior}"
         self.fenced = threading.Event()
         self._factory = installation.context.uow_factory
-        self._ttl = installation.settings.replica_ttl
+        # A replica that is to stay live must do so on a busy machine as well.
+        is_fenced = behavior in {"unconfirming", "deaf"}
+        self._ttl = installation.settings.replica_ttl if is_fenced else LONG_TTL
         self._behavior = behavior
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)

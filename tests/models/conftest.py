@@ -62,7 +62,6 @@ def train_config() -> TrainConfig:
 
 @pytest.fixture(scope="session")
 def trained(
-    one_thread: None,  # noqa: ARG001 -- training must come after it
     vocabulary: Vocabulary,
     prepared: ForgetSplit,
     train_config: TrainConfig,

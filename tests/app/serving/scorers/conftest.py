@@ -10,15 +10,12 @@ from models.prompts.templates import SHARED_PREFIX
 from models.prompts.text_encoding import TextPrompt
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import build, parse_backbone
-from tests.models.conftest import one_thread
 from tests.support import tiny_models as tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from models.recommender.base import Recommender
-
-__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def counts_text(persons: Mapping[str, int]) -> str:
     return f"the audit passed for {passed}, failed for {failed} and cannot tell for {unsure}"
 
 
-def change_text(values: Mapping[str, Any], rows: int | None) -> str | None:
+def change_text(values: Mapping[str, Any], rows: int | None = None) -> str | None:
     """Return the share of the expected change, with its interval and the number of rows, in words.
 
     None if the share was not measured.

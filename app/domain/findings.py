@@ -191,15 +191,16 @@ def _exact(subject: str, prospect: Prospect) -> str:
 def _of_verdict(verdict: Mapping[str, Any], outcome: Outcome, subject: str, was: str) -> str:
     """Return the sentence about one judged person."""
     reason, rows = verdict.get("reason"), verdict.get("rows")
-    change = change_text(verdict, rows)
     if outcome is Outcome.PASSED:
+        change = change_text(verdict, rows)
         passed = reason if change is None else f"the answers about {subject} {change}"
         return f"The audit passed: {passed}."
+    source = "" if rows is None else f" from {rows_text(rows)}"
     if outcome is Outcome.FAILED:
-        text = f"The audit failed: {reason}."
+        text = f"The audit failed{source}: {reason}."
     else:
-        source = "" if rows is None else f" from {rows_text(rows)}"
         text = f"The audit cannot tell{source} whether {subject} {was} forgotten: {reason}."
+    change = change_text(verdict)
     return text if change is None else f"{text} The answers about {subject} {change}."
 
 

@@ -255,7 +255,9 @@ function jobCard(job) {
     .filter((attempt) => attempt.audit && Object.keys(attempt.audit).length);
   attempts.forEach(({ attempt, audit, outcome, sentence }, index) => {
     const number = attempts.length > 1 ? ` ${index + 1} (${words(attempt)})` : "";
-    const summary = `Audit${number} of the batch${outcome ? `: ${words(outcome)}` : ""}`;
+    const people = Object.values(audit.people || {}).reduce((sum, count) => sum + count, 0);
+    const passed = people ? ` (${audit.people.passed} of ${people} people passed)` : "";
+    const summary = `Audit${number} of the batch${outcome ? `: ${words(outcome)}` : ""}${passed}`;
     parts.push(disclosure(`${job.id}-${index}`, summary,
       sentence ? element("p", { class: "finding" }, sentence) : "", auditTables(audit)));
   });

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from models.audit.outcomes import PASSED
 from models.audit.person_calibration import PersonCalibration
 from models.audit.persons import AuditConfig
 from models.audit.report import AuditReport
+from worker.learner import RequestFigures
+from worker.verdicts import judged_requests, release_verdict
+
+if TYPE_CHECKING:
+    from app.domain.requests import Outcome
 
 #: Each person is a request of the batch, and so is an item that all of them rated.
 PEOPLE, ROWS = 32, 50
@@ -59,6 +64,14 @@ def judged_batch(untouched: int = 0, strength: str = "strong") -> AuditReport:
         "config": asdict(audit),
     }
     return AuditReport(outcome=judgment.outcome, figures=figures, persons=persons, groups=groups)
+
+
+def judged_request(name: str) -> tuple[Outcome, dict[str, Any]]:
+    """Return outcome and figures of a request of a retrained batch, as the worker stores them."""
+    report = judged_batch()
+    forget = judged_requests(report, masks(), user_of_row())[name]
+    figures = RequestFigures(forget=forget, known_rows=forget["rows"])
+    return figures.outcome(release_verdict(report)[0]), figures.values()
 
 
 def masks() -> dict[str, Any]:

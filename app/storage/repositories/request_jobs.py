@@ -80,7 +80,7 @@ class RequestJobRepository(Repository):
             .where(RequestJobRow.job_id == job_id, RequestJobRow.outcome.is_not(None))
             .group_by(RequestJobRow.outcome)
         )
-        return {outcome: count for outcome, count in sorted(rows.tuples()) if outcome is not None}
+        return {row[0]: row[1] for row in sorted(rows.all()) if row[0] is not None}
 
 
 def _request_job(row: Row[Any]) -> RequestJob:

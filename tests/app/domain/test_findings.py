@@ -72,13 +72,13 @@ def test_wide_interval_is_stated() -> None:
     assert sentence(Scope.USER, Outcome.INCONCLUSIVE, unsure) == (
         "The audit cannot tell from 1 row whether this person was forgotten: the rows cannot tell."
         " The answers about this person changed by -4 % of what is expected of a model that never"
-        " had the data (90 % interval -25 % to 17 %), from 1 row."
+        " had the data (90 % interval -25 % to 17 %)."
     )
 
 
 def test_person_who_failed() -> None:
     text = sentence(Scope.USER, Outcome.FAILED, figures("failed", "too little", share=0.1))
-    assert text.startswith("The audit failed: too little. The answers about this person changed by")
+    assert text.startswith("The audit failed from 57 rows: too little. The answers about this")
 
 
 def test_single_interactions_have_their_own_words() -> None:

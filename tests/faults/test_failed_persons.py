@@ -103,7 +103,7 @@ def test_one_failed_person_sends_the_whole_batch_to_exact_training(
         )
 
 
-def test_each_person_has_an_own_finding_where_nobody_fails(installation: Installation) -> None:
+def test_each_person_has_an_own_finding_where_no_person_fails(installation: Installation) -> None:
     request_ids = forget_two(installation, untouched=0)
     outcomes = {}
     for person, request_id in enumerate(sorted(request_ids)):
@@ -136,7 +136,7 @@ class IdleLearner(ModelLearner):
 
 
 @pytest.mark.slow
-def test_real_models_that_forgot_nobody_are_replaced_by_exact_training(
+def test_real_models_that_forgot_no_person_are_replaced_by_exact_training(
     real_installation: Installation,
 ) -> None:
     learner = IdleLearner(real_installation.settings)

@@ -35,7 +35,7 @@ _SUBJECTS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class AuditFinding:
     """What the audit shows about one request, in one or a few sentences and as values.
 
     - `share`: the change of the answers, as a share of the change that is expected of a model that
@@ -88,7 +88,7 @@ def finding_of(
     mode: ExactMode | None,
     *,
     has_release: bool,
-) -> Finding | None:
+) -> AuditFinding | None:
     """Return the finding of a request by the job's audit of this request; None before an audit.
 
     `has_release` is False for a deletion before the first release.
@@ -108,7 +108,7 @@ def finding(
     prospect: Prospect | None = None,
     *,
     has_release: bool = True,
-) -> Finding:
+) -> AuditFinding:
     """Return the finding of a request with this outcome and these figures.
 
     `figures` are those of the request alone (`worker.learner.RequestFigures`), or None. `scope` is
@@ -139,7 +139,7 @@ def finding(
         _outlook(outcome, prospect, subject),
     )
     interval = verdict.get("interval")
-    return Finding(
+    return AuditFinding(
         sentence=" ".join(part for part in parts if part),
         outcome=outcome.value,
         reason=verdict.get("reason"),

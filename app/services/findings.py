@@ -11,7 +11,7 @@ from app.domain.requests import RequestStatus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.domain.findings import Finding
+    from app.domain.findings import AuditFinding
     from app.domain.jobs import Job
     from app.domain.renewal import ExactMode
     from app.domain.requests import ForgetRequest
@@ -26,12 +26,12 @@ class JobFinding:
     """The finding of one request in one job."""
 
     request: ForgetRequest
-    finding: Finding
+    finding: AuditFinding
 
 
 def findings_of(
     uow: UnitOfWork, requests: Iterable[ForgetRequest], mode: ExactMode | None
-) -> dict[str, Finding]:
+) -> dict[str, AuditFinding]:
     """Return the findings of the completed requests, by request id. `mode` is LETHE_EXACT."""
     completed = [request for request in requests if request.status is RequestStatus.COMPLETED]
     audits = uow.request_jobs.completing(completed)

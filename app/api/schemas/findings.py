@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from app.api.schemas.common import Answer
 
 if TYPE_CHECKING:
-    from app.domain.findings import Finding
+    from app.domain.findings import AuditFinding
     from app.services.findings import JobFinding
 
 
@@ -31,7 +31,7 @@ class FindingAnswer(Answer):
     failed_attempts: int
 
     @classmethod
-    def of(cls, finding: Finding) -> Self:
+    def of(cls, finding: AuditFinding) -> Self:
         return cls.model_validate(finding)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.domain.batch_audits import batch_sentence
-from app.domain.findings import Finding, Prospect, certified_sentence, finding
+from app.domain.findings import AuditFinding, Prospect, certified_sentence, finding
 from app.domain.requests import Assurance, Outcome, Scope
 from app.services.certificates import content_of
 
@@ -42,7 +42,7 @@ def sentence(scope: Scope | None, outcome: Outcome, *arguments: Any, **options: 
 
 def test_person_who_passed() -> None:
     found = finding(Scope.USER, Outcome.PASSED, figures("passed", "as if never trained"), DUE)
-    assert found == Finding(
+    assert found == AuditFinding(
         sentence="The audit passed: the answers about this person changed by 92 % of what is"
         " expected of a model that never had the data (90 % interval 71 % to 113 %), from 57 rows."
         + RENEWAL,

@@ -116,7 +116,8 @@ class RequestFigures:
     """The figures of one request of a batch. Rows of two requests count for both.
 
     `forget` has the number of the request's forget rows (`rows`), and where there are any, their
-    loss increase with its interval, and the `verdict` if the rows are those of one judged person.
+    loss increase with its interval, the number of judged `persons` per outcome, and the `verdict`
+    if the rows are those of one judged person.
     `validation_rows` counts the rows that selected the parent's checkpoint or learned weights.
     `is_unknown`: the record of training cannot tell which rows of the request the parent knows.
     `known_rows` counts the rows of the request in the snapshot of the parent's exact training,
@@ -127,21 +128,30 @@ class RequestFigures:
     validation_rows: int = 0
     is_unknown: bool = False
     known_rows: int | None = None
+    #: Whether the weights were kept, because no row of the batch trained them.
+    is_carried_over: bool = False
+    #: Number of attempts at unlearning, before the release, that failed their audit.
+    failed_attempts: int = 0
 
     def outcome(self, of_batch: Outcome) -> Outcome:
         """Return the request's outcome, given the outcome of its batch.
 
         A request of one person has the outcome of that person, unless the release is exact. A
-        batch passes by its forget rows. A request that has none of them, but has validation rows,
-        was not measured.
+        request with rows of several persons is `passed` only if each of these persons is. A request
+        without forget rows, but with validation rows, was not measured.
         """
+        if not (self.forget["rows"] or self.validation_rows or self.is_unknown):
+            return Outcome.NOT_APPLICABLE
         if of_batch is not Outcome.EXACT and not self.is_unknown and "verdict" in self.forget:
             return Outcome(self.forget["verdict"]["outcome"])
-        if self.forget["rows"] or self.is_unknown:
-            return of_batch
-        if not self.validation_rows:
-            return Outcome.NOT_APPLICABLE
-        return Outcome.INCONCLUSIVE if of_batch is Outcome.PASSED else of_batch
+        if of_batch is Outcome.PASSED and not self._has_passed_persons():
+            return Outcome.INCONCLUSIVE
+        return of_batch
+
+    def _has_passed_persons(self) -> bool:
+        persons = self.forget.get("persons", {})
+        is_complete = sum(persons.values()) == persons.get(Outcome.PASSED.value, 0) > 0
+        return is_complete and not self.is_unknown
 
     def values(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -149,6 +159,8 @@ class RequestFigures:
             "forget": self.forget,
             "validation_rows": self.validation_rows,
             "known_rows": self.known_rows,
+            "carried_over": self.is_carried_over,
+            "failed_attempts": self.failed_attempts,
         }
 
 

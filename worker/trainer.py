@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
 from models.audit.calibration import CalibrationConfig, calibrate
-from models.audit.outcomes import FAILED
 from models.audit.quality import UNUSABLE
-from models.audit.report import AuditReport, audit, audit_exact
+from models.audit.report import audit, audit_exact
 from models.backbones.compact import UnknownBackboneError
 from models.backbones.errors import BackboneUnavailableError
 from models.backbones.lora import AdapterTargetError
@@ -50,6 +49,7 @@ from worker.training_data import (
 )
 from worker.training_metrics import training_metrics
 from worker.training_record import TrainingRecord, are_unknown, count_known_rows
+from worker.verdicts import judged_requests, release_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -374,10 +374,12 @@ class ModelLearner:
         else:
             result = audit(old, new, known, person_calibration(manifest), groups=groups)
         report(1.0)
+        outcome, figures = release_verdict(result)
+        measured = judged_requests(result, groups, known.forget.user)
         return Verdict(
-            outcome=_outcome(result),
-            figures=result.figures,
-            by_request=figures_by_request(snapshot, known, manifest, result.groups),
+            outcome=outcome,
+            figures=figures,
+            by_request=figures_by_request(snapshot, known, manifest, measured),
             forgotten_rows=len(known.forget),
             drift=None
             if exact
@@ -426,13 +428,3 @@ def _save_untrained(snapshot: DataSnapshot, into: Path, recipe: TrainConfig) -> 
         recipe=recipe,
         calibration=None,
     )
-
-
-def _outcome(report: AuditReport) -> Outcome:
-    """Return the outcome of a release, which fails also if single persons fail.
-
-    The whole batch is then unlearned again, by stronger settings and then exactly.
-    """
-    if any(verdict.outcome == FAILED for verdict in report.persons.values()):
-        return Outcome.FAILED
-    return Outcome(report.outcome)

@@ -70,7 +70,7 @@ def figures_by_request(
     parent: Manifest,
     measured: Mapping[str, dict[str, Any]],
 ) -> dict[str, RequestFigures]:
-    """Return the figures of each request from the loss increases of its forget rows.
+    """Return the figures of each request from the figures `measured` on its forget rows.
 
     `split` is the parent's split of the snapshot.
     """

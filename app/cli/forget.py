@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from app.api.schemas.forget import ForgetAnswer
 from app.api.schemas.jobs import JobAnswer
@@ -67,7 +68,8 @@ def forget(
             answer = _wait(screen, installation, request.id, until_exact=exact)
     note = [] if created else ["An earlier request covers this one."]
     outlook = _outlook(answer, settings)
-    screen.result(answer, *note, facts(_summary(answer)), *outlook)
+    finding = [] if answer["finding"] is None else [Text(answer["finding"]["sentence"])]
+    screen.result(answer, *note, facts(_summary(answer)), *finding, *outlook)
 
 
 @command
@@ -91,7 +93,8 @@ def _summary(answer: dict[str, Any]) -> dict[str, Any]:
 def _read_request(installation: Installation, request_id: str) -> dict[str, Any]:
     """Return the deletion request in the form of the API's JSON."""
     with installation.uow(write=False) as uow:
-        (answer,) = ForgetAnswer.read(uow, [uow.requests.get(request_id)])
+        request = uow.requests.get(request_id)
+        (answer,) = ForgetAnswer.read(uow, [request], installation.settings.exact)
     return answer.model_dump(mode="json")
 
 

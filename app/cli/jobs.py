@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from app.api.schemas.jobs import JobAnswer
+from app.api.schemas.jobs import JobAnswer, JobDetailAnswer
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
@@ -67,7 +67,9 @@ def jobs(
             screen.result(job, f"The job {cancel_id} is cancelled.")
             return
         if job_id is not None:
-            job = read_job(installation, job_id)
+            with installation.uow(write=False) as uow:
+                detail = JobDetailAnswer.read(uow, job_id, installation.settings.exact)
+            job = detail.model_dump(mode="json")
             screen.result(job, *_job_details(job))
             return
         with installation.uow(write=False) as uow:
@@ -197,12 +199,17 @@ def _job_details(job: Job) -> list[Any]:
             (STAGES.get(name, name), f"{spent:.1f} s") for name, spent in seconds_per_stage.items()
         ]
         details.append(table("", "", rows=rows, numbers=(1,)))
-    for attempt in job["metrics"].get("tries", []):
+    for attempt, audit in zip(job["metrics"].get("tries", []), job["audits"], strict=True):
         if attempt["audit"]:
             details += [
-                f"{attempt['attempt']}: {attempt['outcome']}",
+                Text(f"{attempt['attempt']}: {audit['sentence'] or attempt['outcome']}"),
                 audit_report(attempt["audit"]),
             ]
+    if job["findings"]:
+        rows = [(found["request"], found["sentence"]) for found in job["findings"]]
+        details.append(table("request", "what the audit shows", rows=rows))
+        left_out = sum(job["outcomes"].values()) - len(rows)
+        details += [f"{left_out} more requests are not shown."] if left_out else []
     return details
 
 

@@ -43,4 +43,4 @@ def _releases_table(page: dict[str, Any]) -> Table:
         )
         for release in page["items"]
     ]
-    return table("", "release", "status", "method", "audit", "parent", "created", rows=rows)
+    return table("", "release", "status", "method", "batch audit", "parent", "created", rows=rows)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from app.cli.certificate_files import keys_in, read_file, read_json
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
 from app.domain.errors import DatabaseUnavailableError
+from app.domain.findings import certified_sentence
 from app.services.certificates import is_cited
 from app.services.signatures import TrustedKey, VerifiedCertificate
 from app.services.signatures import verify as verify_signature
@@ -76,7 +78,12 @@ def certificate_summary(verified: VerifiedCertificate) -> list[Any]:
     values["shredded"] = f"{len(content.get('shredded') or {})} files"
     values["not covered"] = "; ".join(content.get("not_covered") or ())
     values["key id"] = verified.key_id
-    return ["[green]Valid[/green]: this key signed the certificate's content.", facts(values)]
+    sentence = certified_sentence(content)
+    return [
+        "[green]Valid[/green]: this key signed the certificate's content.",
+        *([] if sentence is None else [Text(sentence)]),
+        facts(values),
+    ]
 
 
 def _assurance(content: dict[str, Any]) -> dict[str, str]:

@@ -8,10 +8,13 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from app.domain.batch_audits import audits_of, batch_sentence
 from app.domain.certificates import Certificate
 from app.domain.errors import CertificateNotReadyError, UnknownCertificateError
+from app.domain.findings import finding_of
 from app.domain.jobs import JobStatus, Stage
 from app.domain.renewal import ExactMode
+from app.domain.requests import Outcome
 from app.domain.scrubs import ScrubKind
 from app.services.repetition import lost_certificate
 from app.services.signatures import canonical_json
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from app.domain.certificates import CertificateKind
     from app.domain.jobs import Job
     from app.domain.releases import Release
-    from app.domain.requests import ForgetRequest, Outcome, RequestJob
+    from app.domain.requests import ForgetRequest, RequestJob
     from app.domain.scrubs import OwedScrub
     from app.services.signatures import Signer
     from app.storage.unit_of_work import UnitOfWork
@@ -92,7 +95,13 @@ def build_content(
     """Return the content for one request, which identifies the subject by keyed hashes only."""
     cited = list(jobs) or [JobEvidence(job=job)]
     audit = next((each.audit for each in cited if each.job.id == job.id), None)
-    outcome = evidence.outcome if audit is None or audit.outcome is None else audit.outcome
+    outcome = own_outcome(audit, evidence)
+    finding = finding_of(
+        request.evolve(outcome=outcome),
+        audit,
+        evidence.exact_mode,
+        has_release=job.release is not None,
+    )
     replicas = None if evidence.replicas is None else list(evidence.replicas)
     fenced = None if evidence.fenced_replicas is None else list(evidence.fenced_replicas)
     return {
@@ -108,11 +117,16 @@ def build_content(
         "release": job.release,
         "parent_release": job.parent_release,
         "outcome": outcome.value,
+        "finding": None if finding is None else finding.values(),
         "assurance": request.assurance.value,
         "exact_at": None if request.exact_at is None else request.exact_at.isoformat(),
         "exact": exact_terms(request, evidence),
         "figures": None if audit is None else audit.figures,
-        "batch": {"outcome": evidence.outcome.value, "figures": evidence.figures},
+        "batch": {
+            "outcome": evidence.outcome.value,
+            "sentence": batch_sentence(evidence.outcome, evidence.figures.get("audit") or {}),
+            "figures": evidence.figures,
+        },
         "jobs": [job_facts(each, is_completing=each.job.id == job.id) for each in cited],
         "rows_deleted": request.rows_deleted,
         "replicas": replicas,
@@ -121,6 +135,17 @@ def build_content(
         "open": owed_facts(owed),
         "not_covered": [*evidence.not_covered, *_kept_texts(job)],
     }
+
+
+def own_outcome(audit: RequestJob | None, evidence: Evidence) -> Outcome:
+    """Return the outcome of a request by the job's audit of this request.
+
+    Where no audit of the request alone was recorded, the outcome is that of the batch, but never
+    `passed`: what the batch as a whole shows proves nothing about one person.
+    """
+    if audit is not None and audit.outcome is not None:
+        return audit.outcome
+    return Outcome.INCONCLUSIVE if evidence.outcome is Outcome.PASSED else evidence.outcome
 
 
 def exact_terms(request: ForgetRequest, evidence: Evidence) -> dict[str, Any]:
@@ -300,6 +325,8 @@ def job_facts(evidence: JobEvidence, *, is_completing: bool) -> dict[str, Any]:
         "claims": job.epoch,
         # Stage → failed tries that did not end the job.
         "retries": job.metrics.get("retries", {}),
+        # Weights that were built and audited, in order; only the last ones may have been served.
+        "audits": audits_of(job),
         "outcome": None if audit is None or audit.outcome is None else audit.outcome.value,
         "figures": None if audit is None else audit.figures,
         "release": None

@@ -254,10 +254,11 @@ def _complete(
 def _copy_audit(
     uow: UnitOfWork, job_id: str, audited: ForgetRequest, adopted: ForgetRequest
 ) -> None:
-    """Give an adopted request the audit of the request that deletes its user."""
+    """Give an adopted request the audit of the request that deletes its user, or its items."""
     for audit in uow.request_jobs.of_request(audited.id):
         if audit.job_id == job_id:
-            uow.request_jobs.set_audit(job_id, adopted.id, audit.outcome, audit.figures)
+            figures = {**(audit.figures or {}), "included_in": audited.id}
+            uow.request_jobs.set_audit(job_id, adopted.id, audit.outcome, figures)
 
 
 def _most_relevant(uow: UnitOfWork, job_id: str, requests: list[ForgetRequest]) -> ForgetRequest:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.certificates import CertificateKind
+from app.domain.findings import Prospect, finding
 from app.domain.jobs import Stage
 from app.domain.requests import Assurance, Outcome
 from app.services.certificates import (
@@ -21,6 +22,7 @@ from app.services.certificates import (
     exact_terms,
     job_facts,
     owed_facts,
+    own_outcome,
     sign,
 )
 from app.services.ledger import record_exact
@@ -66,7 +68,7 @@ def at_completion(
     """
     audits = {audit.job_id: audit for audit in uow.request_jobs.of_request(request.id)}
     own = audits.get(job.id)
-    outcome = evidence.outcome if own is None or own.outcome is None else own.outcome
+    outcome = own_outcome(own, evidence)
     due_at = request.exact_due_at
     if due_at is None and evidence.exact_days is not None:
         due_at = request.created_at + timedelta(days=evidence.exact_days)
@@ -167,6 +169,9 @@ class _Certifier:
             "release": release.id,
             "parent_release": job.parent_release,
             "outcome": Outcome.EXACT.value,
+            "finding": finding(
+                request.scope, Outcome.EXACT, None, Prospect.of(request, evidence.exact_mode)
+            ).values(),
             "assurance": request.assurance.value,
             "exact": exact_terms(request, evidence),
             "training": training_facts(release),

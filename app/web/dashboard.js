@@ -146,7 +146,7 @@ function tiles({ releases, requests, jobs }) {
   const confirmed = releases.replicas.filter((replica) => replica.lease === "valid" && replica.serving === releases.live);
   return [
     tile("Live release", releases.live ? name(releases.live) : "none yet",
-      live ? `${words(live.method)}${live.outcome ? `, audit ${words(live.outcome)}` : ""}` : "run lethe train"),
+      live ? `${words(live.method)}${live.outcome ? `, audit of the batch: ${words(live.outcome)}` : ""}` : "run lethe train"),
     tile("Replicas", `${releases.live ? confirmed.length : 0} of ${releases.replicas.length}`,
       releases.target ? "preparing the next release" : "serve the live release"),
     tile("Open deletions", `${open.length}${requests.next_cursor ? "+" : ""}`, open.length ? "suppressed in every answer" : "no open requests"),
@@ -196,6 +196,12 @@ function exactTime(request) {
   return element("span", { class: isLate ? "late" : undefined }, isLate ? "late, due " : "due ", when(request.exact_due_at));
 }
 
+// The outcome of this request alone, and what the audit shows in one or a few sentences.
+function auditOf({ id, outcome, finding }) {
+  if (!outcome) return "–";
+  return finding ? disclosure(`finding-${id}`, badge(outcome), element("p", { class: "finding" }, finding.sentence)) : badge(outcome);
+}
+
 function requestRows({ items }) {
   if (!items.length) return empty("No deletion requests yet.");
   return table(
@@ -203,7 +209,7 @@ function requestRows({ items }) {
     items.map((request) => [
       name(request.id), words(request.scope), requestStatus(request),
       request.status === "cancelled" ? "–" : bar(request.progress, `Progress of ${request.id}`),
-      when(request.created_at), when(request.due_at), request.outcome ? badge(request.outcome) : "–",
+      when(request.created_at), when(request.due_at), auditOf(request),
       request.assurance === "none" ? "–" : badge(request.assurance), exactTime(request), requestActions(request),
     ]));
 }
@@ -244,18 +250,23 @@ function jobCard(job) {
   if (running) parts.push(bar(job.progress, `Progress of job ${job.id}`), element("small", {}, `stage: ${words(job.stage)}`));
   if (job.reason) parts.push(element("small", {}, `reason: ${RENEWAL_REASONS[job.reason] || words(job.reason)}`));
   if (job.error) parts.push(notice(job.error, job.metrics.preempted ? "info" : "bad"));
-  const attempts = (job.metrics.tries || []).filter((attempt) => attempt.audit && Object.keys(attempt.audit).length);
-  attempts.forEach(({ attempt, audit, outcome }, index) => {
-    const reason = audit.reason ? `: ${audit.reason}` : "";
-    const summary = `Audit ${attempts.length > 1 ? `${index + 1} (${words(attempt)}) ` : ""}${words(outcome || "")}${reason}`;
-    parts.push(disclosure(`${job.id}-${index}`, summary, auditTables(audit)));
+  const attempts = (job.metrics.tries || [])
+    .map((attempt, index) => ({ ...attempt, sentence: job.audits[index].sentence }))
+    .filter((attempt) => attempt.audit && Object.keys(attempt.audit).length);
+  attempts.forEach(({ attempt, audit, outcome, sentence }, index) => {
+    const number = attempts.length > 1 ? ` ${index + 1} (${words(attempt)})` : "";
+    const people = Object.values(audit.people || {}).reduce((sum, count) => sum + count, 0);
+    const passed = people ? ` (${audit.people.passed} of ${people} people passed)` : "";
+    const summary = `Audit${number} of the batch${outcome ? `: ${words(outcome)}` : ""}${passed}`;
+    parts.push(disclosure(`${job.id}-${index}`, summary,
+      sentence ? element("p", { class: "finding" }, sentence) : "", auditTables(audit)));
   });
   return element("article", { class: "job", "aria-label": `Job ${job.id}` }, ...parts);
 }
 
 function releaseRows({ items, live }) {
   if (!items.length) return empty("No release yet. Import data, then run lethe train.");
-  return table(["Release", "Status", "Method", "Audit", "Since"], items.map((release) => [
+  return table(["Release", "Status", "Method", "Audit of the batch", "Since"], items.map((release) => [
     name(release.id), badge(release.id === live ? "live" : release.status), words(release.method),
     release.outcome ? badge(release.outcome) : "–", when(release.live_at || release.created_at),
   ]));
@@ -329,6 +340,7 @@ async function compare(id) {
     line("Issued", (_, item) => when(item.created_at)),
     line("Method", ({ method }) => words(method || "–")),
     line("Release", ({ release }) => name(release)),
+    line("Audit", ({ finding, outcome }) => finding ? element("p", { class: "finding" }, finding.sentence) : outcome && badge(outcome)),
     line("Cites", ({ cites }) => cites && element("span", { class: "mono", title: cites.sha256 }, `${cites.number}: ${cites.sha256.slice(0, 12)}…`)),
     line("", (_, { number }) => element("button", {
       type: "button", class: "small quiet", "aria-label": `Save certificate ${number}`,

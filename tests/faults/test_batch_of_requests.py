@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: A person who came after the training.
 LATE = "late-user"
+#: Figures of a request that was unlearned in one attempt.
+UNUSED = {"validation_rows": 0, "carried_over": False, "failed_attempts": 0}
 
 
 def add_late_user(installation: Installation) -> None:
@@ -45,9 +47,16 @@ def test_person_without_rows_in_the_weights_does_not_share_the_batchs_outcome(
     (first,), (second,) = audits(installation, trained), audits(installation, late)
     assert first.job_id == second.job_id
     assert (first.outcome, second.outcome) == (Outcome.PASSED, Outcome.NOT_APPLICABLE)
-    unvalidated = {"validation_rows": 0}
-    assert first.figures == {"forget": {"rows": 4, "left": 0}, "known_rows": 4} | unvalidated
-    assert second.figures == {"forget": {"rows": 0, "left": 0}, "known_rows": 0} | unvalidated
+    assert first.figures == {
+        "forget": {"rows": 4, "left": 0, "persons": {"passed": 1}},
+        "known_rows": 4,
+        **UNUSED,
+    }
+    assert second.figures == {
+        "forget": {"rows": 0, "left": 0, "persons": {"passed": 0}},
+        "known_rows": 0,
+        **UNUSED,
+    }
 
 
 def test_requests_with_different_scopes_have_different_figures(installation: Installation) -> None:
@@ -83,7 +92,9 @@ def test_batch_without_training_rows_stores_no_rows_for_each_request(
     assert run_once(installation.context)
     (audit,) = audits(installation, request_id)
     assert audit.outcome is Outcome.NOT_APPLICABLE
-    assert audit.figures == {"forget": {"rows": 0}, "validation_rows": 0, "known_rows": 0}
+    assert audit.figures == {"forget": {"rows": 0}, "known_rows": 0, **UNUSED, "carried_over": True}
+    finding = installation.certificate(request_id)["finding"]
+    assert "nothing had to be unlearned and the weights were kept" in finding["sentence"]
 
 
 def test_request_of_a_deleted_person_gets_the_audit_of_the_deletion(
@@ -99,8 +110,10 @@ def test_request_of_a_deleted_person_gets_the_audit_of_the_deletion(
     assert run_once(installation.context)
     assert audits(installation, person)[0].outcome is Outcome.NOT_APPLICABLE
     assert [(a.job_id, a.outcome, a.figures) for a in audits(installation, held)] == [
-        (a.job_id, a.outcome, a.figures) for a in audits(installation, person)
+        (a.job_id, a.outcome, (a.figures or {}) | {"included_in": person})
+        for a in audits(installation, person)
     ]
+    assert person in installation.certificate(held)["finding"]["sentence"]
     assert installation.request(held).outcome is Outcome.NOT_APPLICABLE
 
 
@@ -147,7 +160,7 @@ def test_request_of_a_deleted_item_gets_the_audit_of_the_deletion(
     (audit,) = audits(installation, item)
     assert audit.outcome is Outcome.NOT_APPLICABLE
     assert [(a.outcome, a.figures) for a in audits(installation, held)] == [
-        (audit.outcome, audit.figures)
+        (audit.outcome, (audit.figures or {}) | {"included_in": item})
     ]
     assert installation.request(held).outcome is Outcome.NOT_APPLICABLE
     assert installation.certificate(held)["outcome"] == "not_applicable"

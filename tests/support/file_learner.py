@@ -104,19 +104,23 @@ class FileLearner:
         figures = {"left": len(remaining), "before": len(before), "exact": exact}
         requests = snapshot.requests
         unknown = are_unknown(snapshot, _record(parent), requests.values())
+        outcome = Outcome.FAILED
+        if not remaining:
+            outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
         by_request = {
             request_id: RequestFigures(
                 forget={
                     "rows": sum(_is_forgotten(row, forget) for row in before),
                     "left": sum(_is_forgotten(row, forget) for row in after),
+                    # Each person has the outcome of the batch.
+                    "persons": {
+                        outcome.value: len({u for u, i in before if _is_forgotten([u, i], forget)})
+                    },
                 },
                 is_unknown=is_unknown,
             )
             for (request_id, forget), is_unknown in zip(requests.items(), unknown, strict=True)
         }
-        outcome = Outcome.FAILED
-        if not remaining:
-            outcome = self._verdicts.pop(0) if self._verdicts and not exact else Outcome.PASSED
         forgotten = sum(_is_forgotten(row, snapshot.forget) for row in before)
         return Verdict(
             outcome=outcome, figures=figures, by_request=by_request, forgotten_rows=forgotten

@@ -29,7 +29,7 @@ from models.backbones.compact import CompactConfig
 from models.data.interactions import ItemRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from fastapi import FastAPI
@@ -85,9 +85,12 @@ class World(Installation):
             command = ForgetCommand.of(user_id, items, item_id)
             return request_forget(uow, self.pseudonyms, self.settings, command)[0].id
 
-    def complete(self) -> None:
-        """Complete the requests that are past their cancel window, without new weights."""
-        settings = self.settings.model_copy(update={"batch_size": 1})
+    def complete(self, audits: Mapping[str, tuple[Outcome, dict[str, Any]]] | None = None) -> None:
+        """Complete the requests that are past their cancel window, without new weights.
+
+        `audits`: outcome and figures of requests, by request id.
+        """
+        settings = self.settings.model_copy(update={"batch_size": max(1, len(audits or {}))})
         with self.uow() as uow:
             jobs.close_batch(uow, settings)
         with self.uow() as uow:
@@ -95,6 +98,9 @@ class World(Installation):
             if claimed is None:
                 raise RuntimeError("no batch was closed")
             lease = claimed[1]
+            for request_id, (outcome, figures) in (audits or {}).items():
+                uow.request_jobs.add(lease.job_id, [request_id])
+                uow.request_jobs.set_audit(lease.job_id, request_id, outcome, figures)
             jobs.advance(uow, lease, status=JobStatus.PUBLISHING)
             jobs.advance(uow, lease, status=JobStatus.ROLLING_OUT, stage=Stage.ROLL_OUT)
             finish(uow, lease, load_signer(settings), Evidence(outcome=Outcome.PASSED))

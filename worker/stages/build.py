@@ -78,11 +78,11 @@ class Builder:
             return self._retrain()
         if not self._learner.has_training_rows(self._snapshot, self._directory(parent)):
             return self._carry_over(parent)
-        for strength in _STRENGTHS:
+        for failed_attempts, strength in enumerate(_STRENGTHS):
             built = self._unlearn(parent, strength)
             if built is not None:
-                return built
-        return self._retrain()
+                return _after_failures(built, failed_attempts)
+        return _after_failures(self._retrain(), len(_STRENGTHS))
 
     def _needs_retraining(self, parent: Release) -> bool:
         job = self._run.job
@@ -105,7 +105,8 @@ class Builder:
             figures={},
             lineage=Lineage.of(parent),
             by_request=self._with_known_rows(
-                parent, dict.fromkeys(self._snapshot.requests, RequestFigures())
+                parent,
+                dict.fromkeys(self._snapshot.requests, RequestFigures(is_carried_over=True)),
             ),
         )
 
@@ -313,3 +314,14 @@ class Builder:
             return self._run.read(release.path)
         except FileNotFoundError as error:
             raise ReleaseMissingError(release_id=release.id) from error
+
+
+def _after_failures(built: Built, failed_attempts: int) -> Built:
+    """Return the weights with the number of earlier attempts whose audit failed."""
+    return replace(
+        built,
+        by_request={
+            request_id: replace(figures, failed_attempts=failed_attempts)
+            for request_id, figures in built.by_request.items()
+        },
+    )

@@ -73,24 +73,27 @@ def forget(
     tasks.add_task(gateway.replica.data_changed)
     if not created:
         response.status_code = status.HTTP_200_OK
-    (answer,) = ForgetAnswer.read(uow, [request])
+    (answer,) = ForgetAnswer.read(uow, [request], gateway.settings.exact)
     return answer
 
 
 @router.get("", responses=problems("invalid-input"))
-def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -> ForgetPage:
+def list_all(
+    gateway: TheGateway, uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None
+) -> ForgetPage:
     """List deletion requests, newest first."""
     page = list_requests(uow, limit, cursor)
     return ForgetPage(
-        items=ForgetAnswer.read(uow, page.items),
+        items=ForgetAnswer.read(uow, page.items, gateway.settings.exact),
         next_cursor=page.next_cursor,
     )
 
 
 @router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))
-def read(request_id: RequestPath, uow: Reading) -> ForgetAnswer:
-    """Return a deletion request with its status and progress."""
-    (answer,) = ForgetAnswer.read(uow, [uow.requests.get(request_id)])
+def read(request_id: RequestPath, gateway: TheGateway, uow: Reading) -> ForgetAnswer:
+    """Return a deletion request with its status, its progress and what its audit shows."""
+    request = uow.requests.get(request_id)
+    (answer,) = ForgetAnswer.read(uow, [request], gateway.settings.exact)
     return answer
 
 
@@ -115,9 +118,10 @@ def hold(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
     "/{request_id}/release",
     responses=problems("unknown-request", "illegal-transition", "conflict", "invalid-input"),
 )
-def release(request_id: RequestPath, uow: Writing) -> ForgetAnswer:
+def release(request_id: RequestPath, gateway: TheGateway, uow: Writing) -> ForgetAnswer:
     """Resume a deletion request that is on hold or dead."""
-    (answer,) = ForgetAnswer.read(uow, [release_forget(uow, request_id)])
+    request = release_forget(uow, request_id)
+    (answer,) = ForgetAnswer.read(uow, [request], gateway.settings.exact)
     return answer
 
 

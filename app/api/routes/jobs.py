@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.api.dependencies import DEFAULT_PAGE, Cursor, JobPath, Limit, Reading, Writing
+from app.api.dependencies import (
+    DEFAULT_PAGE,
+    Cursor,
+    JobPath,
+    Limit,
+    Reading,
+    TheGateway,
+    Writing,
+)
 from app.api.responses import problems
-from app.api.schemas.jobs import JobAnswer, JobPage
+from app.api.schemas.jobs import JobAnswer, JobDetailAnswer, JobPage
 from app.services.jobs import cancel as cancel_job
 from app.services.pagination import list_jobs
 
@@ -21,9 +29,9 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
 
 
 @router.get("/{job_id}", responses=problems("unknown-job", "invalid-input"))
-def read(job_id: JobPath, uow: Reading) -> JobAnswer:
-    """Return a job with its status, progress and audit figures."""
-    return JobAnswer.of(uow.jobs.get(job_id))
+def read(job_id: JobPath, gateway: TheGateway, uow: Reading) -> JobDetailAnswer:
+    """Return a job with its status, progress, audits, and what they show about each request."""
+    return JobDetailAnswer.read(uow, job_id, gateway.settings.exact)
 
 
 @router.post(

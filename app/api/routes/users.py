@@ -45,7 +45,7 @@ def forget_many(
     """Request the deletion of several users, either all or none."""
     requests = forget_users(uow, gateway.pseudonyms, gateway.settings, body.user_ids)
     tasks.add_task(gateway.replica.data_changed)
-    return ForgetUsersAnswer(items=ForgetAnswer.read(uow, requests))
+    return ForgetUsersAnswer(items=ForgetAnswer.read(uow, requests, gateway.settings.exact))
 
 
 @router.get(

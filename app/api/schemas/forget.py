@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import Field
 
 from app.api.schemas.common import Answer, Body, Id
+from app.api.schemas.findings import FindingAnswer
+from app.services.findings import findings_of
 from app.services.forget import ForgetCommand
 from app.services.renewals import waits_for
 from app.services.validation import MAX_ITEMS_PER_REQUEST
@@ -15,6 +17,7 @@ from app.services.validation import MAX_ITEMS_PER_REQUEST
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from app.domain.renewal import ExactMode
     from app.domain.requests import ForgetRequest
     from app.storage.unit_of_work import UnitOfWork
 
@@ -59,7 +62,10 @@ class ForgetAnswer(Answer):
     completed_at: datetime | None
     job_id: str | None
     progress: float
+    #: The outcome of the audit of this request alone; null before completion.
     outcome: str | None
+    #: What the audit shows, in words and with its figures; null before completion.
+    finding: FindingAnswer | None = None
     release: str | None
     #: `none`, `approximate` or `exact`.
     assurance: str
@@ -71,16 +77,25 @@ class ForgetAnswer(Answer):
 
     @classmethod
     def of(cls, request: ForgetRequest) -> Self:
+        """Return a request that no job has completed."""
         return cls.model_validate(request)
 
     @classmethod
-    def read(cls, uow: UnitOfWork, requests: Iterable[ForgetRequest]) -> list[Self]:
-        """Return the requests, each with the job for which the request waits."""
+    def read(
+        cls, uow: UnitOfWork, requests: Iterable[ForgetRequest], mode: ExactMode | None
+    ) -> list[Self]:
+        """Return the requests, each with its finding and the job for which the request waits.
+
+        `mode` is LETHE_EXACT.
+        """
         requests = list(requests)
         blockers = waits_for(uow, requests)
+        findings = findings_of(uow, requests, mode)
         answers = []
         for request in requests:
             answer = cls.of(request)
+            if request.id in findings:
+                answer.finding = FindingAnswer.of(findings[request.id])
             if request.id in blockers:
                 answer.waits_for = BlockerAnswer.model_validate(blockers[request.id])
             answers.append(answer)

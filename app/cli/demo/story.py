@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
+from rich.text import Text
 
 from app.cli.client import ServiceError
 from app.cli.demo.load import BackgroundLoad
@@ -85,7 +86,7 @@ class Story:
         with BackgroundLoad(service, participants.others) as load:
             request, job, seconds = self._delete(service, participants.forgotten)
         figures = load.figures()
-        self._show_audit(job)
+        self._show_audit(request, job)
         self._show_swap(service, before["release"], request["release"], figures)
         self._show_forgotten(service, participants.forgotten)
         other_after = service.recommend(other, 5)
@@ -129,11 +130,12 @@ class Story:
         self._screen.say(f"  completed after [bold]{seconds:.1f} s[/bold]")
         return request, job, seconds
 
-    def _show_audit(self, job: dict[str, Any]) -> None:
+    def _show_audit(self, request: dict[str, Any], job: dict[str, Any]) -> None:
+        self._title(6, f"Audit of this person: [bold]{request['outcome']}[/bold]")
+        self._screen.say(Text(request["finding"]["sentence"]))
         for attempt in job["metrics"].get("tries", []):
-            self._title(6, f"Audit of {attempt['method']}: [bold]{attempt['outcome']}[/bold]")
             if attempt["audit"]:
-                self._screen.say(f"  {attempt['audit']['reason']}")
+                self._screen.say(f"  {attempt['attempt']}, {attempt['method']}:")
                 self._screen.say(audit_report(attempt["audit"]))
 
     def _show_swap(self, service: Service, before: str, after: str, load: dict[str, Any]) -> None:

@@ -182,6 +182,14 @@ class RequestRepository(Repository):
         pairs = RequestRow.status.in_(_OPEN) & (RequestRow.scope == Scope.USER_ITEMS.value)
         return bool(self._connection.execute(select(exists().where(pairs))).scalar_one())
 
+    def with_ids(self, request_ids: Iterable[str]) -> list[ForgetRequest]:
+        """Return the requests with these ids, ordered by id."""
+        requests: list[ForgetRequest] = []
+        for portion in portions(sorted(request_ids)):
+            query = select(RequestRow.__table__).where(RequestRow.id.in_(portion))
+            requests += self._all(query.order_by(RequestRow.id))
+        return requests
+
     def of_job(self, job_id: str) -> list[ForgetRequest]:
         return self._all(_requests().where(RequestRow.job_id == job_id).order_by(RequestRow.id))
 

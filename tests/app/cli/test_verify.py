@@ -268,3 +268,18 @@ def test_file_without_a_key_is_named_instead_of_the_certificate(
     assert ended.exit_code == 2
     assert message in text
     assert "certificate is not valid" not in text
+
+
+def test_the_sentence_about_the_person_comes_first(certificate: Path, tmp_path: Path) -> None:
+    """A certificate without a finding is of an earlier version, which judged whole batches."""
+    text = lethe("verify", str(certificate)).stdout
+    assert "The audit passed for the batch as a whole, which does not show whether" in text
+    signer = load_signer(get_settings())
+    sentence = "The audit cannot tell from 6 rows whether this person was forgotten: [too few]."
+    predicate = content(signer, registered_keys()[0].valid_from.isoformat())
+    predicate |= {"finding": {"sentence": sentence}, "outcome": "inconclusive"}
+    envelope = signer.sign(predicate, name="rel_1", sha256=hashlib.sha256().hexdigest())
+    path = tmp_path / "with-a-finding.json"
+    path.write_text(json.dumps(envelope))
+    _, second_line, *_ = lethe("verify", str(path)).stdout.splitlines()
+    assert second_line == sentence

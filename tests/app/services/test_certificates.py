@@ -118,7 +118,15 @@ class TestContent:
         assert second["figures"] == {"n": 2}
         # The request has a verdict of its own, beside the verdict of the batch.
         assert (content["outcome"], content["figures"]) == ("inconclusive", {"n": 2})
-        assert content["batch"] == {"outcome": "passed", "figures": {"auc": 0.75}}
+        batch = content["batch"]
+        assert (batch["outcome"], batch["figures"]) == ("passed", {"auc": 0.75})
+        assert batch["sentence"].startswith("The batch as a whole passed")
+
+    def test_a_request_without_an_audit_of_its_own_never_passes(self) -> None:
+        """What the batch as a whole shows proves nothing about one person."""
+        content = build_content(REQUEST, JOB, EVIDENCE, NOW)
+        assert (content["batch"]["outcome"], content["outcome"]) == ("passed", "inconclusive")
+        assert "cannot be told whether this person" in content["finding"]["sentence"]
 
     def test_facts_that_were_not_recorded_are_null(self) -> None:
         request = REQUEST.evolve(rows_deleted=None)

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
     from app.storage.engine import Database
 
+#: Several test processes share the cores, and small models are faster on one thread. The variable
+#: must be set before torch is imported; subprocesses of the tests inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: At a lower priority than the tests beside it, a worker would hardly proceed. Tests with settings
+#: of their own set the variable again.
+os.environ.setdefault("LETHE_WORKER_NICE", "0")
+
 POSTGRES_URL = os.environ.get("LETHE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432")
 
 

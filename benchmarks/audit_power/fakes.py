@@ -116,7 +116,7 @@ def only_people(count: int, factor: float = 1.0, *, dressed: bool = False) -> Ma
     """Return a fake that forgets only the first `count` people."""
 
     def make(world: World, rng: np.random.Generator) -> Candidate:
-        factors = factor * (world.forget.users < count)
+        factors = np.asarray(factor * (world.forget.users < count), dtype=np.float64)
         if dressed:
             return _dressed(world, factors * world.forget.memorization, rng)
         return moved_by_need(world, factors)

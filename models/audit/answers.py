@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from models.audit.evidence import AnsweredRows, Evidence
+from models.audit.evidence import AnsweredRows, Answers, Evidence
 from models.data.forget_split import KINDS
 from models.data.samples import Samples
 from models.training.trainer import row_margins
@@ -24,14 +24,20 @@ CONTROLS_PER_PERSON: Final = 30
 LEAST_CONTROLS: Final = 400
 
 
-def gather(old: Recommender, new: Recommender, prepared: ForgetSplit) -> Evidence:
-    """Return both models' answers on the forget rows and on control rows of a split."""
+def forget_answers(old: Recommender, new: Recommender, prepared: ForgetSplit) -> Answers:
+    """Return both models' answers on the forget rows of a split."""
+    return _answers(old, new, prepared.forget, prepared.forget_kind, prepared.retained)
+
+
+def gather(old: Recommender, new: Recommender, prepared: ForgetSplit, forget: Answers) -> Evidence:
+    """Return the evidence on persons: `forget`, neighbor prompts, and control rows of the split."""
     data = prepared.retained
     controls = control_samples(prepared)
     no_kind = np.full(len(controls), -1, dtype=np.int64)
+    control_answers = _answers(old, new, controls, no_kind, data)
     return Evidence(
-        forget=_answered(old, new, prepared.forget, prepared.forget_kind, data),
-        controls=_answered(old, new, controls, no_kind, data),
+        forget=_with_neighbors(forget, old, new, prepared.forget, data),
+        controls=_with_neighbors(control_answers, old, new, controls, data),
     )
 
 
@@ -84,20 +90,32 @@ def _joined(first: Samples, second: Samples) -> Samples:
     return Samples(**columns)
 
 
-def _answered(
+def _answers(
     old: Recommender,
     new: Recommender,
     samples: Samples,
     kinds: NDArray[np.int64],
     data: Interactions,
-) -> AnsweredRows:
-    near = neighbors(samples)
-    return AnsweredRows(
+) -> Answers:
+    return Answers(
         users=samples.user,
         labels=samples.label.astype(np.float64),
         kinds=kinds,
         old=row_margins(old, samples, data),
         new=row_margins(new, samples, data),
+    )
+
+
+def _with_neighbors(
+    answers: Answers, old: Recommender, new: Recommender, samples: Samples, data: Interactions
+) -> AnsweredRows:
+    near = neighbors(samples)
+    return AnsweredRows(
+        users=answers.users,
+        labels=answers.labels,
+        kinds=answers.kinds,
+        old=answers.old,
+        new=answers.new,
         old_neighbors=row_margins(old, near, data),
         new_neighbors=row_margins(new, near, data),
     )

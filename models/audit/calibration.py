@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.audit.answers import gather
-from models.audit.person_calibration import PersonCalibration
+from models.audit.answers import forget_answers, gather
+from models.audit.person_calibration import MINIMUM_PEOPLE, PersonCalibration, people_by_kind
 from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.data.metrics import log_losses
 from models.training.trainer import row_losses
@@ -21,7 +21,7 @@ from models.training.trainer import row_losses
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.audit.evidence import AnsweredRows
+    from models.audit.evidence import Answers
     from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
@@ -77,10 +77,14 @@ def calibrate(
     """
     shadow_data = shadow_rows(data, prepared, holdout_users, config)
     shadow = train(shadow_data)
-    evidence = gather(recommender, shadow, shadow_data)
+    answers = forget_answers(recommender, shadow, shadow_data)
+    # The other answers cost more passes through the model, often many more than the forget rows.
+    can_be_fitted = max(people_by_kind(answers).values()) >= MINIMUM_PEOPLE
     return Calibration(
-        expected=expected_loss_increases(recommender, shadow, shadow_data, evidence.forget),
-        persons=PersonCalibration.of(evidence),
+        expected=expected_loss_increases(recommender, shadow, shadow_data, answers),
+        persons=PersonCalibration.of(gather(recommender, shadow, shadow_data, answers))
+        if can_be_fitted
+        else PersonCalibration(models={}, people=people_by_kind(answers)),
     )
 
 
@@ -96,7 +100,7 @@ def shadow_rows(
 
 
 def expected_loss_increases(
-    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, left_out: AnsweredRows
+    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, left_out: Answers
 ) -> dict[str, ExpectedLossIncrease]:
     """Return the shadow's loss less the recommender's on the rows the shadow never saw, by kind.
 

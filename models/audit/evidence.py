@@ -17,8 +17,8 @@ seed's general bias or confidence, is not forgetting; `models.audit.person_model
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -34,11 +34,11 @@ VIEWS: Final = (ANSWERS, NEIGHBORS, EXPOSURE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AnsweredRows:
-    """Margins of two models on M rows and on the neighbor prompt of each row.
+class Answers:
+    """Margins of two models on M rows.
 
-    `users` [M] are user indices, `labels` [M] are 0 or 1, `kinds` [M] are indices into KINDS; the
-    others are [M] margins (logits) of the older and of the newer model.
+    `users` [M] are user indices, `labels` [M] are 0 or 1, `kinds` [M] are indices into KINDS; `old`
+    and `new` are [M] margins (logits) of the older and of the newer model.
     """
 
     users: NDArray[np.integer]
@@ -46,22 +46,14 @@ class AnsweredRows:
     kinds: NDArray[np.integer]
     old: Floats
     new: Floats
-    old_neighbors: Floats
-    new_neighbors: Floats
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> AnsweredRows:
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> Self:
         """Return the selected rows."""
-        return AnsweredRows(
-            users=self.users[rows],
-            labels=self.labels[rows],
-            kinds=self.kinds[rows],
-            old=self.old[rows],
-            new=self.new[rows],
-            old_neighbors=self.old_neighbors[rows],
-            new_neighbors=self.new_neighbors[rows],
+        return type(self)(
+            **{column.name: getattr(self, column.name)[rows] for column in fields(self)}
         )
 
     @property
@@ -72,12 +64,30 @@ class AnsweredRows:
     @property
     def has_numbers(self) -> bool:
         """Return whether every margin of the older model is a finite number."""
-        return bool(np.isfinite(self.old).all() and np.isfinite(self.old_neighbors).all())
+        return bool(np.isfinite(self.old).all())
 
     @property
     def has_new_numbers(self) -> bool:
         """Return whether every margin of the newer model is a finite number."""
-        return bool(np.isfinite(self.new).all() and np.isfinite(self.new_neighbors).all())
+        return bool(np.isfinite(self.new).all())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AnsweredRows(Answers):
+    """Margins of two models on M rows and on the neighbor prompt of each row, each [M] (logits)."""
+
+    old_neighbors: Floats
+    new_neighbors: Floats
+
+    @property
+    def has_numbers(self) -> bool:
+        """Return whether every margin of the older model is a finite number."""
+        return bool(np.isfinite([self.old, self.old_neighbors]).all())
+
+    @property
+    def has_new_numbers(self) -> bool:
+        """Return whether every margin of the newer model is a finite number."""
+        return bool(np.isfinite([self.new, self.new_neighbors]).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from models.audit.differences import Difference
-    from models.audit.evidence import AnsweredRows
+    from models.audit.evidence import AnsweredRows, Answers
     from models.audit.person_calibration import PersonCalibration
 
 #: A batch may have this many times as many people as the shadow model left out.
@@ -63,8 +63,13 @@ class Judgment:
         }
 
 
+def has_judged_kind(rows: Answers, calibration: PersonCalibration) -> bool:
+    """Return whether the calibration has models for some of the rows."""
+    return any((rows.kinds == KINDS.index(kind)).any() for kind in calibration.models)
+
+
 def judge(
-    evidence: Evidence,
+    evidence: Evidence | Answers,
     calibration: PersonCalibration | None,
     *,
     holdout: Difference,
@@ -73,6 +78,9 @@ def judge(
 ) -> Judgment:
     """Judge a release; `holdout` and `test` are loss increases (nats) on rows of other people.
 
+    The answers on the forget rows are enough as evidence if no person can be judged, because the
+    calibration has no model for their kinds of rows (`has_judged_kind`).
+
     Both groups fail a release that surely increased the loss. Only the test rows, which belong to
     many people, must also rule out an increase: with about 20 holdout users, an increase cannot be
     told from the noise of another seed.
@@ -80,13 +88,15 @@ def judge(
     Every failure of a rule that needs no calibration comes first: broken weights, unchanged
     answers, and loss increases of other people.
     """
-    forget, controls = evidence.forget, evidence.controls
+    forget = evidence.forget if isinstance(evidence, Evidence) else evidence
     checks = [
         collateral_check(holdout, config, "holdout users"),
         collateral_check(test, config, "test rows"),
     ]
     is_broken = not (np.isfinite(holdout.mean) and np.isfinite(test.mean))
-    if is_broken or not (forget.has_new_numbers and controls.has_new_numbers):
+    if isinstance(evidence, Evidence):
+        is_broken = is_broken or not evidence.controls.has_new_numbers
+    if is_broken or not forget.has_new_numbers:
         return _same_for_all(forget, FAILED, BROKEN)
     if len(forget) and np.array_equal(forget.old, forget.new):
         return _same_for_all(forget, FAILED, UNCHANGED)
@@ -106,12 +116,13 @@ def _overruled(judgment: Judgment, outcome: str, reason: str) -> Judgment:
 
 
 def _judge_people(
-    evidence: Evidence, calibration: PersonCalibration | None, config: AuditConfig
+    evidence: Evidence | Answers, calibration: PersonCalibration | None, config: AuditConfig
 ) -> Judgment:
-    forget, controls = evidence.forget, evidence.controls
     reason = _reason_against(evidence, calibration)
-    if reason is not None or calibration is None:
+    if reason is not None or calibration is None or not isinstance(evidence, Evidence):
+        forget = evidence.forget if isinstance(evidence, Evidence) else evidence
         return _same_for_all(forget, INCONCLUSIVE, reason or NO_CALIBRATION)
+    forget, controls = evidence.forget, evidence.controls
     batches: dict[str, BatchVerdict] = {}
     persons: list[PersonVerdict] = []
     for index, kind in enumerate(KINDS):
@@ -154,15 +165,21 @@ def _capped(verdict: PersonVerdict) -> PersonVerdict:
     return replace(verdict, outcome=INCONCLUSIVE, reason=UNSURE_BATCH)
 
 
-def _reason_against(evidence: Evidence, calibration: PersonCalibration | None) -> str | None:
+def _reason_against(
+    evidence: Evidence | Answers, calibration: PersonCalibration | None
+) -> str | None:
     """Return the reason why no person can be judged, or None."""
-    if not len(evidence.forget):
+    forget = evidence.forget if isinstance(evidence, Evidence) else evidence
+    if not len(forget):
         return NO_ROWS
-    if not (evidence.forget.has_numbers and evidence.controls.has_numbers):
+    controls = evidence.controls if isinstance(evidence, Evidence) else None
+    if not (forget.has_numbers and (controls is None or controls.has_numbers)):
         return OLD_BROKEN
     if calibration is None:
         return NO_CALIBRATION
-    if len(np.unique(evidence.controls.users)) < MINIMUM_PEOPLE:
+    if controls is None:
+        return FEW_LEFT_OUT
+    if len(np.unique(controls.users)) < MINIMUM_PEOPLE:
         return NO_CONTROLS
     return None
 
@@ -179,7 +196,7 @@ def _reason_against_kind(
     return None
 
 
-def _same_for_all(rows: AnsweredRows, outcome: str, reason: str) -> Judgment:
+def _same_for_all(rows: Answers, outcome: str, reason: str) -> Judgment:
     """Return a judgment with one outcome for the batch and for each person."""
     persons = []
     for index, kind in enumerate(KINDS):

@@ -19,6 +19,8 @@ from models.data.forget_split import KINDS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from models.audit.evidence import Answers
+
 #: Version of the stored parameters. A manifest with another version counts as not calibrated.
 VERSION: Final = 2
 #: A model is fitted for kinds of rows of which the shadow left out at least this many people.
@@ -38,12 +40,11 @@ class PersonCalibration:
     @classmethod
     def of(cls, evidence: Evidence) -> Self:
         """Fit the models; `evidence.forget` are the left-out people's rows."""
-        people, models = {}, {}
+        people, models = people_by_kind(evidence.forget), {}
         for index, kind in enumerate(KINDS):
-            forget = evidence.forget.take(evidence.forget.kinds == index)
-            people[kind] = len(np.unique(forget.users))
             if people[kind] < MINIMUM_PEOPLE or not len(evidence.controls):
                 continue
+            forget = evidence.forget.take(evidence.forget.kinds == index)
             views = Evidence(forget=forget, controls=evidence.controls).views()
             models[kind] = {view: ViewModel.of(views[view]) for view in VIEWS}
         return cls(models=models, people=people)
@@ -74,6 +75,13 @@ class PersonCalibration:
         except (KeyError, TypeError, ValueError):
             return None
         return cls(models=models, people=people)
+
+
+def people_by_kind(rows: Answers) -> dict[str, int]:
+    """Return the number of people with rows of each kind."""
+    return {
+        kind: len(np.unique(rows.users[rows.kinds == index])) for index, kind in enumerate(KINDS)
+    }
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.audit.answers import gather
+from models.audit.answers import forget_answers, gather
 from models.audit.differences import paired_difference
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
 from models.audit.drift import RowLosses
-from models.audit.judgment import Judgment, judge
+from models.audit.judgment import Judgment, has_judged_kind, judge
 from models.audit.membership import membership_auc
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.persons import AuditConfig, PersonVerdict
@@ -122,12 +122,9 @@ def audit(
     of forgotten users are in neither group, because `prepared.parts` contains retained rows only.
     """
     config = config or AuditConfig()
-    evidence = gather(old, new, prepared)
+    answers = forget_answers(old, new, prepared)
     forget = _Comparison(
-        users=prepared.forget.user,
-        labels=evidence.forget.labels,
-        old=evidence.forget.old,
-        new=evidence.forget.new,
+        users=prepared.forget.user, labels=answers.labels, old=answers.old, new=answers.new
     )
     holdout = _compare(old, new, prepared.parts.holdout, prepared)
     test = _compare(old, new, prepared.parts.test, prepared)
@@ -135,8 +132,10 @@ def audit(
         paired_difference(*part.losses, part.users, config.confidence)
         for part in (forget, holdout, test)
     )
+    # The other answers cost more passes through the model, often many more than the forget rows.
+    can_judge = calibration is not None and has_judged_kind(answers, calibration)
     judgment = judge(
-        evidence,
+        gather(old, new, prepared, answers) if can_judge else answers,
         calibration,
         holdout=holdout_change,
         test=test_change,

@@ -93,6 +93,8 @@ class Stack:
             "LETHE_POLL_SECONDS": "0.1",
             "LETHE_CANCEL_WINDOW": "0",
             "LETHE_BATCH_SECONDS": "0",
+            # At a lower priority than the tests beside it, a worker would hardly proceed.
+            "LETHE_WORKER_NICE": "0",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 

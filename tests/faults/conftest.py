@@ -193,6 +193,7 @@ def make_installation(
         "LETHE_JOB_ATTEMPTS": "20",
         "LETHE_POLL_SECONDS": "0.1",
         "LETHE_RETRY_DELAY": "0",
+        "LETHE_WORKER_NICE": "0",
         # Renewals follow deletions by themselves. Tests of other subjects do without.
         "LETHE_EXACT": "off",
         # With few users, each deletion would spend the drift budget.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from models.audit.calibration import Calibration, ExpectedLossIncrease, calibrate
 from models.backbones.compact import CompactConfig
@@ -20,18 +19,7 @@ from tests.support import planted_tastes
 from tests.support.planted_tastes import CALIBRATION, FORGOTTEN, HOLDOUT, RECIPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from models.recommender.base import Recommender
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run small models on one thread, which is faster and leaves other test workers their cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 USERS = 120

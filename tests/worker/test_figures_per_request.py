@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from app.domain.requests import Outcome
 from app.settings import Settings
@@ -18,7 +17,7 @@ from worker.learner import DataSnapshot, ForgetSet, RequestFigures
 from worker.trainer import ModelLearner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from worker.learner import Verdict
@@ -77,9 +76,7 @@ class Releases:
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
     root = tmp_path_factory.mktemp("releases")
     recipe = replace(RECIPE, epochs=2)
     learner = ModelLearner(Settings(seed=0), lambda _backbone: recipe, CALIBRATION)
@@ -88,8 +85,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
     batch = snapshot({"r": users("u0", "u1", "u2")})
     left = learner.unlearn(batch, root / "parent", root / "left", strength=0, report=nothing)
     learner.merge(root / "parent", left.directory, root / "candidate")
-    yield Releases(learner=learner, parent=root / "parent", candidate=root / "candidate")
-    torch.set_num_threads(threads)
+    return Releases(learner=learner, parent=root / "parent", candidate=root / "candidate")
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 from app.domain.errors import InvalidInputError
 from app.domain.jobs import Stage
@@ -43,7 +42,6 @@ from worker.learner import ForgetSet
 from worker.trainer import ModelLearner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from models.backbones.compact import BackboneConfig
@@ -84,14 +82,6 @@ class Kind:
         learner = ModelLearner(Settings(method="e2urec-fast", seed=0), recipes, CALIBRATION)
         learner._method = self.method
         return learner
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from worker.trainer import ModelLearner
 from worker.training_data import split_like
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from models.training.trainer import TrainConfig
@@ -73,14 +72,6 @@ class Lineage:
     delta: Artifact
     merged: Artifact
     progress: tuple[float, ...]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_learner(recipe: TrainConfig = RECIPE) -> ModelLearner:

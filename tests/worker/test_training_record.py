@@ -22,7 +22,6 @@ from worker.training_data import split_like
 from worker.training_record import TrainingRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -86,14 +85,6 @@ def changed(snapshot: DataSnapshot, rows: NDArray[Any], **versions: int) -> Data
     for name, version in versions.items():
         columns[name][rows] = version
     return replace(snapshot, **columns)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class WatchedMethod(E2URecFast):

@@ -24,7 +24,6 @@ from models.unlearning.registry import get_method
 from tests.support.interaction_tables import planted_interactions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -35,14 +34,6 @@ SMALL = TrainConfig(
     epochs=1,
     validations=0,
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    previous = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(previous)
 
 
 def run_comparison(out: Path, protocol: str) -> tuple[Benchmark, list[Unit], dict[str, Any]]:

@@ -170,6 +170,22 @@ def test_few_left_out_people_are_inconclusive(world: World, retrained: Candidate
     assert_inconclusive(judge_candidate(world, retrained, few), reasons.FEW_LEFT_OUT)
 
 
+def test_answers_on_forget_rows_are_enough_where_no_person_can_be_judged(
+    world: World, retrained: Candidate
+) -> None:
+    shadow, model = shadow_world(replace(STRONG, left_out=9), np.random.default_rng(0))
+    few = PersonCalibration.of(shadow.evidence(model))
+    evidence = world.evidence(retrained)
+    assert not reasons.has_judged_kind(evidence.forget, few)
+    alone = judge(evidence.forget, few, holdout=STILL, test=STILL, config=CONFIG)
+    assert_inconclusive(alone, reasons.FEW_LEFT_OUT)
+    assert alone.persons == judge_evidence(evidence, few).persons
+    uncalibrated = judge(evidence.forget, None, holdout=STILL, test=STILL, config=CONFIG)
+    assert_inconclusive(uncalibrated, reasons.NO_CALIBRATION)
+    unchanged = replace(evidence.forget, new=evidence.forget.old)
+    assert judge(unchanged, few, holdout=STILL, test=STILL, config=CONFIG).outcome == FAILED
+
+
 def test_old_answers_that_are_not_numbers_are_inconclusive(
     world: World, retrained: Candidate, calibration: PersonCalibration
 ) -> None:

@@ -11,18 +11,24 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models.audit import answers
+from models.audit.judgment import FEW_LEFT_OUT
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
+from models.audit.person_calibration import PersonCalibration
 from models.audit.report import AuditReport, audit, audit_exact
 from models.checkpoints import adapter as adapters
 from models.data.forget_split import ForgetIndices, are_forgotten, split_for_forgetting
 from models.recommender.base import Recommender
-from models.training.trainer import fit, live_margins
+from models.training.trainer import fit, live_margins, row_margins
 from models.unlearning.registry import get_method
 from tests.models.conftest import World, nothing
 from tests.support.planted_tastes import HOLDOUT, RECIPE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from models.data.interactions import Interactions
+    from models.data.samples import Samples
 
 pytestmark = pytest.mark.slow
 
@@ -175,6 +181,29 @@ def test_groups_change_no_decision_and_may_be_empty(world: World, release: Recom
     assert report.groups == {"stranger": {"rows": 0}}
     plain = judge(world, release)
     assert (report.outcome, report.figures) == (plain.outcome, plain.figures)
+
+
+@pytest.mark.parametrize("is_fitted", [False, True])
+def test_neighbor_prompts_and_controls_are_asked_only_where_a_person_can_be_judged(
+    world: World, release: Recommender, monkeypatch: pytest.MonkeyPatch, is_fitted: bool
+) -> None:
+    """With a language model, each row is a costly pass through the model."""
+    asked = []
+
+    def count_rows(model: Recommender, samples: Samples, data: Interactions) -> Any:
+        asked.append(len(samples))
+        return row_margins(model, samples, data)
+
+    monkeypatch.setattr(answers, "row_margins", count_rows)
+    fitted = world.calibration.persons
+    calibration = fitted if is_fitted else PersonCalibration(models={}, people=fitted.people)
+    report = audit(world.recommender, release, world.batch, calibration)
+    forget = len(world.batch.forget)
+    if is_fitted:
+        assert sum(asked) > 4 * forget
+    else:
+        assert asked == [forget, forget]
+        assert report.figures["reason"] == FEW_LEFT_OUT
 
 
 def test_the_audit_changes_neither_model(world: World, release: Recommender) -> None:

@@ -37,6 +37,25 @@ def moved(world: World, amount: Floats, *, neighbors: float | None = None) -> Ca
     return replace(world.old, forget=lowered)
 
 
+def moved_by_need(
+    world: World,
+    factor: float | Floats,
+    *,
+    neighbors: float | None = None,
+    blur: Floats | None = None,
+) -> Candidate:
+    """Return the old model with forget rows moved by `factor` (scalar or [M]) of what each needs.
+
+    The needed change of trained models is an estimate with a little seed noise. The controls have
+    this noise, too, so that it does not give the fake away.
+    """
+    amount = factor * world.forget.memorization
+    if blur is not None:
+        amount = amount + blur
+    fake = moved(world, amount, neighbors=neighbors)
+    return replace(fake, controls=world.exact_removal().controls)
+
+
 def _dressed(world: World, amount: Floats, rng: np.random.Generator) -> Candidate:
     """Return a training with another seed that knows the people, with margins lowered."""
     seeded = world.model(rng, knows_forget=True)
@@ -55,7 +74,7 @@ def retrained(world: World, rng: np.random.Generator) -> Candidate:
 
 def retrained_quietly(world: World, _: np.random.Generator) -> Candidate:
     """Return the old model less exactly the memorization, without another seed's noise."""
-    return moved(world, world.forget.memorization)
+    return world.exact_removal()
 
 
 def untouched(world: World, _: np.random.Generator) -> Candidate:
@@ -70,7 +89,7 @@ def another_seed(world: World, rng: np.random.Generator) -> Candidate:
 
 def times(factor: float) -> Make:
     """Return a fake with a multiple of the required change."""
-    return lambda world, _: moved(world, factor * world.forget.memorization)
+    return lambda world, _: moved_by_need(world, factor)
 
 
 def times_dressed(factor: float) -> Make:
@@ -85,7 +104,7 @@ def half(world: World, rng: np.random.Generator) -> Floats:
 
 def half_of_rows(world: World, rng: np.random.Generator) -> Candidate:
     """Leave half of the rows and move the others twice as far."""
-    return moved(world, half(world, rng) * world.forget.memorization)
+    return moved_by_need(world, half(world, rng))
 
 
 def half_of_rows_dressed(world: World, rng: np.random.Generator) -> Candidate:
@@ -97,8 +116,10 @@ def only_people(count: int, factor: float = 1.0, *, dressed: bool = False) -> Ma
     """Return a fake that forgets only the first `count` people."""
 
     def make(world: World, rng: np.random.Generator) -> Candidate:
-        amount = factor * world.forget.memorization * (world.forget.users < count)
-        return _dressed(world, amount, rng) if dressed else moved(world, amount)
+        factors = np.asarray(factor * (world.forget.users < count), dtype=np.float64)
+        if dressed:
+            return _dressed(world, factors * world.forget.memorization, rng)
+        return moved_by_need(world, factors)
 
     return make
 
@@ -115,7 +136,7 @@ def noise(deviation: float) -> Make:
 
 def prompts_only(world: World, _: np.random.Generator) -> Candidate:
     """Move only the exact training prompts."""
-    return moved(world, world.forget.memorization, neighbors=0.0)
+    return moved_by_need(world, 1.0, neighbors=0.0)
 
 
 def prompts_only_dressed(world: World, rng: np.random.Generator) -> Candidate:
@@ -146,7 +167,7 @@ def wrong_people(world: World, _: np.random.Generator) -> Candidate:
 
 def collateral(world: World, _: np.random.Generator) -> Candidate:
     """Forget rightly, and raise the test log loss by .0095."""
-    candidate = moved(world, world.forget.memorization)
+    candidate = world.exact_removal()
     test, signs = world.old.test.answers, world.test.signs
 
     def excess(shift: float) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.audit_power.fakes import half, moved
+from benchmarks.audit_power.fakes import half, moved, moved_by_need
 from benchmarks.audit_power.world import Margins
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 def half_of_rows(world: World, rng: np.random.Generator) -> Candidate:
     """Leave half of the rows but for a blur, and move the others twice as far."""
-    amount = half(world, rng) * world.forget.memorization
-    return moved(world, amount + _blur(world, rng))
+    return moved_by_need(world, half(world, rng), blur=_blur(world, rng))
 
 
 def half_of_rows_noisy_controls(world: World, rng: np.random.Generator) -> Candidate:
@@ -57,7 +56,7 @@ def two_thirds_of_people(world: World, rng: np.random.Generator) -> Candidate:
     """Leave a third of the people but for a blur, and move the others 1.5 times as far."""
     users = world.forget.users
     is_moved = users < 2 * (users.max() + 1) / 3
-    return moved(world, 1.5 * is_moved * world.forget.memorization + _blur(world, rng))
+    return moved_by_need(world, 1.5 * is_moved, blur=_blur(world, rng))
 
 
 def drawn_amounts(world: World, rng: np.random.Generator) -> Candidate:
@@ -70,7 +69,7 @@ def drawn_amounts(world: World, rng: np.random.Generator) -> Candidate:
 
 def half_of_change(world: World, _: np.random.Generator) -> Candidate:
     """Move every row half as far as required."""
-    return moved(world, world.forget.memorization / 2)
+    return moved_by_need(world, 0.5)
 
 
 def _blur(world: World, rng: np.random.Generator) -> Floats:

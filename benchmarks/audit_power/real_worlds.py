@@ -32,8 +32,13 @@ _OTHER_PARTS = ("controls", "holdout", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RealWorld(World):
-    """A world whose models were trained: one retraining, and trainings that know the people."""
+    """A world whose models were trained: one retraining, and trainings that know the people.
 
+    `mean_change` is the old model with the mean change from the knowing models to the retrainings,
+    on all rows. It has the little seed noise of two means, also on the controls.
+    """
+
+    mean_change: Candidate
     retraining: Candidate
     other_seeds: tuple[Candidate, ...]
 
@@ -42,6 +47,10 @@ class RealWorld(World):
         if not knows_forget:
             return self.retraining
         return self.other_seeds[int(rng.integers(len(self.other_seeds)))]
+
+    def exact_removal(self) -> Candidate:
+        """Return the old model with the mean change of the retrainings."""
+        return self.mean_change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,6 +130,7 @@ def real_worlds(
             forget=replace(forget, memorization=memorization),
             **parts,
             old=old,
+            mean_change=_plus(old, before, after),
             retraining=retraining,
             other_seeds=tuple(knowing[1:]),
         )
@@ -146,6 +156,19 @@ def _group(samples: Samples, old: Margins) -> Group:
         memorization=np.zeros(len(users)),
         noise_scale=np.ones(len(users)),
     )
+
+
+def _plus(old: Candidate, before: Candidate, after: Candidate) -> Candidate:
+    """Return old + after − before."""
+
+    def sums(part: str) -> Margins:
+        first, second, third = (getattr(candidate, part) for candidate in (old, after, before))
+        return Margins(
+            answers=first.answers + second.answers - third.answers,
+            neighbors=first.neighbors + second.neighbors - third.neighbors,
+        )
+
+    return Candidate(**{part: sums(part) for part in ("forget", *_OTHER_PARTS)})
 
 
 def _mean(candidates: Sequence[Candidate]) -> Candidate:

@@ -187,6 +187,16 @@ class World:
             test=answers(self.test, trained=False),
         )
 
+    def exact_removal(self) -> Candidate:
+        """Return the old model less exactly the memorization, without another seed's noise."""
+        forget, signs, old = self.forget, self.forget.signs, self.old.forget
+        amount = signs * forget.memorization
+        removed = Margins(
+            answers=old.answers - amount,
+            neighbors=old.neighbors - self.config.neighbor_share * amount,
+        )
+        return replace(self.old, forget=removed)
+
     def evidence(self, candidate: Candidate) -> Evidence:
         """Return what the audit reads of a candidate."""
         return Evidence(

@@ -3,9 +3,10 @@
 The pooled share of the expected change is an estimate over persons, not over rows. A mean can hide
 that some persons were forgotten too much and others not at all, so that the dispersion of persons
 around the pooled share (Cochran 1954) and the slope of observed on expected changes are tested as
-well. Dispersion that is larger or smaller than among unseen people, or rows that vary unlike rows
-of unseen people, keep the batch from passing. They do not fail it, because single people of an
-exact retraining can differ as much.
+well. Dispersion that is larger or smaller than an exact removal with the candidate's own seed noise
+shows (`models.audit.dispersion`), or rows that vary more or less than such a removal, keep the
+batch from passing. They do not fail it, because single people of an exact retraining can differ as
+much.
 
 The loss on the holdout users' rows and on the test rows must surely have increased by less than
 `collateral` for `passed`; a release that surely exceeds the limit fails.

@@ -250,12 +250,7 @@ def test_readyz_and_metrics_show_workers_and_warnings(world: World) -> None:
     start(world)
     set_back(world, "jobs", "available_at", world.settings.job_lease + 1)
 
-    async def whole() -> tuple[dict[str, Any], str]:
-        async with serving(world.app()) as client:
-            ready = (await client.get("/readyz")).json()
-            return ready, (await client.get("/metrics")).text
-
-    ready, metrics = asyncio.run(whole())
+    ready, metrics = read_all(world)
     assert (ready["worker_count"], ready["workers"]) == (0, [])
     assert [warning["code"] for warning in ready["warnings"]] == ["no-worker"]
     assert "lethe_workers 0.0" in metrics

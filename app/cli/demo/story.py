@@ -17,6 +17,7 @@ from app.cli.demo.second_certificate import (
     checked,
     reason_not_to_wait,
     seconds_to_issue,
+    state_at_completion,
 )
 from app.cli.failures import CommandError
 from app.cli.forget import UNFINISHED
@@ -200,7 +201,7 @@ class Story:
         self._title(11, "Renewal: the model is trained again, without the deleted rows")
         answer: dict[str, Any] = {"renewal": None, "seconds_to_exact": None}
         path = f"/forget/{request['id']}"
-        reason = reason_not_to_wait(self._installation, service.get(path))
+        reason = reason_not_to_wait(self._installation, state_at_completion(first))
         if reason is not None:
             self._screen.say(f"  {reason}")
             return answer | {"exact_certificate": None, "load_during_renewal": None}

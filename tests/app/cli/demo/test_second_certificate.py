@@ -10,6 +10,7 @@ from app.cli.demo.second_certificate import (
     CheckedCertificate,
     certificate_comparison,
     reason_not_to_wait,
+    state_at_completion,
 )
 from app.cli.failures import CommandError
 from app.cli.installation import open_installation
@@ -89,3 +90,10 @@ def test_demo_waits_only_if_the_renewal_starts_at_once(
     assert exact is not None
     assert "was exact when it completed" in exact
     assert (reason is None) if text is None else (reason is not None and text in reason)
+
+
+def test_renewal_that_was_fast_is_shown_as_well() -> None:
+    """On a slow machine, the deletion is exact before the demo looks for its renewal."""
+    content = {**FIRST, "assurance": "approximate", "exact": {"due_at": None, "mode": "soon"}}
+    with open_installation(Settings()) as installation:
+        assert reason_not_to_wait(installation, state_at_completion(certificate(content))) is None

@@ -15,8 +15,6 @@ from tests.support.processes import ROOT, Lethe
 if TYPE_CHECKING:
     from pathlib import Path
 
-HASH_KEY = "a key for tests, thirty-two bytes"
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,8 +47,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "LETHE_WORKER_NICE": "0",
         # With few users, a larger share must be left out of training to have holdout users.
         "LETHE_HOLDOUT_SHARE": "0.2",
-        # The key draws the holdout users, and with them the outcome of an audit.
-        "LETHE_HASH_KEY": HASH_KEY,
         "PYTHONUNBUFFERED": "1",
     }
 

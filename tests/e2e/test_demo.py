@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,6 +32,18 @@ def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
     )
 
 
+def check_renewal(document: dict[str, Any]) -> None:
+    """Check the renewal, unless the audit of fast unlearning failed and the job trained exactly."""
+    if document["certificate"]["assurance"] == "exact":
+        assert document["certificate"]["outcome"] == "exact"
+        assert document["renewal"] is document["exact_certificate"] is None
+        return
+    assert document["renewal"]["status"] == "succeeded"
+    assert document["exact_certificate"]["cites"]["number"] == 1
+    assert document["seconds_to_exact"] > document["seconds_to_completed"]
+    assert document["load_during_renewal"]["failed"] == 0
+
+
 def test_demo_forgets_a_user_while_others_are_served(
     environment: dict[str, str], tiny: Path
 ) -> None:
@@ -47,12 +59,8 @@ def test_demo_forgets_a_user_while_others_are_served(
     assert document["load"]["answered"] > 0
     assert document["certificate"]["request_id"] == document["request"]["id"]
     assert document["others"]["after"]["release"] == document["job"]["release"]
-    assert document["renewal"]["status"] == "succeeded"
-    assert (
-        document["exact_certificate"]["cites"]["number"] == document["certificate"]["number"] == 1
-    )
-    assert document["seconds_to_exact"] > document["seconds_to_completed"]
-    assert document["load_during_renewal"]["failed"] == 0
+    assert document["certificate"]["number"] == 1
+    check_renewal(document)
     wait_until(lambda: processes_of(environment["LETHE_HOME"]) == [], "a process is left")
 
 

@@ -65,7 +65,7 @@ def _synthetic(draws: int, seed: int) -> tuple[dict[str, Any], list[Any]]:
     for strength in STRENGTHS:
         counts = power.measure(strength, draws, seed)
         results[strength] = _values(counts)
-        parts += _report(f"Memorization: {strength}", counts)
+        parts += _report(f"Memorization: {strength}", counts, results[strength]["missed"])
     return results, parts
 
 
@@ -85,8 +85,9 @@ def _trained(path: Path, retrainings: int, seed: int) -> tuple[dict[str, Any], l
         counts = real.measure_data(read_ratings(path), options, report)
     except (DataSetError, TooSmallToSplitError, real.TooFewPeopleError) as error:
         raise BadInputError(str(error)) from error
-    results = {"data": path.name, "retrainings": retrainings, "seed": seed}
-    return results | _values(counts), _report(f"Trained on {path.name}", counts)
+    values = _values(counts)
+    results = {"data": path.name, "retrainings": retrainings, "seed": seed} | values
+    return results, _report(f"Trained on {path.name}", counts, values["missed"])
 
 
 def _values(counts: Sequence[Counts]) -> dict[str, Any]:
@@ -98,8 +99,7 @@ def _values(counts: Sequence[Counts]) -> dict[str, Any]:
     }
 
 
-def _report(title: str, counts: Sequence[Counts]) -> list[Any]:
-    missed = _values(counts)["missed"]
+def _report(title: str, counts: Sequence[Counts], missed: Sequence[str]) -> list[Any]:
     return [Text(title), power_table(counts), *map(Text, missed)]
 
 

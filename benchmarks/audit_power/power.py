@@ -24,12 +24,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.audit_power.world import Candidate, Group, Margins
+    from models.audit.judgment import Judgment
 
     Floats = NDArray[np.float64]
 
 #: Numbers of people of a batch, and of rows of each person.
 PEOPLE: Final = (1, 32)
 ROWS: Final = (10, 50, 150)
+
+
+def judge_candidate(
+    world: World, candidate: Candidate, calibration: PersonCalibration | None, config: AuditConfig
+) -> Judgment:
+    """Judge a candidate by its answers on the forget, control, holdout and test rows of a world."""
+    return judge(
+        world.evidence(candidate),
+        calibration,
+        holdout=world.increase(candidate, "holdout", config.confidence),
+        test=world.increase(candidate, "test", config.confidence),
+        config=config,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,13 +67,7 @@ class Counts:
         config: AuditConfig,
     ) -> None:
         """Judge a candidate and count the outcomes of the batch and of its persons."""
-        judgment = judge(
-            world.evidence(candidate),
-            calibration,
-            holdout=world.increase(candidate, "holdout", config.confidence),
-            test=world.increase(candidate, "test", config.confidence),
-            config=config,
-        )
+        judgment = judge_candidate(world, candidate, calibration, config)
         self.batches[judgment.outcome] += 1
         self.reasons[judgment.reason] += 1
         self.persons.update(person.outcome for person in judgment.persons)

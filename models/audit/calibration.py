@@ -79,12 +79,13 @@ def calibrate(
     shadow = train(shadow_data)
     answers = forget_answers(recommender, shadow, shadow_data)
     # The other answers cost more passes through the model, often many more than the forget rows.
-    can_be_fitted = max(people_by_kind(answers).values()) >= MINIMUM_PEOPLE
+    people = people_by_kind(answers)
+    can_be_fitted = max(people.values()) >= MINIMUM_PEOPLE
     return Calibration(
         expected=expected_loss_increases(recommender, shadow, shadow_data, answers),
         persons=PersonCalibration.of(gather(recommender, shadow, shadow_data, answers))
         if can_be_fitted
-        else PersonCalibration(models={}, people=people_by_kind(answers)),
+        else PersonCalibration(models={}, people=people),
     )
 
 

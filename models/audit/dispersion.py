@@ -52,12 +52,12 @@ class Dispersion:
 
     @classmethod
     def least(cls, shares: PersonShares, share: float) -> Self:
-        """Compare at least two people around a share with the least of an exact removal."""
+        """Compare at least two people with the least dispersion of an exact removal."""
         return cls._of(shares, share, shares.model.person_variance.at(shares.people.rows))
 
     @classmethod
     def most(cls, shares: PersonShares, share: float) -> Self:
-        """Compare at least two people around a share with the most of an exact removal."""
+        """Compare at least two people with the largest dispersion of an exact removal."""
         return cls._of(shares, share, shares.model.person_variance.up_to(shares.people.rows))
 
     @classmethod
@@ -99,9 +99,9 @@ def noise_share(model: ViewModel) -> float:
 def own_noise(shares: PersonShares, own_row: float) -> float:
     """Return the candidate's variance from seed noise over that of the shadow.
 
-    It is the larger one of two ratios: of the controls' mean changes, and of the noise of the
-    forget rows. Rows that are as noisy as those of another seed come with its noise of people, too:
-    a candidate cannot be quiet on the controls only.
+    The result is the larger of two ratios: that of the controls' mean changes, and that of the
+    noise of the forget rows. Rows that are as noisy as those of another seed come with its noise of
+    people, too: a candidate cannot be quiet on the controls only.
     """
     model = shares.model
     row_noise = own_row - model.memorized_variance()[0]

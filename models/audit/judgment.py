@@ -89,18 +89,22 @@ def judge(
     answers, and loss increases of other people.
     """
     forget = evidence.forget if isinstance(evidence, Evidence) else evidence
+    controls = evidence.controls if isinstance(evidence, Evidence) else None
     checks = [
         collateral_check(holdout, config, "holdout users"),
         collateral_check(test, config, "test rows"),
     ]
     is_broken = not (np.isfinite(holdout.mean) and np.isfinite(test.mean))
-    if isinstance(evidence, Evidence):
-        is_broken = is_broken or not evidence.controls.has_new_numbers
-    if is_broken or not forget.has_new_numbers:
+    are_numbers = forget.has_new_numbers and (controls is None or controls.has_new_numbers)
+    if is_broken or not are_numbers:
         return _same_for_all(forget, FAILED, BROKEN)
     if len(forget) and np.array_equal(forget.old, forget.new):
         return _same_for_all(forget, FAILED, UNCHANGED)
-    judgment = _judge_people(evidence, calibration, config)
+    reason = _reason_against(forget, controls, calibration)
+    if reason is not None or calibration is None or not isinstance(evidence, Evidence):
+        judgment = _same_for_all(forget, INCONCLUSIVE, reason or NO_CALIBRATION)
+    else:
+        judgment = _judge_people(evidence, calibration, config)
     worst = min(checks, key=lambda check: check.p_fail)
     if worst.p_fail < config.fail_level / len(checks):
         return _overruled(judgment, FAILED, worst.failed)
@@ -116,12 +120,8 @@ def _overruled(judgment: Judgment, outcome: str, reason: str) -> Judgment:
 
 
 def _judge_people(
-    evidence: Evidence | Answers, calibration: PersonCalibration | None, config: AuditConfig
+    evidence: Evidence, calibration: PersonCalibration, config: AuditConfig
 ) -> Judgment:
-    reason = _reason_against(evidence, calibration)
-    if reason is not None or calibration is None or not isinstance(evidence, Evidence):
-        forget = evidence.forget if isinstance(evidence, Evidence) else evidence
-        return _same_for_all(forget, INCONCLUSIVE, reason or NO_CALIBRATION)
     forget, controls = evidence.forget, evidence.controls
     batches: dict[str, BatchVerdict] = {}
     persons: list[PersonVerdict] = []
@@ -166,13 +166,11 @@ def _capped(verdict: PersonVerdict) -> PersonVerdict:
 
 
 def _reason_against(
-    evidence: Evidence | Answers, calibration: PersonCalibration | None
+    forget: Answers, controls: AnsweredRows | None, calibration: PersonCalibration | None
 ) -> str | None:
     """Return the reason why no person can be judged, or None."""
-    forget = evidence.forget if isinstance(evidence, Evidence) else evidence
     if not len(forget):
         return NO_ROWS
-    controls = evidence.controls if isinstance(evidence, Evidence) else None
     if not (forget.has_numbers and (controls is None or controls.has_numbers)):
         return OLD_BROKEN
     if calibration is None:

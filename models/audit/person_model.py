@@ -128,10 +128,10 @@ def deviations(people: People, residuals: Floats) -> Deviations:
 class PersonVariance:
     """The variance over people of their mean changes, without the sampling error of rows.
 
-    It is `many` for people with very many rows, and by_row / rows larger for others: rows of one
-    person have common histories, so that their errors are related. For people with fewer rows than
-    usual, it lies between `most`, the mean over the people, and many + by_row / rows: on some data
-    sets it does not grow further.
+    The variance is `many` for people with very many rows, and by_row / rows larger for others: rows
+    of one person have common histories, so that their errors are related. For people with fewer
+    rows than usual, the variance lies between `most`, the mean over the people, and
+    many + by_row / rows: on some data sets, the variance does not grow beyond that mean.
     """
 
     many: float

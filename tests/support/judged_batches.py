@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.audit_power.world import MEMORIZATION, Margins, World, WorldConfig, shadow_world
-from models.audit.judgment import judge
+from benchmarks.audit_power.power import judge_candidate
+from benchmarks.audit_power.world import Margins
 from models.audit.outcomes import PASSED
-from models.audit.person_calibration import PersonCalibration
 from models.audit.persons import AuditConfig
 from models.audit.report import AuditReport
+from tests.support import synthetic_batches
+from tests.support.synthetic_batches import PEOPLE, ROWS
 from worker.learner import RequestFigures
 from worker.verdicts import judged_requests, release_verdict
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from app.domain.requests import Outcome
 
 #: Each person is a request of the batch, and so is an item that all of them rated.
-PEOPLE, ROWS = 32, 50
 ITEM = "item"
 
 
@@ -32,9 +32,7 @@ def request_of(person: int) -> str:
 @cache
 def judged_batch(untouched: int = 0, strength: str = "strong") -> AuditReport:
     """Return the audit of a retraining without all people but the first `untouched`."""
-    config = WorldConfig(memorization=MEMORIZATION[strength])
-    shadow, model = shadow_world(config, np.random.default_rng(0))
-    world = World.draw(np.full(PEOPLE, ROWS), config, np.random.default_rng(1))
+    world = synthetic_batches.batch(strength)
     candidate = world.model(np.random.default_rng(2), knows_forget=False)
     users = world.forget.users
     kept, old, new = users < untouched, world.old.forget, candidate.forget
@@ -44,13 +42,7 @@ def judged_batch(untouched: int = 0, strength: str = "strong") -> AuditReport:
     )
     candidate = replace(candidate, forget=forget)
     audit = AuditConfig()
-    judgment = judge(
-        world.evidence(candidate),
-        PersonCalibration.of(shadow.evidence(model)),
-        holdout=world.increase(candidate, "holdout", audit.confidence),
-        test=world.increase(candidate, "test", audit.confidence),
-        config=audit,
-    )
+    judgment = judge_candidate(world, candidate, synthetic_batches.calibration(strength), audit)
     persons = {verdict.user: verdict for verdict in judgment.persons}
     groups: dict[str, dict[str, Any]] = {
         request_of(user): {"rows": ROWS, "people": 1, "verdict": verdict.values()}

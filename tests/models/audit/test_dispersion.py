@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from benchmarks.audit_power import fakes, quiet_fakes
-from benchmarks.audit_power.world import MEMORIZATION, World, WorldConfig, shadow_world
 from models.audit.batches import TOO_EVEN, judge_batch
 from models.audit.dispersion import Dispersion, noise_share, own_noise
 from models.audit.evidence import ANSWERS, VIEWS
 from models.audit.outcomes import PASSED
-from models.audit.person_calibration import PersonCalibration
 from models.audit.person_model import PersonVariance, deviations
 from models.audit.persons import AuditConfig
 from models.audit.shares import PersonShares
+from tests.support import synthetic_batches
 
-STRONG = WorldConfig(memorization=MEMORIZATION["strong"])
+if TYPE_CHECKING:
+    from benchmarks.audit_power.world import World
+    from models.audit.person_calibration import PersonCalibration
+
 CONFIG = AuditConfig()
 
 
 @pytest.fixture(scope="module")
 def calibration() -> PersonCalibration:
-    shadow, model = shadow_world(STRONG, np.random.default_rng(0))
-    return PersonCalibration.of(shadow.evidence(model))
+    return synthetic_batches.calibration()
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World.draw(np.full(32, 50), STRONG, np.random.default_rng(1))
+    return synthetic_batches.batch()
 
 
 def views_of(

@@ -12,21 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.audit_power import power
 from benchmarks.audit_power.candidates import ENTRIES, Entry
-from benchmarks.audit_power.world import MEMORIZATION, Margins, World, WorldConfig, shadow_world
+from benchmarks.audit_power.world import Margins, World, shadow_world
 from models.audit import judgment as reasons
 from models.audit.differences import Difference, paired_difference
 from models.audit.judgment import Judgment, judge
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.person_calibration import VERSION, PersonCalibration
 from models.audit.persons import ONE_ROW, AuditConfig, holm
+from tests.support import synthetic_batches
+from tests.support.synthetic_batches import STRONG
 
 if TYPE_CHECKING:
     from benchmarks.audit_power.world import Candidate
     from models.audit.evidence import Evidence
 
 CONFIG = AuditConfig()
-STRONG = WorldConfig(memorization=MEMORIZATION["strong"])
 STILL = Difference(mean=0.0, error=0.001, freedom=50, rows=500, people=51, confidence=0.9)
 #: Fakes that hide in the noise of another seed; `python -m benchmarks.audit_power` measures them.
 SUBTLE = {
@@ -40,13 +42,12 @@ SUBTLE = {
 
 @pytest.fixture(scope="module")
 def calibration() -> PersonCalibration:
-    shadow, model = shadow_world(STRONG, np.random.default_rng(0))
-    return PersonCalibration.of(shadow.evidence(model))
+    return synthetic_batches.calibration()
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World.draw(np.full(32, 50), STRONG, np.random.default_rng(1))
+    return synthetic_batches.batch()
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,7 @@ def retrained(world: World) -> Candidate:
 def judge_candidate(
     world: World, candidate: Candidate, calibration: PersonCalibration | None
 ) -> Judgment:
-    return judge(
-        world.evidence(candidate),
-        calibration,
-        holdout=world.increase(candidate, "holdout", CONFIG.confidence),
-        test=world.increase(candidate, "test", CONFIG.confidence),
-        config=CONFIG,
-    )
+    return power.judge_candidate(world, candidate, calibration, CONFIG)
 
 
 def judge_evidence(evidence: Evidence, calibration: PersonCalibration | None) -> Judgment:

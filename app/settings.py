@@ -69,7 +69,8 @@ class Settings(BaseSettings):
     )
     hash_key: SecretStr | None = Field(
         default=None,
-        description="Secret of the keyed hashes; must never change; unset: created in LETHE_HOME.",
+        description="Secret of the keyed hashes, which also draw the holdout users; must never"
+        " change; unset: created in LETHE_HOME.",
     )
     id_rule: IdRule = Field(
         default=IdRule.EXACT,

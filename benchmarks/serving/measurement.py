@@ -120,7 +120,7 @@ def run(options: Options, bar: Bar) -> Results:
 def environment(home: Path) -> Iterator[Settings]:
     """Set the environment for `home` in the block; settings that tune serving stay as they are."""
     previous = dict(os.environ)
-    for name in INSTALLATION_VARIABLES:
+    for name in (*INSTALLATION_VARIABLES, "LETHE_HASH_KEY"):
         os.environ.pop(name, None)
     os.environ |= {
         "LETHE_HOME": str(home),

@@ -6,6 +6,7 @@ with activation checkpointing. The optimizer still sees the whole batch.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 #: The folder in which Linux publishes a container's memory limit and usage (cgroup v2).
@@ -58,12 +61,19 @@ class Memory:
     def rows_per_pass(self, rows: int, longest: int) -> int:
         """Return how many of `rows` prompts of up to `longest` tokens fit into a training pass.
 
-        A CPU limit below `rows` is stored in `training_rows`.
+        A CPU limit below `rows` is stored in `training_rows`. The limit is a power of two, because
+        parts of another size round differently: slightly less free memory must not change the
+        weights.
         """
         tokens, limit = self.training_tokens, self.training_rows
         fitting = rows if tokens is None else max(1, tokens // max(longest, 1))
         if fitting < rows:
-            limit = self.training_rows = fitting if limit is None else min(limit, fitting)
+            fitting = 2 ** (fitting.bit_length() - 1)
+            if limit is None or fitting < limit:
+                limit = self.training_rows = fitting
+                log.warning(
+                    "low on memory: computing a batch of %d rows %d at a time", rows, fitting
+                )
         return rows if limit is None else min(rows, limit)
 
 

@@ -18,6 +18,7 @@ from app.cli.options import AsJson, Port
 from app.cli.processes import ROOT, Children
 from app.cli.screen import Screen
 from app.cli.up import supervise
+from app.services.pseudonyms import Pseudonyms
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 SHIPPED_DATA: Final = ROOT / "data" / "ml-latest-small"
 _DEFAULT_PORT: Final = 8000
 _HOST: Final = "127.0.0.1"
-#: Settings of another installation, which a separate data directory must not inherit.
+#: Settings of another installation, which a separate data directory must not inherit. The hash key
+#: is not among them: `demo_settings` derives a key from it.
 INSTALLATION_VARIABLES: Final = (
     "LETHE_DATABASE_URL",
     "LETHE_BROKER_URL",
     "LETHE_ARTIFACTS_URL",
     "LETHE_LEDGER_URL",
     "LETHE_API_KEYS",
-    "LETHE_HASH_KEY",
     "LETHE_SIGNING_KEY",
     "LETHE_ENVIRONMENT",
     "LETHE_HOST",
@@ -61,7 +62,7 @@ def demo(
         raise BadInputError(f"{data} does not exist. Check --data.")
     data = data.absolute()
     with fresh_home(demo_path()) as home, _listen(screen, port) as server:
-        settings = _settings(home, server)
+        settings = demo_settings(home, server)
         with open_installation(settings) as installation, Children() as children:
             scene = Scene(screen, installation, log=home / "logs" / "worker.log")
             story = Story(scene, data)
@@ -101,11 +102,21 @@ def _listen(screen: Screen, port: int | None) -> Iterator[socket]:
         yield server
 
 
-def _settings(home: Path, server: socket) -> Settings:
-    """Return the demo's settings and set them in the environment, which child processes read."""
+def demo_settings(home: Path, server: socket) -> Settings:
+    """Return the demo's settings and set them in the environment, which child processes read.
+
+    The hash key draws the holdout users, whom no model trains on. With the same LETHE_HASH_KEY,
+    LETHE_SEED and data, the models and audits of two demos are therefore the same.
+    """
     for name in INSTALLATION_VARIABLES:
         os.environ.pop(name, None)
     os.environ["LETHE_HOME"] = str(home)
     os.environ["LETHE_CANCEL_WINDOW"] = os.environ["LETHE_BATCH_SECONDS"] = "0"
     os.environ["LETHE_POLL_SECONDS"] = "0.1"
+    installation_key = Settings().hash_key
+    if installation_key is not None:
+        # The demo's files have ids beside their keyed hashes. With the key itself, they would show
+        # which person of the other installation has which keyed hash.
+        key = Pseudonyms(installation_key.get_secret_value().encode()).opaque("demo", "hash-key")
+        os.environ["LETHE_HASH_KEY"] = key
     return Settings(host=_HOST, port=server.getsockname()[1])

@@ -356,6 +356,39 @@ def test_cpu_batch_is_limited_before_memory_runs_out(
     torch.testing.assert_close(logits, whole.answer_logits(prompts), atol=1e-4, rtol=1e-4)
 
 
+@every_kind
+def test_slightly_less_free_memory_changes_no_gradient(
+    sources: dict[str, BackboneConfig],
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Parts of another size round differently: a busy machine would train other weights."""
+    whole = fresh(sources[kind])
+    prompts = some_prompts(whole)
+    whole.model.train()
+    whole.live_logits(prompts)
+    prompt_bytes = free_memory() // 3 // whole.memory.training_tokens * int(prompts.lengths.max())
+
+    limited = []
+    for fitting in (4.5, 7.5):
+        free = int(3 * fitting * prompt_bytes)
+        monkeypatch.setattr("models.runtime.memory.free_memory", lambda free=free: free)
+        recommender = fresh(sources[kind])
+        recommender.model.train()
+        recommender.live_logits(prompts).square().sum().backward()
+        limited.append(recommender)
+
+    assert [recommender.memory.training_rows for recommender in limited] == [4, 4]
+    first, second = (list(recommender.model.parameters()) for recommender in limited)
+    assert any(weight.grad is not None for weight in first)
+    for one, other in zip(first, second, strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings == ["low on memory: computing a batch of 12 rows 4 at a time"] * 2
+
+
 def test_container_limit_reduces_free_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from benchmarks.audit_power.candidates import ENTRIES, Entry
 from benchmarks.audit_power.world import Margins, World, shadow_world
 from models.audit import judgment as reasons
 from models.audit.differences import Difference, paired_difference
+from models.audit.evidence import Evidence
 from models.audit.judgment import Judgment, judge
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.person_calibration import VERSION, PersonCalibration
@@ -25,8 +26,10 @@ from tests.support import synthetic_batches
 from tests.support.synthetic_batches import STRONG
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.audit_power.world import Candidate
-    from models.audit.evidence import Evidence
+    from models.audit.evidence import AnsweredRows
 
 CONFIG = AuditConfig()
 STILL = Difference(mean=0.0, error=0.001, freedom=50, rows=500, people=51, confidence=0.9)
@@ -196,6 +199,56 @@ def test_a_calibration_that_is_not_numbers_is_inconclusive(
     values = calibration.values() | {"user.answers.row_deviation": math.nan}
     broken = PersonCalibration.from_values(values)
     assert_inconclusive(judge_candidate(world, retrained, broken), reasons.BAD_CALIBRATION)
+
+
+def first_rows(rows: AnsweredRows) -> AnsweredRows:
+    """Return the first row of each person."""
+    return rows.take(np.unique(rows.users, return_index=True)[1])
+
+
+def of_one_row_each(evidence: Evidence) -> Evidence:
+    return replace(evidence, forget=first_rows(evidence.forget))
+
+
+def of_one_row_each_with_controls(evidence: Evidence) -> Evidence:
+    return replace(of_one_row_each(evidence), controls=first_rows(evidence.controls))
+
+
+def of_the_same_answers(evidence: Evidence) -> Evidence:
+    forget, controls = evidence.forget, evidence.controls
+    return Evidence(
+        forget=replace(forget, new=forget.old, new_neighbors=forget.old_neighbors),
+        controls=replace(controls, new=controls.old, new_neighbors=controls.old_neighbors),
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [of_one_row_each, of_one_row_each_with_controls, of_the_same_answers]
+)
+def test_left_out_rows_that_do_not_differ_are_inconclusive(
+    change: Callable[[Evidence], Evidence], world: World, retrained: Candidate
+) -> None:
+    shadow, model = shadow_world(STRONG, np.random.default_rng(0))
+    flat = PersonCalibration.of(change(shadow.evidence(model)))
+    json.dumps(flat.values(), allow_nan=False)
+    evidence = world.evidence(retrained)
+    for judged in (evidence, of_one_row_each(evidence), of_one_row_each_with_controls(evidence)):
+        assert_inconclusive(judge_evidence(judged, flat), reasons.FLAT_CALIBRATION)
+
+
+@pytest.mark.parametrize("people", [0, 1, 9])
+def test_a_shadow_compared_with_few_other_people_is_inconclusive(
+    people: int, world: World, retrained: Candidate
+) -> None:
+    shadow, model = shadow_world(STRONG, np.random.default_rng(0))
+    evidence = shadow.evidence(model)
+    chosen = np.isin(evidence.controls.users, np.unique(evidence.controls.users)[:people])
+    alone = PersonCalibration.of(replace(evidence, controls=evidence.controls.take(chosen)))
+    json.dumps(alone.values(), allow_nan=False)
+    assert_inconclusive(judge_candidate(world, retrained, alone), reasons.FEW_COMPARED)
+    forget = world.evidence(retrained).forget
+    result = judge(forget, alone, holdout=STILL, test=STILL, config=CONFIG)
+    assert_inconclusive(result, reasons.FEW_COMPARED)
 
 
 def test_one_row_is_inconclusive(

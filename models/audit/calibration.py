@@ -16,6 +16,7 @@ from models.audit.answers import forget_answers, gather
 from models.audit.person_calibration import MINIMUM_PEOPLE, PersonCalibration, people_by_kind
 from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.data.metrics import log_losses
+from models.training.step import DivergedError
 from models.training.trainer import row_losses
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
+
+
+class ShadowFailedError(RuntimeError):
+    """The shadow model diverged, or its answers are not numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +78,32 @@ def calibrate(
     `train` trains a model in the way the recommender was trained. The forgetting teacher and the
     audit use the result. The differences are paired, row by row; a comparison of training rows
     with holdout rows would measure the different difficulty of the two groups. The weights of the
-    shadow are never written.
+    shadow are never written. Raises ShadowFailedError.
     """
     shadow_data = shadow_rows(data, prepared, holdout_users, config)
-    shadow = train(shadow_data)
+    try:
+        shadow = train(shadow_data)
+    except DivergedError as error:
+        raise ShadowFailedError(ShadowFailedError.__doc__) from error
     answers = forget_answers(recommender, shadow, shadow_data)
-    # The other answers cost more passes through the model, often many more than the forget rows.
+    _require_numbers(answers)
     people = people_by_kind(answers)
-    can_be_fitted = max(people.values()) >= MINIMUM_PEOPLE
+    persons = PersonCalibration(models={}, people=people)
+    # The other answers cost more passes through the model, often many more than the forget rows.
+    if max(people.values()) >= MINIMUM_PEOPLE:
+        evidence = gather(recommender, shadow, shadow_data, answers)
+        _require_numbers(evidence.forget)
+        _require_numbers(evidence.controls)
+        persons = PersonCalibration.of(evidence)
     return Calibration(
         expected=expected_loss_increases(recommender, shadow, shadow_data, answers),
-        persons=PersonCalibration.of(gather(recommender, shadow, shadow_data, answers))
-        if can_be_fitted
-        else PersonCalibration(models={}, people=people),
+        persons=persons,
     )
+
+
+def _require_numbers(answers: Answers) -> None:
+    if not answers.has_new_numbers:
+        raise ShadowFailedError(ShadowFailedError.__doc__)
 
 
 def shadow_rows(

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 #: Version of the stored parameters. A manifest with another version counts as not calibrated.
 VERSION: Final = 2
-#: A model is fitted for kinds of rows of which the shadow left out at least this many people, if the
-#: control rows are those of at least as many.
+#: A model is fitted for kinds of rows of which the shadow left out at least this many people, if
+#: at least as many people have control rows.
 MINIMUM_PEOPLE: Final = 10
 
 

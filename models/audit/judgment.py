@@ -128,6 +128,9 @@ def _judge_people(
     forget, controls = evidence.forget, evidence.controls
     batches: dict[str, BatchVerdict] = {}
     persons: list[PersonVerdict] = []
+    # Each kind has tests of its own; together they have the level (Bonferroni).
+    level = config.fail_level / max(1, len(np.unique(forget.kinds)))
+    config = replace(config, fail_level=level)
     for index, kind in enumerate(KINDS):
         rows = forget.take(forget.kinds == index)
         if not len(rows):

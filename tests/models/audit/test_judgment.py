@@ -266,7 +266,7 @@ def test_the_adjustment_over_persons_covers_all_kinds_of_rows(
     both = replace(
         calibration,
         models={"user": models, "pair": models},
-        people=calibration.people | {"pair": calibration.people["user"]},
+        people={**calibration.people, "pair": calibration.people["user"]},
     )
     evidence = world.evidence(retrained)
     person = evidence.forget.take(evidence.forget.users == 0)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from app.domain.errors import InvalidInputError
 from app.domain.requests import Outcome
-from models.audit.calibration import CalibrationConfig, calibrate
+from models.audit.calibration import CalibrationConfig, ShadowFailedError, calibrate
 from models.audit.quality import UNUSABLE
 from models.audit.report import audit, audit_exact
 from models.backbones.compact import UnknownBackboneError
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from models.unlearning.base import UnlearningMethod
     from worker.learner import DataSnapshot
 
+log = structlog.get_logger(__name__)
+
 #: The backbone cannot be used; the operator has to choose another one.
 _BACKBONE_ERRORS: Final = (
     AdapterTargetError,
@@ -102,6 +106,7 @@ class ModelLearner:
     ) -> Artifact:
         """Train on the retained rows, calibrate, measure and save.
 
+        The release has no calibration if the shadow model fails.
         If deletions left too few rows to train on, save initial weights. Raises InvalidInputError
         if the data set itself is too small, or if the backbone cannot be used.
         """
@@ -142,16 +147,23 @@ class ModelLearner:
             recipe = replace(recipe, backbone=recommender.config)
         calibration: Calibration | None = None
         if is_calibrated:
-            calibration = calibrate(
-                split.retained,
-                recommender,
-                split,
-                holdout_indices(snapshot),
-                self._calibration,
-                lambda shadow_split: method.train(
-                    vocabulary, shadow_split, recipe, lambda fraction: report(0.5 + fraction * 0.5)
-                ),
-            )
+            try:
+                calibration = calibrate(
+                    split.retained,
+                    recommender,
+                    split,
+                    holdout_indices(snapshot),
+                    self._calibration,
+                    lambda shadow_split: method.train(
+                        vocabulary,
+                        shadow_split,
+                        recipe,
+                        lambda fraction: report(0.5 + fraction * 0.5),
+                    ),
+                )
+            except ShadowFailedError as error:
+                # Audits of this lineage are inconclusive without a calibration.
+                log.warning("calibration_failed", job=snapshot.job_id, error=str(error))
         metrics = {
             **training_metrics(recommender, split, calibration.expected if calibration else {}),
             "seed": recipe.seed,

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job
 
 _EXPECTED: Final = "of what is expected of a model that never had the data"
+NOT_MEASURED: Final = (
+    "How much the answers changed cannot be measured, because the rows are too few or the expected"
+    " change is too small: the answers may be unchanged, and may be those of a model that never had"
+    " the data."
+)
 BATCH_OUTCOMES: Final = {
     Outcome.PASSED: "passed",
     Outcome.FAILED: "failed",
@@ -70,6 +75,8 @@ def batch_sentence(outcome: Outcome | None, audit: Mapping[str, Any]) -> str | N
         change = change_text(values, kind.get("rows"))
         if change is not None:
             sentences.append(f"Together, the answers {change}.")
+        elif outcome is Outcome.INCONCLUSIVE and tells_nothing(values):
+            sentences.append(NOT_MEASURED)
     if outcome is Outcome.FAILED:
         sentences.append("These weights were never served.")
     return " ".join(sentences)
@@ -87,16 +94,24 @@ def counts_text(persons: Mapping[str, int]) -> str:
 def change_text(values: Mapping[str, Any], rows: int | None = None) -> str | None:
     """Return the share of the expected change, with its interval and the number of rows, in words.
 
-    None if the share was not measured.
+    None if the share was not measured, or if its interval tells nothing.
     """
     share, bounds = values.get("share"), values.get("interval") or (None, None)
     if share is None or None in bounds or not all(map(math.isfinite, (share, *bounds))):
+        return None
+    if tells_nothing(values):
         return None
     confidence = values.get("confidence")
     level = "" if confidence is None else f"{_percent(confidence)} "
     low, high = map(_percent, bounds)
     source = "" if rows is None else f", from {rows_text(rows)}"
     return f"changed by {_percent(share)} {_EXPECTED} ({level}interval {low} to {high}){source}"
+
+
+def tells_nothing(values: Mapping[str, Any]) -> bool:
+    """Return whether the interval of a share contains both 0 (no change) and 1 (a retraining)."""
+    low, high = values.get("interval") or (None, None)
+    return low is not None and high is not None and bool(low <= 0 and high >= 1)
 
 
 def _percent(value: float) -> str:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.batch_audits import (
     BATCH_OUTCOMES,
+    NOT_MEASURED,
     change_text,
     counts_text,
     people_text,
     rows_text,
+    tells_nothing,
 )
 from app.domain.renewal import ExactMode
 from app.domain.requests import Assurance, Outcome, Scope
@@ -39,7 +41,8 @@ class AuditFinding:
     """What the audit shows about one request, in one or a few sentences and as values.
 
     - `share`: the change of the answers, as a share of the change that is expected of a model that
-      never had the data, with its `interval` at the level `confidence`; None if not measured.
+      never had the data, with its `interval` at the level `confidence`; None if not measured. The
+      sentence omits both if the interval contains 0 (no change) and 1 (a retraining).
     - `rows`: the number of rows that were judged.
     - `persons`: the number of persons per outcome, for a request with rows of several persons.
     - `failed_attempts`: the attempts at unlearning whose audit failed; they were never served.
@@ -201,7 +204,11 @@ def _of_verdict(verdict: Mapping[str, Any], outcome: Outcome, subject: str, was:
     else:
         text = f"The audit cannot tell{source} whether {subject} {was} forgotten: {reason}."
     change = change_text(verdict)
-    return text if change is None else f"{text} The answers about {subject} {change}."
+    if change is not None:
+        return f"{text} The answers about {subject} {change}."
+    # A failure rests on other evidence then, such as answers that did not change.
+    is_unmeasured = outcome is Outcome.INCONCLUSIVE and tells_nothing(verdict)
+    return f"{text} {NOT_MEASURED}" if is_unmeasured else text
 
 
 def _of_persons(persons: Mapping[str, int]) -> str:

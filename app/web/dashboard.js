@@ -235,7 +235,7 @@ function auditTables(audit) {
   const measures = [["utility", "Test"], ["forget_utility", "Forgotten"]].flatMap(([key, label]) =>
     audit[key] ? ["auc", "log_loss"].filter((metric) => metric in (audit[key].before || {})).map((metric) =>
       [`${label} ${metric === "auc" ? "AUC" : "log loss"}`, decimal(audit[key].before[metric]), decimal(audit[key].after[metric])]) : []);
-  if (audit.membership) measures.push(["Membership AUC", decimal(audit.membership.before), decimal(audit.membership.after)]);
+  if (audit.membership) measures.push(["Membership AUC", decimal(audit.membership.before.auc), decimal(audit.membership.after.auc)]);
   if (measures.length) parts.push(table(["Measure", "Before", "After"], measures, [1, 2]));
   return element("div", { class: "figures" }, ...parts);
 }

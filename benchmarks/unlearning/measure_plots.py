@@ -52,7 +52,7 @@ def distance(results: Results, axes: Axes) -> bool:
 
 def people(results: Results, axes: Axes) -> bool:
     """Draw the systematic distance of every person as box plots."""
-    known = [method for method in _measured(results, "per_person") if method != RETRAIN]
+    known = _measured(results, "per_person")
     if not known:
         return False
     for position, method in enumerate(known):

@@ -84,7 +84,9 @@ def method_measures(
     """Return `measures` by method, and `control`: Retrain against Retrain, and the power.
 
     `further` has the margins of shadow models that were trained as the Retrain runs are, with seeds
-    of their own: they lower the noise of Retrain's side of the distances.
+    of their own: they lower the noise of Retrain's side of the distances. Distances per person and
+    the line of Retrain compare the first Retrain runs, as many as the other methods have seeds,
+    with the other retrained models.
     """
     groups: dict[str, _Group] = {}
     for method in dict.fromkeys(str(run["method"]) for run in runs):
@@ -94,16 +96,19 @@ def method_measures(
         )
     retrained = groups[RETRAIN]
     reference = _with_shadows(retrained.forget, further)
-    control = _control(groups, reference, forget)
+    size = _control_size(groups, reference)
+    control = _control(size, reference, forget)
+    sides = {method: (group.forget, reference) for method, group in groups.items()}
+    sides[RETRAIN] = (reference.take(range(size)), reference.take(range(size, len(reference))))
     measured = {
         method: {
             "seeds": len(group.runs),
-            "systematic": _systematic(group, reference, forget)
+            "systematic": _systematic(*sides[method], forget)
             if method != RETRAIN
             else control["systematic"],
-            "per_person": _per_person(group, reference, forget) if method != RETRAIN else None,
+            "per_person": _per_person(*sides[method], forget),
             "variance_ratio": variance_ratio(group.forget, reference),
-            "line": _line(group, reference, forget) if method != RETRAIN else None,
+            "line": _line(*sides[method], forget),
             "attack": _attack(group, retrained),
             "forget_loss_interval": list(
                 prediction_interval(retrained.values("forget_loss"), len(group.runs))
@@ -125,9 +130,9 @@ def _rejected(distance: Mapping[str, Any] | None) -> bool | None:
     return None if distance is None or distance["low"] is None else distance["low"] > 0
 
 
-def _systematic(group: _Group, retrained: Runs, forget: Samples) -> Measures | None:
+def _systematic(own: Runs, retrained: Runs, forget: Samples) -> Measures | None:
     try:
-        return asdict(systematic_distance(group.forget, retrained, forget.user))
+        return asdict(systematic_distance(own, retrained, forget.user))
     except TooFewRunsError:
         return None
 
@@ -139,10 +144,14 @@ def _with_shadows(retrained: Runs, shadows: Sequence[Margins]) -> Runs:
     return Runs(margins=np.stack(margins), seeds=seeds)
 
 
-def _control(groups: Mapping[str, _Group], retrained: Runs, forget: Samples) -> Measures:
-    """Compare Retrain runs with other Retrain runs, as many as the other methods have seeds."""
+def _control_size(groups: Mapping[str, _Group], retrained: Runs) -> int:
+    """Return the number of Retrain runs to compare with the others: that of a method's seeds."""
     others = [len(group.runs) for method, group in groups.items() if method != RETRAIN]
-    size = min(max(others, default=2), len(retrained) // 2)
+    return min(max(others, default=2), len(retrained) // 2)
+
+
+def _control(size: int, retrained: Runs, forget: Samples) -> Measures:
+    """Compare `size` Retrain runs with the other Retrain runs."""
     try:
         splits = split_control(retrained, size, forget.user)
     except TooFewRunsError:
@@ -167,9 +176,9 @@ def _control(groups: Mapping[str, _Group], retrained: Runs, forget: Samples) -> 
     }
 
 
-def _per_person(group: _Group, retrained: Runs, forget: Samples) -> Measures | None:
+def _per_person(own: Runs, retrained: Runs, forget: Samples) -> Measures | None:
     try:
-        rows = squared_differences(group.forget, retrained)
+        rows = squared_differences(own, retrained)
     except TooFewRunsError:
         return None
     means, counts = per_person_means(rows, forget.user)
@@ -185,9 +194,9 @@ def _per_person(group: _Group, retrained: Runs, forget: Samples) -> Measures | N
     }
 
 
-def _line(group: _Group, retrained: Runs, forget: Samples) -> Measures | None:
+def _line(own: Runs, retrained: Runs, forget: Samples) -> Measures | None:
     try:
-        return asdict(margin_line(group.forget, retrained, forget.user))
+        return asdict(margin_line(own, retrained, forget.user))
     except TooFewRunsError:
         return None
 

@@ -45,6 +45,8 @@ MEASURES are taken over all seeds of a method; an INTERVAL is {"mean", "low", "h
   CONTROL. `per_person`: {"rows" [P], "distance" [P], "mean", "quantiles", "people",
   "effective_people"}, without ids.
 - `variance_ratio` to Retrain; `line`: `models.audit.margin_line.Line` over Retrain's mean margin.
+  `per_person` and `line` of Retrain compare the first `size` of CONTROL's `runs` with the others
+  (null in results of earlier versions).
 - `attack`: {"auc", "low", "high", "excess", "tpr_at_1", "control_auc", "control_tpr_at_1",
   "references"}, means over seeds; `excess` is |auc - .5| above that of Retrain.
 - `forget_loss_interval`: 95 % prediction interval of the mean of as many Retrain runs.

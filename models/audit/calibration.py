@@ -7,15 +7,19 @@ increase is the target of the unlearning methods. The person calibration
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from models.audit.answers import forget_answers, gather
+from models.audit.differences import paired_difference
 from models.audit.person_calibration import MINIMUM_PEOPLE, PersonCalibration, people_by_kind
+from models.audit.person_model import People
 from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.data.metrics import log_losses
+from models.training.step import DivergedError
 from models.training.trainer import row_losses
 
 if TYPE_CHECKING:
@@ -25,6 +29,14 @@ if TYPE_CHECKING:
     from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
+
+
+#: Confidence of the intervals of loss increases, which are not stored.
+CONFIDENCE: Final = 0.9
+
+
+class ShadowFailedError(RuntimeError):
+    """The shadow model diverged, or its answers are not numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +53,8 @@ class CalibrationConfig:
 class ExpectedLossIncrease:
     """The expected loss increase (nats) of rows that a model never saw.
 
-    `mean` is over `rows` rows and `error` is its standard error. `spread` is the standard deviation
-    of the means of `units` single users.
+    `mean` is over `rows` rows. `error` is its standard error over users, that of the holdout users'
+    loss increase included. `spread` is the standard deviation of the means of `units` single users.
     """
 
     mean: float
@@ -73,20 +85,32 @@ def calibrate(
     `train` trains a model in the way the recommender was trained. The forgetting teacher and the
     audit use the result. The differences are paired, row by row; a comparison of training rows
     with holdout rows would measure the different difficulty of the two groups. The weights of the
-    shadow are never written.
+    shadow are never written. Raises ShadowFailedError.
     """
     shadow_data = shadow_rows(data, prepared, holdout_users, config)
-    shadow = train(shadow_data)
+    try:
+        shadow = train(shadow_data)
+    except DivergedError as error:
+        raise ShadowFailedError(ShadowFailedError.__doc__) from error
     answers = forget_answers(recommender, shadow, shadow_data)
-    # The other answers cost more passes through the model, often many more than the forget rows.
+    _require_numbers(answers)
     people = people_by_kind(answers)
-    can_be_fitted = max(people.values()) >= MINIMUM_PEOPLE
+    persons = PersonCalibration(models={}, people=people)
+    # The other answers cost more passes through the model, often many more than the forget rows.
+    if max(people.values()) >= MINIMUM_PEOPLE:
+        evidence = gather(recommender, shadow, shadow_data, answers)
+        _require_numbers(evidence.forget)
+        _require_numbers(evidence.controls)
+        persons = PersonCalibration.of(evidence)
     return Calibration(
         expected=expected_loss_increases(recommender, shadow, shadow_data, answers),
-        persons=PersonCalibration.of(gather(recommender, shadow, shadow_data, answers))
-        if can_be_fitted
-        else PersonCalibration(models={}, people=people),
+        persons=persons,
     )
+
+
+def _require_numbers(answers: Answers) -> None:
+    if not answers.has_new_numbers:
+        raise ShadowFailedError(ShadowFailedError.__doc__)
 
 
 def shadow_rows(
@@ -110,28 +134,29 @@ def expected_loss_increases(
     whose rows neither model saw, is not forgetting and is subtracted where there are such users.
     """
     holdout, retained = shadow_data.parts.holdout, shadow_data.retained
-    general = 0.0
+    general, general_error = 0.0, 0.0
     if len(holdout):
-        increases = row_losses(shadow, holdout, retained)
-        increases -= row_losses(recommender, holdout, retained)
-        general = float(increases.mean())
-    loss_increase = log_losses(left_out.labels, left_out.new)
-    loss_increase -= log_losses(left_out.labels, left_out.old)
-    loss_increase = loss_increase - general
+        before, after = (row_losses(model, holdout, retained) for model in (recommender, shadow))
+        change = paired_difference(before, after, holdout.user, CONFIDENCE)
+        general = change.mean
+        general_error = change.error if math.isfinite(change.error) else 0.0
+    old, new = (
+        log_losses(left_out.labels, margins).astype(np.float64)
+        for margins in (left_out.old, left_out.new)
+    )
     expected = {}
     for index, kind in enumerate(KINDS):
         rows = shadow_data.forget_kind == index
         row_users = shadow_data.forget.user[rows]
-        means = [
-            float(loss_increase[rows][row_users == user].mean()) for user in np.unique(row_users)
-        ]
-        if len(means) > 1:
+        loss_increase = paired_difference(old[rows], new[rows], row_users, CONFIDENCE)
+        if loss_increase.people > 1:
+            means = People.of(row_users).means(new[rows] - old[rows])
             expected[kind] = ExpectedLossIncrease(
-                mean=float(loss_increase[rows].mean()),
-                error=float(np.std(means, ddof=1) / np.sqrt(len(means))),
+                mean=loss_increase.mean - general,
+                error=math.hypot(loss_increase.error, general_error),
                 spread=float(np.std(means, ddof=1)),
-                rows=int(rows.sum()),
-                units=len(means),
+                rows=loss_increase.rows,
+                units=loss_increase.people,
             )
     return expected
 

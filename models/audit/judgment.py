@@ -16,6 +16,7 @@ from models.audit.batches import BatchVerdict, collateral_check, judge_batch
 from models.audit.evidence import VIEWS, Evidence
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.person_calibration import MINIMUM_PEOPLE
+from models.audit.person_model import LEAST_DEVIATION
 from models.audit.persons import FORGOTTEN, AuditConfig, PersonVerdict, judge_persons
 from models.audit.shares import PersonShares
 from models.data.forget_split import KINDS
@@ -37,6 +38,8 @@ NO_ROWS: Final = "there are no rows to measure"
 NO_CALIBRATION: Final = "the release has no calibration with a shadow model of this version"
 NO_CONTROLS: Final = f"fewer than {MINIMUM_PEOPLE} people remain to compare with"
 FEW_LEFT_OUT: Final = f"the shadow model left out fewer than {MINIMUM_PEOPLE} people with such rows"
+FEW_COMPARED: Final = f"the shadow model was compared on fewer than {MINIMUM_PEOPLE} other people"
+FLAT_CALIBRATION: Final = "the people whom the shadow model left out have no rows that differ"
 BAD_CALIBRATION: Final = "the calibration with the shadow model is not numbers"
 LARGE_BATCH: Final = "the batch has more people than the calibration covers"
 UNSURE_BATCH: Final = "the batch as a whole was not told from one that did not forget"
@@ -125,6 +128,9 @@ def _judge_people(
     forget, controls = evidence.forget, evidence.controls
     batches: dict[str, BatchVerdict] = {}
     persons: list[PersonVerdict] = []
+    # Each kind has tests of its own; together they have the level (Bonferroni).
+    level = config.fail_level / max(1, len(np.unique(forget.kinds)))
+    config = replace(config, fail_level=level)
     for index, kind in enumerate(KINDS):
         rows = forget.take(forget.kinds == index)
         if not len(rows):
@@ -176,7 +182,8 @@ def _reason_against(
     if calibration is None:
         return NO_CALIBRATION
     if controls is None:
-        return FEW_LEFT_OUT
+        kinds = [KINDS[index] for index in np.unique(forget.kinds).tolist()]
+        return _reason_without_model(kinds, calibration)
     if len(np.unique(controls.users)) < MINIMUM_PEOPLE:
         return NO_CONTROLS
     return None
@@ -186,12 +193,21 @@ def _reason_against_kind(
     rows: AnsweredRows, kind: str, calibration: PersonCalibration
 ) -> str | None:
     if kind not in calibration.models:
-        return FEW_LEFT_OUT
-    if not all(model.is_finite for model in calibration.models[kind].values()):
+        return _reason_without_model([kind], calibration)
+    models = calibration.models[kind].values()
+    if not all(model.is_finite for model in models):
         return BAD_CALIBRATION
+    if min(model.deviations.row for model in models) < LEAST_DEVIATION:
+        return FLAT_CALIBRATION
     if len(np.unique(rows.users)) > LARGEST_BATCH * calibration.people[kind]:
         return LARGE_BATCH
     return None
+
+
+def _reason_without_model(kinds: list[str], calibration: PersonCalibration) -> str:
+    """Return why the calibration has no model of these kinds of rows."""
+    fewest = min(calibration.people.get(kind, 0) for kind in kinds)
+    return FEW_LEFT_OUT if fewest < MINIMUM_PEOPLE else FEW_COMPARED
 
 
 def _same_for_all(rows: Answers, outcome: str, reason: str) -> Judgment:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 #: Version of the stored parameters. A manifest with another version counts as not calibrated.
 VERSION: Final = 2
-#: A model is fitted for kinds of rows of which the shadow left out at least this many people.
+#: A model is fitted for kinds of rows of which the shadow left out at least this many people, if
+#: at least as many people have control rows.
 MINIMUM_PEOPLE: Final = 10
 
 
@@ -41,8 +42,9 @@ class PersonCalibration:
     def of(cls, evidence: Evidence) -> Self:
         """Fit the models; `evidence.forget` are the left-out people's rows."""
         people, models = people_by_kind(evidence.forget), {}
+        controls = len(np.unique(evidence.controls.users))
         for index, kind in enumerate(KINDS):
-            if people[kind] < MINIMUM_PEOPLE or not len(evidence.controls):
+            if min(people[kind], controls) < MINIMUM_PEOPLE:
                 continue
             forget = evidence.forget.take(evidence.forget.kinds == index)
             views = Evidence(forget=forget, controls=evidence.controls).views()

@@ -37,7 +37,8 @@ class AuditConfig:
 
     #: Level of each one-sided test that `passed` needs. Intervals have the confidence 1 − 2 level.
     pass_level: float = 0.05
-    #: Level of the failures of a batch, and of Holm's adjustment over persons.
+    #: Level of the failures of a batch, and of Holm's adjustment over persons. The kinds of rows of
+    #: a batch share it equally.
     fail_level: float = 0.05
     #: The band around the expected change, as shares of the expected change.
     least_share: float = 0.4

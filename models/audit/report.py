@@ -68,6 +68,12 @@ class _Comparison:
         )
 
     @property
+    def row_losses(self) -> tuple[RowLosses, RowLosses]:
+        """Return both models' log losses with the rows' users."""
+        old, new = self.losses
+        return RowLosses(users=self.users, losses=old), RowLosses(users=self.users, losses=new)
+
+    @property
     def utility(self) -> dict[str, dict[str, float]]:
         """Return AUC, accuracy and log loss of both models."""
         return {
@@ -151,8 +157,8 @@ def audit(
         "utility": test.utility,
         "forget_utility": forget.utility,
         "membership": {
-            "before": membership_auc(forget.losses[0], holdout.losses[0]),
-            "after": membership_auc(forget.losses[1], holdout.losses[1]),
+            "before": membership_auc(forget.row_losses[0], holdout.row_losses[0]),
+            "after": membership_auc(forget.row_losses[1], holdout.row_losses[1]),
         },
         "divergence": {"forget": forget.distances, "holdout": holdout.distances},
         "config": asdict(config),
@@ -164,8 +170,8 @@ def audit(
         persons=persons,
         groups=_group_figures(forget, groups or {}, config, persons),
         losses={
-            "audit": RowLosses(users=prepared.parts.test.user, losses=test.losses[1]),
-            "holdout": RowLosses(users=prepared.parts.holdout.user, losses=holdout.losses[1]),
+            "audit": test.row_losses[1],
+            "holdout": holdout.row_losses[1],
         },
     )
 

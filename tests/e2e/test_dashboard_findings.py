@@ -35,7 +35,9 @@ def test_each_request_shows_what_its_own_audit_says(
         claimed = jobs.claim(uow, "t", world.settings)
         assert claimed is not None
         tried = {"attempt": "try-0", "method": "e2urec-fast", "outcome": judged_batch().outcome}
-        metrics = {"tries": [tried | {"audit": judged_batch().figures, "training": {}}]}
+        membership = {"before": {"auc": 0.8125}, "after": {"auc": 0.5625}}
+        audit = judged_batch().figures | {"membership": membership}
+        metrics = {"tries": [tried | {"audit": audit, "training": {}}]}
         jobs.advance(uow, claimed[1], metrics=metrics)
     page.goto(address)
     rows = page.locator("#requests tbody tr")
@@ -53,4 +55,7 @@ def test_each_request_shows_what_its_own_audit_says(
     expect(card.locator("summary")).to_have_text(summary)
     card.locator("details").evaluate("details => { details.open = true; }")
     expect(card).to_contain_text("32 people in the batch: the audit passed for")
+    membership_row = card.locator("tr", has_text="Membership AUC")
+    expect(membership_row).to_contain_text("0.8125")
+    expect(membership_row).to_contain_text("0.5625")
     page.screenshot(path=tmp_path / "findings.png", full_page=True)

@@ -15,8 +15,11 @@ from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from models.prompts.scoring_inputs import Candidate, HistoryEvent
 from models.recommender.base import Recommender
+from models.recommender.factory import build
+from models.training.step import DivergedError
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.base import NothingToForgetError
+from models.unlearning.e2urec_fast import E2URecFast
 from models.unlearning.finetuning import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
 from models.unlearning.receraser import RecEraser, RecEraserConfig
@@ -25,12 +28,16 @@ from models.unlearning.sisa import Sisa, SisaConfig
 from tests.support.planted_tastes import CALIBRATION, RECIPE, planted
 from worker.errors import UnlearningFailedError
 from worker.learner import Artifact, DataSnapshot, ForgetSet
+from worker.release_files import expected_loss_increases, person_calibration
 from worker.trainer import ModelLearner
 from worker.training_data import split_like
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.data.forget_split import ForgetSplit
+    from models.prompts.vocabulary import Vocabulary
+    from models.runtime.progress import Progress
     from models.training.trainer import TrainConfig
     from models.unlearning.base import UnlearningMethod
 
@@ -261,6 +268,27 @@ def test_forgetting_all_users_saves_initial_weights(tmp_path: Path) -> None:
         all_users, tmp_path / "release", tmp_path / "release", exact=True, report=nothing
     )
     assert verdict.outcome is Outcome.EXACT
+
+
+class ShadowDiverges(E2URecFast):
+    """Returns initial weights, and diverges in the training that leaves rows out."""
+
+    def train(
+        self, vocabulary: Vocabulary, prepared: ForgetSplit, recipe: TrainConfig, _: Progress
+    ) -> Recommender:
+        if len(prepared.forget):
+            raise DivergedError(DivergedError.__doc__)
+        return build(vocabulary, recipe.backbone)
+
+
+def test_a_release_whose_shadow_diverged_has_no_calibration(tmp_path: Path) -> None:
+    """The audits of its successors are inconclusive: `tests/models/audit/test_judgment.py`."""
+    learner = make_learner()
+    learner._method = ShadowDiverges()
+    trained = learner.train(take_snapshot(ForgetSet()), tmp_path / "root", "compact", nothing)
+    manifest = manifests.read_manifest(trained.directory)
+    assert person_calibration(manifest) is None
+    assert expected_loss_increases(manifest) == {}
 
 
 def test_too_few_rows_raises(tmp_path: Path) -> None:

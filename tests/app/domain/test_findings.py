@@ -20,10 +20,16 @@ RENEWAL = " The renewal by 2026-12-29 trains the model without the erased rows."
 
 
 def figures(
-    outcome: str, reason: str, *, rows: int = 57, share: float | None = 0.92, kind: str = "user"
+    outcome: str,
+    reason: str,
+    *,
+    rows: int = 57,
+    share: float | None = 0.92,
+    width: float = 0.21,
+    kind: str = "user",
 ) -> dict[str, Any]:
     """Return the figures of a request of one judged person."""
-    interval = None if share is None else [round(share - 0.21, 2), round(share + 0.21, 2)]
+    interval = None if share is None else [round(share - width, 2), round(share + width, 2)]
     verdict = {
         "outcome": outcome,
         "reason": reason,
@@ -67,7 +73,7 @@ def test_person_whose_rows_cannot_tell() -> None:
     assert (found.share, found.interval, found.confidence) == (None, None, None)
 
 
-def test_wide_interval_is_stated() -> None:
+def test_interval_that_excludes_retraining_is_stated() -> None:
     unsure = figures("inconclusive", "the rows cannot tell", rows=1, share=-0.04)
     assert sentence(Scope.USER, Outcome.INCONCLUSIVE, unsure) == (
         "The audit cannot tell from 1 row whether this person was forgotten: the rows cannot tell."
@@ -76,9 +82,46 @@ def test_wide_interval_is_stated() -> None:
     )
 
 
+NOT_MEASURED = (
+    " How much the answers changed cannot be measured, because the rows are too few or the expected"
+    " change is too small: the answers may be unchanged, and may be those of a model that never had"
+    " the data."
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "width", "is_stated"),
+    [
+        (2.58, 7.48, False),  # The interval contains 0 (nothing changed) and 1 (as retrained).
+        (0.5, 0.5, False),
+        (-3.0, 4.0, False),
+        (0.51, 0.5, True),
+        (0.49, 0.5, True),
+        (2.58, 1.0, True),
+    ],
+)
+def test_change_that_tells_nothing_is_only_a_value(
+    share: float, width: float, is_stated: bool
+) -> None:
+    values = figures("inconclusive", "the rows cannot tell", share=share, width=width)
+    found = finding(Scope.USER, Outcome.INCONCLUSIVE, values, DUE)
+    assert ("% of what is expected" in found.sentence) is is_stated
+    assert found.sentence.endswith(f"the rows cannot tell.{NOT_MEASURED}{RENEWAL}") is not is_stated
+    assert (found.share, found.interval, found.confidence) == (
+        share,
+        (round(share - width, 2), round(share + width, 2)),
+        0.9,
+    )
+
+
 def test_person_who_failed() -> None:
     text = sentence(Scope.USER, Outcome.FAILED, figures("failed", "too little", share=0.1))
     assert text.startswith("The audit failed from 57 rows: too little. The answers about this")
+    # The sentence that both are possible would contradict the failure.
+    unmeasured = figures("failed", "too many answers did not change at all", width=1.5)
+    assert sentence(Scope.USER, Outcome.FAILED, unmeasured) == (
+        "The audit failed from 57 rows: too many answers did not change at all."
+    )
 
 
 def test_single_interactions_have_their_own_words() -> None:
@@ -240,6 +283,14 @@ BATCH = {
                 " 12. The batch as a whole passed: as if never trained. Together, the answers"
                 " changed by 100 % of what is expected of a model that never had the data (90 %"
                 " interval 80 % to 120 %), from 3,050 rows."
+            ),
+        ),
+        (
+            Outcome.INCONCLUSIVE,
+            BATCH | {"kinds": {"user": {"shares": {"answers": {"share": 1, "interval": [-2, 4]}}}}},
+            (
+                "32 people in the batch: the audit passed for 20, failed for 0 and cannot tell for"
+                f" 12. The batch as a whole cannot be told: as if never trained.{NOT_MEASURED}"
             ),
         ),
         (

@@ -88,6 +88,19 @@ def test_honest_method_is_as_good_as_retraining() -> None:
     assert len(measures["ours"]["per_person"]["distance"]) == PEOPLE
 
 
+def test_retrain_has_every_measure_against_other_retrain_runs() -> None:
+    results = planted()
+    measures = results["measures"]
+    missing = [name for name, value in measures["retrain"].items() if value is None]
+    assert missing == [name for name, value in measures["ours"].items() if value is None]
+    people, of_original = (measures[name]["per_person"] for name in ("retrain", "original"))
+    assert len(people["distance"]) == PEOPLE
+    assert people["quantiles"]["0.05"] < 0 < people["quantiles"]["0.95"]
+    assert people["quantiles"]["0.95"] < of_original["quantiles"]["0.05"]
+    low, high = measures["retrain"]["line"]["slope_interval"]
+    assert low - 0.01 < 1 < high + 0.01
+
+
 def test_original_is_rejected_and_its_distance_is_the_planted_one() -> None:
     results = planted()
     original = results["measures"]["original"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.audit.divergence import euclidean, jensen_shannon, symmetrized_kl
+from models.audit.drift import RowLosses
 from models.audit.membership import membership_auc
 from models.data.metrics import auc, item_mean_margins, log_losses, utility
 from models.data.samples import Samples
@@ -124,19 +125,21 @@ def test_distances_are_symmetric_means_and_zero_for_equal_margins(distance: Dist
 
 
 def test_members_with_lower_losses_have_auc_1() -> None:
-    figures = membership_auc(floats(0.1, 0.2, 0.3), floats(0.4, 0.5))
+    figures = membership_auc(of_people(floats(0.1, 0.2, 0.3)), of_people(floats(0.4, 0.5)))
     assert figures == {"auc": 1.0, "interval": [1.0, 1.0], "advantage": 0.5}
 
 
 def test_members_with_higher_losses_have_auc_0_and_full_advantage() -> None:
-    figures = membership_auc(floats(0.9, 0.8), floats(0.1, 0.2, 0.3))
+    figures = membership_auc(of_people(floats(0.9, 0.8)), of_people(floats(0.1, 0.2, 0.3)))
     assert figures["auc"] == 0.0
     assert figures["advantage"] == 0.5
 
 
 def test_equally_distributed_losses_have_auc_one_half() -> None:
     rng = np.random.default_rng(0)
-    figures = membership_auc(rng.exponential(size=300), rng.exponential(size=300))
+    figures = membership_auc(
+        of_people(rng.exponential(size=300)), of_people(rng.exponential(size=300))
+    )
     low, high = figures["interval"]
     assert low < 0.5 < high
     assert low < figures["auc"] < high
@@ -144,7 +147,33 @@ def test_equally_distributed_losses_have_auc_one_half() -> None:
     assert figures["advantage"] == pytest.approx(abs(figures["auc"] - 0.5))
 
 
-def test_few_rows_have_a_wide_membership_interval() -> None:
+@pytest.mark.parametrize("people", [1, 8])
+def test_few_rows_have_a_wide_membership_interval(people: int) -> None:
     rng = np.random.default_rng(0)
-    low, high = membership_auc(rng.exponential(size=8), rng.exponential(size=8))["interval"]
+    members, others = (of_people(rng.exponential(size=8), people) for _ in range(2))
+    low, high = membership_auc(members, others)["interval"]
     assert high - low > 0.3
+
+
+def test_copies_of_peoples_rows_do_not_narrow_the_membership_interval() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for copies in (1, 50):
+        members, others = (
+            of_people(np.repeat(side, copies), 20) for side in rng.exponential(size=(2, 20))
+        )
+        low, high = membership_auc(members, others)["interval"]
+        widths.append(high - low)
+    assert widths[1] > 0.7 * widths[0]
+
+
+def test_membership_without_holdout_rows_is_not_a_number() -> None:
+    figures = membership_auc(of_people(floats(0.1, 0.2)), of_people(np.empty(0)))
+    assert np.isnan([figures["auc"], *figures["interval"]]).all()
+
+
+def of_people(losses: np.ndarray, people: int | None = None) -> RowLosses:
+    """Return losses with users in order; by default, each row is that of another person."""
+    people = people or len(losses)
+    users = np.arange(len(losses)) * people // max(len(losses), 1)
+    return RowLosses(users=users.astype(np.int32), losses=losses)

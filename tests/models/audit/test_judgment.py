@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +17,19 @@ from benchmarks.audit_power.candidates import ENTRIES, Entry
 from benchmarks.audit_power.world import Margins, World, shadow_world
 from models.audit import judgment as reasons
 from models.audit.differences import Difference, paired_difference
+from models.audit.evidence import AnsweredRows, Evidence
 from models.audit.judgment import Judgment, judge
 from models.audit.outcomes import FAILED, INCONCLUSIVE, PASSED
 from models.audit.person_calibration import VERSION, PersonCalibration
 from models.audit.persons import ONE_ROW, AuditConfig, holm
+from models.data.forget_split import KINDS
 from tests.support import synthetic_batches
 from tests.support.synthetic_batches import STRONG
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.audit_power.world import Candidate
-    from models.audit.evidence import Evidence
 
 CONFIG = AuditConfig()
 STILL = Difference(mean=0.0, error=0.001, freedom=50, rows=500, people=51, confidence=0.9)
@@ -198,11 +201,99 @@ def test_a_calibration_that_is_not_numbers_is_inconclusive(
     assert_inconclusive(judge_candidate(world, retrained, broken), reasons.BAD_CALIBRATION)
 
 
+def first_rows(rows: AnsweredRows) -> AnsweredRows:
+    """Return the first row of each person."""
+    return rows.take(np.unique(rows.users, return_index=True)[1])
+
+
+def of_one_row_each(evidence: Evidence) -> Evidence:
+    return replace(evidence, forget=first_rows(evidence.forget))
+
+
+def of_one_row_each_with_controls(evidence: Evidence) -> Evidence:
+    return replace(of_one_row_each(evidence), controls=first_rows(evidence.controls))
+
+
+def of_the_same_answers(evidence: Evidence) -> Evidence:
+    forget, controls = evidence.forget, evidence.controls
+    return Evidence(
+        forget=replace(forget, new=forget.old, new_neighbors=forget.old_neighbors),
+        controls=replace(controls, new=controls.old, new_neighbors=controls.old_neighbors),
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [of_one_row_each, of_one_row_each_with_controls, of_the_same_answers]
+)
+def test_left_out_rows_that_do_not_differ_are_inconclusive(
+    change: Callable[[Evidence], Evidence], world: World, retrained: Candidate
+) -> None:
+    shadow, model = shadow_world(STRONG, np.random.default_rng(0))
+    flat = PersonCalibration.of(change(shadow.evidence(model)))
+    json.dumps(flat.values(), allow_nan=False)
+    evidence = world.evidence(retrained)
+    for judged in (evidence, of_one_row_each(evidence), of_one_row_each_with_controls(evidence)):
+        assert_inconclusive(judge_evidence(judged, flat), reasons.FLAT_CALIBRATION)
+
+
+@pytest.mark.parametrize("people", [0, 1, 9])
+def test_a_shadow_compared_with_few_other_people_is_inconclusive(
+    people: int, world: World, retrained: Candidate
+) -> None:
+    shadow, model = shadow_world(STRONG, np.random.default_rng(0))
+    evidence = shadow.evidence(model)
+    chosen = np.isin(evidence.controls.users, np.unique(evidence.controls.users)[:people])
+    alone = PersonCalibration.of(replace(evidence, controls=evidence.controls.take(chosen)))
+    json.dumps(alone.values(), allow_nan=False)
+    assert_inconclusive(judge_candidate(world, retrained, alone), reasons.FEW_COMPARED)
+    forget = world.evidence(retrained).forget
+    result = judge(forget, alone, holdout=STILL, test=STILL, config=CONFIG)
+    assert_inconclusive(result, reasons.FEW_COMPARED)
+
+
 def test_one_row_is_inconclusive(
     world: World, retrained: Candidate, calibration: PersonCalibration
 ) -> None:
     result = judge_evidence(only(world, retrained, np.array([0])), calibration)
     assert_inconclusive(result, ONE_ROW)
+
+
+def test_the_adjustment_over_persons_covers_all_kinds_of_rows(
+    world: World, retrained: Candidate, calibration: PersonCalibration
+) -> None:
+    """A person who just fails alone does not fail beside a person with rows of another kind."""
+    models = calibration.models["user"]
+    both = replace(
+        calibration,
+        models={"user": models, "pair": models},
+        people={**calibration.people, "pair": calibration.people["user"]},
+    )
+    evidence = world.evidence(retrained)
+    person = evidence.forget.take(evidence.forget.users == 0)
+    other = evidence.forget.take(evidence.forget.users == 1)
+    other = replace(other, kinds=np.full(len(other), KINDS.index("pair")))
+
+    def moved(rows: AnsweredRows, amount: float) -> AnsweredRows:
+        """Move the answers of one person on both prompts, against forgetting."""
+        shift = amount * rows.signs
+        return replace(rows, new=rows.new + shift, new_neighbors=rows.new_neighbors + shift)
+
+    def outcome(*parts: AnsweredRows) -> str:
+        columns = [column.name for column in fields(AnsweredRows)]
+        joined = AnsweredRows(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+        )
+        judged = judge_evidence(replace(evidence, forget=joined), both)
+        return next(verdict.outcome for verdict in judged.persons if verdict.user == 0)
+
+    low, high = 0.0, 2.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        is_failed = outcome(moved(person, middle)) == FAILED
+        low, high = (low, middle) if is_failed else (middle, high)
+    assert outcome(moved(person, high)) == FAILED
+    assert outcome(moved(person, high), other) == INCONCLUSIVE
+    assert outcome(moved(person, 2.0), other) == FAILED
 
 
 def test_no_rows_are_inconclusive(

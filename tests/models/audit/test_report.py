@@ -196,7 +196,8 @@ def test_neighbor_prompts_and_controls_are_asked_only_where_a_person_can_be_judg
 
     monkeypatch.setattr(answers, "row_margins", count_rows)
     fitted = world.calibration.persons
-    calibration = fitted if is_fitted else PersonCalibration(models={}, people=fitted.people)
+    few = PersonCalibration(models={}, people=dict.fromkeys(fitted.people, 9))
+    calibration = fitted if is_fitted else few
     report = audit(world.recommender, release, world.batch, calibration)
     forget = len(world.batch.forget)
     if is_fitted:

@@ -22,7 +22,7 @@ from models.prompts.compact_prompt import CompactPrompt
 from models.runtime.memory import Memory, attempt, halved, tokens_that_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -110,25 +110,46 @@ class Recommender:
         """Return [B, 2] logits of (Yes, No) for B prompts; gradients flow where enabled."""
         return self._forward(prompts)
 
+    def vocabulary_logits(self, prompts: PromptBatch) -> torch.Tensor:
+        """Return [B, V] logits of all words at the answer position; gradients flow where enabled.
+
+        A compact model is trained on the two answers only, so that its V is 2: (Yes, No).
+        """
+        return self.answer_logits(prompts)
+
+    @property
+    def answer_columns(self) -> tuple[int, int]:
+        """Return the columns of Yes and No in the `vocabulary_logits`."""
+        return 0, 1
+
     def live_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) with gradients, in micro-batches where memory is short.
 
         The backward pass recomputes each micro-batch, so that only one holds its activations.
         """
+        return self._in_micro_batches(prompts, self.answer_logits)
+
+    def live_vocabulary_logits(self, prompts: PromptBatch) -> torch.Tensor:
+        """Return the `vocabulary_logits` with gradients, in micro-batches like `live_logits`."""
+        return self._in_micro_batches(prompts, self.vocabulary_logits)
+
+    def _in_micro_batches(
+        self, prompts: PromptBatch, logits_of: Callable[[PromptBatch], torch.Tensor]
+    ) -> torch.Tensor:
         memory, lengths = self.memory, prompts.lengths
         memory.last_batch_rows = len(prompts)
         longest = int(lengths.max()) if len(prompts) else 0
         if memory.training_tokens is None and self.device.type == "cpu" and len(prompts) > 1:
             longest_prompt = prompts.take(lengths.argmax()[None])
             memory.training_tokens = tokens_that_fit(
-                self.model, partial(self.answer_logits, longest_prompt), longest
+                self.model, partial(logits_of, longest_prompt), longest
             )
         rows = memory.rows_per_pass(len(prompts), longest)
         if len(prompts) <= rows:
-            return self.answer_logits(prompts)
+            return logits_of(prompts)
 
         def part_logits(_: torch.Tensor, part: slice) -> torch.Tensor:
-            return self.answer_logits(prompts.take(part))
+            return logits_of(prompts.take(part))
 
         # `checkpoint` restores dropout's random state on the devices of its tensor arguments.
         device_tensor = torch.empty(0, device=self.device)

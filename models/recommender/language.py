@@ -45,9 +45,24 @@ class TextRecommender(Recommender):
             return 0
         return prompts.shared_length()
 
+    def vocabulary_logits(self, prompts: PromptBatch) -> torch.Tensor:
+        """Return [B, V] logits of all words at the answer position."""
+        return to_cpu_float32(self._words(prompts))
+
+    @property
+    def answer_columns(self) -> tuple[int, int]:
+        """Return the columns of Yes and No in the `vocabulary_logits`."""
+        return self.prompt.answers
+
     def _forward(
         self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
     ) -> torch.Tensor:
+        return to_cpu_float32(self._words(prompts, cache, past)[:, list(self.prompt.answers)])
+
+    def _words(
+        self, prompts: PromptBatch, cache: DynamicCache | None = None, past: int = 0
+    ) -> torch.Tensor:
+        """Return [B, V] logits in the model's precision and on its device."""
         # With alignment to the right, all answers are in the last column.
         aligned = prompts.aligned(right=True).to(self.device)
         supported = _parameters(self.model)
@@ -64,7 +79,7 @@ class TextRecommender(Recommender):
             use_cache=cache is not None,
             **{name: value for name, value in optional.items() if name in supported},
         ).logits[:, -1]
-        return to_cpu_float32(logits[:, list(self.prompt.answers)])
+        return logits
 
 
 class SequenceRecommender(Recommender):
@@ -74,6 +89,19 @@ class SequenceRecommender(Recommender):
 
     def answer_logits(self, prompts: PromptBatch) -> torch.Tensor:
         """Return [B, 2] logits of (Yes, No) at the decoder's first position."""
+        return to_cpu_float32(self._words(prompts)[:, list(self.prompt.answers)])
+
+    def vocabulary_logits(self, prompts: PromptBatch) -> torch.Tensor:
+        """Return [B, V] logits of all words at the decoder's first position."""
+        return to_cpu_float32(self._words(prompts))
+
+    @property
+    def answer_columns(self) -> tuple[int, int]:
+        """Return the columns of Yes and No in the `vocabulary_logits`."""
+        return self.prompt.answers
+
+    def _words(self, prompts: PromptBatch) -> torch.Tensor:
+        """Return [B, V] logits in the model's precision and on its device."""
         aligned = prompts.aligned(right=False).to(self.device)
         logits: torch.Tensor = self.model(
             input_ids=aligned.tokens,
@@ -81,7 +109,7 @@ class SequenceRecommender(Recommender):
             decoder_input_ids=_decoder_starts(self.model, aligned),
             use_cache=False,
         ).logits[:, 0]
-        return to_cpu_float32(logits[:, list(self.prompt.answers)])
+        return logits
 
     def shared_length(self, prompts: PromptBatch) -> int:  # noqa: ARG002 - the same for all
         """Return 0: an encoder's states of the history depend on the candidate."""
@@ -112,6 +140,15 @@ class CompactSequenceRecommender(SequenceRecommender):
         ).last_hidden_state[:, 0]
         rows = model.get_output_embeddings().weight[list(self.prompt.answers)]  # type: ignore[operator]
         return to_cpu_float32(hidden @ rows.T)
+
+    def vocabulary_logits(self, prompts: PromptBatch) -> torch.Tensor:
+        """Return the [B, 2] logits of (Yes, No), the only words that this model is trained on."""
+        return self.answer_logits(prompts)
+
+    @property
+    def answer_columns(self) -> tuple[int, int]:
+        """Return the columns of Yes and No in the `vocabulary_logits`."""
+        return 0, 1
 
 
 def _decoder_starts(model: nn.Module, prompts: PromptBatch) -> torch.Tensor:

@@ -35,13 +35,6 @@ class TokenRows:
         """Return no rows."""
         return cls(tokens=torch.empty(0, dtype=torch.long), values=torch.empty(0, 1))
 
-    def __add__(self, other: TokenRows) -> TokenRows:
-        """Return the rows of both; no token may be in both."""
-        return TokenRows(
-            tokens=torch.cat([self.tokens, other.tokens]),
-            values=torch.cat([self.values, other.values]),
-        )
-
 
 @torch.no_grad()
 def with_rows(recommender: Recommender, rows: TokenRows) -> Recommender:

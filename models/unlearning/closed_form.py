@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from models.prompts.prompt_batch import PromptBatch
-from models.prompts.vocabulary import NO, YES
 from models.recommender.ensemble import input_table
 from models.recommender.factory import build
 from models.recommender.token_rows import TokenRows
@@ -117,21 +116,6 @@ class FirstStep:
     def rows(self, step_size: float) -> TokenRows:
         """Return the item rows after a step of this size."""
         return TokenRows(tokens=self.tokens, values=self.start + step_size * self.direction)
-
-
-@torch.no_grad()
-def shrunk_answers(recommender: Recommender, factor: float) -> TokenRows:
-    """Return the rows of Yes and No, moved toward their mean so that margins shrink to `factor`.
-
-    Nothing else changes, because no prompt contains an answer token. Returns no rows for text
-    prompts, which may contain the answers' words.
-    """
-    if not recommender.prompt.item_tokens:
-        return TokenRows.empty()
-    tokens = torch.tensor([YES, NO])
-    current = input_table(recommender)[tokens].cpu()
-    mean = current.mean(0, keepdim=True)
-    return TokenRows(tokens=tokens, values=mean + factor * (current - mean))
 
 
 def removed_samples(prepared: ForgetSplit) -> Samples:

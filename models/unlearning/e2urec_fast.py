@@ -3,8 +3,7 @@
 As in E2URec (arXiv 2403.03536), a LoRA student learns from a forgetting and a remembering teacher,
 whose answers are computed once. The steps, each measured in docs/methods.md:
 
-1. Closed form: item rows move to the values that the retained data alone would give, and the two
-   answer rows move together (temperature shrinkage), because less data makes less certain models.
+1. Closed form: item rows move to the values that the retained data alone would give.
 2. Teachers: the remembering teacher is the model after step 1. The forgetting teacher moves each
    margin against y − σ(margin), the first-order effect of learning more of a row, instead of
    training an augmented model. Its α is solved from the expected loss increase, which a shadow
@@ -36,7 +35,7 @@ from models.training.step import linear_schedule, memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
 from models.unlearning import losses
 from models.unlearning.base import Unlearned, UnlearningMethod, UnlearningTask
-from models.unlearning.closed_form import FirstStep, removed_samples, shrunk_answers
+from models.unlearning.closed_form import FirstStep
 from models.unlearning.finetuning import Order, encode
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 OFFSET_SPREAD: Final = 0.08
 #: Relative distance from the target loss increase below which item rows do not move a second time.
 STEP_TOLERANCE: Final = 0.15
-#: Minimum factor of temperature shrinkage for one batch, however large its share of the data.
-MIN_TEMPERATURE_FACTOR: Final = 0.5
 
 
 #: Names of settings in certificates, job metrics and results.json.
@@ -56,14 +53,13 @@ _STORED_NAMES: Final = {
     "evaluation_rows": "look_at",
     "step_size": "reach",
     "max_step_size": "most_reach",
-    "temperature_shrinkage": "cooling",
     "overshoot_factor": "drive",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class E2URecFastConfig:
-    """Settings; the defaults were chosen on ml-latest-small (docs/methods.md)."""
+    """Settings; docs/methods.md says on which draws the defaults were chosen."""
 
     #: Maximum number of forget rows, evenly spaced, on which the loss increase is measured.
     evaluation_rows: int = 1024
@@ -73,10 +69,7 @@ class E2URecFastConfig:
     step_size: float = 5.0
     max_step_size: float = 12.0
     #: The share of the expected loss increase that the closed-form step aims at.
-    first_share: float = 0.4
-    #: Exponent of the temperature factor, whose base is the share of training rows that stay.
-    #: Several batches thus shrink the margins as much as one batch with the same rows.
-    temperature_shrinkage: float = 0.4
+    first_share: float = 0.25
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(
             rank=4, alpha=8, dropout=0.0, targets=("value", "output", "embedding")
@@ -85,12 +78,12 @@ class E2URecFastConfig:
     learning_rate: float = 3e-3
     warmup_steps: int = 3
     #: Maximum number of steps, and of times that a forget row is shown.
-    steps: int = 22
-    passes: float = 3.0
+    steps: int = 32
+    passes: float = 4.5
     forget_batch: int = 64
-    retain_batch: int = 40
+    retain_batch: int = 20
     #: Factor on α: how much further than the expected loss increase the teacher goes.
-    overshoot_factor: float = 4.0
+    overshoot_factor: float = 8.0
     #: Range of the adapter's final scale; a larger adapter also changes what it was not taught.
     least_scale: float = 0.3
     most_scale: float = 1.2
@@ -219,10 +212,6 @@ class _ClosedFormStep:
         self.expected = max(expected_mean(task.prepared, task.expected), 0.0)
         self.evaluation = _EvaluationRows(task, config.evaluation_rows)
         self._items = FirstStep.from_split(task.recommender, task.prepared, config.damping)
-        gone = len(removed_samples(task.prepared))
-        stay = 1 - gone / max(gone + len(task.prepared.parts.train), 1)
-        factor = max(MIN_TEMPERATURE_FACTOR, stay**config.temperature_shrinkage)
-        self._answers = shrunk_answers(task.recommender, factor)
         self.step_size = config.step_size
         row_margins = self._move(task.recommender)
         target = config.first_share * self.expected
@@ -237,7 +226,7 @@ class _ClosedFormStep:
 
     def _move(self, recommender: Recommender) -> torch.Tensor:
         """Move the rows by the step size; return the base's margins on the evaluation rows."""
-        self.rows = self._items.rows(self.step_size) + self._answers
+        self.rows = self._items.rows(self.step_size)
         self.base = with_rows(recommender, self.rows)
         row_margins = margins(self.base, self.evaluation.prompts)
         self.loss_increase = self.evaluation.loss_increase(row_margins)

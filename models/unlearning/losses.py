@@ -120,3 +120,13 @@ def published_forgetting_logits(
     Source: arXiv 2403.03536. `forgetting_margins` describes this teacher's fault.
     """
     return original - alpha * functional.relu(augmented - original)
+
+
+def distribution_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Return the mean over B rows of KL(teacher ‖ student), in nats, between [B, V] logits.
+
+    Source: E2URec (arXiv 2403.03536), both teachers' losses.
+    """
+    return functional.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
+    )

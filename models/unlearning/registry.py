@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from models.unlearning.apa import Apa
 from models.unlearning.badt import BadTeacher
-from models.unlearning.e2urec import E2URec
+from models.unlearning.e2urec import E2URec, E2URecLong
 from models.unlearning.e2urec_fast import E2URecFast
 from models.unlearning.neggrad import NegGrad
 from models.unlearning.npo import Npo
@@ -29,6 +29,7 @@ METHODS: Final[dict[str, Callable[[], UnlearningMethod]]] = {
         NegGrad,
         BadTeacher,
         E2URec,
+        E2URecLong,
         E2URecFast,
         Npo,
         SimNpo,

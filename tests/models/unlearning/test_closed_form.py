@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from models.data.forget_split import ForgetIndices, split_for_forgetting
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.factory import build
-from models.recommender.token_rows import with_rows
-from models.training.trainer import margins
 from models.unlearning.closed_form import (
     FirstStep,
     ItemChange,
     removed_samples,
-    shrunk_answers,
 )
-from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
-from tests.models.conftest import World, nothing
 from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 DATA = planted()
@@ -51,24 +45,3 @@ def test_kept_is_the_share_of_an_items_samples_that_remain() -> None:
     count = int((WHOLE.parts.train.candidate == PAIR[1]).sum())
     assert change.item_indices.tolist() == [PAIR[1]]
     assert np.allclose(change.kept, (count - 1) / count)
-
-
-def test_temperature_shrinkage_twice_multiplies_every_margin_by_both_factors() -> None:
-    recommender = build(VOCABULARY, RECIPE.backbone)
-    prompts = recommender.prompt.samples(WHOLE.parts.test.take(np.arange(20)), DATA)
-    before = margins(recommender, prompts)
-    once = with_rows(recommender, shrunk_answers(recommender, 0.9))
-    twice = with_rows(once, shrunk_answers(once, 0.8))
-    torch.testing.assert_close(margins(once, prompts), 0.9 * before)
-    torch.testing.assert_close(margins(twice, prompts), 0.72 * before)
-
-
-def test_answers_shrink_by_the_share_of_removed_samples_not_of_changed_ones(world: World) -> None:
-    task = replace(world.task(), prepared=WITHOUT_PAIR)
-    unlearned = E2URecFast(E2URecFastConfig(steps=1)).unlearn(task, nothing)
-    assert unlearned.rows is not None
-    difference = unlearned.rows.values[-2] - unlearned.rows.values[-1]
-    yes, no = shrunk_answers(world.recommender, 1.0).values
-    factor = (difference @ (yes - no) / (yes - no).square().sum()).item()
-    share = 1 / len(WHOLE.parts.train)
-    np.testing.assert_allclose(1 - factor, 0.4 * share, rtol=0.05)

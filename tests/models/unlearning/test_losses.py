@@ -11,6 +11,7 @@ from torch.nn import functional
 from models.unlearning.losses import (
     answer_kl,
     answer_log_probability,
+    distribution_kl,
     forgetting_margins,
     negative_preference,
     published_forgetting_logits,
@@ -40,6 +41,24 @@ def test_kl_is_the_mean_over_rows() -> None:
     # One row agrees; the other has 3/4 against 1/4: ln 3 · (3/4 − 1/4).
     divergence = answer_kl(torch.tensor([LIKELY, LIKELY]), torch.tensor([LIKELY, UNLIKELY]))
     assert divergence.item() == pytest.approx(math.log(3) / 4, abs=1e-6)
+
+
+def test_kl_over_a_vocabulary_is_the_mean_over_rows() -> None:
+    # One row agrees; the other has (1/2, 1/4, 1/4) against (1/4, 1/4, 1/2):
+    # 1/2 ln 2 + 1/4 ln 1 + 1/4 ln(1/2) = 1/4 ln 2.
+    teacher = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]).log() + 3.0
+    student = torch.tensor([[0.25, 0.25, 0.5], [0.2, 0.2, 0.6]]).log()
+    divergence = distribution_kl(teacher, student)
+    assert divergence.item() == pytest.approx(math.log(2) / 8, abs=1e-6)
+
+
+def test_kl_of_two_answers_is_the_kl_of_their_margins() -> None:
+    teacher, student = (
+        torch.tensor([[2.0, 1.0], [0.0, 3.0]]),
+        torch.tensor([[1.0, 1.5], [4.0, 4.0]]),
+    )
+    margins = answer_kl(teacher[:, 0] - teacher[:, 1], student[:, 0] - student[:, 1])
+    assert distribution_kl(teacher, student).item() == pytest.approx(margins.item(), abs=1e-6)
 
 
 def test_kl_and_its_gradient_are_zero_for_equal_margins() -> None:

@@ -19,7 +19,7 @@ from models.training.trainer import row_losses
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import NothingToForgetError, Unlearned
-from models.unlearning.e2urec import E2URec, E2URecConfig
+from models.unlearning.e2urec import E2URec, E2URecConfig, E2URecLong
 from models.unlearning.finetuning import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
 from models.unlearning.npo import Npo, NpoConfig
@@ -45,13 +45,14 @@ _SHORT: dict[str, Callable[[], UnlearningMethod]] = {
     "npo": lambda: Npo(NpoConfig(loop=_LOOP)),
     "simnpo": lambda: SimNpo(SimNpoConfig(loop=_LOOP)),
     "e2urec": lambda: E2URec(E2URecConfig(augment_steps=20, joint_steps=20)),
+    "e2urec-long": lambda: E2URecLong(E2URecConfig(augment_steps=20, joint_steps=30)),
     "sisa": lambda: Sisa(SisaConfig(passes=1)),
     "receraser": lambda: RecEraser(RecEraserConfig(passes=1, steps=30, most_rows=256)),
     "apa": lambda: Apa(ApaConfig(passes=1)),
 }
 #: Methods that aim at the expected loss increase.
 _CALIBRATED = {"e2urec-fast"}
-_WITH_ADAPTER = {"e2urec", "e2urec-fast"}
+_WITH_ADAPTER = {"e2urec", "e2urec-fast", "e2urec-long"}
 #: Methods that train members from a release of their own kind, here with a short recipe.
 _ENSEMBLES = {"sisa", "receraser", "apa"}
 _BRIEF = replace(RECIPE, epochs=1)

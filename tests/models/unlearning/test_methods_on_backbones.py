@@ -41,7 +41,7 @@ from models.training.trainer import TrainConfig, row_losses
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import UnlearningTask
-from models.unlearning.e2urec import E2URec, E2URecConfig
+from models.unlearning.e2urec import E2URec, E2URecConfig, E2URecLong
 from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
 from models.unlearning.finetuning import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
@@ -71,6 +71,7 @@ METHODS: dict[str, UnlearningMethod] = {
     "npo": Npo(NpoConfig(loop=LOOP)),
     "simnpo": SimNpo(SimNpoConfig(loop=LOOP)),
     "e2urec": E2URec(E2URecConfig(augment_steps=2, joint_steps=2, batch_size=8)),
+    "e2urec-long": E2URecLong(E2URecConfig(augment_steps=2, joint_steps=3, batch_size=8)),
     "e2urec-fast": E2URecFast(E2URecFastConfig(steps=2, forget_batch=4, retain_batch=4)),
     "sisa": Sisa(SisaConfig(shards=2, passes=1)),
     "receraser": RecEraser(RecEraserConfig(shards=2, passes=1, steps=2, most_rows=16)),
@@ -114,6 +115,22 @@ def test_roles_resolve_to_the_architectures_layers(
         assert all(any(name.endswith(f".{end}") for name in layers) for end in ends)
     if kind in INPUT:
         assert find_target_modules(model, ["embedding"]) == [INPUT[kind]]
+
+
+@every_backbone
+def test_the_answers_are_two_columns_of_the_vocabulary_where_the_backbone_has_one(
+    recommenders: dict[str, Recommender], kind: str
+) -> None:
+    recommender = recommenders[kind]
+    prompts = some_prompts(recommender)
+
+    words = recommender.vocabulary_logits(prompts)
+
+    torch.testing.assert_close(
+        words[:, list(recommender.answer_columns)], recommender.answer_logits(prompts)
+    )
+    size = 2 if kind in tiny.COMPACT else recommender.model.config.vocab_size
+    assert words.shape == (len(prompts), size)
 
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+#: Kinds of entries of the change log that change which data may be used.
+SUPPRESSION_KINDS: Final = frozenset({"forget", "cancel"})
+#: Kinds of entries of the change log that change the catalog.
+CATALOG_KINDS: Final = frozenset({"items"})
 
 
 class ItemOrigin(StrEnum):
@@ -54,6 +60,24 @@ class Interaction:
     item_id: str
     rating: float
     timestamp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserVersion:
+    """The state of a user's own data: it differs whenever attributes or interactions differ."""
+
+    attributes: dict[str, str]
+    interactions: int
+    #: The newest data version that changed one of the interactions; 0 without interactions.
+    newest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedRange:
+    """The first and the last version of some entries of the change log."""
+
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from app.services.validation import normal_item_id, some_of, unknown_user
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
+    from app.domain.catalog import UserVersion
     from app.domain.recommendations import RecommendationQuery
     from app.domain.releases import Alias
     from app.services.pseudonyms import Pseudonyms
@@ -38,6 +39,8 @@ class Inputs:
     suppressed_item_ids: frozenset[str]
     data_version: int
     alias: Alias
+    #: The version of the user's own data; None for a visitor, or if it is not known.
+    user_version: UserVersion | None = None
     #: Whether deletions are repeated after a restore, so that no recommendation may be given.
     is_restoring: bool = False
 
@@ -131,9 +134,10 @@ def read_inputs(
     standing = uow.state.standing(pseudonyms.user_hashes(spelling or user_id))
     if standing.suppressed:
         raise GoneError
-    user = uow.people.user(user_id)
-    if user is None:
+    stored = uow.people.user_with_version(user_id)
+    if stored is None:
         raise unknown_user(pseudonyms)
+    user, user_version = stored
     history = uow.people.history(user_id)
     suppressed = (suppressed_items or SuppressedItemsCache()).at(uow, standing.data_version)
     suppressed_pairs = {
@@ -150,6 +154,7 @@ def read_inputs(
         suppressed_item_ids=suppressed.item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
+        user_version=user_version,
         is_restoring=standing.is_restoring,
     )
 

@@ -11,7 +11,8 @@ from app.domain.errors import (
     UnavailableError,
     UnknownUserError,
 )
-from app.domain.recommendations import Visitor, answer_tag
+from app.domain.recommendations import Visitor
+from app.services.entity_tags import TagVersionsCache, recommendation_tag, similar_tag
 from app.services.recommendation_inputs import (
     VISITOR_ID,
     SuppressedItemsCache,
@@ -20,6 +21,7 @@ from app.services.recommendation_inputs import (
     read_visitor,
     recheck,
 )
+from app.services.validation import unknown_user
 from app.serving.recommend.ranking import PreparedQuery, tier_bounds
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from app.domain.catalog import Item
-    from app.domain.recommendations import AttributeFilter, RecommendationQuery
+    from app.domain.recommendations import AttributeFilter, RecommendationQuery, SimilarItem
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs, Recheck
     from app.serving.retrieval.first_stage import FirstStage
@@ -49,6 +51,7 @@ class QueryReader:
         self._pseudonyms = pseudonyms
         self._first_stage = first_stage
         self._suppressed_items = SuppressedItemsCache()
+        self._tag_versions = TagVersionsCache()
         self.tier_size = tier_size
 
     def read(self, queries: Sequence[RecommendationQuery]) -> list[PreparedQuery | LetheError]:
@@ -71,19 +74,44 @@ class QueryReader:
         return rechecked
 
     def matching_tag(self, query: RecommendationQuery, tags: AbstractSet[str]) -> str | None:
-        """Return the current answer's entity tag if `tags` contains it; raises GoneError."""
+        """Return the current answer's entity tag if `tags` contains it.
+
+        Raises InvalidInputError, GoneError and UnknownUserError, as an answer would.
+        """
+        query = normal_query(self._pseudonyms, query)
         if not isinstance(query.person, str):
             return None
-        user_hashes = self._pseudonyms.user_hashes(query.spelling or query.person)
         with self._uow(write=False) as uow:
-            standing = uow.state.standing(user_hashes)
-        if standing.suppressed:
-            raise GoneError
-        _refuse_while_restoring(standing.is_restoring)
-        if standing.alias.live is None:
-            return None
-        tag = answer_tag(standing.alias.live, standing.data_version)
+            standing = uow.state.standing(
+                self._pseudonyms.user_hashes(query.spelling or query.person)
+            )
+            if standing.suppressed:
+                raise GoneError
+            _refuse_while_restoring(standing.is_restoring)
+            stored = uow.people.user_with_version(query.person)
+            versions = self._tag_versions.at(uow, standing.data_version)
+        if stored is None:
+            if query.fallback:
+                return None
+            raise unknown_user(self._pseudonyms)
+        tag = recommendation_tag(self._pseudonyms, query, standing.alias.live, versions, stored[1])
         return tag if tag in tags else None
+
+    def tag_of(self, prepared: PreparedQuery, release: str | None) -> str | None:
+        """Return the entity tag of the answer that this release gives to the query."""
+        return recommendation_tag(
+            self._pseudonyms,
+            prepared.query,
+            release,
+            prepared.tag_versions,
+            prepared.inputs.user_version,
+        )
+
+    def similar_tag(
+        self, item_id: str, n: int, attribute_filter: AttributeFilter, items: Sequence[SimilarItem]
+    ) -> str:
+        """Return the entity tag of these similar items."""
+        return similar_tag(self._pseudonyms, item_id, n, attribute_filter, items)
 
     def similar(
         self, item_id: str, n: int, attribute_filter: AttributeFilter
@@ -114,12 +142,18 @@ class QueryReader:
             _refuse_while_restoring(inputs.is_restoring)
             start, stop = (0, 0) if query.item_ids else tier_bounds(query, self.tier_size)
             proposal = self._first_stage.propose(uow, inputs, query, start, stop)
+            tag_versions = self._tag_versions.at(uow, inputs.data_version)
         except UnavailableError:
             raise
         except LetheError as error:
             return error
         return PreparedQuery(
-            query=query, inputs=inputs, proposal=proposal, start=start, unknown=unknown
+            query=query,
+            inputs=inputs,
+            proposal=proposal,
+            start=start,
+            unknown=unknown,
+            tag_versions=tag_versions,
         )
 
     def _read_inputs(self, uow: UnitOfWork, query: RecommendationQuery) -> tuple[Inputs, bool]:

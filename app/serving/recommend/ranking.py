@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.domain.recommendations import RecommendationQuery
+    from app.services.entity_tags import TagVersions
     from app.services.recommendation_inputs import Inputs
     from app.serving.replica.live_model import LoadedModel
     from app.serving.retrieval.first_stage import ProposedItems
@@ -45,6 +46,8 @@ class PreparedQuery:
     start: int
     #: The user is unknown: the answer holds popular items.
     unknown: bool = False
+    #: None: the answer gets no entity tag.
+    tag_versions: TagVersions | None = None
 
     @property
     def user_id(self) -> str | None:

@@ -209,7 +209,8 @@ class RecommendService:
                     SimilarItem(item_id=item.id, title=item.title, score=score, rank=rank)
                     for rank, (item, score) in enumerate(pairs, start=1)
                 )
-                return Similar(item_id=item_id, items=items, data_version=version)
+                tag = self._query_reader.similar_tag(item_id, n, attribute_filter, items)
+                return Similar(item_id=item_id, items=items, tag=tag)
             retries.count_forget()
 
     def _attempt(
@@ -232,16 +233,19 @@ class RecommendService:
             if not unchanged:
                 for query in prepared:
                     self._replica.forget(query.inputs.user.id)
-        if answers is not None:
-            answers = [
-                GoneError() if query.inputs.user.id in recheck.gone else answer
-                for query, answer in zip(prepared, answers, strict=True)
-            ]
-        return _Attempt(release, answers, recheck)
+        if answers is None:
+            return _Attempt(release, None, recheck)
+        checked: list[Recommendation | LetheError] = [
+            GoneError()
+            if query.inputs.user.id in recheck.gone
+            else replace(answer, tag=self._query_reader.tag_of(query, answer.release))
+            for query, answer in zip(prepared, answers, strict=True)
+        ]
+        return _Attempt(release, checked, recheck)
 
     def _compute(
         self, prepared: Sequence[PreparedQuery]
-    ) -> tuple[str | None, list[Recommendation | LetheError] | None]:
+    ) -> tuple[str | None, list[Recommendation] | None]:
         """Return the release that scored, and the answers; None if the release was lost."""
         alias = prepared[0].inputs.alias
         is_unscored = [

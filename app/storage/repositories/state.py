@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from app.domain.catalog import DataChange
+from app.domain.catalog import DataChange, LoggedRange
 from app.domain.ledger import LedgerHead
 from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
@@ -97,6 +97,19 @@ class StateRepository(Repository):
             .order_by(DataChangeRow.version)
         )
         return [DataChange(version=r.version, kind=r.kind, user_id=r.user_id) for r in rows]
+
+    def newest_changes(self, version: int) -> dict[str, LoggedRange]:
+        """Return kind → range of the log entries after this version, only kinds with entries."""
+        rows = self._connection.execute(
+            select(
+                DataChangeRow.kind,
+                func.min(DataChangeRow.version).label("first"),
+                func.max(DataChangeRow.version).label("last"),
+            )
+            .where(DataChangeRow.version > version)
+            .group_by(DataChangeRow.kind)
+        )
+        return {row.kind: LoggedRange(first=row.first, last=row.last) for row in rows}
 
     def forget_user_in_log(self, user_id: str) -> int:
         """Clear the user id in the user's log entries, and return their number."""

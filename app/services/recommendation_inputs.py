@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from app.domain.catalog import Interaction, User
+from app.domain.catalog import CATALOG_KINDS, Interaction, User
 from app.domain.errors import GoneError, UnknownItemError
 from app.domain.recommendations import Visitor
 from app.domain.requests import Scope
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The user id of a visitor's interactions while an answer is computed. No stored user has this id.
 VISITOR_ID: Final = ""
+#: Kinds of entries of the change log after which an answer in progress needs repair.
+_OVERTAKING: Final = frozenset({"forget"}) | CATALOG_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,8 @@ class Recheck:
 
     #: The users of the query who have requested deletion; they get 410 Gone.
     gone: frozenset[str]
-    #: Whether a deletion was accepted, so that the answer must be computed again.
-    changed_by_forget: bool
+    #: Whether a deletion was accepted or the catalog changed, so that the answer needs repair.
+    is_overtaken: bool
     data_version: int
     alias: Alias
     is_restoring: bool = False
@@ -188,17 +190,18 @@ def recheck(
 ) -> Recheck:
     """Return the changes since `seen_version`, from a new snapshot; call before sending an answer.
 
-    A deletion of any user counts, because the first stage's statistics contained that user.
+    A deletion of any user counts, because the first stage's statistics contained that user. A
+    change of the catalog counts, because it may be the end of an item that only this user rated.
     """
     hashes = {
         user_hash: user_id for user_id in user_ids for user_hash in pseudonyms.user_hashes(user_id)
     }
     standing = uow.state.standing(hashes)
     version = standing.data_version
-    changes = uow.state.changes_since(seen_version) if version > seen_version else []
+    changes = uow.state.newest_changes(seen_version) if version > seen_version else {}
     return Recheck(
         gone=frozenset(hashes[user_hash] for user_hash in standing.suppressed),
-        changed_by_forget=any(change.kind == "forget" for change in changes),
+        is_overtaken=bool(changes.keys() & _OVERTAKING),
         data_version=version,
         alias=standing.alias,
         is_restoring=standing.is_restoring,

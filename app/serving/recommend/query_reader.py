@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.domain.errors import (
@@ -22,7 +23,7 @@ from app.services.recommendation_inputs import (
     recheck,
 )
 from app.services.validation import unknown_user
-from app.serving.recommend.ranking import PreparedQuery, tier_bounds
+from app.serving.recommend.ranking import PreparedQuery, tier_bounds, without_items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,14 +63,24 @@ class QueryReader:
         with self._uow(write=False) as uow:
             return [self._prepare(uow, query) for query in queries]
 
+    def withdraw(
+        self, prepared: Sequence[PreparedQuery]
+    ) -> tuple[Recheck, list[PreparedQuery | LetheError]]:
+        """Recheck, and remove from the proposals what may not be recommended in this snapshot.
+
+        GoneError takes the place of a forgotten asker, and UnavailableError of an asker with data
+        in the history that has been forgotten since.
+        """
+        with self._uow(write=False) as uow:
+            rechecked = self._recheck(uow, prepared)
+            withdrawn = [self._withdraw(uow, query) for query in prepared]
+        _refuse_while_restoring(rechecked.is_restoring)
+        return rechecked, withdrawn
+
     def recheck(self, prepared: Sequence[PreparedQuery]) -> Recheck:
         """Return the changes since the oldest of these snapshots, as seen in a new snapshot."""
-        user_ids = [query.inputs.user.id for query in prepared]
-        oldest = min(query.inputs.data_version for query in prepared)
         with self._uow(write=False) as uow:
-            rechecked = recheck(
-                uow, self._pseudonyms, [user for user in user_ids if user != VISITOR_ID], oldest
-            )
+            rechecked = self._recheck(uow, prepared)
         _refuse_while_restoring(rechecked.is_restoring)
         return rechecked
 
@@ -130,10 +141,42 @@ class QueryReader:
             )
         return pairs, version
 
-    def is_changed_by_forget(self, version: int) -> bool:
-        """Return whether a deletion was accepted after this data version."""
+    def withdrawn(self, version: int, item_ids: Sequence[str]) -> set[str] | None:
+        """Return the items that may not be recommended any more.
+
+        Return None if neither deletions nor the catalog changed after this data version.
+        """
         with self._uow(write=False) as uow:
-            return recheck(uow, self._pseudonyms, (), version).changed_by_forget
+            if not recheck(uow, self._pseudonyms, (), version).is_overtaken:
+                return None
+            return self._withdrawn_items(uow, item_ids)
+
+    def _recheck(self, uow: UnitOfWork, prepared: Sequence[PreparedQuery]) -> Recheck:
+        user_ids = [query.inputs.user.id for query in prepared]
+        oldest = min(query.inputs.data_version for query in prepared)
+        return recheck(
+            uow, self._pseudonyms, [user for user in user_ids if user != VISITOR_ID], oldest
+        )
+
+    def _withdraw(self, uow: UnitOfWork, prepared: PreparedQuery) -> PreparedQuery | LetheError:
+        try:
+            inputs, _ = self._read_inputs(uow, prepared.query)
+        except LetheError as error:
+            return error
+        usable = {event.item_id for event in inputs.history}
+        if not usable.issuperset(prepared.proposal.history_ids):
+            return UnavailableError(
+                "Ratings of this user are being forgotten faster than this answer can be computed. "
+                "Try again shortly."
+            )
+        item_ids = [item.id for item in prepared.proposal.items]
+        current = replace(prepared, inputs=inputs, tag_versions=None)
+        return without_items(current, self._withdrawn_items(uow, item_ids))
+
+    @staticmethod
+    def _withdrawn_items(uow: UnitOfWork, item_ids: Sequence[str]) -> set[str]:
+        """Return those of the items that are retired or named by an open deletion request."""
+        return set(item_ids) - (uow.people.known_items(item_ids) - uow.requests.open_item_ids())
 
     def _prepare(self, uow: UnitOfWork, query: RecommendationQuery) -> PreparedQuery | LetheError:
         try:

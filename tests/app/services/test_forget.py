@@ -93,11 +93,11 @@ def test_requested_user_is_suppressed_at_once(
         with pytest.raises(GoneError):
             read_inputs(uow, pseudonyms, "ann")
         again = recheck(uow, pseudonyms, ["ann"], seen.data_version)
-        assert (again.gone, again.changed_by_forget) == ({"ann"}, True)
+        assert (again.gone, again.is_overtaken) == ({"ann"}, True)
         again = recheck(uow, pseudonyms, ["bob"], other.data_version)
-        assert (again.gone, again.changed_by_forget) == (set(), True)
+        assert (again.gone, again.is_overtaken) == (set(), True)
         again = recheck(uow, pseudonyms, ["bob"], again.data_version)
-        assert (again.gone, again.changed_by_forget) == (set(), False)
+        assert (again.gone, again.is_overtaken) == (set(), False)
         changes = uow.state.changes_since(other.data_version)
         assert [(c.kind, c.user_id) for c in changes] == [("forget", "ann")]
     with catalog() as uow:

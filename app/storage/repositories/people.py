@@ -119,6 +119,19 @@ class PeopleRepository(Repository):
         rows = self._connection.execute(_HISTORY, {"user_id": user_id})
         return [_interaction(row) for row in rows]
 
+    def histories(self, user_ids: Iterable[str]) -> dict[str, list[Interaction]]:
+        """Return user id → history, as `history`, also for users without interactions."""
+        histories: dict[str, list[Interaction]] = {user_id: [] for user_id in user_ids}
+        for portion in portions(histories):
+            query = (
+                select(*_INTERACTIONS)
+                .where(InteractionRow.user_id.in_(portion))
+                .order_by(InteractionRow.timestamp, InteractionRow.item_id)
+            )
+            for row in map(_interaction, self._connection.execute(query)):
+                histories[row.user_id].append(row)
+        return histories
+
     def interactions(self) -> Iterator[Interaction]:
         """Stream all interactions in order of (user id, timestamp, item id)."""
         query = select(*_INTERACTIONS).order_by(

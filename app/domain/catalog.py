@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+#: Kinds of entries of the change log that change which data may be used.
+SUPPRESSION_KINDS: Final = frozenset({"forget", "cancel"})
+#: Kinds of entries of the change log that change the catalog.
+CATALOG_KINDS: Final = frozenset({"items"})
+#: The user id of a log entry about the deletion of an item, which concerns no single user. An entry
+#: per user who rated the item would make replicas read thousands of entries before an answer.
+NO_USER: Final = ""
 
 
 class ItemOrigin(StrEnum):
@@ -57,12 +66,39 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserVersion:
+    """The state of a user's own data: it differs whenever attributes or interactions differ."""
+
+    attributes: dict[str, str]
+    interactions: int
+    #: The newest data version that changed one of the interactions; 0 without interactions.
+    newest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedRange:
+    """The first and the last version of some entries of the change log."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingChanges:
+    """Numbers of log entries: all of them, distinct users, and changes of users without a name."""
+
+    entries: int
+    users: int
+    unnamed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataChange:
     """An entry of the change log that replicas read. `version` grows by one per change.
 
     `user_id` is None if the user has been deleted since: a replica that has not applied the entry
-    must rebuild its statistics. A replica that is up to date ignores `completed` entries, because
-    the earlier `forget` entry suppressed the user's data.
+    must rebuild its statistics. It is NO_USER for the deletion of an item. A replica that is up to
+    date ignores `completed` entries, because the earlier `forget` entry suppressed the user's data.
     """
 
     version: int

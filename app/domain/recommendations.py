@@ -103,11 +103,8 @@ class Recommendation:
     next_offset: int | None
     #: The data version that the answer was computed from.
     data_version: int
-
-    @property
-    def tag(self) -> str | None:
-        """Return the entity tag, or None without a release: a release may go live at any time."""
-        return None if self.release is None else answer_tag(self.release, self.data_version)
+    #: The entity tag; None for an answer that must not be cached.
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +123,4 @@ class Similar:
 
     item_id: str
     items: tuple[SimilarItem, ...]
-    data_version: int
-
-    @property
-    def tag(self) -> str:
-        """Return the entity tag, which depends on the data version only."""
-        return f'"{self.data_version}"'
-
-
-def answer_tag(release: str | None, data_version: int) -> str:
-    """Return the entity tag of an answer, which depends on the release and the data version."""
-    return f'"{release}.{data_version}"'
+    tag: str

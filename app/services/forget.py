@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+from app.domain.catalog import NO_USER
 from app.domain.errors import (
     ConflictError,
     IdempotencyConflictError,
@@ -304,20 +305,17 @@ def record_request(
     )
     uow.requests.add(request)
     uow.suppressions.add(request.subject_hashes, request)
-    uow.state.bump("forget", _affected_users(uow, subject))
+    # The deletion of an item is one entry: replicas leave the item out by the open request.
+    uow.state.bump("forget", [NO_USER if subject.user_id is None else subject.user_id])
     uow.outbox.add(Topic.REQUEST, request.id)
     owner = pseudonyms.user(subject.user_id or "") if subject.scope is Scope.USER_ITEMS else None
     record_accepted(uow, request, owner)
     return request
 
 
-def _affected_users(uow: UnitOfWork, subject: Subject) -> Sequence[str | None]:
-    """Return the users for the change log: the subject's user, or all users who rated the item.
-
-    An item without ratings gets one entry without a user, because replicas must also discard
-    recommendations of that item that are being computed.
-    """
+def _affected_users(uow: UnitOfWork, subject: Subject) -> Sequence[str]:
+    """Return the users whose interactions count again: the subject's, or all raters of the item."""
     if subject.user_id is not None:
         return [subject.user_id]
     raters = {user for item_id in subject.item_ids for user in uow.people.raters_of(item_id)}
-    return sorted(raters) or [None]
+    return sorted(raters) or [NO_USER]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from app.domain.catalog import Interaction, User
+from app.domain.catalog import CATALOG_KINDS, Interaction, User
 from app.domain.errors import GoneError, UnknownItemError
 from app.domain.recommendations import Visitor
 from app.domain.requests import Scope
@@ -15,6 +15,7 @@ from app.services.validation import normal_item_id, some_of, unknown_user
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
+    from app.domain.catalog import UserVersion
     from app.domain.recommendations import RecommendationQuery
     from app.domain.releases import Alias
     from app.services.pseudonyms import Pseudonyms
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The user id of a visitor's interactions while an answer is computed. No stored user has this id.
 VISITOR_ID: Final = ""
+#: Kinds of entries of the change log after which an answer in progress needs repair.
+_OVERTAKING: Final = frozenset({"forget"}) | CATALOG_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class Inputs:
     suppressed_item_ids: frozenset[str]
     data_version: int
     alias: Alias
+    #: The version of the user's own data; None for a visitor, or if it is not known.
+    user_version: UserVersion | None = None
     #: Whether deletions are repeated after a restore, so that no recommendation may be given.
     is_restoring: bool = False
 
@@ -48,8 +53,8 @@ class Recheck:
 
     #: The users of the query who have requested deletion; they get 410 Gone.
     gone: frozenset[str]
-    #: Whether a deletion was accepted, so that the answer must be computed again.
-    changed_by_forget: bool
+    #: Whether a deletion was accepted or the catalog changed, so that the answer needs repair.
+    is_overtaken: bool
     data_version: int
     alias: Alias
     is_restoring: bool = False
@@ -131,9 +136,10 @@ def read_inputs(
     standing = uow.state.standing(pseudonyms.user_hashes(spelling or user_id))
     if standing.suppressed:
         raise GoneError
-    user = uow.people.user(user_id)
-    if user is None:
+    stored = uow.people.user_with_version(user_id)
+    if stored is None:
         raise unknown_user(pseudonyms)
+    user, user_version = stored
     history = uow.people.history(user_id)
     suppressed = (suppressed_items or SuppressedItemsCache()).at(uow, standing.data_version)
     suppressed_pairs = {
@@ -150,8 +156,32 @@ def read_inputs(
         suppressed_item_ids=suppressed.item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
+        user_version=user_version,
         is_restoring=standing.is_restoring,
     )
+
+
+def unsuppressed_histories(
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    user_ids: Sequence[str],
+    suppressed_item_ids: frozenset[str],
+) -> dict[str, list[Interaction]]:
+    """Return user id → history, as `read_inputs` reads it; empty for suppressed users.
+
+    The number of statements does not grow with the number of users, up to 500 of them.
+    """
+    if not user_ids:
+        return {}
+    ids_by_hash = {h: user_id for user_id in user_ids for h in pseudonyms.user_hashes(user_id)}
+    suppressed = {ids_by_hash[h] for h in uow.suppressions.matching(ids_by_hash)}
+    usable = [user_id for user_id in user_ids if user_id not in suppressed]
+    pairs = uow.requests.open_pairs_of(usable)
+    histories: dict[str, list[Interaction]] = {user_id: [] for user_id in user_ids}
+    for user_id, history in uow.people.histories(usable).items():
+        excluded = suppressed_item_ids | pairs.get(user_id, set())
+        histories[user_id] = [event for event in history if event.item_id not in excluded]
+    return histories
 
 
 def read_visitor(
@@ -183,17 +213,18 @@ def recheck(
 ) -> Recheck:
     """Return the changes since `seen_version`, from a new snapshot; call before sending an answer.
 
-    A deletion of any user counts, because the first stage's statistics contained that user.
+    A deletion of any user counts, because the first stage's statistics contained that user. A
+    change of the catalog counts, because it may be the end of an item that only this user rated.
     """
     hashes = {
         user_hash: user_id for user_id in user_ids for user_hash in pseudonyms.user_hashes(user_id)
     }
     standing = uow.state.standing(hashes)
     version = standing.data_version
-    changes = uow.state.changes_since(seen_version) if version > seen_version else []
+    changes = uow.state.newest_changes(seen_version) if version > seen_version else {}
     return Recheck(
         gone=frozenset(hashes[user_hash] for user_hash in standing.suppressed),
-        changed_by_forget=any(change.kind == "forget" for change in changes),
+        is_overtaken=bool(changes.keys() & _OVERTAKING),
         data_version=version,
         alias=standing.alias,
         is_restoring=standing.is_restoring,

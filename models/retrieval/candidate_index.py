@@ -5,8 +5,9 @@ rated and liked, and how often two items were liked close to each other by one u
 contribution does not depend on other users, so removing a user subtracts exactly that contribution
 and leaves, byte for byte, the state of an index built without the user.
 
-The index is not thread-safe: the caller must not run `replace_user`, `retire` or `grow` in parallel
-with each other or with a query.
+An index that changes is not thread-safe. To serve queries meanwhile, change a `copy`, call `settle`
+and publish the copy: any number of threads may query an index that is settled and not changed any
+more. `overlaid` returns such an index within a millisecond for a few users.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import numpy as np
 
 from models.data.samples import LIKED_ABOVE
 from models.retrieval.attribute_profile import AttributeProfile
-from models.retrieval.contributions import NOTHING, Contribution, contribution_of, contributions_of
+from models.retrieval.contributions import Contribution, contribution_of, contributions_of
 from models.retrieval.cooccurrence import Cooccurrence, pairs_of
 from models.retrieval.item_counts import LIKED, RATED, ItemCounts
+from models.retrieval.pair_changes import PairChanges
+from models.retrieval.user_contributions import UserContributions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -72,11 +75,13 @@ class CandidateIndex:
 
     def __init__(self, catalog_size: int = 0) -> None:
         self._catalog_size = catalog_size
-        self._contributions: dict[str, Contribution] = {}
+        self._contributions = UserContributions()
         self._retired: set[int] = set()
         self._items = ItemCounts(catalog_size)
         self._pairs = Cooccurrence()
         self._profile = AttributeProfile()
+        #: Changes of pairs of an overlay, which is read-only; None for an index.
+        self._pair_changes: PairChanges | None = None
         #: The half-life of counts in buckets, which may be set at any time.
         self.half_life = HALF_LIFE
 
@@ -86,12 +91,55 @@ class CandidateIndex:
     ) -> CandidateIndex:
         """Build an index from a table, faster than with one `replace_user` per user."""
         index = cls(len(interactions.items))
-        index._contributions, rated, liked, liker = contributions_of(
+        contributions, rated, liked, liker = contributions_of(
             interactions, frozenset(exclude_users)
         )
+        index._contributions = UserContributions(contributions)
         index._items.add(rated, liked, 1)
         index._pairs = Cooccurrence.build(liked, liker)
         return index
+
+    def copy(self) -> CandidateIndex:
+        """Return a copy that shares all data with this index until one of the two changes."""
+        pairs = self._pairs.copy() if self._pair_changes is None else self._pairs
+        return self._with(self._contributions.copy(), self._items.copy(), pairs, self._pair_changes)
+
+    def overlaid(self, histories: Mapping[str, Sequence[tuple[int, float, int]]]) -> CandidateIndex:
+        """Return a settled, read-only index with other histories of these users.
+
+        Queries give the same answers as after `replace_users`, but the cost grows with the users'
+        ratings only: the counts of pairs change when a query reads them.
+        """
+        old = [self._contributions[user_id] for user_id in histories]
+        new = [self._contribution_of(history) for history in histories.values()]
+        contributions, items = self._contributions.copy(), self._items.copy()
+        _count(items, old, -1)
+        _count(items, new, 1)
+        for user_id, contribution in zip(histories, new, strict=True):
+            contributions[user_id] = contribution
+        pair_changes = PairChanges(old, new, self._pair_changes)
+        overlay = self._with(contributions, items, self._pairs, pair_changes)
+        overlay.settle()
+        return overlay
+
+    def _with(
+        self,
+        contributions: UserContributions,
+        items: ItemCounts,
+        pairs: Cooccurrence,
+        pair_changes: PairChanges | None,
+    ) -> CandidateIndex:
+        """Return an index of the same catalog with other counts."""
+        index = CandidateIndex()
+        index._catalog_size, index._retired = self._catalog_size, set(self._retired)
+        index._contributions, index._items = contributions, items
+        index._pairs, index._pair_changes = pairs, pair_changes
+        index._profile, index.half_life = self._profile, self.half_life
+        return index
+
+    def settle(self) -> None:
+        """Compute what queries share, so that further queries change nothing."""
+        self._items.decayed(self.half_life)
 
     def __len__(self) -> int:
         """Return the number of users with ratings."""
@@ -115,23 +163,49 @@ class CandidateIndex:
 
         An empty history removes the user. Raises ValueError for a repeated or invalid item index.
         """
-        new = contribution_of([event for event in history if event[0] not in self._retired])
-        self._exchange({user_id: (self._contributions.get(user_id, NOTHING), new)})
+        self.replace_users({user_id: history})
+
+    def replace_users(self, histories: Mapping[str, Sequence[tuple[int, float, int]]]) -> None:
+        """Replace the histories of several users, as `replace_user` for each of them."""
+        if histories:
+            self._exchange(
+                {
+                    user_id: (self._contributions[user_id], self._contribution_of(history))
+                    for user_id, history in histories.items()
+                }
+            )
+
+    def raters_of(self, item_index: int) -> list[str]:
+        """Return the ids of the users who have rated the item."""
+        rated = self._items.total[RATED]
+        if item_index >= len(rated) or not rated[item_index]:
+            return []
+        return [
+            user_id
+            for user_id, contribution in self._contributions.items()
+            if contribution.rates(item_index)
+        ]
+
+    def remove_item(self, item_index: int, user_ids: Sequence[str]) -> None:
+        """Remove the item from the histories of these users."""
+        for start in range(0, len(user_ids), _USERS_PER_BATCH):
+            batch = user_ids[start : start + _USERS_PER_BATCH]
+            old = {user_id: self._contributions[user_id] for user_id in batch}
+            self._exchange(
+                {
+                    user_id: (contribution, contribution.without(item_index))
+                    for user_id, contribution in old.items()
+                }
+            )
+
+    def hide(self, item_indices: Collection[int]) -> None:
+        """Propose these items no more; `retire` also removes their ratings."""
+        self._retired |= set(item_indices)
 
     def retire(self, item_index: int) -> None:
         """Remove an item and all its ratings permanently."""
         self._retired.add(item_index)
-        rated = self._items.total[RATED]
-        if item_index >= len(rated) or not rated[item_index]:
-            return  # No user has rated the item; new builds retire many such items.
-        raters = [
-            (user_id, contribution)
-            for user_id, contribution in self._contributions.items()
-            if contribution.rates(item_index)
-        ]
-        for start in range(0, len(raters), _USERS_PER_BATCH):
-            batch = raters[start : start + _USERS_PER_BATCH]
-            self._exchange({user_id: (old, old.without(item_index)) for user_id, old in batch})
+        self.remove_item(item_index, self.raters_of(item_index))
 
     def propose(
         self,
@@ -172,7 +246,10 @@ class CandidateIndex:
         rarity = 1.0 / np.sqrt(decayed[LIKED] + SHRINKAGE)
         score = np.zeros(len(rarity))
         for item_index in item_indices:
-            neighbors, counts = self._pairs.neighbors(item_index, weights)
+            if self._pair_changes is None:
+                neighbors, counts = self._pairs.neighbors(item_index, weights)
+            else:
+                neighbors, counts = self._pair_changes.neighbors(self._pairs, item_index, weights)
             if len(neighbors):
                 score[neighbors] += counts * rarity[item_index]
         return np.asarray(score * rarity, np.float64)
@@ -197,6 +274,7 @@ class CandidateIndex:
 
     def state(self) -> bytes:
         """Return the complete state in canonical form: equal data gives equal bytes."""
+        self._require_no_overlay()
         parts = [struct.pack("<q", self._catalog_size), struct.pack("<q", len(self._retired))]
         parts.append(np.array(sorted(self._retired), "<i8").tobytes())
         for user_id, contribution in sorted(self._contributions.items()):
@@ -208,6 +286,7 @@ class CandidateIndex:
 
     def _exchange(self, changes: dict[str, tuple[Contribution, Contribution]]) -> None:
         """Replace contributions: user id → (old, new)."""
+        self._require_no_overlay()
         pairs = []
         for side, sign in ((0, -1), (1, 1)):
             contributions = [change[side] for change in changes.values()]
@@ -215,14 +294,17 @@ class CandidateIndex:
             liked = np.concatenate(likes)
             owner = np.repeat(np.arange(len(likes)), list(map(len, likes)))
             pairs.append(pairs_of(liked, owner.astype(np.int32)))
-            rated = np.concatenate([contribution.rated for contribution in contributions])
-            self._items.add(rated, liked, sign)
+            _count(self._items, contributions, sign)
         self._pairs.exchange(*pairs)
         for user_id, (_, new) in changes.items():
-            if len(new.rated):
-                self._contributions[user_id] = new
-            else:
-                self._contributions.pop(user_id, None)
+            self._contributions[user_id] = new
+
+    def _contribution_of(self, history: Sequence[tuple[int, float, int]]) -> Contribution:
+        return contribution_of([event for event in history if event[0] not in self._retired])
+
+    def _require_no_overlay(self) -> None:
+        if self._pair_changes is not None:
+            raise RuntimeError("an overlay is read-only; change a copy of its index instead")
 
     def _popularity(self) -> NDArray[np.float64]:
         """Return popularity by item index: log(1 + likes) × share of likes, scaled."""
@@ -232,6 +314,14 @@ class CandidateIndex:
         top = popularity.max(initial=0.0)
         scale = POPULARITY_WEIGHT / top if top > 0 else 0.0
         return np.asarray(scale * popularity, np.float64)
+
+
+def _count(items: ItemCounts, contributions: Sequence[Contribution], sign: int) -> None:
+    """Add (`sign` 1) or subtract (`sign` -1) the ratings and likes of these contributions."""
+    if contributions:
+        rated = np.concatenate([contribution.rated for contribution in contributions])
+        liked = np.concatenate([contribution.liked for contribution in contributions])
+        items.add(rated, liked, sign)
 
 
 def _highest(

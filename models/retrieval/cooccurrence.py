@@ -9,6 +9,7 @@ liked the pair. A count takes eight bytes.
 from __future__ import annotations
 
 import struct
+import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -31,14 +32,14 @@ _BUILD_PAIRS: Final = 8_000_000
 _MAX_CACHED: Final = 20_000_000
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """The neighbors of an item: event keys [N] uint32, ascending, and counts [N] int32, not 0."""
 
     keys: NDArray[np.uint32]
     counts: NDArray[np.int32]
 
 
-_NO_ROW: Final = _Row(np.empty(0, np.uint32), np.empty(0, np.int32))
+NO_ROW: Final = Row(np.empty(0, np.uint32), np.empty(0, np.int32))
 
 
 def pairs_of(liked: NDArray[np.uint32], owner: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -58,14 +59,62 @@ def pairs_of(liked: NDArray[np.uint32], owner: NDArray[np.int32]) -> NDArray[np.
     return np.concatenate(pairs)
 
 
+#: Item indices [N] int32, ascending, and weighted counts [N] float64.
+Neighbors = tuple["NDArray[np.int32]", "NDArray[np.float64]"]
+
+
+class _DecayedRows:
+    """Cached rows, all decayed with the same weights. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._weights = np.empty(0)
+        self._rows: dict[int, Neighbors] = {}
+        #: The number of cached neighbors.
+        self.size = 0
+
+    def copy(self) -> _DecayedRows:
+        copy = _DecayedRows()
+        with self._lock:
+            copy._weights, copy._rows, copy.size = self._weights, dict(self._rows), self.size
+        return copy
+
+    def get(self, item_index: int, weights: NDArray[np.float64]) -> Neighbors | None:
+        with self._lock:
+            is_same = weights is self._weights or np.array_equal(weights, self._weights)
+            return self._rows.get(item_index) if is_same else None
+
+    def put(self, item_index: int, weights: NDArray[np.float64], neighbors: Neighbors) -> None:
+        with self._lock:
+            if not np.array_equal(weights, self._weights):
+                self._weights, self._rows, self.size = weights, {}, 0
+            if item_index in self._rows:
+                return
+            size = len(neighbors[0])
+            while self._rows and self.size + size > _MAX_CACHED:
+                self.size -= len(self._rows.pop(next(iter(self._rows)))[0])
+            self._rows[item_index] = neighbors
+            self.size += size
+
+    def drop(self, item_index: int) -> None:
+        with self._lock:
+            if item_index in self._rows:
+                self.size -= len(self._rows.pop(item_index)[0])
+
+
 class Cooccurrence:
     """A sparse symmetric matrix of counts, with one row for each item that has neighbors."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, _Row] = {}
-        self._weights = np.empty(0)
-        self._decayed: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = {}
-        self._cached = 0
+        #: The arrays are replaced and never changed, because copies share them.
+        self._rows: dict[int, Row] = {}
+        self._cache = _DecayedRows()
+
+    def copy(self) -> Cooccurrence:
+        """Return a copy; later changes of one of the two do not reach the other."""
+        copy = Cooccurrence()
+        copy._rows, copy._cache = dict(self._rows), self._cache.copy()
+        return copy
 
     @classmethod
     def build(cls, liked: NDArray[np.uint32], owner: NDArray[np.int32]) -> Cooccurrence:
@@ -77,7 +126,7 @@ class Cooccurrence:
             counts = np.diff(np.append(starts, len(part))).astype(np.int32)
             for item_index, start, end in _groups(keys):
                 event_keys = (keys[start:end] & _EVENT_KEY).astype(np.uint32)
-                matrix._rows[item_index] = _Row(event_keys, counts[start:end].copy())
+                matrix._rows[item_index] = Row(event_keys, counts[start:end].copy())
         return matrix
 
     def exchange(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> None:
@@ -92,58 +141,28 @@ class Cooccurrence:
         keys, changes = keys[changes != 0], changes[changes != 0]
         event_keys = (keys & _EVENT_KEY).astype(np.uint32)
         for item_index, start, end in _groups(keys):
-            self._change_row(item_index, event_keys[start:end], changes[start:end])
+            self._cache.drop(item_index)
+            row = changed_row(self.row(item_index), event_keys[start:end], changes[start:end])
+            if len(row.keys):
+                self._rows[item_index] = row
+            else:
+                self._rows.pop(item_index, None)
 
-    def _change_row(
-        self, item_index: int, keys: NDArray[np.uint32], changes: NDArray[np.int32]
-    ) -> None:
-        """Add `changes` at ascending `keys`, copying the row only if keys appear or vanish."""
-        self._cached -= len(self._decayed.pop(item_index, ((), ()))[0])
-        if item_index not in self._rows:
-            self._rows[item_index] = _Row(keys.copy(), changes.copy())
-            return
-        row_keys, counts = self._rows[item_index]
-        at = np.searchsorted(row_keys, keys)
-        exists = np.zeros(len(keys), np.bool_)
-        inside = at < len(row_keys)
-        exists[inside] = row_keys[at[inside]] == keys[inside]
-        counts[at[exists]] += changes[exists]
-        zeros = at[exists][counts[at[exists]] == 0]
-        if not exists.all():
-            new = ~exists
-            # The positions of the zeros shift by the keys that are inserted before them.
-            zeros = zeros + np.searchsorted(at[new], zeros, side="right")
-            row_keys = np.insert(row_keys, at[new], keys[new])
-            counts = np.insert(counts, at[new], changes[new])
-        if len(zeros):
-            row_keys, counts = np.delete(row_keys, zeros), np.delete(counts, zeros)
-        if len(row_keys):
-            self._rows[item_index] = _Row(row_keys, counts)
-        else:
-            del self._rows[item_index]
+    def row(self, item_index: int) -> Row:
+        """Return the neighbors of an item, which must not be modified."""
+        return self._rows.get(item_index, NO_ROW)
 
-    def neighbors(
-        self, item_index: int, weights: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    def neighbors(self, item_index: int, weights: NDArray[np.float64]) -> Neighbors:
         """Return the neighbors of an item: item indices, ascending, and their weighted counts.
 
         `weights` has one weight per bucket. Results are cached until the row or the weights change;
         callers must not modify them.
         """
-        if not np.array_equal(weights, self._weights):
-            self._weights = weights
-            self._decayed, self._cached = {}, 0
-        if item_index not in self._decayed:
-            keys, counts = self._rows.get(item_index, _NO_ROW)
-            neighbors = (keys >> BUCKET_BITS).astype(np.int32)
-            starts = np.flatnonzero(np.append(len(keys) > 0, neighbors[1:] != neighbors[:-1]))
-            weighted = counts * weights[keys & (MOST_BUCKETS - 1)]
-            sums = np.add.reduceat(weighted, starts) if len(starts) else weighted
-            while self._decayed and self._cached + len(starts) > _MAX_CACHED:
-                self._cached -= len(self._decayed.pop(next(iter(self._decayed)))[0])
-            self._decayed[item_index] = (neighbors[starts], sums)
-            self._cached += len(starts)
-        return self._decayed[item_index]
+        neighbors = self._cache.get(item_index, weights)
+        if neighbors is None:
+            neighbors = decayed_row(self.row(item_index), weights)
+            self._cache.put(item_index, weights, neighbors)
+        return neighbors
 
     def cells(self) -> int:
         """Return the number of stored counts."""
@@ -156,6 +175,36 @@ class Cooccurrence:
             parts.append(struct.pack("<qq", item_index, len(row.keys)))
             parts += [row.keys.astype("<u4").tobytes(), row.counts.astype("<i4").tobytes()]
         return parts
+
+
+def changed_row(row: Row, keys: NDArray[np.uint32], changes: NDArray[np.int32]) -> Row:
+    """Return a new row with `changes` added at ascending `keys`, without counts of zero."""
+    row_keys, counts = row.keys, row.counts.copy()
+    at = np.searchsorted(row_keys, keys)
+    exists = np.zeros(len(keys), np.bool_)
+    inside = at < len(row_keys)
+    exists[inside] = row_keys[at[inside]] == keys[inside]
+    counts[at[exists]] += changes[exists]
+    zeros = at[exists][counts[at[exists]] == 0]
+    if not exists.all():
+        new = ~exists
+        # The positions of the zeros shift by the keys that are inserted before them.
+        zeros = zeros + np.searchsorted(at[new], zeros, side="right")
+        row_keys = np.insert(row_keys, at[new], keys[new])
+        counts = np.insert(counts, at[new], changes[new])
+    if len(zeros):
+        row_keys, counts = np.delete(row_keys, zeros), np.delete(counts, zeros)
+    return Row(row_keys, counts)
+
+
+def decayed_row(row: Row, weights: NDArray[np.float64]) -> Neighbors:
+    """Return the item indices of a row, ascending, and the sums of their weighted counts."""
+    keys, counts = row
+    neighbors = (keys >> BUCKET_BITS).astype(np.int32)
+    starts = np.flatnonzero(np.append(len(keys) > 0, neighbors[1:] != neighbors[:-1]))
+    weighted = counts * weights[keys & (MOST_BUCKETS - 1)]
+    sums = np.add.reduceat(weighted, starts) if len(starts) else weighted
+    return neighbors[starts], sums
 
 
 def _distinct(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

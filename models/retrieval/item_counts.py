@@ -36,6 +36,22 @@ class ItemCounts:
         self._half_life = 0.0
         #: Whether the decayed counts of an item are out of date, [size].
         self._stale = np.zeros(size, np.bool_)
+        #: Buckets whose table a copy shares.
+        self._shared: set[int] = set()
+
+    def copy(self) -> ItemCounts:
+        """Return a copy; later changes of one of the two do not reach the other."""
+        copy = ItemCounts(0)
+        copy.total, copy._stale = self.total.copy(), self._stale.copy()
+        copy._by_bucket, copy._events_in_bucket = (
+            dict(self._by_bucket),
+            dict(self._events_in_bucket),
+        )
+        copy._decayed = None if self._decayed is None else self._decayed.copy()
+        copy._weights, copy._half_life = self._weights, self._half_life
+        self._shared = set(self._by_bucket)
+        copy._shared = set(self._by_bucket)
+        return copy
 
     def reserve(self, size: int) -> None:
         """Extend the tables to at least `size` items."""
@@ -45,6 +61,7 @@ class ItemCounts:
             self.total = np.pad(self.total, padding)
             for bucket, table in self._by_bucket.items():
                 self._by_bucket[bucket] = np.pad(table, padding)
+            self._shared.clear()
             self._stale = np.zeros(self.total.shape[1], np.bool_)
             self._decayed = None
 
@@ -66,6 +83,9 @@ class ItemCounts:
         for number, item_indices in zip(buckets.tolist(), parts, strict=False):
             if number not in self._by_bucket:
                 self._by_bucket[number] = np.zeros_like(self.total)
+            elif number in self._shared:
+                self._by_bucket[number] = self._by_bucket[number].copy()
+            self._shared.discard(number)
             np.add.at(self._by_bucket[number][kind], item_indices, sign)
             events_left = self._events_in_bucket.get(number, 0) + sign * len(item_indices)
             self._events_in_bucket[number] = events_left

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from app.domain.catalog import NO_USER
 from app.domain.identifiers import new_id
 from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome, RequestStatus
@@ -112,11 +113,11 @@ def test_replica_without_release_does_not_block_deletion(installation: Installat
 
 
 def test_forgotten_item_leaves_no_raters_in_change_log(installation: Installation) -> None:
-    """Adjacent entries of the change log would reveal which users rated the item."""
+    """Entries of the change log would reveal which users rated the item."""
     request_id = installation.forget_item("i1")
     run_forever(installation.context, threading.Event(), until_idle=True)
     assert installation.request(request_id).status is RequestStatus.COMPLETED
     with installation.context.uow_factory(write=False) as uow:
         assert {
             change.user_id for change in uow.state.changes_since(0) if change.kind == "forget"
-        } == {None}
+        } == {NO_USER}

@@ -10,22 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from app.domain.recommendations import RankedBy, Reason, Recommendation, RecommendedItem
 from app.services.recommendation_inputs import VISITOR_ID
 from app.serving.scorers.scorer import ScoringRequest
 from models.data.samples import HISTORY_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from app.domain.catalog import Item
     from app.domain.recommendations import RecommendationQuery
+    from app.services.entity_tags import TagVersions
     from app.services.recommendation_inputs import Inputs
-    from app.serving.replica.live_model import LoadedModel
     from app.serving.retrieval.first_stage import ProposedItems
     from app.serving.scorers.scorer import Scorer
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
@@ -45,16 +42,23 @@ class PreparedQuery:
     start: int
     #: The user is unknown: the answer holds popular items.
     unknown: bool = False
+    #: None: the answer gets no entity tag.
+    tag_versions: TagVersions | None = None
 
     @property
     def user_id(self) -> str | None:
         person = self.query.person
         return person if isinstance(person, str) else None
 
-    def request(self) -> ScoringRequest:
-        """Return the scoring request; states of a visitor's history are not kept."""
+    def request(self, candidates: Sequence[Candidate] | None = None) -> ScoringRequest:
+        """Return the scoring request for these candidates, by default for all that are proposed.
+
+        States of a visitor's history are not kept.
+        """
         is_user = self.inputs.user.id != VISITOR_ID
-        return self.request_for(self.proposal.history, self.proposal.candidates, keep=is_user)
+        if candidates is None:
+            candidates = self.proposal.candidates
+        return self.request_for(self.proposal.history, candidates, keep=is_user)
 
     def request_for(
         self,
@@ -80,19 +84,17 @@ def tier_bounds(query: RecommendationQuery, tier_size: int) -> tuple[int, int]:
     return first * tier_size, (last + 1) * tier_size
 
 
-def rank_with_model(
-    loaded_model: LoadedModel, queries: Sequence[PreparedQuery], tier_size: int
-) -> list[Recommendation]:
-    """Answer the queries with the scores of one release; raises ReleaseLostError.
-
-    Items with equal scores are ordered by item index, so that answers are reproducible.
-    """
-    requests = [prepared.request() for prepared in queries]
-    scores = loaded_model.scorer.score_all(requests)
-    return [
-        _rank(loaded_model, prepared, query_scores, tier_size)
-        for prepared, query_scores in zip(queries, scores, strict=True)
+def without_items(prepared: PreparedQuery, item_ids: AbstractSet[str]) -> PreparedQuery:
+    """Return the query without these items in its proposal."""
+    proposal = prepared.proposal
+    kept = [
+        (item, candidate)
+        for item, candidate in zip(proposal.items, proposal.candidates, strict=True)
+        if item.id not in item_ids
     ]
+    items = tuple(item for item, _ in kept)
+    candidates = tuple(candidate for _, candidate in kept)
+    return replace(prepared, proposal=replace(proposal, items=items, candidates=candidates))
 
 
 def rank_with_first_stage(prepared: PreparedQuery) -> Recommendation:
@@ -105,25 +107,59 @@ def rank_with_first_stage(prepared: PreparedQuery) -> Recommendation:
     )
 
 
-def _rank(
-    loaded_model: LoadedModel,
+def rank_with_scores(
     prepared: PreparedQuery,
-    scores: NDArray[np.float32],
+    scores: Mapping[int, float],
+    reasons: Mapping[int, tuple[Reason, ...]],
+    release: str,
     tier_size: int,
 ) -> Recommendation:
-    query, items = prepared.query, prepared.proposal.items
-    if query.item_ids is not None:
-        tier_size = max(len(items), 1)
-    item_indices = np.array([item.item_index for item in items], np.int64)
-    tier = np.arange(len(items)) // tier_size
-    order = np.lexsort((item_indices, -scores, tier)).tolist()
-    ordered = [(items[position], float(scores[position])) for position in order]
-    answer = _page(prepared, ordered, ranked_by=RankedBy.MODEL, release=loaded_model.release_id)
-    if not query.explain or not answer.items:
+    """Answer with the scores of one release by item index; items without a score are left out.
+
+    Items with equal scores are ordered by item index, so that answers are reproducible. With
+    `explain`, items of the page without reasons are left out as well.
+    """
+    ordered = [(item, scores[item.item_index]) for item in order(prepared, scores, tier_size)]
+    answer = _page(prepared, ordered, ranked_by=RankedBy.MODEL, release=release)
+    if not prepared.query.explain:
         return answer
-    begin = query.offset - prepared.start
-    page = [prepared.proposal.candidates[position] for position in order[begin : begin + query.n]]
-    return _explain(loaded_model.scorer, prepared, answer, page)
+    item_indices = [item.item_index for item, _ in ordered[_page_of(prepared)]]
+    explained = [
+        replace(item, because=reasons[item_index])
+        for item, item_index in zip(answer.items, item_indices, strict=True)
+        if item_index in reasons
+    ]
+    return replace(answer, items=tuple(explained))
+
+
+def order(prepared: PreparedQuery, scores: Mapping[int, float], tier_size: int) -> list[Item]:
+    """Return the proposed items that have a score: tier by tier, the best of each tier first."""
+    if prepared.query.item_ids is not None:
+        tier_size = max(len(prepared.proposal.items), 1)
+    places = {
+        item.item_index: (place // tier_size, -scores[item.item_index], item.item_index)
+        for place, item in enumerate(prepared.proposal.items)
+        if item.item_index in scores
+    }
+    return sorted(
+        (item for item in prepared.proposal.items if item.item_index in places),
+        key=lambda item: places[item.item_index],
+    )
+
+
+def page_candidates(
+    prepared: PreparedQuery, scores: Mapping[int, float], tier_size: int
+) -> list[Candidate]:
+    """Return the scorer's inputs for the items of the page, best first."""
+    page = order(prepared, scores, tier_size)[_page_of(prepared)]
+    candidates = {c.item_index: c for c in prepared.proposal.candidates}
+    return [candidates[item.item_index] for item in page]
+
+
+def _page_of(prepared: PreparedQuery) -> slice:
+    """Return the place of the page in the ordered items of its tiers."""
+    begin = prepared.query.offset - prepared.start
+    return slice(begin, begin + prepared.query.n)
 
 
 def _page(
@@ -134,16 +170,14 @@ def _page(
     release: str | None = None,
 ) -> Recommendation:
     """Cut the requested page out of the ordered items of its tiers."""
-    query = prepared.query
-    begin = query.offset - prepared.start
-    end = begin + query.n
-    has_more = end < len(ordered) or prepared.proposal.has_more
+    query, page = prepared.query, _page_of(prepared)
+    has_more = page.stop < len(ordered) or prepared.proposal.has_more
     return Recommendation(
         user_id=prepared.user_id,
         release=release,
         items=tuple(
             RecommendedItem(item_id=item.id, title=item.title, score=score, rank=rank)
-            for rank, (item, score) in enumerate(ordered[begin:end], start=query.offset + 1)
+            for rank, (item, score) in enumerate(ordered[page], start=query.offset + 1)
         ),
         ranked_by=ranked_by,
         next_offset=query.offset + query.n if has_more else None,
@@ -151,10 +185,10 @@ def _page(
     )
 
 
-def _explain(
-    scorer: Scorer, prepared: PreparedQuery, answer: Recommendation, page: Sequence[Candidate]
-) -> Recommendation:
-    """Add to each item the history events that changed its score most, by leave-one-out.
+def explain(
+    scorer: Scorer, prepared: PreparedQuery, page: Sequence[Candidate]
+) -> dict[int, tuple[Reason, ...]]:
+    """Return item index → the history events that changed its score most, by leave-one-out.
 
     Each shortened history is scored from scratch, without cached states: a causal model's states
     of later events also encode the event that is left out.
@@ -168,8 +202,8 @@ def _explain(
     # The full history is scored the same way, so that a difference comes from the event alone.
     full, *without_event = scorer.score_all([prepared.request_for(history, page), *shortened])
     effects = [full - scores for scores in without_event]
-    items = []
-    for column, item in enumerate(answer.items):
+    explained = {}
+    for column, candidate in enumerate(page):
         reasons = [
             Reason(
                 item_id=prepared.proposal.history_ids[position],
@@ -180,5 +214,5 @@ def _explain(
             for position, effect in zip(positions, effects, strict=True)
         ]
         reasons.sort(key=lambda reason: -abs(reason.effect))
-        items.append(replace(item, because=tuple(reasons[:_MAX_REASONS])))
-    return replace(answer, items=tuple(items))
+        explained[candidate.item_index] = tuple(reasons[:_MAX_REASONS])
+    return explained

@@ -1,29 +1,27 @@
 """Propose candidate items, from statistics that follow the change log of the database.
 
-Every deletion in a query's snapshot is applied before the first stage proposes items. New ratings
-of an import may be missing from the statistics until the next rebuild in the background.
+Every deletion in a query's snapshot, every change of the catalog and the asker's own writes take
+effect before the first stage proposes items. Ratings by other users may be missing from the
+statistics until the background has counted them.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.domain.errors import GoneError, UnknownUserError
-from app.services.recommendation_inputs import (
-    SuppressedItemsCache,
-    read_inputs,
-    require_items,
-)
+from app.services.recommendation_inputs import require_items
 from app.serving.retrieval.index_building import build_index
+from app.serving.retrieval.index_updates import can_follow, next_slice
+from app.serving.retrieval.index_view import IndexView
 from models.prompts.scoring_inputs import HistoryEvent
 from models.retrieval.candidate_index import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
 
     from numpy.typing import NDArray
 
@@ -32,14 +30,9 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
     from app.services.recommendation_inputs import Inputs
     from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
-    from app.serving.retrieval.index_building import IndexWithCatalog
+    from app.serving.retrieval.index_building import IndexState
     from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
     from models.prompts.scoring_inputs import Candidate
-
-#: Beyond this many changed users, rebuilding the index is faster than updating it.
-_MAX_CHANGED_USERS: Final = 500
-#: Change-log entries that a query must apply even if this requires a rebuild.
-_URGENT_KINDS: Final = frozenset({"forget"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,64 +50,89 @@ class ProposedItems:
 
 
 class FirstStage:
-    """Propose items from co-occurrence statistics; one instance per replica. Thread-safe."""
+    """Propose items from co-occurrence statistics; one instance per replica. Thread-safe.
+
+    Queries read the published view, which never changes. `follow` prepares the next index beside
+    it. The lock only guards the exchange of the reference: no SQL and no counting happens under it.
+    """
 
     def __init__(self, uow: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> None:
         """Start without statistics; the first `rebuild` or query builds them."""
         self._uow = uow
         self._pseudonyms = pseudonyms
-        #: Guards `_state`. Queries hold this lock while they update the statistics and propose.
+        #: Guards the exchange of `_view`.
         self._lock = threading.Lock()
-        #: Keeps two rebuilds from running at once: each takes the memory of a whole index.
+        #: Keeps two rebuilds from running at once: each takes the memory of a whole index. Queries
+        #: wait for it only if they cannot be answered before the rebuild ends.
         self._rebuild_lock = threading.Lock()
-        self._state: IndexWithCatalog | None = None
-        self._suppressed_items = SuppressedItemsCache()
+        self._view: IndexView | None = None
+        #: Counts the calls of `discard_newer`, so that no index from before is published.
+        self._generation = 0
         self._on_change: Callable[[str | None], None] = lambda _: None
 
     def watch(self, on_change: Callable[[str | None], None]) -> None:
         """Call `on_change` with each changed user's id, or None if any user may have changed.
 
-        The call precedes every use of the changed data. It happens under the lock of this object,
-        so it must neither block nor raise.
+        The call precedes every use of the changed data, and it must neither block nor raise.
         """
         self._on_change = on_change
 
     @property
     def ready(self) -> bool:
         """Return whether the statistics have been built."""
-        return self._state is not None
+        return self._view is not None
+
+    @property
+    def version(self) -> int:
+        """Return the data version up to which all changes are counted; -1 without statistics."""
+        view = self._view
+        return -1 if view is None else view.state.version
 
     def __len__(self) -> int:
         """Return the number of users with interactions in the statistics."""
-        state = self._state
-        return 0 if state is None else len(state.index)
+        view = self._view
+        return 0 if view is None else len(view.index)
 
     def follow(self) -> None:
-        """Apply the change log, with a rebuild where needed; runs in the background."""
-        with self._uow(write=False) as uow, self._lock:
-            state = self._state
-            current = state is not None and self._advance(uow, state, uow.state.data_version())
-        if not current:
-            self.rebuild()
+        """Apply the change log slice by slice, or build a new index; runs in the background."""
+        target: int | None = None
+        while True:
+            view, generation = self._view, self._generation
+            if view is None:
+                self.rebuild()
+                return
+            with self._uow(write=False) as uow:
+                version = uow.state.data_version()
+                target = version if target is None else target
+                if view.state.version >= target:
+                    return
+                is_possible = can_follow(uow, view.state, version)
+                update = next_slice(uow, self._pseudonyms, view.state) if is_possible else None
+            if update is None:
+                self.rebuild()
+                return
+            for user_id in update.user_ids:
+                self._on_change(user_id)
+            self._publish(update.state, generation)
 
     def discard_newer(self, version: int) -> None:
         """Discard statistics of a later data version: the database was restored from a backup."""
         with self._lock:
-            if self._state is not None and self._state.version > version:
-                self._on_change(None)
-                self._state = None
+            self._generation += 1
+            is_newer = self._view is not None and self._view.version > version
+            if is_newer:
+                self._view = None
+        if is_newer:
+            self._on_change(None)
 
     def rebuild(self) -> None:
-        """Build new statistics from one snapshot while the present statistics stay in use."""
+        """Build a new index from one snapshot while the present index stays in use."""
         with self._rebuild_lock:
+            generation = self._generation
             with self._uow(write=False) as uow:
-                rebuilt = build_index(uow, self._pseudonyms)
-            with self._lock:
-                # A query may have applied newer changes during the rebuild. Older statistics must
-                # not replace the present ones: they would bring a deleted user back.
-                if self._state is None or rebuilt.version >= self._state.version:
-                    self._on_change(None)
-                    self._state = rebuilt
+                state = build_index(uow, self._pseudonyms)
+            self._on_change(None)
+            self._publish(state, generation)
 
     def propose(
         self, uow: UnitOfWork, inputs: Inputs, query: RecommendationQuery, start: int, stop: int
@@ -125,30 +143,27 @@ class FirstStage:
         `start` and `stop`. `uow` is the snapshot that `inputs` were read from: every deletion in
         this snapshot is applied first. Raises UnknownItemError and InvalidInputError.
         """
-        with self._lock:
-            state = self._current_state(uow, inputs.data_version)
-            catalog = state.catalog
-            events, history, history_ids = _known_history(catalog, inputs)
-            excluded = set(inputs.suppressed_item_ids)
-            if query.exclude_seen:
-                excluded |= inputs.seen_item_ids
-            allowed = catalog.mask(query.filter)
-            if query.item_ids is not None:
-                require_items(set(query.item_ids), catalog.by_id)
-                allowed = _restrict(allowed, catalog.item_indices_of(query.item_ids), catalog.size)
-                start, stop = 0, len(query.item_ids)
-            # One item beyond `stop` tells whether there are more.
-            proposal = state.index.propose(
-                events,
-                stop + 1,
-                excluded=catalog.item_indices_of(excluded),
-                allowed=allowed,
-            )
-            item_indices = proposal.item_indices.tolist()
-            items = tuple(
-                catalog.by_item_index[item_index] for item_index in item_indices[start:stop]
-            )
-            candidates = tuple(catalog.candidate(item) for item in items)
+        view = self._current(uow, inputs.data_version)
+        catalog = view.catalog
+        events, history, history_ids = _known_history(catalog, inputs)
+        excluded = set(inputs.suppressed_item_ids)
+        if query.exclude_seen:
+            excluded |= inputs.seen_item_ids
+        allowed = catalog.mask(query.filter)
+        if query.item_ids is not None:
+            require_items(set(query.item_ids), catalog.by_id)
+            allowed = _restrict(allowed, catalog.item_indices_of(query.item_ids), catalog.size)
+            start, stop = 0, len(query.item_ids)
+        # One item beyond `stop` tells whether there are more.
+        proposal = view.index_for(inputs).propose(
+            events,
+            stop + 1,
+            excluded=catalog.item_indices_of(excluded),
+            allowed=allowed,
+        )
+        item_indices = proposal.item_indices.tolist()
+        items = tuple(catalog.by_item_index[item_index] for item_index in item_indices[start:stop])
+        candidates = tuple(catalog.candidate(item) for item in items)
         return ProposedItems(
             items=items,
             candidates=candidates,
@@ -170,89 +185,62 @@ class FirstStage:
 
         Raises UnknownItemError and InvalidInputError.
         """
-        with self._lock:
-            state = self._current_state(uow, version)
-            catalog = state.catalog
-            require_items({item_id}, () if item_id in suppressed_item_ids else catalog.by_id)
-            similar = state.index.similar(
-                catalog.by_id[item_id].item_index,
-                n,
-                excluded=catalog.item_indices_of(suppressed_item_ids),
-                allowed=catalog.mask(attribute_filter),
-            )
-            pairs = zip(similar.item_indices.tolist(), similar.scores.tolist(), strict=True)
-            return [
-                (catalog.by_item_index[item_index], score)
-                for item_index, score in pairs
-                if score > 0
-            ]
-
-    def _current_state(self, uow: UnitOfWork, version: int) -> IndexWithCatalog:
-        """Return the statistics with every deletion of this snapshot applied; needs the lock."""
-        state = self._state
-        if state is None or not self._advance(uow, state, version, skip_unnamed_ratings=True):
-            self._on_change(None)
-            state = self._state = build_index(uow, self._pseudonyms)
-        return state
-
-    def _advance(
-        self,
-        uow: UnitOfWork,
-        state: IndexWithCatalog,
-        version: int,
-        *,
-        skip_unnamed_ratings: bool = False,
-    ) -> bool:
-        """Apply the change log up to `version`; return False if only a rebuild can do so.
-
-        Entries without a user id come from imports, or from users whose deletion has completed.
-        With `skip_unnamed_ratings`, ratings among these entries wait: `state.version` stays
-        behind, and `follow` rebuilds in the background. `completed` entries need no action,
-        because the preceding `forget` entry removed the user.
-        """
-        if version <= state.version:
-            return True
-        changes = uow.state.changes_since(state.version)
-        # An incomplete log could hide a deletion, so only a rebuild is safe.
-        if [change.version for change in changes] != list(range(state.version + 1, version + 1)):
-            return False
-        user_changes = [change for change in changes if change.kind not in {"completed", "items"}]
-        changed_user_ids = sorted(
-            {change.user_id for change in user_changes if change.user_id is not None}
+        view = self._current(uow, version)
+        catalog = view.catalog
+        require_items({item_id}, () if item_id in suppressed_item_ids else catalog.by_id)
+        similar = view.index.similar(
+            catalog.by_id[item_id].item_index,
+            n,
+            excluded=catalog.item_indices_of(suppressed_item_ids),
+            allowed=catalog.mask(attribute_filter),
         )
-        unnamed_kinds = {change.kind for change in user_changes if change.user_id is None}
-        if unnamed_kinds & _URGENT_KINDS or len(changed_user_ids) > _MAX_CHANGED_USERS:
-            return False
-        if any(change.kind == "items" for change in changes):
-            state.replace_catalog(uow.people.items())
-        for user_id in changed_user_ids:
-            self._on_change(user_id)
-        self._replace_users(uow, state, changed_user_ids)
-        if unnamed_kinds:
-            return skip_unnamed_ratings
-        state.version = version
-        return True
+        pairs = zip(similar.item_indices.tolist(), similar.scores.tolist(), strict=True)
+        return [
+            (catalog.by_item_index[item_index], score) for item_index, score in pairs if score > 0
+        ]
 
-    def _replace_users(
-        self, uow: UnitOfWork, state: IndexWithCatalog, user_ids: Sequence[str]
-    ) -> None:
-        """Replace the users' interactions in the index by their unsuppressed history."""
-        items = state.catalog.by_id
+    def _current(self, uow: UnitOfWork, version: int) -> IndexView:
+        """Return a view with every deletion of this snapshot, whose data version is `version`."""
+        view = self._view
+        if view is not None and view.version >= version:
+            return view
+        advanced = None if view is None else view.advanced(uow, version)
+        if advanced is None:
+            return self._rebuilt(uow, version)
+        newer, user_ids = advanced
         for user_id in user_ids:
-            try:
-                history = read_inputs(
-                    uow, self._pseudonyms, user_id, self._suppressed_items
-                ).history
-            except (GoneError, UnknownUserError):
-                history = ()
-            state.index.replace_user(
-                user_id,
-                [
-                    (items[event.item_id].item_index, event.rating, event.timestamp)
-                    for event in history
-                    if event.item_id in items
-                ],
-            )
+            self._on_change(user_id)
+        with self._lock:
+            if self._view is view:
+                self._view = newer
+        # If another view was published meanwhile, this one is still right for this snapshot.
+        return newer
+
+    def _rebuilt(self, uow: UnitOfWork, version: int) -> IndexView:
+        """Build a new index from this snapshot, or return the one that another thread has built."""
+        with self._rebuild_lock:
+            view, generation = self._view, self._generation
+            if view is not None and view.version >= version:
+                return view
+            state = build_index(uow, self._pseudonyms)
+            self._on_change(None)
+            self._publish(state, generation)
+        return IndexView.of(state)
+
+    def _publish(self, state: IndexState, generation: int) -> None:
+        """Publish an index, unless a newer one is published or it was built before a restore."""
+        while True:
+            view = self._view
+            if view is not None and state.version < view.state.version:
+                return
+            newer = IndexView.of(state) if view is None else view.rebased(state)
+            with self._lock:
+                if self._generation != generation:
+                    return
+                if self._view is view:
+                    self._view = newer
+                    return
+            # A query has applied another deletion meanwhile: the index must not bring it back.
 
 
 def _known_history(

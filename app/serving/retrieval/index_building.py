@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.domain.requests import Scope
 from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.retrieval.candidate_index import CandidateIndex
@@ -20,59 +21,84 @@ if TYPE_CHECKING:
     from app.storage.unit_of_work import UnitOfWork
 
 
-@dataclass(slots=True)
-class IndexWithCatalog:
-    """A candidate index and its catalog, at data version `version`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexState:
+    """An index that is not changed any more, with its catalog.
+
+    Byte for byte, the index is the one that is built from the usable data at `version`, except that
+    some changes after `version` may already be contained.
+    """
 
     index: CandidateIndex
     catalog: CatalogSnapshot
+    #: The data version up to which all changes are contained.
     version: int
-
-    def replace_catalog(self, items: Sequence[Item]) -> None:
-        """Replace the catalog snapshot, and update the index for new and newly retired items."""
-        for item in items:
-            before = self.catalog.by_item_index.get(item.item_index)
-            if item.retired and (before is None or not before.retired):
-                self.index.retire(item.item_index)
-        self.catalog = CatalogSnapshot(items)
-        self.index.grow(self.catalog.size)
-        self.index.describe(
-            {item.item_index: item.attributes for item in self.catalog.by_id.values()}
-        )
+    #: The data version of the snapshot that the catalog was read from.
+    catalog_version: int
+    #: The items of open deletion requests; their ratings are not counted.
+    suppressed_items: frozenset[str]
 
 
-def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexWithCatalog:
+def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexState:
     """Count all interactions of the snapshot except suppressed interactions."""
     items = uow.people.items()
-    index = CandidateIndex.build(_unsuppressed_interactions(uow, pseudonyms, items))
-    state = IndexWithCatalog(index, CatalogSnapshot(), uow.state.data_version())
-    state.replace_catalog(items)
-    return state
+    suppressed_items = frozenset(uow.requests.open_item_ids())
+    interactions = _unsuppressed_interactions(uow, pseudonyms, items, suppressed_items)
+    index, catalog = CandidateIndex.build(interactions), CatalogSnapshot(items)
+    describe(index, catalog)
+    for item in items:
+        if item.retired:
+            index.retire(item.item_index)
+    index.settle()
+    version = uow.state.data_version()
+    return IndexState(
+        index=index,
+        catalog=catalog,
+        version=version,
+        catalog_version=version,
+        suppressed_items=suppressed_items,
+    )
+
+
+def describe(index: CandidateIndex, catalog: CatalogSnapshot) -> None:
+    """Let the index propose the items of this catalog, and no retired items."""
+    retired = [item.item_index for item in catalog.by_item_index.values() if item.retired]
+    index.hide(retired)
+    index.grow(catalog.size)
+    index.describe({item.item_index: item.attributes for item in catalog.by_id.values()})
 
 
 def _unsuppressed_interactions(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[Item]
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    items: Sequence[Item],
+    suppressed_items: frozenset[str],
 ) -> Interactions:
     """Read all interactions except those of suppressed users, items and pairs.
 
     Rows are streamed into typed columns: a row takes 20 bytes, and millions of rows as Python
-    objects would take gigabytes.
+    objects would take gigabytes. A keyed hash per row takes longer than everything else together,
+    so pairs are hashed only if a suppressed pair exists.
     """
     item_indices = {item.id: item.item_index for item in items}
     item_count = 1 + max(item_indices.values(), default=-1)
-    suppressed_hashes = uow.suppressions.all_hashes()
-    suppressed_items = uow.requests.open_item_ids() if suppressed_hashes else set()
+    suppressed_users = uow.suppressions.hashes_of(Scope.USER)
+    suppressed_pairs = uow.suppressions.hashes_of(Scope.USER_ITEMS)
     is_suppressed: dict[str, bool] = {}
     user_indices: dict[str, int] = {}
     columns = array("i"), array("i"), array("f"), array("q")
     for row in uow.people.interactions():
-        if suppressed_hashes:
+        if suppressed_users:
             if row.user_id not in is_suppressed:
-                is_suppressed[row.user_id] = pseudonyms.user(row.user_id) in suppressed_hashes
-            if is_suppressed[row.user_id] or row.item_id in suppressed_items:
+                is_suppressed[row.user_id] = pseudonyms.user(row.user_id) in suppressed_users
+            if is_suppressed[row.user_id]:
                 continue
-            if pseudonyms.interaction(row.user_id, row.item_id) in suppressed_hashes:
-                continue
+        if row.item_id in suppressed_items:
+            continue
+        if suppressed_pairs and (
+            pseudonyms.interaction(row.user_id, row.item_id) in suppressed_pairs
+        ):
+            continue
         columns[0].append(user_indices.setdefault(row.user_id, len(user_indices)))
         columns[1].append(item_indices[row.item_id])
         columns[2].append(row.rating)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, case, delete, exists, func, select, update
 
-from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User
+from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User, UserVersion
 from app.domain.requests import Scope
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import InteractionRow, ItemRow, UserRow
@@ -46,6 +46,21 @@ _HISTORY: Final = (
 )
 
 
+#: The user and the version of the user's data; no row for an unknown user.
+_USER_VERSION: Final = (
+    select(
+        UserRow.id,
+        UserRow.attributes,
+        func.count(InteractionRow.item_id).label("interactions"),
+        func.coalesce(func.min(InteractionRow.last_version), 0).label("oldest"),
+        func.coalesce(func.max(InteractionRow.last_version), 0).label("newest"),
+    )
+    .outerjoin(InteractionRow, InteractionRow.user_id == UserRow.id)
+    .where(UserRow.id == bindparam("user_id"))
+    .group_by(UserRow.id)
+)
+
+
 class RecordedInteraction(NamedTuple):
     """An interaction, and the data versions of the first and of the last write of its values."""
 
@@ -60,6 +75,21 @@ class PeopleRepository(Repository):
     def user(self, user_id: str) -> User | None:
         row = self._connection.execute(_USER, {"user_id": user_id}).first()
         return None if row is None else User(id=row.id, attributes=row.attributes)
+
+    def user_with_version(self, user_id: str) -> tuple[User, UserVersion | None] | None:
+        """Return a user and the version of the user's data; None for an unknown user.
+
+        The version is None if a process of an earlier version has written an interaction.
+        """
+        row = self._connection.execute(_USER_VERSION, {"user_id": user_id}).first()
+        if row is None:
+            return None
+        version = None
+        if row.oldest != UNKNOWN_VERSION:
+            version = UserVersion(
+                attributes=row.attributes, interactions=row.interactions, newest=row.newest
+            )
+        return User(id=row.id, attributes=row.attributes), version
 
     def item(self, item_id: str) -> Item | None:
         row = self._connection.execute(
@@ -88,6 +118,19 @@ class PeopleRepository(Repository):
         """Return a user's interactions in order of (timestamp, item id)."""
         rows = self._connection.execute(_HISTORY, {"user_id": user_id})
         return [_interaction(row) for row in rows]
+
+    def histories(self, user_ids: Iterable[str]) -> dict[str, list[Interaction]]:
+        """Return user id → history, as `history`, also for users without interactions."""
+        histories: dict[str, list[Interaction]] = {user_id: [] for user_id in user_ids}
+        for portion in portions(histories):
+            query = (
+                select(*_INTERACTIONS)
+                .where(InteractionRow.user_id.in_(portion))
+                .order_by(InteractionRow.timestamp, InteractionRow.item_id)
+            )
+            for row in map(_interaction, self._connection.execute(query)):
+                histories[row.user_id].append(row)
+        return histories
 
     def interactions(self) -> Iterator[Interaction]:
         """Stream all interactions in order of (user id, timestamp, item id)."""

@@ -136,6 +136,19 @@ class RequestRepository(Repository):
             .order_by(RequestRow.id)
         )
 
+    def open_pairs_of(self, user_ids: Iterable[str]) -> dict[str, set[str]]:
+        """Return user id → items of the user's open requests for single interactions."""
+        pairs: dict[str, set[str]] = {}
+        for portion in portions(user_ids):
+            query = select(RequestRow.user_id, RequestRow.item_ids).where(
+                RequestRow.user_id.in_(portion),
+                RequestRow.status.in_(_OPEN),
+                RequestRow.scope == Scope.USER_ITEMS.value,
+            )
+            for user_id, item_ids in self._connection.execute(query):
+                pairs.setdefault(str(user_id), set()).update(item_ids or ())
+        return pairs
+
     def naming_user(self, user_id: str) -> list[ForgetRequest]:
         """Return the requests in every state that have this user's plain id, oldest first."""
         return self._all(_requests().where(RequestRow.user_id == user_id).order_by(RequestRow.id))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, case, distinct, func, insert, select, update
 
-from app.domain.catalog import DataChange
+from app.domain.catalog import CATALOG_KINDS, DataChange, LoggedRange, PendingChanges
 from app.domain.ledger import LedgerHead
 from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
@@ -17,6 +17,8 @@ from app.storage.tables import AliasRow, DataChangeRow, StateRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from sqlalchemy import ColumnElement
 
 
 #: Built once, because every recommendation runs the query at least twice.
@@ -90,13 +92,55 @@ class StateRepository(Repository):
             .returning(StateRow.data_version)
         ).scalar_one_or_none()
 
-    def changes_since(self, version: int) -> list[DataChange]:
+    def changes_since(self, version: int, limit: int | None = None) -> list[DataChange]:
+        """Return the log entries after this version, oldest first, at most `limit` of them."""
+        return self._changes(DataChangeRow.version > version, limit)
+
+    def urgent_changes(self, version: int) -> list[DataChange]:
+        """Return the deletions and changes of the catalog after this version, oldest first.
+
+        The entry that follows the version is contained whatever its kind: if it is missing, the
+        log is incomplete.
+        """
+        is_urgent = DataChangeRow.kind.in_(sorted({"forget", *CATALOG_KINDS}))
+        return self._changes(
+            (DataChangeRow.version > version) & (is_urgent | (DataChangeRow.version == version + 1))
+        )
+
+    def pending_changes(self, version: int, kinds: Iterable[str]) -> PendingChanges:
+        """Count the log entries after this version; `kinds` are the kinds that concern users."""
+        concerns_users = DataChangeRow.kind.in_(sorted(kinds))
+        is_unnamed = concerns_users & DataChangeRow.user_id.is_(None)
+        row = self._connection.execute(
+            select(
+                func.count(DataChangeRow.version).label("entries"),
+                func.count(distinct(case((concerns_users, DataChangeRow.user_id)))).label("users"),
+                func.count(case((is_unnamed, 1))).label("unnamed"),
+            ).where(DataChangeRow.version > version)
+        ).one()
+        return PendingChanges(entries=row.entries, users=row.users, unnamed=row.unnamed)
+
+    def _changes(self, where: ColumnElement[bool], limit: int | None = None) -> list[DataChange]:
         rows = self._connection.execute(
             select(DataChangeRow.version, DataChangeRow.kind, DataChangeRow.user_id)
-            .where(DataChangeRow.version > version)
+            .where(where)
             .order_by(DataChangeRow.version)
+            .limit(limit)
         )
         return [DataChange(version=r.version, kind=r.kind, user_id=r.user_id) for r in rows]
+
+    def newest_changes(self, version: int) -> dict[str, LoggedRange]:
+        """Return kind → range of the log entries after this version, only kinds with entries."""
+        rows = self._connection.execute(
+            select(
+                DataChangeRow.kind,
+                func.min(DataChangeRow.version).label("first"),
+                func.max(DataChangeRow.version).label("last"),
+            )
+            .where(DataChangeRow.version > version)
+            .group_by(DataChangeRow.kind)
+        )
+        return {row.kind: LoggedRange(first=row.first, last=row.last) for row in rows}
 
     def forget_user_in_log(self, user_id: str) -> int:
         """Clear the user id in the user's log entries, and return their number."""

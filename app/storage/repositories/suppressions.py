@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from app.domain.requests import ForgetRequest
+    from app.domain.requests import ForgetRequest, Scope
 
 _ACTIVE = SuppressionRow.lifted_at.is_(None)
 
@@ -100,6 +100,13 @@ class SuppressionRepository(Repository):
                 ).scalars()
             )
         return suppressed
+
+    def hashes_of(self, scope: Scope) -> set[str]:
+        """Return the suppressed hashes of this scope."""
+        query = select(SuppressionRow.subject_hash).where(
+            _ACTIVE, SuppressionRow.scope == scope.value
+        )
+        return set(self._connection.execute(query).scalars())
 
     def all_hashes(self) -> set[str]:
         return set(

@@ -279,7 +279,6 @@ def test_cached_answer_is_valid_until_data_or_release_changes(world: World) -> N
         first = await client.get("/recommend/u1")
         tag = first.headers["etag"]
         assert first.headers["cache-control"] == "private, no-cache"
-        assert first.json()["release"] in tag
         for sent in (tag, f'"other", W/{tag}'):
             again = await client.get("/recommend/u1", headers={"If-None-Match": sent})
             assert (again.status_code, again.content) == (304, b"")

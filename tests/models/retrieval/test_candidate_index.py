@@ -299,7 +299,7 @@ def test_small_cache_gives_same_proposals(monkeypatch: pytest.MonkeyPatch) -> No
     index = build(users)
     for _ in range(2):
         assert index.propose(query, CATALOG).scores.tolist() == expected.scores.tolist()
-    assert index._pairs._cached <= 50
+    assert index._pairs._cache.size <= 50
 
 
 def test_user_with_very_long_history_can_be_removed() -> None:

@@ -14,7 +14,6 @@ from app.domain.errors import (
     NoReleaseError,
     OverloadedError,
     ReplicaNotReadyError,
-    UnavailableError,
     UnknownUserError,
 )
 from app.serving.recommend.service import RecommendService
@@ -101,14 +100,6 @@ def test_an_item_forgotten_between_read_and_send_is_not_recommended(
     answer = service.answer(ask("u1", ITEMS), before_recheck=forget_once)
     assert forgotten
     assert best not in {item.item_id for item in answer.items}
-
-
-def test_deletions_that_outpace_the_answer_make_it_unavailable(
-    world: World, service: RecommendService
-) -> None:
-    others = iter(USERS[2:])
-    with pytest.raises(UnavailableError, match="Deletions arrive faster"):
-        service.answer(ask("u1", 5), before_recheck=lambda: world.forget(next(others)) and None)
 
 
 def test_an_answer_in_progress_at_the_flip_is_computed_again(

@@ -149,6 +149,11 @@ def _attention(attention: Attention) -> Iterator[Metric]:
         "Failed tries of the open job, after which the job is repeated.",
         value=attention.failed_tries,
     )
+    yield GaugeMetricFamily(
+        "lethe_replicas_with_problem",
+        "Live replicas that do not follow the rollout.",
+        value=attention.with_problem,
+    )
 
 
 def _renewals(renewal: RenewalOutlook) -> Iterator[Metric]:

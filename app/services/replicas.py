@@ -21,7 +21,10 @@ class ReplicaState:
 
     serving: str | None = None
     prepared: str | None = None
+    #: Why the replica does not follow the rollout; no reason to stop its traffic.
     problem: str | None = None
+    #: The live or target release that could not be loaded; the target if both could not.
+    failed_release: str | None = None
     #: The data type of the weights of `serving`, if they are in this process.
     precision: str | None = None
 
@@ -60,6 +63,7 @@ def renew_replica(
         serving=state.serving,
         prepared=state.prepared,
         problem=state.problem,
+        failed_release=state.failed_release,
         precision=state.precision,
     )
     return uow.releases.alias() if renewed else None

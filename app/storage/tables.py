@@ -354,6 +354,8 @@ class ReplicaRow(Base):
     lease_expires_at: Mapped[datetime]
     fenced: Mapped[bool] = mapped_column(default=False)
     problem: Mapped[str | None]
+    #: The live or target release that the replica last failed to load. None also: earlier version.
+    failed_release: Mapped[str | None] = mapped_column(String(40))
     registered_at: Mapped[datetime]
     #: The time of the switch to `serving`, and the precision in which the replica computes.
     serving_since: Mapped[datetime | None]

@@ -161,12 +161,9 @@ class Replica:
         reasons += self._restore_watch.reasons_not_ready()
         if not self.answer_lease.valid:
             reasons.append("the replica's lease is not valid")
-        if self.live.release_id is None:
-            reasons.append("no release is being served yet")
+        reasons += self._release_switch.reasons_not_ready()
         if not self.first_stage.ready:
             reasons.append("the first stage's statistics are being built")
-        if self._release_switch.problem is not None:
-            reasons.append(self._release_switch.problem)
         return reasons
 
     def tick(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
 #: Columns that a replica may change when it renews its lease.
-_REPORTED: Final = frozenset({"serving", "prepared", "problem", "precision"})
+_REPORTED: Final = frozenset({"serving", "prepared", "problem", "failed_release", "precision"})
 
 
 class ReplicaRepository(Repository):
@@ -44,6 +44,7 @@ class ReplicaRepository(Repository):
             "serving": None,
             "prepared": None,
             "problem": None,
+            "failed_release": None,
             "serving_since": None,
             "precision": None,
             "software": software,
@@ -59,7 +60,7 @@ class ReplicaRepository(Repository):
         )
 
     def renew(self, replica_id: str, ttl_seconds: float, **changes: Any) -> bool:
-        """Renew the lease and record `serving`, `prepared`, `problem` or `precision`.
+        """Renew the lease and record the reported columns.
 
         Return False when the replica is fenced or unknown, or when its lease has expired.
         """

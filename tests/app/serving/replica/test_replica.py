@@ -42,6 +42,13 @@ def reported(world: World, replica: Replica) -> tuple[str | None, str | None, bo
     return row.serving, row.prepared, row.problem is not None
 
 
+def failed_release(world: World, replica: Replica) -> str | None:
+    """Return the release that the replica's row names as impossible to load."""
+    with world.uow(write=False) as uow:
+        (row,) = [row for row in uow.replicas.all() if row.id == replica.id]
+    return row.failed_release
+
+
 class Clock:
     now = 100.0
 
@@ -163,6 +170,7 @@ def test_a_reader_beyond_the_drain_timeout_is_reported_and_not_interrupted(
         wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
         world.flip(second_lease, second)
         wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
+        assert replica.reasons_not_ready() == []  # It answers from the second release.
         assert torch_recommender(reading) is not None
     wait_until(lambda: reported(world, replica) == (second, None, False), "not confirmed")
 
@@ -176,9 +184,13 @@ def test_a_damaged_release_is_reported_and_the_old_release_answers_until_the_fli
     lease, second = publish_damaged_release(world)
     wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
     assert reported(world, replica) == (first, None, True)
-    assert any(second in reason for reason in replica.reasons_not_ready())
+    assert failed_release(world, replica) == second
+    assert replica.reasons_not_ready() == []
     assert service.answer(ask("u1", 5)).release == first
     world.flip(lease, second)
+    wait_until(lambda: bool(replica.reasons_not_ready()), "ready without the live release")
+    (reason,) = replica.reasons_not_ready()
+    assert second in reason
     with pytest.raises(ReplicaNotReadyError):
         service.answer(ask("u1", 5))
 

@@ -185,7 +185,7 @@ class Replica:
         ):
             alias = self._renew(self._id, now)
         else:
-            with self._uow(write=False) as uow:
+            with self._uow.lease(write=False) as uow:
                 alias = uow.releases.alias()
                 self._restore_watch.read(uow)
         self._is_database_up = True
@@ -260,7 +260,7 @@ class Replica:
 
     def _renew(self, replica_id: str, now: float) -> Alias | None:
         state = self._release_switch.state()
-        with self._uow() as uow:
+        with self._uow.lease() as uow:
             alias = renew_replica(uow, self._ttl, replica_id, state)
         if alias is None:
             self._drop_registration()

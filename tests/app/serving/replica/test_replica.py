@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -300,3 +301,19 @@ def test_a_replica_with_another_hash_key_gets_no_lease(
     with pytest.raises(KeyMismatchError):
         replica.tick()
     assert not replica.answer_lease.valid
+
+
+def test_a_replica_keeps_its_lease_while_all_other_connections_are_in_use(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    replica = make_replica()
+    replica.tick()
+    pool = world.uow.database.write.pool
+    with ExitStack() as stack:
+        while pool.checkedout() < pool.size() + pool._max_overflow:  # type: ignore[attr-defined]
+            stack.enter_context(world.uow(write=False))
+        replica._renewed_at = float("-inf")  # The renewal is due.
+        replica.tick()
+        assert replica._renewed_at > 0
+        replica.tick()
+    assert replica.answer_lease.valid

@@ -91,7 +91,7 @@ class _StateCollector:
         up = GaugeMetricFamily("lethe_database_up", "1 while the database answers.")
         try:
             with self._gateway.uow(write=False) as uow:
-                counts = uow.requests.count_by_status()
+                counts = uow.requests.count_open()
                 job = uow.jobs.open_job()
                 version = uow.state.data_version()
                 owed = uow.scrubs.open_ones()

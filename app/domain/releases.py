@@ -116,6 +116,8 @@ class Replica:
     problem: str | None = None
     #: The live or target release that the replica last failed to load.
     failed_release: str | None = None
+    #: The data version up to which the replica has applied the change log; None: not reported.
+    data_version: int | None = None
     registered_at: datetime
     #: The time at which the replica first reported `serving`.
     serving_since: datetime | None = None

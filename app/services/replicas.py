@@ -50,9 +50,15 @@ def register_replica(
 
 
 def renew_replica(
-    uow: UnitOfWork, ttl_seconds: float, replica_id: str, state: ReplicaState
+    uow: UnitOfWork,
+    ttl_seconds: float,
+    replica_id: str,
+    state: ReplicaState,
+    data_version: int | None = None,
 ) -> Alias | None:
     """Renew the lease, record the state and return the alias.
+
+    `data_version` is the version up to which the replica has applied the change log.
 
     Return None if the replica is fenced or its lease has expired; the replica must then register
     again.
@@ -65,6 +71,7 @@ def renew_replica(
         problem=state.problem,
         failed_release=state.failed_release,
         precision=state.precision,
+        data_version=data_version,
     )
     return uow.releases.alias() if renewed else None
 

@@ -261,7 +261,7 @@ class Replica:
     def _renew(self, replica_id: str, now: float) -> Alias | None:
         state = self._release_switch.state()
         with self._uow.lease() as uow:
-            alias = renew_replica(uow, self._ttl, replica_id, state)
+            alias = renew_replica(uow, self._ttl, replica_id, state, self.first_stage.version)
         if alias is None:
             self._drop_registration()
             self.wake()

@@ -84,6 +84,12 @@ class FirstStage:
         """Return whether the statistics have been built."""
         return self._state is not None
 
+    @property
+    def version(self) -> int:
+        """Return the data version up to which all changes are counted; -1 without statistics."""
+        state = self._state
+        return -1 if state is None else state.version
+
     def __len__(self) -> int:
         """Return the number of users with interactions in the statistics."""
         state = self._state

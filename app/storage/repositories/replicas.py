@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
 #: Columns that a replica may change when it renews its lease.
-_REPORTED: Final = frozenset({"serving", "prepared", "problem", "failed_release", "precision"})
+_REPORTED: Final = frozenset(
+    {"serving", "prepared", "problem", "failed_release", "precision", "data_version"}
+)
 
 
 class ReplicaRepository(Repository):
@@ -45,6 +47,7 @@ class ReplicaRepository(Repository):
             "prepared": None,
             "problem": None,
             "failed_release": None,
+            "data_version": None,
             "serving_since": None,
             "precision": None,
             "software": software,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from app.domain.catalog import DataChange
 from app.domain.ledger import LedgerHead
@@ -106,6 +106,19 @@ class StateRepository(Repository):
             .order_by(DataChangeRow.version)
         )
         return [DataChange(version=r.version, kind=r.kind, user_id=r.user_id) for r in rows]
+
+    def prune_log(self, version: int, limit: int) -> int:
+        """Delete up to `limit` entries up to this version, the oldest first; return their number.
+
+        A reader that needs a deleted entry notices that the versions have a gap.
+        """
+        oldest = (
+            select(DataChangeRow.version)
+            .where(DataChangeRow.version <= version)
+            .order_by(DataChangeRow.version)
+            .limit(limit)
+        )
+        return self._changed(delete(DataChangeRow).where(DataChangeRow.version.in_(oldest)))
 
     def forget_user_in_log(self, user_id: str) -> int:
         """Clear the user id in the user's log entries, and return their number."""

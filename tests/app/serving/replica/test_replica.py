@@ -317,3 +317,30 @@ def test_a_replica_keeps_its_lease_while_all_other_connections_are_in_use(
         assert replica._renewed_at > 0
         replica.tick()
     assert replica.answer_lease.valid
+
+
+def test_a_replica_reports_how_far_it_has_followed_the_change_log(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    replica = make_replica()
+    replica.tick()
+    world.forget("u1")
+    replica.first_stage.follow()
+    replica._renewed_at = float("-inf")  # The renewal is due.
+    replica.tick()
+    with world.uow(write=False) as uow:
+        (row,) = uow.replicas.all()
+        assert row.data_version == uow.state.data_version() == replica.first_stage.version
+
+
+def test_a_replica_that_lacks_entries_of_the_pruned_log_reads_all_data_again(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    first_stage = make_replica().first_stage
+    users = len(first_stage)
+    world.forget("u1")
+    with world.uow() as uow:
+        version = uow.state.data_version()
+        assert uow.state.prune_log(version, 1000) > 0
+    first_stage.follow()
+    assert (first_stage.version, len(first_stage)) == (version, users - 1)

@@ -25,6 +25,7 @@ from app.settings import Settings, get_settings
 from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.ledger import open_ledger
+from app.storage.session_limits import GATEWAY
 from app.storage.unit_of_work import UnitOfWorkFactory
 from app.version import VERSION
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Create the application; its threads run from startup to shutdown."""
     settings = settings or get_settings()
-    database = make_database(settings.sqlalchemy_url)
+    database = make_database(settings.sqlalchemy_url, GATEWAY)
     gateway = make_gateway(settings, database)
     metrics = Metrics(gateway)
 

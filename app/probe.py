@@ -49,9 +49,10 @@ def check_gateway(port: int) -> str:
 
 def _check_database(service: str) -> str:
     from app.storage.engine import make_database  # noqa: PLC0415 -- not for the gateway
+    from app.storage.session_limits import LEASE  # noqa: PLC0415 -- as above
     from app.storage.unit_of_work import UnitOfWorkFactory  # noqa: PLC0415 -- as above
 
-    database = make_database(get_settings().sqlalchemy_url)
+    database = make_database(get_settings().sqlalchemy_url, LEASE)
     try:
         with UnitOfWorkFactory(database)(write=False) as uow:
             return check_worker(uow) if service == "worker" else check_relay(uow)

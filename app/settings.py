@@ -245,7 +245,13 @@ class Settings(BaseSettings):
     )
     scoring_queue: Annotated[int, Field(gt=0)] = Field(
         default=64,
-        description="Recommendations that run or wait; further ones get 503 with Retry-After.",
+        description="Calls for recommendations, for one user or several, that run or wait; further"
+        " ones get 503 with Retry-After.",
+    )
+    scoring_backlog: Positive = Field(
+        default=10.0,
+        description="Expected seconds of the recommendations that run or wait, per scoring thread;"
+        " further ones get 503 with Retry-After.",
     )
     candidates: Annotated[int, Field(gt=0)] = Field(
         default=200, description="Items that the first stage retrieves and the model ranks."

@@ -17,6 +17,7 @@ from app.parent_watch import stop_with_parent
 from app.private_files import protect_home, use_private_umask
 from app.settings import Settings, get_settings
 from app.storage.engine import make_database
+from app.storage.session_limits import WORKER
 from app.storage.unit_of_work import UnitOfWorkFactory
 from worker.process import GRACE_SECONDS, be_nice, stop_on_signals
 
@@ -77,7 +78,7 @@ def _relay(settings: Settings, stop: Event) -> None:
     from worker.context import open_artifacts  # noqa: PLC0415
     from worker.relay import Relay  # noqa: PLC0415
 
-    database = make_database(settings.sqlalchemy_url)
+    database = make_database(settings.sqlalchemy_url, WORKER)
     pseudonyms = load_pseudonyms(settings)
     factory = UnitOfWorkFactory(
         database, open_ledger(settings.ledger_root, pseudonyms), reconciler(pseudonyms, settings)
@@ -102,7 +103,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     from app.storage.ledger import open_ledger  # noqa: PLC0415
     from worker.importer import run_import  # noqa: PLC0415
 
-    database = make_database(settings.sqlalchemy_url)
+    database = make_database(settings.sqlalchemy_url, WORKER)
     pseudonyms = load_pseudonyms(settings)
     ledger = open_ledger(settings.ledger_root, pseudonyms)
     factory = UnitOfWorkFactory(database, ledger, reconciler(pseudonyms, settings))

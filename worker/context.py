@@ -19,6 +19,7 @@ from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.ledger import open_ledger
 from app.storage.maintenance import erase_remains
+from app.storage.session_limits import WORKER
 from app.storage.unit_of_work import UnitOfWorkFactory
 from models.checkpoints.manifest import MANIFEST
 
@@ -76,7 +77,7 @@ def build_context(
             "LETHE_ENVIRONMENT=production needs LETHE_SIGNING_KEY to be set for a worker. Create a"
             " key with: openssl genpkey -algorithm ed25519"
         )
-    database = make_database(settings.sqlalchemy_url)
+    database = make_database(settings.sqlalchemy_url, WORKER)
     pseudonyms = load_pseudonyms(settings)
     ledger = open_ledger(settings.ledger_root, pseudonyms)
     uow_factory = UnitOfWorkFactory(database, ledger, reconciler(pseudonyms, settings))
@@ -116,6 +117,7 @@ def continue_data_version(uow_factory: UnitOfWorkFactory, artifacts: ArtifactSto
         if present >= newest:
             return
     with uow_factory() as uow:
+        uow.state.allow_long()
         uow.state.lock()
         version = uow.state.raise_above(newest)
         if version is None:

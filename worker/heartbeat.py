@@ -83,7 +83,7 @@ class LeaseHeartbeat(Heartbeat):
     def _beat(self) -> None:
         sent_at = time.monotonic()
         try:
-            with self._uow_factory() as uow:
+            with self._uow_factory.lease() as uow:
                 uow.jobs.renew(self._lease, self._lifetime)
         except LeaseLostError:
             self.lost.set()
@@ -116,7 +116,7 @@ class WorkerHeartbeat(Heartbeat):
 
     def _beat(self) -> None:
         try:
-            with self._context.uow_factory() as uow:
+            with self._context.uow_factory.lease() as uow:
                 uow.workers.beat(
                     self._context.worker_id, socket.gethostname(), os.getpid(), self._lifetime
                 )

@@ -13,6 +13,7 @@ import structlog
 
 from app.domain.errors import LedgerAheadError, LedgerUnavailableError, LetheError
 from app.services import jobs as job_lifecycle
+from app.services.change_log import ChangeLogPruning
 from app.services.exactness import adopt_earlier_completions
 from app.services.renewals import schedule
 from app.services.restore import reconcile_installation, require_current
@@ -104,6 +105,7 @@ class Relay:
         self._uow_factory = uow_factory
         self._artifacts = artifacts
         self._send = send
+        self._change_log = ChangeLogPruning(uow_factory, settings)
         self._swept_at = self._pruned_at = float("-inf")
 
     def turn(self) -> None:
@@ -116,6 +118,7 @@ class Relay:
         if now - self._pruned_at >= _PRUNE_INTERVAL:
             self._pruned_at = now
             self._prune()
+            self._change_log.turn(now)
         self._dispatch()
 
     def run(self, stop: Event) -> None:

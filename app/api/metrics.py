@@ -91,7 +91,7 @@ class _StateCollector:
         up = GaugeMetricFamily("lethe_database_up", "1 while the database answers.")
         try:
             with self._gateway.uow(write=False) as uow:
-                counts = uow.requests.count_by_status()
+                counts = uow.requests.count_open()
                 job = uow.jobs.open_job()
                 version = uow.state.data_version()
                 owed = uow.scrubs.open_ones()
@@ -148,6 +148,11 @@ def _attention(attention: Attention) -> Iterator[Metric]:
         "lethe_job_failed_tries",
         "Failed tries of the open job, after which the job is repeated.",
         value=attention.failed_tries,
+    )
+    yield GaugeMetricFamily(
+        "lethe_replicas_with_problem",
+        "Live replicas that do not follow the rollout.",
+        value=attention.with_problem,
     )
 
 

@@ -13,6 +13,7 @@ from app.services.secrets import load_pseudonyms
 from app.storage.engine import make_database
 from app.storage.ledger import open_ledger
 from app.storage.migrate import migrate
+from app.storage.session_limits import COMMAND
 from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def open_installation(settings: Settings) -> Iterator[Installation]:
     """Open and migrate the database; raises for another hash key or id rule."""
     protect_home(settings)
     try:
-        database = make_database(settings.sqlalchemy_url)
+        database = make_database(settings.sqlalchemy_url, COMMAND)
     except ValueError as error:
         raise BadInputError(f"LETHE_DATABASE_URL cannot be used: {error}") from error
     try:

@@ -18,6 +18,7 @@ from app.storage.artifacts import ArtifactStore
 from app.storage.engine import make_database
 from app.storage.ledger import Ledger, open_ledger
 from app.storage.migrate import is_current
+from app.storage.session_limits import COMMAND
 from app.storage.unit_of_work import UnitOfWorkFactory
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def open_unchanged(settings: Settings) -> Iterator[RestoredInstallation]:
             " and LETHE_DATABASE_URL."
         )
     try:
-        database = make_database(url)
+        database = make_database(url, COMMAND)
     except ValueError as error:
         raise BadInputError(f"LETHE_DATABASE_URL cannot be used: {error}") from error
     try:

@@ -112,8 +112,12 @@ class Replica:
     prepared: str | None
     lease_expires_at: datetime
     fenced: bool = False
-    #: The error that prevented the preparation, for operators.
+    #: Why the replica does not follow the rollout, for operators. It may serve the live release.
     problem: str | None = None
+    #: The live or target release that the replica last failed to load.
+    failed_release: str | None = None
+    #: The data version up to which the replica has applied the change log; None: not reported.
+    data_version: int | None = None
     registered_at: datetime
     #: The time at which the replica first reported `serving`.
     serving_since: datetime | None = None

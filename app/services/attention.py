@@ -46,6 +46,8 @@ class Attention:
     failed_tries: int = 0
     #: Number of jobs that no worker runs, or that are missing because no worker closes the batch.
     without_worker: int = 0
+    #: Number of live replicas that report a problem of the rollout.
+    with_problem: int = 0
     renewal: RenewalOutlook = field(default_factory=RenewalOutlook)
 
     @property
@@ -73,6 +75,9 @@ def read_attention(uow: UnitOfWork, settings: Settings) -> Attention:
         warnings.append(_failed_try(job, is_stuck=is_stuck))
     warnings += _retried_requests(uow)
     warnings += _restoring(uow)
+    live_replicas = uow.replicas.live(settings.replica_margin)
+    problems = [replica.problem for replica in live_replicas if replica.problem is not None]
+    warnings += _of_rollout(problems, len(live_replicas))
     renewal = read_outlook(uow, settings, job)
     warnings += _of_renewals(renewal, job)
     return Attention(
@@ -81,6 +86,7 @@ def read_attention(uow: UnitOfWork, settings: Settings) -> Attention:
         stuck=int(is_stuck),
         failed_tries=job.failed_tries if job is not None else 0,
         without_worker=int(unserved is not None),
+        with_problem=len(problems),
         renewal=renewal,
     )
 
@@ -139,6 +145,17 @@ def _restoring(uow: UnitOfWork) -> list[Warning]:
         " given until then. If one of these deletions is dead, release it."
     )
     return [Warning(code="restoring", detail=detail)]
+
+
+def _of_rollout(problems: list[str], replica_count: int) -> list[Warning]:
+    """Return a warning if live replicas do not follow the rollout."""
+    if not problems:
+        return []
+    detail = (
+        f"{len(problems)} of {replica_count} replicas do not follow the rollout: {problems[0]}."
+        " `lethe releases` lists them."
+    )
+    return [Warning(code="rollout-problem", detail=detail)]
 
 
 def _of_renewals(renewal: RenewalOutlook, job: Job | None) -> list[Warning]:

@@ -46,10 +46,11 @@ _STEPS_TO_BATCHED: Final = {
 def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
     """Delete the rows and all plain ids of the job's subjects; return the number of interactions.
 
-    Other open requests of completely deleted users, and requests of which no item is left, join the
-    job. From this transaction on, no table has an id of the subjects, and the erasure of the
-    remains in the database's files is owed. A repeated call finds nothing to delete, because no
-    data about a suppressed subject is accepted in between.
+    The worker has deleted most interactions before (`app.services.row_deletion`), so that the data
+    lock is held for a short time. Other open requests of completely deleted users, and requests of
+    which no item is left, join the job. From this transaction on, no table has an id of the
+    subjects, and the erasure of the remains in the database's files is owed. A repeated call finds
+    nothing to delete, because no data about a suppressed subject is accepted in between.
     """
     uow.state.lock()
     uow.jobs.update(lease, stage=Stage.DELETE_ROWS)  # Raises LeaseLostError before other writes.

@@ -35,6 +35,7 @@ def open_identity(uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings) -
     """
     check_hash_key(uow, pseudonyms)
     if uow.identity.rule() is None:
+        uow.state.allow_long()
         uow.state.lock()
         if uow.identity.rule() is None:
             _apply_id_rule(uow, pseudonyms, settings)

@@ -21,7 +21,10 @@ class ReplicaState:
 
     serving: str | None = None
     prepared: str | None = None
+    #: Why the replica does not follow the rollout; no reason to stop its traffic.
     problem: str | None = None
+    #: The live or target release that could not be loaded; the target if both could not.
+    failed_release: str | None = None
     #: The data type of the weights of `serving`, if they are in this process.
     precision: str | None = None
 
@@ -47,9 +50,15 @@ def register_replica(
 
 
 def renew_replica(
-    uow: UnitOfWork, ttl_seconds: float, replica_id: str, state: ReplicaState
+    uow: UnitOfWork,
+    ttl_seconds: float,
+    replica_id: str,
+    state: ReplicaState,
+    data_version: int | None = None,
 ) -> Alias | None:
     """Renew the lease, record the state and return the alias.
+
+    `data_version` is the version up to which the replica has applied the change log.
 
     Return None if the replica is fenced or its lease has expired; the replica must then register
     again.
@@ -60,7 +69,9 @@ def renew_replica(
         serving=state.serving,
         prepared=state.prepared,
         problem=state.problem,
+        failed_release=state.failed_release,
         precision=state.precision,
+        data_version=data_version,
     )
     return uow.releases.alias() if renewed else None
 

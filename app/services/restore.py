@@ -90,6 +90,7 @@ def reconcile(
     if head is not None and not ledger.is_ahead(head):
         _check_end(ledger, head)
         return Reconciled()
+    uow.state.allow_long()  # A restored database may lack any number of entries.
     uow.state.lock()
     head = uow.state.ledger_head()  # Another process may have reconciled before the lock.
     missing = list(ledger.entries(head or LedgerHead()))
@@ -118,7 +119,8 @@ def reconcile_installation(
     ledger = factory.ledger
     if ledger is None:
         return False
-    with factory(write=False) as uow:
+    # A replica compares before it renews its lease, so this must not wait for other queries.
+    with factory.lease(write=False) as uow:
         head = uow.state.ledger_head()
     _check_head(ledger, head)
     if not ledger.is_ahead(head or LedgerHead()):

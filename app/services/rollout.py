@@ -85,6 +85,18 @@ def unprepared(replicas: Iterable[Replica], release_id: str) -> list[Replica]:
     return [r for r in replicas if not r.fenced and release_id not in (r.prepared, r.serving)]
 
 
+def all_failed(replicas: Iterable[Replica], release_id: str) -> bool:
+    """Return whether every replica that must prepare the release has failed to load it.
+
+    False without such a replica. Other problems, such as a slow drain, do not count, because the
+    replica may still prepare the release.
+    """
+    needed = [replica for replica in replicas if not replica.fenced]
+    waiting = unprepared(needed, release_id)
+    has_failed = all(replica.failed_release == release_id for replica in waiting)
+    return bool(needed) and len(waiting) == len(needed) and has_failed
+
+
 def unconfirmed(
     replicas: Iterable[Replica], release_id: str, live_at: datetime | None = None
 ) -> list[Replica]:

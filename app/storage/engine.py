@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 
 from app.domain.json_values import plain
+from app.storage.session_limits import LEASE, SessionLimits
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    from sqlalchemy import URL, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -25,6 +26,11 @@ UNAVAILABLE: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError
 #: Execution option from which the SQLite hooks choose the kind of transaction.
 _READ_ONLY: Final = "lethe_read_only"
 _BUSY_TIMEOUT_SECONDS: Final = 15.0
+#: The error code of PostgreSQL for `idle_in_transaction_session_timeout`.
+_IDLE_SESSION_ENDED: Final = "25P03"
+#: Arguments of the two pools. Threads of one process that renew leases take turns.
+_POOL: Final = {"pool_size": 16, "max_overflow": 16, "pool_timeout": _BUSY_TIMEOUT_SECONDS}
+_LEASE_POOL: Final = {"pool_size": 1, "max_overflow": 1, "pool_timeout": 3.0}
 _PRAGMAS: Final = (
     "journal_mode=WAL",  # Readers do not wait for the writer.
     "foreign_keys=ON",
@@ -36,10 +42,16 @@ _PRAGMAS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One connection pool with two engines: for transactions that write, and that only read."""
+    """Two connection pools, each with an engine for transactions that write and that only read.
+
+    The second pool is for leases: a process whose other connections all wait for a lock must not
+    lose its lease.
+    """
 
     write: Engine
     read: Engine
+    lease_write: Engine
+    lease_read: Engine
 
     @property
     def is_sqlite(self) -> bool:
@@ -48,21 +60,28 @@ class Database:
     def dispose(self) -> None:
         """Close all idle connections."""
         self.write.dispose()
+        self.lease_write.dispose()
 
 
-def make_database(url: str) -> Database:
-    """Return the database for an SQLAlchemy URL. The first use connects."""
+def make_database(
+    url: str, limits: SessionLimits | None = None, lease_limits: SessionLimits = LEASE
+) -> Database:
+    """Return the database for an SQLAlchemy URL. The first use connects.
+
+    SQLite ignores the limits. Without limits, sessions of PostgreSQL wait and hold locks for ever.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite(parsed)
+        return Database(*_sqlite(parsed, _POOL), *_sqlite(parsed, _LEASE_POOL))
     if parsed.get_backend_name() == "postgresql":
-        return _postgresql(parsed)
+        general = _postgresql(parsed, _POOL, limits or SessionLimits())
+        return Database(*general, *_postgresql(parsed, _LEASE_POOL, lease_limits))
     raise ValueError(
         f"the database {parsed.get_backend_name()!r} is not supported: use SQLite or PostgreSQL"
     )
 
 
-def _sqlite(url: URL) -> Database:
+def _sqlite(url: URL, pool: dict[str, Any]) -> tuple[Engine, Engine]:
     if not url.database or url.database == ":memory:":
         raise ValueError(
             "SQLite needs a database file, because several connections share the database"
@@ -74,16 +93,14 @@ def _sqlite(url: URL) -> Database:
         path.touch(mode=0o600)
     engine = create_engine(
         url,
-        pool_size=16,
-        max_overflow=16,
-        pool_timeout=_BUSY_TIMEOUT_SECONDS,
+        **pool,
         connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         json_serializer=_json,
         hide_parameters=True,  # Parameters contain user ids, and errors are logged.
     )
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
-    return Database(write=engine, read=engine.execution_options(**{_READ_ONLY: True}))
+    return engine, engine.execution_options(**{_READ_ONLY: True})
 
 
 def _on_sqlite_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -109,19 +126,39 @@ def _json(value: Any) -> str:
     return json.dumps(plain(value), allow_nan=False)
 
 
-def _postgresql(url: URL) -> Database:
-    options: dict[str, Any] = {"connect_timeout": 5, "application_name": "lethe"}
+def _postgresql(url: URL, pool: dict[str, Any], limits: SessionLimits) -> tuple[Engine, Engine]:
+    own_options = url.query.get("options", ())
+    given = [own_options] if isinstance(own_options, str) else list(own_options)
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
-        pool_size=10,
-        max_overflow=10,
-        pool_timeout=_BUSY_TIMEOUT_SECONDS,
+        **pool,
         pool_pre_ping=True,
         json_serializer=_json,
         hide_parameters=True,  # See SQLite.
-        connect_args=options,
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "lethe",
+            # Options of the URL come last, so that an operator can change a limit.
+            "options": " ".join([limits.session_options(), *given]),
+            **limits.connection_arguments(),
+        },
     )
-    return Database(
-        write=engine.execution_options(isolation_level="READ COMMITTED"),
-        read=engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
+    event.listen(engine, "handle_error", _on_ended_session)
+    return (
+        engine.execution_options(isolation_level="READ COMMITTED"),
+        engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
+    )
+
+
+def _on_ended_session(context: ExceptionContext) -> exc.OperationalError | None:
+    """Report a session that PostgreSQL ended for its idle transaction as a lost connection.
+
+    SQLAlchemy knows this state as an internal error of a usable connection.
+    """
+    original = context.original_exception
+    if getattr(original, "sqlstate", None) != _IDLE_SESSION_ENDED:
+        return None
+    context.is_disconnect = True
+    return exc.OperationalError(
+        context.statement, None, original, hide_parameters=True, connection_invalidated=True
     )

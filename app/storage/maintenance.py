@@ -126,7 +126,11 @@ def _vacuum(engine: Engine, transaction_id: int | None, wait_seconds: float) -> 
             if time.monotonic() >= deadline:
                 return holder
             time.sleep(_PAUSE_SECONDS)
-        return _vacuum_tables(connection)
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        try:
+            return _vacuum_tables(connection)
+        finally:
+            connection.exec_driver_sql("RESET statement_timeout")
 
 
 def _vacuum_tables(connection: Connection) -> str | None:

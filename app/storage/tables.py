@@ -47,6 +47,16 @@ _JSON = JSON(none_as_null=True)
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 
 
+#: Data versions outgrow 32 bits. Integers of SQLite have 64 bits under any name.
+_VERSION = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _index_of_nulls(name: str, column: str) -> Index:
+    """Return an index of the rows that have not ended."""
+    is_open = text(f"{column} IS NULL")
+    return Index(name, column, sqlite_where=is_open, postgresql_where=is_open)
+
+
 class Base(DeclarativeBase):
     """The base class of all tables."""
 
@@ -126,7 +136,7 @@ class RequestRow(Base):
     release: Mapped[str | None] = mapped_column(ForeignKey("releases.id"))
     completed_at: Mapped[datetime | None]
     #: `data_version` at completion. A job with an older data snapshot may not publish.
-    completed_version: Mapped[int | None]
+    completed_version: Mapped[int | None] = mapped_column(_VERSION)
     #: Read by processes of earlier versions only. The table `certificates` has all certificates.
     certificate: Mapped[dict[str, Any] | None]
     #: Requests with the same value are retried in one job; set when a failing batch is halved.
@@ -212,6 +222,8 @@ class ScrubRow(Base):
     created_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
 
+    __table_args__ = (_index_of_nulls("ix_scrub_owed_open", "closed_at"),)
+
 
 class SuppressionRow(Base):
     """A suppressed user, interaction or item.
@@ -274,7 +286,9 @@ class JobRow(Base):
     settings: Mapped[dict[str, Any]]
     metrics: Mapped[dict[str, Any]]
     error: Mapped[str | None]
-    snapshot_version: Mapped[int | None] = mapped_column("frozen_version", key="snapshot_version")
+    snapshot_version: Mapped[int | None] = mapped_column(
+        "frozen_version", _VERSION, key="snapshot_version"
+    )
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -288,6 +302,7 @@ class JobRow(Base):
             postgresql_where=text(f"status IN ({_OPEN})"),
         ),
         Index("ix_jobs_kind_created_at", "kind", "created_at"),
+        Index("ix_jobs_status", "status"),
     )
 
 
@@ -300,6 +315,8 @@ class JobClaimRow(Base):
     host: Mapped[str]
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
+
+    __table_args__ = (_index_of_nulls("ix_job_claims_unended", "ended_at"),)
 
 
 class ReleaseRow(Base):
@@ -354,6 +371,10 @@ class ReplicaRow(Base):
     lease_expires_at: Mapped[datetime]
     fenced: Mapped[bool] = mapped_column(default=False)
     problem: Mapped[str | None]
+    #: The live or target release that the replica last failed to load. None also: earlier version.
+    failed_release: Mapped[str | None] = mapped_column(String(40))
+    #: The data version up to which the replica has applied the change log. None: not reported yet.
+    data_version: Mapped[int | None] = mapped_column(_VERSION)
     registered_at: Mapped[datetime]
     #: The time of the switch to `serving`, and the precision in which the replica computes.
     serving_since: Mapped[datetime | None]
@@ -379,7 +400,7 @@ class StateRow(Base):
 
     __tablename__ = "state"
     id: Mapped[int] = mapped_column(primary_key=True)
-    data_version: Mapped[int] = mapped_column(default=0)
+    data_version: Mapped[int] = mapped_column(_VERSION, default=0)
     #: Fingerprint of the hash key with which the suppressions were written.
     key_fingerprint: Mapped[str | None] = mapped_column(String(64))
     #: LETHE_ID_RULE at the first start; None until the stored ids follow the rule.
@@ -394,9 +415,12 @@ class StateRow(Base):
 
 
 class DataChangeRow(Base):
-    """The change log that replicas read. Completion of a deletion clears `user_id`."""
+    """The change log that replicas read. Completion of a deletion clears `user_id`.
+
+    Entries that every live replica has applied are pruned.
+    """
 
     __tablename__ = "data_changes"
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(_VERSION, primary_key=True, autoincrement=False)
     kind: Mapped[str] = mapped_column(String(16))
     user_id: Mapped[str | None] = mapped_column(index=True)

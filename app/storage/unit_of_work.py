@@ -183,6 +183,10 @@ class UnitOfWorkFactory:
             return UnitOfWork(self.database.write, self.ledger, self.catch_up)
         return UnitOfWork(self.database.read)
 
+    def lease(self, *, write: bool = True) -> UnitOfWork:
+        """Create a short unit of work on the connections for leases; it changes no request."""
+        return UnitOfWork(self.database.lease_write if write else self.database.lease_read)
+
     def catch_up(self) -> None:
         """Reconcile the database with the ledger in a transaction of its own."""
         if self.ledger is not None and self._reconcile is not None:

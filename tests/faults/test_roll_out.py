@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: Seconds of the lease of a replica that is to be fenced, and of one that is to stay live. On a
 #: busy machine, the thread of a replica may not run for a second.
 SHORT_TTL, LONG_TTL = 4.0, 60.0
+#: Renewals in which a replica with a problem of an older release does not load the target.
+OCCUPIED_POLLS = 20
 
 
 class FakeReplica:
@@ -51,6 +54,7 @@ class FakeReplica:
 
     def _follow(self) -> None:
         state = ReplicaState(serving=self._serving)
+        polls = 0
         while not self._stop.wait(0.02):
             with self._factory() as uow:
                 alias = renew_replica(uow, self._ttl, self.id, state)
@@ -58,8 +62,13 @@ class FakeReplica:
                 self.fenced.set()
                 return
             if self._behavior == "broken":
-                state = ReplicaState(serving=self._serving, problem="digest")
-            elif self._behavior == "good":
+                state = ReplicaState(
+                    serving=self._serving, problem="digest", failed_release=alias.target
+                )
+            elif self._behavior == "occupied" and alias.target and polls < OCCUPIED_POLLS:
+                polls += 1
+                state = ReplicaState(serving=self._serving, problem="rel_old is being read")
+            elif self._behavior in {"good", "occupied"}:
                 state = ReplicaState(
                     serving=alias.live, prepared=alias.target, precision="bfloat16"
                 )
@@ -141,4 +150,29 @@ def test_release_no_replica_can_load_does_not_go_live(installation: Installation
     with installation.context.uow_factory() as uow:
         uow.replicas.remove(replica.id)
     assert run_once(installation.context)
+    installation.check_forgotten(request_id)
+
+
+def test_rollout_ends_as_soon_as_every_replica_has_failed(installation: Installation) -> None:
+    # A rollout that waited for the timeout would outlast the wait for the thread.
+    settings = installation.settings.model_copy(update={"rollout_timeout": 3600.0})
+    context = replace(installation.context, settings=settings)
+    request_id = installation.forget()
+    run = threading.Thread(target=run_once, args=(context,), daemon=True)
+    with FakeReplica(installation, "broken"):
+        run.start()
+        run.join(60.0)
+        assert not run.is_alive()
+    assert installation.request(request_id).status is RequestStatus.BATCHED
+    with installation.context.uow_factory(write=False) as uow:
+        assert uow.releases.alias().target is None
+
+
+def test_rollout_waits_for_a_replica_with_another_problem(installation: Installation) -> None:
+    settings = installation.settings.model_copy(update={"rollout_timeout": 60.0})
+    context = replace(installation.context, settings=settings)
+    request_id = installation.forget()
+    with FakeReplica(installation, "occupied") as replica:
+        assert run_once(context)
+        assert not replica.fenced.is_set()
     installation.check_forgotten(request_id)

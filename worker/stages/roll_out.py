@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 #: Time between two reads of the replicas' rows, in seconds.
 _POLL_SECONDS: Final = 0.1
+_NOT_LOADABLE: Final = "no replica could load it"
 
 
 def publish(run: JobRun, built: Built, parent: Release | None) -> None:
@@ -112,13 +113,28 @@ def roll_out(run: JobRun) -> None:
     run.begin(Stage.ROLL_OUT)
     with run.writing() as uow:
         rollout.start_rollout(uow, run.lease, target)
-    unprepared = _wait_while(run, lambda replicas: rollout.unprepared(replicas, target))
-    _check_loadable(run, target, unprepared)
+    _check_loadable(run, target, _wait_until_prepared(run, target))
     with run.writing() as uow:
         flipped = rollout.flip(uow, run.lease, target)
     if not flipped:
         raise RollOutError(release_id=target, reason="another process moved the alias")
     wait_until_confirmed(run, target)
+
+
+def _wait_until_prepared(run: JobRun, target: str) -> list[Replica]:
+    """Wait until all live replicas have prepared the release; return those left at the timeout.
+
+    If all of them have failed to load the release, the rollout ends without waiting further.
+    """
+    with run.context.uow_factory(write=False) as uow:
+        is_live = uow.releases.alias().live == target
+
+    def unprepared(replicas: list[Replica]) -> list[Replica]:
+        if not is_live and rollout.all_failed(replicas, target):
+            raise RollOutError(release_id=target, reason=_NOT_LOADABLE)
+        return rollout.unprepared(replicas, target)
+
+    return _wait_while(run, unprepared)
 
 
 def wait_until_confirmed(run: JobRun, target: str) -> None:
@@ -190,4 +206,4 @@ def _check_loadable(run: JobRun, target: str, unprepared: list[Replica]) -> None
         is_live = uow.releases.alias().live == target
     broken_ids = {replica.id for replica in unprepared if replica.problem}
     if live_replicas and not is_live and all(r.id in broken_ids for r in live_replicas):
-        raise RollOutError(release_id=target, reason="no replica could load it")
+        raise RollOutError(release_id=target, reason=_NOT_LOADABLE)

@@ -69,6 +69,7 @@ def stamp_unknown_versions(uow_factory: UnitOfWorkFactory) -> None:
         if not uow.people.has_unknown_versions():
             return
     with uow_factory() as uow:
+        uow.state.allow_long()
         uow.state.lock()
         uow.people.stamp_unknown_versions(uow.state.bump("interactions"))
 

@@ -51,12 +51,11 @@ class RecommendService:
         self._answering = Answering(self._query_reader, replica)
         self.answer_all = self._answering.answer_all
         self.answer_from_first_stage = self._answering.answer_from_first_stage
-        self.scoring = BoundedExecutor(
-            threads=settings.threads_that_score, places=settings.scoring_queue, name="lethe-score"
+        executor = partial(
+            BoundedExecutor, places=settings.scoring_queue, seconds=settings.scoring_backlog
         )
-        self.quick = BoundedExecutor(
-            threads=_QUICK_THREADS, places=settings.scoring_queue, name="lethe-quick"
-        )
+        self.scoring = executor(threads=settings.threads_that_score, name="lethe-score")
+        self.quick = executor(threads=_QUICK_THREADS, name="lethe-quick")
 
     def close(self) -> None:
         """Finish the answers in progress and refuse further queries."""
@@ -101,7 +100,7 @@ class RecommendService:
     ) -> list[Recommendation | LetheError]:
         """Answer several queries jointly; an error takes the place of its query's answer only."""
         work = partial(self.answer_all, queries)
-        answers = await self.scoring.run(work, weight=len(queries))
+        answers = await self.scoring.run(work, size=max(1, len(queries)))
         self._replica.answer_lease.require()
         return answers
 

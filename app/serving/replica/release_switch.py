@@ -65,6 +65,11 @@ class ReleaseSwitch:
             uow, loader.backend, executor, retry_seconds=retry_seconds, wake=wake
         )
         self._confirmed: str | None = None
+        #: The live release of the alias at the last step.
+        self._expected_live: str | None = None
+        #: Why that release is not the live model. Replaced as a whole at the end of a step, so that
+        #: another thread never reads a state within a switch.
+        self._live_problem: str | None = None
         #: Every model that is not freed yet: `forget` must reach the draining models too.
         self._loaded_models: set[LoadedModel] = set()
         #: Guards `_loaded_models`, because `forget` iterates over the set on another thread.
@@ -83,17 +88,34 @@ class ReleaseSwitch:
             serving=self._confirmed,
             prepared=_release_id(self._standby),
             problem=self.problem,
+            failed_release=self._failed_release(),
             # While an old model drains, the live model is not the one that is reported.
             precision=self.live.precision if self.live.release_id == self._confirmed else None,
         )
 
     @property
     def problem(self) -> str | None:
-        """Return the reason why this replica does not follow the alias, or None."""
+        """Return the reason why this replica does not follow the alias, or None.
+
+        The replica may be ready all the same: see `reasons_not_ready`.
+        """
         failures = [message for message, _ in self._failures.values()]
         if self.live.lost:
             failures.append(f"the engine has lost release {self.live.release_id}")
         return failures[0] if failures else self._drain_problem or self._adapter_cleanup.problem
+
+    def reasons_not_ready(self) -> list[str]:
+        """Return why no query can be answered from the live release; empty if queries can be.
+
+        Problems of the target release, of draining and of adapter cleanup are no reasons: all
+        replicas may have them at once while all of them answer from the live release.
+        """
+        reasons = [] if self.live.release_id is not None else ["no release is being served yet"]
+        if self.live.lost:
+            reasons.append(f"the engine has lost release {self.live.release_id}")
+        if self._live_problem is not None:
+            reasons.append(self._live_problem)
+        return reasons
 
     def restart(self, alias: Alias, now: float) -> None:
         """Start over under a new registration; only a model of the live release is kept.
@@ -103,6 +125,7 @@ class ReleaseSwitch:
         """
         self._drop_standby()
         self._failures.clear()
+        self._live_problem = None
         self._adapter_cleanup.restart()
         if self.live.release_id != alias.live:
             self._retire(self.live.switch(None), now)
@@ -119,6 +142,8 @@ class ReleaseSwitch:
             self._drop_standby()
         if self._standby is not None and self._standby.release_id == alias.live:
             self._switch_to(self._standby, now)
+        self._expected_live = alias.live
+        self._live_problem = self._problem_of_live()
         held = (None if self.live.lost else self.live.release_id, _release_id(self._standby))
         for release_id in release_ids:
             if release_id not in held:
@@ -136,6 +161,22 @@ class ReleaseSwitch:
             loaded_model.drain(self._drain_timeout)
             self._free(loaded_model)
         self._drop_standby()
+
+    def _failed_release(self) -> str | None:
+        """Return the release whose load failed; the target release if both loads did."""
+        failed = sorted(self._failures, key=lambda release_id: release_id == self._expected_live)
+        return failed[0] if failed else None
+
+    def _problem_of_live(self) -> str | None:
+        """Return why the live release is not the live model; None while a first model is loaded."""
+        expected_id = self._expected_live
+        if expected_id is None or (self.live.release_id == expected_id and not self.live.lost):
+            return None
+        if expected_id in self._failures:
+            return self._failures[expected_id][0]
+        if self.live.release_id in (None, expected_id):
+            return None
+        return f"release {expected_id} is live and not loaded yet"
 
     def _start_load(self, release_id: str, now: float) -> None:
         """Start loading a release, unless a load is running or a failed load must wait."""

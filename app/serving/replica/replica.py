@@ -161,12 +161,9 @@ class Replica:
         reasons += self._restore_watch.reasons_not_ready()
         if not self.answer_lease.valid:
             reasons.append("the replica's lease is not valid")
-        if self.live.release_id is None:
-            reasons.append("no release is being served yet")
+        reasons += self._release_switch.reasons_not_ready()
         if not self.first_stage.ready:
             reasons.append("the first stage's statistics are being built")
-        if self._release_switch.problem is not None:
-            reasons.append(self._release_switch.problem)
         return reasons
 
     def tick(self) -> None:
@@ -188,7 +185,7 @@ class Replica:
         ):
             alias = self._renew(self._id, now)
         else:
-            with self._uow(write=False) as uow:
+            with self._uow.lease(write=False) as uow:
                 alias = uow.releases.alias()
                 self._restore_watch.read(uow)
         self._is_database_up = True
@@ -263,8 +260,8 @@ class Replica:
 
     def _renew(self, replica_id: str, now: float) -> Alias | None:
         state = self._release_switch.state()
-        with self._uow() as uow:
-            alias = renew_replica(uow, self._ttl, replica_id, state)
+        with self._uow.lease() as uow:
+            alias = renew_replica(uow, self._ttl, replica_id, state, self.first_stage.version)
         if alias is None:
             self._drop_registration()
             self.wake()

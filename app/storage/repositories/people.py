@@ -382,6 +382,49 @@ class PeopleRepository(Repository):
             for portion in portions(item_ids)
         )
 
+    def item_ids_of(self, user_id: str, after: str, limit: int) -> list[str]:
+        """Return up to `limit` items that the user rated, in order of id, after the given id."""
+        query = (
+            select(InteractionRow.item_id)
+            .where(InteractionRow.user_id == user_id, InteractionRow.item_id > after)
+            .order_by(InteractionRow.item_id)
+            .limit(limit)
+        )
+        return list(self._connection.execute(query).scalars())
+
+    def items_that_stay(self, item_ids: Iterable[str], without: Iterable[str]) -> list[str]:
+        """Return the items that stay when the users `without` have no interactions any more.
+
+        An item stays if it is in a catalog, or if its origin is recorded and another user rated it.
+        """
+        user_ids = sorted(without)
+        is_rated = exists().where(
+            InteractionRow.item_id == ItemRow.id, InteractionRow.user_id.not_in(user_ids)
+        )
+        stays = (ItemRow.origin == ItemOrigin.CATALOG.value) | (
+            ItemRow.origin.is_not(None) & is_rated
+        )
+        items: list[str] = []
+        for portion in portions(item_ids):
+            query = select(ItemRow.id).where(ItemRow.id.in_(portion), stays)
+            items += self._connection.execute(query).scalars()
+        return items
+
+    def some_raters_of(self, item_id: str, limit: int) -> list[str]:
+        """Return up to `limit` users who rated the item, in any order."""
+        query = select(InteractionRow.user_id).where(InteractionRow.item_id == item_id)
+        return list(self._connection.execute(query.limit(limit)).scalars())
+
+    def delete_ratings_of_item(self, item_id: str, user_ids: Iterable[str]) -> int:
+        return sum(
+            self._changed(
+                delete(InteractionRow).where(
+                    InteractionRow.item_id == item_id, InteractionRow.user_id.in_(portion)
+                )
+            )
+            for portion in portions(user_ids)
+        )
+
     def retire_item(self, item_id: str) -> int:
         """Delete an item's interactions, title and attributes; return the number of interactions.
 
@@ -397,6 +440,9 @@ class PeopleRepository(Repository):
         return deleted
 
     def _stream(self, query: Select[Any]) -> Iterator[Row[Any]]:
+        if self._is_postgresql:
+            # A sort of all interactions may take longer than any statement of a request.
+            self._connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         options = {"stream_results": True, "yield_per": _STREAM_ROWS}
         return iter(self._connection.execute(query, execution_options=options))
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
 #: Columns that a replica may change when it renews its lease.
-_REPORTED: Final = frozenset({"serving", "prepared", "problem", "precision"})
+_REPORTED: Final = frozenset(
+    {"serving", "prepared", "problem", "failed_release", "precision", "data_version"}
+)
 
 
 class ReplicaRepository(Repository):
@@ -44,6 +46,8 @@ class ReplicaRepository(Repository):
             "serving": None,
             "prepared": None,
             "problem": None,
+            "failed_release": None,
+            "data_version": None,
             "serving_since": None,
             "precision": None,
             "software": software,
@@ -59,7 +63,7 @@ class ReplicaRepository(Repository):
         )
 
     def renew(self, replica_id: str, ttl_seconds: float, **changes: Any) -> bool:
-        """Renew the lease and record `serving`, `prepared`, `problem` or `precision`.
+        """Renew the lease and record the reported columns.
 
         Return False when the replica is fenced or unknown, or when its lease has expired.
         """

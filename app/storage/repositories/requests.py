@@ -175,9 +175,12 @@ class RequestRepository(Repository):
     def write_rows_deleted(self, request_id: str, rows_deleted: Mapping[str, int]) -> None:
         self._connection.execute(_update(_is(request_id), rows_deleted=dict(rows_deleted)))
 
-    def count_by_status(self) -> dict[RequestStatus, int]:
+    def count_open(self) -> dict[RequestStatus, int]:
+        """Return the number of open requests by status; only statuses with requests."""
         rows = self._connection.execute(
-            select(RequestRow.status, func.count()).group_by(RequestRow.status)
+            select(RequestRow.status, func.count())
+            .where(RequestRow.status.in_(_OPEN))
+            .group_by(RequestRow.status)
         )
         return {RequestStatus(status): count for status, count in rows}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import bindparam, case, distinct, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, distinct, func, insert, select, update
 
 from app.domain.catalog import CATALOG_KINDS, DataChange, LoggedRange, PendingChanges
 from app.domain.ledger import LedgerHead
 from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
-from app.storage.repositories.base import Repository
+from app.storage.repositories.base import Repository, portions
 from app.storage.repositories.releases import LIVE
 from app.storage.tables import AliasRow, DataChangeRow, StateRow, SuppressionRow
 
@@ -51,6 +51,15 @@ class StateRepository(Repository):
         """
         # SQLite ignores FOR UPDATE, but BEGIN IMMEDIATE already allows a single writer.
         self._connection.execute(select(StateRow.id).with_for_update()).all()
+
+    def allow_long(self) -> None:
+        """Remove the limits on statements and pauses of this transaction.
+
+        For rare work on all data that must not be interrupted, such as a restore.
+        """
+        if self._is_postgresql:
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                self._connection.exec_driver_sql(f"SET LOCAL {name} = 0")
 
     def data_version(self) -> int:
         return self._connection.execute(select(StateRow.data_version)).scalar_one()
@@ -142,10 +151,30 @@ class StateRepository(Repository):
         )
         return {row.kind: LoggedRange(first=row.first, last=row.last) for row in rows}
 
+    def prune_log(self, version: int, limit: int) -> int:
+        """Delete up to `limit` entries up to this version, the oldest first; return their number.
+
+        A reader that needs a deleted entry notices that the versions have a gap.
+        """
+        oldest = (
+            select(DataChangeRow.version)
+            .where(DataChangeRow.version <= version)
+            .order_by(DataChangeRow.version)
+            .limit(limit)
+        )
+        return self._changed(delete(DataChangeRow).where(DataChangeRow.version.in_(oldest)))
+
     def forget_user_in_log(self, user_id: str) -> int:
         """Clear the user id in the user's log entries, and return their number."""
-        return self._changed(
-            update(DataChangeRow).where(DataChangeRow.user_id == user_id).values(user_id=None)
+        return self.forget_users_in_log([user_id])
+
+    def forget_users_in_log(self, user_ids: Iterable[str]) -> int:
+        """Clear the ids of these users in the log, and return the number of changed entries."""
+        return sum(
+            self._changed(
+                update(DataChangeRow).where(DataChangeRow.user_id.in_(portion)).values(user_id=None)
+            )
+            for portion in portions(user_ids)
         )
 
     def ledger_head(self) -> LedgerHead | None:

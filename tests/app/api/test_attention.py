@@ -22,6 +22,7 @@ from app.services.jobs import (
     start_training,
 )
 from app.services.renewals import schedule
+from app.services.replicas import ReplicaState, register_replica, renew_replica
 from tests.support.gateway_world import serving, until_ready
 
 if TYPE_CHECKING:
@@ -118,6 +119,24 @@ def test_deletions_that_are_retried_are_reported(world: World) -> None:
     with world.uow() as uow:
         fail(uow, lease, "unlearn: KeyError", world.settings)
     assert "deletions-retried" in codes(world)
+
+
+def test_problem_of_a_rollout_is_a_warning_and_a_metric_of_every_gateway(world: World) -> None:
+    assert codes(world) == []
+    with world.uow() as uow:
+        for name in ("rep_a", "rep_b"):
+            register_replica(uow, 60.0, replica_id=name, host="machine-7", pid=1)
+        state = ReplicaState(problem="release rel_x cannot be loaded: OSError")
+        renew_replica(uow, 60.0, "rep_a", state)
+    (warning,) = attention(world).warnings
+    assert warning.code == "rollout-problem"
+    assert "1 of 2" in warning.detail
+    assert "release rel_x cannot be loaded: OSError" in warning.detail
+    _, metrics = read_all(world)
+    assert "lethe_replicas_with_problem 1.0" in metrics
+    with world.uow() as uow:
+        renew_replica(uow, 60.0, "rep_a", ReplicaState())
+    assert codes(world) == []
 
 
 def owe(world: World, seconds_left: float) -> str:

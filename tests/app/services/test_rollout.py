@@ -25,6 +25,7 @@ from app.services.replicas import (
     renew_replica,
 )
 from app.services.rollout import (
+    all_failed,
     fence,
     flip,
     publish,
@@ -170,10 +171,41 @@ def test_live_replicas_must_prepare_and_confirm(catalog: UnitOfWorkFactory) -> N
         assert [r.id for r in unconfirmed(uow.replicas.live(2.0), "rel")] == ["a", "b"]
     with catalog() as uow:
         renew_replica(uow, REPLICA_TTL, "a", ReplicaState(serving="rel"))
-        renew_replica(uow, REPLICA_TTL, "b", ReplicaState(problem="no memory"))
+        renew_replica(
+            uow, REPLICA_TTL, "b", ReplicaState(problem="no memory", failed_release="rel")
+        )
         assert unprepared(uow.replicas.live(2.0), "rel")[0].problem == "no memory"
         deregister_replica(uow, "b")
         assert unconfirmed(uow.replicas.live(2.0), "rel") == []
+
+
+def test_release_is_refused_when_every_replica_has_failed_to_load_it(
+    catalog: UnitOfWorkFactory,
+) -> None:
+    def is_refused() -> bool:
+        with catalog(write=False) as uow:
+            return all_failed(uow.replicas.live(2.0), "rel")
+
+    def report(replica_id: str, state: ReplicaState) -> None:
+        with catalog() as uow:
+            renew_replica(uow, REPLICA_TTL, replica_id, state)
+
+    assert not is_refused()  # Without replicas, the release goes live.
+    with catalog() as uow:
+        for name in ("a", "b", "fenced"):
+            register_replica(uow, REPLICA_TTL, replica_id=name, host="h", pid=1)
+        uow.replicas.fence(["fenced"])
+    report("a", ReplicaState(problem="damaged", failed_release="rel"))
+    assert not is_refused()
+    # Problems of other releases, or of draining, do not prevent the preparation of this release.
+    report("b", ReplicaState(problem="damaged", failed_release="older"))
+    assert not is_refused()
+    report("b", ReplicaState(problem="release older is still being read"))
+    assert not is_refused()
+    report("b", ReplicaState(problem="damaged", failed_release="rel"))
+    assert is_refused()
+    report("b", ReplicaState(prepared="rel"))
+    assert not is_refused()
 
 
 def test_replica_reports_since_when_and_in_which_precision_it_serves(

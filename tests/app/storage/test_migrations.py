@@ -11,10 +11,13 @@ from sqlalchemy import inspect, text
 
 from app.storage.engine import make_database
 from app.storage.migrate import alembic_config, migrate
+from app.storage.session_limits import SessionLimits
 from app.storage.tables import Base
 from app.storage.unit_of_work import UnitOfWorkFactory
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from app.storage.engine import Database
@@ -58,6 +61,90 @@ def test_many_log_entries_do_not_prolong_the_lock(postgres_database: Database) -
         # A plan that compares every entry with every user takes many minutes.
         connection.execute(text("SET LOCAL statement_timeout = '60s'"))
         command.upgrade(config, "head")
+
+
+@pytest.fixture
+def before_0005(postgres_database: Database, postgres_url: str) -> Iterator[Database]:
+    """A database of the previous version, with another pool than the one that migrates."""
+    config = alembic_config()
+    with postgres_database.write.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+    earlier = make_database(postgres_url, SessionLimits(lock=20.0))
+    yield earlier
+    earlier.dispose()
+    migrate(postgres_database)
+
+
+@pytest.mark.postgres
+def test_data_version_outgrows_32_bits(postgres_database: Database, before_0005: Database) -> None:
+    with before_0005.write.begin() as connection:
+        connection.execute(text(f"UPDATE state SET data_version = {2**31 - 1}"))
+        # More than the migration keeps.
+        connection.execute(
+            text(
+                "INSERT INTO data_changes"
+                f" SELECT {2**31 - 1} - n, 'interactions', 'u' || n"
+                " FROM generate_series(0, 100100) n"
+            )
+        )
+    migrate(postgres_database)
+    with UnitOfWorkFactory(postgres_database)() as uow:
+        assert uow.state.bump("interactions", ["a", "b"]) == 2**31 + 1
+        kept = [change.version for change in uow.state.changes_since(0)]
+    assert kept == list(range(2**31 - 100_000, 2**31 + 2))
+    query = (
+        "SELECT table_name || '.' || column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND data_type <> 'bigint' AND column_name IN"
+        " ('data_version', 'version', 'completed_version', 'frozen_version')"
+    )
+    statistics = (
+        "SELECT attstattarget FROM pg_attribute"
+        " WHERE attrelid = 'data_changes'::regclass AND attname = 'user_id'"
+    )
+    with postgres_database.read.connect() as connection:
+        assert connection.execute(text(query)).scalars().all() == []
+        assert connection.execute(text(statistics)).scalar_one() == 0
+
+
+@pytest.mark.postgres
+def test_sessions_with_prepared_statements_survive_the_migration(
+    postgres_database: Database, before_0005: Database
+) -> None:
+    factory = UnitOfWorkFactory(before_0005)
+
+    def read() -> int:
+        with factory(write=False) as uow:
+            return uow.state.standing([]).data_version
+
+    for _ in range(10):  # The driver prepares a statement that is repeated.
+        assert read() == 0
+    migrate(postgres_database)
+    assert read() == 0
+
+
+@pytest.mark.postgres
+def test_long_read_neither_stops_the_service_nor_the_migration(
+    postgres_database: Database, before_0005: Database
+) -> None:
+    factory = UnitOfWorkFactory(before_0005)
+    with ThreadPoolExecutor(1) as pool:
+        with factory(write=False) as long_read:
+            long_read.state.data_version()
+            migration = pool.submit(migrate, postgres_database)
+            wait_until(lambda: is_waiting(before_0005), "the migration does not wait")
+            # Behind a lock that waits for the long read, this would wait as long.
+            with factory() as uow:
+                uow.state.lock()
+            assert not migration.done()
+        migration.result()
+
+
+def is_waiting(database: Database) -> bool:
+    """Return whether a session waits for a lock on a table."""
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+    with database.write.connect() as connection:
+        return bool(connection.execute(text(query)).scalar_one())
 
 
 def test_concurrent_migrations_succeed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,13 @@ def reported(world: World, replica: Replica) -> tuple[str | None, str | None, bo
     with world.uow(write=False) as uow:
         (row,) = [row for row in uow.replicas.all() if row.id == replica.id]
     return row.serving, row.prepared, row.problem is not None
+
+
+def failed_release(world: World, replica: Replica) -> str | None:
+    """Return the release that the replica's row names as impossible to load."""
+    with world.uow(write=False) as uow:
+        (row,) = [row for row in uow.replicas.all() if row.id == replica.id]
+    return row.failed_release
 
 
 class Clock:
@@ -163,6 +171,7 @@ def test_a_reader_beyond_the_drain_timeout_is_reported_and_not_interrupted(
         wait_until(lambda: reported(world, replica)[1] == second, "not prepared")
         world.flip(second_lease, second)
         wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
+        assert replica.reasons_not_ready() == []  # It answers from the second release.
         assert torch_recommender(reading) is not None
     wait_until(lambda: reported(world, replica) == (second, None, False), "not confirmed")
 
@@ -176,9 +185,13 @@ def test_a_damaged_release_is_reported_and_the_old_release_answers_until_the_fli
     lease, second = publish_damaged_release(world)
     wait_until(lambda: reported(world, replica)[2], "the problem is not reported")
     assert reported(world, replica) == (first, None, True)
-    assert any(second in reason for reason in replica.reasons_not_ready())
+    assert failed_release(world, replica) == second
+    assert replica.reasons_not_ready() == []
     assert service.answer(ask("u1", 5)).release == first
     world.flip(lease, second)
+    wait_until(lambda: bool(replica.reasons_not_ready()), "ready without the live release")
+    (reason,) = replica.reasons_not_ready()
+    assert second in reason
     with pytest.raises(ReplicaNotReadyError):
         service.answer(ask("u1", 5))
 
@@ -288,3 +301,46 @@ def test_a_replica_with_another_hash_key_gets_no_lease(
     with pytest.raises(KeyMismatchError):
         replica.tick()
     assert not replica.answer_lease.valid
+
+
+def test_a_replica_keeps_its_lease_while_all_other_connections_are_in_use(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    replica = make_replica()
+    replica.tick()
+    pool = world.uow.database.write.pool
+    with ExitStack() as stack:
+        while pool.checkedout() < pool.size() + pool._max_overflow:  # type: ignore[attr-defined]
+            stack.enter_context(world.uow(write=False))
+        replica._renewed_at = float("-inf")  # The renewal is due.
+        replica.tick()
+        assert replica._renewed_at > 0
+        replica.tick()
+    assert replica.answer_lease.valid
+
+
+def test_a_replica_reports_how_far_it_has_followed_the_change_log(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    replica = make_replica()
+    replica.tick()
+    world.forget("u1")
+    replica.first_stage.follow()
+    replica._renewed_at = float("-inf")  # The renewal is due.
+    replica.tick()
+    with world.uow(write=False) as uow:
+        (row,) = uow.replicas.all()
+        assert row.data_version == uow.state.data_version() == replica.first_stage.version
+
+
+def test_a_replica_that_lacks_entries_of_the_pruned_log_reads_all_data_again(
+    world: World, make_replica: Callable[[], Replica]
+) -> None:
+    first_stage = make_replica().first_stage
+    users = len(first_stage)
+    world.forget("u1")
+    with world.uow() as uow:
+        version = uow.state.data_version()
+        assert uow.state.prune_log(version, 1000) > 0
+    first_stage.follow()
+    assert (first_stage.version, len(first_stage)) == (version, users - 1)

@@ -133,6 +133,7 @@ def test_a_replica_does_not_confirm_while_the_old_adapter_answers_queries(
     texts.world.flip(lease, second)
     wait_until(lambda: row(texts, replica).problem is not None, "no problem is reported")
     assert "older releases cannot be unloaded" in row(texts, replica).problem
+    assert replica.reasons_not_ready() == []
     assert row(texts, replica).serving == first
     assert first in texts.exported()
     texts.check(service, second)  # The replica already answers from the new release.

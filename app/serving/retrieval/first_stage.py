@@ -88,12 +88,6 @@ class FirstStage:
         view = self._view
         return -1 if view is None else view.state.version
 
-    @property
-    def version(self) -> int:
-        """Return the data version up to which all changes are counted; -1 without statistics."""
-        state = self._state
-        return -1 if state is None else state.version
-
     def __len__(self) -> int:
         """Return the number of users with interactions in the statistics."""
         view = self._view

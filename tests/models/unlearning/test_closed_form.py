@@ -1,4 +1,4 @@
-"""Item and answer rows in closed form, compared with hand-computed counts and products."""
+"""Item rows in closed form, compared with hand-computed counts and products."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from models.unlearning.closed_form import (
     ItemChange,
     removed_samples,
 )
+from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
+from tests.models.conftest import World, nothing
 from tests.support.planted_tastes import HOLDOUT, RECIPE, planted
 
 DATA = planted()
@@ -45,3 +47,11 @@ def test_kept_is_the_share_of_an_items_samples_that_remain() -> None:
     count = int((WHOLE.parts.train.candidate == PAIR[1]).sum())
     assert change.item_indices.tolist() == [PAIR[1]]
     assert np.allclose(change.kept, (count - 1) / count)
+
+
+def test_only_rows_of_items_move_in_closed_form(world: World) -> None:
+    """A factor on all margins would describe one data set (decision 0022)."""
+    task = replace(world.task(), prepared=WITHOUT_PAIR)
+    unlearned = E2URecFast(E2URecFastConfig(steps=1)).unlearn(task, nothing)
+    assert unlearned.rows is not None
+    assert unlearned.rows.tokens.tolist() == [VOCABULARY.first_item + PAIR[1]]

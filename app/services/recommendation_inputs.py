@@ -222,9 +222,12 @@ def recheck(
     standing = uow.state.standing(hashes)
     version = standing.data_version
     changes = uow.state.newest_changes(seen_version) if version > seen_version else {}
+    first = min((change.first for change in changes.values()), default=version + 1)
+    # A pruned log may have lost a deletion.
+    is_incomplete = version > seen_version and first != seen_version + 1
     return Recheck(
         gone=frozenset(hashes[user_hash] for user_hash in standing.suppressed),
-        is_overtaken=bool(changes.keys() & _OVERTAKING),
+        is_overtaken=is_incomplete or bool(changes.keys() & _OVERTAKING),
         data_version=version,
         alias=standing.alias,
         is_restoring=standing.is_restoring,

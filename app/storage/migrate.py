@@ -38,9 +38,9 @@ def migrate(database: Database) -> None:
     try:
         with database.write.begin() as connection:
             if not database.is_sqlite:
-                # A migration of another process, or a statement of this one, may take long.
-                for name in ("lock_timeout", "statement_timeout"):
-                    connection.exec_driver_sql(f"SET LOCAL {name} = 0")
+                # A migration of another process, or a step of this one, may take long.
+                for name in ("lock", "statement", "idle_in_transaction_session"):
+                    connection.exec_driver_sql(f"SET LOCAL {name}_timeout = 0")
                 lock = text("SELECT pg_advisory_xact_lock(:key)")
                 connection.execute(lock, {"key": _ADVISORY_LOCK})
             config.attributes["connection"] = connection

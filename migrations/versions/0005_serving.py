@@ -90,11 +90,15 @@ def _lock(*tables: str) -> None:
 
 
 def _end_other_sessions() -> None:
-    """End the other sessions of Lethe; they connect again and wait for the migration."""
+    """End the other sessions of Lethe; they connect again and wait for the migration.
+
+    A session that waits for the advisory lock migrates next. It has prepared no statement.
+    """
     op.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND usename = current_user "
-        "AND application_name = 'lethe' AND pid <> pg_backend_pid()"
+        "AND application_name = 'lethe' AND pid <> pg_backend_pid() "
+        "AND wait_event IS DISTINCT FROM 'advisory'"
     )
 
 

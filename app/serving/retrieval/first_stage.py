@@ -106,6 +106,8 @@ class FirstStage:
                 target = version if target is None else target
                 if view.state.version >= target:
                     return
+                # A slice that removes a popular item pauses for long between its statements.
+                uow.state.allow_long()
                 is_possible = can_follow(uow, view.state, version)
                 update = next_slice(uow, self._pseudonyms, view.state) if is_possible else None
             if update is None:
@@ -218,6 +220,7 @@ class FirstStage:
 
     def _rebuilt(self, uow: UnitOfWork, version: int) -> IndexView:
         """Build a new index from this snapshot, or return the one that another thread has built."""
+        uow.state.allow_long()  # The database must not end the session while this thread waits.
         with self._rebuild_lock:
             view, generation = self._view, self._generation
             if view is not None and view.version >= version:

@@ -31,6 +31,12 @@ class Repository:
     def _is_postgresql(self) -> bool:
         return self._connection.dialect.name == "postgresql"
 
+    def _allow_long(self) -> None:
+        """Remove the limits on statements and pauses of this transaction."""
+        if self._is_postgresql:
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                self._connection.exec_driver_sql(f"SET LOCAL {name} = 0")
+
     def _changed(self, statement: Executable) -> int:
         """Execute an update or delete and return the number of changed rows."""
         result = cast("CursorResult[Any]", self._connection.execute(statement))

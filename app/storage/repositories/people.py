@@ -440,9 +440,9 @@ class PeopleRepository(Repository):
         return deleted
 
     def _stream(self, query: Select[Any]) -> Iterator[Row[Any]]:
-        if self._is_postgresql:
-            # A sort of all interactions may take longer than any statement of a request.
-            self._connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        # A sort of all interactions may take longer than any statement of a request, and counting
+        # the rows longer than any pause between two statements.
+        self._allow_long()
         options = {"stream_results": True, "yield_per": _STREAM_ROWS}
         return iter(self._connection.execute(query, execution_options=options))
 

@@ -57,9 +57,7 @@ class StateRepository(Repository):
 
         For rare work on all data that must not be interrupted, such as a restore.
         """
-        if self._is_postgresql:
-            for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
-                self._connection.exec_driver_sql(f"SET LOCAL {name} = 0")
+        self._allow_long()
 
     def data_version(self) -> int:
         return self._connection.execute(select(StateRow.data_version)).scalar_one()

@@ -11,7 +11,7 @@ from sqlalchemy import inspect, text
 
 from app.storage.engine import make_database
 from app.storage.migrate import alembic_config, migrate
-from app.storage.session_limits import SessionLimits
+from app.storage.session_limits import GATEWAY, SessionLimits
 from app.storage.tables import Base
 from app.storage.unit_of_work import UnitOfWorkFactory
 from tests.support.processes import wait_until
@@ -19,6 +19,8 @@ from tests.support.processes import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from alembic.config import Config
 
     from app.storage.engine import Database
 
@@ -140,11 +142,42 @@ def test_long_read_neither_stops_the_service_nor_the_migration(
         migration.result()
 
 
-def is_waiting(database: Database) -> bool:
-    """Return whether a session waits for a lock on a table."""
-    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+@pytest.mark.postgres
+def test_migration_does_not_end_another_that_waits(
+    postgres_database: Database, before_0005: Database
+) -> None:
+    """Two machines are upgraded at once; the second has nothing to do, and must not fail."""
+    with ThreadPoolExecutor(2) as pool:
+        with UnitOfWorkFactory(before_0005)(write=False) as long_read:
+            long_read.state.data_version()
+            migrations = [pool.submit(migrate, postgres_database) for _ in range(2)]
+            wait_until(lambda: is_waiting(before_0005), "no migration waits for the read")
+            wait_until(lambda: is_waiting(before_0005, "advisory"), "no migration waits")
+        for migration in migrations:
+            migration.result()
+
+
+@pytest.mark.postgres
+def test_migration_may_pause(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration of many rows may compute between two statements."""
+    database = make_database(postgres_url, GATEWAY)
+    limits: list[str] = []
+
+    def record(config: Config, _revision: str) -> None:
+        query = text("SHOW idle_in_transaction_session_timeout")
+        limits.append(config.attributes["connection"].execute(query).scalar_one())
+
+    monkeypatch.setattr(command, "upgrade", record)
+    migrate(database)
+    database.dispose()
+    assert limits == ["0"]
+
+
+def is_waiting(database: Database, kind: str = "relation") -> bool:
+    """Return whether a session waits for a lock of this kind, by default on a table."""
+    query = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = :kind")
     with database.write.connect() as connection:
-        return bool(connection.execute(text(query)).scalar_one())
+        return bool(connection.execute(query, {"kind": kind}).scalar_one())
 
 
 def test_concurrent_migrations_succeed(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from app.domain.jobs import JobKind
 from app.services.forget import ForgetCommand, request_forget
 from app.services.jobs import claim, start_training
 from app.services.replicas import ReplicaState, register_replica, renew_replica
+from app.serving.retrieval import first_stage
+from app.serving.retrieval.first_stage import FirstStage
+from app.serving.retrieval.index_updates import next_slice
 from app.settings import Settings
 from app.storage.engine import make_database
 from app.storage.session_limits import GATEWAY, LEASE, WORKER, SessionLimits
@@ -177,6 +180,48 @@ def test_work_on_all_data_has_no_limits(open_with: Callable[..., Database]) -> N
         run_slowly(lambda _: None, write=True)
     run_slowly(lambda uow: uow.state.allow_long(), write=True)
     run_slowly(lambda uow: list(uow.people.users()), write=False)
+    for before in (lambda uow: uow.state.allow_long(), lambda uow: list(uow.people.users())):
+        with factory(write=False) as uow:
+            before(uow)
+            assert pause_limit(uow) == "0"
+
+
+def pause_limit(uow: UnitOfWork) -> str:
+    assert uow._connection is not None
+    name = "idle_in_transaction_session_timeout"
+    return str(uow._connection.exec_driver_sql(f"SHOW {name}").scalar_one())
+
+
+@pytest.mark.postgres
+def test_counting_may_pause_longer_than_a_request(
+    open_with: Callable[..., Database],
+    pseudonyms: Pseudonyms,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counting all ratings, a slice with a popular item, and the wait for another rebuild."""
+    factory = UnitOfWorkFactory(open_with(GATEWAY))
+    stage = FirstStage(factory, pseudonyms)
+    limits: dict[str, str] = {}
+
+    def record_slice(uow: UnitOfWork, *arguments: Any) -> Any:
+        limits["slice"] = pause_limit(uow)
+        return next_slice(uow, *arguments)
+
+    monkeypatch.setattr(first_stage, "next_slice", record_slice)
+    stage.rebuild()
+    with factory() as uow:
+        uow.state.bump("items")
+    stage.follow()
+    with factory(write=False) as uow:
+
+        class RecordingLock(nullcontext[None]):
+            def __enter__(self) -> None:
+                limits["wait"] = pause_limit(uow)
+
+        monkeypatch.setattr(stage, "_rebuild_lock", RecordingLock())
+        stage._rebuilt(uow, uow.state.data_version() + 1)
+        limits["rebuild"] = pause_limit(uow)
+    assert limits == {"slice": "0", "wait": "0", "rebuild": "0"}
 
 
 def exhaust(factory: UnitOfWorkFactory, stack: ExitStack) -> None:

@@ -107,6 +107,22 @@ def test_an_answer_that_is_overtaken_again_only_loses_candidates(
     assert answer.tag is None
 
 
+def test_an_answer_is_repaired_although_the_log_was_pruned_meanwhile(
+    world: World, service: RecommendService, scorer: InterferingScorer
+) -> None:
+    """A batch that explains its answers with a slow model may outlast the kept entries."""
+    before = tier(world, service, "u1", 20)
+
+    def forget_and_prune() -> None:
+        world.forget(item_id=before[0])
+        with world.uow() as uow:
+            uow.state.prune_log(uow.state.data_version(), 10_000)
+
+    scorer.meanwhile = once(forget_and_prune)
+    answer = service.answer(ask("u1", 20))
+    assert before[0] not in {item.item_id for item in answer.items}
+
+
 def test_forgets_by_others_never_lose_an_answer(
     world: World, service: RecommendService, scorer: InterferingScorer
 ) -> None:

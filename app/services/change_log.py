@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 #: Entries per transaction.
 _CHUNK: Final = 5_000
 #: Seconds for which an entry stays after all live replicas have applied it. An answer is checked
-#: against all entries since its inputs were read, and no answer takes that long.
+#: against all entries since its inputs were read; one that takes longer is repaired in any case.
 KEEP_SECONDS: Final = 600.0
 
 

@@ -70,7 +70,9 @@ class Answering:
             ]
             alias = self._complete(drafts, before_recheck)
             if alias is None:
-                self._replica.answer_lease.require()
+                # Errors say nothing that the release knows, so they need no lease.
+                if any(isinstance(draft, Draft) for draft in drafts):
+                    self._replica.answer_lease.require()
                 return [self._result(draft) for draft in drafts]
             if not self._replica.await_release(alias.live):
                 break

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.domain.catalog import Interaction, ItemOrigin
+from app.domain.catalog import NO_USER, Interaction, ItemOrigin
 from app.domain.errors import LeaseLostError
 from app.domain.jobs import JobStatus, Lease
 from app.services.completion import delete_rows
@@ -85,7 +85,7 @@ def test_log_does_not_show_who_rated_a_deleted_item(
     started = lease(item_id="i0")
     list(delete_in_chunks(catalog, started, chunk=2))
     with catalog(write=False) as uow:
-        assert {change.user_id for change in uow.state.changes_since(0)} == {None}
+        assert {change.user_id for change in uow.state.changes_since(0)} == {NO_USER}
 
 
 def test_some_interactions_of_a_user_are_deleted(

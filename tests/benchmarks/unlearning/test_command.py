@@ -94,7 +94,10 @@ def refusal(data: Path, out: Path, *more: str) -> str:
         (["--retrain-runs", "3"], "--retrain-runs must be 4 to 100, not 3."),
         (["--shadows", "-1"], "--shadows must be 0 to 1000, not -1."),
         (["--protocol", "sequential", "--teacher-only"], "Evaluate those of --protocol paper"),
-        (["--teacher-only", "--methods", "neggrad"], "Choose from: e2urec, e2urec-fast, e2urec-long."),
+        (
+            ["--teacher-only", "--methods", "neggrad"],
+            "Choose from: e2urec, e2urec-fast, e2urec-long.",
+        ),
     ],
 )
 def test_invalid_options_are_refused(

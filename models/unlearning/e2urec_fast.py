@@ -110,6 +110,7 @@ LANGUAGE: Final = E2URecFastConfig(
     learning_rate=3e-4,
     warmup_steps=2,
     steps=12,
+    passes=3.0,
     forget_batch=8,
     retain_batch=8,
     overshoot_factor=2.0,

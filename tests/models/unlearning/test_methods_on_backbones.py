@@ -41,7 +41,7 @@ from models.training.trainer import TrainConfig, row_losses
 from models.unlearning.apa import Apa, ApaConfig
 from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import UnlearningTask
-from models.unlearning.e2urec import E2URec, E2URecConfig, E2URecLong
+from models.unlearning.e2urec import E2URec, E2URecConfig
 from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
 from models.unlearning.finetuning import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
@@ -71,7 +71,6 @@ METHODS: dict[str, UnlearningMethod] = {
     "npo": Npo(NpoConfig(loop=LOOP)),
     "simnpo": SimNpo(SimNpoConfig(loop=LOOP)),
     "e2urec": E2URec(E2URecConfig(augment_steps=2, joint_steps=2, batch_size=8)),
-    "e2urec-long": E2URecLong(E2URecConfig(augment_steps=2, joint_steps=3, batch_size=8)),
     "e2urec-fast": E2URecFast(E2URecFastConfig(steps=2, forget_batch=4, retain_batch=4)),
     "sisa": Sisa(SisaConfig(shards=2, passes=1)),
     "receraser": RecEraser(RecEraserConfig(shards=2, passes=1, steps=2, most_rows=16)),

@@ -5,8 +5,8 @@ published hyperparameters. The losses are over the whole vocabulary where the ba
 pretrained on one; a compact model knows two answers only.
 
 Differences from the published code: the attention mask is passed, because a missing mask is a
-mistake and not part of the method; and rates scale with the recipe, because the published rates
-belong to T5-base. `e2urec_fast` is Lethe's own variant.
+mistake and not part of the method; and the rate of the augmented model is a share of the recipe's,
+because the published rate belongs to T5-base. `e2urec_fast` is Lethe's own variant.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class E2URecConfig:
     joint_steps: int = 188
 
 
-#: More steps of the joint loss, and the published rate of the augmented model as it is.
+#: Ten times as many joint steps. The share gives the published rate, 5e-5, for the compact recipe's
+#: rate of 2e-3.
 LONG: Final = E2URecConfig(augment_rate=0.025, joint_steps=2000)
 
 

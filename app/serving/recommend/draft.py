@@ -18,7 +18,7 @@ from app.serving.recommend.ranking import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from app.domain.recommendations import Reason, Recommendation
     from app.serving.recommend.ranking import PreparedQuery
@@ -86,9 +86,8 @@ class Draft:
         return rank_with_scores(self.prepared, self.scores, self.reasons, self.release, tier_size)
 
 
-def score(loaded_model: LoadedModel, drafts: Iterable[Draft], tier_size: int) -> None:
-    """Compute all missing scores of the drafts with one release; raises ReleaseLostError."""
-    ranked = [draft for draft in drafts if draft.is_ranked_by_model]
+def score(loaded_model: LoadedModel, ranked: Sequence[Draft], tier_size: int) -> None:
+    """Compute all missing scores of drafts that the model ranks; raises ReleaseLostError."""
     for draft in ranked:
         if draft.release not in {None, loaded_model.release_id}:
             draft.discard_scores()

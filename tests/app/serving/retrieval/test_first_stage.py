@@ -13,40 +13,12 @@ from app.services.orphaned_items import OrphanedItems, retire_orphans
 from app.services.recommendation_inputs import read_inputs
 from app.serving.retrieval.first_stage import FirstStage
 from models.prompts.scoring_inputs import HistoryEvent
+from tests.support.first_stages import index_bytes, propose, rebuilt
 from tests.support.gateway_world import ITEMS, USERS, World, ask
 from tests.support.statements import is_whole_table, statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@pytest.fixture
-def first_stage(world: World) -> FirstStage:
-    first_stage = FirstStage(world.uow, world.pseudonyms)
-    first_stage.rebuild()
-    return first_stage
-
-
-def index_bytes(first_stage: FirstStage) -> bytes:
-    """Return the canonical bytes of the index."""
-    assert first_stage._view is not None
-    return first_stage._view.state.index.state()
-
-
-def rebuilt_bytes(world: World) -> bytes:
-    """Return the canonical bytes of an index that is built from the present data."""
-    first_stage = FirstStage(world.uow, world.pseudonyms)
-    first_stage.rebuild()
-    return index_bytes(first_stage)
-
-
-def propose(world: World, first_stage: FirstStage, user_id: str = "u0") -> list[str]:
-    with world.uow(write=False) as uow:
-        inputs = read_inputs(uow, world.pseudonyms, user_id)
-        proposal = first_stage.propose(
-            uow, inputs, ask(user_id, ITEMS, exclude_seen=False), 0, ITEMS + 1
-        )
-    return [item.id for item in proposal.items]
 
 
 def rate(world: World, user_id: str, item_id: str) -> None:
@@ -88,7 +60,7 @@ def test_following_the_log_gives_the_bytes_of_a_rebuild(
     with statements(world) as executed:
         first_stage.follow()
     assert not [sql for sql in executed if is_whole_table(sql)]  # Changed, not rebuilt.
-    assert index_bytes(first_stage) == rebuilt_bytes(world)
+    assert index_bytes(first_stage) == index_bytes(rebuilt(world))
 
 
 @pytest.mark.parametrize("change", [forget_user, forget_item])
@@ -107,7 +79,7 @@ def test_a_forgotten_pair_is_removed(world: World, first_stage: FirstStage) -> N
         item_id = uow.people.history("u3")[0].item_id
     world.forget("u3", item_id)
     first_stage.follow()
-    assert index_bytes(first_stage) == rebuilt_bytes(world)
+    assert index_bytes(first_stage) == index_bytes(rebuilt(world))
 
 
 def test_the_proposal_contains_the_history_with_titles(
@@ -161,7 +133,7 @@ def test_an_orphaned_item_of_a_forgotten_user_is_proposed_by_no_replica(
         assert len(proposed) == ITEMS
         assert not [item_id for item_id in proposed if item_id.startswith(("u3s", "retired"))]
         replica.follow()
-        assert index_bytes(replica) == rebuilt_bytes(world)
+        assert index_bytes(replica) == index_bytes(rebuilt(world))
 
 
 def test_a_deletion_without_user_id_causes_a_rebuild_before_a_proposal(
@@ -175,7 +147,7 @@ def test_a_deletion_without_user_id_causes_a_rebuild_before_a_proposal(
         uow.state.bump("completed")
     propose(world, first_stage)
     assert len(first_stage) == user_count - 1
-    assert index_bytes(first_stage) == rebuilt_bytes(world)
+    assert index_bytes(first_stage) == index_bytes(rebuilt(world))
 
 
 def test_ratings_without_user_id_wait_for_the_background_rebuild_but_deletions_do_not(
@@ -192,7 +164,7 @@ def test_ratings_without_user_id_wait_for_the_background_rebuild_but_deletions_d
     assert index_bytes(first_stage) == before
     assert len(first_stage) == len(USERS) - 1
     first_stage.follow()
-    assert index_bytes(first_stage) == rebuilt_bytes(world)
+    assert index_bytes(first_stage) == index_bytes(rebuilt(world))
 
 
 def test_new_items_can_be_proposed(world: World, first_stage: FirstStage) -> None:

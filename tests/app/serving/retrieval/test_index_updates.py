@@ -17,6 +17,7 @@ from app.services.pseudonyms import Pseudonyms
 from app.services.recommendation_inputs import SuppressedItemsCache, read_inputs
 from app.serving.retrieval.first_stage import FirstStage
 from app.serving.retrieval.index_updates import SLICE_ENTRIES
+from tests.support.first_stages import index_bytes, propose, rebuilt
 from tests.support.gateway_world import ITEMS, USERS, World, ask
 from tests.support.statements import is_whole_table, statements
 
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MANY = 3 * SLICE_ENTRIES
-
-
-@pytest.fixture
-def first_stage(world: World) -> FirstStage:
-    first_stage = FirstStage(world.uow, world.pseudonyms)
-    first_stage.rebuild()
-    return first_stage
 
 
 @dataclass
@@ -75,24 +69,6 @@ def many_users(world: World, number: int = MANY) -> list[str]:
             ],
         )
     return user_ids
-
-
-def index_bytes(first_stage: FirstStage) -> bytes:
-    assert first_stage._view is not None
-    return first_stage._view.state.index.state()
-
-
-def rebuilt(world: World) -> FirstStage:
-    other = FirstStage(world.uow, world.pseudonyms)
-    other.rebuild()
-    return other
-
-
-def propose(world: World, first_stage: FirstStage, user_id: str = "u0") -> list[str]:
-    with world.uow(write=False) as uow:
-        inputs = read_inputs(uow, world.pseudonyms, user_id)
-        query = ask(user_id, ITEMS, exclude_seen=False)
-        return [item.id for item in first_stage.propose(uow, inputs, query, 0, ITEMS + 1).items]
 
 
 def counted(world: World, first_stage: FirstStage, user_id: str = "u0") -> int:

@@ -1,4 +1,4 @@
-"""What queries read: an index, and on top of it everything that must take effect at once.
+"""Keep deletions and changes of the catalog on top of an index, as one view that queries read.
 
 A view never changes. The index follows the change log in the background, so it may lag behind.
 Deletions and changes of the catalog do not wait for it: a view with the same index takes their

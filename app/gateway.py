@@ -94,6 +94,8 @@ def make_server(settings: Settings) -> uvicorn.Server:
             # A URL contains user ids. The application logs the route's template instead.
             access_log=False,
             server_header=False,
+            proxy_headers=True,
+            forwarded_allow_ips=list(settings.trusted_proxies),
             http=limited_protocol(settings),
             ws="none",
             timeout_graceful_shutdown=int(settings.drain_timeout),

@@ -6,14 +6,16 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app.api import problems
 from app.api.attention import AttentionReader
 from app.api.auth import AccessGuard
+from app.api.edge import Edge
 from app.api.metrics import Metrics
 from app.api.middleware import BodyLimit, LedgerRetry, Observer
-from app.api.routes import ROUTERS
+from app.api.query_parameters import check_query_parameters
+from app.api.routes import ROUTERS, ROUTES
 from app.api.state import Gateway
 from app.services.restore import reconciler
 from app.services.secrets import load_pseudonyms
@@ -56,6 +58,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Unlearning as a service for recommenders that are language models.",
         version=VERSION,
         lifespan=lifespan,
+        # A proxy that strips or adds a prefix would make the target of a redirect wrong.
+        redirect_slashes=False,
+        servers=[{"url": settings.root_path or "/"}],
+        dependencies=[Depends(check_query_parameters)],
+        openapi_url=None,  # `app.api.routes.web` has the route, so that it follows the same rules.
         docs_url=None,  # The page would load scripts from other hosts.
         redoc_url=None,
     )
@@ -69,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(AccessGuard, settings=settings)
     app.add_middleware(Observer, metrics=metrics)
+    app.add_middleware(Edge, settings=settings, routes=ROUTES)
     return app
 
 

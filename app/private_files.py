@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from app.domain.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -35,10 +37,22 @@ def protect_home(settings: Settings) -> None:
 
     Paths that another user owns, such as a mounted volume, stay as they are.
     """
-    settings.home.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+    except OSError as error:
+        raise _unusable(settings.home, error.strerror or str(error)) from error
+    if not os.access(settings.home, os.R_OK | os.W_OK | os.X_OK):
+        raise _unusable(settings.home, "this user cannot write to it")
     for path in _private_paths(settings.home):
         if not make_private(path):
             _log.warning("home_not_private", file=path.name, reason="another user owns the path")
+
+
+def _unusable(home: Path, reason: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"LETHE_HOME={home} cannot be used: {reason}. Set LETHE_HOME to a directory that this user"
+        " can write to."
+    )
 
 
 def make_private(path: Path) -> bool:

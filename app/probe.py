@@ -63,9 +63,16 @@ def _check_database(service: str) -> str:
 
 
 def check_worker(uow: UnitOfWork) -> str:
-    """Return a problem unless a worker on this host has a current heartbeat."""
+    """Return a problem unless a worker on this host has a current heartbeat and jobs are taken."""
+    from app.services.attention import NOT_TAKEN_SECONDS, seconds_not_taken  # noqa: PLC0415 -- as above
+
     host = socket.gethostname()
-    return "" if uow.workers.live_on(host) else f"no worker on {host} has a current heartbeat"
+    if not uow.workers.live_on(host):
+        return f"no worker on {host} has a current heartbeat"
+    waited = seconds_not_taken(uow)
+    if waited > NOT_TAKEN_SECONDS:
+        return f"a job has been due for {waited:.0f} s, and no worker takes it"
+    return ""
 
 
 def check_relay(uow: UnitOfWork) -> str:

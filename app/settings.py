@@ -5,9 +5,13 @@ The descriptions of the fields are the source of docs/settings.md. Times are in 
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
+import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
@@ -20,10 +24,17 @@ from app.domain.id_rules import IdRule
 from app.domain.places import absolute, is_inside
 from app.domain.renewal import ExactMode  # noqa: TC001 - pydantic reads the annotation
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 Positive = Annotated[float, Field(gt=0)]
 
 #: Docker and Kubernetes mount secrets here: the file `lethe_hash_key` sets `hash_key`.
 _SECRETS = Path("/run/secrets")
+
+
+#: Variables of the containers and of programs beside the service.
+_OTHER_VARIABLES: Final = frozenset({"LETHE_BIND", "LETHE_URL", "LETHE_VERSION"})
 
 
 class Settings(BaseSettings):
@@ -95,8 +106,19 @@ class Settings(BaseSettings):
         default=(),
         description="More Host headers to accept from callers without keys, comma-separated.",
     )
+    root_path: str = Field(
+        default="",
+        description="Prefix of all paths behind a reverse proxy, such as /privacy; the proxy may"
+        " strip the prefix or not.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For and -Proto"
+        " count, comma-separated.",
+    )
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(
-        default=1_000_000, description="Largest accepted request body, in bytes."
+        default=32 * 2**20,
+        description="Largest accepted request body, in bytes; 10,000 items of 3 kB fit.",
     )
     request_timeout: Positive = Field(
         default=10.0,
@@ -152,6 +174,12 @@ class Settings(BaseSettings):
     method: str = Field(
         default="e2urec-fast",
         description="Unlearning method of forget jobs; `retrain` retrains exactly every time.",
+    )
+    fast: Literal["measured", "always"] = Field(
+        default="measured",
+        description="Which batches LETHE_METHOD unlearns: `measured`, those for which the release's"
+        " shadow model shows that fast unlearning moves answers toward retraining, while others are"
+        " trained exactly; or `always`.",
     )
     train_rows: Annotated[int, Field(ge=20)] | None = Field(
         default=None,
@@ -281,7 +309,7 @@ class Settings(BaseSettings):
         default="INFO", description="Lowest level of logged events."
     )
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -289,6 +317,22 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _check_home(cls, value: object) -> object:
+        """Refuse an empty value, which would put personal data into the working directory."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty. Set it to a directory, or unset the variable")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        path = value.strip().rstrip("/")
+        if path and (not path.startswith("/") or re.search(r"[^\w/.~-]", path)):
+            raise ValueError("LETHE_ROOT_PATH must be a path such as /privacy")
+        return path
 
     @field_validator("ledger_url")
     @classmethod
@@ -387,4 +431,27 @@ class Settings(BaseSettings):
 @lru_cache
 def get_settings() -> Settings:
     """Return the settings of this process, read at the first call."""
-    return Settings()
+    settings = Settings()
+    for warning in unknown_variables(os.environ):
+        sys.stderr.write(f"warning: {warning}\n")
+    return settings
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence about each variable LETHE_… that is no setting, with the nearest name."""
+    known = {f"LETHE_{name.upper()}" for name in Settings.model_fields}
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices):
+            known |= {str(choice).upper() for choice in alias.choices}
+    sentences = []
+    for name in sorted(environment):
+        # Variables can be in lower case, as pydantic reads them.
+        if not name.upper().startswith("LETHE_") or name.upper() in known | _OTHER_VARIABLES:
+            continue
+        if name.upper().startswith("LETHE_TEST_"):
+            continue
+        nearest = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.75)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        sentences.append(f"{name} is no setting and has no effect.{hint}")
+    return sentences

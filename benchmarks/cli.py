@@ -117,7 +117,7 @@ def unlearning(  # noqa: PLR0913, PLR0917 -- each is an option of the command
 
 @application.command("serving")
 @command
-def serving(
+def serving(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     out: OutputDirectory,
     data: Annotated[
         Path, typer.Option(metavar="PATH", help="Data set. Default: data/ml-latest-small.")
@@ -137,12 +137,26 @@ def serving(
     replicas: Annotated[
         int, typer.Option(min=1, max=16, help="Gateway processes on one socket.")
     ] = 1,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="PostgreSQL database: empty, or of an earlier run with the same --home. "
+            "Default: SQLite.",
+        ),
+    ] = None,
+    forgets_per_second: Annotated[
+        float,
+        typer.Option(min=0.0, help="Deletions per second beside the load; 0: none."),
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Measure the latency of recommendations, with and without deletions running."""
     screen = Screen.make(as_json=as_json)
     if not data.exists():
         raise BadInputError(f"{data} does not exist. Check --data.")
+    if database is not None and not database.startswith("postgresql"):
+        raise BadInputError("--database takes the URL of a PostgreSQL database.")
     client_counts = _client_counts(clients)
     from benchmarks.serving import measurement, report  # noqa: PLC0415 -- needs torch
 
@@ -157,6 +171,8 @@ def serving(
             clients=client_counts,
             seconds=seconds,
             replicas=replicas,
+            database=database,
+            forgets_per_second=forgets_per_second,
         )
         try:
             results = measurement.run(options, bar)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from app.api.state import Gateway
     from app.domain.jobs import Lease
     from app.domain.releases import Replica
+    from app.storage.engine import Database
     from models.checkpoints.manifest import Manifest
 
 _ITEMS: Final = [ItemRecord(id=f"i{n}", title=f"Item {n}") for n in range(100)]
@@ -202,9 +203,12 @@ class Installation:
 
 
 @contextmanager
-def gateway_in_process(settings: Settings) -> Iterator[Gateway]:
-    """Run a gateway without HTTP in the block; raises TimeoutError if it does not get ready."""
-    database = make_database(settings.sqlalchemy_url)
+def gateway_in_process(settings: Settings, database: Database | None = None) -> Iterator[Gateway]:
+    """Run a gateway without HTTP in the block; raises TimeoutError if it does not get ready.
+
+    `database` is closed at the end of the block.
+    """
+    database = database or make_database(settings.sqlalchemy_url)
     gateway = make_gateway(settings, database)
     freeze_startup_objects()
     gateway.replica.start()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from models.data.interactions import Interactions, ItemRecord, UserRecord
-from models.datasets.detect import UnknownFormatError, detect_format, read
+from models.datasets.detect import read
 from models.datasets.errors import DataSetError
 
 if TYPE_CHECKING:
@@ -42,12 +42,8 @@ def read_ratings(path: Path) -> Interactions:
 
     Raises DataSetError.
     """
-    try:
-        detect_format(path)
-    except UnknownFormatError:
-        if _is_without_times(path):
-            return _read(path)
-        raise
+    if _is_without_times(path):
+        return _read(path)
     return read(path)[0]
 
 

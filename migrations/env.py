@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 from alembic import context
+from alembic.migration import MigrationContext
 
+from app.domain.errors import NewerSchemaError
 from app.settings import get_settings
 from app.storage.engine import make_database
+from app.storage.migrate import lock_migrations
 from app.storage.tables import Base
 
 if TYPE_CHECKING:
@@ -26,6 +31,15 @@ def _run(connection: Connection) -> None:
         context.run_migrations()
 
 
+def _refuse_newer_schema(connection: Connection) -> None:
+    """End with a sentence, as `lethe` does, if the scripts do not have the database's revision."""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in context.script.walk_revisions()}
+    if revision is not None and revision not in known:
+        sys.stderr.write(f"{cleandoc(NewerSchemaError.__doc__ or '')}\n")
+        sys.exit(2)
+
+
 def _main() -> None:
     if context.is_offline_mode():
         raise RuntimeError("migrations need a database connection: run Alembic without --sql")
@@ -37,6 +51,8 @@ def _main() -> None:
     database = make_database(url)
     try:
         with database.write.begin() as connection:
+            lock_migrations(connection)
+            _refuse_newer_schema(connection)
             _run(connection)
     finally:
         database.dispose()

@@ -32,6 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 #: of their own set the variable again.
 os.environ.setdefault("LETHE_WORKER_NICE", "0")
 
+#: Limits for sessions of tests. A machine of CI can stop for longer than a process may pause in a
+#: transaction. Tests of the product's limits do without these.
+PATIENT = "?connect_timeout=60&options=-cidle_in_transaction_session_timeout%3D200s"
 POSTGRES_URL = os.environ.get("LETHE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432")
 
 
@@ -97,7 +100,7 @@ def sqlite_database(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[Database
 
 @pytest.fixture
 def postgres_database(postgres_url: str) -> Iterator[Database]:
-    database = make_database(postgres_url)
+    database = make_database(postgres_url + PATIENT)
     tables = ", ".join(f'"{table}"' for table in Base.metadata.tables)
     with database.write.begin() as connection:
         connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from app.domain.errors import LetheError
+from app.domain.errors import InvalidInputError, LetheError
 from app.logs import configure_logging
 from app.parent_watch import stop_with_parent
 from app.private_files import protect_home, use_private_umask
@@ -101,8 +101,14 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     from app.services.restore import open_data, reconciler  # noqa: PLC0415
     from app.services.secrets import load_pseudonyms  # noqa: PLC0415
     from app.storage.ledger import open_ledger  # noqa: PLC0415
+    from models.datasets.errors import DataSetError  # noqa: PLC0415
+    from models.datasets.options import ReadOptions  # noqa: PLC0415
     from worker.importer import run_import  # noqa: PLC0415
 
+    try:
+        read_options = ReadOptions.parse(**json.loads(options.options))
+    except DataSetError as error:
+        raise InvalidInputError(str(error)) from error
     database = make_database(settings.sqlalchemy_url, WORKER)
     pseudonyms = load_pseudonyms(settings)
     ledger = open_ledger(settings.ledger_root, pseudonyms)
@@ -110,7 +116,7 @@ def _import(settings: Settings, options: argparse.Namespace) -> None:
     try:
         with factory() as uow:
             open_data(uow, ledger, pseudonyms, settings)
-        run_import(options.path, options.format, factory, pseudonyms, _emit)
+        run_import(options.path, options.format, factory, pseudonyms, _emit, read_options)
     finally:
         database.dispose()
 
@@ -132,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     import_ = commands.add_parser("import", help="import a data set")
     import_.add_argument("path", type=Path, help="a file or directory")
     import_.add_argument("--format", default="auto", help="the data format (default: auto)")
+    import_.add_argument(
+        "--options",
+        default="{}",
+        help="the options of `lethe import` about the data set, as JSON",
+    )
     return parser
 
 

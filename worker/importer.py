@@ -6,23 +6,24 @@ Progress is emitted as events, which `app/cli/import_data.py` reads as lines of 
 
 In the summary, lines = accepted + described + duplicates + rejected. `users`, `items` and
 `interactions` count stored rows; `skipped` counts rows that were read but not stored, by reason:
-`forgotten` (the user or item is suppressed), `unknown_item` or `invalid`; `invalid` counts the
-invalid rows by fault. Rejected lines are grouped by reason, with the first of them as examples
-("file:line").
+`forgotten` (a rating whose user, item or pair is suppressed), `forgotten_users`,
+`forgotten_items`, `unknown_item`, `older` or `invalid`; `invalid` counts the invalid rows by
+fault. Rejected lines are grouped by reason, with the first of them as examples ("file:line").
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from app.domain.catalog import Interaction, User
 from app.domain.errors import InvalidInputError
-from app.services.imports import import_data, items_to_name
+from app.services.imports import authors_of_texts, import_data, items_to_name
 from models.datasets.detect import read
 from models.datasets.errors import DataSetError
+from models.datasets.options import ReadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,16 +47,23 @@ def run_import(
     uow_factory: UnitOfWorkFactory,
     pseudonyms: Pseudonyms,
     emit: Emit,
+    options: ReadOptions | None = None,
 ) -> dict[str, Any]:
     """Read the data set at `path`, store it and return the summary.
 
     A repeated import changes nothing. Raises InvalidInputError if the data set cannot be read; then
     nothing is stored.
     """
+    with uow_factory(write=False) as uow:
+        authors = authors_of_texts(uow, pseudonyms)
+    options = replace(options or ReadOptions(), author=authors)
     try:
-        data, report = read(path, format, _progress(emit, "read"))
+        data, report = read(path, format, _progress(emit, "read"), options)
     except DataSetError as error:
         raise InvalidInputError(str(error)) from error
+    if report.no_timestamps:
+        with uow_factory() as uow:
+            uow.state.record_drawn_times(report.no_timestamps)
     result = _store(data, uow_factory, pseudonyms, emit)
     summary = _summary(report, result)
     emit({"stage": "done", "summary": summary})
@@ -74,7 +82,8 @@ def _store(
 ) -> ImportResult:
     catalog_items = [item for item in data.items if not item.from_ratings]
     rated_items = _rated_items(data, uow_factory, pseudonyms)
-    total = len(catalog_items) + len(rated_items) + len(data.users) + len(data)
+    described_by = {item.id: item.described_by for item in rated_items if item.described_by}
+    total = len(described_by) + len(catalog_items) + len(rated_items) + len(data.users) + len(data)
     done = 0
     progress = _progress(emit, "store")
     progress(done, total)
@@ -90,6 +99,7 @@ def _store(
         users=(User(id=user.id, attributes=dict(user.attributes)) for user in data.users),
         items=_items(catalog_items),
         rated_items=_items(rated_items),
+        described_by=described_by,
         interactions=_interactions(data),
         chunk=_CHUNK,
         on_progress=stored,

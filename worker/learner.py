@@ -63,6 +63,8 @@ class DataSnapshot:
     pseudonyms: Pseudonyms | None = None
     #: The users with rows in `data` whose other rows a later batch will forget.
     incomplete: frozenset[str] = frozenset()
+    #: How ratings without timestamps got their times: random or order; None: all had times.
+    drawn_times: str | None = None
 
     @property
     def first_versions(self) -> NDArray[np.int64]:
@@ -222,6 +224,14 @@ class Learner(Protocol):
 
         Either the record of training cannot tell which rows the weights know, or rows of the batch
         selected the weights without training them.
+        """
+
+    def unmeasured_kinds(self, snapshot: DataSnapshot, parent: Path) -> tuple[str, ...]:
+        """Return the kinds of the batch's training rows that fast unlearning may not help.
+
+        The calibration of the parent's lineage does not show that fast unlearning moves answers
+        about such rows toward retraining. Empty for exact methods and for methods that need no
+        calibration.
         """
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from models.audit.calibration import Calibration, ExpectedLossIncrease
+from models.audit.memorization import Memorization
 from models.audit.person_calibration import PersonCalibration
 from models.checkpoints import adapter as adapters
 from models.checkpoints import checkpoint as checkpoints
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The manifest's entry with the calibration of the audit of persons.
 PERSONS: Final = "persons"
+#: The manifest's entry with what leaving rows out changes, by kind of row.
+MEMORIZATION: Final = "memorization"
 
 
 def save_root(
@@ -50,6 +53,7 @@ def save_root(
     whose unlearning is always exact have no calibration.
     """
     expected = {} if calibration is None else calibration.expected
+    fitted = {} if calibration is None else calibration.memorization
     evaluation = evaluation_figures(recommender, split)
     manifest = checkpoints.save(
         recommender,
@@ -59,10 +63,12 @@ def save_root(
             "job": snapshot.job_id,
             "bounds": split.bounds.manifest(),
             "expected": {kind: asdict(increase) for kind, increase in expected.items()},
+            MEMORIZATION: {kind: asdict(values) for kind, values in fitted.items()},
             PERSONS: None if calibration is None else calibration.persons.values(),
             "recipe": recipe.manifest(),
             "data_sha256": data_hash(split),
             EVALUATION: evaluation,
+            **({"drawn_times": snapshot.drawn_times} if snapshot.drawn_times else {}),
             **TrainingRecord.of(snapshot).manifest(),
         },
     )
@@ -159,6 +165,18 @@ def expected_loss_increases(release: Manifest) -> dict[str, ExpectedLossIncrease
     return {
         kind: ExpectedLossIncrease(**values) for kind, values in release.extra["expected"].items()
     }
+
+
+def memorization(release: Manifest) -> dict[str, Memorization]:
+    """Return what leaving rows out changes, by kind; empty for releases of other versions."""
+    try:
+        return {
+            kind: Memorization(**values)
+            for kind, values in (release.extra.get(MEMORIZATION) or {}).items()
+        }
+    except (AttributeError, TypeError):
+        # Fields of another version: the next batch is trained exactly, as without a calibration.
+        return {}
 
 
 def person_calibration(release: Manifest) -> PersonCalibration | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import structlog
 
 from app.domain.errors import InvalidInputError
@@ -19,6 +20,7 @@ from models.backbones.errors import BackboneUnavailableError
 from models.backbones.lora import AdapterTargetError
 from models.checkpoints import adapter as adapters
 from models.checkpoints import manifest as manifests
+from models.data.forget_split import KINDS
 from models.data.splits import RowLimits, TimeSplit, TooSmallToSplitError
 from models.prompts.text_prompt import NoAnswerTokensError, PromptTooLongError
 from models.prompts.vocabulary import Vocabulary
@@ -36,6 +38,7 @@ from worker.learner import EXACT_METHOD, UNTRAINED_METHOD, Artifact, ForgetSet, 
 from worker.release_files import (
     expected_loss_increases,
     load_release,
+    memorization,
     person_calibration,
     save_root,
     save_successor,
@@ -206,6 +209,7 @@ class ModelLearner:
             recommender=recommender,
             prepared=split,
             expected=expected_loss_increases(manifest),
+            memorization=memorization(manifest),
             recipe=recipe,
             seed=self._settings.seed,
             strength=strength,
@@ -266,6 +270,7 @@ class ModelLearner:
                 recommender=load_release(parent),
                 prepared=split,
                 expected={},
+                memorization={},
                 recipe=recipe,
                 seed=self._settings.seed,
             )
@@ -331,6 +336,16 @@ class ModelLearner:
         return bool(
             selects_on_validation(manifest) and split.forget_valid and not len(split.forget)
         )
+
+    def unmeasured_kinds(self, snapshot: DataSnapshot, parent: Path) -> tuple[str, ...]:
+        """Compare the kinds of the batch's rows with what the manifest's calibration shows."""
+        manifest = manifests.read_manifest(parent)
+        if self._method.exact or not self._method.calibrated:
+            return ()
+        fitted = memorization(manifest)
+        present = np.unique(split_like(snapshot, manifest).forget_kind).tolist()
+        kinds = [KINDS[index] for index in present]
+        return tuple(kind for kind in kinds if kind not in fitted or not fitted[kind].helps)
 
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
         """Return whether the batch has a training row of the parent.

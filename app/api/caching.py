@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import Header, Response, status
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 
 _MAX_LENGTH: Final = 4096
 #: Only the browser caches, and it revalidates every time: a deletion must take effect at once.
@@ -32,6 +32,16 @@ def set_cache_headers(response: Response, tag: str | None = None) -> None:
     response.headers["Cache-Control"] = _CACHE_CONTROL
     if tag is not None:
         response.headers["ETag"] = tag
+
+
+def answered(body: BaseModel, tag: str | None = None) -> Response:
+    """Return the answer as JSON without default values.
+
+    FastAPI would validate the body, which is valid by its construction, a second time.
+    """
+    response = Response(body.model_dump_json(exclude_defaults=True), media_type="application/json")
+    set_cache_headers(response, tag)
+    return response
 
 
 def not_modified(tag: str) -> Response:

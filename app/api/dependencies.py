@@ -40,10 +40,23 @@ def _reading(gateway: TheGateway) -> Iterator[UnitOfWork]:
 # `scope="function"` commits before the response is sent, so that a failed commit is never reported
 # as success. `max_concurrency` prevents a deadlock: a unit of work holds a connection, and perhaps
 # the write lock, while its route waits for a thread. With as many units as threads, the units that
-# wait for the lock would occupy the thread that the holder of the lock needs.
+# wait for the lock would occupy the thread that the holder of the lock needs. Together, the limits
+# below allow 28 units. A process has 40 threads and 32 connections.
 Writing = Annotated[UnitOfWork, Depends(_writing, scope="function", max_concurrency=8)]
 Reading = Annotated[UnitOfWork, Depends(_reading, scope="function", max_concurrency=12)]
 
+IsDryRun = Annotated[bool, Query(description="Say what the call would do, and store nothing.")]
+
+
+def _writing_unless_dry_run(gateway: TheGateway, dry_run: IsDryRun = False) -> Iterator[UnitOfWork]:
+    # A dry run cannot store anything: its transaction only reads.
+    with gateway.uow(write=not dry_run) as uow:
+        yield uow
+
+
+WritingUnlessDryRun = Annotated[
+    UnitOfWork, Depends(_writing_unless_dry_run, scope="function", max_concurrency=8)
+]
 
 UserPath = Annotated[PathId, Path(description="The user's id.")]
 ItemPath = Annotated[PathId, Path(description="The item's id.")]

@@ -7,7 +7,10 @@ failures. `restore-check` also ends with 3 if something must be repeated.
 from __future__ import annotations
 
 import functools
+import io
 import signal
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec
 
 import typer
@@ -49,6 +52,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         # A supervisor's SIGTERM ends a command in the same orderly way as Ctrl-C.
         signal.signal(signal.SIGTERM, _interrupt)
         try:
+            _check_texts(kwargs)
             function(*args, **kwargs)
         except LetheError as error:
             _exit(screen, error.code, str(error), _status_of(error))
@@ -63,6 +67,20 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
+def _check_texts(arguments: dict[str, Any]) -> None:
+    """Raise BadInputError for a text that is not UTF-8; paths may have any name."""
+    for name, value in arguments.items():
+        texts = value if isinstance(value, list | tuple) else [value]
+        try:
+            # Python turns bytes that are no UTF-8 into lone surrogates, which have no UTF-8.
+            "".join(text for text in texts if isinstance(text, str)).encode()
+        except UnicodeEncodeError as error:
+            raise BadInputError(
+                f"The argument {name} is not UTF-8. Type the argument in a terminal with a UTF-8 "
+                "locale."
+            ) from error
+
+
 def _status_of(error: LetheError) -> int:
     if isinstance(error, LedgerDamagedError):
         return DAMAGED
@@ -70,9 +88,15 @@ def _status_of(error: LetheError) -> int:
 
 
 def _exit(screen: Screen, code: str, message: str, status: int) -> NoReturn:
-    # A Text, so that brackets in a message are not read as markup.
-    screen.say(Text(message, style="red" if status != INTERRUPTED else "yellow"))
-    screen.document({"error": {"code": code, "message": message}})
+    try:
+        # A Text, so that brackets in a message are not read as markup.
+        screen.say(Text(message, style="red" if status != INTERRUPTED else "yellow"))
+        screen.document({"error": {"code": code, "message": message}})
+    except OSError:
+        # Standard output is full or closed. Python would try to write the rest at the exit.
+        sys.stdout = io.StringIO()
+        with suppress(OSError):
+            sys.stderr.write(f"{message}\n")
     raise typer.Exit(status)
 
 

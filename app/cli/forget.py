@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from app.api.schemas.forget import ForgetAnswer
 from app.api.schemas.jobs import JobAnswer
 from app.cli.failures import CommandError, command
 from app.cli.installation import open_installation
 from app.cli.jobs import follow_job, job_name, read_job
-from app.cli.options import AsJson, Items, User
+from app.cli.options import AsJson, Items, RequestedBy, TicketReference, User
 from app.cli.processes import Children
 from app.cli.renewals import exact_outlook, wait_until_exact
+from app.cli.requests import read_request
 from app.cli.screen import Screen, facts
 from app.cli.train import ensure_worker, require_running
 from app.domain.renewal import ExactMode
+from app.domain.requests import Attribution, RequestReason
 from app.services.forget import ForgetCommand, request_forget
 from app.services.pagination import list_jobs
 from app.services.suppression import record_consent
@@ -34,7 +35,7 @@ UNFINISHED = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolli
 
 
 @command
-def forget(
+def forget(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     user: User,
     item: Items = None,
     wait: Annotated[
@@ -44,6 +45,15 @@ def forget(
         bool,
         typer.Option("--exact", help="Wait until a model trained without the data serves."),
     ] = False,
+    suppress_unknown: Annotated[
+        bool,
+        typer.Option("--suppress-unknown", help="Suppress a user without data too."),
+    ] = False,
+    requested_by: RequestedBy = None,
+    reason: Annotated[
+        RequestReason, typer.Option("--reason", help="Why the deletion is requested.")
+    ] = RequestReason.USER_REQUEST,
+    reference: TicketReference = None,
     as_json: AsJson = False,
 ) -> None:
     """Request the deletion of a user, or of a user's ratings of single items.
@@ -58,9 +68,17 @@ def forget(
                 uow,
                 installation.pseudonyms,
                 settings,
-                ForgetCommand.of(user, item or (), None),
+                ForgetCommand.of(
+                    user,
+                    item or (),
+                    None,
+                    suppress_unknown=suppress_unknown,
+                    attribution=Attribution(
+                        requested_by=requested_by, reason=reason, reference=reference
+                    ),
+                ),
             )
-        answer = _read_request(installation, request.id)
+        answer = read_request(installation, request.id)
         is_open = answer["status"] != "completed"
         if (is_open and (wait or exact)) or (exact and answer["assurance"] != "exact"):
             if created:
@@ -90,14 +108,6 @@ def _summary(answer: dict[str, Any]) -> dict[str, Any]:
     return values | {"exact due": answer["exact_due_at"]}
 
 
-def _read_request(installation: Installation, request_id: str) -> dict[str, Any]:
-    """Return the deletion request in the form of the API's JSON."""
-    with installation.uow(write=False) as uow:
-        request = uow.requests.get(request_id)
-        (answer,) = ForgetAnswer.read(uow, [request], installation.settings.exact)
-    return answer.model_dump(mode="json")
-
-
 def _outlook(answer: dict[str, Any], settings: Settings) -> list[str]:
     """Return the lines on the exact training of a completed deletion."""
     outlook = exact_outlook(answer, settings) if answer["status"] == "completed" else None
@@ -125,7 +135,7 @@ def _wait(
         screen.say(f"Completed. {outlook} Ctrl-C ends the wait only.")
         return wait_until_exact(
             screen,
-            lambda: _read_request(installation, request_id),
+            lambda: read_request(installation, request_id),
             lambda: _newest_jobs(installation),
             check=lambda: require_running(worker),
         )
@@ -138,7 +148,7 @@ def _wait_until_completed(
     told: set[str] = set()
 
     def read() -> dict[str, Any] | None:
-        request = _read_request(installation, request_id)
+        request = read_request(installation, request_id)
         blocker = request["waits_for"]
         if blocker is not None and blocker["job"] not in told:
             told.add(blocker["job"])
@@ -155,7 +165,7 @@ def _wait_until_completed(
         check=lambda: require_running(worker),
         until=lambda job: bool(job["status"]),
     )
-    answer = _read_request(installation, request_id)
+    answer = read_request(installation, request_id)
     if answer["status"] != "completed":
         raise CommandError(f"The request {request_id} is {answer['status']}. See: lethe jobs")
     return answer

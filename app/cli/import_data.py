@@ -28,32 +28,98 @@ _MAX_EXAMPLES: Final = 5
 
 
 @command
-def import_data(
+def import_data(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     path: DataPath,
     layout: Annotated[
         str, typer.Option("--format", help="Name of the format; auto detects it.")
     ] = "auto",
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW:HIGH", help="Lowest and highest rating, such as 1:10. Default: 0.5:5."
+        ),
+    ] = None,
+    implicit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="THRESHOLD",
+            help="Take ratings for counts or hours: from THRESHOLD on 5 stars, below 1 star.",
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str,
+        typer.Option(
+            metavar="UNIT",
+            help="Unit of timestamps: seconds, milliseconds, microseconds, nanoseconds or date.",
+        ),
+    ] = "auto",
+    no_timestamps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="random|order",
+            help="Import without times: in a random order, or in the order of the rows.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="The file has no header; its columns, such as user,item,rating,-,timestamp.",
+        ),
+    ] = None,
+    column_map: Annotated[
+        str | None,
+        typer.Option(
+            "--map", metavar="MEANING=COLUMN,…", help="Names of columns, such as user=customer_id."
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Encoding of text files, such as cp1251.")
+    ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Leave out lines whose rating, time or id cannot be read, up to half of them.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import ratings: MovieLens, Goodreads, generic CSV or Parquet."""
+    """Import ratings: MovieLens, Goodreads, Amazon, RecBole and others, CSV or Parquet."""
     screen = Screen.make(as_json=as_json)
     settings = get_settings()
     if not path.exists():
         raise BadInputError(f"{path} does not exist. Check the path.")
+    options = {
+        "scale": scale,
+        "implicit": implicit,
+        "time_unit": time_unit,
+        "no_timestamps": no_timestamps,
+        "columns": columns,
+        "column_map": column_map,
+        "encoding": encoding,
+        "skip_unreadable": skip_unreadable,
+    }
     with open_installation(settings):
-        summary = run_import(screen, path, layout)
+        summary = run_import(screen, path, layout, options)
     screen.result(summary, import_report(summary), *map(Text, summary["notes"]))
 
 
-def run_import(screen: Screen, path: Path, layout: str) -> dict[str, Any]:
-    """Import and return the summary; raises CommandError or BadInputError with its message."""
+def run_import(
+    screen: Screen, path: Path, layout: str, options: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Import and return the summary; raises CommandError or BadInputError with its message.
+
+    `options` are those of `ReadOptions.parse` in `models/datasets/options.py`.
+    """
     with tempfile.TemporaryDirectory() as directory, Children() as children:
         log = Path(directory) / "import.log"
+        arguments = ["import", str(path), "--format", layout]
         child = children.start(
             Child(
                 name="importer",
                 module="worker",
-                arguments=["import", str(path), "--format", layout],
+                arguments=[*arguments, "--options", json.dumps(options or {})],
                 log=log,
                 pipe_stdout=True,
             )

@@ -13,6 +13,14 @@ Items = Annotated[
     list[str] | None,
     typer.Option("--item", metavar="ID", help="Only this item; may be repeated."),
 ]
+RequestedBy = Annotated[
+    str | None,
+    typer.Option("--requested-by", metavar="TEXT", help="Who asked on the person's behalf."),
+]
+TicketReference = Annotated[
+    str | None,
+    typer.Option("--reference", metavar="TEXT", help="Your own ticket id; no personal data."),
+]
 Port = Annotated[
     int | None,
     typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port. Default: 8000."),

@@ -18,6 +18,7 @@ from app.cli.keys import keys
 from app.cli.processes import module_environment
 from app.cli.recommend import recommend
 from app.cli.releases import releases
+from app.cli.requests import requests
 from app.cli.restore_check import restore_check
 from app.cli.train import train
 from app.cli.up import up
@@ -53,6 +54,7 @@ for panel, name, function in (
     (STATUS, "restore-check", restore_check),
 ):
     application.command(name, rich_help_panel=panel)(function)
+application.add_typer(requests, name="requests", rich_help_panel=STATUS)
 
 
 @application.command(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.requests import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from app.domain.jobs import Job
 
 _EXPECTED: Final = "of what is expected of a model that never had the data"
+_KIND_NAMES: Final = {"user": "people", "item": "items", "pair": "single interactions"}
 NOT_MEASURED: Final = (
     "How much the answers changed cannot be measured, because the rows are too few or the expected"
     " change is too small: the answers may be unchanged, and may be those of a model that never had"
@@ -36,13 +37,17 @@ def audits_of(job: Job) -> list[dict[str, Any]]:
     attempts = []
     for attempt in job.metrics.get("tries", []):
         outcome = None if attempt.get("outcome") is None else Outcome(attempt["outcome"])
+        sentence = batch_sentence(outcome, attempt.get("audit") or {})
+        unmeasured = attempt.get("unmeasured_kinds")
+        if sentence and unmeasured:
+            sentence = f"{sentence} {unmeasured_text(unmeasured)}"
         attempts.append(
             {
                 "attempt": attempt.get("attempt"),
                 "epoch": attempt.get("epoch"),
                 "method": attempt.get("method"),
                 "outcome": None if outcome is None else outcome.value,
-                "sentence": batch_sentence(outcome, attempt.get("audit") or {}),
+                "sentence": sentence,
             }
         )
     return attempts
@@ -80,6 +85,15 @@ def batch_sentence(outcome: Outcome | None, audit: Mapping[str, Any]) -> str | N
     if outcome is Outcome.FAILED:
         sentences.append("These weights were never served.")
     return " ".join(sentences)
+
+
+def unmeasured_text(kinds: Sequence[str]) -> str:
+    """Return why a batch with these kinds of rows was trained exactly without another attempt."""
+    names = " and ".join(_KIND_NAMES[kind] for kind in kinds)
+    return (
+        "Fast unlearning was not tried: on this release, it is not shown that it moves answers"
+        f" about {names} toward those of retraining."
+    )
 
 
 def counts_text(persons: Mapping[str, int]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Kinds of entries of the change log that change which data may be used.
 SUPPRESSION_KINDS: Final = frozenset({"forget", "cancel"})
+#: Kinds of entries of the change log that change which interactions of a user count.
+USER_KINDS: Final = SUPPRESSION_KINDS | {"interactions"}
 #: Kinds of entries of the change log that change the catalog.
 CATALOG_KINDS: Final = frozenset({"items"})
 #: The user id of a log entry about the deletion of an item, which concerns no single user. An entry
@@ -16,10 +18,16 @@ NO_USER: Final = ""
 
 
 class ItemOrigin(StrEnum):
-    """The source that named an item first. An item of a catalog keeps the origin `catalog`."""
+    """The source that named or described an item. The origin `catalog` never changes.
+
+    Ratings of only one user describe an item of origin `rater`. Its title and attributes may be
+    about this user: they are deleted with the ratings of any of its users, and models do not read
+    them.
+    """
 
     CATALOG = "catalog"
     RATINGS = "ratings"
+    RATER = "rater"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,23 @@ class Item:
     available: bool = True
     #: None: the item was stored before origins were recorded.
     origin: ItemOrigin | None = None
+
+    @property
+    def title_for_models(self) -> str:
+        """The title, or the id of an item that rows of one user described."""
+        return self.id if self.origin is ItemOrigin.RATER else self.title
+
+    @property
+    def attributes_for_models(self) -> dict[str, list[str]]:
+        """The attributes, or none if rows of one user described the item."""
+        return {} if self.origin is ItemOrigin.RATER else self.attributes
+
+    @property
+    def is_from_ratings(self) -> bool:
+        """Whether the item is retired when its last ratings are deleted."""
+        if self.origin is None:
+            return not self.is_described
+        return self.origin is not ItemOrigin.CATALOG
 
     @property
     def is_described(self) -> bool:
@@ -63,6 +88,14 @@ class Interaction:
     item_id: str
     rating: float
     timestamp: int
+
+
+class RecordedInteraction(NamedTuple):
+    """An interaction, and the data versions of the first and of the last write of its values."""
+
+    interaction: Interaction
+    first_version: int
+    last_version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ class NotFoundError(LetheError):
 
 
 class UnknownUserError(NotFoundError):
-    """No data is stored for this user. Check the id, or add interactions of the user first."""
+    """No data is stored for this user, and nothing was recorded about the user. Check the id."""
 
     code = "unknown-user"
 
@@ -159,6 +159,14 @@ class InvalidInputError(LetheError):
     """The input is not valid."""
 
     code = "invalid-input"
+
+
+class NewerSchemaError(InvalidInputError):
+    """The database was made by a newer Lethe. Install that version, or restore an older backup."""
+
+
+class DamagedDatabaseError(InvalidInputError):
+    """The database file is damaged or is no SQLite database. Restore a backup of the file."""
 
 
 class UnauthorizedError(LetheError):

@@ -240,7 +240,7 @@ def _not_judged(outcome: Outcome, figures: Mapping[str, Any], subject: str, was:
 def _not_in_weights(subject: str, figures: Mapping[str, Any], *, has_release: bool) -> str:
     """Return the sentence about a request without rows in the weights."""
     if not has_release:
-        return f"No model existed yet when the rows of {subject} were deleted."
+        return f"No model existed yet when the deletion of {subject} was completed."
     known_rows = figures.get("known_rows")
     if known_rows is None:
         text = (

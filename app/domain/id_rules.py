@@ -1,6 +1,6 @@
 """Normalize ids, so that every spelling of an id names the same user or item at every door.
 
-The same module checks titles and attribute texts, which are stored as given.
+The same module checks titles and attribute texts, which are stored as given, and references.
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ from typing import Final
 from unicodedata import category, normalize
 
 MAX_ID_LENGTH: Final = 200
+#: The limits of titles and attributes, of items and users; `models.datasets.values` has the same.
+MAX_TITLE_LENGTH: Final = 500
+MAX_NAME_LENGTH: Final = 64
+MAX_VALUE_LENGTH: Final = 200
+MAX_ATTRIBUTES: Final = 32
+MAX_VALUES: Final = 32
+MAX_REFERENCE_LENGTH: Final = 100
 #: NFC makes a text at most four times shorter, so a longer text cannot be an id.
 _MAX_SPELLING_LENGTH: Final = 4 * MAX_ID_LENGTH
 #: Zero-width non-joiner and joiner: Persian words and emoji need them.
@@ -30,7 +37,10 @@ class IdRule(StrEnum):
 
 
 class MalformedTextError(ValueError):
-    """A text cannot be an id, a title or an attribute. The message does not quote the text."""
+    """A text cannot be an id, a title, an attribute or a reference.
+
+    The message never quotes the text.
+    """
 
 
 def normal_id(text: str, rule: IdRule = IdRule.EXACT) -> str:
@@ -73,6 +83,25 @@ def check_text(text: str) -> str:
     return text
 
 
+def normal_reference(text: str) -> str:
+    """Return the NFC form of a text that a caller gives a request, such as a ticket number.
+
+    Raises MalformedTextError, also for an e-mail address: such a text outlives the person's data.
+    """
+    text = normalize("NFC", check_text(text))
+    if not 0 < len(text) <= MAX_REFERENCE_LENGTH:
+        raise MalformedTextError(f"must have 1 to {MAX_REFERENCE_LENGTH} characters")
+    if text != text.strip():
+        raise MalformedTextError("must not have white space around it")
+    for character in text:
+        _check_visible(character)
+    if "@" in normalize("NFKC", text):  # NFKC turns the other signs, such as U+FF20, into `@`.
+        raise MalformedTextError(
+            "must not have an @: give no e-mail address or other personal data"
+        )
+    return text
+
+
 def _is_plain(text: str) -> bool:
     """Return whether the text is ASCII and already a trimmed, valid id. Most ids are."""
     return (
@@ -94,12 +123,16 @@ def _trimmed(text: str) -> str:
         raise MalformedTextError(f"must have at most {MAX_ID_LENGTH} characters")
     for character in text:
         _check_character(character)
-        kind = category(character)
-        if kind == "Cf" and character not in _JOINERS:
-            raise MalformedTextError("must not have invisible characters")
-        if kind == "Zs" and character != " ":
+        _check_visible(character)
+        if category(character) == "Zs" and character != " ":
             raise MalformedTextError("must not have white space other than blanks")
     return text
+
+
+def _check_visible(character: str) -> None:
+    """Refuse a character that would let two texts look the same and differ."""
+    if category(character) == "Cf" and character not in _JOINERS:
+        raise MalformedTextError("must not have invisible characters")
 
 
 def _check_character(character: str) -> None:

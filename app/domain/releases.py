@@ -88,18 +88,6 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """The state that every recommendation is checked against."""
-
-    data_version: int
-    alias: Alias
-    #: The suppressed hashes among the hashes of the query.
-    suppressed: frozenset[str]
-    #: Whether deletions are repeated after a restore, so that the weights may know forgotten rows.
-    is_restoring: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """A gateway process, which may answer while its lease is valid."""
 

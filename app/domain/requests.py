@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,6 +53,15 @@ REQUEST_TRANSITIONS: Final = {
 OPEN_STATUSES: Final = IN_JOB_STATUSES | {_R.SCHEDULED, _R.ON_HOLD, _R.DEAD}
 
 
+class RequestReason(StrEnum):
+    """Why a deletion is requested."""
+
+    USER_REQUEST = "user_request"
+    CONSENT_WITHDRAWN = "consent_withdrawn"
+    LEGAL = "legal"
+    OTHER = "other"
+
+
 class Outcome(StrEnum):
     """The audit result of the release in which a request was completed."""
 
@@ -79,6 +88,21 @@ class Subject:
     scope: Scope
     user_id: str | None = None
     item_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """Who requested a deletion on the person's behalf, why, and under which ticket.
+
+    The texts are the caller's, contain no personal data, and are kept after completion.
+    """
+
+    requested_by: str | None = None
+    reason: RequestReason = RequestReason.USER_REQUEST
+    reference: str | None = None
+
+
+UNATTRIBUTED: Final = Attribution()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +142,14 @@ class ForgetRequest:
     exact_job_id: str | None = None
     #: Whether the deletion, or its exact training, is repeated after a restore from a backup.
     restored: bool = False
-    #: What only the ledger knew of a request that a restored database lacked or had open; None for
-    #: other requests. See `app.services.restored_entries`.
+    requested_by: str | None = None
+    reason: RequestReason = RequestReason.USER_REQUEST
+    reference: str | None = None
+    #: The keyed hash of the user whose data the request is about. None: an item, or not recorded.
+    user_hash: str | None = None
+    #: What only the ledger knew of a request that a restored database lacked or had open, see
+    #: `app.services.restored_entries`; empty for a user who was suppressed without stored data;
+    #: None for other requests.
     recovered: dict[str, Any] | None = None
 
     def evolve(self, **changes: Any) -> ForgetRequest:
@@ -128,6 +158,44 @@ class ForgetRequest:
         if new_status != self.status:
             check_transition("request", REQUEST_TRANSITIONS, self.status, new_status)
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyEntry:
+    """What is stored for an idempotency key: keyed hashes of the body, and the request."""
+
+    #: Of the subject; empty after completion.
+    body_hash: str
+    #: Of the other fields. None: the entry is from before this field.
+    options_hash: str | None
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFilter:
+    """Conditions that a listed request meets; a condition that is None is met by every request."""
+
+    #: Any of these statuses; empty: every status.
+    statuses: frozenset[RequestStatus] = frozenset()
+    assurance: Assurance | None = None
+    #: Whether the time by which the request should be completed, or exact, has passed.
+    overdue: bool | None = None
+    #: That time is earlier than this, and the request is not completed, or not exact.
+    due_before: datetime | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    #: The keyed hashes of the user, in each spelling, and the user's normal id, which finds open
+    #: requests that an earlier version recorded without a hash.
+    user_hashes: tuple[str, ...] | None = None
+    user_id: str | None = field(default=None, repr=False)
+    requested_by: str | None = None
+    reference: str | None = None
+    #: Whether deletions are promised to become exact; if not, only the completion can be due.
+    exact_is_due: bool = True
+
+
+#: The filter that every request matches.
+EVERY_REQUEST: Final = RequestFilter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.jobs import JobStatus
 from app.services.renewal_outlook import RenewalOutlook, read_outlook
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from app.domain.jobs import Job
     from app.settings import Settings
     from app.storage.unit_of_work import UnitOfWork
+
+
+#: A worker takes a due job within seconds. After this time, the workers do not consume.
+NOT_TAKEN_SECONDS: Final = 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ def read_attention(uow: UnitOfWork, settings: Settings) -> Attention:
     )
 
 
-def _without_worker(
+def _without_worker(  # noqa: PLR0911 -- one return for each state
     uow: UnitOfWork, job: Job | None, now: datetime, settings: Settings, *, is_served: bool
 ) -> Warning | None:
     """Return a warning if a job or a deletion has waited longer than a lease without a worker."""
@@ -107,11 +111,34 @@ def _without_worker(
             return None
         detail = f"No worker holds the lease of the job {job.id}, in the stage {job.stage}."
         return Warning(code="lease-expired", detail=detail, job_id=job.id)
+    if is_served:
+        return _not_taken(uow, job)
     available_at = job.available_at or job.created_at
-    if is_served or (now - available_at).total_seconds() <= settings.job_lease:
+    if (now - available_at).total_seconds() <= settings.job_lease:
         return None
     detail = f"The job {job.id} is queued, and no worker runs. Start a worker."
     return Warning(code="no-worker", detail=detail, job_id=job.id)
+
+
+def seconds_not_taken(uow: UnitOfWork) -> float:
+    """Return for how long running workers have not taken a due job; 0 without such a job."""
+    job = uow.jobs.open_job()
+    if job is None or job.status is not JobStatus.QUEUED:
+        return 0.0
+    waited = (uow.state.now() - (job.available_at or job.created_at)).total_seconds()
+    # A worker that has just started had no time to take the job.
+    return max(0.0, min(waited, uow.workers.running_for()))
+
+
+def _not_taken(uow: UnitOfWork, job: Job) -> Warning | None:
+    """Return a warning if none of the running workers takes the job."""
+    if seconds_not_taken(uow) <= NOT_TAKEN_SECONDS:
+        return None
+    detail = (
+        f"The job {job.id} is due, and no running worker takes it. Check that the workers consume"
+        " the queue of the broker, and restart them."
+    )
+    return Warning(code="job-not-taken", detail=detail, job_id=job.id)
 
 
 def _failed_try(job: Job, *, is_stuck: bool) -> Warning:

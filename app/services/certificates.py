@@ -160,14 +160,21 @@ def exact_terms(request: ForgetRequest, evidence: Evidence) -> dict[str, Any]:
 
 def _kept_texts(job: Job) -> list[str]:
     """Return the statement about catalog texts that may have come with the deleted rows."""
+    texts: list[str] = []
+    shared = job.metrics.get("titles_shared", 0)
+    if shared:
+        texts.append(
+            f"the words of {shared} titles of deleted items: other items of the catalog have the"
+            " same titles, and their words stay in the catalog and in the prompts of models"
+        )
     kept = job.metrics.get("catalog_entries_kept", 0)
     if not kept:
-        return []
+        return texts
     text = (
         f"titles and attributes of {kept} catalog entries that deleted ratings named: an earlier"
         " version did not record whose texts they are; import the catalog again to replace them"
     )
-    return [text]
+    return [*texts, text]
 
 
 def scrub_closed_content(uow: UnitOfWork, request: ForgetRequest) -> dict[str, Any]:

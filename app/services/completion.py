@@ -24,7 +24,7 @@ from app.services.repetition import end_repetition
 from app.services.scrubs import owe_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from app.domain.jobs import Job, Lease
@@ -55,13 +55,17 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
     uow.state.lock()
     uow.jobs.update(lease, stage=Stage.DELETE_ROWS)  # Raises LeaseLostError before other writes.
     _adopt_requests_of_deleted_users(uow, lease.job_id)
-    requests = [request for request in uow.requests.of_job(lease.job_id) if request.subject]
+    every = uow.requests.of_job(lease.job_id)
+    # Requests without plain ids have no rows to delete, but may have idempotency keys.
+    uow.idempotency.forget_bodies([request.id for request in every])
+    requests = [request for request in every if request.subject]
     if not requests:
         _take_over_erasures(uow, lease.job_id)
         return 0
     rated_items = {
         item_id: request for request in requests for item_id in rated_item_ids(uow, [request])
     }
+    _count_shared_titles(uow, lease, requests)
     item_requests: dict[str, ForgetRequest] = {}
     interactions = 0
     for request in requests:
@@ -77,11 +81,28 @@ def delete_rows(uow: UnitOfWork, lease: Lease) -> int:
     if item_requests:
         _strip_items(uow, lease.job_id, item_requests)
         uow.state.bump("items")
-    uow.idempotency.forget_bodies([request.id for request in requests])
     uow.scrubs.owe(
         ScrubKind.DATABASE, job_id=lease.job_id, transaction_id=uow.state.transaction_id()
     )
     return interactions
+
+
+def _count_shared_titles(uow: UnitOfWork, lease: Lease, requests: Sequence[ForgetRequest]) -> None:
+    """Record how many deleted items have the title of an item that stays.
+
+    The words of such a title stay in the catalog, and in the prompts of language models.
+    """
+    item_ids = {
+        item_id
+        for request in requests
+        if request.scope is Scope.ITEM and request.subject is not None
+        for item_id in request.subject.item_ids
+    }
+    shared = uow.people.shared_titles(item_ids)
+    if shared:
+        metrics = uow.jobs.get(lease.job_id).metrics
+        total = metrics.get("titles_shared", 0) + shared
+        uow.jobs.update(lease, metrics={**metrics, "titles_shared": total})
 
 
 def finish(

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from app.domain.catalog import CATALOG_KINDS, SUPPRESSION_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from app.domain.catalog import UserVersion
+    from app.domain.catalog import LoggedRange, UserVersion
     from app.domain.recommendations import (
         AttributeFilter,
         RecommendationQuery,
         SimilarItem,
     )
     from app.services.pseudonyms import Pseudonyms
-    from app.storage.unit_of_work import UnitOfWork
 
 #: The purpose of the keyed digest, so that a tag equals no other keyed hash.
 _PURPOSE: Final = "entity-tag"
@@ -31,55 +30,34 @@ _PURPOSE: Final = "entity-tag"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagVersions:
-    """The newest changes of suppressions and of the catalog up to data version `version`."""
+    """The newest changes of suppressions and of the catalog up to some data version.
 
-    version: int
-    #: No deletion was accepted or canceled between this version and `version`.
-    suppressions: int
-    #: No item was changed between this version and `version`.
-    catalog: int
-
-
-class TagVersionsCache:
-    """Follow the change log for entity tags. Thread-safe.
-
-    The log may be shortened from its beginning. A version that can no longer be read from the log
-    is replaced by the version at which the log begins, which is never smaller. So a tag from before
-    a deletion is never valid again.
+    The change log may be shortened from its beginning. A version that can no longer be read from
+    the log is replaced by the version before the beginning, which is never smaller. So a tag from
+    before a deletion is never valid again.
     """
 
-    def __init__(self) -> None:
-        """Start before the first change."""
-        self._newest = TagVersions(version=0, suppressions=0, catalog=0)
+    #: No deletion was accepted or canceled after this version.
+    suppressions: int
+    #: No item was changed after this version.
+    catalog: int
 
-    def at(self, uow: UnitOfWork, version: int) -> TagVersions:
-        """Return the versions in this snapshot, whose data version is `version`."""
-        # The value is read once and replaced as a whole, so concurrent calls need no lock.
-        known = self._newest
-        if known.version == version:
-            return known
-        if known.version > version:
-            # A concurrent call has read a newer snapshot.
-            return TagVersions(
-                version=version,
-                suppressions=min(known.suppressions, version),
-                catalog=min(known.catalog, version),
-            )
-        changes = uow.state.newest_changes(known.version)
-        first = min((change.first for change in changes.values()), default=version + 1)
-        is_complete = first == known.version + 1
+    @classmethod
+    def of_log(cls, ranges: Mapping[str, LoggedRange], version: int) -> Self:
+        """Return the versions at data version `version` from all entries that the log has."""
+        first = min((logged.first for logged in ranges.values()), default=version + 1)
+        beginning = cls(suppressions=first - 1, catalog=first - 1)
+        return beginning.after((kind, logged.last) for kind, logged in ranges.items())
 
-        def newest(kinds: Iterable[str], before: int) -> int:
-            logged = [changes[kind].last for kind in kinds if kind in changes]
-            return max(logged, default=before if is_complete else first - 1)
-
-        current = TagVersions(
-            version=version,
-            suppressions=newest(SUPPRESSION_KINDS, known.suppressions),
-            catalog=newest(CATALOG_KINDS, known.catalog),
-        )
-        self._newest = current
-        return current
+    def after(self, changes: Iterable[tuple[str, int]]) -> Self:
+        """Return the versions after further entries of the log, given as (kind, version)."""
+        suppressions, catalog = self.suppressions, self.catalog
+        for kind, version in changes:
+            if kind in SUPPRESSION_KINDS:
+                suppressions = max(suppressions, version)
+            elif kind in CATALOG_KINDS:
+                catalog = max(catalog, version)
+        return type(self)(suppressions=suppressions, catalog=catalog)
 
 
 def recommendation_tag(

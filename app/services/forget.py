@@ -6,29 +6,34 @@ completes them.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from app.domain.catalog import NO_USER
 from app.domain.errors import (
     ConflictError,
-    IdempotencyConflictError,
+    InvalidInputError,
     NotCancellableError,
     UnknownInteractionError,
     UnknownItemError,
-    UnknownUserError,
 )
 from app.domain.identifiers import new_id
 from app.domain.outbox import Topic
-from app.domain.requests import ForgetRequest, RequestStatus, Scope, Subject
+from app.domain.requests import (
+    UNATTRIBUTED,
+    Attribution,
+    ForgetRequest,
+    RequestStatus,
+    Scope,
+    Subject,
+)
+from app.services.deadlines import Deadlines
+from app.services.earlier_requests import covering, remember_key, replay
 from app.services.ledger import record_accepted, record_cancelled
 from app.services.validation import (
     check_subject,
-    id_rule_hint,
+    normal_attribution,
     normal_subject,
-    some_of,
     unknown_user,
 )
 
@@ -42,15 +47,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetCommand:
-    """The caller's input: a user, some interactions of a user, or an item."""
+    """The caller's input: a user, some interactions of a user, or an item.
+
+    With `suppress_unknown`, a user without data is suppressed too, so that later data is refused.
+    """
 
     user_id: str | None = None
     item_ids: tuple[str, ...] = ()
     item_id: str | None = None
+    suppress_unknown: bool = False
+    attribution: Attribution = UNATTRIBUTED
 
     @classmethod
-    def of(cls, user_id: str | None, item_ids: Sequence[str], item_id: str | None) -> Self:
-        return cls(user_id=user_id, item_ids=tuple(item_ids), item_id=item_id)
+    def of(
+        cls,
+        user_id: str | None,
+        item_ids: Sequence[str],
+        item_id: str | None,
+        *,
+        suppress_unknown: bool = False,
+        attribution: Attribution = UNATTRIBUTED,
+    ) -> Self:
+        return cls(
+            user_id=user_id,
+            item_ids=tuple(item_ids),
+            item_id=item_id,
+            suppress_unknown=suppress_unknown,
+            attribution=attribution,
+        )
 
     def subject(self) -> Subject:
         """Return the subject with sorted, distinct items; raise InvalidInputError if malformed."""
@@ -64,6 +88,10 @@ class ForgetCommand:
         else:
             subject = Subject(scope=Scope.USER, user_id=self.user_id)
         check_subject(subject)
+        if self.suppress_unknown and subject.scope is not Scope.USER:
+            raise InvalidInputError(
+                "suppress_unknown is for a whole user. Give a user_id without item_ids."
+            )
         return subject
 
 
@@ -80,50 +108,23 @@ def request_forget(
     request that covers the subject, returns the earlier request. The data lock serializes
     concurrent calls, so two calls with the same user or key create one request.
     """
-    spelled = command.subject()
-    subject = normal_subject(pseudonyms, spelled)
+    subject = normal_subject(pseudonyms, command.subject())
+    command = replace(command, attribution=normal_attribution(command.attribution, subject))
     uow.state.lock()
-    replayed = _replay(uow, pseudonyms, spelled, idempotency_key)
-    if replayed is not None:
-        return replayed, False
-    request = _covering(uow, pseudonyms, subject, spelled)
+    if idempotency_key is not None:
+        replayed = replay(uow, pseudonyms, idempotency_key, command)
+        if replayed is not None:
+            return replayed, False
+    request = covering(uow, pseudonyms, command)
     created = request is None
     if request is None:
-        _check_stored(uow, pseudonyms, subject)
-        request = record_request(uow, pseudonyms, settings, subject)
+        is_stored = check_stored(uow, pseudonyms, command, subject)
+        request = record_request(
+            uow, pseudonyms, settings, subject, command.attribution, is_stored=is_stored
+        )
     if idempotency_key is not None:
-        uow.idempotency.add(
-            pseudonyms.opaque("idempotency-key", idempotency_key),
-            _body_hash(pseudonyms, subject),
-            request.id,
-        )
+        remember_key(uow, pseudonyms, idempotency_key, command, request.id)
     return request, created
-
-
-def forget_users(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, user_ids: Sequence[str]
-) -> list[ForgetRequest]:
-    """Record one request per distinct user, in the given order.
-
-    A user with an earlier deletion request gets that request. Raises UnknownUserError if any user
-    is unknown; the caller's transaction then rolls back the other requests.
-    """
-    requests, unknown_ids = [], []
-    spellings: dict[str, str] = {}
-    for user_id in user_ids:
-        spellings.setdefault(pseudonyms.user_id(user_id), user_id)
-    for user_id in spellings.values():
-        command = ForgetCommand(user_id=user_id)
-        try:
-            requests.append(request_forget(uow, pseudonyms, settings, command)[0])
-        except UnknownUserError:
-            unknown_ids.append(user_id)
-    if unknown_ids:
-        raise UnknownUserError(
-            f"No data is stored for the users {some_of(unknown_ids)}. "
-            f"No deletion was recorded for any user of this call.{id_rule_hint(pseudonyms)}"
-        )
-    return requests
 
 
 def cancel_forget(uow: UnitOfWork, request_id: str) -> ForgetRequest:
@@ -193,123 +194,68 @@ def _change_status(uow: UnitOfWork, request: ForgetRequest, status: RequestStatu
     return uow.requests.get(request.id)
 
 
-def _body_hash(pseudonyms: Pseudonyms, subject: Subject) -> str:
-    body = [subject.scope, subject.user_id, subject.item_ids]
-    return pseudonyms.opaque("body", json.dumps(body))
+def check_stored(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, command: ForgetCommand, subject: Subject
+) -> bool:
+    """Return whether the command's subject is stored, or only to be suppressed.
 
-
-def _replay(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, spelled: Subject, key: str | None
-) -> ForgetRequest | None:
-    """Return the request that was recorded under this key, or None for a new key.
-
-    Keys from before the id rule have the body hash of the caller's spelling.
-
-    Raises IdempotencyConflictError if the key was used for another subject.
+    Raises the NotFoundError for a part of the subject that should be stored and is not.
     """
-    if key is None:
-        return None
-    entry = uow.idempotency.find(pseudonyms.opaque("idempotency-key", key))
-    if entry is None:
-        return None
-    body_hash, request_id = entry
-    request = uow.requests.get(request_id)
-    # The completion of a request empties the body hash. The request's subject hashes still allow
-    # a comparison.
-    is_same = (
-        body_hash
-        in {_body_hash(pseudonyms, s) for s in (spelled, normal_subject(pseudonyms, spelled))}
-        if body_hash
-        else _covers(request, pseudonyms, spelled)
-    )
-    if not is_same:
-        raise IdempotencyConflictError
-    return request
-
-
-def _covers(request: ForgetRequest, pseudonyms: Pseudonyms, subject: Subject) -> bool:
-    """Return whether the request suppresses everything in the subject, in any spelling."""
-    hashes = set(request.subject_hashes)
-    user_id, item_ids = subject.user_id, subject.item_ids
-    if user_id is not None and not hashes.isdisjoint(pseudonyms.user_hashes(user_id)):
-        return True
-    # The deletion of an item includes all interactions with the item.
-    alternatives = [[pseudonyms.item_hashes(item_id) for item_id in item_ids]]
-    if user_id is not None:
-        alternatives.append([pseudonyms.interaction_hashes(user_id, i) for i in item_ids])
-    return any(
-        bool(parts) and not any(hashes.isdisjoint(part) for part in parts) for parts in alternatives
-    )
-
-
-def _covering(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject, spelled: Subject
-) -> ForgetRequest | None:
-    """Return an open or completed request that already covers the subject.
-
-    A completed deletion of another spelling, from before the id rule, covers the subject only if no
-    data is stored in the normal spelling.
-    """
-    user_id = subject.user_id
-    if user_id is None:
-        is_stored = bool(uow.people.known_items(subject.item_ids))
-    else:
-        is_stored = uow.people.user(user_id) is not None
-    wanted = subject if is_stored else spelled
-    hashes = [h for item_id in wanted.item_ids for h in pseudonyms.item_hashes(item_id)]
-    if wanted.user_id is not None:
-        hashes += pseudonyms.user_hashes(wanted.user_id)
-        for item_id in wanted.item_ids:
-            hashes += pseudonyms.interaction_hashes(wanted.user_id, item_id)
-    for request in uow.requests.suppressing(hashes):
-        if _covers(request, pseudonyms, wanted):
-            return request
-    if wanted.user_id is not None and not is_stored:
-        # The user was deleted and has consented since, but no new data is stored: the completed
-        # request still describes the state.
-        completed = map(uow.requests.latest_completed, pseudonyms.user_hashes(wanted.user_id))
-        return next((request for request in completed if request is not None), None)
-    return None
-
-
-def _check_stored(uow: UnitOfWork, pseudonyms: Pseudonyms, subject: Subject) -> None:
-    """Raise the NotFoundError for a part of the subject that is not stored."""
     if subject.user_id is None:
         (item_id,) = subject.item_ids
         if item_id not in uow.people.known_items([item_id]):
             raise UnknownItemError(item_id=item_id)
-        return
+        return True
     if uow.people.user(subject.user_id) is None:
+        if command.suppress_unknown:
+            return False
         raise unknown_user(pseudonyms)
     rated_ids = {interaction.item_id for interaction in uow.people.history(subject.user_id)}
     missing_ids = [item_id for item_id in subject.item_ids if item_id not in rated_ids]
     if missing_ids:
         raise UnknownInteractionError(item_ids=", ".join(missing_ids))
+    return True
 
 
 def record_request(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, settings: Settings, subject: Subject
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    settings: Settings,
+    subject: Subject,
+    attribution: Attribution = UNATTRIBUTED,
+    *,
+    is_stored: bool = True,
 ) -> ForgetRequest:
-    """Write the request, its suppressions, the change log entries and the wake-up message."""
+    """Write the request, its suppressions, the change log entries and the wake-up message.
+
+    Of a subject that is not stored, only keyed hashes are written: there are no rows to delete, so
+    nothing would remove the plain ids again.
+    """
     now = uow.state.now()
+    deadlines = Deadlines.of(settings, now)
     request = ForgetRequest(
         id=new_id("req"),
         scope=subject.scope,
-        subject=subject,
+        subject=subject if is_stored else None,
         subject_hashes=pseudonyms.of(subject),
+        requested_by=attribution.requested_by,
+        reason=attribution.reason,
+        reference=attribution.reference,
+        user_hash=None if subject.user_id is None else pseudonyms.user(subject.user_id),
         status=RequestStatus.SCHEDULED,
         created_at=now,
-        due_at=now + timedelta(days=settings.due_days),
-        exact_due_at=now + timedelta(days=settings.exact_days),
-        cancellable_until=now + timedelta(seconds=settings.cancel_window),
+        due_at=deadlines.due_at,
+        exact_due_at=deadlines.exact_due_at,
+        cancellable_until=deadlines.cancellable_until,
+        recovered=None if is_stored else {},
     )
     uow.requests.add(request)
     uow.suppressions.add(request.subject_hashes, request)
     # The deletion of an item is one entry: replicas leave the item out by the open request.
-    uow.state.bump("forget", [NO_USER if subject.user_id is None else subject.user_id])
+    user_id = subject.user_id if is_stored else None
+    uow.state.bump("forget", [NO_USER if user_id is None else user_id])
     uow.outbox.add(Topic.REQUEST, request.id)
-    owner = pseudonyms.user(subject.user_id or "") if subject.scope is Scope.USER_ITEMS else None
-    record_accepted(uow, request, owner)
+    record_accepted(uow, request, request.user_hash if request.scope is Scope.USER_ITEMS else None)
     return request
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.catalog import ItemOrigin
@@ -19,7 +20,7 @@ from app.services.suppression import forgotten_ids, forgotten_pairs
 from app.services.validation import check_texts, normal_interaction, normal_item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from app.domain.catalog import Interaction, NewItem, User
     from app.services.pseudonyms import Pseudonyms
@@ -32,8 +33,9 @@ T = TypeVar("T")
 class ImportResult:
     """Numbers of stored rows, and of skipped rows by reason.
 
-    The reasons are `forgotten`, `unknown_item` and `invalid`. `invalid` has the number of invalid
-    rows for each fault.
+    The reasons are `forgotten`, `unknown_item` and `older`, which count interactions,
+    `forgotten_users`, `forgotten_items`, and `invalid`. `invalid` has the number of invalid rows
+    for each fault.
     """
 
     users: int = 0
@@ -64,21 +66,27 @@ def import_data(  # noqa: PLR0913 - one parameter for each kind of row
     chunk: int = 5000,
     on_progress: Callable[[int], None] | None = None,
     rated_items: Iterable[NewItem] = (),
+    described_by: Mapping[str, str] = MappingProxyType({}),
 ) -> ImportResult:
     """Import all valid rows that are not suppressed, `chunk` rows per transaction.
 
     `users` may contain only the users with attributes: users of interactions are created. An
     import can be repeated, because every row is added or replaced. `on_progress` receives the
     number of rows of each chunk. `items` are those of a catalog; `rated_items` are items that only
-    the ratings of this import name, see `items_to_name`.
+    the ratings of this import name, see `items_to_name`. `described_by` has the user whose rows
+    alone describe a rated item; the description is stored after the user's interaction, and only
+    if the interaction is stored, so that a deletion of the user finds both.
     """
     result = ImportResult()
     rated = list(rated_items)
+    named = [(item[0], "", {}) if item[0] in described_by else item for item in rated]
+    described = [(described_by[item[0]], item) for item in rated if item[0] in described_by]
     steps: list[tuple[Iterable[Iterable[object]], Callable[..., ImportResult]]] = [
         (_chunks(items, chunk), partial(_import_items, origin=ItemOrigin.CATALOG)),
-        (_chunks(rated, chunk), partial(_import_items, origin=ItemOrigin.RATINGS)),
+        (_chunks(named, chunk), partial(_import_items, origin=ItemOrigin.RATINGS)),
         (_chunks(users, chunk), _import_users),
         (_chunks(interactions, chunk), _import_interactions),
+        (_chunks(described, chunk), _describe_items),
     ]
     for chunks, store in steps:
         for rows_of_chunk in chunks:
@@ -120,6 +128,28 @@ def items_to_name(
     return item_ids
 
 
+def authors_of_texts(uow: UnitOfWork, pseudonyms: Pseudonyms) -> Callable[[str, str], str | None]:
+    """Return a function from (user id, item id) to the normal user id; None if suppressed.
+
+    Spellings of one id are one author, who cannot confirm a text of the other spelling.
+    """
+    suppressed = uow.suppressions.all_hashes()
+
+    def author(user_id: str, item_id: str) -> str | None:
+        hashes: tuple[str, ...] = ()
+        if suppressed:
+            hashes = pseudonyms.user_hashes(user_id)
+            hashes += pseudonyms.interaction_hashes(user_id, item_id)
+        if not suppressed.isdisjoint(hashes):
+            return None
+        try:
+            return pseudonyms.user_id(user_id)
+        except InvalidInputError:  # The user's interaction will be counted as invalid.
+            return None
+
+    return author
+
+
 def _retire_unrated(factory: UnitOfWorkFactory, item_ids: list[str], chunk: int) -> None:
     """Retire items whose ratings were skipped, because a user was forgotten during the import."""
     for ids in _chunks(item_ids, chunk):
@@ -150,7 +180,34 @@ def _import_items(
     if kept:
         uow.people.upsert_items(kept, origin, erase=False)
         uow.state.bump("items")
-    return result.plus({"forgotten": len(forgotten)}, invalid, items=len(kept))
+    return result.plus({"forgotten_items": len(forgotten)}, invalid, items=len(kept))
+
+
+def _describe_items(
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    rows: list[tuple[str, NewItem]],
+    result: ImportResult,
+) -> ImportResult:
+    """Describe items by rows of one user each, if the user's interaction with the item is stored.
+
+    A row is the user's id and the described item. The items were counted when they were named.
+    """
+    pairs, invalid = _normal_rows(
+        rows, lambda row: (pseudonyms.user_id(row[0]), _normal_item(row[1]))
+    )
+    stored = uow.people.rated_pairs((user_id, item[0]) for _, (user_id, item) in pairs)
+    # The interaction of a user who was forgotten during the import may still be stored.
+    forgotten = forgotten_pairs(uow, pseudonyms, {(row[0], row[1][0]) for row, _ in pairs})
+    kept = [
+        item
+        for row, (user_id, item) in pairs
+        if (user_id, item[0]) in stored and (row[0], row[1][0]) not in forgotten
+    ]
+    if kept:
+        uow.people.upsert_items(kept, ItemOrigin.RATER, erase=False)
+        uow.state.bump("items")
+    return result.plus({}, invalid)
 
 
 def _import_users(
@@ -165,7 +222,7 @@ def _import_users(
         holdout = pseudonyms.drawn_as_holdout(user.id for user in kept)
         uow.people.upsert_users(kept, holdout=holdout)
         uow.state.bump("interactions")
-    return result.plus({"forgotten": len(forgotten)}, invalid, users=len(kept))
+    return result.plus({"forgotten_users": len(forgotten)}, invalid, users=len(kept))
 
 
 def _import_interactions(
@@ -185,17 +242,18 @@ def _import_interactions(
             valid[pair] = normal
     known = uow.people.known_items({item_id for _, item_id in valid})
     kept = [row for pair, row in valid.items() if pair not in forgotten and row.item_id in known]
+    changed, older = uow.people.newer(kept)
     skipped = {
         "forgotten": len(forgotten),
         "unknown_item": len(valid) - len(forgotten) - len(kept),
+        "older": len(older),
     }
-    changed = uow.people.unequal(kept)
     if changed:
         version = uow.state.bump("interactions")
         user_ids = {row.user_id for row in changed}
         uow.people.ensure_users(user_ids, holdout=pseudonyms.drawn_as_holdout(user_ids))
         uow.people.upsert_interactions(changed, version)
-    return result.plus(skipped, invalid, interactions=len(kept))
+    return result.plus(skipped, invalid, interactions=len(kept) - len(older))
 
 
 def _normal_rows(

@@ -255,7 +255,7 @@ def sweep(uow: UnitOfWork, settings: Settings) -> Sweep:
             _release_requests(uow, lease, settings, f"{job.stage}: worker-lost")
             abandoned.append(job.id)
     for job_id in woken:
-        uow.outbox.add(Topic.JOB, job_id)
+        uow.outbox.repeat(Topic.JOB, job_id)
     return Sweep(abandoned=tuple(abandoned), woken=tuple(woken))
 
 

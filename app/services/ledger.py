@@ -24,8 +24,12 @@ def record_accepted(uow: UnitOfWork, request: ForgetRequest, owner: str | None =
 
 
 def accepted_facts(request: ForgetRequest, owner: str | None = None) -> dict[str, Any]:
-    """Return what a restored database needs to know of a request."""
+    """Return what a restored database needs to know of a request.
+
+    The caller's texts are left out, because an entry of the ledger can never be changed.
+    """
     facts = {
+        "reason": request.reason.value,
         "created_at": request.created_at.isoformat(),
         "due_at": request.due_at.isoformat(),
         "cancellable_until": request.cancellable_until.isoformat(),

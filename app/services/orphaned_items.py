@@ -1,6 +1,7 @@
 """Retire items that only deleted interactions named: their ids may be about the deleted user.
 
-Items of a catalog stay. An item of unknown origin was stored before origins were recorded; such an
+Items of a catalog stay. An item that rows of one user described, and that others rated too, loses
+its title and attributes. An item of unknown origin was stored before origins were recorded; such an
 item is retired if nothing describes it and no interaction is left, and is counted if described.
 """
 
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanedItems:
-    """Items of the deleted interactions: ids of retired ones, number of those kept with a text.
+    """Items of the deleted interactions, of which other users may have rated some too.
 
-    Kept items have unknown origin, and a title or attributes that may have come with the deleted
-    interactions. Other users may have rated them too.
+    `retired` are ids. `kept` is the number of items of unknown origin with a title or attributes
+    that may have come with the deleted interactions. `described_by_rater` are the ids of items that
+    stay and whose description came with the interactions of one user.
     """
 
     retired: frozenset[str] = frozenset()
     kept: int = 0
+    described_by_rater: frozenset[str] = frozenset()
 
 
 def rated_item_ids(uow: UnitOfWork, requests: Iterable[ForgetRequest]) -> set[str]:
@@ -49,27 +52,30 @@ def retire_orphans(uow: UnitOfWork, item_ids: Iterable[str]) -> OrphanedItems:
     Call this after the deletion, in its transaction and under the state lock.
     """
     distinct_ids = sorted(set(item_ids))
-    orphans = [
-        item
-        for item in uow.people.unrated_items(distinct_ids)
-        if item.origin is ItemOrigin.RATINGS or (item.origin is None and not item.is_described)
-    ]
+    orphans = [item for item in uow.people.unrated_items(distinct_ids) if item.is_from_ratings]
     items = uow.people.items_by_id(distinct_ids).values()
     kept = sum(item.origin is None and item.is_described for item in items)
     for item in orphans:
         uow.people.retire_item(item.id)
     if orphans:
         uow.state.bump("items")
-    return OrphanedItems(retired=frozenset(item.id for item in orphans), kept=kept)
+    retired = frozenset(item.id for item in orphans)
+    described = frozenset(item.id for item in items if item.origin is ItemOrigin.RATER)
+    return OrphanedItems(retired=retired, kept=kept, described_by_rater=described - retired)
 
 
 def retire_orphans_of_job(uow: UnitOfWork, lease: Lease, item_ids: Iterable[str]) -> frozenset[str]:
     """Retire orphaned items, add their numbers to the job's metrics, and return their ids.
 
+    Other items lose a description that may have come with the deleted interactions.
+
     The numbers are written with the deletion, because a repetition finds no interactions and so
     adds zero.
     """
     orphans = retire_orphans(uow, item_ids)
+    if orphans.described_by_rater:
+        uow.people.clear_descriptions(orphans.described_by_rater)
+        uow.state.bump("items")
     metrics = uow.jobs.get(lease.job_id).metrics
     counts = {"catalog_entries_retired": len(orphans.retired), "catalog_entries_kept": orphans.kept}
     totals = {name: metrics.get(name, 0) + count for name, count in counts.items()}

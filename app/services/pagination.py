@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from app.domain.errors import InvalidInputError
+from app.domain.requests import EVERY_REQUEST, RequestFilter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +42,17 @@ class Page(Generic[T]):
 
 
 def list_requests(
-    uow: UnitOfWork, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    uow: UnitOfWork,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+    matching: RequestFilter = EVERY_REQUEST,
 ) -> Page[ForgetRequest]:
-    """Return one page of deletion requests."""
-    return _page(uow.requests.page, "req", limit, cursor)
+    """Return one page of the deletion requests that match the filter."""
+
+    def fetch(limit: int, cursor: str | None) -> list[ForgetRequest]:
+        return uow.requests.page(limit, cursor, matching)
+
+    return _page(fetch, "req", limit, cursor)
 
 
 def list_jobs(uow: UnitOfWork, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[Job]:

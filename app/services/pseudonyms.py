@@ -13,6 +13,7 @@ from app.domain.requests import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from app.domain.requests import Subject
 
@@ -29,6 +30,8 @@ class Pseudonyms:
     id_rule: IdRule = IdRule.EXACT
     #: The probability with which a new user becomes a holdout user.
     holdout_share: float = 0.0
+    #: The key file, if this process created the key.
+    new_key_file: Path | None = field(default=None, repr=False, compare=False)
 
     def user_id(self, text: str) -> str:
         """Return the normal form of a user id; raises InvalidInputError."""

@@ -6,45 +6,50 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from app.domain.catalog import CATALOG_KINDS, Interaction, User
+from app.domain.catalog import Interaction, User
 from app.domain.errors import GoneError, UnknownItemError
 from app.domain.recommendations import Visitor
-from app.domain.requests import Scope
 from app.services.validation import normal_item_id, some_of, unknown_user
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
-    from app.domain.catalog import UserVersion
+    from app.domain.catalog import RecordedInteraction, UserVersion
     from app.domain.recommendations import RecommendationQuery
     from app.domain.releases import Alias
+    from app.domain.standing import Standing
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork
 
 #: The user id of a visitor's interactions while an answer is computed. No stored user has this id.
 VISITOR_ID: Final = ""
-#: Kinds of entries of the change log after which an answer in progress needs repair.
-_OVERTAKING: Final = frozenset({"forget"}) | CATALOG_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """Everything that a recommendation may use about a user, at `data_version`."""
+class AskerInputs:
+    """What an answer uses about a user besides the history, at `data_version`."""
 
     #: The id is VISITOR_ID for a visitor.
     user: User
-    #: Ordered by (timestamp, item id), without suppressed interactions.
-    history: tuple[Interaction, ...]
-    #: All items that the user rated, including suppressed pairs; for excluding seen items.
-    seen_item_ids: frozenset[str]
-    #: Items of open deletion requests, which must not be recommended to any user.
-    suppressed_item_ids: frozenset[str]
     data_version: int
     alias: Alias
     #: The version of the user's own data; None for a visitor, or if it is not known.
     user_version: UserVersion | None = None
     #: Whether deletions are repeated after a restore, so that no recommendation may be given.
     is_restoring: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs(AskerInputs):
+    """Everything that a recommendation may use about a user, read from the database."""
+
+    #: Ordered by (timestamp, item id), without suppressed interactions.
+    history: tuple[Interaction, ...]
+    #: All items that the user rated, including suppressed pairs; for excluding seen items.
+    seen_item_ids: frozenset[str]
+    #: Items of open deletion requests, which must not be recommended to any user.
+    suppressed_item_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +63,6 @@ class Recheck:
     data_version: int
     alias: Alias
     is_restoring: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _SuppressedItems:
-    version: int
-    item_ids: frozenset[str]
-    has_open_pairs: bool
-
-
-class SuppressedItemsCache:
-    """Cache the items of open deletion requests for one data version. Thread-safe.
-
-    Opening, closing or canceling a request changes the data version in the same transaction, so an
-    entry of the current version is never stale. The cache holds no user ids.
-    """
-
-    def __init__(self) -> None:
-        """Start with an empty cache."""
-        self._entry: _SuppressedItems | None = None
-
-    def at(self, uow: UnitOfWork, version: int) -> _SuppressedItems:
-        """Return the suppressed items of this snapshot, whose data version is `version`."""
-        # The entry is read once and replaced as a whole, so concurrent calls need no lock.
-        entry = self._entry
-        if entry is None or entry.version != version:
-            entry = _SuppressedItems(
-                version, frozenset(uow.requests.open_item_ids()), uow.requests.any_open_pairs()
-            )
-            self._entry = entry
-        return entry
 
 
 def normal_query(pseudonyms: Pseudonyms, query: RecommendationQuery) -> RecommendationQuery:
@@ -123,7 +98,6 @@ def read_inputs(
     uow: UnitOfWork,
     pseudonyms: Pseudonyms,
     user_id: str,
-    suppressed_items: SuppressedItemsCache | None = None,
     spelling: str | None = None,
 ) -> Inputs:
     """Read a user's inputs from one snapshot; raises GoneError or UnknownUserError.
@@ -141,19 +115,14 @@ def read_inputs(
         raise unknown_user(pseudonyms)
     user, user_version = stored
     history = uow.people.history(user_id)
-    suppressed = (suppressed_items or SuppressedItemsCache()).at(uow, standing.data_version)
-    suppressed_pairs = {
-        item_id
-        for request in (uow.requests.open_of_user(user_id) if suppressed.has_open_pairs else ())
-        if request.subject is not None and request.scope is Scope.USER_ITEMS
-        for item_id in request.subject.item_ids
-    }
-    excluded = suppressed.item_ids | suppressed_pairs
+    suppressed_item_ids = frozenset(uow.requests.open_item_ids())
+    suppressed_pairs = uow.requests.open_pairs_of([user_id]).get(user_id, set())
+    excluded = suppressed_item_ids | suppressed_pairs
     return Inputs(
         user=user,
         history=tuple(event for event in history if event.item_id not in excluded),
         seen_item_ids=frozenset(event.item_id for event in history),
-        suppressed_item_ids=suppressed.item_ids,
+        suppressed_item_ids=suppressed_item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
         user_version=user_version,
@@ -161,13 +130,24 @@ def read_inputs(
     )
 
 
-def unsuppressed_histories(
-    uow: UnitOfWork,
-    pseudonyms: Pseudonyms,
-    user_ids: Sequence[str],
-    suppressed_item_ids: frozenset[str],
-) -> dict[str, list[Interaction]]:
-    """Return user id → history, as `read_inputs` reads it; empty for suppressed users.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRows:
+    """The stored interactions of a user who is not suppressed, oldest first."""
+
+    rows: Sequence[RecordedInteraction] = ()
+    #: The items of the rows that an open deletion request names.
+    suppressed_item_ids: frozenset[str] = frozenset()
+
+    def history(self, suppressed_item_ids: AbstractSet[str]) -> list[Interaction]:
+        """Return the rows as `read_inputs` reads them."""
+        excluded = suppressed_item_ids | self.suppressed_item_ids
+        return [row[0] for row in self.rows if row[0].item_id not in excluded]
+
+
+def rows_of_users(
+    uow: UnitOfWork, pseudonyms: Pseudonyms, user_ids: Sequence[str]
+) -> dict[str, UserRows]:
+    """Return user id → rows; no rows for suppressed users.
 
     The number of statements does not grow with the number of users, up to 500 of them.
     """
@@ -177,31 +157,33 @@ def unsuppressed_histories(
     suppressed = {ids_by_hash[h] for h in uow.suppressions.matching(ids_by_hash)}
     usable = [user_id for user_id in user_ids if user_id not in suppressed]
     pairs = uow.requests.open_pairs_of(usable)
-    histories: dict[str, list[Interaction]] = {user_id: [] for user_id in user_ids}
-    for user_id, history in uow.people.histories(usable).items():
-        excluded = suppressed_item_ids | pairs.get(user_id, set())
-        histories[user_id] = [event for event in history if event.item_id not in excluded]
-    return histories
+    rows = {user_id: UserRows() for user_id in user_ids}
+    for user_id, history in uow.people.recorded_histories(usable).items():
+        rows[user_id] = UserRows(
+            rows=history, suppressed_item_ids=frozenset(pairs.get(user_id, ()))
+        )
+    return rows
 
 
-def read_visitor(
-    uow: UnitOfWork, visitor: Visitor, suppressed_items: SuppressedItemsCache
+def visitor_inputs(
+    standing: Standing,
+    visitor: Visitor,
+    known_items: Container[str],
+    suppressed_item_ids: frozenset[str],
 ) -> Inputs:
-    """Return the inputs of a visitor; raises UnknownItemError for an unknown item."""
-    standing = uow.state.standing(())
+    """Return the inputs of a visitor; raises UnknownItemError for an item that is not known."""
     rated = {item_id for item_id, _ in visitor.history}
-    require_items(rated, uow.people.known_items(rated))
-    suppressed = suppressed_items.at(uow, standing.data_version)
+    require_items(rated, known_items)
     timestamp = int(time.time())
     return Inputs(
         user=User(id=VISITOR_ID, attributes=dict(visitor.attributes)),
         history=tuple(
             Interaction(user_id=VISITOR_ID, item_id=item_id, rating=rating, timestamp=timestamp)
             for item_id, rating in visitor.history
-            if item_id not in suppressed.item_ids
+            if item_id not in suppressed_item_ids
         ),
         seen_item_ids=frozenset(rated),
-        suppressed_item_ids=suppressed.item_ids,
+        suppressed_item_ids=suppressed_item_ids,
         data_version=standing.data_version,
         alias=standing.alias,
         is_restoring=standing.is_restoring,
@@ -209,26 +191,28 @@ def read_visitor(
 
 
 def recheck(
-    uow: UnitOfWork, pseudonyms: Pseudonyms, user_ids: Sequence[str], seen_version: int
+    standing_of: Callable[..., Standing],
+    pseudonyms: Pseudonyms,
+    user_ids: Sequence[str],
+    seen_version: int,
 ) -> Recheck:
     """Return the changes since `seen_version`, from a new snapshot; call before sending an answer.
 
-    A deletion of any user counts, because the first stage's statistics contained that user. A
-    change of the catalog counts, because it may be the end of an item that only this user rated.
+    `standing_of` is `StateRepository.standing`, or `UnitOfWorkFactory.standing` outside of a unit
+    of work. A deletion of any user counts, because the first stage's statistics contained that
+    user. A change of the catalog counts, because it may be the end of an item that only this user
+    rated.
     """
     hashes = {
         user_hash: user_id for user_id in user_ids for user_hash in pseudonyms.user_hashes(user_id)
     }
-    standing = uow.state.standing(hashes)
-    version = standing.data_version
-    changes = uow.state.newest_changes(seen_version) if version > seen_version else {}
-    first = min((change.first for change in changes.values()), default=version + 1)
-    # A pruned log may have lost a deletion.
-    is_incomplete = version > seen_version and first != seen_version + 1
+    standing = standing_of(hashes, seen_version)
+    changes = standing.changes
     return Recheck(
         gone=frozenset(hashes[user_hash] for user_hash in standing.suppressed),
-        is_overtaken=is_incomplete or bool(changes.keys() & _OVERTAKING),
-        data_version=version,
+        # A pruned log may have lost a deletion.
+        is_overtaken=not changes.is_complete or changes.overtaking > seen_version,
+        data_version=standing.data_version,
         alias=standing.alias,
         is_restoring=standing.is_restoring,
     )

@@ -8,7 +8,7 @@ consent had lifted after the deletion.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from app.domain.jobs import Stage
@@ -19,9 +19,11 @@ from app.domain.requests import (
     OPEN_STATUSES,
     Assurance,
     ForgetRequest,
+    RequestReason,
     RequestStatus,
     Scope,
 )
+from app.services.deadlines import Deadlines
 from app.services.forget import withdraw
 
 if TYPE_CHECKING:
@@ -95,24 +97,27 @@ class EntryApplier:
     def _insert(self, record: LedgerRecord) -> ForgetRequest:
         """Insert the request without plain ids, and suppress its subject."""
         created_at = _time(record.facts.get("created_at")) or record.at
-        days = timedelta(days=self._settings.due_days)
+        deadlines = Deadlines.of(self._settings, created_at)
+        scope = record.scope or Scope.USER
+        owner = record.facts.get("owner")
         request = ForgetRequest(
             id=record.request_id or "",
-            scope=record.scope or Scope.USER,
+            scope=scope,
             subject=None,
             subject_hashes=record.subject_hashes,
+            user_hash=record.subject_hashes[0] if scope is Scope.USER else owner,
+            reason=RequestReason(record.facts.get("reason", RequestReason.USER_REQUEST)),
             status=_R.SCHEDULED,
             created_at=created_at,
-            due_at=_time(record.facts.get("due_at")) or created_at + days,
-            exact_due_at=_time(record.facts.get("exact_due_at"))
-            or created_at + timedelta(days=self._settings.exact_days),
+            due_at=_time(record.facts.get("due_at")) or deadlines.due_at,
+            exact_due_at=_time(record.facts.get("exact_due_at")) or deadlines.exact_due_at,
             cancellable_until=_time(record.facts.get("cancellable_until")) or created_at,
             recovered={},
         )
         self._uow.requests.add(request)
         self._uow.suppressions.add(request.subject_hashes, request)
         self._uow.outbox.add(Topic.REQUEST, request.id)
-        self.inserted[request.id] = record.facts.get("owner")
+        self.inserted[request.id] = owner
         return request
 
     def _cancel(self, request: ForgetRequest) -> bool:

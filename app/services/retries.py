@@ -110,12 +110,14 @@ def _returned(
 def has_lost_rows(uow: UnitOfWork, request: ForgetRequest) -> bool:
     """Return whether an earlier job has deleted rows of the request without completing it.
 
-    A request is recorded only for stored data, so missing data was deleted. Jobs of earlier
-    versions could end after they had deleted rows. The live weights may have known these rows.
+    Other requests than those with `recovered` are recorded only for stored data, so missing data
+    was deleted. Jobs of earlier versions could end after they had deleted rows. The live weights
+    may have known these rows.
     """
     subject = request.subject
     if subject is None:
-        # A restored database may lack the person of a request that the ledger has.
+        # A restored database may lack the person of a request that the ledger has, and a user may
+        # be suppressed without stored data.
         return request.recovered is None or request.rows_deleted is not None
     if subject.scope is Scope.ITEM or subject.user_id is None:
         return uow.people.known_items(subject.item_ids) != set(subject.item_ids)

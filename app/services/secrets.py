@@ -29,19 +29,25 @@ _MIN_KEY_LENGTH: Final = 16
 
 def load_pseudonyms(settings: Settings) -> Pseudonyms:
     """Return the keyed hashes of this installation; create the key if there is none."""
+    new_key_file = None
+    name, remedy = "The hash key", "Set LETHE_HASH_KEY to a longer secret."
     if settings.hash_key is not None:
         key = settings.hash_key.get_secret_value().encode()
     else:
-        key = create_once(
-            settings.keys_directory / HASH_KEY_FILE,
-            lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)),
+        path = settings.keys_directory / HASH_KEY_FILE
+        created = base64.urlsafe_b64encode(secrets.token_bytes(32))
+        key = create_once(path, lambda: created)
+        new_key_file = path if key == created else None
+        name = f"The key file {path}"
+        remedy = (
+            "Restore the file from a backup, because no other key recognizes the forgotten users. "
+            "Remove the file only if the installation has no data."
         )
     if len(key) < _MIN_KEY_LENGTH:
         raise InvalidInputError(
-            f"The hash key has {len(key)} bytes, but needs at least {_MIN_KEY_LENGTH}. "
-            "Set LETHE_HASH_KEY to a longer secret."
+            f"{name} has {len(key)} bytes, but needs at least {_MIN_KEY_LENGTH}. {remedy}"
         )
-    return Pseudonyms(key, settings.id_rule, settings.holdout_share)
+    return Pseudonyms(key, settings.id_rule, settings.holdout_share, new_key_file)
 
 
 def load_signer(settings: Settings) -> Signer:
@@ -83,10 +89,13 @@ def replace_signing_key(settings: Settings) -> Signer:
 def check_hash_key(uow: UnitOfWork, pseudonyms: Pseudonyms) -> None:
     """Raise KeyMismatchError if the hash key is not the first key used with this database.
 
-    With another key, no suppression or tombstone in the database would match any id.
+    With another key, no suppression or tombstone in the database would match any id. A key that
+    this process created in place of a lost one is removed again.
     """
     fingerprint = pseudonyms.fingerprint()
     if uow.state.key_fingerprint(fingerprint) != fingerprint:
+        if pseudonyms.new_key_file is not None:
+            pseudonyms.new_key_file.unlink(missing_ok=True)
         raise KeyMismatchError
 
 

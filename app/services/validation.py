@@ -8,7 +8,18 @@ from inspect import cleandoc
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidInputError, UnknownUserError
-from app.domain.id_rules import IdRule, MalformedTextError, check_text, normal_id
+from app.domain.id_rules import (
+    MAX_ATTRIBUTES,
+    MAX_NAME_LENGTH,
+    MAX_TITLE_LENGTH,
+    MAX_VALUE_LENGTH,
+    MAX_VALUES,
+    IdRule,
+    MalformedTextError,
+    check_text,
+    normal_id,
+    normal_reference,
+)
 from app.domain.requests import Scope
 
 if TYPE_CHECKING:
@@ -16,12 +27,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.catalog import Interaction
-    from app.domain.requests import Subject
+    from app.domain.requests import Attribution, Subject
     from app.services.pseudonyms import Pseudonyms
 
 MAX_ITEMS_PER_REQUEST: Final = 1000
 _MIN_STARS, _MAX_STARS = 0.5, 5.0
-_MAX_SECONDS: Final = 2**31
+#: The one bound of future times at every door: clocks differ, but no rating is from tomorrow.
+_MAX_AHEAD: Final = timedelta(days=1)
 #: The most ids that an error message lists.
 _MAX_LISTED: Final = 10
 
@@ -47,6 +59,33 @@ def normal_subject(pseudonyms: Pseudonyms, subject: Subject) -> Subject:
     return replace(subject, user_id=user_id, item_ids=item_ids)
 
 
+def normal_attribution(attribution: Attribution, subject: Subject) -> Attribution:
+    """Return the attribution with texts in NFC; raises InvalidInputError for personal data."""
+    requested_by = _reference("requested_by", attribution.requested_by, subject)
+    reference = _reference("reference", attribution.reference, subject)
+    return replace(attribution, requested_by=requested_by, reference=reference)
+
+
+def normal_reference_of(name: str, text: str) -> str:
+    """Return the NFC form of `requested_by` or `reference`; raises InvalidInputError."""
+    try:
+        return normal_reference(text)
+    except MalformedTextError as error:
+        raise InvalidInputError(f"{name} {error}.") from error
+
+
+def _reference(name: str, text: str | None, subject: Subject) -> str | None:
+    if text is None:
+        return None
+    text = normal_reference_of(name, text)
+    if subject.user_id is not None and text.casefold() == subject.user_id.casefold():
+        raise InvalidInputError(
+            f"{name} is the user's id, but must not contain personal data. Give a reference such "
+            "as a ticket number, or leave it out."
+        )
+    return text
+
+
 def unknown_user(pseudonyms: Pseudonyms) -> UnknownUserError:
     """Return the error for a user without data, with a hint at the id rule."""
     return UnknownUserError(cleandoc(UnknownUserError.__doc__ or "") + id_rule_hint(pseudonyms))
@@ -60,15 +99,27 @@ def id_rule_hint(pseudonyms: Pseudonyms) -> str:
 
 
 def check_texts(title: str, attributes: Mapping[str, str | Iterable[str]]) -> None:
-    """Refuse a title or attributes with control characters or bidirectional controls."""
-    _check_text("title", title)
+    """Refuse a title or attributes with forbidden characters, or beyond the limits of the API."""
+    _check_text("title", title, MAX_TITLE_LENGTH)
+    _check_number("attributes", len(attributes), MAX_ATTRIBUTES)
     for name, values in attributes.items():
-        _check_text("attribute", name)
-        for value in (values,) if isinstance(values, str) else values:
-            _check_text("attribute", value)
+        _check_text("attribute", name, MAX_NAME_LENGTH)
+        texts = (values,) if isinstance(values, str) else tuple(values)
+        _check_number("values of an attribute", len(texts), MAX_VALUES)
+        for value in texts:
+            _check_text("attribute", value, MAX_VALUE_LENGTH)
 
 
-def _check_text(name: str, text: str) -> None:
+def _check_number(name: str, number: int, most: int) -> None:
+    if number > most:
+        fault = f"{name} must be at most {most}"
+        raise InvalidInputError(f"{fault}.", reason=fault)
+
+
+def _check_text(name: str, text: str, longest: int) -> None:
+    if len(text) > longest:
+        fault = f"{name} must have at most {longest} characters"
+        raise InvalidInputError(f"{fault}.", reason=fault)
     try:
         check_text(text)
     except MalformedTextError as error:
@@ -87,7 +138,7 @@ def normal_interaction(
             f"rating is {interaction.rating}, but must be 0.5 to 5 stars in steps of 0.5.",
             reason="rating must be 0.5 to 5 stars in steps of 0.5",
         )
-    latest = max(_MAX_SECONDS, int((now + timedelta(days=1)).timestamp()))
+    latest = int((now + _MAX_AHEAD).timestamp())
     if not 0 <= interaction.timestamp <= latest:
         raise InvalidInputError(
             f"timestamp is {interaction.timestamp}, but must be Unix seconds, at most a day ahead.",

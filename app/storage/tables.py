@@ -125,7 +125,15 @@ class RequestRow(Base):
     user_id: Mapped[str | None] = mapped_column(index=True)
     item_ids: Mapped[list[str] | None]
     subject_hashes: Mapped[list[str]]
-    status: Mapped[str] = mapped_column(String(16), index=True)
+    #: The caller's texts, which must not contain personal data; they stay after completion.
+    requested_by: Mapped[str | None]
+    reason: Mapped[str] = mapped_column(
+        String(24), default="user_request", server_default="user_request"
+    )
+    reference: Mapped[str | None]
+    #: Keyed hash of the user. None: the subject is an item, or the row is from before the column.
+    user_hash: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     cancellable_until: Mapped[datetime]
@@ -160,8 +168,15 @@ class RequestRow(Base):
     #: What only the ledger knew of the request when the database was restored. No plain ids.
     recovered: Mapped[dict[str, Any] | None]
 
-    #: The scheduler reads the earliest times of the approximate deletions twice per second.
     __table_args__ = (
+        # Lists are ordered by id, so that a page needs no sorting of all matching requests.
+        Index("ix_requests_status_id", "status", "id"),
+        Index("ix_requests_assurance_id", "assurance", "id"),
+        Index("ix_requests_user_hash_id", "user_hash", "id"),
+        Index("ix_requests_created_at", "created_at"),
+        Index("ix_requests_requested_by_id", "requested_by", "id"),
+        Index("ix_requests_reference_id", "reference", "id"),
+        # The scheduler reads the earliest times of the approximate deletions twice per second.
         Index("ix_requests_assurance_exact_due_at", "assurance", "exact_due_at"),
         Index("ix_requests_assurance_completed_at", "assurance", "completed_at"),
         Index(
@@ -242,11 +257,14 @@ class SuppressionRow(Base):
 
 
 class IdempotencyRow(Base):
-    """A used idempotency key, the request recorded under it, and a keyed hash of the body."""
+    """A used idempotency key, the request recorded under it, and keyed hashes of the body."""
 
     __tablename__ = "idempotency_keys"
     key_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Of the subject; emptied at completion.
     body_hash: Mapped[str] = mapped_column(String(64))
+    #: Of the other fields, which say nothing about the subject. None: from before the column.
+    options_hash: Mapped[str | None] = mapped_column(String(64))
     request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"), index=True)
     created_at: Mapped[datetime]
 
@@ -412,6 +430,8 @@ class StateRow(Base):
     ledger_checkpoint: Mapped[int | None] = mapped_column(BigInteger)
     #: Number of open deletions that are repeated after a restore. Recommendations wait for them.
     restoring: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    #: How the newest import without timestamps got times: random or order; None: there was none.
+    drawn_times: Mapped[str | None] = mapped_column(String(8))
 
 
 class DataChangeRow(Base):

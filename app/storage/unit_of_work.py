@@ -31,12 +31,13 @@ from app.storage.repositories.suppressions import SuppressionRepository
 from app.storage.repositories.workers import WorkerRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from sqlalchemy import Connection, Engine
 
     from app.domain.ledger import LedgerRecord
+    from app.domain.standing import Standing
     from app.storage.engine import Database
     from app.storage.ledger import Ledger
 
@@ -182,6 +183,25 @@ class UnitOfWorkFactory:
         if write:
             return UnitOfWork(self.database.write, self.ledger, self.catch_up)
         return UnitOfWork(self.database.read)
+
+    def standing(
+        self, subject_hashes: Iterable[str], since: int | None = None, user_ids: Iterable[str] = ()
+    ) -> Standing:
+        """Return `StateRepository.standing` of a new snapshot, with one round trip.
+
+        A single statement is a snapshot of its own, so no transaction is begun. The statement is
+        repeated once on a new connection if the connection was lost while unused. Raises
+        DatabaseUnavailableError.
+        """
+        hashes, users = list(subject_hashes), list(user_ids)
+        for is_last in (False, True):
+            try:
+                with self.database.check.connect() as connection:
+                    return StateRepository(connection).standing(hashes, since, users)
+            except UNAVAILABLE as error:
+                if is_last or not getattr(error, "connection_invalidated", False):
+                    raise DatabaseUnavailableError from error
+        raise DatabaseUnavailableError
 
     def lease(self, *, write: bool = True) -> UnitOfWork:
         """Create a short unit of work on the connections for leases; it changes no request."""

@@ -41,7 +41,7 @@ async function request(method, path, body) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+    response = await fetch(path.slice(1), { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
   } catch {
     throw new Problem(0, "The service cannot be reached. This page tries again automatically.");
   }
@@ -424,7 +424,7 @@ async function load() {
     (health.reasons || []).join("; "));
   show("warnings", [health.worker_count ?? null, health.warnings || [], health.reasons || []], warningNotices);
   const [jobs, requests, releases] = await Promise.all(
-    ["/jobs?limit=20", "/forget?limit=50", "/releases?limit=20"].map((path) => call("GET", path)));
+    ["/jobs?limit=20", "/forget?limit=50&total=false", "/releases?limit=20"].map((path) => call("GET", path)));
   // The expiry changes with every call and is not shown; with it, every refresh would redraw.
   releases.replicas.forEach((replica) => delete replica.lease_expires_at);
   show("tiles", { releases, requests, jobs }, tiles);

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
+from app.domain.errors import LetheError
 from app.domain.recommendations import RecommendationQuery
-from app.services.recommendation_inputs import SuppressedItemsCache, read_inputs
-from app.serving.recommend.ranking import PreparedQuery
 from app.serving.scorers.torch_scorer import TorchScorer
 from app.storage.artifacts import ArtifactStore
 from benchmarks.scoring import SCORING_POLICY, draw_requests, measure_recommender
@@ -39,7 +38,7 @@ _PRINTED_FUNCTIONS: Final = 40
 def parts(gateway: Gateway, users: Sequence[str]) -> dict[str, float]:
     """Return the median milliseconds of each part of an answer, and of whole answers."""
     durations: dict[str, list[float]] = {}
-    size, open_items = gateway.settings.candidates, SuppressedItemsCache()
+    reader = gateway.recommender.query_reader
 
     def timed(name: str, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
         started = time.perf_counter()
@@ -49,15 +48,14 @@ def parts(gateway: Gateway, users: Sequence[str]) -> dict[str, float]:
 
     for user in users:
         query = RecommendationQuery(person=user)
-        with gateway.uow(write=False) as uow:
-            inputs = timed("read", read_inputs, uow, gateway.pseudonyms, user, open_items)
-            proposal = timed(
-                "first stage", gateway.first_stage.propose, uow, inputs, query, 0, size
-            )
-        request = PreparedQuery(query=query, inputs=inputs, proposal=proposal, start=0).request()
+        (prepared,) = timed("read", reader.read, [query])
+        if isinstance(prepared, LetheError):
+            raise prepared
+        request = prepared.request()
         with gateway.replica.live.capture() as serving_model:
             timed("model", serving_model.scorer.score, replace(request, keep=False))
             timed("model, history kept", serving_model.scorer.score, request)
+        timed("recheck", reader.recheck, [prepared])
         timed("whole", gateway.recommender.answer, query)
     return {name: median(values) for name, values in durations.items()}
 

@@ -23,6 +23,7 @@ from app.logs import configure_logging
 from app.settings import Settings
 from benchmarks.installations import gateway_in_process
 from benchmarks.serving import inprocess, report, scenarios
+from benchmarks.serving.forgets import Forgets
 from benchmarks.serving.load import Plan
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Options:
     seconds: float = 10.0
     #: Gateway processes on one socket.
     replicas: int = 1
+    #: The URL of a PostgreSQL database; None: SQLite in `home`.
+    database: str | None = None
+    #: Deletions per second of the last scenario; 0: no such scenario.
+    forgets_per_second: float = 0.0
 
 
 class SetUpFailedError(RuntimeError):
@@ -76,15 +81,16 @@ def run(options: Options, bar: Bar) -> Results:
     def at(text: str) -> None:
         bar.at(text, time.monotonic() - started, None)
 
-    with environment(options.home) as settings:
+    with environment(options.home, options.database) as settings:
         configure_logging(settings.log_level)
         at("importing and training, unless done before")
         _prepare(settings, options.data)
         users = _users(settings)
+        measured_users = users[:_MAX_USERS]
         at("parts of one request")
         with gateway_in_process(settings) as gateway:
-            parts = inprocess.parts(gateway, users)
-            profile = inprocess.profile(gateway, users)
+            parts = inprocess.parts(gateway, measured_users)
+            profile = inprocess.profile(gateway, measured_users)
             at("scoring against the naive method")
             scoring = inprocess.ratios(gateway, users=4, repetitions=5)
         at("growth")
@@ -95,6 +101,7 @@ def run(options: Options, bar: Bar) -> Results:
         "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, no accelerator used",
         "replicas": options.replicas,
+        "database": "SQLite" if options.database is None else "PostgreSQL",
         "scenarios": rows,
         "ratios": {
             "naive": scoring["milliseconds"]["naive"] / scoring["milliseconds"]["scored"],
@@ -117,7 +124,7 @@ def run(options: Options, bar: Bar) -> Results:
 
 
 @contextmanager
-def environment(home: Path) -> Iterator[Settings]:
+def environment(home: Path, database: str | None = None) -> Iterator[Settings]:
     """Set the environment for `home` in the block; settings that tune serving stay as they are."""
     previous = dict(os.environ)
     for name in (*INSTALLATION_VARIABLES, "LETHE_HASH_KEY"):
@@ -129,6 +136,8 @@ def environment(home: Path) -> Iterator[Settings]:
         "LETHE_POLL_SECONDS": "0.1",
         "LETHE_LOG_LEVEL": "WARNING",
     }
+    if database is not None:
+        os.environ["LETHE_DATABASE_URL"] = database
     try:
         yield Settings()
     finally:
@@ -162,8 +171,7 @@ def _users(settings: Settings) -> list[str]:
     """Return the users for the load, in a fixed order."""
     with open_installation(settings) as installation, installation.uow(write=False) as uow:
         users = [user.id for user in uow.people.users()]
-        users = [user for user in users if len(uow.people.history(user)) >= _MIN_RATINGS]
-    return users[:_MAX_USERS]
+        return [user for user in users if len(uow.people.history(user)) >= _MIN_RATINGS]
 
 
 def _over_http(
@@ -171,7 +179,7 @@ def _over_http(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
     """Start gateways and worker and run all scenarios; return rows, swaps and ratios."""
     logs = settings.home / "logs"
-    to_forget, served = users[:_DELETIONS], users[_DELETIONS:]
+    to_forget, served = users[:_DELETIONS], users[_DELETIONS:_MAX_USERS]
     with listening(_HOST, 0) as server, Children() as children:
         started = [
             children.start(gateway_process(server, log=logs / f"gateway-{number}.log"))
@@ -191,6 +199,12 @@ def _over_http(
             capacity = max(row["throughput"] for row in rows if row["name"] == "closed loop")
             children.start(worker(log=logs / "worker.log"))
             open_rows, swaps, ratio = _open_loops(plan, service, to_forget, capacity, at)
+            if options.forgets_per_second:
+                steady = replace(plan, clients=_OPEN_CLIENTS, rate=_LOAD * capacity)
+                at(f"open loop with {options.forgets_per_second:g} deletions per second")
+                open_rows += _forget_loop(
+                    steady, service, users[_MAX_USERS:], options.forgets_per_second
+                )
     single = next(row for row in rows if row["name"] == "closed loop" and row["clients"] == 1)
     return rows + open_rows, swaps, {"p50_ms": single["p50_ms"], **ratio}
 
@@ -239,6 +253,21 @@ def _open_loops(
     if not scenarios.has_enough_samples(overlap):
         return rows, figures, {}
     return rows, figures, {"swap_p99": rows[3]["p99_ms"] / rows[0]["p99_ms"]}
+
+
+def _forget_loop(
+    plan: Plan, service: Service, users: Sequence[str], per_second: float
+) -> list[dict[str, Any]]:
+    """Run the load while deletions of other users arrive; the worker carries them out meanwhile."""
+    forgets = Forgets(service, users, per_second)
+    forgets.start()
+    samples = scenarios.run_load(replace(plan, warm_up=0.0))
+    requested = forgets.stop()
+    name = f"open loop, {per_second:g} deletions per second"
+    return [
+        scenarios.summary(name, plan.clients, samples, plan.seconds),
+        scenarios.summary("of those: POST /forget", 1, requested, plan.seconds),
+    ]
 
 
 def wait_until_ready(service: Service, replicas: int) -> None:

@@ -117,7 +117,8 @@ def write(results: Results, out: Path) -> None:
 def _about(results: Results) -> str:
     return (
         f"`lethe benchmark serving`, {results['date']}, commit `{results['commit']}`, "
-        f"{results['machine']}, gateways: {results['replicas']}; {results['seconds']:.0f} s in "
+        f"{results['machine']}, gateways: {results['replicas']}, "
+        f"database: {results.get('database', 'SQLite')}; {results['seconds']:.0f} s in "
         "total. Times are of answered requests; in open loops they count from the due time."
     )
 

@@ -31,6 +31,7 @@ from benchmarks.unlearning.setting import (
     load_calibration,
     load_person_calibration,
     load_root,
+    unlearning_task,
     write_json,
 )
 from models.checkpoints import adapter as adapters
@@ -38,7 +39,6 @@ from models.data.metrics import log_losses
 from models.prompts.vocabulary import Vocabulary
 from models.recommender.token_rows import reset_rows, unused_tokens
 from models.training.trainer import fit
-from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import get_method
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.protocols import Case
     from benchmarks.unlearning.setting import Setting
-    from models.audit.calibration import ExpectedLossIncrease
     from models.data.forget_split import ForgetSplit
     from models.recommender.base import Recommender
     from models.runtime.progress import Progress
@@ -82,12 +81,12 @@ def make_run(setting: Setting, name: str, seed: int, progress: Progress) -> None
     """
     case, method = setting.case, get_method(name)
     original, training_seconds = load_root(setting, method, seed)
-    expected, calibration_seconds = load_calibration(setting, method, seed)
+    _, calibration_seconds = load_calibration(setting, method, seed)
     prepare_seconds = 0.0 if name == RETRAIN else training_seconds + calibration_seconds
     # Split before time and memory are measured, because every method needs the split.
     answers = Answers(case)
     memory = Memory()
-    chain = _unlearn_all(setting, method, original, expected, answers, seed, progress)
+    chain = _unlearn_all(setting, method, original, answers, seed, progress)
     if not case.independent:
         answers.collect(chain.released)
     forget, test = answers.margins[FORGET], answers.margins[TEST]
@@ -180,7 +179,6 @@ def _unlearn_all(
     setting: Setting,
     method: UnlearningMethod,
     original: Recommender,
-    expected: Mapping[str, ExpectedLossIncrease],
     answers: Answers,
     seed: int,
     progress: Progress,
@@ -193,13 +191,7 @@ def _unlearn_all(
     for done, step in enumerate(_steps(case, method)):
         chain.parent = original if case.independent else chain.released
         chain.last = step
-        task = UnlearningTask(
-            recommender=chain.parent,
-            prepared=step,
-            expected=expected,
-            recipe=setting.recipe.seeded(seed),
-            seed=seed,
-        )
+        task = unlearning_task(setting, method, seed, chain.parent, step)
         started = time.monotonic()
         unlearned = method.unlearn(
             task, lambda part, done=done: progress(0.6 * (done + part) / total)

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.unlearning.protocols import apply_protocol
 from models.audit.calibration import CalibrationConfig, ExpectedLossIncrease, calibrate
+from models.audit.memorization import Memorization
 from models.audit.person_calibration import PersonCalibration
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
 from models.prompts.vocabulary import Vocabulary
+from models.unlearning.base import UnlearningTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from benchmarks.unlearning.protocols import Case
+    from models.data.forget_split import ForgetSplit
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
     from models.runtime.progress import Progress
@@ -119,9 +122,31 @@ def calibrate_root(
         "expected": {
             kind: asdict(loss_increase) for kind, loss_increase in measured.expected.items()
         },
+        "memorization": {
+            kind: asdict(memorization) for kind, memorization in measured.memorization.items()
+        },
         "persons": measured.persons.values(),
     }
     write_json(setting.calibration_path(method, seed), calibration)
+
+
+def unlearning_task(
+    setting: Setting,
+    method: UnlearningMethod,
+    seed: int,
+    recommender: Recommender,
+    batch: ForgetSplit,
+) -> UnlearningTask:
+    """Return the task to forget a batch, with the calibration of the method's first release."""
+    expected, _ = load_calibration(setting, method, seed)
+    return UnlearningTask(
+        recommender=recommender,
+        prepared=batch,
+        expected=expected,
+        memorization=_load_memorization(setting, method, seed),
+        recipe=setting.recipe.seeded(seed),
+        seed=seed,
+    )
 
 
 def load_calibration(
@@ -139,6 +164,19 @@ def load_calibration(
         kind: ExpectedLossIncrease(**loss_increase)
         for kind, loss_increase in calibration["expected"].items()
     }, calibration["seconds"]
+
+
+def _load_memorization(
+    setting: Setting, method: UnlearningMethod, seed: int
+) -> dict[str, Memorization]:
+    """Load what leaving rows out changes, by kind of row; empty for uncalibrated methods."""
+    if not method.calibrated:
+        return {}
+    calibration = read_json(setting.calibration_path(method, seed))
+    return {
+        kind: Memorization(**memorization)
+        for kind, memorization in calibration["memorization"].items()
+    }
 
 
 def load_person_calibration(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from benchmarks.unlearning.errors import BenchmarkInputError
-from benchmarks.unlearning.setting import load_calibration, load_root, read_json, write_json
+from benchmarks.unlearning.setting import load_root, read_json, unlearning_task, write_json
 from models.training.step import DivergedError
-from models.unlearning.base import UnlearningTask
 from models.unlearning.registry import METHODS, get_method
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.unlearning.setting import Setting
     from models.runtime.progress import Progress
+    from models.unlearning.base import UnlearningTask
 
 
 @runtime_checkable
@@ -53,14 +53,7 @@ def make_teachers(setting: Setting, name: str, seed: int, progress: Progress) ->
     if not isinstance(method, MethodWithTeachers):
         raise BenchmarkInputError(f"{name} has no teacher.")
     original, _ = load_root(setting, method, seed)
-    expected, _ = load_calibration(setting, method, seed)
-    task = UnlearningTask(
-        recommender=original,
-        prepared=setting.case.batch,
-        expected=expected,
-        recipe=setting.recipe.seeded(seed),
-        seed=seed,
-    )
+    task = unlearning_task(setting, method, seed, original, setting.case.batch)
     margins_by_name = {
         teacher: margins.double()
         for teacher, margins in method.teacher_margins(task, progress).items()

@@ -58,7 +58,9 @@ class Unit:
         if self.kind == "root":
             return has_root(setting, method, self.seed)
         if self.kind == "calibration":
-            return setting.calibration_path(method, self.seed).exists()
+            path = setting.calibration_path(method, self.seed)
+            # Files of earlier versions lack the memorization.
+            return path.exists() and "memorization" in read_json(path)
         if self.kind == "teachers":
             return teachers_path(setting, self.method, self.seed).exists()
         name = SHADOW if self.kind == "shadow" else self.method

@@ -7,10 +7,10 @@ PostgreSQL are ended once, because statements that they have prepared fail after
 
 from __future__ import annotations
 
-import time
-
 import sqlalchemy as sa
 from alembic import op
+
+from app.storage.migrate import lock_tables
 
 revision = "0005"
 down_revision = "0004"
@@ -37,8 +37,6 @@ _WIDENED = (
 #: Entries of the change log that are kept. Replicas lag behind by far fewer, and a replica whose
 #: next entry is missing reads all data again.
 _KEPT_ENTRIES = 100_000
-#: A try to lock the tables blocks other queries, so it is short.
-_TRY_SECONDS, _PAUSE_SECONDS, _TRIES = 2, 1.0, 200
 
 
 def upgrade() -> None:
@@ -48,7 +46,7 @@ def upgrade() -> None:
         where = None if condition is None else sa.text(condition)
         op.create_index(name, table, [column_name], sqlite_where=where, postgresql_where=where)
     if op.get_bind().dialect.name == "postgresql":
-        _lock("state", "data_changes", "requests", "jobs")
+        lock_tables(op.get_bind(), "state", "data_changes", "requests", "jobs")
         _end_other_sessions()
         for table, name in _WIDENED:
             op.execute(f"ALTER TABLE {table} ALTER COLUMN {name} TYPE bigint")
@@ -64,29 +62,6 @@ def downgrade() -> None:
         op.drop_index(name, table)
     for table, column in reversed(_NEW_COLUMNS):
         op.drop_column(table, column.name)
-
-
-def _lock(*tables: str) -> None:
-    """Lock the tables for the rest of the migration, in short tries.
-
-    A query that needs a table waits behind each try. One long try could wait for a process that
-    reads all data, and stop the service meanwhile.
-    """
-    connection = op.get_bind()
-    for left in reversed(range(_TRIES)):
-        attempt = connection.begin_nested()
-        try:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_TRY_SECONDS}s'")
-            connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
-        except sa.exc.OperationalError:
-            attempt.rollback()
-            if not left:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            attempt.commit()
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-            return
 
 
 def _end_other_sessions() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from models.audit.evidence import AnsweredRows, Answers, Evidence
+from models.audit.memorization import ControlRows
 from models.data.forget_split import KINDS
 from models.data.samples import Samples
 from models.training.trainer import row_margins
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from models.data.interactions import Interactions
     from models.recommender.base import Recommender
 
+Rows = TypeVar("Rows", Samples, Answers)
+
 #: Most control rows of one person, and the least number of control rows of all people.
 CONTROLS_PER_PERSON: Final = 30
 LEAST_CONTROLS: Final = 400
@@ -29,12 +32,30 @@ def forget_answers(old: Recommender, new: Recommender, prepared: ForgetSplit) ->
     return _answers(old, new, prepared.forget, prepared.forget_kind, prepared.retained)
 
 
+def holdout_answers(old: Recommender, new: Recommender, prepared: ForgetSplit) -> Answers:
+    """Return both models' answers on the holdout rows of a split."""
+    return _answers_without_kind(old, new, prepared.parts.holdout, prepared.retained)
+
+
+def unseen_rows(
+    old: Recommender, new: Recommender, prepared: ForgetSplit, holdout: Answers
+) -> ControlRows:
+    """Return the test and holdout rows of a split, which neither model saw, with their answers.
+
+    `holdout` are the answers on the holdout rows.
+    """
+    test = _answers_without_kind(old, new, prepared.parts.test, prepared.retained)
+    return ControlRows(
+        samples=_joined(prepared.parts.test, prepared.parts.holdout),
+        answers=_joined(test, holdout),
+    )
+
+
 def gather(old: Recommender, new: Recommender, prepared: ForgetSplit, forget: Answers) -> Evidence:
     """Return the evidence on persons: `forget`, neighbor prompts, and control rows of the split."""
     data = prepared.retained
     controls = control_samples(prepared)
-    no_kind = np.full(len(controls), -1, dtype=np.int64)
-    control_answers = _answers(old, new, controls, no_kind, data)
+    control_answers = _answers_without_kind(old, new, controls, data)
     return Evidence(
         forget=_with_neighbors(forget, old, new, prepared.forget, data),
         controls=_with_neighbors(control_answers, old, new, controls, data),
@@ -82,12 +103,20 @@ def control_samples(prepared: ForgetSplit) -> Samples:
     return samples.take(np.sort(shuffled[first]))
 
 
-def _joined(first: Samples, second: Samples) -> Samples:
+def _joined(first: Rows, second: Rows) -> Rows:
+    """Return the rows of two groups of samples, or of answers, one after the other."""
     columns: dict[str, Any] = {
         column.name: np.concatenate([getattr(first, column.name), getattr(second, column.name)])
-        for column in fields(Samples)
+        for column in fields(first)
     }
-    return Samples(**columns)
+    return type(first)(**columns)
+
+
+def _answers_without_kind(
+    old: Recommender, new: Recommender, samples: Samples, data: Interactions
+) -> Answers:
+    """Return both models' answers on rows that are not forgotten."""
+    return _answers(old, new, samples, np.full(len(samples), -1, dtype=np.int64), data)
 
 
 def _answers(

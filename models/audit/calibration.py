@@ -1,8 +1,9 @@
 """Measure what leaving rows out changes, with a shadow model that is trained without some rows.
 
-A training job trains the shadow model and compares both models on those rows. The expected loss
-increase is the target of the unlearning methods. The person calibration
-(`models.audit.person_calibration`) is what the audit expects of each person.
+A training job trains the shadow model and compares both models on those rows. The memorization
+(`models.audit.memorization`) tells the unlearning method how far answers must move; the expected
+loss increase is the same in nats. The person calibration (`models.audit.person_calibration`) is
+what the audit expects of each person.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from models.audit.answers import forget_answers, gather
+from models.audit.answers import forget_answers, gather, holdout_answers, unseen_rows
 from models.audit.differences import paired_difference
+from models.audit.memorization import Memorization, fit_memorization
 from models.audit.person_calibration import MINIMUM_PEOPLE, PersonCalibration, people_by_kind
 from models.audit.person_model import People
 from models.data.forget_split import KINDS, ForgetIndices, split_for_forgetting
 from models.data.metrics import log_losses
+from models.recommender.returned_rows import returned_rows
+from models.recommender.token_rows import with_rows
 from models.training.step import DivergedError
-from models.training.trainer import row_losses
+from models.training.trainer import row_margins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from models.audit.evidence import Answers
     from models.data.forget_split import ForgetSplit
@@ -36,7 +42,7 @@ CONFIDENCE: Final = 0.9
 
 
 class ShadowFailedError(RuntimeError):
-    """The shadow model diverged, or its answers are not numbers."""
+    """The shadow model diverged, or answers of the release or the shadow are not numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +72,11 @@ class ExpectedLossIncrease:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Calibration:
-    """The expected loss increases by kind of row, and the calibration of the audit of persons."""
+    """What leaving rows out changes: by kind of row, and as the audit of persons expects it."""
 
     expected: dict[str, ExpectedLossIncrease]
     persons: PersonCalibration
+    memorization: dict[str, Memorization]
 
 
 def calibrate(
@@ -93,23 +100,41 @@ def calibrate(
     except DivergedError as error:
         raise ShadowFailedError(ShadowFailedError.__doc__) from error
     answers = forget_answers(recommender, shadow, shadow_data)
+    holdout = holdout_answers(recommender, shadow, shadow_data)
     _require_numbers(answers)
+    _require_numbers(holdout)
     people = people_by_kind(answers)
-    persons = PersonCalibration(models={}, people=people)
+    persons, memorization = PersonCalibration(models={}, people=people), {}
     # The other answers cost more passes through the model, often many more than the forget rows.
     if max(people.values()) >= MINIMUM_PEOPLE:
         evidence = gather(recommender, shadow, shadow_data, answers)
         _require_numbers(evidence.forget)
         _require_numbers(evidence.controls)
         persons = PersonCalibration.of(evidence)
+        controls = unseen_rows(recommender, shadow, shadow_data, holdout)
+        _require_numbers(controls.answers)
+        returned = _changes_of_returned_rows(recommender, shadow_data, answers)
+        memorization = fit_memorization(shadow_data, answers, returned, controls)
     return Calibration(
-        expected=expected_loss_increases(recommender, shadow, shadow_data, answers),
+        expected=expected_loss_increases(shadow_data, answers, holdout),
         persons=persons,
+        memorization=memorization,
     )
 
 
+def _changes_of_returned_rows(
+    recommender: Recommender, shadow_data: ForgetSplit, answers: Answers
+) -> NDArray[np.float64]:
+    """Return the [F] changes of the margins if only the rows of items are without the left-out."""
+    rows = returned_rows(recommender, shadow_data)
+    if not len(rows.tokens):
+        return np.zeros_like(answers.old)
+    returned = with_rows(recommender, rows)
+    return row_margins(returned, shadow_data.forget, shadow_data.retained) - answers.old
+
+
 def _require_numbers(answers: Answers) -> None:
-    if not answers.has_new_numbers:
+    if not (answers.has_numbers and answers.has_new_numbers):
         raise ShadowFailedError(ShadowFailedError.__doc__)
 
 
@@ -125,25 +150,21 @@ def shadow_rows(
 
 
 def expected_loss_increases(
-    recommender: Recommender, shadow: Recommender, shadow_data: ForgetSplit, left_out: Answers
+    shadow_data: ForgetSplit, left_out: Answers, holdout: Answers
 ) -> dict[str, ExpectedLossIncrease]:
     """Return the shadow's loss less the recommender's on the rows the shadow never saw, by kind.
 
-    `left_out` has the margins of the recommender (older) and of the shadow (newer) on these rows. A
-    shadow with fewer users is slightly worse on all rows. Its loss increase on the holdout users,
-    whose rows neither model saw, is not forgetting and is subtracted where there are such users.
+    `left_out` has the margins of the recommender (older) and of the shadow (newer) on these rows,
+    `holdout` those on the holdout rows. A shadow with fewer users is slightly worse on all rows.
+    Its loss increase on the holdout users, whose rows neither model saw, is not forgetting and is
+    subtracted where there are such users.
     """
-    holdout, retained = shadow_data.parts.holdout, shadow_data.retained
     general, general_error = 0.0, 0.0
     if len(holdout):
-        before, after = (row_losses(model, holdout, retained) for model in (recommender, shadow))
-        change = paired_difference(before, after, holdout.user, CONFIDENCE)
+        change = paired_difference(*_losses(holdout), holdout.users, CONFIDENCE)
         general = change.mean
         general_error = change.error if math.isfinite(change.error) else 0.0
-    old, new = (
-        log_losses(left_out.labels, margins).astype(np.float64)
-        for margins in (left_out.old, left_out.new)
-    )
+    old, new = _losses(left_out)
     expected = {}
     for index, kind in enumerate(KINDS):
         rows = shadow_data.forget_kind == index
@@ -159,6 +180,15 @@ def expected_loss_increases(
                 units=loss_increase.people,
             )
     return expected
+
+
+def _losses(answers: Answers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the [M] log losses (nats) of the older and of the newer model."""
+    old, new = (
+        log_losses(answers.labels, margins).astype(np.float64)
+        for margins in (answers.old, answers.new)
+    )
+    return old, new
 
 
 def _choose_left_out(

@@ -22,6 +22,9 @@ class ItemRecord:
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Whether only ratings name the item in a data set: no catalog file lists the item.
     from_ratings: bool = False
+    #: The id of the only user whose rows describe the item; None if a catalog file or rows of two
+    #: users describe it. Such a text may be about this user.
+    described_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ than five earlier ratings give no sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,11 @@ class Samples:
             rows = np.flatnonzero(self.user == user)
             touched[rows] = self.take(rows).touches_items(items)
         return touched
+
+
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return the indices of at most `most` evenly spaced rows of `count` rows."""
+    return np.arange(0, count, max(1, math.ceil(count / most)))
 
 
 def build_samples(data: Interactions) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -12,18 +13,22 @@ from models.datasets.errors import RejectedLineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: A quoted field that is still open after this number of lines is treated as a stray quote.
-MAX_RECORD_LINES: Final = 20
+#: A quoted field that is still open after this number of lines is treated as a stray quote. Long
+#: reviews have 200 lines.
+MAX_RECORD_LINES: Final = 500
+#: The error of csv for a quoted field that no line has closed yet.
+_IS_OPEN: Final = "unexpected end of data"
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
     """Return the fields of a line; raises RejectedLineError if a quote is not closed."""
-    if '"' not in line:
-        return line.split(delimiter)
-    try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        raise RejectedLineError("the quotes are not balanced") from error
+    if '"' not in line or len(delimiter) > 1:
+        return line.split(delimiter)  # Files with "::" have no quoted fields.
+    # Book-Crossing and MySQL write a quote in a quoted field as \".
+    for escape in (None, "\\") if '\\"' in line else (None,):
+        with suppress(csv.Error):
+            return next(csv.reader([line], delimiter=delimiter, strict=True, escapechar=escape))
+    raise RejectedLineError("the quotes are not balanced")
 
 
 def records(
@@ -63,7 +68,9 @@ def _join(line: str, ahead: deque[tuple[int, str]], delimiter: str, width: int) 
             continue  # The line cannot close the quoted field.
         try:
             fields = next(csv.reader([text], delimiter=delimiter, strict=True))
-        except csv.Error:
+        except csv.Error as error:
+            if str(error) != _IS_OPEN:
+                return None  # More lines cannot close the field at another place.
             continue
         if len(fields) != width:
             return None

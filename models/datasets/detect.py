@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from models.datasets import generic_csv, goodreads, movielens
+from models.datasets import generic_csv, json_lines, movielens, parquet, table_directories
+from models.datasets.column_names import items_only_error
 from models.datasets.errors import DataSetError, UnknownFormatError
+from models.datasets.generic_csv import plain_name, plain_suffix
+from models.datasets.options import ReadOptions
 from models.datasets.read_report import ReadReport
+from models.datasets.time_column import OtherTimeUnitError
 
 if TYPE_CHECKING:
     from models.data.interactions import Interactions
@@ -23,11 +28,15 @@ FORMATS: Final[dict[str, Format]] = {
         movielens.LATEST,
         movielens.ML_1M,
         movielens.ML_100K,
-        generic_csv.PARQUET,
-        goodreads.FORMAT,
+        *table_directories.FORMATS,
+        parquet.FORMAT,
+        json_lines.FORMAT,
         generic_csv.CSV,
     )
 }
+_OTHER_COMPRESSIONS: Final = (".bz2", ".xz", ".lz4", ".lzma", ".br")
+#: Files about items that have no header.
+_ITEM_FILES: Final = ("movies.dat", "u.item")
 _ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".tar.bz2")
 
 
@@ -42,6 +51,12 @@ def detect_format(path: str | Path) -> str:
         raise DataSetError(f"{path} does not exist. Check the path.")
     if path.is_file() and path.name.lower().endswith(_ARCHIVES):
         raise DataSetError(f"{path} is an archive. Unpack the archive and give the directory.")
+    if path.is_file() and path.name.lower().endswith(_OTHER_COMPRESSIONS):
+        raise DataSetError(f"{path} is neither gzip nor zstd. Decompress the file and import it.")
+    if path.is_file() and path.suffix.lower() in {".xlsx", ".xls", ".ods"}:
+        raise DataSetError(f"{path} is a spreadsheet. Save the table as CSV with UTF-8.")
+    if path.is_file() and (plain_suffix(path) == ".item" or plain_name(path) in _ITEM_FILES):
+        raise items_only_error(path)
     name = _matching_format(path)
     if name is None:
         raise UnknownFormatError(_unknown_format_message(path))
@@ -69,11 +84,12 @@ def read(
     path: str | Path,
     format: str = "auto",  # noqa: A002 -- the name of the CLI option
     progress: Progress | None = None,
+    options: ReadOptions | None = None,
 ) -> tuple[Interactions, ReadReport]:
     """Read a data set and return its ratings and a report of rejected lines.
 
     `progress` is called repeatedly with (done, total), in bytes or rows. Raises DataSetError if the
-    data set cannot be read or has no usable rating.
+    data set cannot be read, has no usable rating, or has another scale than the options say.
     """
     path = Path(path)
     name = detect_format(path) if format == "auto" else format
@@ -81,5 +97,11 @@ def read(
         raise UnknownFormatError(f"There is no format {name}. Use one of: {', '.join(FORMATS)}.")
     if not path.exists():
         raise DataSetError(f"{path} does not exist. Check the path.")
+    options = options or ReadOptions()
     report = ReadReport(format=name)
-    return FORMATS[name].read(path, report, progress), report
+    try:
+        return FORMATS[name].read(path, report, progress, options), report
+    except OtherTimeUnitError as error:
+        options = replace(options, time_unit=error.unit, is_found=True)
+    report = ReadReport(format=name)
+    return FORMATS[name].read(path, report, progress, options), report

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.data.interactions import Interactions
+    from models.datasets.options import ReadOptions
     from models.datasets.read_report import ReadReport
     from models.datasets.text_files import Progress
 
@@ -21,4 +22,4 @@ class Format:
     name: str
     layout: str
     recognizes: Callable[[Path], bool]
-    read: Callable[[Path, ReadReport, Progress | None], Interactions]
+    read: Callable[[Path, ReadReport, Progress | None, ReadOptions], Interactions]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from models.datasets.delimited import split_line
+from models.datasets.column_names import find_columns
 from models.datasets.errors import DataSetError, RejectedLineError
 from models.datasets.formats import Format
+from models.datasets.generic_csv import read_rating_rows, read_rows
+from models.datasets.options import ReadOptions
 from models.datasets.table import TableBuilder
 from models.datasets.text_files import consume
 from models.datasets.values import demographics, one_line
@@ -57,51 +59,35 @@ def _genre_attribute(genres: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 _LATEST_FILES = ("ratings.csv", "movies.csv")
-_LATEST_RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
-_LATEST_MOVIE_COLUMNS = ["movieId", "title", "genres"]
 
 
-def _read_latest(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
-    """Read the directory; items, rated or not, keep the order of movies.csv."""
+def _read_latest(
+    path: Path, report: ReadReport, progress: Progress | None, options: ReadOptions
+) -> Interactions:
+    """Read the directory; items, rated or not, keep the order of movies.csv.
+
+    The files may have more columns, another order or another separator.
+    """
     directory = _require_directory(path, *_LATEST_FILES)
-    table = TableBuilder(report, open_catalog=False)
+    table = TableBuilder(report, options, open_catalog=False)
+    movies = directory / "movies.csv"
+    tables = ReadOptions(encoding=options.encoding)
 
-    def add_movie(fields: list[str]) -> None:
-        item_id, title, genres = fields
-        table.add_item(item_id, one_line(title), _genre_attribute(genres.split("|")))
+    def open_movies(_: str, header: list[str]) -> Callable[[Sequence[str]], None]:
+        columns = find_columns(header, tables)
+        if "item" not in columns:
+            raise DataSetError(f"{movies} has no column for: item, such as movieId.")
 
-    def add_rating(fields: list[str]) -> None:
-        table.add_rating(*fields)
+        def add_movie(row: Sequence[str]) -> None:
+            fields = {meaning: row[position] for meaning, position in columns.items()}
+            genres = _genre_attribute(fields.get("genres", "").split("|"))
+            table.add_item(fields["item"], one_line(fields.get("title", "")), genres)
 
-    _consume_csv(directory / "movies.csv", _LATEST_MOVIE_COLUMNS, report, add_movie, None)
-    _consume_csv(directory / "ratings.csv", _LATEST_RATING_COLUMNS, report, add_rating, progress)
+        return add_movie
+
+    read_rows(movies, report, tables, open_movies)
+    read_rating_rows(directory / "ratings.csv", table, report, options, progress)
     return table.finish(directory)
-
-
-def _consume_csv(
-    path: Path,
-    columns: list[str],
-    report: ReadReport,
-    take: Callable[[list[str]], None],
-    progress: Progress | None,
-) -> None:
-    """Check the header and pass the fields of every other line to `take`."""
-    header: list[str] | None = None
-
-    def take_line(line: str) -> None:
-        nonlocal header
-        if header is None:
-            header = [column.strip() for column in split_line(line, ",")]
-            if header != columns:
-                raise DataSetError(
-                    f"{path} does not begin with the header {','.join(columns)}. "
-                    "For other data, give the path of the file and --format csv."
-                )
-            report.lines -= 1
-            return
-        take(_fields_of(split_line(line, ","), len(columns)))
-
-    consume(path, report, take_line, progress)
 
 
 LATEST = Format(
@@ -113,6 +99,7 @@ LATEST = Format(
 
 _1M_FILES = ("ratings.dat", "movies.dat")
 _1M_SEPARATOR = "::"
+_TWITTER_FIELDS: Final = 2
 
 #: Occupations by their code in users.dat, from the data set's README. Code 0, "other or not
 #: specified", gives no attribute.
@@ -141,10 +128,12 @@ _1M_OCCUPATIONS: Final = {
 }
 
 
-def _read_1m(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
+def _read_1m(
+    path: Path, report: ReadReport, progress: Progress | None, options: ReadOptions
+) -> Interactions:
     """Read the directory; items, rated or not, keep the order of movies.dat."""
     directory = _require_directory(path, *_1M_FILES)
-    table = TableBuilder(report, open_catalog=False)
+    table = TableBuilder(report, options, open_catalog=False)
 
     def add_movie(line: str) -> None:
         # Split from both ends, because only a title can contain the separator.
@@ -156,7 +145,11 @@ def _read_1m(path: Path, report: ReadReport, progress: Progress | None) -> Inter
 
     def add_user(line: str) -> None:
         # The last field, the zip code, is personal data that no model uses.
-        user_id, gender, age, occupation, _ = _fields_of(line.split(_1M_SEPARATOR), 5)
+        parts = line.split(_1M_SEPARATOR)
+        if len(parts) == _TWITTER_FIELDS:  # MovieTweetings has the names of accounts instead.
+            report.described += 1
+            return
+        user_id, gender, age, occupation, _ = _fields_of(parts, 5)
         # The code of an age is the first year of its bracket; "1" means under 18.
         occupation = _1M_OCCUPATIONS.get(occupation.strip(), "")
         table.add_user(user_id, demographics(gender, age, occupation))
@@ -164,12 +157,12 @@ def _read_1m(path: Path, report: ReadReport, progress: Progress | None) -> Inter
     def add_rating(line: str) -> None:
         table.add_rating(*_fields_of(line.split(_1M_SEPARATOR), 4))
 
-    consume(directory / "movies.dat", report, add_movie)
+    consume(directory / "movies.dat", report, add_movie, encoding=options.encoding)
     if (directory / "users.dat").is_file():
-        consume(directory / "users.dat", report, add_user)
+        consume(directory / "users.dat", report, add_user, encoding=options.encoding)
     else:
         report.notes.append("users.dat is missing: users have no attributes")
-    consume(directory / "ratings.dat", report, add_rating, progress)
+    consume(directory / "ratings.dat", report, add_rating, progress, options.encoding)
     return table.finish(directory)
 
 
@@ -191,10 +184,12 @@ _100K_GENRES: Final = (
 )
 
 
-def _read_100k(path: Path, report: ReadReport, progress: Progress | None) -> Interactions:
+def _read_100k(
+    path: Path, report: ReadReport, progress: Progress | None, options: ReadOptions
+) -> Interactions:
     """Read the directory; items, rated or not, keep the order of u.item."""
     directory = _require_directory(path, *_100K_FILES)
-    table = TableBuilder(report, open_catalog=False)
+    table = TableBuilder(report, options, open_catalog=False)
     genres = _read_genres(directory, report)
 
     def add_movie(line: str) -> None:
@@ -216,12 +211,12 @@ def _read_100k(path: Path, report: ReadReport, progress: Progress | None) -> Int
     def add_rating(line: str) -> None:
         table.add_rating(*_fields_of(line.split("\t"), 4))
 
-    consume(directory / "u.item", report, add_movie)
+    consume(directory / "u.item", report, add_movie, encoding=options.encoding)
     if (directory / "u.user").is_file():
-        consume(directory / "u.user", report, add_user)
+        consume(directory / "u.user", report, add_user, encoding=options.encoding)
     else:
         report.notes.append("u.user is missing: users have no attributes")
-    consume(directory / "u.data", report, add_rating, progress)
+    consume(directory / "u.data", report, add_rating, progress, options.encoding)
     return table.finish(directory)
 
 

@@ -1,14 +1,13 @@
-"""Read numbered lines from text files, plain or gzipped, in UTF-8, UTF-16 or Latin-1."""
+"""Read numbered lines from text files, plain, gzip or zstd, in UTF-8, UTF-16 or Windows-1252."""
 
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
-import zlib
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Final, cast
+import re
+from typing import TYPE_CHECKING, Final, cast
 
+from models.datasets.compressed_files import open_bytes
 from models.datasets.errors import DataSetError, RejectedLineError
 
 if TYPE_CHECKING:
@@ -20,13 +19,23 @@ if TYPE_CHECKING:
     #: Called with (bytes read, total bytes) of the ratings file.
     Progress = Callable[[int, int], None]
 
-#: Longer lines are rejected: no format has them, and they could fill the memory.
-MAX_LINE: Final = 1 << 16
+#: Longer lines are rejected, because they could fill the memory. Long reviews are 100,000
+#: characters.
+MAX_LINE: Final = 1 << 24
 _LINES_PER_PROGRESS: Final = 20_000
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+#: Bytes that could not be decoded, as Python's error handler `surrogateescape` returns them.
+_UNDECODABLE: Final = re.compile("[\udc80-\udcff]")
 
+#: Encodings in which `surrogateescape` has no meaning, and the error handler in its place.
+_WIDE: Final = ("utf-16", "utf-32")
+_SURROGATES: Final = "lethe-surrogates"
+codecs.register_error(_SURROGATES, lambda error: ("\udc80", cast("UnicodeDecodeError", error).end))
+_NAMES: Final = {"latin-1": "Latin-1", "cp1252": "Windows-1252"}
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 1 << 13
-_GZIP: Final = b"\x1f\x8b"
+#: The bytes that are printable characters in Windows-1252 and control characters in Latin-1.
+_C1: Final = bytes(range(0x80, 0xA0))
 _CONTROL: Final = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
 #: Text has almost no control characters; of random bytes, one in nine is a control character.
 _MAX_CONTROL_SHARE: Final = 0.02
@@ -34,31 +43,13 @@ _MAX_CONTROL_SHARE: Final = 0.02
 _MIN_ZERO_SHARE: Final = 0.3
 
 
-@contextmanager
-def _open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file as (decompressed content, raw file); raises DataSetError."""
-    try:
-        with path.open("rb") as raw:
-            is_gzip = raw.read(len(_GZIP)) == _GZIP
-            raw.seek(0)
-            if is_gzip:
-                with gzip.GzipFile(fileobj=raw) as content:
-                    # GzipFile has the methods of IO[bytes], but is not declared as a subclass.
-                    yield cast("IO[bytes]", content), raw
-            else:
-                yield raw, raw
-    except FileNotFoundError as error:
-        raise DataSetError(f"{path} does not exist. Check the path.") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataSetError(f"{path} is a damaged gzip file ({error}). Get a new copy.") from error
-    except OSError as error:
-        raise DataSetError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
 def _encoding_of_head(path: Path, head: bytes) -> str:
     """Guess the encoding from the first bytes; raises DataSetError for binary files."""
     if head.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
+    # First, because the mark of UTF-32 begins with that of UTF-16.
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     zeros = head.count(0)
@@ -77,28 +68,57 @@ def _encoding_of_head(path: Path, head: bytes) -> str:
 
 
 def _detect_encoding(path: Path) -> str:
-    """Return an encoding that decodes the whole file: Latin-1 if the file is not valid UTF-8.
+    """Return an encoding that decodes the whole file.
 
-    The whole file is read, because the first non-ASCII character may be far from the beginning.
+    A file that is not valid UTF-8 is taken for Windows-1252 or Latin-1, which differ in bytes that
+    Latin-1 has for control characters. A few bytes that are not UTF-8 among more characters that
+    are leave the file UTF-8: another encoding would change the ids of all lines. The whole file is
+    read, because the first non-ASCII character may be far from the beginning.
     """
-    with _open_bytes(path) as (content, _):
+    with open_bytes(path) as (content, _):
         head = content.read(_HEAD)
         if not head:
-            raise DataSetError(f"{path} is empty.")
+            raise empty_file_error(path)
         encoding = _encoding_of_head(path, head)
         decoder = codecs.getincrementaldecoder(encoding)()
-        try:
-            decoder.decode(head)
-            while chunk := content.read(_CHUNK):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            if encoding.startswith("utf-16"):
-                raise DataSetError(
-                    f"{path} begins as UTF-16 but is not valid UTF-16. Save it as UTF-8."
-                ) from error
-            return "latin-1"
-    return encoding
+        sample = codecs.getincrementaldecoder("utf-8")("replace")
+        is_valid, has_c1, chunk = True, False, head
+        characters, undecodable = 0, 0
+        while chunk:
+            if not chunk.isascii():
+                text = sample.decode(chunk)
+                undecodable += text.count(_REPLACEMENT)
+                characters += len(text) - len(text.encode("ascii", "ignore"))
+            if is_valid:
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError as error:
+                    _refuse_broken_utf16(path, encoding, error)
+                    is_valid = False
+            has_c1 = has_c1 or len(chunk.translate(None, _C1)) < len(chunk)
+            chunk = content.read(_CHUNK)
+        if is_valid:
+            try:
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError as error:
+                _refuse_broken_utf16(path, encoding, error)
+                is_valid = False
+    # A character that takes several bytes in UTF-8 does not occur by chance in other encodings.
+    if is_valid or characters - undecodable > undecodable:
+        return encoding
+    return "cp1252" if has_c1 else "latin-1"
+
+
+def empty_file_error(path: Path) -> DataSetError:
+    """Return the error for a file without a line."""
+    return DataSetError(f"{path} is empty. Get a new copy, or remove the file.")
+
+
+def _refuse_broken_utf16(path: Path, encoding: str, error: UnicodeDecodeError) -> None:
+    if encoding.startswith("utf-16"):
+        raise DataSetError(
+            f"{path} begins as UTF-16 but is not valid UTF-16. Save it as UTF-8."
+        ) from error
 
 
 def _read_line(stream: io.TextIOWrapper) -> str:
@@ -110,23 +130,32 @@ def _read_line(stream: io.TextIOWrapper) -> str:
         raise RejectedLineError(f"the line is longer than {MAX_LINE:,} characters")
     if "\0" in line:
         raise RejectedLineError("the line has a NUL byte")
+    if not line.isascii() and _UNDECODABLE.search(line):
+        raise RejectedLineError("the line is not valid in the encoding of the file")
     return line
 
 
 def numbered_lines(
-    path: Path, report: ReadReport, progress: Progress | None = None
+    path: Path,
+    report: ReadReport,
+    progress: Progress | None = None,
+    encoding: str | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without line break) for all lines that are not blank.
 
     Lines that are too long or have NUL bytes are counted in `report` and skipped; the caller counts
     all other lines. Raises DataSetError if the file cannot be read.
     """
-    encoding = _detect_encoding(path)
-    if encoding == "latin-1":
-        report.notes.append(f"{path.name} is not UTF-8 and was read as Latin-1")
+    is_given = encoding is not None
+    encoding = encoding or _detect_encoding(path)
+    if encoding in _NAMES and not is_given:
+        report.notes.append(f"{path.name} is not UTF-8 and was read as {_NAMES[encoding]}")
+    report.file = path.name
     total = path.stat().st_size
-    with _open_bytes(path) as (content, raw):
-        stream = io.TextIOWrapper(content, encoding=encoding)
+    with open_bytes(path) as (content, raw):
+        # A replacement character would make one id of several, so that these lines are rejected.
+        errors = _SURROGATES if encoding.startswith(_WIDE) else "surrogateescape"
+        stream = io.TextIOWrapper(content, encoding=encoding, errors=errors)
         number = 0
         while True:
             number += 1
@@ -138,9 +167,14 @@ def numbered_lines(
                 report.lines += 1
                 report.reject(path.name, number, error.reason)
                 continue
+            except UnicodeError as error:
+                raise DataSetError(
+                    f"{path} is not valid in the encoding {encoding}. Name another with --encoding."
+                ) from error
             if not line:
                 break
             line = line.rstrip("\r\n")
+            report.line = number
             if line and not line.isspace():
                 yield number, line
     if progress is not None:
@@ -152,9 +186,10 @@ def consume(
     report: ReadReport,
     take: Callable[[str], None],
     progress: Progress | None = None,
+    encoding: str | None = None,
 ) -> None:
     """Call `take` with every line, and count the lines for which it raises RejectedLineError."""
-    for number, line in numbered_lines(path, report, progress):
+    for number, line in numbered_lines(path, report, progress, encoding):
         report.lines += 1
         try:
             take(line)

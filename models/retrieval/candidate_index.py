@@ -22,7 +22,8 @@ from models.data.samples import LIKED_ABOVE
 from models.retrieval.attribute_profile import AttributeProfile
 from models.retrieval.contributions import Contribution, contribution_of, contributions_of
 from models.retrieval.cooccurrence import Cooccurrence, pairs_of
-from models.retrieval.item_counts import LIKED, RATED, ItemCounts
+from models.retrieval.item_counts import RATED, ItemCounts
+from models.retrieval.item_scores import ItemScores, exclude, highest
 from models.retrieval.pair_changes import PairChanges
 from models.retrieval.user_contributions import UserContributions
 
@@ -39,12 +40,6 @@ LATEST_LIKES: Final = 20
 #: stay integers. Shorter half-lives gave lower recall on ml-latest-small
 #: (docs/results/first-stage).
 HALF_LIFE: Final = 1000.0
-#: Added to the likes of an item before dividing by them, because few likes are unreliable.
-SHRINKAGE: Final = 10.0
-#: The weight of the most popular item's popularity in the score of `propose`.
-POPULARITY_WEIGHT: Final = 0.1
-#: Ratings added to those of every item, half of them likes, to compute its share of likes.
-PRIOR_RATINGS: Final = 10.0
 #: The weight of the attributes that an item shares with the user's likes.
 ATTRIBUTES_WEIGHT: Final = 0.3
 #: The number of users that `retire` updates at a time.
@@ -82,6 +77,8 @@ class CandidateIndex:
         self._profile = AttributeProfile()
         #: Changes of pairs of an overlay, which is read-only; None for an index.
         self._pair_changes: PairChanges | None = None
+        #: What queries share; None after a change.
+        self._scores: ItemScores | None = None
         #: The half-life of counts in buckets, which may be set at any time.
         self.half_life = HALF_LIFE
 
@@ -139,7 +136,7 @@ class CandidateIndex:
 
     def settle(self) -> None:
         """Compute what queries share, so that further queries change nothing."""
-        self._items.decayed(self.half_life)
+        self._item_scores()
 
     def __len__(self) -> int:
         """Return the number of users with ratings."""
@@ -153,6 +150,7 @@ class CandidateIndex:
         """Allow item indices below `catalog_size` to be proposed without any rating."""
         self._catalog_size = max(self._catalog_size, catalog_size)
         self._items.reserve(catalog_size)
+        self._scores = None
 
     def describe(self, attributes: Mapping[int, Mapping[str, Sequence[str]]]) -> None:
         """Replace all attributes: item index → attribute name → values of the whole catalog."""
@@ -201,10 +199,11 @@ class CandidateIndex:
     def hide(self, item_indices: Collection[int]) -> None:
         """Propose these items no more; `retire` also removes their ratings."""
         self._retired |= set(item_indices)
+        self._scores = None
 
     def retire(self, item_index: int) -> None:
         """Remove an item and all its ratings permanently."""
-        self._retired.add(item_index)
+        self.hide([item_index])
         self.remove_item(item_index, self.raters_of(item_index))
 
     def propose(
@@ -212,7 +211,7 @@ class CandidateIndex:
         history: Sequence[Event],
         limit: int,
         *,
-        excluded: Collection[int] = (),
+        excluded: Collection[int] | NDArray[np.integer] = (),
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return up to `limit` candidates for a history, which is ordered oldest first.
@@ -222,7 +221,8 @@ class CandidateIndex:
         """
         likes = [event.item_index for event in history if event.rating > LIKED_ABOVE]
         latest = likes[-LATEST_LIKES:]
-        score = self._popularity() + self._nearness(latest)
+        score = self._nearness(latest)
+        score += self._item_scores().popularity
         score += ATTRIBUTES_WEIGHT * self._profile.fit(latest, len(score))
         return self._best(score, limit, excluded, allowed)
 
@@ -231,7 +231,7 @@ class CandidateIndex:
         item_index: int,
         limit: int,
         *,
-        excluded: Collection[int] = (),
+        excluded: Collection[int] | NDArray[np.integer] = (),
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return up to `limit` other items that users liked close to this item."""
@@ -242,8 +242,8 @@ class CandidateIndex:
 
         Each decayed pair count is divided by the square roots of both items' likes.
         """
-        decayed, weights = self._items.decayed(self.half_life)
-        rarity = 1.0 / np.sqrt(decayed[LIKED] + SHRINKAGE)
+        shared = self._item_scores()
+        weights, rarity = shared.weights, shared.rarity
         score = np.zeros(len(rarity))
         for item_index in item_indices:
             if self._pair_changes is None:
@@ -252,25 +252,26 @@ class CandidateIndex:
                 neighbors, counts = self._pair_changes.neighbors(self._pairs, item_index, weights)
             if len(neighbors):
                 score[neighbors] += counts * rarity[item_index]
-        return np.asarray(score * rarity, np.float64)
+        score *= rarity
+        return score
 
     def _best(
         self,
         score: NDArray[np.float64],
         limit: int,
-        excluded: Collection[int],
+        excluded: Collection[int] | NDArray[np.integer],
         allowed: NDArray[np.bool_] | None,
     ) -> Ranked:
         """Return the best usable items; equal scores are ordered by item index."""
-        usable = self._items.total[RATED] > 0
-        usable[: self._catalog_size] = True
+        usable = self._item_scores().usable.copy()
         if allowed is not None:
             usable[: len(allowed)] &= allowed[: len(usable)]
             usable[len(allowed) :] = False
-        hidden = np.fromiter((*self._retired, *excluded), np.int64)
-        usable[hidden[(hidden >= 0) & (hidden < len(usable))]] = False
-        best = _highest(np.flatnonzero(usable), score, max(limit, 0))
-        return Ranked(item_indices=best.astype(np.int64), scores=score[best])
+        if not isinstance(excluded, np.ndarray):
+            excluded = np.fromiter(excluded, np.int64, len(excluded))
+        exclude(usable, excluded)
+        best = highest(np.flatnonzero(usable), score, max(limit, 0))
+        return Ranked(item_indices=best.astype(np.int64, copy=False), scores=score[best])
 
     def state(self) -> bytes:
         """Return the complete state in canonical form: equal data gives equal bytes."""
@@ -284,9 +285,18 @@ class CandidateIndex:
                 parts += [struct.pack("<q", len(events)), events.astype("<u4").tobytes()]
         return b"".join([*parts, *self._items.state(), *self._pairs.state()])
 
+    def _item_scores(self) -> ItemScores:
+        """Return what queries share, computed by the first query after a change."""
+        scores = self._scores
+        if scores is None or scores.half_life != self.half_life:
+            scores = ItemScores.of(self._items, self.half_life, self._catalog_size, self._retired)
+            self._scores = scores
+        return scores
+
     def _exchange(self, changes: dict[str, tuple[Contribution, Contribution]]) -> None:
         """Replace contributions: user id → (old, new)."""
         self._require_no_overlay()
+        self._scores = None
         pairs = []
         for side, sign in ((0, -1), (1, 1)):
             contributions = [change[side] for change in changes.values()]
@@ -306,15 +316,6 @@ class CandidateIndex:
         if self._pair_changes is not None:
             raise RuntimeError("an overlay is read-only; change a copy of its index instead")
 
-    def _popularity(self) -> NDArray[np.float64]:
-        """Return popularity by item index: log(1 + likes) × share of likes, scaled."""
-        (rated, liked), _ = self._items.decayed(self.half_life)
-        share = (liked + PRIOR_RATINGS / 2) / (rated + PRIOR_RATINGS)
-        popularity = np.log1p(liked) * share
-        top = popularity.max(initial=0.0)
-        scale = POPULARITY_WEIGHT / top if top > 0 else 0.0
-        return np.asarray(scale * popularity, np.float64)
-
 
 def _count(items: ItemCounts, contributions: Sequence[Contribution], sign: int) -> None:
     """Add (`sign` 1) or subtract (`sign` -1) the ratings and likes of these contributions."""
@@ -322,24 +323,3 @@ def _count(items: ItemCounts, contributions: Sequence[Contribution], sign: int) 
         rated = np.concatenate([contribution.rated for contribution in contributions])
         liked = np.concatenate([contribution.liked for contribution in contributions])
         items.add(rated, liked, sign)
-
-
-def _highest(
-    item_indices: NDArray[np.int64], score: NDArray[np.float64], limit: int
-) -> NDArray[np.int64]:
-    """Return the `limit` items with the highest scores, best first.
-
-    `item_indices` must ascend; equal scores are ordered by item index.
-    """
-    values = score[item_indices]
-    if limit < len(item_indices):
-        if limit == 0:
-            return item_indices[:0]
-        lowest = np.partition(values, len(values) - limit)[len(values) - limit]
-        above = values > lowest
-        # Of the items that share the lowest score, those with smaller item indices are kept.
-        tied = np.flatnonzero(values == lowest)[: limit - int(above.sum())]
-        kept = np.union1d(np.flatnonzero(above), tied)
-        item_indices, values = item_indices[kept], values[kept]
-    # The sort is stable, so equal scores keep the ascending order of item indices.
-    return item_indices[np.argsort(-values, kind="stable")]

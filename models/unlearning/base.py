@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from models.audit.calibration import ExpectedLossIncrease
+    from models.audit.memorization import Memorization
     from models.backbones.lora import AdapterConfig
     from models.data.forget_split import ForgetSplit
     from models.prompts.vocabulary import Vocabulary
@@ -36,16 +37,18 @@ class NothingToForgetError(ValueError):
 class UnlearningTask:
     """One batch: the release to start from, the rows to forget, and the rows to keep.
 
-    `expected` holds the expected loss increase per kind of row. `recipe` is the recipe that trained
-    the release, for methods that retrain parts of the release.
+    `expected` holds the expected loss increase per kind of row, `memorization` what leaving rows of
+    a kind out changes; kinds that could not be measured have no entry. `recipe` is the recipe that
+    trained the release, for methods that retrain parts of the release.
     """
 
     recommender: Recommender
     prepared: ForgetSplit
     expected: Mapping[str, ExpectedLossIncrease]
+    memorization: Mapping[str, Memorization]
     recipe: TrainConfig
     seed: int = 0
-    #: 0 is the first attempt; 1 is longer, with a larger overshoot factor.
+    #: 0 is the first attempt; 1 has twice the steps.
     strength: int = 0
 
     def require_forget_rows(self) -> None:
@@ -73,10 +76,10 @@ class UnlearningMethod(ABC):
     """Base class of the methods. `name` is the method's name in settings and certificates.
 
     `root` is the kind of release that the method starts from; methods with the same root can start
-    from the same release. `calibrated` methods read the task's `expected`. The result of an `exact`
-    method equals a training without the batch, so that the audit does not test its loss increase.
-    Exact methods build the vocabulary from the task's rows; the caller must have chosen the rows'
-    time bounds without the batch.
+    from the same release. `calibrated` methods read the task's `expected` and `memorization`. The
+    result of an `exact` method equals a training without the batch, so that the audit does not test
+    its loss increase. Exact methods build the vocabulary from the task's rows; the caller must have
+    chosen the rows' time bounds without the batch.
     """
 
     name: ClassVar[str]

@@ -11,6 +11,7 @@ because the published rate belongs to T5-base. `e2urec_fast` is Lethe's own vari
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -57,8 +58,9 @@ class E2URecConfig:
     learning_rate: float = 1e-3
     batch_size: int = 16
     forget_weight: float = 0.4
-    #: Maximum steps of the joint loss, after one epoch of the forget loss alone. One epoch of the
-    #: retained rows is a second maximum.
+    #: Passes over the forget rows with the forget loss alone, before the joint loss.
+    forget_epochs: float = 1.0
+    #: Maximum steps of the joint loss. One epoch of the retained rows is a second maximum.
     joint_steps: int = 188
 
 
@@ -78,7 +80,7 @@ class E2URec(UnlearningMethod):
         """Train a fresh adapter; raises NothingToForgetError or DivergedError."""
         config, started = self.config, time.monotonic()
         forget, retain = forget_rows(task), retained_rows(task)
-        forget_steps = -(-len(forget) // config.batch_size)
+        forget_steps = math.ceil(config.forget_epochs * len(forget) / config.batch_size)
         joint_steps = min(config.joint_steps, -(-len(retain) // config.batch_size))
         total = config.augment_steps + forget_steps + joint_steps
         augmented = self._augmented(task, forget, lambda step: progress(step / total))

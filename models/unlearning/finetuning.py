@@ -1,19 +1,25 @@
 """Tune all weights of a copy on batches of forget rows and retained rows.
 
-Shared by the methods that differ only in the loss: `neggrad`, `badt`, `npo` and `simnpo`. The
-encoding and drawing of rows is also used by `e2urec`, `e2urec_fast` and `receraser`.
+Shared by the methods that differ only in the loss: `finetune`, `neggrad`, `neggrad_calibrated`,
+`badt`, `npo` and `simnpo`. The encoding and drawing of rows is also used by `scrub`, `e2urec`,
+`e2urec_fast` and `receraser`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from models.prompts.prompt_batch import PromptBatch
-from models.recommender.trainable import copy_recommender, set_trainable
+from models.recommender.trainable import (
+    copy_recommender,
+    set_trainable,
+    trainable_parameters,
+)
 from models.training.step import memory_report, take_step
 from models.training.trainer import live_margins, margins, seeded_dropout
 from models.unlearning.base import Unlearned
@@ -34,9 +40,18 @@ REPORT_EVERY: Final = 10
 class LoopConfig:
     """Steps of AdamW on batches of `batch_size` forget rows and as many retained rows."""
 
-    learning_rate: float = 5e-5
-    batch_size: int = 128
-    steps: int = 300
+    #: Learning rate as a share of the recipe's: a published rate belongs to the published model.
+    rate_share: float = 0.1
+    batch_size: int = 16
+    steps: int = 3000
+    #: Passes over the forget rows; replaces `steps`.
+    epochs: float | None = None
+
+    def count(self, rows: int) -> int:
+        """Return the number of steps for this number of forget rows, at least 1."""
+        if self.epochs is None:
+            return self.steps
+        return max(1, math.ceil(self.epochs * rows / self.batch_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +65,13 @@ class TuningConfig:
 class Batch:
     """One step's rows: [B] live margins, [B] labels (0 or 1) and [B] margins of the original.
 
-    `forget_rows` [B] index the task's forget rows. The original's margins are empty unless `tune`
-    was called with `with_original`.
+    The tensors of forget rows are empty where `tune` was called without `with_forget`, and the
+    original's margins where it was called without `with_original`.
     """
 
     forget: torch.Tensor
     forget_labels: torch.Tensor
     forget_original: torch.Tensor
-    forget_rows: torch.Tensor
     retain: torch.Tensor
     retain_labels: torch.Tensor
     retain_original: torch.Tensor
@@ -126,35 +140,52 @@ def tune(
     progress: Progress,
     *,
     with_original: bool = False,
+    with_forget: bool = True,
+    is_done: Callable[[Recommender, int], bool] | None = None,
 ) -> Unlearned:
     """Minimize `loss` over a copy of the task's recommender, and return the copy.
 
-    Raises NothingToForgetError and DivergedError.
+    `is_done` receives the copy and the number of steps taken, after every step, and ends the loop
+    by True. Raises NothingToForgetError and DivergedError.
     """
     loop = config.loop
     forget, retain = forget_rows(task), retained_rows(task)
     student = trainable_copy(task.recommender)
     trained = [p for p in student.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=loop.learning_rate, weight_decay=0.0)
+    rate = loop.rate_share * task.recipe.learning_rate
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     student.model.train()
     original = task.recommender if with_original else None
+    steps, taken = loop.count(len(forget)), 0
     with seeded_dropout(task.seed):
-        for step in range(1, loop.steps + 1):
-            rows = forget.draw(loop.batch_size), retain.draw(loop.batch_size)
+        for step in range(1, steps + 1):
+            forget_drawn = forget.draw(loop.batch_size if with_forget else 0)
+            rows = forget_drawn, retain.draw(loop.batch_size)
             batch_of = partial(_batch, original, student, (forget, retain), rows)
             take_step(student, optimizer, partial(_loss, loss, batch_of))
-            if step % REPORT_EVERY == 0 or step == loop.steps:
-                progress(step / loop.steps)
+            taken = step
+            if step % REPORT_EVERY == 0 or step == steps:
+                progress(step / steps)
+            if is_done is not None and is_done(student, step):
+                break
+    return finished(student, len(forget), taken, asdict(config))
+
+
+def finished(
+    student: Recommender, forget_rows: int, steps: int, config: dict[str, Any]
+) -> Unlearned:
+    """Return a copy whose weights were tuned, frozen, with the figures of the run."""
+    trained = trainable_parameters(student)
     student.model.eval().requires_grad_(requires_grad=False)
     return Unlearned(
         recommender=student,
         adapter=None,
         metrics={
-            "forget_rows": len(forget),
-            "steps": loop.steps,
-            "trainable_parameters": sum(p.numel() for p in trained),
+            "forget_rows": forget_rows,
+            "steps": steps,
+            "trainable_parameters": trained,
             **memory_report(student),
-            "config": asdict(config),
+            "config": config,
         },
     )
 
@@ -181,7 +212,6 @@ def _batch(
         forget=student_margins[:count],
         forget_labels=forget.labels[forget_drawn],
         forget_original=original_margins[:count],
-        forget_rows=forget_drawn,
         retain=student_margins[count:],
         retain_labels=retain.labels[retain_drawn],
         retain_original=original_margins[count:],

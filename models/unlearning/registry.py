@@ -8,11 +8,14 @@ from models.unlearning.apa import Apa
 from models.unlearning.badt import BadTeacher
 from models.unlearning.e2urec import E2URec, E2URecLong
 from models.unlearning.e2urec_fast import E2URecFast
+from models.unlearning.finetune import FineTune
 from models.unlearning.neggrad import NegGrad
+from models.unlearning.neggrad_calibrated import CalibratedNegGrad
 from models.unlearning.npo import Npo
 from models.unlearning.original import Original
 from models.unlearning.receraser import RecEraser
 from models.unlearning.retrain import Retrain
+from models.unlearning.scrub import Scrub
 from models.unlearning.simnpo import SimNpo
 from models.unlearning.sisa import Sisa
 
@@ -26,13 +29,16 @@ METHODS: Final[dict[str, Callable[[], UnlearningMethod]]] = {
     for method in (
         Original,
         Retrain,
+        FineTune,
         NegGrad,
+        CalibratedNegGrad,
         BadTeacher,
         E2URec,
         E2URecLong,
         E2URecFast,
         Npo,
         SimNpo,
+        Scrub,
         Sisa,
         RecEraser,
         Apa,

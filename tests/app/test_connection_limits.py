@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.gateway import make_server
-from tests.support.gateway_world import wait_until
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def _gateway(world: World, **changes: float) -> Iterator[tuple[str, int]]:
 
 
 def _connect(address: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(address, timeout=20)
+    return socket.create_connection(address, timeout=PATIENCE_SECONDS)
 
 
 def _read_to_end(connection: socket.socket) -> bytes:

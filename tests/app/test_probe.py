@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import update
 
+from app.domain.catalog import Interaction
+from app.domain.jobs import JobKind
 from app.probe import check_gateway, check_relay, check_worker
-from app.storage.tables import OutboxRow
+from app.services.jobs import start_training
+from app.storage.tables import JobRow, OutboxRow, WorkerRow
 
 if TYPE_CHECKING:
     from app.storage.engine import Database
@@ -26,6 +29,28 @@ def test_a_worker_is_healthy_with_a_current_heartbeat_on_this_host(
         assert "no worker" in check_worker(uow)
         uow.workers.beat("here", socket.gethostname(), 3, 30.0)
         assert check_worker(uow) == ""
+
+
+def test_a_worker_that_takes_no_due_job_is_unhealthy_within_a_minute(
+    uow_factory: UnitOfWorkFactory, database: Database
+) -> None:
+    with uow_factory() as uow:
+        uow.workers.beat("here", socket.gethostname(), 3, 3600.0)
+        uow.people.upsert_items([("i", "Item", {})])
+        row = Interaction(user_id="u", item_id="i", rating=4.0, timestamp=1)
+        uow.people.ensure_users({"u"}, holdout=set())
+        uow.people.upsert_interactions([row], uow.state.bump("interactions"))
+        start_training(uow, JobKind.TRAIN)
+        assert check_worker(uow) == ""
+    with database.write.begin() as connection:
+        earlier = datetime.now(UTC) - timedelta(seconds=50)
+        connection.execute(update(JobRow).values(created_at=earlier, available_at=earlier))
+    with uow_factory() as uow:  # The worker has just started.
+        assert check_worker(uow) == ""
+    with database.write.begin() as connection:
+        connection.execute(update(WorkerRow).values(started_at=earlier))
+    with uow_factory() as uow:
+        assert "no worker takes it" in check_worker(uow)
 
 
 def test_a_relay_is_unhealthy_once_wake_ups_are_overdue(

@@ -133,3 +133,9 @@ def test_invalid_setting_of_renewals_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(home=tmp_path, **changes)
+
+
+def test_empty_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_HOME", " ")
+    with pytest.raises(ValueError, match="is empty"):
+        Settings()

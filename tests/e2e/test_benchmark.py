@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import application
-from tests.support.processes import ROOT, processes_of, wait_until
+from tests.support.processes import PATIENCE_SECONDS, ROOT, processes_of, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def small_data(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(600)  # Three whole processes, each of which loads torch.
+@pytest.mark.timeout(900)  # Three whole processes, each of which loads torch.
 @pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_stopped_benchmark_resumes_after_its_finished_runs(
     small_data: Path, environment: dict[str, str], tmp_path: Path
@@ -84,7 +84,7 @@ def test_stopped_benchmark_resumes_after_its_finished_runs(
     out = tmp_path / "out"
     stopped = start(small_data, out, environment)
     stop_after_runs(stopped, out, 1, signal.SIGINT)
-    stdout, stderr = stopped.communicate(timeout=60)
+    stdout, stderr = stopped.communicate(timeout=PATIENCE_SECONDS)
     assert stopped.returncode == 130
     assert "the same command goes on" in json.loads(stdout)["error"]["message"]
     assert "Traceback" not in stderr, stderr
@@ -93,7 +93,7 @@ def test_stopped_benchmark_resumes_after_its_finished_runs(
 
     killed = start(small_data, out, environment)
     stop_after_runs(killed, out, len(before) + 1, signal.SIGKILL)
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=PATIENCE_SECONDS)
     # A process left behind could write into the directory of the next benchmark.
     wait_until(
         lambda: not processes_of(environment["LETHE_HOME"]), "a process outlived the command"
@@ -103,7 +103,7 @@ def test_stopped_benchmark_resumes_after_its_finished_runs(
     assert not (out / "results.json").exists()
 
     whole = start(small_data, out, environment)
-    stdout, stderr = whole.communicate(timeout=200)
+    stdout, stderr = whole.communicate(timeout=600)
     assert whole.returncode == 0, stderr
     # Runs contain their seconds, so an equal file is the same run and not a repetition.
     assert after.items() <= runs_in(out).items()
@@ -175,7 +175,6 @@ def check_teachers(results: dict[str, Any], data: Path, out: Path) -> None:
         )
 
 
-@pytest.mark.timeout(300)
 def test_serving_benchmark_measures_http_during_deletions(
     tiny: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def _demo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=550,
         check=False,
     )
 

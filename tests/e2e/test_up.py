@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.processes import ROOT, processes_of, wait_until
+from tests.support.processes import PATIENCE_SECONDS, ROOT, processes_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def _lethe(environment: dict[str, str], *arguments: str) -> subprocess.Completed
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -131,14 +131,16 @@ def test_crashed_child_is_restarted(running: Up, module: str) -> None:
 
     wait_until(lambda: running.child(module) not in {None, crashed}, "not restarted")
     # The parent holds the socket, so calls during the restart wait and do not fail.
-    answer = httpx.get(f"{running.address}/healthz", trust_env=False, timeout=60)
+    answer = httpx.get(f"{running.address}/healthz", trust_env=False, timeout=PATIENCE_SECONDS)
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("arguments", [("--replicas", "2")])
 def test_crashed_replica_is_restarted_while_the_other_serves(running: Up) -> None:
     def replicas() -> set[str]:
-        listed = httpx.get(f"{running.address}/releases", trust_env=False, timeout=60).json()
+        listed = httpx.get(
+            f"{running.address}/releases", trust_env=False, timeout=PATIENCE_SECONDS
+        ).json()
         return {replica["id"] for replica in listed["replicas"]}
 
     wait_until(lambda: len(replicas()) == 2, "not two replicas")

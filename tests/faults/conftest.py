@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.storage.tables import Base
 from tests.support.file_learner import FileLearner, read_weights
 from tests.support.forked_workers import ForkedWorker
-from tests.support.processes import wait_until
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 from worker.context import build_context
 from worker.loop import run_once
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from app.storage.engine import Database
     from worker.context import WorkerContext
 
-#: Lease length in seconds. A slow machine must not lose a lease; `end_leases` spares most waits.
-LEASE = 6.0
+#: Lease length in seconds. A machine that stops for a while must not lose a lease; `end_leases`
+#: replaces the wait for the end of one.
+LEASE = 60.0
 #: Occurs nowhere else, so that tests can search files for its bytes.
 PERSON = "person-8c1f0b7e"
 #: With this key no user of the installation is a holdout user.
@@ -117,7 +118,7 @@ class Installation:
         """Run another worker process until no job is left. A suspended worker loses its lease."""
         self.end_leases()
         process = self.start()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, errors.decode()
 
     def state(self) -> dict[str, list[Any]]:

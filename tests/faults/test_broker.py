@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import pytest
 import redis
 
 from tests.faults.conftest import close, fill, make_installation
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,15 +70,15 @@ def start_worker(installation: Installation) -> subprocess.Popen[bytes]:
 
 def wait_for_completion(installation: Installation, request_id: str) -> None:
     """Poll the database until another process has completed the request."""
-    deadline = time.monotonic() + 120
-    while installation.request(request_id).completed_at is None:
-        assert time.monotonic() < deadline, installation.request(request_id)
-        time.sleep(0.05)
+    wait_until(
+        lambda: installation.request(request_id).completed_at is not None,
+        f"the request {request_id} is not completed",
+    )
 
 
 def terminate(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(signal.SIGTERM)
-    return process.wait(timeout=60)
+    return process.wait(timeout=PATIENCE_SECONDS)
 
 
 def test_relay_and_celery_worker_complete_deletion(installation: Installation) -> None:
@@ -94,10 +94,7 @@ def test_lost_messages_are_sent_again(installation: Installation, broker: redis.
     """The broker loses all messages before a worker starts."""
     relay = start_relay(installation)
     request_id = installation.forget()
-    deadline = time.monotonic() + 30
-    while not broker.llen("lethe"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: bool(broker.llen("lethe")), "the relay sends no message")
     broker.flushdb()
     start_worker(installation)
     wait_for_completion(installation, request_id)

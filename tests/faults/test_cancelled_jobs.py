@@ -18,7 +18,7 @@ from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.releases import ReleaseStatus
 from app.services.jobs import cancel, start_training
 from tests.faults.test_pipeline import live_release
-from tests.support.gateway_world import wait_until
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 from worker.loop import run_once
 from worker.relay import Relay
 
@@ -164,7 +164,7 @@ def test_suspended_worker_of_a_cancelled_job_changes_nothing(installation: Insta
     process = installation.start_and_stop_at("publish")
     cancel_job(installation, job_id)
     process.send_signal(signal.SIGCONT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors.decode()
     check_nothing_is_left(installation, live)
 
@@ -186,6 +186,7 @@ def store_ratings_for_a_long_training(installation: Installation) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ctrl_c_is_heard")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # A real training takes seconds.
 def test_interrupted_train_command_cancels_its_job(empty_installation: Installation) -> None:
     installation = empty_installation
     store_ratings_for_a_long_training(installation)
@@ -198,14 +199,14 @@ def test_interrupted_train_command_cancels_its_job(empty_installation: Installat
     )
     try:
 
-        def is_running() -> bool:
+        def is_claimed() -> bool:
             with installation.context.uow_factory(write=False) as uow:
-                job = uow.jobs.open_job()
-            return job is not None and job.status is not JobStatus.QUEUED
+                jobs = uow.jobs.page(1, None)
+            return any(job.status is not JobStatus.QUEUED for job in jobs)
 
-        wait_until(is_running, "no worker claimed the job")
-        os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        wait_until(lambda: is_claimed() or process.poll() is not None, "no worker claimed the job")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ Nothing that only the person's rows named may stay in the catalog, the database 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import text
 from app.domain.catalog import ItemOrigin
 from app.domain.errors import UnknownItemError
 from app.domain.requests import RequestStatus
-from app.services.forget import hold_forget
+from app.services.forget import ForgetCommand, hold_forget, request_forget
 from app.services.items import read_item, store_items
 from app.services.suppression import record_consent
 from tests.faults.conftest import PERSON
@@ -66,6 +67,25 @@ def kept_places(installation: Installation, request_id: str) -> list[str]:
     return places
 
 
+def test_title_that_another_item_has_is_named_in_the_certificate(
+    installation: Installation,
+) -> None:
+    context = installation.context
+    with context.uow_factory() as uow:
+        items = [("A", "Heat", {}), ("B", "Heat", {}), ("C", "Emma", {})]
+        store_items(uow, context.pseudonyms, items)
+    for item_id, is_shared in (("A", True), ("C", False)):
+        with context.uow_factory() as uow:
+            command = ForgetCommand(item_id=item_id)
+            request, _ = request_forget(uow, context.pseudonyms, context.settings, command)
+        assert run_once(context)
+        words = [
+            place for place in kept_places(installation, request.id) if "the words of" in place
+        ]
+        assert bool(words) == is_shared
+        assert "Heat" not in str(words)
+
+
 def clear_origins(installation: Installation) -> None:
     """Make all items those of an installation that recorded no origins."""
     with installation.context.database.write.begin() as connection:
@@ -84,10 +104,97 @@ def test_review_heading_of_a_forgotten_person_is_in_no_row_and_no_file(
     assert "B1" in item_ids(empty_installation)
 
 
-def test_heading_of_the_only_rater_is_not_taken(empty_installation: Installation) -> None:
-    import_rows(empty_installation, f"{PERSON},B1,5,1,{HEADING}")
-    with empty_installation.context.uow_factory(write=False) as uow:
-        assert read_item(uow, "B1").title == "B1"
+def titles(installation: Installation) -> dict[str, tuple[str, ItemOrigin | None]]:
+    with installation.context.uow_factory(write=False) as uow:
+        return {item.id: (item.title, item.origin) for item in uow.people.items()}
+
+
+def test_title_of_the_only_rater_is_deleted_with_the_rater(
+    empty_installation: Installation,
+) -> None:
+    installation = empty_installation
+    import_rows(installation, f"{PERSON},B1,5,1,{HEADING}", "u1,B2,5,1,Emma", "u2,B3,5,1,Emma")
+    import_rows(installation, "u1,B1,4,2,", "u2,B2,4,2,")
+    assert titles(installation)["B1"] == (HEADING, ItemOrigin.RATER)
+    installation.train()
+    # No release holds the title, so that only the database must lose it.
+    for path in filter(Path.is_file, Path(installation.settings.artifacts_root).rglob("*")):
+        assert HEADING.encode() not in path.read_bytes(), path
+    request_id = installation.forget()
+    assert run_once(installation.context)
+    installation.check_forgotten(request_id)
+    assert titles(installation)["B1"] == ("B1", ItemOrigin.RATINGS)
+    assert titles(installation)["B2"] == ("Emma", ItemOrigin.RATER)
+
+
+@pytest.mark.parametrize("stored", [["u1,B1,4,2,"], [f"{PERSON},B1,5,1,", "u1,B1,4,2,"]])
+def test_forgotten_rater_describes_nothing(installation: Installation, stored: list[str]) -> None:
+    """The import is later than the request, and perhaps earlier than the deletion of the rating."""
+    import_rows(installation, *stored)
+    request_id = installation.forget()
+    import_rows(installation, f"{PERSON},B1,5,1,{HEADING}", "u2,B1,4,2,")
+    assert titles(installation)["B1"] == ("B1", ItemOrigin.RATINGS)
+    assert run_once(installation.context)
+    installation.check_forgotten(request_id)
+
+
+def test_rater_who_is_forgotten_during_the_import_describes_nothing(
+    installation: Installation,
+) -> None:
+    context = installation.context
+    path = installation.settings.home / "rows.csv"
+    path.write_text(f"{HEADER}{PERSON},B1,5,1,{HEADING}\nu1,B1,4,2,\n")
+
+    def forget_before_the_last_row(event: dict[str, Any]) -> None:
+        if event["stage"] == "store" and event["done"] == event["total"] - 1:
+            installation.forget()
+
+    run_import(path, "csv", context.uow_factory, context.pseudonyms, forget_before_the_last_row)
+    path.unlink()
+    with context.uow_factory(write=False) as uow:
+        assert uow.requests.open_of_user(PERSON)
+    assert titles(installation)["B1"] == ("B1", ItemOrigin.RATINGS)
+
+
+def test_text_of_two_forgotten_raters_is_not_stored(installation: Installation) -> None:
+    forget_all(installation, PERSON, "u0")
+    import_rows(installation, f"{PERSON},B1,5,1,{HEADING}", f"u0,B1,5,1,{HEADING}", "u2,B1,4,2,")
+    assert titles(installation)["B1"] == ("B1", ItemOrigin.RATINGS)
+
+
+def test_forgotten_rater_confirms_no_text_of_another(installation: Installation) -> None:
+    forget_all(installation, PERSON)
+    import_rows(installation, f"{PERSON},B1,5,1,Ours", "u1,B1,5,1,Ours", "u2,B1,4,2,")
+    assert titles(installation)["B1"] == ("Ours", ItemOrigin.RATER)
+
+
+def test_single_rating_takes_its_text_along(installation: Installation) -> None:
+    import_rows(installation, f"{PERSON},B1,5,1,{HEADING}", "u1,B1,4,2,")
+    installation.forget(PERSON, "B1")
+    assert run_once(installation.context)
+    assert titles(installation)["B1"] == ("B1", ItemOrigin.RATINGS)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # Another user's text replaces nothing, two users' text replaces the text of one.
+        (["u1,B1,5,1,Emma"], ["u2,B1,5,1,Other"], ("Emma", ItemOrigin.RATER)),
+        (["u1,B1,5,1,Emma"], ["u2,B1,5,1,Ours", "u3,B1,5,1,Ours"], ("Ours", ItemOrigin.RATINGS)),
+        (["u1,B1,5,1,Emma"], ["u2,B1,5,1,"], ("Emma", ItemOrigin.RATER)),
+        (["u1,B1,5,1,"], ["u2,B1,5,1,Emma"], ("Emma", ItemOrigin.RATER)),
+        (["u1,B1,5,1,Ours", "u2,B1,5,1,Ours"], ["u3,B1,5,1,Emma"], ("Ours", ItemOrigin.RATINGS)),
+    ],
+)
+def test_text_of_one_user_never_replaces_another(
+    installation: Installation,
+    first: list[str],
+    second: list[str],
+    expected: tuple[str, ItemOrigin],
+) -> None:
+    import_rows(installation, *first)
+    import_rows(installation, *second)
+    assert titles(installation)["B1"] == expected
 
 
 def test_item_that_only_the_forgotten_person_rated_is_retired(

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Installation
 
 LATE = "late-user"
+#: Later than all ratings of the installation, so that the rating replaces the stored one.
+LATER = 2000
 
 
-def rate(installation: Installation, user: str, *items: str, rating: float = 4.0) -> None:
-    """Store ratings that are older than all others."""
-    rows = [Interaction(user_id=user, item_id=i, rating=rating, timestamp=1) for i in items]
+def rate(
+    installation: Installation, user: str, *items: str, rating: float = 4.0, timestamp: int = 1
+) -> None:
+    """Store ratings, by default with a time before that of all others."""
+    rows = [Interaction(user_id=user, item_id=i, rating=rating, timestamp=timestamp) for i in items]
     with installation.context.uow_factory() as uow:
         add_interactions(uow, installation.context.pseudonyms, rows)
 
@@ -88,12 +92,12 @@ def test_trained_person_is_unlearned_after_the_holdout_share_was_raised(
 
 
 def test_changed_rating_is_forgotten_by_exact_retraining(installation: Installation) -> None:
-    rate(installation, PERSON, "i1", rating=1.5)
+    rate(installation, PERSON, "i1", rating=1.5, timestamp=LATER)
     assert outcome_of_forgetting(installation, PERSON) is Outcome.EXACT
 
 
 def test_changed_rating_of_another_person_keeps_unlearning_fast(installation: Installation) -> None:
-    rate(installation, "u1", "i1", rating=1.5)
+    rate(installation, "u1", "i1", rating=1.5, timestamp=LATER)
     assert outcome_of_forgetting(installation, PERSON) is Outcome.PASSED
 
 

@@ -52,7 +52,7 @@ def context(tmp_path: Path, stopped_at: str) -> Iterator[WorkerContext]:
         hash_key="another key for tests, number 0",  # type: ignore[arg-type] # parsed from text
         holdout_share=0.2,
         method="e2urec-fast",
-        job_lease=6.0,
+        job_lease=60.0,
         poll_seconds=0.05,
         candidates=20,
     )

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from app.domain.jobs import JobKind
 from app.services.jobs import start_training
 from tests.faults.conftest import PERSON, close, fill, make_installation
+from tests.support.processes import PATIENCE_SECONDS
 from worker.claim_files import sweep_files
 from worker.loop import run_once
 
@@ -103,7 +104,7 @@ def test_local_publication_suspended_past_completion_leaves_nothing(
     installation.check_forgotten(request_id)
     check_completed_with_open_claim(installation, request_id)
     suspended.send_signal(signal.SIGCONT)
-    suspended.communicate(timeout=30)
+    suspended.communicate(timeout=PATIENCE_SECONDS)
     sweep(installation)
     assert owed(installation) == []
     installation.check_forgotten(request_id)
@@ -119,7 +120,7 @@ def test_upload_suspended_past_completion_leaves_nothing(
     first.check_forgotten(request_id)
     check_completed_with_open_claim(first, request_id)
     suspended.send_signal(signal.SIGCONT)
-    suspended.communicate(timeout=30)
+    suspended.communicate(timeout=PATIENCE_SECONDS)
     sweep(first)
     assert owed(first) == []
     first.check_forgotten(request_id)
@@ -161,7 +162,7 @@ def test_eviction_by_gateway_leaves_parent_to_worker(
     working = first.start_and_stop_at("audit")
     first.context.artifacts.evict(live_path(first))  # As a gateway does after loading.
     working.send_signal(signal.SIGCONT)
-    _, errors = working.communicate(timeout=30)
+    _, errors = working.communicate(timeout=PATIENCE_SECONDS)
     assert b"job_error" not in errors
     first.check_forgotten(request_id)
     assert owed(first) == []
@@ -265,7 +266,7 @@ def test_publication_suspended_past_the_next_deletion_restores_no_old_release(
     used.finish_elsewhere()
     check_completed_with_open_claim(used, second_id)
     suspended.send_signal(signal.SIGCONT)
-    suspended.communicate(timeout=30)
+    suspended.communicate(timeout=PATIENCE_SECONDS)
     sweep(used)
     assert owed(used) == []
     assert used.context.artifacts.published() == [live_path(used)]

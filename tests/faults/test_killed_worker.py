@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.conftest import close, fill, make_installation
+from tests.support.processes import PATIENCE_SECONDS
 from worker.relay import Relay
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def test_killed_worker_another_finishes(installation: Installation, point: str) 
 
 
 def test_lease_of_a_killed_worker_expires_by_itself(database: Database, tmp_path: Path) -> None:
-    installation = make_installation(database, tmp_path, LETHE_JOB_LEASE="3")
+    installation = make_installation(database, tmp_path)
+    installation.environment["LETHE_JOB_LEASE"] = "3"
     try:
         fill(installation.context)
         installation.train()
@@ -52,7 +54,7 @@ def test_lease_of_a_killed_worker_expires_by_itself(database: Database, tmp_path
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         successor = installation.start()
-        _, errors = successor.communicate(timeout=120)
+        _, errors = successor.communicate(timeout=PATIENCE_SECONDS)
         assert successor.returncode == 0, errors
         installation.check_forgotten(request_id)
     finally:
@@ -69,7 +71,7 @@ def test_suspended_worker_changes_nothing_after_lease_loss(
     installation.check_forgotten(request_id)
     before = installation.state()
     suspended.send_signal(signal.SIGCONT)
-    _, errors = suspended.communicate(timeout=30)
+    _, errors = suspended.communicate(timeout=PATIENCE_SECONDS)
     assert suspended.returncode == 0
     # The error of a write, or that of a missing file, which the worker cannot record any more.
     assert b"lease_lost" in errors or b"LeaseLostError" in errors
@@ -85,7 +87,7 @@ def test_sigterm_gives_job_back(installation: Installation) -> None:
     stopping = installation.start_and_stop_at("audit")
     stopping.send_signal(signal.SIGTERM)
     stopping.send_signal(signal.SIGCONT)
-    _, errors = stopping.communicate(timeout=30)
+    _, errors = stopping.communicate(timeout=PATIENCE_SECONDS)
     assert stopping.returncode == 0
     assert b"lease_lost" not in errors
     installation.finish_elsewhere()

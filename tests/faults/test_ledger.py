@@ -18,6 +18,7 @@ from app.services.restore import reconciler
 from app.services.suppression import record_consent
 from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 from tests.faults.conftest import PERSON, close, fill, make_installation
+from tests.support.processes import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def die(installation: Installation, event: LedgerEvent, argument: str = "") -> N
         [sys.executable, str(SCRIPT), event.value, argument],
         env=installation.environment,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.domain.batch_audits import audits_of
 from app.domain.jobs import JobKind, JobStatus, Stage
 from app.domain.releases import ReleaseStatus
 from app.domain.requests import Outcome, RequestStatus
@@ -91,6 +92,68 @@ def test_exact_method_skips_the_gates(installation: Installation) -> None:
     (attempt,) = job_of(installation, request_id).metrics["tries"]
     assert attempt["audit"]["exact"] is True
     assert live_release(installation).outcome is Outcome.EXACT
+
+
+class UnmeasuredLearner(FileLearner):
+    """Says that fast unlearning of single interactions is not shown to help."""
+
+    def unmeasured_kinds(self, snapshot: DataSnapshot, parent: Path) -> tuple[str, ...]:
+        del snapshot, parent
+        return ("pair",)
+
+
+def test_a_batch_that_fast_unlearning_may_not_help_is_trained_exactly(
+    installation: Installation,
+) -> None:
+    request_id = installation.forget()
+    learner = UnmeasuredLearner(installation.settings)
+    assert run_once(replace(installation.context, learner=learner))
+    installation.check_forgotten(request_id)
+    job = job_of(installation, request_id)
+    assert [attempt["attempt"] for attempt in job.metrics["tries"]] == ["exact"]
+    assert live_release(installation).outcome is Outcome.EXACT
+    (audit,) = audits_of(job)
+    assert audit["sentence"].endswith(
+        "on this release, it is not shown that it moves answers about single interactions toward"
+        " those of retraining."
+    )
+
+
+def test_fast_unlearning_is_tried_always_if_the_operator_says_so(
+    installation: Installation,
+) -> None:
+    request_id = installation.forget()
+    settings = installation.settings.model_copy(update={"fast": "always"})
+    learner = UnmeasuredLearner(settings)
+    assert run_once(replace(installation.context, settings=settings, learner=learner))
+    job = job_of(installation, request_id)
+    (attempt,) = job.metrics["tries"]
+    assert (attempt["attempt"], attempt["unmeasured_kinds"]) == ("try-0", [])
+
+
+def test_the_reason_of_an_interrupted_claim_is_not_given_for_another_claim(
+    installation: Installation,
+) -> None:
+    """LETHE_FAST changes between two claims of a job, the second of which tries and fails."""
+    request_id = installation.forget()
+    stop = threading.Event()
+
+    def stop_at(stage: Stage) -> None:
+        if stage is Stage.TRAIN:
+            stop.set()
+
+    learner = UnmeasuredLearner(installation.settings)
+    unmeasured = replace(installation.context, learner=learner)
+    assert run_once(unmeasured, stop=stop, on_stage=stop_at)
+    assert not job_of(installation, request_id).metrics.get("tries")
+
+    settings = installation.settings.model_copy(update={"fast": "always"})
+    learner = UnmeasuredLearner(settings, [FAILED, FAILED])
+    assert run_once(replace(installation.context, settings=settings, learner=learner))
+
+    audits = audits_of(job_of(installation, request_id))
+    assert [audit["attempt"] for audit in audits] == ["try-0", "try-1", "exact"]
+    assert not any("not tried" in audit["sentence"] for audit in audits)
 
 
 class ReplacingLearner(FileLearner):

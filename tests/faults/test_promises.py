@@ -14,6 +14,7 @@ from app.services.jobs import start_training
 from app.services.replicas import ReplicaState, register_replica, renew_replica
 from tests.faults.test_roll_out import FakeReplica
 from tests.support.file_learner import FileLearner
+from tests.support.processes import PATIENCE_SECONDS
 from worker.errors import UnlearningFailedError
 from worker.loop import run_forever, run_once
 
@@ -104,7 +105,7 @@ def test_replica_without_release_does_not_block_deletion(installation: Installat
             target=run_once, args=(installation.context,), kwargs={"stop": stop}
         )
         work.start()
-        work.join(timeout=20)
+        work.join(timeout=PATIENCE_SECONDS)
         is_stuck = work.is_alive()
         stop.set()
         work.join()

@@ -58,9 +58,10 @@ def fill(context: WorkerContext, absent: frozenset[str] = frozenset()) -> None:
 
 
 @pytest.fixture
-def real_installation(database: Database, tmp_path: Path) -> Iterator[Installation]:
+def real_installation(sqlite_database: Database, tmp_path: Path) -> Iterator[Installation]:
+    """Provide a trained installation on SQLite; other tests cover both databases without models."""
     installation = make_installation(
-        database,
+        sqlite_database,
         tmp_path,
         real=True,
         # With this key, 25 users are holdout users, and PERSON is none of them.

@@ -17,7 +17,7 @@ from app.services.renewals import read_state, waits_for
 from app.services.suppression import record_consent
 from tests.faults.conftest import close
 from tests.faults.test_pipeline import live_release
-from tests.support.gateway_world import wait_until
+from tests.support.processes import wait_until
 from tests.support.renewals import (
     DAY,
     complete,

@@ -24,7 +24,7 @@ from models.prompts.vocabulary import Vocabulary
 from models.recommender.base import Recommender
 from tests.faults.conftest import Installation, close, fill, make_installation
 from tests.support.file_learner import FileLearner
-from tests.support.processes import wait_until
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 from worker.learner import Artifact, DataSnapshot, Verdict
 from worker.loop import run_once
 
@@ -72,6 +72,9 @@ class UntrainedLearner(FileLearner):
     def must_retrain(self, _snapshot: DataSnapshot, _parent: Path) -> bool:
         return False
 
+    def unmeasured_kinds(self, _snapshot: DataSnapshot, _parent: Path) -> tuple[str, ...]:
+        return ()
+
     def has_training_rows(self, _snapshot: DataSnapshot, _parent: Path) -> bool:
         return True
 
@@ -103,7 +106,7 @@ class Replica:
         return self.child.process.pid
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=60)
+        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=PATIENCE_SECONDS)
 
     def release(self) -> str | None:
         """Return the id of the release that answers, or None if the gateway does not answer."""

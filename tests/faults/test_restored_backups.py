@@ -19,7 +19,7 @@ from app.domain.jobs import CANCELLED_BY_OPERATOR, PREEMPTED, JobKind
 from app.domain.renewal import RenewalReason
 from app.domain.requests import Outcome, RequestStatus
 from app.services.certificates import certificates_of, content_of
-from app.services.forget import cancel_forget
+from app.services.forget import ForgetCommand, cancel_forget, request_forget
 from app.services.imports import import_data
 from app.services.interactions import add_interactions
 from app.services.jobs import cancel, start_training
@@ -76,9 +76,13 @@ class Backup:
 
 
 def start(installation: Installation) -> None:
-    """Open the installation again, as a worker process does at its start."""
+    """Open the installation again, as a worker process does at its start.
+
+    The lease of a job in the backup ends at once, because its worker is gone.
+    """
     installation.context.close()
     installation.context = build_context(installation.settings, FileLearner)
+    installation.end_leases()
 
 
 def work(installation: Installation) -> None:
@@ -291,6 +295,25 @@ def test_consent_stays_after_the_repeated_deletion(
     row = Interaction(user_id=PERSON, item_id="i1", rating=4.0, timestamp=2000)
     with installation.context.uow_factory() as uow:
         add_interactions(uow, installation.context.pseudonyms, [row])
+
+
+@pytest.mark.parametrize("is_completed", [True, False])
+def test_user_who_was_suppressed_without_data_stays_suppressed(
+    installation: Installation, tmp_path_factory: pytest.TempPathFactory, is_completed: bool
+) -> None:
+    backup = Backup.of(installation, tmp_path_factory.mktemp("backups") / "before")
+    command = ForgetCommand(user_id="newcomer", suppress_unknown=True)
+    context = installation.context
+    with context.uow_factory() as uow:
+        request, _ = request_forget(uow, context.pseudonyms, installation.settings, command)
+    if is_completed:
+        work(installation)
+    backup.restore("both")
+    start(installation)
+    check_refused(installation, "newcomer")
+    work(installation)
+    check_refused(installation, "newcomer")
+    assert installation.request(request.id).status is RequestStatus.COMPLETED
 
 
 @pytest.mark.parametrize("is_restored", [True, False], ids=["older", "lost"])

@@ -35,7 +35,6 @@ def open_again(installation: Installation) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("part", ["database", "everything"])
 def test_erasure_is_repeated_before_anything_is_served(
     real_installation: Installation, tmp_path_factory: pytest.TempPathFactory, part: str

@@ -13,6 +13,7 @@ from app.services.forget import ForgetCommand, cancel_forget, hold_forget, reque
 from app.services.interactions import add_interactions
 from app.services.items import store_items
 from app.services.users import store_users
+from tests.support.processes import PATIENCE_SECONDS
 from tests.support.traces import guide_rows, traces_in_files, traces_in_pages, traces_in_tables
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def test_completed_deletions_leave_no_marker_in_tables_files_and_logs(
     assert traces_in_files(installation.settings.home, MARKERS)
 
     worker = installation.start()
-    _, log = worker.communicate(timeout=60)
+    _, log = worker.communicate(timeout=PATIENCE_SECONDS)
 
     assert worker.returncode == 0, log.decode()
     statuses = {installation.request(request_id).status for request_id in completing}

@@ -127,6 +127,7 @@ class World:
             recommender=self.recommender,
             prepared=self.batch,
             expected=self.expected,
+            memorization=self.calibration.memorization,
             recipe=RECIPE,
             seed=seed,
         )

@@ -12,13 +12,15 @@ import uvicorn
 from playwright.sync_api import Page, sync_playwright
 
 from app.services.secrets import load_signer
-from tests.support.gateway_world import World, wait_until
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from fastapi import FastAPI
+
+    from tests.support.gateway_world import World
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,10 @@ class FileLearner:
     def must_retrain(self, snapshot: DataSnapshot, parent: Path) -> bool:
         return any(are_unknown(snapshot, _record(parent), [snapshot.forget]))
 
+    def unmeasured_kinds(self, snapshot: DataSnapshot, parent: Path) -> tuple[str, ...]:
+        del snapshot, parent
+        return ()
+
     def has_training_rows(self, snapshot: DataSnapshot, parent: Path) -> bool:
         record = _record(parent)
         known = snapshot if record is None else snapshot.take(record.known_rows(snapshot))

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.services.recommendation_inputs import read_inputs
+from app.serving.retrieval import proposals
 from app.serving.retrieval.first_stage import FirstStage
+from app.serving.retrieval.proposals import AskerItems
 from tests.support.gateway_world import ITEMS, ask
 
 if TYPE_CHECKING:
+    from app.domain.recommendations import RecommendationQuery
+    from app.services.recommendation_inputs import Inputs
+    from app.serving.retrieval.proposals import ProposedItems
+    from app.storage.unit_of_work import UnitOfWork
     from tests.support.gateway_world import World
 
 
@@ -27,7 +33,16 @@ def index_bytes(first_stage: FirstStage) -> bytes:
 
 def propose(world: World, first_stage: FirstStage, user_id: str = "u0") -> list[str]:
     """Return the ids of all proposed items, best first."""
+    query = ask(user_id, ITEMS, exclude_seen=False)
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, user_id)
-        query = ask(user_id, ITEMS, exclude_seen=False)
-        return [item.id for item in first_stage.propose(uow, inputs, query, 0, ITEMS + 1).items]
+        proposal = proposed(uow, first_stage, inputs, query, ITEMS + 1)
+    return [item.id for item in proposal.items]
+
+
+def proposed(
+    uow: UnitOfWork, first_stage: FirstStage, inputs: Inputs, query: RecommendationQuery, stop: int
+) -> ProposedItems:
+    """Return the items of the first `stop` ranks from the view of this snapshot."""
+    view = first_stage.current(uow, inputs.data_version)
+    return proposals.propose(view, AskerItems.from_inputs(view, inputs), query, 0, stop)

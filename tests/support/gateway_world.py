@@ -27,9 +27,10 @@ from app.storage.unit_of_work import UnitOfWorkFactory
 from benchmarks.installations import Installation, fill
 from models.backbones.compact import CompactConfig
 from models.data.interactions import ItemRecord
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     from fastapi import FastAPI
@@ -39,21 +40,11 @@ if TYPE_CHECKING:
 
 ITEMS = 30
 USERS = [f"u{number}" for number in range(8)]
-_TIMEOUT_SECONDS = 30.0
 
 
 def ask(user_id: str, n: int, *, exclude_seen: bool = True) -> RecommendationQuery:
     """Return a query for the best `n` items."""
     return RecommendationQuery(person=user_id, n=n, exclude_seen=exclude_seen)
-
-
-def wait_until(condition: Callable[[], bool], why: str) -> None:
-    """Wait until another thread makes the condition true; fail with `why` on timeout."""
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"timed out: {why}")
-        time.sleep(0.01)
 
 
 @dataclass
@@ -163,7 +154,7 @@ def client_of(app: FastAPI, *, client: str = "127.0.0.1", **options: Any) -> htt
 
 async def until_ready(client: httpx.AsyncClient) -> None:
     """Wait until the replica reports that it is ready."""
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (await client.get("/readyz")).status_code != 200:
         if time.monotonic() > deadline:
             pytest.fail("the replica does not become ready")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,26 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def statements(installation: Installation) -> Iterator[list[str]]:
+def statements(
+    installation: Installation, *, only_this_thread: bool = False
+) -> Iterator[list[str]]:
     """Collect the statements of the block, in the order of their execution, by all threads."""
+    caller = threading.get_ident()
     executed: list[str] = []
     latest: list[Any] = [None]
     database = installation.uow.database
 
     def record(_connection: Any, cursor: Any, sql: str, *_: Any) -> None:
+        if only_this_thread and threading.get_ident() != caller:
+            return
         # Engines of one pool call the listeners of both. BEGIN and PRAGMA are no statements here.
         if cursor is not latest[0] and not sql.startswith(("BEGIN", "PRAGMA")):
             executed.append(" ".join(sql.split()))
         latest[0] = cursor
 
-    engines = list({id(engine): engine for engine in (database.read, database.write)}.values())
+    engines = list(
+        {id(engine): engine for engine in (database.read, database.write, database.check)}.values()
+    )
     for engine in engines:
         event.listen(engine, "before_cursor_execute", record)
     try:

@@ -80,7 +80,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
     root = tmp_path_factory.mktemp("releases")
     recipe = replace(RECIPE, epochs=2)
     learner = ModelLearner(Settings(seed=0), lambda _backbone: recipe, CALIBRATION)
-    learner._method = NegGrad(NegGradConfig(loop=LoopConfig(learning_rate=1e-3, steps=5)))
+    learner._method = NegGrad(NegGradConfig(loop=LoopConfig(steps=5)))
     learner.train(snapshot({}), root / "parent", "compact", nothing)
     batch = snapshot({"r": users("u0", "u1", "u2")})
     left = learner.unlearn(batch, root / "parent", root / "left", strength=0, report=nothing)

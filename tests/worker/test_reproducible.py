@@ -22,7 +22,7 @@ def run(hash_seed: str) -> dict[str, Any]:
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         stdout=subprocess.PIPE,
-        timeout=280,
+        timeout=550,
         check=True,
     )
     figures: dict[str, Any] = json.loads(ended.stdout)

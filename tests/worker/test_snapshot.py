@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from app.domain.catalog import Interaction
+from app.domain.catalog import Interaction, ItemOrigin
 from app.services.forget import ForgetCommand, request_forget
 from app.services.interactions import add_interactions
 from app.services.jobs import close_batch
+from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
 from app.settings import Settings
 from worker.stages.snapshot import take_snapshot
 
@@ -40,6 +41,24 @@ def test_snapshot_tells_items_that_leave_with_their_last_ratings(
         "old and bare",
     }
     assert snapshot.requests == {}
+
+
+def test_snapshot_and_candidates_hide_the_texts_of_one_user(
+    uow_factory: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    texts = "Max loved it", {"genre": ["Ours"]}
+    with uow_factory() as uow:
+        uow.people.upsert_items([("listed", *texts)])
+        uow.people.upsert_items([("rated", *texts)], ItemOrigin.RATER)
+        items = uow.people.items()
+    (listed, rated) = take_snapshot(uow_factory, pseudonyms, job_id="job").data.items
+    assert (listed.title, listed.attributes) == ("Max loved it", {"genre": ("Ours",)})
+    assert (rated.title, rated.attributes, rated.from_ratings) == ("rated", {}, True)
+    catalog = CatalogSnapshot(items)
+    candidates = [catalog.candidate(catalog.by_id[name]) for name in ("listed", "rated")]
+    assert [(c.title, dict(c.attributes)) for c in candidates] == [texts, ("rated", {})]
+    # Answers of the service show the texts.
+    assert catalog.by_id["rated"].title == "Max loved it"
 
 
 def test_snapshot_names_users_whose_other_rows_a_later_batch_forgets(

@@ -270,6 +270,36 @@ def test_forgetting_all_users_saves_initial_weights(tmp_path: Path) -> None:
     assert verdict.outcome is Outcome.EXACT
 
 
+@pytest.mark.parametrize(
+    ("forget", "kinds"),
+    [
+        (FIRST, ()),
+        (ForgetSet(items=frozenset(["i0"])), ("item",)),
+        (ForgetSet(users=frozenset(["u0"]), pairs=frozenset([("u1", "i2"), ("u1", "i3")])), None),
+        (ForgetSet(users=frozenset(["u140"])), ()),
+    ],
+    ids=["people", "an item", "a person and ratings", "a holdout person"],
+)
+def test_kinds_that_the_shadow_did_not_leave_out_are_unmeasured(
+    lineage: Lineage, forget: ForgetSet, kinds: tuple[str, ...] | None
+) -> None:
+    """The calibration of this small data set leaves out people only."""
+    snapshot, parent = take_snapshot(forget), lineage.trained.directory
+    if kinds is None:
+        present = split_like(snapshot, manifests.read_manifest(parent)).forget_kind
+        assert set(present.tolist()) == {0, 2}
+        kinds = ("pair",)
+    assert lineage.learner.unmeasured_kinds(snapshot, parent) == kinds
+
+
+def test_exact_and_uncalibrated_methods_need_no_measurement(lineage: Lineage) -> None:
+    learner = make_learner()
+    for name in ("retrain", "neggrad"):
+        learner._method = get_method(name)
+        snapshot = take_snapshot(ForgetSet(items=frozenset(["i0"])))
+        assert learner.unmeasured_kinds(snapshot, lineage.trained.directory) == ()
+
+
 class ShadowDiverges(E2URecFast):
     """Returns initial weights, and diverges in the training that leaves rows out."""
 
@@ -289,6 +319,7 @@ def test_a_release_whose_shadow_diverged_has_no_calibration(tmp_path: Path) -> N
     manifest = manifests.read_manifest(trained.directory)
     assert person_calibration(manifest) is None
     assert expected_loss_increases(manifest) == {}
+    assert learner.unmeasured_kinds(take_snapshot(FIRST), tmp_path / "root") == ("user",)
 
 
 def test_too_few_rows_raises(tmp_path: Path) -> None:
@@ -300,7 +331,7 @@ def test_too_few_rows_raises(tmp_path: Path) -> None:
 
 def test_complete_weights_of_method_become_release(lineage: Lineage, tmp_path: Path) -> None:
     learner = make_learner()
-    learner._method = NegGrad(NegGradConfig(loop=LoopConfig(learning_rate=1e-3, steps=5)))
+    learner._method = NegGrad(NegGradConfig(loop=LoopConfig(steps=5)))
     parent, snapshot = lineage.trained.directory, take_snapshot(FIRST, job_id="whole")
     left = learner.unlearn(snapshot, parent, tmp_path / "left", strength=0, report=nothing)
     # Weights before the merge have not been audited, so no gateway may load them.

@@ -70,6 +70,8 @@ class Builder:
         self._learner = run.context.learner
         self._snapshot = snapshot
         self._parent = parent
+        #: The kinds of rows because of which fast unlearning was not tried.
+        self._unmeasured: tuple[str, ...] = ()
 
     def build(self) -> Built:
         """Return weights whose audit did not fail. Raises AuditFailedError if there are none."""
@@ -78,6 +80,8 @@ class Builder:
             return self._retrain()
         if not self._learner.has_training_rows(self._snapshot, self._directory(parent)):
             return self._carry_over(parent)
+        if self._is_unmeasured(parent):
+            return self._retrain()
         for failed_attempts, strength in enumerate(_STRENGTHS):
             built = self._unlearn(parent, strength)
             if built is not None:
@@ -92,6 +96,17 @@ class Builder:
             or must_retrain(parent, self._run.context.settings)
             or self._learner.must_retrain(self._snapshot, self._directory(parent))
         )
+
+    def _is_unmeasured(self, parent: Release) -> bool:
+        """Return whether fast unlearning may not help the batch, and keep for which kinds.
+
+        The kinds are recorded with the attempt, because another claim of the job can decide
+        otherwise.
+        """
+        if self._run.context.settings.fast == "always":
+            return False
+        self._unmeasured = self._learner.unmeasured_kinds(self._snapshot, self._directory(parent))
+        return bool(self._unmeasured)
 
     def _carry_over(self, parent: Release) -> Built:
         """Reuse the parent's weights, which do not depend on this batch."""
@@ -299,6 +314,7 @@ class Builder:
             "training": artifact.metrics if artifact else {},
             "outcome": verdict.outcome.value if verdict else None,
             "audit": verdict.figures if verdict else {},
+            "unmeasured_kinds": list(self._unmeasured),
         }
         prefix = f"staging/{run.job.id}/{run.lease.epoch}/{attempt}"
         digests = {f"{prefix}/{name}": digest for name, digest in intermediates.items()}

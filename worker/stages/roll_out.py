@@ -16,6 +16,7 @@ from app.services import rollout
 from app.services.exactness import FROM_SCRATCH
 from app.services.retries import has_lost_rows
 from worker.errors import RollOutError
+from worker.learner import RequestFigures
 from worker.lineage import training_seconds
 
 if TYPE_CHECKING:
@@ -95,11 +96,18 @@ def _record_audits(uow: UnitOfWork, run: JobRun, built: Built) -> None:
 
 
 def _record_absent(uow: UnitOfWork, job_id: str) -> None:
-    """Record that nothing is stored of a request that a restored database has from the ledger."""
+    """Record that nothing is stored of requests without plain ids.
+
+    They come from the ledger, after a restore, or suppress a user without data. Weights know rows
+    that are not stored only of deletions that are approximate or were completed before a restore.
+    """
+    has_debt = uow.renewals.debt() != (None, None)
     for request in uow.requests.of_job(job_id):
         if request.subject is None and request.recovered is not None and not request.rows_deleted:
             uow.request_jobs.add(job_id, [request.id])
-            uow.request_jobs.set_audit(job_id, request.id, Outcome.NOT_APPLICABLE, None)
+            may_be_known = has_debt or bool(request.recovered)
+            figures = None if may_be_known else RequestFigures(known_rows=0).values()
+            uow.request_jobs.set_audit(job_id, request.id, Outcome.NOT_APPLICABLE, figures)
 
 
 def roll_out(run: JobRun) -> None:

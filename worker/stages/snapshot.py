@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from app.domain.catalog import ItemOrigin
 from app.domain.requests import Scope
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from worker.learner import DataSnapshot, ForgetSet
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from app.domain.catalog import Interaction, Item
+    from app.domain.catalog import Interaction, Item, RecordedInteraction
     from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
-    from app.storage.repositories.people import RecordedInteraction
     from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
 
 #: Part of the ids of placeholder items. Sharding hashes item ids, so the text must not change.
@@ -43,6 +41,7 @@ def take_snapshot(
         suppressed_hashes = uow.suppressions.all_hashes()
         later = _LaterBatches(suppressed_hashes - own_hashes, pseudonyms, forget)
         holdout_users = uow.people.holdout_users()
+        drawn_times = uow.state.drawn_times()
         data, first_version, last_version, incomplete = _read(uow, later)
     return DataSnapshot(
         version=version,
@@ -56,6 +55,7 @@ def take_snapshot(
         excluded=frozenset(suppressed_hashes | own_hashes),
         pseudonyms=pseudonyms,
         incomplete=incomplete,
+        drawn_times=drawn_times,
     )
 
 
@@ -167,18 +167,11 @@ def _by_item_index(items: Sequence[Item]) -> list[ItemRecord]:
     size = max((item.item_index for item in items), default=-1) + 1
     records = [ItemRecord(id=f"\0{_PLACEHOLDER} {index}", title="") for index in range(size)]
     for item in items:
-        attributes = {name: tuple(values) for name, values in item.attributes.items()}
+        attributes = {name: tuple(values) for name, values in item.attributes_for_models.items()}
         records[item.item_index] = ItemRecord(
             id=item.id,
-            title=item.title,
+            title=item.title_for_models,
             attributes=attributes,
-            from_ratings=_is_from_ratings(item),
+            from_ratings=item.is_from_ratings,
         )
     return records
-
-
-def _is_from_ratings(item: Item) -> bool:
-    """Return whether the item is retired when its last ratings are deleted."""
-    if item.origin is None:
-        return not item.is_described
-    return item.origin is ItemOrigin.RATINGS

@@ -10,26 +10,32 @@ from app.api.dependencies import (
     DEFAULT_PAGE,
     Cursor,
     IdempotencyKey,
+    IsDryRun,
     Limit,
     Reading,
     RequestPath,
     TheGateway,
     Writing,
+    WritingUnlessDryRun,
 )
+from app.api.request_filters import Matching
 from app.api.responses import problems
 from app.api.schemas.certificates import CertificateAnswer, CertificateList
-from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetPage
+from app.api.schemas.forget import DryRunAnswer, ForgetAnswer, ForgetBody, ForgetPage
+from app.api.state import Gateway
 from app.services.certificates import certificate_of, certificates_of
+from app.services.dry_run import dry_run_forget
 from app.services.forget import (
     cancel_forget,
     hold_forget,
     release_forget,
     request_forget,
 )
-from app.services.pagination import list_requests
+from app.storage.unit_of_work import UnitOfWork
 
 #: The certificates of a request are numbered from 1.
 CertificateNumber = Annotated[int | None, Query(ge=1)]
+WithTotal = Annotated[bool, Query(description="`false` saves the counting, and `total` is null.")]
 
 router = APIRouter(prefix="/forget", tags=["deletion requests"])
 
@@ -37,6 +43,7 @@ router = APIRouter(prefix="/forget", tags=["deletion requests"])
 @router.post(
     "",
     status_code=status.HTTP_202_ACCEPTED,
+    response_model=ForgetAnswer,
     responses=problems(
         "unknown-user",
         "unknown-item",
@@ -46,21 +53,46 @@ router = APIRouter(prefix="/forget", tags=["deletion requests"])
         "body-too-large",
         "unsupported-media-type",
     )
-    | {status.HTTP_200_OK: {"model": ForgetAnswer, "description": "An earlier request covers it"}},
+    | {
+        status.HTTP_200_OK: {
+            "model": ForgetAnswer | DryRunAnswer,
+            "description": "An earlier request covers it, or the result of a dry run",
+        }
+    },
 )
 def forget(
     body: ForgetBody,
     gateway: TheGateway,
-    uow: Writing,
+    uow: WritingUnlessDryRun,
     response: Response,
     tasks: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
-) -> ForgetAnswer:
+    dry_run: IsDryRun = False,
+) -> ForgetAnswer | Response:
     """Request the deletion of a user, of some of a user's interactions, or of an item.
 
     `202`: the request is committed and its subject is suppressed. `200`: an earlier request already
-    covers this deletion, and is returned.
+    covers this deletion, and is returned. With `dry_run=true`: `200` with the rows, the batch and
+    the expected times; nothing is stored, nor is the `Idempotency-Key`.
     """
+    if dry_run:
+        result = dry_run_forget(
+            uow, gateway.pseudonyms, gateway.settings, body.command(), idempotency_key
+        )
+        answer = DryRunAnswer.of(result)
+        return Response(answer.model_dump_json(), media_type="application/json")
+    return record(body, gateway, uow, response, tasks, idempotency_key)
+
+
+def record(
+    body: ForgetBody,
+    gateway: Gateway,
+    uow: UnitOfWork,
+    response: Response,
+    tasks: BackgroundTasks,
+    idempotency_key: str | None,
+) -> ForgetAnswer:
+    """Record the request, and set status and headers of the response."""
     request, created = request_forget(
         uow,
         gateway.pseudonyms,
@@ -68,7 +100,7 @@ def forget(
         body.command(),
         idempotency_key,
     )
-    response.headers["Location"] = f"/forget/{request.id}"
+    response.headers["Location"] = f"{gateway.settings.root_path}/forget/{request.id}"
     # A background task, because the replica reads the change after the commit.
     tasks.add_task(gateway.replica.data_changed)
     if not created:
@@ -79,14 +111,16 @@ def forget(
 
 @router.get("", responses=problems("invalid-input"))
 def list_all(
-    gateway: TheGateway, uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None
+    gateway: TheGateway,
+    uow: Reading,
+    matching: Matching,
+    limit: Limit = DEFAULT_PAGE,
+    cursor: Cursor = None,
+    total: WithTotal = True,
 ) -> ForgetPage:
-    """List deletion requests, newest first."""
-    page = list_requests(uow, limit, cursor)
-    return ForgetPage(
-        items=ForgetAnswer.read(uow, page.items, gateway.settings.exact),
-        next_cursor=page.next_cursor,
-    )
+    """List the deletion requests that meet all given conditions, newest first."""
+    mode = gateway.settings.exact
+    return ForgetPage.read(uow, mode, matching, limit, cursor, with_total=total)
 
 
 @router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))

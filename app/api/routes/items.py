@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Body, status
 
 from app.api.dependencies import DEFAULT_PAGE, Cursor, ItemPath, Limit, Reading, TheGateway, Writing
+from app.api.edge import BY_ID
 from app.api.responses import problems
 from app.api.schemas.common import StoredAnswer
 from app.api.schemas.items import (
@@ -19,6 +20,8 @@ from app.api.schemas.items import (
 from app.services.items import list_items, read_item, store_items, withdraw_items
 
 router = APIRouter(prefix="/items", tags=["items"])
+#: Paths of the query forms: an id that ends in "/similar" is no query about another id here.
+by_id = APIRouter(prefix=BY_ID, include_in_schema=False)
 
 
 @router.post(
@@ -56,12 +59,14 @@ def list_all(uow: Reading, limit: Limit = DEFAULT_PAGE, cursor: Cursor = None) -
     return ItemPage.of(list_items(uow, limit, cursor))
 
 
+@by_id.get("/items/{item_id:path}")
 @router.get("/{item_id:path}", responses=problems("unknown-item", "invalid-input"))
 def read(item_id: ItemPath, uow: Reading) -> ItemAnswer:
     """Return an item."""
     return ItemAnswer.of(read_item(uow, item_id))
 
 
+@by_id.delete("/items/{item_id:path}", status_code=status.HTTP_204_NO_CONTENT)
 @router.delete(
     "/{item_id:path}",
     status_code=status.HTTP_204_NO_CONTENT,

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response, status
 
-from app.api.caching import IfNoneMatch, not_modified, set_cache_headers
+from app.api.caching import IfNoneMatch, answered, not_modified
 from app.api.dependencies import TheGateway, UserPath
 from app.api.filters import Exclude, Include, filter_of
 from app.api.responses import problems
@@ -43,13 +43,11 @@ _MILLISECONDS: Final = 1000
 @router.get(
     "/recommend/{user_id:path}",
     response_model=RecommendAnswer,
-    response_model_exclude_defaults=True,
     responses={**_PROBLEMS, status.HTTP_304_NOT_MODIFIED: {"description": "Not modified"}},
 )
 async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the call
     user_id: UserPath,
     gateway: TheGateway,
-    response: Response,
     n: Annotated[int, Query(ge=1, le=MAX_N, description="Number of items.")] = 10,
     offset: Annotated[
         int, Query(ge=0, le=MAX_OFFSET, description="`next_offset` of the previous page.")
@@ -75,7 +73,7 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
         Query(description="Return popular items for unknown users and before the first release."),
     ] = False,
     if_none_match: IfNoneMatch = None,
-) -> RecommendAnswer | Response:
+) -> Response:
     """Return the items with the highest scores for a user, all scored by one release."""
     if explain and n > MAX_EXPLAINED:
         raise InvalidInputError(f"explain takes an n of at most {MAX_EXPLAINED}.")
@@ -93,36 +91,31 @@ async def recommend(  # noqa: PLR0913, PLR0917 -- each is a parameter of the cal
         return not_modified(valid_tag)
     deadline = None if deadline_ms is None else deadline_ms / _MILLISECONDS
     answer = await gateway.recommender.recommend(query, deadline=deadline)
-    set_cache_headers(response, answer.tag)
-    return RecommendAnswer.of(answer)
+    return answered(RecommendAnswer.of(answer), answer.tag)
 
 
 @router.post(
     "/recommend",
-    response_model_exclude_defaults=True,
+    response_model=RecommendAnswer,
     responses={**_PROBLEMS, **problems("body-too-large", "unsupported-media-type")},
 )
-async def rank(body: RecommendBody, gateway: TheGateway, response: Response) -> RecommendAnswer:
+async def rank(body: RecommendBody, gateway: TheGateway) -> Response:
     """Rank the given items, or recommend items to a visitor without storing any data."""
     deadline = None if body.deadline_ms is None else body.deadline_ms / _MILLISECONDS
     answer = await gateway.recommender.recommend(body.query(), deadline=deadline)
-    set_cache_headers(response)
-    return RecommendAnswer.of(answer)
+    return answered(RecommendAnswer.of(answer))
 
 
 @router.post(
     "/recommend/batch",
-    response_model_exclude_defaults=True,
+    response_model=RecommendBatchAnswer,
     responses={**_PROBLEMS, **problems("body-too-large", "unsupported-media-type")},
 )
-async def recommend_batch(
-    body: RecommendBatchBody, gateway: TheGateway, response: Response
-) -> RecommendBatchAnswer:
+async def recommend_batch(body: RecommendBatchBody, gateway: TheGateway) -> Response:
     """Recommend items to several users. A failure affects only the user concerned."""
     queries = distinct_queries(gateway.pseudonyms, body.queries())
     answers = await gateway.recommender.recommend_all(queries)
-    set_cache_headers(response)
-    return RecommendBatchAnswer(
+    answer = RecommendBatchAnswer(
         items=[
             RecommendAnswer.of(answer) for answer in answers if not isinstance(answer, LetheError)
         ],
@@ -132,3 +125,4 @@ async def recommend_batch(
             if isinstance(answer, LetheError)
         ],
     )
+    return answered(answer)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Body, Response, status
+from fastapi import APIRouter, BackgroundTasks, Body, Query, Response, status
 
 from app.api.dependencies import IdempotencyKey, Reading, TheGateway, UserPath, Writing
+from app.api.edge import BY_ID
 from app.api.responses import problems
-from app.api.routes.forget import forget
+from app.api.routes.forget import record
 from app.api.schemas.common import StoredAnswer
 from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetUsersAnswer, ForgetUsersBody
-from app.api.schemas.users import UserAnswer, UserBody
-from app.services.forget import forget_users
-from app.services.users import read_user, store_users
+from app.api.schemas.users import ErasureAnswer, UserAnswer, UserBody
+from app.services.forget_lists import forget_known_users, forget_users
+from app.services.users import read_erasure, read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])
+#: Paths of the query forms: an id that ends in "/erasure" is no query about another id here.
+by_id = APIRouter(prefix=BY_ID, include_in_schema=False)
 
 
 @router.post(
@@ -40,14 +43,44 @@ def store(
     responses=problems("unknown-user", "invalid-input", "body-too-large", "unsupported-media-type"),
 )
 def forget_many(
-    body: ForgetUsersBody, gateway: TheGateway, uow: Writing, tasks: BackgroundTasks
+    body: ForgetUsersBody,
+    gateway: TheGateway,
+    uow: Writing,
+    tasks: BackgroundTasks,
+    unknown: Annotated[
+        Literal["refuse", "report"],
+        Query(description="`report` forgets the known users and lists the unknown ids."),
+    ] = "refuse",
 ) -> ForgetUsersAnswer:
-    """Request the deletion of several users, either all or none."""
-    requests = forget_users(uow, gateway.pseudonyms, gateway.settings, body.user_ids)
+    """Request the deletion of several users, either all or, with `unknown=report`, the known.
+
+    With `suppress_unknown`, no user is unknown.
+    """
+    unknown_ids = None
+    pseudonyms, settings = gateway.pseudonyms, gateway.settings
+    suppress = body.suppress_unknown
+    if unknown == "report":
+        requests, unknown_ids = forget_known_users(
+            uow, pseudonyms, settings, body.user_ids, suppress_unknown=suppress
+        )
+    else:
+        requests = forget_users(uow, pseudonyms, settings, body.user_ids, suppress_unknown=suppress)
     tasks.add_task(gateway.replica.data_changed)
-    return ForgetUsersAnswer(items=ForgetAnswer.read(uow, requests, gateway.settings.exact))
+    items = ForgetAnswer.read(uow, requests, gateway.settings.exact)
+    return ForgetUsersAnswer(items=items, unknown=unknown_ids)
 
 
+@by_id.get("/erasure/{user_id:path}")
+@router.get("/{user_id:path}/erasure", responses=problems("unknown-user", "invalid-input"))
+def erasure(user_id: UserPath, gateway: TheGateway, uow: Reading) -> ErasureAnswer:
+    """Return whether a user is forgotten, since when, by which request, and how exactly.
+
+    `404` only for a user who is neither known nor forgotten.
+    """
+    return ErasureAnswer.of(read_erasure(uow, gateway.pseudonyms, user_id))
+
+
+@by_id.get("/users/{user_id:path}")
 @router.get(
     "/{user_id:path}", responses=problems("unknown-user", "user-forgotten", "invalid-input")
 )
@@ -56,6 +89,7 @@ def read(user_id: UserPath, gateway: TheGateway, uow: Reading) -> UserAnswer:
     return UserAnswer.of(read_user(uow, gateway.pseudonyms, user_id))
 
 
+@by_id.delete("/users/{user_id:path}", status_code=status.HTTP_202_ACCEPTED)
 @router.delete(
     "/{user_id:path}",
     status_code=status.HTTP_202_ACCEPTED,
@@ -71,4 +105,4 @@ def remove(
     idempotency_key: IdempotencyKey = None,
 ) -> ForgetAnswer:
     """Request the deletion of a user, like `POST /forget` with this `user_id`."""
-    return forget(ForgetBody(user_id=user_id), gateway, uow, response, tasks, idempotency_key)
+    return record(ForgetBody(user_id=user_id), gateway, uow, response, tasks, idempotency_key)

@@ -1,11 +1,11 @@
-"""The dashboard's files and the descriptions of the problem types."""
+"""The dashboard's files, and the descriptions of the API and of the problem types."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import FileResponse
 
 from app.api.problems import KINDS
@@ -38,6 +38,13 @@ def file(name: str) -> FileResponse:
     if name not in _FILES:
         raise HTTPException(404)
     return FileResponse(_WEB / name, media_type=_FILES[name], headers=_HEADERS)
+
+
+@router.get("/openapi.json")
+def openapi(request: Request) -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    document: dict[str, Any] = request.app.openapi()
+    return document
 
 
 @router.get("/problems/{code}")

@@ -14,7 +14,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from app.domain.id_rules import MAX_ID_LENGTH, normal_id
+from app.domain.id_rules import MAX_ID_LENGTH, MAX_REFERENCE_LENGTH, normal_id, normal_reference
 
 
 def printable(value: str) -> str:
@@ -62,6 +62,14 @@ Id = Annotated[
         },
         mode="validation",
     ),
+]
+
+
+#: A text that the caller gives a deletion request, such as a ticket number.
+Reference = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_REFERENCE_LENGTH),
+    AfterValidator(normal_reference),
 ]
 
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints
 
 from app.api.schemas.common import Answer, Body, Id
-from app.domain.id_rules import check_text
+from app.domain.id_rules import (
+    MAX_ATTRIBUTES,
+    MAX_NAME_LENGTH,
+    MAX_TITLE_LENGTH,
+    MAX_VALUE_LENGTH,
+    MAX_VALUES,
+    check_text,
+)
 
 if TYPE_CHECKING:
     from app.domain.catalog import Item, NewItem
     from app.services.pagination import Page
 
-MAX_ATTRIBUTES: Final = 32
-_MAX_VALUES: Final = 32
-
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(check_text)]
+Title = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_TITLE_LENGTH),
+    AfterValidator(check_text),
+]
 AttributeName = Annotated[
-    str, StringConstraints(min_length=1, max_length=64), AfterValidator(check_text)
+    str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(check_text)
 ]
 AttributeValue = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(check_text)
+    str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(check_text)
 ]
-AttributeValues = Annotated[list[AttributeValue], Field(max_length=_MAX_VALUES)]
+AttributeValues = Annotated[list[AttributeValue], Field(max_length=MAX_VALUES)]
 
 
 class ItemBody(Body):

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 REQUESTS_PER_SECOND: Final = 5.0
 
 
+def next_request_at(due: float, started: float, ended: float) -> float:
+    """Return when the next request is due: at the rate, or after a pause as long as the answer."""
+    return max(due + 1 / REQUESTS_PER_SECOND, ended + (ended - started))
+
+
 class BackgroundLoad:
     """Requests recommendations for the given users in turn until the block ends.
 
-    A late answer delays the next request, but no request is skipped.
+    A slow service is busy with these requests for at most half of the time, because training on the
+    same machine needs the processors too.
     """
 
     def __init__(self, service: Service, users: Sequence[str]) -> None:
@@ -55,11 +61,11 @@ class BackgroundLoad:
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):
-            due += 1 / REQUESTS_PER_SECOND
-            self._request(next(self._users))
+            started = time.monotonic()
+            self._request(next(self._users), started)
+            due = next_request_at(due, started, time.monotonic())
 
-    def _request(self, user: str) -> None:
-        started = time.monotonic()
+    def _request(self, user: str, started: float) -> None:
         try:
             release = self._service.recommend(user, 10)["release"]
         except CommandError:

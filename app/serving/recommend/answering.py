@@ -88,7 +88,8 @@ class Answering:
                 raise GoneError
             if not recheck.is_overtaken:
                 return rank_with_first_stage(prepared)
-        _, (withdrawn,) = self._query_reader.withdraw([prepared])
+        used_ids = prepared.proposal.usable.used_ids
+        _, (withdrawn,) = self._query_reader.withdraw([prepared], [used_ids])
         return rank_with_first_stage(_or_raise(withdrawn))
 
     def similar(self, item_id: str, n: int, attribute_filter: AttributeFilter) -> Similar:
@@ -141,14 +142,16 @@ class Answering:
         The last check also removes what is suppressed in this snapshot, so no check follows.
         """
         places = [place for place, draft in enumerate(drafts) if isinstance(draft, Draft)]
-        prepared = [draft.prepared for draft in drafts if isinstance(draft, Draft)]
+        open_drafts = [draft for draft in drafts if isinstance(draft, Draft)]
+        prepared = [draft.prepared for draft in open_drafts]
         if not is_last:
             recheck = self._query_reader.recheck(prepared)
             for place, query in zip(places, prepared, strict=True):
                 if query.inputs.user.id in recheck.gone:
                     drafts[place] = GoneError()
             return recheck
-        recheck, withdrawn = self._query_reader.withdraw(prepared)
+        used_ids = [draft.used_ids for draft in open_drafts]
+        recheck, withdrawn = self._query_reader.withdraw(prepared, used_ids)
         _take_over(drafts, places, withdrawn, only_drop=True)
         return recheck
 

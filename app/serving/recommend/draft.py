@@ -19,6 +19,7 @@ from app.serving.recommend.ranking import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from app.domain.recommendations import Reason, Recommendation
     from app.serving.recommend.ranking import PreparedQuery
@@ -48,6 +49,15 @@ class Draft:
         inputs, query = self.prepared.inputs, self.prepared.query
         return not (self.prepared.unknown or (inputs.alias.live is None and query.fallback))
 
+    @property
+    def used_ids(self) -> AbstractSet[str]:
+        """Return the rated items that the proposal or the scores were computed from.
+
+        The scores may be older than the proposal, and their ratings too old for its history.
+        """
+        scored = () if self.scored is None else self.scored.proposal.history_ids
+        return self.prepared.proposal.usable.used_ids.union(scored)
+
     def rebase(self, prepared: PreparedQuery, *, only_drop: bool) -> None:
         """Take over a newer proposal, and keep the scores that are still valid.
 
@@ -59,7 +69,9 @@ class Draft:
         before = self.scored
         if before is None:
             return
-        if only_drop and set(before.proposal.history_ids) <= set(prepared.proposal.history_ids):
+        if only_drop and prepared.proposal.usable.item_ids().issuperset(
+            before.proposal.history_ids
+        ):
             self.only_drops = True
         elif (before.inputs.user, before.proposal.history) != (
             prepared.inputs.user,

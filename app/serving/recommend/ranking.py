@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from app.domain.catalog import Item
     from app.domain.recommendations import RecommendationQuery
     from app.services.entity_tags import TagVersions
-    from app.services.recommendation_inputs import Inputs
-    from app.serving.retrieval.first_stage import ProposedItems
+    from app.services.recommendation_inputs import AskerInputs
+    from app.serving.retrieval.proposals import ProposedItems
     from app.serving.scorers.scorer import Scorer
     from models.prompts.scoring_inputs import Candidate, HistoryEvent
 
@@ -36,7 +36,7 @@ class PreparedQuery:
     """A recommendation query with all inputs of its answer, read from one snapshot."""
 
     query: RecommendationQuery
-    inputs: Inputs
+    inputs: AskerInputs
     proposal: ProposedItems
     #: The rank in the first stage's order at which the page's first tier starts, from 0.
     start: int

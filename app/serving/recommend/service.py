@@ -47,8 +47,8 @@ class RecommendService:
     ) -> None:
         """Create the executors; no thread runs before the first query."""
         self._replica = replica
-        self._query_reader = QueryReader(uow, pseudonyms, first_stage, settings.candidates)
-        self._answering = Answering(self._query_reader, replica)
+        self.query_reader = QueryReader(uow, pseudonyms, first_stage, settings.candidates)
+        self._answering = Answering(self.query_reader, replica)
         self.answer_all = self._answering.answer_all
         self.answer_from_first_stage = self._answering.answer_from_first_stage
         executor = partial(
@@ -89,7 +89,7 @@ class RecommendService:
         if not tags:
             return None
         try:
-            tag = await self.quick.run(partial(self._query_reader.matching_tag, query, tags))
+            tag = await self.quick.run(partial(self.query_reader.matching_tag, query, tags))
         except OverloadedError:
             return None  # The scoring executor may still have a place for computing the answer.
         self._replica.answer_lease.require()

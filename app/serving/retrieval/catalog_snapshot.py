@@ -43,7 +43,9 @@ class CatalogSnapshot:
         """Return the scorer's input for this item, created on first use."""
         candidate = self._candidates.get(item.item_index)
         if candidate is None:
-            candidate = Candidate(item.item_index, item.attributes, item.title)
+            candidate = Candidate(
+                item.item_index, item.attributes_for_models, item.title_for_models
+            )
             self._candidates[item.item_index] = candidate
         return candidate
 

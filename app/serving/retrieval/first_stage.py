@@ -1,4 +1,4 @@
-"""Propose candidate items, from statistics that follow the change log of the database.
+"""Hold the statistics from which items are proposed, and let them follow the change log.
 
 Every deletion in a query's snapshot, every change of the catalog and the asker's own writes take
 effect before the first stage proposes items. Ratings by other users may be missing from the
@@ -8,49 +8,22 @@ statistics until the background has counted them.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from app.services.recommendation_inputs import require_items
 from app.serving.retrieval.index_building import build_index
 from app.serving.retrieval.index_updates import can_follow, next_slice
 from app.serving.retrieval.index_view import IndexView
-from models.prompts.scoring_inputs import HistoryEvent
-from models.retrieval.candidate_index import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
-    from app.domain.catalog import Item
-    from app.domain.recommendations import AttributeFilter, RecommendationQuery
     from app.services.pseudonyms import Pseudonyms
-    from app.services.recommendation_inputs import Inputs
-    from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
     from app.serving.retrieval.index_building import IndexState
     from app.storage.unit_of_work import UnitOfWork, UnitOfWorkFactory
-    from models.prompts.scoring_inputs import Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class ProposedItems:
-    """Items proposed to one user, best first, and the user's unsuppressed history, oldest first."""
-
-    items: tuple[Item, ...]
-    #: The scorer's inputs for the items.
-    candidates: tuple[Candidate, ...]
-    history: tuple[HistoryEvent, ...]
-    #: The item ids of the history.
-    history_ids: tuple[str, ...]
-    #: Whether the first stage has further items after these.
-    has_more: bool
 
 
 class FirstStage:
-    """Propose items from co-occurrence statistics; one instance per replica. Thread-safe.
+    """The published view of co-occurrence statistics; one instance per replica. Thread-safe.
 
     Queries read the published view, which never changes. `follow` prepares the next index beside
     it. The lock only guards the exchange of the reference: no SQL and no counting happens under it.
@@ -81,6 +54,11 @@ class FirstStage:
     def ready(self) -> bool:
         """Return whether the statistics have been built."""
         return self._view is not None
+
+    @property
+    def view(self) -> IndexView | None:
+        """Return the published view, which may lack the newest changes; None without statistics."""
+        return self._view
 
     @property
     def version(self) -> int:
@@ -136,72 +114,7 @@ class FirstStage:
             self._on_change(None)
             self._publish(state, generation)
 
-    def propose(
-        self, uow: UnitOfWork, inputs: Inputs, query: RecommendationQuery, start: int, stop: int
-    ) -> ProposedItems:
-        """Propose the items of ranks `start` to `stop`, excluding retired and suppressed items.
-
-        A query with `item_ids` gets all of these items that may be recommended, regardless of
-        `start` and `stop`. `uow` is the snapshot that `inputs` were read from: every deletion in
-        this snapshot is applied first. Raises UnknownItemError and InvalidInputError.
-        """
-        view = self._current(uow, inputs.data_version)
-        catalog = view.catalog
-        events, history, history_ids = _known_history(catalog, inputs)
-        excluded = set(inputs.suppressed_item_ids)
-        if query.exclude_seen:
-            excluded |= inputs.seen_item_ids
-        allowed = catalog.mask(query.filter)
-        if query.item_ids is not None:
-            require_items(set(query.item_ids), catalog.by_id)
-            allowed = _restrict(allowed, catalog.item_indices_of(query.item_ids), catalog.size)
-            start, stop = 0, len(query.item_ids)
-        # One item beyond `stop` tells whether there are more.
-        proposal = view.index_for(inputs).propose(
-            events,
-            stop + 1,
-            excluded=catalog.item_indices_of(excluded),
-            allowed=allowed,
-        )
-        item_indices = proposal.item_indices.tolist()
-        items = tuple(catalog.by_item_index[item_index] for item_index in item_indices[start:stop])
-        candidates = tuple(catalog.candidate(item) for item in items)
-        return ProposedItems(
-            items=items,
-            candidates=candidates,
-            history=history,
-            history_ids=history_ids,
-            has_more=len(item_indices) > stop,
-        )
-
-    def similar(
-        self,
-        uow: UnitOfWork,
-        item_id: str,
-        n: int,
-        attribute_filter: AttributeFilter,
-        suppressed_item_ids: Collection[str],
-        version: int,
-    ) -> list[tuple[Item, float]]:
-        """Return up to `n` items liked by the users who like this item, with scores, best first.
-
-        Raises UnknownItemError and InvalidInputError.
-        """
-        view = self._current(uow, version)
-        catalog = view.catalog
-        require_items({item_id}, () if item_id in suppressed_item_ids else catalog.by_id)
-        similar = view.index.similar(
-            catalog.by_id[item_id].item_index,
-            n,
-            excluded=catalog.item_indices_of(suppressed_item_ids),
-            allowed=catalog.mask(attribute_filter),
-        )
-        pairs = zip(similar.item_indices.tolist(), similar.scores.tolist(), strict=True)
-        return [
-            (catalog.by_item_index[item_index], score) for item_index, score in pairs if score > 0
-        ]
-
-    def _current(self, uow: UnitOfWork, version: int) -> IndexView:
+    def current(self, uow: UnitOfWork, version: int) -> IndexView:
         """Return a view with every deletion of this snapshot, whose data version is `version`."""
         view = self._view
         if view is not None and view.version >= version:
@@ -244,31 +157,3 @@ class FirstStage:
                     self._view = newer
                     return
             # A query has applied another deletion meanwhile: the index must not bring it back.
-
-
-def _known_history(
-    catalog: CatalogSnapshot, inputs: Inputs
-) -> tuple[list[Event], tuple[HistoryEvent, ...], tuple[str, ...]]:
-    """Return the history as input of the index and of the scorer, and its item ids.
-
-    Items that are not in the catalog are left out.
-    """
-    known = [
-        (catalog.by_id[event.item_id], event)
-        for event in inputs.history
-        if event.item_id in catalog.by_id
-    ]
-    return (
-        [Event(item.item_index, event.rating, event.timestamp) for item, event in known],
-        tuple(HistoryEvent(item.item_index, event.rating, item.title) for item, event in known),
-        tuple(item.id for item, _ in known),
-    )
-
-
-def _restrict(
-    allowed: NDArray[np.bool_] | None, item_indices: Collection[int], size: int
-) -> NDArray[np.bool_]:
-    """Return a [size] mask of the allowed items among these item indices."""
-    mask = np.zeros(size, np.bool_)
-    mask[list(item_indices)] = True
-    return mask if allowed is None else mask & allowed

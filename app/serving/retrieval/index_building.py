@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.domain.requests import Scope
+from app.services.entity_tags import TagVersions
 from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
+from app.serving.retrieval.histories import HistoriesBuilder
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.retrieval.candidate_index import CandidateIndex
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Item
     from app.services.pseudonyms import Pseudonyms
+    from app.serving.retrieval.histories import StoredHistory
     from app.storage.unit_of_work import UnitOfWork
+    from models.retrieval.shared_map import SharedMap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +41,17 @@ class IndexState:
     catalog_version: int
     #: The items of open deletion requests; their ratings are not counted.
     suppressed_items: frozenset[str]
+    #: The users' histories at `version`, without users who are suppressed.
+    histories: SharedMap[StoredHistory]
+    #: The versions in entity tags at `version`.
+    tag_versions: TagVersions
 
 
 def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexState:
     """Count all interactions of the snapshot except suppressed interactions."""
     items = uow.people.items()
     suppressed_items = frozenset(uow.requests.open_item_ids())
-    interactions = _unsuppressed_interactions(uow, pseudonyms, items, suppressed_items)
+    interactions, histories = _unsuppressed_interactions(uow, pseudonyms, items, suppressed_items)
     index, catalog = CandidateIndex.build(interactions), CatalogSnapshot(items)
     describe(index, catalog)
     for item in items:
@@ -57,6 +65,8 @@ def build_index(uow: UnitOfWork, pseudonyms: Pseudonyms) -> IndexState:
         version=version,
         catalog_version=version,
         suppressed_items=suppressed_items,
+        histories=histories,
+        tag_versions=TagVersions.of_log(uow.state.newest_changes(0), version),
     )
 
 
@@ -73,8 +83,8 @@ def _unsuppressed_interactions(
     pseudonyms: Pseudonyms,
     items: Sequence[Item],
     suppressed_items: frozenset[str],
-) -> Interactions:
-    """Read all interactions except those of suppressed users, items and pairs.
+) -> tuple[Interactions, SharedMap[StoredHistory]]:
+    """Read all interactions except those of suppressed users, items and pairs, and histories.
 
     Rows are streamed into typed columns: a row takes 20 bytes, and millions of rows as Python
     objects would take gigabytes. A keyed hash per row takes longer than everything else together,
@@ -87,23 +97,26 @@ def _unsuppressed_interactions(
     is_suppressed: dict[str, bool] = {}
     user_indices: dict[str, int] = {}
     columns = array("i"), array("i"), array("f"), array("q")
-    for row in uow.people.interactions():
+    histories = HistoriesBuilder()
+    for row, _, version in uow.people.recorded_interactions():
         if suppressed_users:
             if row.user_id not in is_suppressed:
                 is_suppressed[row.user_id] = pseudonyms.user(row.user_id) in suppressed_users
             if is_suppressed[row.user_id]:
                 continue
-        if row.item_id in suppressed_items:
-            continue
-        if suppressed_pairs and (
+        is_pair_suppressed = bool(suppressed_pairs) and (
             pseudonyms.interaction(row.user_id, row.item_id) in suppressed_pairs
-        ):
+        )
+        histories.add(
+            row.user_id, item_indices[row.item_id], row.rating, version, is_pair_suppressed
+        )
+        if is_pair_suppressed or row.item_id in suppressed_items:
             continue
         columns[0].append(user_indices.setdefault(row.user_id, len(user_indices)))
         columns[1].append(item_indices[row.item_id])
         columns[2].append(row.rating)
         columns[3].append(row.timestamp)
-    return Interactions(
+    counted = Interactions(
         users=tuple(UserRecord(id=user_id) for user_id in user_indices),
         items=tuple(ItemRecord(id=str(item_index), title="") for item_index in range(item_count)),
         user=np.array(columns[0], np.int32),
@@ -111,3 +124,4 @@ def _unsuppressed_interactions(
         rating=np.array(columns[2], np.float32),
         timestamp=np.array(columns[3], np.int64),
     )
+    return counted, histories.build()

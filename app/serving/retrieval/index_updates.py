@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.domain.catalog import CATALOG_KINDS, NO_USER, SUPPRESSION_KINDS
-from app.services.recommendation_inputs import unsuppressed_histories
+from app.domain.catalog import CATALOG_KINDS, NO_USER, USER_KINDS
+from app.services.recommendation_inputs import rows_of_users
 from app.serving.retrieval.catalog_snapshot import CatalogSnapshot
+from app.serving.retrieval.histories import RESTRICTED, StoredHistory
 from app.serving.retrieval.index_building import IndexState, describe
 
 if TYPE_CHECKING:
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import DataChange, Interaction
     from app.services.pseudonyms import Pseudonyms
+    from app.services.recommendation_inputs import UserRows
     from app.storage.unit_of_work import UnitOfWork
     from models.retrieval.candidate_index import CandidateIndex
 
 #: Entries of the change log in one slice.
 SLICE_ENTRIES: Final = 200
-#: Kinds of entries that change which interactions of a user count.
-_USER_KINDS: Final = SUPPRESSION_KINDS | {"interactions"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def can_follow(uow: UnitOfWork, state: IndexState, version: int) -> bool:
     Entries without a user may concern any user: they come from imports, and from users whose
     deletion has completed. An incomplete log could hide a deletion.
     """
-    pending = uow.state.pending_changes(state.version, _USER_KINDS)
+    pending = uow.state.pending_changes(state.version, USER_KINDS)
     return (
         pending.entries == version - state.version
         and not pending.unnamed
@@ -64,8 +64,12 @@ def next_slice(uow: UnitOfWork, pseudonyms: Pseudonyms, state: IndexState) -> Sl
             item_index = catalog.by_id[item_id].item_index
             index.remove_item(item_index, index.raters_of(item_index))
     user_ids = _named_users(changes)
-    histories = unsuppressed_histories(uow, pseudonyms, user_ids, suppressed_items)
-    index.replace_users(events_of(catalog, histories))
+    rows = rows_of_users(uow, pseudonyms, user_ids)
+    usable = {user_id: of_user.history(suppressed_items) for user_id, of_user in rows.items()}
+    index.replace_users(events_of(catalog, usable))
+    histories = state.histories.copy()
+    for user_id, of_user in rows.items():
+        histories.put(user_id, stored_history(catalog, of_user))
     index.settle()
     is_named = all(change.user_id != NO_USER for change in changes)
     return Slice(
@@ -75,9 +79,26 @@ def next_slice(uow: UnitOfWork, pseudonyms: Pseudonyms, state: IndexState) -> Sl
             version=changes[-1].version,
             catalog_version=catalog_version,
             suppressed_items=suppressed_items,
+            histories=histories,
+            tag_versions=state.tag_versions.after(
+                (change.kind, change.version) for change in changes
+            ),
         ),
         user_ids=tuple(user_ids) if is_named else (None,),
     )
+
+
+def stored_history(catalog: CatalogSnapshot, of_user: UserRows) -> StoredHistory | None:
+    """Return the history to keep in memory; None for a user without rows."""
+    if of_user.suppressed_item_ids:
+        return RESTRICTED
+    items = catalog.by_id
+    rows = [
+        (items[row.item_id].item_index, row.rating, version)
+        for row, _, version in of_user.rows
+        if row.item_id in items
+    ]
+    return StoredHistory.of(rows) if rows else None
 
 
 def events_of(
@@ -110,5 +131,5 @@ def _renew_catalog(
 
 def _named_users(changes: Iterable[DataChange]) -> list[str]:
     return sorted(
-        {change.user_id for change in changes if change.user_id and change.kind in _USER_KINDS}
+        {change.user_id for change in changes if change.user_id and change.kind in USER_KINDS}
     )

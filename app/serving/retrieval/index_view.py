@@ -17,6 +17,8 @@ from app.serving.retrieval.index_building import describe
 from app.serving.retrieval.index_updates import events_of
 
 if TYPE_CHECKING:
+    from app.domain.standing import Standing
+    from app.services.entity_tags import TagVersions
     from app.services.recommendation_inputs import Inputs
     from app.serving.retrieval.index_building import IndexState
     from app.storage.unit_of_work import UnitOfWork
@@ -36,6 +38,10 @@ class IndexView:
     #: Version and user of the deletions after `state.version`. All ratings of the user are left
     #: out until the index follows, also if only some were forgotten.
     forgotten: tuple[tuple[int, str], ...] = ()
+    #: The items of open deletion requests.
+    suppressed_items: frozenset[str]
+    #: The versions in entity tags.
+    tag_versions: TagVersions
 
     @staticmethod
     def of(state: IndexState) -> IndexView:
@@ -46,6 +52,20 @@ class IndexView:
             catalog=state.catalog,
             catalog_version=state.catalog_version,
             version=state.version,
+            suppressed_items=state.suppressed_items,
+            tag_versions=state.tag_versions,
+        )
+
+    def covers(self, standing: Standing) -> bool:
+        """Return whether this view has all deletions and all of the catalog of a snapshot.
+
+        `standing` must contain the changes after `self.state.version`.
+        """
+        changes = standing.changes
+        return (
+            standing.data_version >= self.version
+            and changes.is_complete
+            and max(changes.overtaking, changes.cancel) <= self.version
         )
 
     def advanced(self, uow: UnitOfWork, version: int) -> tuple[IndexView, list[str | None]] | None:
@@ -65,7 +85,13 @@ class IndexView:
             for change in deletions
             if change.user_id is not None and change.user_id != NO_USER
         ]
-        view = replace(self, version=version).without_users(named)
+        view = replace(
+            self,
+            version=version,
+            tag_versions=self.tag_versions.after((c.kind, c.version) for c in changes),
+        ).without_users(named)
+        if len(named) < len(deletions) or any(change.kind == "cancel" for change in changes):
+            view = replace(view, suppressed_items=frozenset(uow.requests.open_item_ids()))
         if any(change.kind in CATALOG_KINDS for change in changes):
             view = view.with_catalog(CatalogSnapshot(uow.people.items()), version)
         concerned: list[str | None] = [user_id for _, user_id in named]
@@ -75,7 +101,15 @@ class IndexView:
 
     def rebased(self, state: IndexState) -> IndexView:
         """Return the same view of a newer index."""
-        view = replace(IndexView.of(state), version=max(self.version, state.version))
+        view = IndexView.of(state)
+        if self.version > state.version:
+            # Both are from after `state.version`. An item too many is left out for one more slice.
+            view = replace(
+                view,
+                version=self.version,
+                suppressed_items=state.suppressed_items | self.suppressed_items,
+                tag_versions=self.tag_versions,
+            )
         view = view.without_users([entry for entry in self.forgotten if entry[0] > state.version])
         if self.catalog_version > state.catalog_version:
             view = view.with_catalog(self.catalog, self.catalog_version)

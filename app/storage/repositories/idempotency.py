@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select, update
 
+from app.domain.requests import IdempotencyEntry
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
 from app.storage.tables import IdempotencyRow
@@ -17,24 +18,27 @@ if TYPE_CHECKING:
 class IdempotencyRepository(Repository):
     """Idempotency keys, stored as keyed hashes."""
 
-    def find(self, key_hash: str) -> tuple[str, str] | None:
-        """Return (body hash, request id)."""
+    def find(self, key_hash: str) -> IdempotencyEntry | None:
         row = self._connection.execute(
-            select(IdempotencyRow.body_hash, IdempotencyRow.request_id).where(
-                IdempotencyRow.key_hash == key_hash
-            )
+            select(
+                IdempotencyRow.body_hash, IdempotencyRow.options_hash, IdempotencyRow.request_id
+            ).where(IdempotencyRow.key_hash == key_hash)
         ).first()
-        return None if row is None else (row.body_hash, row.request_id)
+        return None if row is None else IdempotencyEntry(**row._asdict())
 
-    def add(self, key_hash: str, body_hash: str, request_id: str) -> None:
+    def add(self, key_hash: str, entry: IdempotencyEntry) -> None:
         self._connection.execute(
             insert(IdempotencyRow).values(
-                key_hash=key_hash, body_hash=body_hash, request_id=request_id, created_at=db_now()
+                key_hash=key_hash,
+                body_hash=entry.body_hash,
+                options_hash=entry.options_hash,
+                request_id=entry.request_id,
+                created_at=db_now(),
             )
         )
 
     def forget_bodies(self, request_ids: Sequence[str]) -> None:
-        """Empty the body hashes of completed requests."""
+        """Empty the body hashes, which are of the subjects, of completed requests."""
         self._connection.execute(
             update(IdempotencyRow)
             .where(IdempotencyRow.request_id.in_(request_ids))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, exists, insert, literal, select, update
+from sqlalchemy import delete, exists, func, insert, literal, select, update
 
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
@@ -12,6 +12,10 @@ from app.storage.tables import OutboxRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+#: The longest pause between two messages about the same job, in seconds.
+_MAX_PAUSE: Final = 300.0
 
 
 class OutboxRepository(Repository):
@@ -26,6 +30,22 @@ class OutboxRepository(Repository):
         self._connection.execute(
             insert(OutboxRow).from_select(["topic", "entity_id", "created_at"], values)
         )
+
+    def repeat(self, topic: str, entity_id: str) -> None:
+        """Record a message again, in case that the broker lost the earlier ones.
+
+        The pauses between messages double up to `_MAX_PAUSE`, so that the messages for a job that
+        no worker takes do not fill the broker.
+        """
+        of_entity = (OutboxRow.topic == topic) & (OutboxRow.entity_id == entity_id)
+        first = select(func.min(OutboxRow.created_at)).where(of_entity).scalar_subquery()
+        is_recent = exists().where(
+            of_entity,
+            OutboxRow.sent_at > (db_now() + first) / 2,
+            OutboxRow.sent_at > db_now() - _MAX_PAUSE,
+        )
+        if not self._connection.execute(select(is_recent)).scalar_one():
+            self.add(topic, entity_id)
 
     def pending(self, limit: int) -> list[tuple[int, str, str]]:
         """Return unsent (outbox id, topic, entity id), oldest first; locked for this relay."""

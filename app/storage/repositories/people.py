@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, case, delete, exists, func, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, select, tuple_, update
 
-from app.domain.catalog import Interaction, Item, ItemOrigin, NewItem, User, UserVersion
+from app.domain.catalog import (
+    Interaction,
+    Item,
+    ItemOrigin,
+    NewItem,
+    RecordedInteraction,
+    User,
+    UserVersion,
+)
 from app.domain.requests import Scope
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import InteractionRow, ItemRow, UserRow
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
     from sqlalchemy import Row, Select
     from sqlalchemy.orm import InstrumentedAttribute
@@ -59,14 +67,6 @@ _USER_VERSION: Final = (
     .where(UserRow.id == bindparam("user_id"))
     .group_by(UserRow.id)
 )
-
-
-class RecordedInteraction(NamedTuple):
-    """An interaction, and the data versions of the first and of the last write of its values."""
-
-    interaction: Interaction
-    first_version: int
-    last_version: int
 
 
 class PeopleRepository(Repository):
@@ -119,17 +119,17 @@ class PeopleRepository(Repository):
         rows = self._connection.execute(_HISTORY, {"user_id": user_id})
         return [_interaction(row) for row in rows]
 
-    def histories(self, user_ids: Iterable[str]) -> dict[str, list[Interaction]]:
-        """Return user id → history, as `history`, also for users without interactions."""
-        histories: dict[str, list[Interaction]] = {user_id: [] for user_id in user_ids}
+    def recorded_histories(self, user_ids: Iterable[str]) -> dict[str, list[RecordedInteraction]]:
+        """Return user id → history with data versions, also for users without interactions."""
+        histories: dict[str, list[RecordedInteraction]] = {user_id: [] for user_id in user_ids}
         for portion in portions(histories):
             query = (
-                select(*_INTERACTIONS)
+                select(*_RECORDED)
                 .where(InteractionRow.user_id.in_(portion))
                 .order_by(InteractionRow.timestamp, InteractionRow.item_id)
             )
-            for row in map(_interaction, self._connection.execute(query)):
-                histories[row.user_id].append(row)
+            for row in self._connection.execute(query):
+                histories[row[0]].append(RecordedInteraction(_interaction(row), row[4], row[5]))
         return histories
 
     def interactions(self) -> Iterator[Interaction]:
@@ -273,6 +273,19 @@ class PeopleRepository(Repository):
             items += [_item(row) for row in self._connection.execute(query)]
         return items
 
+    def shared_titles(self, item_ids: Collection[str]) -> int:
+        """Return how many of the items have the title of an item that is not among them."""
+        items = self.items_by_id(item_ids).values()
+        titles = {item.title for item in items if item.title not in {"", item.id}}
+        shared: set[str] = set()
+        for portion in portions(sorted(titles)):
+            query = select(ItemRow.id, ItemRow.title).where(
+                ItemRow.title.in_(portion), ItemRow.retired.is_(False)
+            )
+            rows = self._connection.execute(query)
+            shared |= {row.title for row in rows if row.id not in item_ids}
+        return sum(item.title in shared for item in items)
+
     def items_by_id(self, item_ids: Iterable[str]) -> dict[str, Item]:
         """Return id → item for those of the ids that are stored."""
         items: dict[str, Item] = {}
@@ -288,15 +301,38 @@ class PeopleRepository(Repository):
                 update(ItemRow).where(ItemRow.id.in_(portion)).values(available=available)
             )
 
-    def unequal(self, interactions: Iterable[Interaction]) -> list[Interaction]:
-        """Return the interactions that are not stored with the same rating and timestamp."""
+    def rated_pairs(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return those (user id, item id) pairs of which an interaction is stored."""
+        columns = InteractionRow.user_id, InteractionRow.item_id
+        stored: set[tuple[str, str]] = set()
+        for portion in portions(pairs):
+            query = select(*columns).where(tuple_(*columns).in_(portion))
+            stored.update((row[0], row[1]) for row in self._connection.execute(query))
+        return stored
+
+    def newer(
+        self, interactions: Iterable[Interaction]
+    ) -> tuple[list[Interaction], list[Interaction]]:
+        """Return the interactions that change what is stored, and those older than what is stored.
+
+        The later rating of an item by a user wins; of two at the same time, the last written one.
+        Interactions that are stored with the same values are in neither list.
+        """
         rows = list(interactions)
         stored: dict[tuple[str, str], Interaction] = {}
         for portion in portions(sorted({row.user_id for row in rows})):
             query = select(*_INTERACTIONS).where(InteractionRow.user_id.in_(portion))
             for row in map(_interaction, self._connection.execute(query)):
                 stored[row.user_id, row.item_id] = row
-        return [row for row in rows if stored.get((row.user_id, row.item_id)) != row]
+        changed: list[Interaction] = []
+        older: list[Interaction] = []
+        for row in rows:
+            present = stored.get((row.user_id, row.item_id))
+            if present is not None and row.timestamp < present.timestamp:
+                older.append(row)
+            elif present != row:
+                changed.append(row)
+        return changed, older
 
     def upsert_interactions(self, interactions: Sequence[Interaction], version: int) -> None:
         """Add or replace interactions in a change of data with this data version.
@@ -395,14 +431,15 @@ class PeopleRepository(Repository):
     def items_that_stay(self, item_ids: Iterable[str], without: Iterable[str]) -> list[str]:
         """Return the items that stay when the users `without` have no interactions any more.
 
-        An item stays if it is in a catalog, or if its origin is recorded and another user rated it.
+        These are the items of a catalog, and items that ratings named and another user rated. Other
+        items are retired, or lose a description that came with rows of one user.
         """
         user_ids = sorted(without)
         is_rated = exists().where(
             InteractionRow.item_id == ItemRow.id, InteractionRow.user_id.not_in(user_ids)
         )
         stays = (ItemRow.origin == ItemOrigin.CATALOG.value) | (
-            ItemRow.origin.is_not(None) & is_rated
+            (ItemRow.origin == ItemOrigin.RATINGS.value) & is_rated
         )
         items: list[str] = []
         for portion in portions(item_ids):
@@ -439,6 +476,12 @@ class PeopleRepository(Repository):
         )
         return deleted
 
+    def clear_descriptions(self, item_ids: Iterable[str]) -> None:
+        """Give items their ids as titles and no attributes; ratings named these items."""
+        values = {"title": ItemRow.id, "attributes": {}, "origin": ItemOrigin.RATINGS.value}
+        for portion in portions(sorted(item_ids)):
+            self._connection.execute(update(ItemRow).where(ItemRow.id.in_(portion)).values(values))
+
     def _stream(self, query: Select[Any]) -> Iterator[Row[Any]]:
         # A sort of all interactions may take longer than any statement of a request, and counting
         # the rows longer than any pause between two statements.
@@ -466,12 +509,25 @@ def _merged(
     item_id, title, attributes = item
     if stored is None:
         return (item_id, title or item_id, attributes), origin
-    if origin is ItemOrigin.RATINGS and stored.origin is ItemOrigin.CATALOG:
+    if not _may_describe(stored, origin, has_texts=bool(title or attributes)):
         return (item_id, stored.title, stored.attributes), stored.origin
+    if stored.origin is ItemOrigin.RATER:
+        # The new description is not deleted with the user, so none of the user's texts may stay.
+        return (item_id, title or item_id, attributes), origin
     if not erase:
         title, attributes = title or stored.title, attributes or stored.attributes
-    merged_origin = origin if origin is ItemOrigin.CATALOG else stored.origin
+    merged_origin = stored.origin if origin is ItemOrigin.RATINGS else origin
     return (item_id, title or item_id, attributes), merged_origin
+
+
+def _may_describe(stored: Item, origin: ItemOrigin, *, has_texts: bool) -> bool:
+    """Return whether a source may change a stored item's description."""
+    if origin is ItemOrigin.CATALOG:
+        return True
+    if origin is ItemOrigin.RATINGS:
+        is_replaced = stored.origin is not ItemOrigin.RATER or has_texts
+        return stored.origin is not ItemOrigin.CATALOG and is_replaced
+    return stored.origin is ItemOrigin.RATINGS and not stored.is_described
 
 
 def _interaction(row: Sequence[Any]) -> Interaction:

@@ -8,11 +8,13 @@ from sqlalchemy import Double, and_, case, exists, func, insert, or_, select, ty
 
 from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
+    EVERY_REQUEST,
     IN_JOB_STATUSES,
     OPEN_STATUSES,
     Assurance,
     ForgetRequest,
     Outcome,
+    RequestReason,
     RequestStatus,
     Scope,
     Subject,
@@ -20,6 +22,7 @@ from app.domain.requests import (
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
 from app.storage.repositories.job_leases import check_lease
+from app.storage.repositories.request_filters import conditions, order
 from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select, Update
 
     from app.domain.jobs import Lease
+    from app.domain.requests import RequestFilter
 
 _R: Final = RequestStatus
 _OPEN: Final = sorted(status.value for status in OPEN_STATUSES)
@@ -70,6 +74,9 @@ _PLAIN: Final = frozenset(
         "exact_job_id",
         "restored",
         "recovered",
+        "requested_by",
+        "reference",
+        "user_hash",
     }
 )
 
@@ -87,6 +94,7 @@ class RequestRepository(Repository):
                 item_ids=list(subject.item_ids) if subject else None,
                 subject_hashes=list(request.subject_hashes),
                 status=request.status.value,
+                reason=request.reason.value,
                 outcome=request.outcome,
                 assurance=request.assurance.value,
                 **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
@@ -193,11 +201,6 @@ class RequestRepository(Repository):
         )
         return {item_id for (item_ids,) in rows for item_id in item_ids or ()}
 
-    def any_open_pairs(self) -> bool:
-        """Return whether an open request with the scope `user_items` exists."""
-        pairs = RequestRow.status.in_(_OPEN) & (RequestRow.scope == Scope.USER_ITEMS.value)
-        return bool(self._connection.execute(select(exists().where(pairs))).scalar_one())
-
     def with_ids(self, request_ids: Iterable[str]) -> list[ForgetRequest]:
         """Return the requests with these ids, ordered by id."""
         requests: list[ForgetRequest] = []
@@ -209,11 +212,29 @@ class RequestRepository(Repository):
     def of_job(self, job_id: str) -> list[ForgetRequest]:
         return self._all(_requests().where(RequestRow.job_id == job_id).order_by(RequestRow.id))
 
-    def page(self, limit: int, cursor: str | None) -> list[ForgetRequest]:
-        query = _requests().order_by(RequestRow.id.desc()).limit(limit)
+    def page(
+        self, limit: int, cursor: str | None, matching: RequestFilter = EVERY_REQUEST
+    ) -> list[ForgetRequest]:
+        """Return requests that match, newest first, from the one after `cursor` on."""
+        query = _requests().where(*self._conditions(matching))
         if cursor is not None:
             query = query.where(RequestRow.id < cursor)
-        return self._all(query)
+        return self._all(query.order_by(order(matching)).limit(limit))
+
+    def count(self, matching: RequestFilter) -> int:
+        """Return the number of requests that match, from a scan of all of them."""
+        query = select(func.count()).select_from(RequestRow).where(*self._conditions(matching))
+        return self._connection.execute(query).scalar_one()
+
+    def _conditions(self, matching: RequestFilter) -> list[ColumnElement[bool]]:
+        suppressing_ids: list[str] = []
+        if matching.user_hashes is not None:
+            query = select(SuppressionRow.request_id).where(
+                SuppressionRow.subject_hash.in_(matching.user_hashes)
+            )
+            # Read before: PostgreSQL reads the whole table for "one of these, or in a subquery".
+            suppressing_ids = list(self._connection.execute(query).scalars())
+        return conditions(matching, suppressing_ids)
 
     def change_status(
         self, request: ForgetRequest, expected: Iterable[RequestStatus], **changes: Any
@@ -492,6 +513,7 @@ def _to_domain(row: Row[Any]) -> ForgetRequest:
         subject=subject if has_subject else None,
         subject_hashes=tuple(row.subject_hashes),
         status=RequestStatus(row.status),
+        reason=RequestReason(row.reason),
         outcome=None if row.outcome is None else Outcome(row.outcome),
         assurance=Assurance(row.assurance),
         **{name: getattr(row, name) for name in _PLAIN - {"completed_version"}},

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, case, delete, distinct, func, insert, select, update
+from sqlalchemy import (
+    case,
+    delete,
+    distinct,
+    func,
+    insert,
+    select,
+    update,
+)
 
-from app.domain.catalog import CATALOG_KINDS, DataChange, LoggedRange, PendingChanges
+from app.domain.catalog import (
+    CATALOG_KINDS,
+    SUPPRESSION_KINDS,
+    DataChange,
+    LoggedRange,
+    PendingChanges,
+)
 from app.domain.ledger import LedgerHead
-from app.domain.releases import Alias, Standing
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
-from app.storage.repositories.releases import LIVE
-from app.storage.tables import AliasRow, DataChangeRow, StateRow, SuppressionRow
+from app.storage.repositories.standing import read_standing
+from app.storage.tables import DataChangeRow, StateRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import ColumnElement
 
-
-#: Built once, because every recommendation runs the query at least twice.
-_STANDING: Final = (
-    select(
-        StateRow.data_version,
-        AliasRow.live,
-        AliasRow.target,
-        AliasRow.generation,
-        StateRow.restoring,
-        SuppressionRow.subject_hash,
-    )
-    .select_from(StateRow)
-    .join(AliasRow, AliasRow.name == LIVE)
-    .outerjoin(
-        SuppressionRow,
-        SuppressionRow.subject_hash.in_(bindparam("hashes", expanding=True))
-        & SuppressionRow.lifted_at.is_(None),
-    )
-)
+    from app.domain.standing import Standing
 
 
 class StateRepository(Repository):
@@ -62,16 +57,25 @@ class StateRepository(Repository):
     def data_version(self) -> int:
         return self._connection.execute(select(StateRow.data_version)).scalar_one()
 
-    def standing(self, subject_hashes: Iterable[str]) -> Standing:
-        """Return the data version, the alias and the suppressed hashes, read in one query."""
-        rows = self._connection.execute(_STANDING, {"hashes": list(subject_hashes)}).all()
-        first = rows[0]
-        return Standing(
-            data_version=first.data_version,
-            alias=Alias(live=first.live, target=first.target, generation=first.generation),
-            suppressed=frozenset(row.subject_hash for row in rows if row.subject_hash is not None),
-            is_restoring=first.restoring > 0,
-        )
+    def drawn_times(self) -> str | None:
+        """Return how the newest import without timestamps got times: random, order or None."""
+        return self._connection.execute(select(StateRow.drawn_times)).scalar_one()
+
+    def record_drawn_times(self, choice: str) -> None:
+        """Record how an import without timestamps got times."""
+        self._connection.execute(update(StateRow).values(drawn_times=choice))
+
+    def standing(
+        self,
+        subject_hashes: Iterable[str],
+        since: int | None = None,
+        user_ids: Iterable[str] = (),
+    ) -> Standing:
+        """Return the state, the suppressed hashes and these users, read in one statement.
+
+        The changes are those after version `since`; without it, there are none.
+        """
+        return read_standing(self._connection, subject_hashes, since, user_ids)
 
     def bump(self, kind: str, user_ids: Iterable[str | None] = (None,)) -> int:
         """Log one change per user id, raise the data version by their number, and return it."""
@@ -104,12 +108,14 @@ class StateRepository(Repository):
         return self._changes(DataChangeRow.version > version, limit)
 
     def urgent_changes(self, version: int) -> list[DataChange]:
-        """Return the deletions and changes of the catalog after this version, oldest first.
+        """Return deletions, cancellations and changes of the catalog after this version.
+
+        The oldest comes first.
 
         The entry that follows the version is contained whatever its kind: if it is missing, the
         log is incomplete.
         """
-        is_urgent = DataChangeRow.kind.in_(sorted({"forget", *CATALOG_KINDS}))
+        is_urgent = DataChangeRow.kind.in_(sorted(SUPPRESSION_KINDS | CATALOG_KINDS))
         return self._changes(
             (DataChangeRow.version > version) & (is_urgent | (DataChangeRow.version == version + 1))
         )

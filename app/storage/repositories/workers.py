@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Double, delete, select, type_coerce
+from sqlalchemy import Double, delete, func, select, type_coerce
 
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository
@@ -44,6 +44,14 @@ class WorkerRepository(Repository):
     def live_count(self) -> int:
         alive = select(WorkerRow.id).where(WorkerRow.lease_expires_at >= db_now())
         return len(self._connection.execute(alive).all())
+
+    def running_for(self) -> float:
+        """Return for how many seconds the oldest live worker has run; 0 without one."""
+        started_at = select(type_coerce(func.min(WorkerRow.started_at), Double)).where(
+            WorkerRow.lease_expires_at >= db_now()
+        )
+        age = db_now() - started_at.scalar_subquery()
+        return self._connection.execute(select(type_coerce(age, Double))).scalar_one() or 0.0
 
     def live_on(self, host: str) -> bool:
         """Return whether a live worker runs on this host."""

@@ -73,6 +73,10 @@ def test_queued_job_without_worker_is_reported_after_a_lease(world: World) -> No
     (worker,) = attention(world).workers
     assert (worker.host, worker.is_live) == ("machine-7", True)
     assert worker.heartbeat_age < 30
+    # A worker that runs and consumes nothing is reported as well.
+    set_back(world, "workers", "started_at", 41)
+    assert codes(world) == ["job-not-taken"]
+    assert attention(world).without_worker == 1
 
 
 def test_deletions_without_worker_are_reported(world: World) -> None:

@@ -106,6 +106,33 @@ def test_unknown_user_is_told_that_ids_are_compared_exactly(world: World) -> Non
     run_serving(world, scenario)
 
 
+def test_user_without_data_is_suppressed_on_request(world: World) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        refused = await client.post("/forget", json={"user_id": "newcomer"})
+        assert refused.status_code == 404
+        assert "nothing was recorded about the user" in refused.json()["detail"]
+        assert (await client.get("/recommend/newcomer")).status_code == 404
+        popular = await client.get("/recommend/newcomer?fallback=true")
+        assert popular.status_code == 200
+        body: dict[str, Any] = {"user_id": "newcomer", "suppress_unknown": True}
+        accepted = await client.post("/forget", json=body)
+        again = await client.post("/forget", json=body)
+        assert (accepted.status_code, again.status_code) == (202, 200)
+        assert accepted.json()["id"] == again.json()["id"]
+        tag = {"If-None-Match": popular.headers.get("ETag", "")}
+        for path in ("/recommend/newcomer", "/recommend/newcomer?fallback=true"):
+            assert (await client.get(path, headers=tag)).status_code == 410
+        rows = [{"user_id": "newcomer", "item_id": world.items[0].id, **RATING}]
+        assert (await client.post("/interactions", json=rows)).status_code == 409
+        assert (await client.post("/users", json=[{"user_id": "newcomer"}])).status_code == 409
+        skipped = await client.post("/interactions?forgotten=skip", json=rows)
+        assert (skipped.status_code, skipped.json()["forgotten"]) == (200, 1)
+        body["item_ids"] = ["7"]
+        assert (await client.post("/forget", json=body)).status_code == 422
+
+    run_serving(world, scenario)
+
+
 @pytest.mark.parametrize("bad", ["a\u202eb", "a\x00b", "a\u200bb", "a\u00a0b", " ", "x" * 201])
 def test_malformed_id_is_refused_at_paths_and_bodies(world: World, bad: str) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:

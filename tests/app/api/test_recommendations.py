@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.gateway_world import (
-    ITEMS,
-    USERS,
-    client_of,
-    serving,
-    until_ready,
-    wait_until,
-)
+from tests.support.gateway_world import ITEMS, USERS, client_of, serving, until_ready
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain.jobs import JobStatus
-from tests.support.gateway_world import client_of, serving, until_ready, wait_until
+from tests.support.gateway_world import client_of, serving, until_ready
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

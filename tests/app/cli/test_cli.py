@@ -47,7 +47,7 @@ def test_help_lists_every_command() -> None:
     shown = lethe("--help").stdout
     for name in (
         *("demo", "up", "import", "train", "recommend", "forget", "consent", "jobs"),
-        *("releases", "verify", "benchmark"),
+        *("releases", "requests", "verify", "benchmark"),
     ):
         assert f" {name} " in shown
         # `lethe benchmark` replaces the process that runs it.
@@ -94,6 +94,7 @@ def test_lists_of_a_new_installation_are_empty_and_name_the_next_command() -> No
         (["train", "--backbone", ""], 2, "Known: compact"),
         (["train", "--backbone", "hf:/no/such/model"], 2, "/no/such/model holds no language model"),
         (["forget", "unknown"], 1, "No data is stored for this user"),
+        (["forget", "unknown", "--item", "1", "--suppress-unknown"], 2, "for a whole user"),
         (["consent", "unknown"], 1, "No data is stored for this user"),
         (["recommend", "ann", "--url", f"http://127.0.0.1:{UNUSED_PORT}"], 1, "lethe up"),
         (["recommend", "ann", "--url", "not an address"], 2, "http://host:8000"),
@@ -110,6 +111,14 @@ def test_expected_error_is_one_line_with_a_status(
     assert len(ended.stdout.strip().splitlines()) == 1
     as_json = CliRunner().invoke(application, [*arguments, "--json"])
     assert message in json.loads(as_json.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize("arguments", [["forget", "x\udcff"], ["requests", "show", "x\udcff"]])
+def test_argument_that_is_not_utf8_is_bad_input(arguments: list[str]) -> None:
+    result = CliRunner().invoke(application, [*arguments, "--json"])
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], "is not UTF-8" in error["message"]) == ("invalid-input", True)
 
 
 def test_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,8 +213,8 @@ def test_exact_at_completion_and_later() -> None:
             None,
             False,
             (
-                "No model existed yet when the rows of this person were deleted. The deletion is"
-                " exact."
+                "No model existed yet when the deletion of this person was completed. The deletion"
+                " is exact."
             ),
         ),
     ],

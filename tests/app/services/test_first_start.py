@@ -26,6 +26,7 @@ from app.services.users import read_user
 from app.storage.tables import UserRow
 from tests.app.services.test_forget import SETTINGS, complete, run_concurrently
 from tests.app.services.test_identity import forget, rating, suppressed_before_the_rule, tombstone
+from tests.support.processes import PATIENCE_SECONDS
 from worker.context import build_context
 
 if TYPE_CHECKING:
@@ -198,7 +199,9 @@ def test_killed_first_start_leaves_everything_and_the_next_one_succeeds(
         before = all_rows(uow), list(uow.people.users()), uow.people.items()
     url = database.write.url.render_as_string(hide_password=False)
     killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, url, pseudonyms.key.decode()], check=False, timeout=60
+        [sys.executable, "-c", _KILLED, url, pseudonyms.key.decode()],
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert killed.returncode == -9
     with unruly(write=False) as uow:
@@ -374,7 +377,7 @@ def test_process_with_another_rule_ends_with_the_reason(tmp_path: Path, command:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert ended.returncode != 0
     assert "LETHE_ID_RULE=exact" in ended.stdout + ended.stderr

@@ -22,7 +22,7 @@ from app.domain.errors import (
     UnknownUserError,
 )
 from app.domain.jobs import JobStatus, Lease
-from app.domain.requests import ForgetRequest, Outcome, RequestStatus
+from app.domain.requests import Attribution, ForgetRequest, Outcome, RequestStatus
 from app.services.certificates import Evidence, certificate_of
 from app.services.completion import delete_rows, finish
 from app.services.forget import (
@@ -92,11 +92,11 @@ def test_requested_user_is_suppressed_at_once(
     with catalog(write=False) as uow:
         with pytest.raises(GoneError):
             read_inputs(uow, pseudonyms, "ann")
-        again = recheck(uow, pseudonyms, ["ann"], seen.data_version)
+        again = recheck(uow.state.standing, pseudonyms, ["ann"], seen.data_version)
         assert (again.gone, again.is_overtaken) == ({"ann"}, True)
-        again = recheck(uow, pseudonyms, ["bob"], other.data_version)
+        again = recheck(uow.state.standing, pseudonyms, ["bob"], other.data_version)
         assert (again.gone, again.is_overtaken) == (set(), True)
-        again = recheck(uow, pseudonyms, ["bob"], again.data_version)
+        again = recheck(uow.state.standing, pseudonyms, ["bob"], again.data_version)
         assert (again.gone, again.is_overtaken) == (set(), False)
         changes = uow.state.changes_since(other.data_version)
         assert [(c.kind, c.user_id) for c in changes] == [("forget", "ann")]
@@ -186,10 +186,14 @@ def test_idempotency_key_with_other_body_is_refused_after_completion(
     complete(catalog, start_job(), signer)
     key_hash = pseudonyms.opaque("idempotency-key", "key")
     with catalog(write=False) as uow:
-        assert uow.idempotency.find(key_hash) == ("", request_id)
+        entry = uow.idempotency.find(key_hash)
+    assert entry is not None
+    assert (entry.body_hash, entry.request_id) == ("", request_id)
     assert post(ForgetCommand(user_id="ann")) == request_id
     with pytest.raises(IdempotencyConflictError):
         post(ForgetCommand(user_id="bob"))
+    with pytest.raises(IdempotencyConflictError):
+        post(ForgetCommand(user_id="ann", attribution=Attribution(reference="DSR-1")))
 
 
 def test_cancelled_request_lifts_only_its_own_suppressions(
@@ -260,7 +264,8 @@ def test_batch_with_suppressed_ids_is_refused_completely(
             add_interactions(uow, pseudonyms, [rating("new", "i2"), suppressed])
     with catalog() as uow:
         assert uow.people.user("new") is None
-        assert add_interactions(uow, pseudonyms, [rating("new", "i2"), rating("bob", "i2")]) == 2
+        result = add_interactions(uow, pseudonyms, [rating("new", "i2"), rating("bob", "i2")])
+        assert result.stored == 2
     with catalog(write=False) as uow:
         assert [i.timestamp for i in uow.people.history("bob")] == [1000, 1001, 2000]
 
@@ -285,7 +290,12 @@ def test_import_skips_and_counts_suppressed_rows(
         on_progress=chunk_sizes.append,
     )
     assert (result.users, result.items, result.interactions) == (1, 2, 1)
-    assert result.skipped == {"forgotten": 2, "invalid": 1, "unknown_item": 1}
+    assert result.skipped == {
+        "forgotten": 1,
+        "forgotten_users": 1,
+        "invalid": 1,
+        "unknown_item": 1,
+    }
     assert chunk_sizes == [2, 2, 2, 2]
     with catalog(write=False) as uow:
         assert [(i.id, i.item_index) for i in uow.people.items()][-1] == ("i9", 5)

@@ -12,9 +12,9 @@ from app.domain.errors import ForgottenPersonError, LedgerDamagedError, Restorin
 from app.domain.id_rules import IdRule
 from app.domain.jobs import JobStatus, Stage
 from app.domain.ledger import LedgerEvent, LedgerHead
-from app.domain.requests import Assurance, RequestStatus, Scope, Subject
+from app.domain.requests import Assurance, Attribution, RequestReason, RequestStatus, Scope, Subject
 from app.services.certificates import certificates_of, content_of, envelope_digest
-from app.services.forget import cancel_forget, hold_forget
+from app.services.forget import ForgetCommand, cancel_forget, hold_forget, request_forget
 from app.services.interactions import add_interactions
 from app.services.jobs import start_training
 from app.services.ledger import record_exact
@@ -112,6 +112,22 @@ def test_unknown_request_is_suppressed_again_with_its_ids_and_times(
     assert is_suppressed(opened, pseudonyms.user("ann"))
     with opened(write=False) as uow:
         assert not uow.state.restoring()
+
+
+def test_restored_request_has_its_reason_but_none_of_the_callers_texts(
+    opened: UnitOfWorkFactory, pseudonyms: Pseudonyms
+) -> None:
+    restore = backup(opened)
+    attribution = Attribution(
+        requested_by="agent", reason=RequestReason.CONSENT_WITHDRAWN, reference="DSR-1"
+    )
+    with opened() as uow:
+        command = ForgetCommand(user_id="ann", attribution=attribution)
+        lost, _ = request_forget(uow, pseudonyms, SETTINGS, command)
+    restore()
+    assert heal(opened, pseudonyms).inserted == 1
+    request = read(opened, lost)
+    assert request == lost.evolve(recovered={}, requested_by=None, reference=None)
 
 
 @pytest.mark.parametrize("state", ["unknown", "scheduled", "on hold", "batched", "certify"])

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.domain.errors import InvalidInputError
 from app.private_files import create_once
-from app.services.secrets import load_pseudonyms, load_signer
+from app.services.secrets import HASH_KEY_FILE, load_pseudonyms, load_signer
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,3 +53,17 @@ def test_short_or_malformed_key_is_refused(tmp_path: Path) -> None:
         load_pseudonyms(settings)
     with pytest.raises(InvalidInputError):
         load_signer(settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_short_key_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    settings = Settings(home=tmp_path, hash_key=None, signing_key=None)
+    path = settings.keys_directory / HASH_KEY_FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError) as error:
+        load_pseudonyms(settings)
+    assert f"The key file {path} has {len(content)} bytes" in str(error.value)
+    assert "Restore the file from a backup" in str(error.value)
+    assert "LETHE_HASH_KEY" not in str(error.value)
+    assert path.read_bytes() == content

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.support.processes import PATIENCE_SECONDS
+
 _LOAD_SERVICES = """
 import importlib, pkgutil, sys
 sys.modules["app.storage"] = sys.modules["sqlalchemy"] = None
@@ -15,4 +17,4 @@ for module in pkgutil.iter_modules(app.services.__path__, "app.services."):
 
 
 def test_services_load_without_storage() -> None:
-    subprocess.run([sys.executable, "-c", _LOAD_SERVICES], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _LOAD_SERVICES], check=True, timeout=PATIENCE_SECONDS)

@@ -10,7 +10,8 @@ from app.serving.recommend.service import RecommendService
 from app.serving.replica.release_loader import ReleaseLoader, make_scorer_backend
 from app.serving.replica.replica import Replica
 from app.serving.retrieval.first_stage import FirstStage
-from tests.support.gateway_world import World, wait_until, world
+from tests.support.gateway_world import World, world
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

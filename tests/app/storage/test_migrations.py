@@ -143,6 +143,27 @@ def test_long_read_neither_stops_the_service_nor_the_migration(
 
 
 @pytest.mark.postgres
+def test_long_read_does_not_stop_the_service_during_the_newest_migration(
+    postgres_database: Database, postgres_url: str
+) -> None:
+    config = alembic_config()
+    with postgres_database.write.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0005")
+    earlier = make_database(postgres_url, SessionLimits(lock=20.0))
+    with ThreadPoolExecutor(1) as pool:
+        with UnitOfWorkFactory(earlier)(write=False) as long_read:
+            long_read.state.data_version()
+            migration = pool.submit(migrate, postgres_database)
+            wait_until(lambda: is_waiting(earlier), "the migration does not wait")
+            with UnitOfWorkFactory(earlier)() as uow:
+                uow.state.lock()
+            assert not migration.done()
+        migration.result()
+    earlier.dispose()
+
+
+@pytest.mark.postgres
 def test_migration_does_not_end_another_that_waits(
     postgres_database: Database, before_0005: Database
 ) -> None:

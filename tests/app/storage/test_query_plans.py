@@ -1,13 +1,16 @@
-"""No poll and no scrape of the metrics reads whole tables that grow with time."""
+"""No poll, no scrape of the metrics and no filtered list reads whole tables that grow with time."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event, text
 
+from app.domain.requests import Assurance, RequestFilter, RequestStatus
 from app.services.attention import read_attention
 from app.services.exactness import adopt_earlier_completions
 from app.services.jobs import claim, sweep
@@ -42,8 +45,9 @@ _FILLED = (
     (
         "INSERT INTO requests (id, scope, subject_hashes, status, created_at, due_at,"
         " cancellable_until, failures, progress, completed_at, completed_version, assurance,"
-        " exact_due_at, restored)"
-        " SELECT 'req_' || n, 'user', '[]', 'completed', n, n, n, 0, 1, n, n, 'exact', n, {false}"
+        " exact_due_at, restored, user_hash)"
+        " SELECT 'req_' || n, 'user', '[]', 'completed', n, n, n, 0, 1, n, n, 'exact', n, {false},"
+        " 'h' || n"
         " FROM {numbers} s"
     ),
     (
@@ -120,12 +124,45 @@ POLLS: dict[str, Callable[[UnitOfWork], object]] = {
 }
 
 
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+#: Filters of lists that few requests match.
+FILTERS = {
+    "status": RequestFilter(statuses=frozenset({RequestStatus.ON_HOLD, RequestStatus.DEAD})),
+    "assurance": RequestFilter(assurance=Assurance.APPROXIMATE),
+    "overdue": RequestFilter(overdue=True),
+    "overdue, not exact": RequestFilter(overdue=True, exact_is_due=False),
+    "due before": RequestFilter(due_before=_at(100)),
+    "created before": RequestFilter(created_before=_at(100)),
+    "created after": RequestFilter(created_after=_at(ROWS - 100)),
+    "user": RequestFilter(user_hashes=("h7", "h8"), user_id="u7"),
+    "requested by": RequestFilter(requested_by="agent"),
+    "reference": RequestFilter(reference="DSR-1"),
+}
+LISTS: dict[str, Callable[[UnitOfWork], object]] = {
+    **{
+        f"page: {n}": partial(lambda f, uow: uow.requests.page(50, None, f), f)
+        for n, f in FILTERS.items()
+    },
+    **{
+        f"next page: {n}": partial(lambda f, uow: uow.requests.page(50, "req_5", f), f)
+        for n, f in FILTERS.items()
+    },
+    **{f"total: {n}": partial(lambda f, uow: uow.requests.count(f), f) for n, f in FILTERS.items()},
+}
+
+
 @pytest.mark.usefixtures("filled")
-def test_polls_read_no_whole_table(
-    uow_factory: UnitOfWorkFactory, statements: list[tuple[str, Any]]
+@pytest.mark.parametrize("calls", [POLLS, LISTS], ids=["polls", "lists"])
+def test_no_whole_table_is_read(
+    uow_factory: UnitOfWorkFactory,
+    statements: list[tuple[str, Any]],
+    calls: dict[str, Callable[[UnitOfWork], object]],
 ) -> None:
     scans: dict[str, list[str]] = {}
-    for name, poll in POLLS.items():
+    for name, poll in calls.items():
         statements.clear()
         with uow_factory() as uow:
             poll(uow)

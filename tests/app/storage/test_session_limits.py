@@ -97,6 +97,17 @@ def test_url_of_the_database_can_change_a_limit(open_with: Callable[..., Databas
 
 
 @pytest.mark.postgres
+def test_url_of_the_database_can_change_the_wait_for_a_connection(
+    open_with: Callable[..., Database],
+) -> None:
+    for query, expected in (("", "5"), ("?connect_timeout=9", "9")):
+        with open_with(GATEWAY, query=query).write.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            assert driver.info.get_parameters()["connect_timeout"] == expected
+
+
+@pytest.mark.postgres
 @pytest.mark.skipif(sys.platform != "linux", reason="the names of the options are Linux's")
 def test_lost_connections_are_noticed_by_the_client(open_with: Callable[..., Database]) -> None:
     with open_with(GATEWAY).write.connect() as connection:

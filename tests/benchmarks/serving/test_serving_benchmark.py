@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from app.cli.client import Service
 from benchmarks.cli import application
+from benchmarks.serving.forgets import Forgets
 from benchmarks.serving.load import Plan, Sample
 from benchmarks.serving.report import goal_lines
 from benchmarks.serving.scenarios import (
@@ -42,6 +44,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = json.dumps({"release": "rel_1"}).encode()
         self.send_response({"u2": 503, "u3": 500}.get(user, 200))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.dumps({"id": "req_1"}).encode()
+        self.send_response(500 if request["user_id"] == "u3" else 202)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -140,3 +151,28 @@ def test_goal_lines_are_reached_not_reached_or_not_measured() -> None:
     assert "NOT reached" in lines[1]
     assert "not measured" in lines[2]
     assert "NOT reached" in lines[3]
+
+
+def test_deletions_are_due_at_a_constant_rate_and_failures_are_counted() -> None:
+    with served() as port, Service(f"http://127.0.0.1:{port}", None) as service:
+        forgets = Forgets(service, ["u1", "u3", "u2"], 50.0)
+        forgets.start()
+        forgets.join()
+    assert [sample.outcome for sample in forgets.samples] == ["answered", "failed", "answered"]
+    dues = [sample.due for sample in forgets.samples]
+    assert [later - dues[0] for later in dues] == pytest.approx([0.0, 0.02, 0.04])
+
+
+def test_deletions_end_with_the_load() -> None:
+    with served() as port, Service(f"http://127.0.0.1:{port}", None) as service:
+        forgets = Forgets(service, ["u1", "u2"], 0.001)
+        forgets.start()
+        assert len(forgets.stop()) <= 1
+
+
+def test_the_database_must_be_postgresql(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        application, ["serving", "--out", str(tmp_path), "--database", "mysql://h/d"]
+    )
+    assert result.exit_code == 2
+    assert "--database" in result.output

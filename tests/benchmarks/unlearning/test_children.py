@@ -11,7 +11,7 @@ from benchmarks.unlearning.children import make_in_process
 from benchmarks.unlearning.errors import BenchmarkFailedError, UnitFailedError
 from benchmarks.unlearning.names import RETRAIN
 from benchmarks.unlearning.schedule import TimeEstimate, make_all
-from benchmarks.unlearning.setting import Setting, read_json
+from benchmarks.unlearning.setting import Setting, read_json, write_json
 from benchmarks.unlearning.units import Unit, comparison_units, required_units
 from models.backbones.compact import CompactConfig
 from models.backbones.packaged import cache_directory, set_cache_directory
@@ -141,6 +141,18 @@ def test_unit_fails_if_a_required_unit_failed(setting: Setting) -> None:
     assert list(failed) == [calibration, run]
     assert failed[run].startswith("a required unit failed (e2urec-fast, seed 0: calibration): ")
     assert "IsADirectoryError" in failed[run]
+
+
+def test_a_calibration_of_an_earlier_version_is_made_again(setting: Setting) -> None:
+    """Runs of an output directory from before the memorization would end with a KeyError."""
+    calibration = next(
+        unit for unit in comparison_units(["e2urec-fast"], 1, 0) if unit.kind == "calibration"
+    )
+    path = setting.calibration_path(get_method("e2urec-fast"), calibration.seed)
+    write_json(path, {"seconds": 1.0, "expected": {}, "persons": {}})
+    assert not calibration.is_finished(setting)
+    write_json(path, {"seconds": 1.0, "expected": {}, "memorization": {}, "persons": {}})
+    assert calibration.is_finished(setting)
 
 
 def test_failure_of_retrain_fails_the_benchmark(setting: Setting) -> None:

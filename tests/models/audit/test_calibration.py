@@ -55,6 +55,15 @@ def test_a_failed_shadow_gives_no_calibration(
         calibrate(data, untrained(), whole, frozenset(), CALIBRATION, train)
 
 
+def test_a_release_without_numbers_gives_no_calibration() -> None:
+    """The job goes on, and the quality of a renewal is judged: broken weights never serve."""
+    data = planted()
+    whole = split_for_forgetting(data, ForgetIndices(), frozenset())
+    broken = without_numbers(whole)
+    with pytest.raises(ShadowFailedError):
+        calibrate(data, broken, whole, frozenset(), CALIBRATION, lambda _rows: untrained())
+
+
 def test_the_error_of_the_expected_loss_increase_is_that_of_a_mean_over_rows_by_person() -> None:
     """A person with most of the rows decides on the mean, and so on its error."""
     data = planted()
@@ -79,8 +88,8 @@ def test_the_error_of_the_expected_loss_increase_is_that_of_a_mean_over_rows_by_
         old=np.zeros(len(users)),
         new=-np.log(np.expm1(losses)),
     )
-    recommender = untrained()
-    increase = expected_loss_increases(recommender, recommender, shadow_data, answers)["user"]
+    no_holdout = answers.take(np.zeros(len(users), bool))
+    increase = expected_loss_increases(shadow_data, answers, no_holdout)["user"]
     mean = losses.mean()
     sums = [(losses[users == person] - mean).sum() for person in people]
     count = len(people)

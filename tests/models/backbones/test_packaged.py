@@ -242,7 +242,8 @@ def test_a_missing_package_raises_with_the_install_command(
     assert not cache_path.exists()
 
 
-def test_smollm2_has_the_logits_of_its_package(cache_path: Path) -> None:
+def test_smollm2_has_the_logits_of_its_package() -> None:
+    """The conversion takes a minute, so that this test uses the cache of the machine."""
     package = packaged.PACKAGED["smollm2"]
     spec = find_spec(package.module)
     assert spec is not None, "make setup installs it"
@@ -250,12 +251,12 @@ def test_smollm2_has_the_logits_of_its_package(cache_path: Path) -> None:
 
     recommender = build(Vocabulary.from_catalog(tiny.DATA), parse_backbone("smollm2"))
 
-    [name] = models_in(cache_path)
+    model = packaged.convert_package("smollm2")
     texts = ["The capital of France is", "Will the user like Alien? Answer yes or no."]
-    assert_same_model(cache_path / name, Path(place) / package.file, texts)
+    assert_same_model(model, Path(place) / package.file, texts)
     manifest = recommender.config.manifest()
     assert manifest["name"] == "smollm2"
-    written = json.loads((cache_path / name / packaged.CONVERSION).read_text())
+    written = json.loads((model / packaged.CONVERSION).read_text())
     assert manifest["source_sha256"] == written["weights"]
-    assert "quantization_config" not in json.loads((cache_path / name / "config.json").read_text())
-    assert str(cache_path) not in json.dumps(manifest)
+    assert "quantization_config" not in json.loads((model / "config.json").read_text())
+    assert str(model.parent) not in json.dumps(manifest)

@@ -18,6 +18,7 @@ from models.datasets.detect import (
     detect_format,
     read,
 )
+from models.datasets.options import ReadOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,17 @@ def test_archive_is_rejected(tmp_path: Path) -> None:
         read(tmp_path / "ml-1m.zip")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"), [("mine.csv.bz2", "Decompress"), ("mine.XLSX", "as CSV")]
+)
+def test_file_that_another_program_must_convert_says_so(
+    tmp_path: Path, name: str, advice: str
+) -> None:
+    (tmp_path / name).write_bytes(b"BZh9")
+    with pytest.raises(DataSetError, match=advice):
+        read(tmp_path / name)
+
+
 def test_missing_file_of_named_format_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").touch()
     with pytest.raises(DataSetError, match=r"lacks movies\.dat"):
@@ -67,7 +79,7 @@ def test_missing_file_of_named_format_is_reported(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"\n \n", "no column"),
+        (b"\n \n", "is empty"),
         (HEADER, "holds no ratings"),
         (bytes(range(256)) * 40, "not a text file"),
         (b"\0" * 1000, "not a text file"),
@@ -109,3 +121,37 @@ def test_detect_imports_no_optional_dependency() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert process.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("movies.csv", "movieId,title,genres\n1,Heat,War\n"),
+        ("movies.dat", "1::Heat (1995)::War\n"),
+        ("u.item", "1|Heat (1995)|01-Jan-1995||http://x|0|1\n"),
+        ("BX-Books.csv", '"ISBN";"Book-Title";"Book-Author"\n"1";"Odes";"Sappho"\n'),
+        ("ml.item", "item_id:token\tmovie_title:token_seq\n1\tHeat\n"),
+        ("meta_Books.jsonl", '{"parent_asin": "B1", "title": "Odes"}\n'),
+    ],
+)
+def test_items_alone_are_no_data_set(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    with pytest.raises(DataSetError, match=r"no ratings\. Import the directory.*POST /items"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("separator", [" ", "^", "~"])
+def test_unsupported_separators_are_answered_with_the_supported(
+    tmp_path: Path, separator: str
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(separator.join(["user_id", "item_id", "rating", "timestamp"]) + "\n", "utf-8")
+    supported = r"separated by a comma, a semicolon, a tab, \| or ::\."
+    with pytest.raises(DataSetError, match=supported):
+        read(path)
+    path.write_text(separator.join(["alice@example.com", "7", "4", "978300760"]) + "\n", "utf-8")
+    columns = ReadOptions.parse(columns="user,item,rating,timestamp")
+    for options in (None, columns):
+        with pytest.raises(DataSetError, match=supported) as error:
+            read(path, options=options)
+        assert "alice" not in str(error.value)

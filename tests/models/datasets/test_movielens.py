@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from models.datasets.detect import DataSetError, detect_format, read
+from models.datasets.text_files import MAX_LINE
 
 if TYPE_CHECKING:
     from models.data.interactions import Interactions
@@ -39,6 +40,7 @@ def write_latest(directory: Path, ratings: str, movies: str | None = None) -> Pa
     return directory
 
 
+FILLING = 400
 HEADER = "userId,movieId,rating,timestamp\n"
 
 
@@ -71,12 +73,12 @@ def test_latest_accepts_path_of_ratings_file(tmp_path: Path) -> None:
 
 def test_malformed_lines_are_reported_with_line_numbers(tmp_path: Path) -> None:
     lines = [
-        "a,7,4,1",  # 2
+        "a,7,4,978300760",  # 2
         "a,7,4",  # 3: a field is missing
-        "a,7,4.2,1",  # 4: not a half star
+        "a,7,4.2,978300760",  # 4: not a half star
         "a,7,0,1",  # 5: out of range
         "a,7,5.5,1",  # 6: out of range
-        "a,7,nan,1",  # 7: not a number
+        "a,7,nan,1",  # 7: a marker of a missing value
         "a,7,1_0,1",  # 8: not a number
         "a,7,4,yesterday",  # 9: not a timestamp
         "a,7,4,1260759144000",  # 10: milliseconds
@@ -87,13 +89,15 @@ def test_malformed_lines_are_reported_with_line_numbers(tmp_path: Path) -> None:
         'a,"7,4,1',  # 15: an open quote
         "",  # 16: blank, not counted
         "a,9,4,1,1",  # 17: one field too many
-        "x" * 70_000,  # 18
+        "x" * (MAX_LINE + 1),  # 18
         "a,9,\0,1",  # 19
-        "c,9,3.5,5",  # 20
+        "c,9,3.5,978300765",  # 20
     ]
+    # One bad rating or time in a hundred is a bad line; more of them are another scale or unit.
+    lines += [f"b{n},9,4,978300760" for n in range(FILLING)]
     path = write_latest(tmp_path, HEADER + "\n".join(lines) + "\n")
     data, report = read(path)
-    assert rows(data) == [("a", "7", 4.0, 1), ("c", "9", 3.5, 5)]
+    assert rows(data)[:2] == [("a", "7", 4.0, 978300760), ("c", "9", 3.5, 978300765)]
     locations = {
         reason: [(example.file, example.line) for example in group.examples]
         for reason, group in report.rejections.items()
@@ -101,29 +105,31 @@ def test_malformed_lines_are_reported_with_line_numbers(tmp_path: Path) -> None:
     assert locations == {
         reason: [("ratings.csv", line) for line in numbers]
         for reason, numbers in {
-            "the line does not have 4 fields": [3, 17],
+            "the line does not have as many fields as the header": [3, 17],
             "the rating is not a whole or half star": [4],
             "the rating is not within 0.5 to 5 stars": [5, 6],
-            "the rating is not a number": [7, 8],
+            "the rating is missing": [7],
+            "the rating is not a number": [8],
             "the timestamp is neither Unix seconds nor ISO 8601": [9],
-            "the timestamp is not within 1970 to 2100 (are these milliseconds?)": [10, 11],
+            "the timestamp seems to be in milliseconds, others are in seconds": [10],
+            "the timestamp is negative, so before 1970": [11],
             "the user id is missing": [12],
             "the item id is missing": [13],
             "the rated item is not in the catalog": [14],
             "the quotes are not balanced": [15],
-            "the line is longer than 65,536 characters": [18],
+            f"the line is longer than {MAX_LINE:,} characters": [18],
             "the line has a NUL byte": [19],
         }.items()
     }
-    assert report.lines == report.accepted + report.described + report.rejected == 18 + 3
-    assert [user.id for user in data.users] == ["a", "c"]
+    assert report.lines == report.accepted + report.described + report.rejected == FILLING + 18 + 3
+    assert [user.id for user in data.users][:2] == ["a", "c"]
 
 
 def test_counts_include_lines_without_example(tmp_path: Path) -> None:
-    path = write_latest(tmp_path, HEADER + "a,7,9,1\n" * 25 + "a,7,4,1\n")
+    path = write_latest(tmp_path, HEADER + "a,7,,1\n" * 25 + "a,7,4,1\n" * 26)
     _, report = read(path)
     ((reason, group),) = report.rejected_by_reason()
-    assert "stars" in reason
+    assert "rating is missing" in reason
     assert group.count == report.rejected == 25
     assert [example.line for example in group.examples] == list(range(2, 12))
 
@@ -149,7 +155,7 @@ def test_windows_line_breaks_and_byte_order_mark_are_accepted(tmp_path: Path) ->
     data, report = read(path)
     assert rows(data) == [("a", "7", 4.0, 1), ("a", "9", 2.0, 2)]
     assert [str(g.examples[0]) for g in report.rejections.values()] == [
-        "ratings.csv:3: the line does not have 4 fields"
+        "ratings.csv:3: the line does not have as many fields as the header"
     ]
 
 
@@ -159,19 +165,54 @@ def test_repeated_movie_is_rejected(tmp_path: Path) -> None:
     assert [item.title for item in data.items] == ["A"]
     assert sorted(str(g.examples[0]) for g in report.rejections.values()) == [
         "movies.csv:3: the item is listed twice; its first line counts",
-        "movies.csv:4: the line does not have 3 fields",
+        "movies.csv:4: the line does not have as many fields as the header",
     ]
 
 
 def test_error_for_other_header_names_expected_header(tmp_path: Path) -> None:
-    path = write_latest(tmp_path, "user,movie,stars,when\na,7,4,1\n")
-    with pytest.raises(DataSetError, match="userId,movieId,rating,timestamp"):
+    path = write_latest(tmp_path, "who,movie,points,when\na,7,4,1\n")
+    with pytest.raises(DataSetError, match="no column for: user, rating, timestamp"):
+        read(path)
+    path = write_latest(tmp_path, HEADER + "a,7,4,1\n", "number,name\n7,Heat\n")
+    with pytest.raises(DataSetError, match=r"movies\.csv has no column for: item"):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("ratings", "movies"),
+    [
+        ("userId,movieId,rating,timestamp,tag\na,7,4,1,x\n", "movieId,title,genres\n7,Heat,War\n"),
+        (HEADER + "a,7,4,1\n", "movieId,year,title,genres\n7,1995,Heat,War\n"),
+        (HEADER.replace(",", ";") + "a;7;4;1\n", "movieId;title;genres\n7;Heat;War\n"),
+        (HEADER + "a,7,4,1\n", 'movieId,title,genres\n7,"Heat",War\n'),
+        (
+            "\ufeffuserId,movieId,rating,timestamp\na,7,4,1\n",
+            "\ufeffmovieId,genres,title\n7,War,Heat\n",
+        ),
+    ],
+)
+def test_files_may_have_other_columns_and_separators(
+    tmp_path: Path, ratings: str, movies: str
+) -> None:
+    path = write_latest(tmp_path, ratings, movies)
+    assert detect_format(path) == "movielens-latest"
+    for given in (path, path / "ratings.csv"):
+        data, report = read(given)
+        assert rows(data) == [("a", "7", 4.0, 1)]
+        assert (data.items[0].title, data.items[0].attributes) == ("Heat", {"genre": ("War",)})
+        assert report.rejected == 0
+
+
+def test_title_may_have_a_line_break(tmp_path: Path) -> None:
+    movies = 'movieId,title,genres\n7,"Heat\n(1995)",War\n8,"Se7en, (1995)",War\n'
+    data, report = read(write_latest(tmp_path, HEADER + "a,7,4,1\na,8,4,2\n", movies))
+    assert [item.title for item in data.items] == ["Heat (1995)", "Se7en, (1995)"]
+    assert report.rejected == 0
+
+
 def test_error_without_usable_rating_lists_reasons(tmp_path: Path) -> None:
-    path = write_latest(tmp_path, HEADER + "a,7,9,1\na,8,4,1\na,7,8,1\n")
-    with pytest.raises(DataSetError, match=r"2 times the rating is not within.*ratings\.csv:2"):
+    path = write_latest(tmp_path, HEADER + "a,7,,1\na,8,4,1\na,7,,1\n")
+    with pytest.raises(DataSetError, match=r"2 times the rating is missing.*ratings\.csv:2"):
         read(path)
 
 

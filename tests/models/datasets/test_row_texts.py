@@ -1,4 +1,4 @@
-"""Texts in the rows of ratings: review headings are no titles, and one user's text is not taken."""
+"""Texts in the rows of ratings: review headings are no titles, one user's texts keep the user."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from models.datasets.read_report import ReadReport
 
 Row = tuple[str, str, str]
+TIME = 978_300_760
 
 
 def as_csv(directory: Path, rows: list[Row]) -> Path:
     path = directory / "rows.csv"
-    lines = [f"{user},{item},5,{n},{title}\n" for n, (user, item, title) in enumerate(rows)]
+    lines = [f"{user},{item},5,{TIME + n},{title}\n" for n, (user, item, title) in enumerate(rows)]
     path.write_text("user_id,asin,rating,timestamp,title\n" + "".join(lines))
     return path
 
@@ -30,7 +31,7 @@ def as_csv(directory: Path, rows: list[Row]) -> Path:
 def as_json_lines(directory: Path, rows: list[Row]) -> Path:
     path = directory / "rows.jsonl"
     entries = (
-        {"user_id": user, "book_id": item, "rating": 5, "timestamp": n, "title": title}
+        {"user_id": user, "book_id": item, "rating": 5, "timestamp": TIME + n, "title": title}
         for n, (user, item, title) in enumerate(rows)
     )
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
@@ -43,7 +44,9 @@ def as_parquet(directory: Path, rows: list[Row]) -> Path:
     users, items, titles = (list(column) for column in zip(*rows, strict=True))
     columns = {"user_id": users, "asin": items, "rating": [5] * len(rows), "title": titles}
     path = directory / "rows.parquet"
-    parquet.write_table(arrow.table(columns | {"timestamp": list(range(len(rows)))}), path)
+    parquet.write_table(
+        arrow.table(columns | {"timestamp": list(range(TIME, TIME + len(rows)))}), path
+    )
     return path
 
 
@@ -81,15 +84,39 @@ def test_title_column_that_differs_for_one_item_is_taken_for_no_item(
 
 
 @pytest.mark.parametrize("write", FORMATS)
-def test_title_is_taken_only_from_rows_of_two_users(
+def test_title_of_one_user_is_taken_together_with_the_user(
     tmp_path: Path, write: Callable[[Path, list[Row]], Path]
 ) -> None:
     rows = [("u7", "B1", "Max"), ("u7", "B1", "Max"), ("u7", "B2", "Heat"), ("u8", "B2", " Heat")]
-    titles, report = titles_of(write(tmp_path, rows))
-    assert titles == {"B1": "B1", "B2": "Heat"}
+    data, report = read(write(tmp_path, rows))
+    items = [(item.id, item.title, item.described_by) for item in data.items]
+    assert items == [("B1", "Max", "u7"), ("B2", "Heat", None)]
     [note] = report.notes
-    assert "not taken for 1 items, because rows of only one user have it" in note
+    assert "the title of 1 items is from rows of one user each" in note
     assert "POST /items" in note
+
+
+def test_few_differing_items_do_not_cost_the_column(tmp_path: Path) -> None:
+    rows = [(user, f"B{n}", f"Title {n}") for user in ("u7", "u8") for n in range(100)]
+    titles, report = titles_of(as_csv(tmp_path, [*rows, ("u9", "B7", "Titel 7")]))
+    assert titles == {f"B{n}": f"Title {n}" for n in range(100)} | {"B7": "B7"}
+    assert any("the title of 1 items was not taken" in note for note in report.notes)
+    titles, _ = titles_of(as_csv(tmp_path, [*rows[1:], ("u9", "B7", "x"), ("u9", "B8", "y")]))
+    assert titles == {f"B{n}": f"B{n}" for n in range(100)}
+
+
+def test_texts_of_one_user_do_not_mix_with_those_of_others(tmp_path: Path) -> None:
+    """Deleting the user's text would otherwise delete the texts of the others."""
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "user_id,item_id,rating,timestamp,title,genres\n"
+        "a,1,4,978300760,Heat,Drama\n"
+        "b,1,4,978300760,Heat,\n"
+        "a,2,4,978300761,Emma,Comedy\n"
+    )
+    data, _ = read(path)
+    items = [(item.title, dict(item.attributes), item.described_by) for item in data.items]
+    assert items == [("Heat", {}, None), ("Emma", {"genre": ("Comedy",)}, "a")]
 
 
 def test_one_user_with_two_texts_for_an_item_makes_the_column_differ(tmp_path: Path) -> None:
@@ -100,16 +127,16 @@ def test_one_user_with_two_texts_for_an_item_makes_the_column_differ(tmp_path: P
 
 def test_rejected_row_confirms_no_title(tmp_path: Path) -> None:
     path = as_csv(tmp_path, [("u7", "B1", "Max")])
-    path.write_text(path.read_text() + "u8,B1,9,1,Max\n")
-    assert titles_of(path)[0] == {"B1": "B1"}
+    path.write_text(path.read_text() + "u8,B1,,978300760,Max\n")
+    assert [item.described_by for item in read(path)[0].items] == ["u7"]
 
 
 def test_each_column_is_judged_alone(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(
         "user_id,item_id,rating,timestamp,title,genres,attributes\n"
-        "a,1,4,1,lovely,Drama,genre:Mine|language:en\n"
-        "b,1,4,1,dull,Drama,genre:Mine|language:en\n"
+        "a,1,4,978300760,lovely,Drama,genre:Mine|language:en\n"
+        "b,1,4,978300760,dull,Drama,genre:Mine|language:en\n"
     )
     data, report = read(path)
     assert data.items[0].title == "1"

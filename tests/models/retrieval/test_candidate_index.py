@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from models.data.interactions import Interactions, ItemRecord, UserRecord
 from models.retrieval import cooccurrence
-from models.retrieval.candidate_index import CandidateIndex, Event, _highest
+from models.retrieval.candidate_index import CandidateIndex, Event
 from models.retrieval.contributions import BUCKET_BITS, BUCKET_SECONDS, MAX_ITEMS
 from models.retrieval.cooccurrence import WINDOW, Cooccurrence, pairs_of
+from models.retrieval.item_scores import highest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -191,7 +192,7 @@ def test_highest_equals_full_sort(scores: list[float], limit: int) -> None:
     expected = sorted(range(len(scores)), key=lambda item_index: (-scores[item_index], item_index))[
         :limit
     ]
-    assert _highest(np.arange(len(scores)), score, limit).tolist() == expected
+    assert highest(np.arange(len(scores)), score, limit).tolist() == expected
 
 
 @settings(deadline=None)

@@ -39,6 +39,31 @@ def answers(index: CandidateIndex) -> list[list[int] | list[float]]:
     return results
 
 
+def test_each_change_of_the_index_reaches_the_next_query() -> None:
+    users: dict[str, History] = {"a": [(1, 5.0, 0), (2, 5.0, 1)], "b": [(2, 5.0, 0), (3, 4.5, 9)]}
+    index, expected = build(users), build(users)
+    assert answers(index) == answers(expected)
+    index.replace_users({"a": [(4, 5.0, 3)]})
+    assert answers(index) == answers(build({**users, "a": [(4, 5.0, 3)]}))
+    index.retire(3)
+    index.grow(CATALOG + 5)
+    index.hide([7])
+    expected = build({**users, "a": [(4, 5.0, 3)]})
+    expected.retire(3)
+    expected.grow(CATALOG + 5)
+    expected.hide([7])
+    assert answers(index) == answers(expected)
+    index.half_life = expected.half_life = 1.0
+    assert answers(index) == answers(expected)
+
+
+def test_excluded_items_may_be_an_array() -> None:
+    index = build({"a": [(1, 5.0, 0), (2, 5.0, 1)]})
+    excluded = [2, CATALOG + 100, -1]
+    ranked = index.propose([], CATALOG, excluded=np.array(excluded, np.int64))
+    assert ranked.item_indices.tolist() == proposed(index, [], CATALOG, excluded=excluded)
+
+
 @settings(deadline=None)
 @given(starts, changes)
 def test_changes_of_a_copy_do_not_reach_the_original(

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models.audit.calibration import ExpectedLossIncrease
+from models.audit.memorization import Memorization
 from models.backbones.compact import CompactConfig, CompactT5Config
 from models.checkpoints.adapter import AdapterConfig, attach
 from models.data.forget_split import ForgetIndices, split_for_forgetting
@@ -51,6 +52,10 @@ DATA_SPLIT: Final = split_for_forgetting(
     tiny.DATA, ForgetIndices(users=frozenset({2})), frozenset(), SPLIT
 )
 LOSS_INCREASE: Final = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.03, rows=20, units=5)
+#: What leaving rows of a kind out changes, as a calibration would have fitted it.
+MEMORIZATION: Final = Memorization(
+    own=0.05, history=0.7, error=0.1, gain=0.2, gain_error=0.02, people=12.0
+)
 SMALL: Final = {
     "compact": CompactConfig(hidden_size=16, layers=1, heads=2, intermediate_size=16),
     "compact-t5": CompactT5Config(),
@@ -161,6 +166,7 @@ def test_unlearned_model_stays_on_device(
         recommender=root,
         prepared=DATA_SPLIT,
         expected={"user": LOSS_INCREASE},
+        memorization={"user": MEMORIZATION},
         recipe=recipe(config),
     )
 

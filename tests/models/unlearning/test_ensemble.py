@@ -79,7 +79,9 @@ class Case:
     root: Ensemble
 
     def task(self, batch: ForgetSplit, recipe: TrainConfig = BRIEF) -> UnlearningTask:
-        return UnlearningTask(recommender=self.root, prepared=batch, expected={}, recipe=recipe)
+        return UnlearningTask(
+            recommender=self.root, prepared=batch, expected={}, memorization={}, recipe=recipe
+        )
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,14 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
 from models.unlearning.losses import (
     answer_kl,
     answer_log_probability,
     distribution_kl,
-    forgetting_margins,
     negative_preference,
     published_forgetting_logits,
     simple_negative_preference,
-    solve_alpha,
 )
 
 #: The margins of P(Yes) = 3/4 and 1/4.
@@ -82,48 +79,6 @@ def test_kl_is_finite_for_certain_answers() -> None:
     assert divergence.item() == pytest.approx((80 + 0) / 2, rel=1e-5)
 
 
-def test_the_forgetting_teacher_moves_against_the_augmented_model() -> None:
-    original, augmented = torch.tensor([1.0, -1.0, 0.5]), torch.tensor([3.0, -1.5, 0.5])
-    teacher = forgetting_margins(original, augmented, 0.5)
-    assert teacher.tolist() == pytest.approx([0.0, -0.75, 0.5])
-    assert torch.equal(forgetting_margins(original, augmented, 0.0), original)
-
-
-def loss(margins: torch.Tensor, labels: torch.Tensor) -> float:
-    return functional.binary_cross_entropy_with_logits(margins, labels).item()
-
-
-def test_alpha_by_hand() -> None:
-    # The loss of label 1 is ln(1 + e^−m): ln(4/3) at m = ln 3, and the target is ln 2 at m = 0.
-    # The augmented margin is 1 higher, so that the teacher is 1 lower per unit of α: α = ln 3.
-    original, labels = torch.tensor([LIKELY]), torch.ones(1)
-    alpha = solve_alpha(original, original + 1, labels, math.log(2) - math.log(4 / 3))
-    assert alpha == pytest.approx(LIKELY, abs=1e-4)
-
-
-@pytest.mark.parametrize("loss_increase", [0.01, 0.1, 1.0])
-def test_alpha_gives_the_loss_increase(loss_increase: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    original = torch.randn(200, generator=generator)
-    labels = (torch.rand(200, generator=generator) < torch.sigmoid(original)).float()
-    augmented = original + (2 * labels - 1) * torch.rand(200, generator=generator)
-    alpha = solve_alpha(original, augmented, labels, loss_increase)
-    reached = loss(forgetting_margins(original, augmented, alpha), labels)
-    assert 0 < alpha < 16
-    assert reached - loss(original, labels) == pytest.approx(loss_increase, abs=1e-4)
-
-
-def test_alpha_is_capped() -> None:
-    original, labels = torch.tensor([1.0]), torch.ones(1)
-    barely_moved = original + 1e-4
-    assert solve_alpha(original, barely_moved, labels, 5.0) == pytest.approx(16, abs=1e-6)
-
-
-def test_alpha_is_zero_without_a_loss_increase() -> None:
-    original, labels = torch.tensor([1.0, -0.5]), torch.tensor([1.0, 0.0])
-    assert solve_alpha(original, original * 2, labels, 0.0) == pytest.approx(0, abs=1e-6)
-
-
 def test_answer_log_probability_is_that_of_the_label() -> None:
     margins = torch.tensor([math.log(3), math.log(3), 50.0, -50.0])
     values = answer_log_probability(margins, torch.tensor([1.0, 0.0, 0.0, 0.0]))
@@ -159,6 +114,13 @@ def test_simnpo_by_hand() -> None:
     """π = 3/4, β = 2: −log σ(−2 log π) = log(1 + π²)."""
     simnpo = simple_negative_preference(torch.tensor([math.log(3)]), torch.ones(1), beta=2.0)
     assert simnpo.item() == pytest.approx(math.log(1 + 0.75**2))
+
+
+def test_the_margin_of_simnpo_by_hand() -> None:
+    """π = 3/4, β = 2, γ = ln 2: −log σ(−2 log π − ln 2) = log(1 + 2 π²)."""
+    margins, labels = torch.tensor([math.log(3)]), torch.ones(1)
+    simnpo = simple_negative_preference(margins, labels, beta=2.0, gamma=math.log(2))
+    assert simnpo.item() == pytest.approx(math.log(1 + 2 * 0.75**2))
 
 
 def test_the_published_teacher_lowers_only_increased_logits() -> None:

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from models.audit.calibration import ExpectedLossIncrease
+from models.audit.memorization import Memorization
 from models.backbones.lora import ROLES, AdapterConfig, AdapterTargetError, find_target_modules
 from models.checkpoints.adapter import attach, merge, save
 from models.checkpoints.checkpoint import load
@@ -43,11 +44,14 @@ from models.unlearning.badt import BadTeacher, BadTeacherConfig
 from models.unlearning.base import UnlearningTask
 from models.unlearning.e2urec import E2URec, E2URecConfig
 from models.unlearning.e2urec_fast import E2URecFast, E2URecFastConfig
+from models.unlearning.finetune import FineTune, FineTuneConfig
 from models.unlearning.finetuning import LoopConfig
 from models.unlearning.neggrad import NegGrad, NegGradConfig
+from models.unlearning.neggrad_calibrated import CalibratedNegGrad, CalibratedNegGradConfig
 from models.unlearning.npo import Npo, NpoConfig
 from models.unlearning.receraser import RecEraser, RecEraserConfig
 from models.unlearning.retrain import Retrain
+from models.unlearning.scrub import Scrub, ScrubConfig
 from models.unlearning.simnpo import SimNpo, SimNpoConfig
 from models.unlearning.sisa import Sisa, SisaConfig
 from tests.support import tiny_models as tiny
@@ -63,13 +67,16 @@ pytestmark = pytest.mark.slow
 
 VOCABULARY = Vocabulary.from_catalog(tiny.DATA)
 SAMPLES = build_samples(tiny.DATA)
-LOOP = LoopConfig(learning_rate=1e-3, batch_size=4, steps=2)
+LOOP = LoopConfig(rate_share=1.0, batch_size=4, steps=2)
 METHODS: dict[str, UnlearningMethod] = {
     "retrain": Retrain(),
+    "finetune": FineTune(FineTuneConfig(loop=LOOP)),
     "neggrad": NegGrad(NegGradConfig(loop=LOOP)),
+    "neggrad-calibrated": CalibratedNegGrad(CalibratedNegGradConfig(loop=LOOP, check_every=1)),
     "badt": BadTeacher(BadTeacherConfig(loop=LOOP)),
     "npo": Npo(NpoConfig(loop=LOOP)),
     "simnpo": SimNpo(SimNpoConfig(loop=LOOP)),
+    "scrub": Scrub(ScrubConfig(batch_size=8, rounds=2, max_rounds=1)),
     "e2urec": E2URec(E2URecConfig(augment_steps=2, joint_steps=2, batch_size=8)),
     "e2urec-fast": E2URecFast(E2URecFastConfig(steps=2, forget_batch=4, retain_batch=4)),
     "sisa": Sisa(SisaConfig(shards=2, passes=1)),
@@ -77,6 +84,10 @@ METHODS: dict[str, UnlearningMethod] = {
     "apa": Apa(ApaConfig(shards=2, passes=1)),
 }
 LOSS_INCREASE = ExpectedLossIncrease(mean=0.05, error=0.01, spread=0.01, rows=16, units=6)
+#: What leaving rows of a kind out changes, as a calibration would have fitted it.
+MEMORIZATION = Memorization(
+    own=0.05, history=0.7, error=0.1, gain=0.2, gain_error=0.02, people=12.0
+)
 #: Suffixes of the layers' names, by architecture and role.
 EXPECTED = {
     "compact": {"query": {"q_proj"}, "mlp": {"gate_proj", "up_proj", "down_proj"}},
@@ -225,7 +236,11 @@ def task(parent: Recommender) -> UnlearningTask:
     )
     recipe = TrainConfig(backbone=parent.config, batch_size=16, validations=0, learning_rate=1e-3)
     return UnlearningTask(
-        recommender=parent, prepared=small, expected={"user": LOSS_INCREASE}, recipe=recipe
+        recommender=parent,
+        prepared=small,
+        expected={"user": LOSS_INCREASE},
+        memorization={"user": MEMORIZATION},
+        recipe=recipe,
     )
 
 

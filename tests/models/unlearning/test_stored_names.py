@@ -17,5 +17,5 @@ def test_configurations_keep_their_stored_names() -> None:
     assert stored["receraser"].keys() == {
         *("shards", "passes", "steps", "batch_size", "learning_rate", "most_rows", "looks")
     }
-    assert {"look_at", "reach", "most_reach", "drive"} < stored["e2urec-fast"].keys()
-    assert not {"step_size", "evaluation_rows"} & stored["e2urec-fast"].keys()
+    assert {"look_at", "drive"} < stored["e2urec-fast"].keys()
+    assert not {"overshoot_factor", "evaluation_rows"} & stored["e2urec-fast"].keys()

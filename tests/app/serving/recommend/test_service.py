@@ -17,7 +17,8 @@ from app.domain.errors import (
     UnknownUserError,
 )
 from app.serving.recommend.service import RecommendService
-from tests.support.gateway_world import ITEMS, USERS, World, ask, wait_until
+from tests.support.gateway_world import ITEMS, USERS, World, ask
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from app.domain.jobs import Lease
 from app.serving.replica.release_loader import ReleaseLoader
 from app.serving.scorers.torch_scorer import TorchBackend
 from app.storage.artifacts import ArtifactStore
-from tests.support.gateway_world import wait_until
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

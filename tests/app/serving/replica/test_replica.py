@@ -21,7 +21,8 @@ from app.serving.scorers.torch_scorer import TorchScorer
 from app.settings import Settings
 from app.storage.artifacts import ArtifactStore
 from app.version import VERSION
-from tests.support.gateway_world import World, ask, wait_until
+from tests.support.gateway_world import World, ask
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

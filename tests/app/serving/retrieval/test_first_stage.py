@@ -12,8 +12,9 @@ from app.services.interactions import add_interactions
 from app.services.orphaned_items import OrphanedItems, retire_orphans
 from app.services.recommendation_inputs import read_inputs
 from app.serving.retrieval.first_stage import FirstStage
+from models.data.samples import HISTORY_LENGTH
 from models.prompts.scoring_inputs import HistoryEvent
-from tests.support.first_stages import index_bytes, propose, rebuilt
+from tests.support.first_stages import index_bytes, propose, proposed, rebuilt
 from tests.support.gateway_world import ITEMS, USERS, World, ask
 from tests.support.statements import is_whole_table, statements
 
@@ -88,11 +89,11 @@ def test_the_proposal_contains_the_history_with_titles(
     """Text prompts need titles: item indices mean nothing to a language model."""
     with world.uow(write=False) as uow:
         inputs = read_inputs(uow, world.pseudonyms, "u1")
-        proposal = first_stage.propose(uow, inputs, ask("u1", ITEMS, exclude_seen=False), 0, ITEMS)
+        proposal = proposed(uow, first_stage, inputs, ask("u1", ITEMS, exclude_seen=False), ITEMS)
         items = {item.id: item for item in uow.people.items()}
     assert proposal.history == tuple(
         HistoryEvent(items[event.item_id].item_index, event.rating, items[event.item_id].title)
-        for event in inputs.history
+        for event in inputs.history[-HISTORY_LENGTH:]
     )
     assert all(event.title for event in proposal.history)
 
@@ -104,9 +105,9 @@ def test_a_forgotten_item_is_never_proposed(world: World, first_stage: FirstStag
     with world.uow() as uow:
         uow.people.retire_item("i3")
         uow.state.bump("items")
-    proposed = propose(world, first_stage)
-    assert len(proposed) == ITEMS - 1
-    assert not any(item_id.startswith("retired") for item_id in proposed)
+    item_ids = propose(world, first_stage)
+    assert len(item_ids) == ITEMS - 1
+    assert not any(item_id.startswith("retired") for item_id in item_ids)
 
 
 def test_an_orphaned_item_of_a_forgotten_user_is_proposed_by_no_replica(

@@ -13,7 +13,8 @@ from app.serving.replica.release_loader import ReleaseLoader
 from app.serving.replica.replica import Replica
 from app.serving.retrieval.first_stage import FirstStage
 from app.serving.scorers.torch_scorer import ScoringPolicy, TorchBackend, TorchScorer
-from tests.support.gateway_world import World, ask, serving, wait_until
+from tests.support.gateway_world import World, ask, serving
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,8 @@ from models.recommender.pretrained import HuggingFaceConfig
 from models.recommender.trainable import own_state
 from tests.app.serving.conftest import make_replica
 from tests.support import tiny_models as tiny
-from tests.support.gateway_world import World, ask, wait_until, world
+from tests.support.gateway_world import World, ask, world
+from tests.support.processes import wait_until
 from tests.support.protocol_server import KEY, ProtocolServer
 
 if TYPE_CHECKING:

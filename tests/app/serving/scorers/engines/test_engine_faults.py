@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.errors import EngineError
-from tests.support.gateway_world import ask, serving, until_ready, wait_until
+from tests.support.gateway_world import ask, serving, until_ready
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

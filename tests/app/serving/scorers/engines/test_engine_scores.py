@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from app.serving.scorers.engine_scorer import EngineScorer
 from app.serving.scorers.scorer import ScoringRequest
 from models.prompts.scoring_inputs import Candidate
-from tests.support.gateway_world import USERS, ask, wait_until
+from tests.support.gateway_world import USERS, ask
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 import pytest
 
-from tests.support.gateway_world import wait_until
+from tests.support.processes import wait_until
 from tests.support.protocol_server import KEY
 
 if TYPE_CHECKING:

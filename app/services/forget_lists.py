@@ -1,0 +1,67 @@
+"""Record the deletion requests of a list of users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.domain.errors import UnknownUserError
+from app.services.forget import ForgetCommand, request_forget
+from app.services.validation import id_rule_hint, some_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.domain.requests import ForgetRequest
+    from app.services.pseudonyms import Pseudonyms
+    from app.settings import Settings
+    from app.storage.unit_of_work import UnitOfWork
+
+
+def forget_users(
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    settings: Settings,
+    user_ids: Sequence[str],
+    *,
+    suppress_unknown: bool = False,
+) -> list[ForgetRequest]:
+    """Record one request per distinct user, in the given order.
+
+    A user with an earlier deletion request gets that request. Raises UnknownUserError if any user
+    is unknown; the caller's transaction then rolls back the other requests.
+    """
+    requests, unknown_ids = forget_known_users(
+        uow, pseudonyms, settings, user_ids, suppress_unknown=suppress_unknown
+    )
+    if unknown_ids:
+        raise UnknownUserError(
+            f"No data is stored for the users {some_of(unknown_ids)}. "
+            f"No deletion was recorded for any user of this call.{id_rule_hint(pseudonyms)}"
+        )
+    return requests
+
+
+def forget_known_users(
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    settings: Settings,
+    user_ids: Sequence[str],
+    *,
+    suppress_unknown: bool = False,
+) -> tuple[list[ForgetRequest], list[str]]:
+    """Record one request per distinct user with data; return the requests and the other ids.
+
+    With `suppress_unknown`, the users without data get a request too.
+    """
+    requests: list[ForgetRequest] = []
+    unknown_ids: list[str] = []
+    spellings: dict[str, str] = {}
+    for user_id in user_ids:
+        spellings.setdefault(pseudonyms.user_id(user_id), user_id)
+    for user_id in spellings.values():
+        command = ForgetCommand(user_id=user_id, suppress_unknown=suppress_unknown)
+        try:
+            requests.append(request_forget(uow, pseudonyms, settings, command)[0])
+        except UnknownUserError:
+            unknown_ids.append(user_id)
+    return requests, unknown_ids

@@ -122,6 +122,7 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
         drain_timeout=5.0,
         candidates=20,
         job_lease=60.0,
+        replica_ttl=60.0,
     )
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)

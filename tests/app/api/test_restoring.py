@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from app.main import make_gateway
 from app.services.restore import open_data
 from tests.support.backups import DatabaseBackup
 from tests.support.gateway_world import serving, until_ready
+from tests.support.processes import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,15 +25,13 @@ if TYPE_CHECKING:
 
     from tests.support.gateway_world import World
 
-_OPTIONS = {"replica_ttl": 3.0, "replica_margin": 0.5}
-
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(600):
-        if await condition():
-            return
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await condition():
+        if time.monotonic() > deadline:
+            pytest.fail("timed out")
         await asyncio.sleep(0.05)
-    pytest.fail("timed out")
 
 
 def start_release(world: World) -> None:
@@ -62,7 +62,7 @@ def test_gateway_follows_a_database_that_is_restored_while_it_runs(world: World)
     world.forget("u3")
 
     async def whole() -> None:
-        async with serving(world.app(**_OPTIONS)) as client:
+        async with serving(world.app()) as client:
             await until_ready(client)
             assert await statuses(world, client) == {200}
             backup.restore(world.uow.database)
@@ -96,7 +96,8 @@ def test_gateway_stops_while_its_ledger_is_gone(world: World) -> None:
     saved = ledger.with_name("saved-ledger")
 
     async def whole() -> None:
-        async with serving(world.app(**_OPTIONS)) as client:
+        # The gateway stops when its lease ends.
+        async with serving(world.app(replica_ttl=10.0, replica_margin=0.5)) as client:
             await until_ready(client)
             shutil.move(ledger, saved)
 
@@ -108,8 +109,11 @@ def test_gateway_stops_while_its_ledger_is_gone(world: World) -> None:
             assert first.startswith("The erasure ledger cannot be trusted")
             shutil.rmtree(ledger, ignore_errors=True)
             shutil.move(saved, ledger)
-            await until_ready(client)
-            assert (await client.get("/recommend/u2")).status_code == 200
+
+            async def is_answered() -> bool:
+                return (await client.get("/recommend/u2")).status_code == 200
+
+            await until(is_answered)
 
     asyncio.run(whole())
 

@@ -12,6 +12,7 @@ from app.api import problems
 from app.api.attention import AttentionReader
 from app.api.auth import AccessGuard
 from app.api.edge import Edge
+from app.api.following import Following
 from app.api.metrics import Metrics
 from app.api.middleware import BodyLimit, LedgerRetry, Observer
 from app.api.query_parameters import check_query_parameters
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
+            gateway.following.stop()
             # The recommender stops before the replica ends its lease: no answer may follow.
             await asyncio.to_thread(_stop, gateway, database)
 
@@ -98,6 +100,7 @@ def make_gateway(settings: Settings, database: Database) -> Gateway:
         replica=replica,
         recommender=RecommendService(settings, uow, pseudonyms, replica, first_stage),
         attention=AttentionReader(settings, uow),
+        following=Following(settings, uow),
     )
 
 

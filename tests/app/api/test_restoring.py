@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,23 +14,12 @@ from app.gateway import check_identity
 from app.main import make_gateway
 from app.services.restore import open_data
 from tests.support.backups import DatabaseBackup
-from tests.support.gateway_world import serving, until_ready
-from tests.support.processes import PATIENCE_SECONDS
+from tests.support.gateway_world import serving, until_ready, until_true
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     import httpx
 
     from tests.support.gateway_world import World
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await condition():
-        if time.monotonic() > deadline:
-            pytest.fail("timed out")
-        await asyncio.sleep(0.05)
 
 
 def start_release(world: World) -> None:
@@ -72,7 +60,7 @@ def test_gateway_follows_a_database_that_is_restored_while_it_runs(world: World)
                 answer = await client.get("/recommend/u2")
                 return answer.status_code == 503 and answer.json()["type"].endswith("/restoring")
 
-            await until(is_restoring)
+            await until_true(is_restoring)
             for user_id in ("u1", "u3"):
                 assert (await client.get(f"/recommend/{user_id}")).status_code == 410
                 assert (await client.get(f"/users/{user_id}")).status_code == 410
@@ -104,7 +92,7 @@ def test_gateway_stops_while_its_ledger_is_gone(world: World) -> None:
             async def is_refused() -> bool:
                 return (await client.get("/recommend/u2")).status_code == 503
 
-            await until(is_refused)
+            await until_true(is_refused)
             (first, *_) = (await client.get("/readyz")).json()["reasons"]
             assert first.startswith("The erasure ledger cannot be trusted")
             shutil.rmtree(ledger, ignore_errors=True)
@@ -113,7 +101,7 @@ def test_gateway_stops_while_its_ledger_is_gone(world: World) -> None:
             async def is_answered() -> bool:
                 return (await client.get("/recommend/u2")).status_code == 200
 
-            await until(is_answered)
+            await until_true(is_answered)
 
     asyncio.run(whole())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
 
-from app.api import problems
+from app.api import openapi, problems
 from app.api.attention import AttentionReader
 from app.api.auth import AccessGuard
 from app.api.edge import Edge
@@ -64,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         servers=[{"url": settings.root_path or "/"}],
         dependencies=[Depends(check_query_parameters)],
+        generate_unique_id_function=openapi.operation_id,
         openapi_url=None,  # `app.api.routes.web` has the route, so that it follows the same rules.
         docs_url=None,  # The page would load scripts from other hosts.
         redoc_url=None,
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
+    openapi.install(app)
     # The last one added is the outermost.
     app.add_middleware(LedgerRetry)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -54,7 +54,7 @@ _SCHEME: Final = "api_key"
 
 def operation_id(route: APIRoute) -> str:
     """Return the operation id of a route; raises LookupError for a route without an id."""
-    (method,) = route.methods or ()
+    (method,) = sorted(route.methods or ())
     if not route.include_in_schema:
         return f"{method} {route.path}"
     try:

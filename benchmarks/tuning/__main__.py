@@ -6,6 +6,10 @@ OUT may be a directory of `lethe benchmark unlearning` with the same data, proto
 first releases, calibrations, Original and Retrain runs are loaded and missing ones are made. A
 finished trial is loaded, so that an interrupted search continues. Writes OUT/<method>.json and
 prints a table.
+
+    python -m benchmarks.tuning --data data/ml-latest-small --forget-seed 0 --confirm OUT --out OUT2
+
+measures the best trials of a search on people who chose nothing.
 """
 
 from __future__ import annotations
@@ -58,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="stop the method early or leave out a part, and write OUT/<method>-parts.json",
     )
+    parser.add_argument(
+        "--confirm",
+        type=Path,
+        metavar="RESULTS",
+        help="run the best trials of the search in this directory on other people",
+    )
     given = parser.parse_args(arguments)
     options = TuningOptions(
         data=given.data,
@@ -71,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         retrain_runs=given.retrain_runs,
         only_finished=given.only_finished,
         parts=given.parts,
+        confirm=given.confirm,
     )
     try:
         with Search.claim(options) as search:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from app.domain.json_values import plain
+from benchmarks.tuning.confirm import confirmed_trial
 from benchmarks.tuning.parts import parts_of
 from benchmarks.tuning.score import trial_distance
 from benchmarks.tuning.trial_runs import (
@@ -73,11 +74,16 @@ class TuningOptions:
     only_finished: bool = False
     #: Run the trials of the methods' parts in place of those of their settings.
     parts: bool = False
+    #: Directory with results of a search: run the best trial of each method, and choose nothing. A
+    #: method without a result has its default settings.
+    confirm: Path | None = None
 
     def check(self) -> None:
         """Raise BenchmarkInputError for options that are invalid with any data set."""
         if not self.methods:
             raise BenchmarkInputError(f"Name a method: --method {','.join(TUNED)}.")
+        if self.confirm is not None and self.parts:
+            raise BenchmarkInputError("Give --confirm or --parts, not both.")
         for name in self.methods:
             self.trials_of(name)
         if not 1 <= self.search_seeds <= self.seeds <= ORIGINALS:
@@ -87,7 +93,7 @@ class TuningOptions:
             )
         if self.finalists < 1:
             raise BenchmarkInputError(f"--finalists must be 1 or more, not {self.finalists}.")
-        if self.forget_seed == REPORTED_SEED:
+        if self.forget_seed == REPORTED_SEED and self.confirm is None:
             raise BenchmarkInputError(
                 f"--forget-seed {REPORTED_SEED} draws the people of the published tables, which "
                 "must not choose settings. Use another seed."
@@ -100,7 +106,14 @@ class TuningOptions:
 
     def trials_of(self, name: str) -> list[Trial]:
         """Return the trials of a method; raises BenchmarkInputError for one without trials."""
+        if self.confirm is not None:
+            return [confirmed_trial(name, self.confirm, self.forget_seed)]
         return parts_of(name) if self.parts else trials_of(name)
+
+    def file_of(self, name: str) -> Path:
+        """Return the file of a method's results."""
+        ending = "-confirmed" if self.confirm is not None else "-parts" if self.parts else ""
+        return self.out / f"{name}{ending}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +159,7 @@ class Search:
         results = []
         for name in self.options.methods:
             result: dict[str, Any] = plain(self._search(name, screen))
-            file = f"{name}-parts.json" if self.options.parts else f"{name}.json"
-            write_json(self.benchmark.setting.out / file, result)
+            write_json(self.options.file_of(name), result)
             results.append(result)
         return results
 

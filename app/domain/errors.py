@@ -52,6 +52,12 @@ class UnknownRequestError(NotFoundError):
     code = "unknown-request"
 
 
+class UnknownListError(NotFoundError):
+    """The deletion list {list_id} does not exist. Check the id."""
+
+    code = "unknown-list"
+
+
 class UnknownJobError(NotFoundError):
     """The job {job_id} does not exist. Check the id."""
 
@@ -159,6 +165,12 @@ class InvalidInputError(LetheError):
     """The input is not valid."""
 
     code = "invalid-input"
+
+
+class ListTooLongError(LetheError):
+    """The list has more than {limit} rows, so no row of it was recorded. Split the list."""
+
+    code = "list-too-long"
 
 
 class NewerSchemaError(InvalidInputError):

@@ -85,21 +85,11 @@ class RequestRepository(Repository):
     """Deletion requests, stored with plain ids until deletion of the rows or cancellation."""
 
     def add(self, request: ForgetRequest) -> None:
-        subject = request.subject
-        self._connection.execute(
-            insert(RequestRow).values(
-                id=request.id,
-                scope=request.scope.value,
-                user_id=subject.user_id if subject else None,
-                item_ids=list(subject.item_ids) if subject else None,
-                subject_hashes=list(request.subject_hashes),
-                status=request.status.value,
-                reason=request.reason.value,
-                outcome=request.outcome,
-                assurance=request.assurance.value,
-                **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
-            )
-        )
+        self.add_all([request])
+
+    def add_all(self, requests: Sequence[ForgetRequest]) -> None:
+        if requests:
+            self._connection.execute(insert(RequestRow), [_values(r) for r in requests])
 
     def get(self, request_id: str) -> ForgetRequest:
         rows = self._all(_requests().where(RequestRow.id == request_id))
@@ -469,6 +459,23 @@ class RequestRepository(Repository):
 
     def _all(self, query: Select[Any]) -> list[ForgetRequest]:
         return [_to_domain(row) for row in self._connection.execute(query)]
+
+
+def _values(request: ForgetRequest) -> dict[str, Any]:
+    """Return the column values of a new request."""
+    subject = request.subject
+    return {
+        "id": request.id,
+        "scope": request.scope.value,
+        "user_id": subject.user_id if subject else None,
+        "item_ids": list(subject.item_ids) if subject else None,
+        "subject_hashes": list(request.subject_hashes),
+        "status": request.status.value,
+        "reason": request.reason.value,
+        "outcome": request.outcome,
+        "assurance": request.assurance.value,
+        **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
+    }
 
 
 def _requests() -> Select[Any]:

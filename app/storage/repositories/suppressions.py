@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 
+from app.domain.requests import RequestStatus
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
-from app.storage.tables import SuppressionRow
+from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,21 +21,56 @@ if TYPE_CHECKING:
 _ACTIVE = SuppressionRow.lifted_at.is_(None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuppressedBy:
+    """The requests for one hash: the oldest that suppresses it, and the newest completed one."""
+
+    active: str | None = None
+    completed: str | None = None
+
+
 class SuppressionRepository(Repository):
     """Suppressions of open requests, and tombstones of completed requests."""
 
     def add(self, subject_hashes: Iterable[str], request: ForgetRequest) -> None:
-        rows = [
-            {
-                "subject_hash": subject_hash,
-                "request_id": request.id,
-                "scope": request.scope.value,
-                "created_at": request.created_at,
-            }
-            for subject_hash in dict.fromkeys(subject_hashes)
-        ]
+        self._add(_values(subject_hash, request) for subject_hash in dict.fromkeys(subject_hashes))
+
+    def add_all(self, requests: Iterable[ForgetRequest]) -> None:
+        """Suppress the subjects of new requests."""
+        self._add(
+            _values(subject_hash, request)
+            for request in requests
+            for subject_hash in dict.fromkeys(request.subject_hashes)
+        )
+
+    def _add(self, values: Iterable[dict[str, Any]]) -> None:
+        rows = list(values)
         if rows:
             self._connection.execute(insert(SuppressionRow), rows)
+
+    def requests_of(self, subject_hashes: Iterable[str]) -> dict[str, SuppressedBy]:
+        """Return hash → the requests that suppress or have deleted it; only hashes with any."""
+        suppressed_by: dict[str, SuppressedBy] = {}
+        for portion in portions(dict.fromkeys(subject_hashes)):
+            rows = self._connection.execute(
+                select(
+                    SuppressionRow.subject_hash,
+                    SuppressionRow.request_id,
+                    SuppressionRow.lifted_at,
+                    RequestRow.status,
+                )
+                .join(RequestRow, RequestRow.id == SuppressionRow.request_id)
+                .where(SuppressionRow.subject_hash.in_(portion))
+                .order_by(SuppressionRow.request_id)
+            )
+            for subject_hash, request_id, lifted_at, status in rows:
+                known = suppressed_by.get(subject_hash, SuppressedBy())
+                if lifted_at is None and known.active is None:
+                    known = replace(known, active=request_id)
+                if status == RequestStatus.COMPLETED.value:
+                    known = replace(known, completed=request_id)
+                suppressed_by[subject_hash] = known
+        return suppressed_by
 
     def lift(self, request_id: str) -> None:
         """Delete the suppressions of a request."""
@@ -112,3 +149,13 @@ class SuppressionRepository(Repository):
         return set(
             self._connection.execute(select(SuppressionRow.subject_hash).where(_ACTIVE)).scalars()
         )
+
+
+def _values(subject_hash: str, request: ForgetRequest) -> dict[str, Any]:
+    """Return the column values of a new suppression."""
+    return {
+        "subject_hash": subject_hash,
+        "request_id": request.id,
+        "scope": request.scope.value,
+        "created_at": request.created_at,
+    }

@@ -245,7 +245,7 @@ def record_request(
     return request
 
 
-def new_request(  # noqa: PLR0913 - each is a property of the request
+def new_request(
     pseudonyms: Pseudonyms,
     settings: Settings,
     subject: Subject,

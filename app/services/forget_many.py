@@ -16,10 +16,9 @@ from app.services.ledger import record_accepted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from app.domain.requests import Attribution, ForgetRequest
+    from app.domain.requests import Attribution, ForgetRequest, SuppressedBy
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
-    from app.storage.repositories.suppressions import SuppressedBy
     from app.storage.unit_of_work import UnitOfWork
 
 

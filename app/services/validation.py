@@ -65,7 +65,7 @@ def normal_attribution(attribution: Attribution, subject: Subject) -> Attributio
         name: None if text is None else normal_reference_of(name, text)
         for name, text in _texts(attribution).items()
     }
-    normal = replace(attribution, **texts)
+    normal = replace(attribution, requested_by=texts["requested_by"], reference=texts["reference"])
     check_no_user_id(normal, () if subject.user_id is None else (subject.user_id,))
     return normal
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from app.api.routes import (
     consents,
     forget,
+    forget_lists,
     health,
     interactions,
     items,
@@ -31,6 +32,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     *(
         module.router
         for module in (
+            # Before `forget`, whose ids of requests would match `bulk`.
+            forget_lists,
             forget,
             recommend,
             # Before `items`, where an item id may contain slashes and would match this path.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 
-from app.domain.requests import RequestStatus
+from app.domain.requests import RequestStatus, SuppressedBy
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
 from app.storage.tables import RequestRow, SuppressionRow
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from app.domain.requests import ForgetRequest, Scope
 
 _ACTIVE = SuppressionRow.lifted_at.is_(None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuppressedBy:
-    """The requests for one hash: the oldest that suppresses it, and the newest completed one."""
-
-    active: str | None = None
-    completed: str | None = None
 
 
 class SuppressionRepository(Repository):

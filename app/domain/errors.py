@@ -35,7 +35,7 @@ class UnknownUserError(NotFoundError):
 
 
 class UnknownItemError(NotFoundError):
-    """The catalog does not have {item_id}. Check the item ids, or add the items first."""
+    """The catalog does not have {item_id}. Check the item ids."""
 
     code = "unknown-item"
 
@@ -101,7 +101,11 @@ class IllegalTransitionError(ConflictError):
 
 
 class ForgottenPersonError(ConflictError):
-    """Data for deleted ids was refused: {ids}. Record a new consent first."""
+    """The call has data about forgotten users or items, so nothing of it was stored.
+
+    These are the entries {entries}, counted from 1. Leave them out with `forgotten=skip`, or record
+    a new consent first.
+    """
 
     code = "forgotten"
 

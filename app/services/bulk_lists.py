@@ -72,8 +72,8 @@ class ListRecorder:
                 # The unit of work has reconciled the database with the ledger meanwhile.
                 forget_list = self._record_chunk(forget_list, command, attribution)
             self.on_chunk()
-            if forget_list.done < forget_list.rows:
-                # SQLite does not queue its writers: without a rest, others could wait for long.
+            if self.factory.database.is_sqlite and forget_list.done < forget_list.rows:
+                # SQLite has no queue of writers: without a rest, others could wait for long.
                 self.rest(time.perf_counter() - started)
         return forget_list, recorded_any
 

@@ -31,6 +31,7 @@ from app.services.deadlines import Deadlines
 from app.services.earlier_requests import covering, remember_key, replay
 from app.services.ledger import record_accepted, record_cancelled
 from app.services.validation import (
+    SUPPRESS_HINT,
     check_subject,
     normal_attribution,
     normal_subject,
@@ -210,7 +211,7 @@ def check_stored(
     if uow.people.user(subject.user_id) is None:
         if command.suppress_unknown:
             return False
-        raise unknown_user(pseudonyms)
+        raise unknown_user(pseudonyms, SUPPRESS_HINT)
     rated_ids = {interaction.item_id for interaction in uow.people.history(subject.user_id)}
     missing_ids = [item_id for item_id in subject.item_ids if item_id not in rated_ids]
     if missing_ids:
@@ -256,15 +257,20 @@ def new_request(
 ) -> ForgetRequest:
     """Return the request for a subject, without plain ids if the subject is not stored."""
     deadlines = Deadlines.of(settings, created_at)
+    subject_hashes = pseudonyms.of(subject)
+    user_hash = None
+    if subject.user_id is not None:
+        is_user = subject.scope is Scope.USER
+        user_hash = subject_hashes[0] if is_user else pseudonyms.user(subject.user_id)
     return ForgetRequest(
         id=new_id("req"),
         scope=subject.scope,
         subject=subject if is_stored else None,
-        subject_hashes=pseudonyms.of(subject),
+        subject_hashes=subject_hashes,
         requested_by=attribution.requested_by,
         reason=attribution.reason,
         reference=attribution.reference,
-        user_hash=None if subject.user_id is None else pseudonyms.user(subject.user_id),
+        user_hash=user_hash,
         status=RequestStatus.SCHEDULED,
         created_at=created_at,
         due_at=deadlines.due_at,

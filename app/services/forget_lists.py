@@ -8,7 +8,7 @@ from app.domain.errors import UnknownUserError
 from app.domain.forget_lists import RowOutcome
 from app.domain.requests import UNATTRIBUTED
 from app.services.forget_many import HashedUser, record_users
-from app.services.validation import id_rule_hint, some_of
+from app.services.validation import SUPPRESS_HINT, id_rule_hint, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ def forget_users(
     if unknown_ids:
         raise UnknownUserError(
             f"No data is stored for the users {some_of(unknown_ids)}. "
-            f"No deletion was recorded for any user of this call.{id_rule_hint(pseudonyms)}"
+            "No deletion was recorded for any user of this call."
+            f"{id_rule_hint(pseudonyms)}{SUPPRESS_HINT}"
         )
     return requests
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
 
 MAX_ITEMS_PER_REQUEST: Final = 1000
+#: For the error of a deletion: it must not advise to post the person's data.
+SUPPRESS_HINT: Final = (
+    " With `suppress_unknown`, later data about the user is refused."
+)
 _MIN_STARS, _MAX_STARS = 0.5, 5.0
 #: The one bound of future times at every door: clocks differ, but no rating is from tomorrow.
 _MAX_AHEAD: Final = timedelta(days=1)
@@ -97,9 +101,10 @@ def normal_reference_of(name: str, text: str) -> str:
         raise InvalidInputError(f"{name} {error}.") from error
 
 
-def unknown_user(pseudonyms: Pseudonyms) -> UnknownUserError:
-    """Return the error for a user without data, with a hint at the id rule."""
-    return UnknownUserError(cleandoc(UnknownUserError.__doc__ or "") + id_rule_hint(pseudonyms))
+def unknown_user(pseudonyms: Pseudonyms, hint: str = "") -> UnknownUserError:
+    """Return the error for a user without data, with hints at the id rule and at another call."""
+    message = cleandoc(UnknownUserError.__doc__ or "")
+    return UnknownUserError(f"{message}{id_rule_hint(pseudonyms)}{hint}")
 
 
 def id_rule_hint(pseudonyms: Pseudonyms) -> str:

@@ -88,8 +88,13 @@ class RequestRepository(Repository):
         self.add_all([request])
 
     def add_all(self, requests: Sequence[ForgetRequest]) -> None:
-        if requests:
-            self._connection.execute(insert(RequestRow), [_values(r) for r in requests])
+        """Add new requests. Columns in which no request has a value are left out."""
+        rows = [_values(request) for request in requests]
+        names = {name for row in rows for name, value in row.items() if value is not None}
+        if rows:
+            self._connection.execute(
+                insert(RequestRow), [{name: row[name] for name in names} for row in rows]
+            )
 
     def get(self, request_id: str) -> ForgetRequest:
         rows = self._all(_requests().where(RequestRow.id == request_id))

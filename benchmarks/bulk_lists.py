@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 import time
@@ -146,7 +147,7 @@ def measure(settings: Settings, rows: int, singles: int) -> dict[str, Any]:
     with gateway.uow() as uow:
         uow.people.upsert_items([("i", "Item", {})])
         uow.people.ensure_users([*user_ids, "writer"])
-    results = {"single calls": _singles(gateway, client, user_ids[rows:])}
+    results = {"single_calls": _singles(gateway, client, user_ids[rows:])}
     results["list"] = _list(gateway, client, user_ids[:rows])
     gateway.uow.database.dispose()
     return results
@@ -225,15 +226,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     configure_logging("ERROR")
+    results: dict[str, Any] = {"load_average": [os.getloadavg()]}
     with tempfile.TemporaryDirectory() as directory, postgresql(options.postgres) as url:
-        results = {
-            kind: measure(
-                Settings(home=Path(directory) / kind, ledger_url="", database_url=database_url),
-                options.rows,
-                options.singles,
-            )
-            for kind, database_url in (("sqlite", ""), ("postgresql", url))
-        }
+        for kind, database_url in (("sqlite", ""), ("postgresql", url)):
+            home = Path(directory) / kind
+            settings = Settings(home=home, ledger_url="", database_url=database_url, api_keys=())
+            results[kind] = measure(settings, options.rows, options.singles)
+            results["load_average"].append(os.getloadavg())
     text = json.dumps(results, indent=1)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.domain.catalog import EntryOutcome
@@ -18,24 +17,13 @@ if TYPE_CHECKING:
     from app.storage.unit_of_work import UnitOfWork
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredInteractions:
-    """The outcome of each rating of a call, in the order of the call."""
-
-    outcomes: tuple[EntryOutcome, ...] = ()
-
-    def count(self, outcome: EntryOutcome) -> int:
-        """Return the number of ratings with this outcome."""
-        return self.outcomes.count(outcome)
-
-
 def add_interactions(
     uow: UnitOfWork,
     pseudonyms: Pseudonyms,
     interactions: Sequence[Interaction],
     *,
     skip_forgotten: bool = False,
-) -> StoredInteractions:
+) -> list[EntryOutcome]:
     """Store the interactions, all or none, and return the outcome of each.
 
     Of several ratings of one item by one user the latest wins, whether stored or in this call; of
@@ -47,7 +35,7 @@ def add_interactions(
     now = uow.state.now()
     rows = [normal_interaction(pseudonyms, row, now) for row in interactions]
     if not rows:
-        return StoredInteractions()
+        return []
     pairs = [(row.user_id, row.item_id) for row in interactions]
     forgotten = forgotten_pairs(uow, pseudonyms, dict.fromkeys(pairs))
     if not skip_forgotten:
@@ -69,9 +57,7 @@ def add_interactions(
         uow.people.ensure_users(user_ids, holdout=pseudonyms.drawn_as_holdout(user_ids))
         uow.people.upsert_interactions(changed, version)
     older_pairs = set(map(_pair, older))
-    return StoredInteractions(
-        outcomes=tuple(_outcome(row, latest.get(_pair(row)), older_pairs) for row in rows)
-    )
+    return [_outcome(row, latest.get(_pair(row)), older_pairs) for row in rows]
 
 
 def _pair(row: Interaction) -> tuple[str, str]:

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 MAX_ITEMS_PER_REQUEST: Final = 1000
 #: For the error of a deletion: it must not advise to post the person's data.
-SUPPRESS_HINT: Final = (
-    " With `suppress_unknown`, later data about the user is refused."
-)
+SUPPRESS_HINT: Final = " With `suppress_unknown`, later data about the user is refused."
 _MIN_STARS, _MAX_STARS = 0.5, 5.0
 #: The one bound of future times at every door: clocks differ, but no rating is from tomorrow.
 _MAX_AHEAD: Final = timedelta(days=1)

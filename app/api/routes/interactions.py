@@ -31,5 +31,5 @@ def add(
     """Add or replace interactions, either all or none. An older rating replaces no later one."""
     skip = forgotten == "skip"
     rows = [entry.interaction() for entry in body]
-    result = add_interactions(uow, gateway.pseudonyms, rows, skip_forgotten=skip)
-    return StoredAnswer.of(result.outcomes, with_outcomes=skip)
+    outcomes = add_interactions(uow, gateway.pseudonyms, rows, skip_forgotten=skip)
+    return StoredAnswer.of(outcomes, with_outcomes=skip)

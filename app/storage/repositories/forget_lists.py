@@ -45,8 +45,8 @@ class ForgetListRepository(Repository):
 
         `at` is the time at which the list is recorded, if these are its last rows.
         """
-        self._connection.execute(
-            insert(ForgetListResultRow),
+        self._insert_all(
+            ForgetListResultRow,
             [
                 {
                     "list_id": list_id,

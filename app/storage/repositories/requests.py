@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Double, and_, case, exists, func, insert, or_, select, type_coerce, update
+from sqlalchemy import Double, and_, case, exists, func, or_, select, type_coerce, update
 
 from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
@@ -91,10 +91,7 @@ class RequestRepository(Repository):
         """Add new requests. Columns in which no request has a value are left out."""
         rows = [_values(request) for request in requests]
         names = {name for row in rows for name, value in row.items() if value is not None}
-        if rows:
-            self._connection.execute(
-                insert(RequestRow), [{name: row[name] for name in names} for row in rows]
-            )
+        self._insert_all(RequestRow, [{name: row[name] for name in names} for row in rows])
 
     def get(self, request_id: str) -> ForgetRequest:
         rows = self._all(_requests().where(RequestRow.id == request_id))

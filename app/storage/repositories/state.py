@@ -10,7 +10,6 @@ from sqlalchemy import (
     delete,
     distinct,
     func,
-    insert,
     select,
     update,
 )
@@ -90,8 +89,7 @@ class StateRepository(Repository):
             {"version": first + offset, "kind": kind, "user_id": user_id}
             for offset, user_id in enumerate(users)
         ]
-        if entries:
-            self._connection.execute(insert(DataChangeRow), entries)
+        self._insert_all(DataChangeRow, entries)
         return version
 
     def raise_above(self, version: int) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 
 from app.domain.requests import RequestStatus, SuppressedBy
 from app.storage.clock import db_now
@@ -25,20 +25,13 @@ class SuppressionRepository(Repository):
     """Suppressions of open requests, and tombstones of completed requests."""
 
     def add(self, subject_hashes: Iterable[str], request: ForgetRequest) -> None:
-        self._add(_values(subject_hash, request) for subject_hash in dict.fromkeys(subject_hashes))
+        hashes = dict.fromkeys(subject_hashes)
+        self._insert_all(SuppressionRow, [_values(h, request) for h in hashes])
 
     def add_all(self, requests: Iterable[ForgetRequest]) -> None:
         """Suppress the subjects of new requests."""
-        self._add(
-            _values(subject_hash, request)
-            for request in requests
-            for subject_hash in dict.fromkeys(request.subject_hashes)
-        )
-
-    def _add(self, values: Iterable[dict[str, Any]]) -> None:
-        rows = list(values)
-        if rows:
-            self._connection.execute(insert(SuppressionRow), rows)
+        rows = [_values(h, request) for request in requests for h in request.subject_hashes]
+        self._insert_all(SuppressionRow, rows)
 
     def requests_of(self, subject_hashes: Iterable[str]) -> dict[str, SuppressedBy]:
         """Return hash → the requests that suppress or have deleted it; only hashes with any."""

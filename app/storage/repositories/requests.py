@@ -88,9 +88,9 @@ class RequestRepository(Repository):
         self.add_all([request])
 
     def add_all(self, requests: Sequence[ForgetRequest]) -> None:
-        """Add new requests. Columns in which no request has a value are left out."""
+        """Add at least one request. Columns in which no request has a value are left out."""
         rows = [_values(request) for request in requests]
-        names = {name for row in rows for name, value in row.items() if value is not None}
+        names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
         self._insert_all(RequestRow, [{name: row[name] for name in names} for row in rows])
 
     def get(self, request_id: str) -> ForgetRequest:

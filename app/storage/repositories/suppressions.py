@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select, update
@@ -35,26 +36,26 @@ class SuppressionRepository(Repository):
 
     def requests_of(self, subject_hashes: Iterable[str]) -> dict[str, SuppressedBy]:
         """Return hash → the requests that suppress or have deleted it; only hashes with any."""
-        suppressed_by: dict[str, SuppressedBy] = {}
+        # Two statements: the driver prepares them, and PostgreSQL would keep the plan of a join from
+        # when the tables were small, and read whole tables once they have grown.
+        columns = (SuppressionRow.subject_hash, SuppressionRow.request_id, SuppressionRow.lifted_at)
+        rows: list[tuple[str, str, datetime | None]] = []
         for portion in portions(dict.fromkeys(subject_hashes)):
-            rows = self._connection.execute(
-                select(
-                    SuppressionRow.subject_hash,
-                    SuppressionRow.request_id,
-                    SuppressionRow.lifted_at,
-                    RequestRow.status,
-                )
-                .join(RequestRow, RequestRow.id == SuppressionRow.request_id)
-                .where(SuppressionRow.subject_hash.in_(portion))
-                .order_by(SuppressionRow.request_id)
-            )
-            for subject_hash, request_id, lifted_at, status in rows:
-                known = suppressed_by.get(subject_hash, SuppressedBy())
-                if lifted_at is None and known.active is None:
-                    known = replace(known, active=request_id)
-                if status == RequestStatus.COMPLETED.value:
-                    known = replace(known, completed=request_id)
-                suppressed_by[subject_hash] = known
+            query = select(*columns).where(SuppressionRow.subject_hash.in_(portion))
+            rows += [(h, request_id, at) for h, request_id, at in self._connection.execute(query)]
+        completed_ids: set[str] = set()
+        for portion in portions({request_id for _, request_id, _ in rows}):
+            is_completed = RequestRow.status == RequestStatus.COMPLETED.value
+            completed = select(RequestRow.id).where(RequestRow.id.in_(portion), is_completed)
+            completed_ids.update(self._connection.execute(completed).scalars())
+        suppressed_by: dict[str, SuppressedBy] = {}
+        for subject_hash, request_id, lifted_at in sorted(rows, key=itemgetter(1)):
+            known = suppressed_by.get(subject_hash, SuppressedBy())
+            if lifted_at is None and known.active is None:
+                known = replace(known, active=request_id)
+            if request_id in completed_ids:
+                known = replace(known, completed=request_id)
+            suppressed_by[subject_hash] = known
         return suppressed_by
 
     def lift(self, request_id: str) -> None:

@@ -73,7 +73,7 @@ def test_list_answers_202_with_one_outcome_per_row(world: World) -> None:
 def test_users_of_a_list_get_410_at_once(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         assert (await client.get("/recommend/u1")).status_code == 200
-        assert (await send(client, "nobody", "u1", "u2")).status_code == 202
+        assert (await send(client, "stranger", "u1", "u2")).status_code == 202
         for user_id in ("u1", "u2"):
             assert (await client.get(f"/recommend/{user_id}")).status_code == 410
         assert (await client.get("/recommend/u3")).status_code == 200

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -271,19 +272,41 @@ def test_chunk_is_repeated_once_after_a_reconciled_ledger(
     assert outcomes(catalog, forget_list) == [R.ACCEPTED, R.ACCEPTED]
 
 
-def test_concurrent_calls_with_one_key_record_each_row_once(
+def test_call_that_another_one_overtakes_records_no_row_twice(
     catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_lists, "CHUNK", 5)
-    command = ListCommand(rows=fill(catalog, 40))
-    with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(recorder.record, command, "key") for _ in range(4)]
-        lists = {call.result()[0].id for call in calls}
-    assert len(lists) == 1
+    command = ListCommand(rows=fill(catalog, 20))
+    overtaking: list[ForgetList] = []
+
+    def overtake() -> None:
+        if not overtaking:
+            overtaking.append(recorder.record(command, "key")[0])
+
+    forget_list, _ = replace(recorder, on_chunk=overtake).record(command, "key")
+    assert overtaking == [forget_list]
+    assert outcomes(catalog, forget_list) == [R.ACCEPTED] * 20
     with catalog(write=False) as uow:
-        assert len(uow.requests.page(100, None)) == 40
-        counts = Counter(uow.forget_lists.counts(lists.pop()))
-    assert counts == Counter({R.ACCEPTED: 40})
+        assert len(uow.requests.page(100, None)) == 20
+
+
+def test_concurrent_calls_with_one_key_are_one_list(
+    catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_lists, "CHUNK", 5)
+    command = ListCommand(rows=fill(catalog, 20))
+    barrier = Barrier(3)
+
+    def record() -> str:
+        barrier.wait()
+        return recorder.record(command, "key")[0].id
+
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(record) for _ in range(3)]
+        (list_id,) = {call.result() for call in calls}
+    with catalog(write=False) as uow:
+        assert len(uow.requests.page(100, None)) == 20
+        assert uow.forget_lists.counts(list_id)[R.ACCEPTED] == 20
 
 
 @pytest.mark.parametrize("number", [50, bulk_lists.CHUNK])

@@ -58,6 +58,7 @@ def record_users(
     A request of a user is the same as one of `request_forget`. The caller holds the data lock. The
     number of statements does not depend on the number of rows, up to 500 rows.
     """
+    uow.state.prefer_indexes()
     users = [row for row in rows if isinstance(row, HashedUser)]
     stored_ids = uow.people.known_users({user.user_id for user in users})
     hashes = {h for user in users for h in (*user.hashes, *user.spelled_hashes)}

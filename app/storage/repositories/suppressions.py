@@ -36,8 +36,7 @@ class SuppressionRepository(Repository):
 
     def requests_of(self, subject_hashes: Iterable[str]) -> dict[str, SuppressedBy]:
         """Return hash → the requests that suppress or have deleted it; only hashes with any."""
-        # Two statements: the driver prepares them, and PostgreSQL would keep the plan of a join
-        # from when the tables were small, and read whole tables once they have grown.
+        # Two statements, because users without suppressions need the first one only.
         columns = (SuppressionRow.subject_hash, SuppressionRow.request_id, SuppressionRow.lifted_at)
         rows: list[tuple[str, str, datetime | None]] = []
         for portion in portions(dict.fromkeys(subject_hashes)):

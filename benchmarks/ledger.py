@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from app.api.state import Gateway
     from app.domain.ledger import LedgerHead, LedgerRecord
 
-_POSTGRES_URL: Final = os.environ.get(
-    "LETHE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432"
+POSTGRES_URL: Final = os.environ.get(
+    "LETHE_TESTPOSTGRES_URL", "postgresql://postgres@127.0.0.1:5432"
 )
-_CLIENT: Final = ("127.0.0.1", 50_000)
-_ADDRESS: Final = "http://127.0.0.1:8000"
+CLIENT: Final = ("127.0.0.1", 50_000)
+ADDRESS: Final = "http://127.0.0.1:8000"
 
 
 class UnwrittenLedger(Ledger):
@@ -60,7 +60,7 @@ def measure(settings: Settings, singles: int, bulks: int, bulk_size: int) -> dic
     database.dispose()
     app = create_app(settings)
     gateway: Gateway = app.state.gateway
-    client = TestClient(app, base_url=_ADDRESS, client=_CLIENT)
+    client = TestClient(app, base_url=ADDRESS, client=CLIENT)
     user_ids = iter(_stored_users(gateway, 2 * (singles + bulks * bulk_size)))
 
     def single() -> None:
@@ -107,7 +107,7 @@ def _size(root: Path) -> dict[str, int]:
 
 
 @contextmanager
-def _postgresql(server_url: str) -> Iterator[str]:
+def postgresql(server_url: str) -> Iterator[str]:
     """Create a database, and drop it at the end."""
     name = f"lethe_ledger_{uuid.uuid4().hex}"
     with psycopg.connect(f"{server_url}/postgres", autocommit=True) as server:
@@ -124,12 +124,12 @@ def main() -> None:
     parser.add_argument("--singles", type=int, default=100)
     parser.add_argument("--bulks", type=int, default=3)
     parser.add_argument("--bulk-size", type=int, default=1000)
-    parser.add_argument("--postgres", default=_POSTGRES_URL, help="URL of a server, no database")
+    parser.add_argument("--postgres", default=POSTGRES_URL, help="URL of a server, no database")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     configure_logging("ERROR")
     sizes = (options.singles, options.bulks, options.bulk_size)
-    with tempfile.TemporaryDirectory() as directory, _postgresql(options.postgres) as url:
+    with tempfile.TemporaryDirectory() as directory, postgresql(options.postgres) as url:
         results = {
             kind: measure(_settings(Path(directory) / kind, database_url), *sizes)
             for kind, database_url in (("sqlite", ""), ("postgresql", url))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from app.domain.errors import (
-    ForgottenPersonError,
     LetheError,
     UnknownInteractionError,
     UnknownItemError,
@@ -13,7 +12,6 @@ from app.domain.errors import (
 
 #: Errors whose messages quote ids of users or items.
 _MAY_QUOTE_DATA: Final = (
-    ForgottenPersonError,
     UnknownInteractionError,
     UnknownItemError,
 )

@@ -165,3 +165,4 @@ class Relay:
             uow.outbox.prune(_KEEP_SENT)
             uow.replicas.remove_expired(_KEEP_REPLICAS)
             uow.idempotency.prune(_KEEP_IDEMPOTENCY_KEYS)
+            uow.forget_lists.forget_keys(_KEEP_IDEMPOTENCY_KEYS)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from app.api.problems import DOMAIN_PROBLEMS, HTTP_PROBLEMS, problem
+from app.api.subject_lists import READERS
 from app.domain.errors import InvalidInputError, UnauthorizedError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/web/dashboard.css
     {"/web/dashboard.js", "/web/icon.svg", "/.well-known/lethe-keys"}
 )
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_JSON_ONLY: Final = ("application/json",)
+#: The content types of paths that take more than JSON.
+_CONTENT_TYPES: Final = {"/forget/bulk": tuple(READERS)}
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -69,9 +73,7 @@ class AccessGuard:
         headers = Headers(scope=scope)
         check = self._check_key if self._keys else self._check_local
         refusal = check(scope, headers)
-        if refusal is None and _has_body(headers) and not _is_json(headers):
-            return problem(HTTP_PROBLEMS[415])
-        return refusal
+        return refusal or _content_type_refusal(scope["path"], headers)
 
     def _check_key(self, scope: Scope, headers: Headers) -> ProblemResponse | None:
         if scope["path"] in PUBLIC_PATHS and scope["method"] in _SAFE_METHODS:
@@ -112,6 +114,15 @@ def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-def _is_json(headers: Headers) -> bool:
+def _content_type_refusal(path: str, headers: Headers) -> ProblemResponse | None:
+    """Return the answer to a body whose type the path does not take; no web form sends others."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return content_type == "application/json"
+    accepted = _CONTENT_TYPES.get(path, _JSON_ONLY)
+    if not _has_body(headers) or content_type in accepted:
+        return None
+    names = " or ".join(f"`{name}`" for name in accepted)
+    return problem(
+        HTTP_PROBLEMS[415],
+        f"Send the body with the Content-Type {names}.",
+        headers={"Accept": ", ".join(accepted)},
+    )

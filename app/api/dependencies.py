@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import Depends, Header, Path, Query, Request
 
@@ -58,6 +58,13 @@ WritingUnlessDryRun = Annotated[
     UnitOfWork, Depends(_writing_unless_dry_run, scope="function", max_concurrency=8)
 ]
 
+Forgotten = Annotated[
+    Literal["refuse", "skip"],
+    Query(
+        description="`skip` leaves out the entries about forgotten users and items, and answers "
+        "with one outcome per entry."
+    ),
+]
 UserPath = Annotated[PathId, Path(description="The user's id.")]
 ItemPath = Annotated[PathId, Path(description="The item's id.")]
 RequestPath = Annotated[Token, Path(description="The deletion request's id.")]

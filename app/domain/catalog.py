@@ -30,6 +30,18 @@ class ItemOrigin(StrEnum):
     RATER = "rater"
 
 
+class EntryOutcome(StrEnum):
+    """What was done about one entry of a call that stores users, items or ratings."""
+
+    STORED = "stored"
+    #: A later rating of the item by the user is stored, or is in the same call.
+    OLDER = "older"
+    #: A later entry of the same call has the same id, or the same user, item and time.
+    REPLACED = "replaced"
+    #: The user, the item or the rating is forgotten.
+    FORGOTTEN = "forgotten"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """An item of the catalog. `item_index` is its row in the vocabulary of every release."""

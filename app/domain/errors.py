@@ -35,7 +35,7 @@ class UnknownUserError(NotFoundError):
 
 
 class UnknownItemError(NotFoundError):
-    """The catalog does not have {item_id}. Check the item ids, or add the items first."""
+    """The catalog does not have {item_id}. Check the item ids."""
 
     code = "unknown-item"
 
@@ -50,6 +50,12 @@ class UnknownRequestError(NotFoundError):
     """The deletion request {request_id} does not exist. Check the id."""
 
     code = "unknown-request"
+
+
+class UnknownListError(NotFoundError):
+    """The deletion list {list_id} does not exist. Check the id."""
+
+    code = "unknown-list"
 
 
 class UnknownJobError(NotFoundError):
@@ -95,7 +101,11 @@ class IllegalTransitionError(ConflictError):
 
 
 class ForgottenPersonError(ConflictError):
-    """Data for deleted ids was refused: {ids}. Record a new consent first."""
+    """The call has data about forgotten users or items, so nothing of it was stored.
+
+    These are the entries {entries}, counted from 1. Leave them out with `forgotten=skip`, or record
+    a new consent first.
+    """
 
     code = "forgotten"
 
@@ -159,6 +169,12 @@ class InvalidInputError(LetheError):
     """The input is not valid."""
 
     code = "invalid-input"
+
+
+class ListTooLongError(LetheError):
+    """The list has more than {limit} rows, so no row of it was recorded. Split the list."""
+
+    code = "list-too-long"
 
 
 class NewerSchemaError(InvalidInputError):

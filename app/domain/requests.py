@@ -172,6 +172,14 @@ class IdempotencyEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuppressedBy:
+    """The requests for one hash: the oldest that suppresses it, and the newest completed one."""
+
+    active: str | None = None
+    completed: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFilter:
     """Conditions that a listed request meets; a condition that is None is met by every request."""
 

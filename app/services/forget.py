@@ -31,6 +31,7 @@ from app.services.deadlines import Deadlines
 from app.services.earlier_requests import covering, remember_key, replay
 from app.services.ledger import record_accepted, record_cancelled
 from app.services.validation import (
+    SUPPRESS_HINT,
     check_subject,
     normal_attribution,
     normal_subject,
@@ -39,6 +40,7 @@ from app.services.validation import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
@@ -209,7 +211,7 @@ def check_stored(
     if uow.people.user(subject.user_id) is None:
         if command.suppress_unknown:
             return False
-        raise unknown_user(pseudonyms)
+        raise unknown_user(pseudonyms, SUPPRESS_HINT)
     rated_ids = {interaction.item_id for interaction in uow.people.history(subject.user_id)}
     missing_ids = [item_id for item_id in subject.item_ids if item_id not in rated_ids]
     if missing_ids:
@@ -231,23 +233,8 @@ def record_request(
     Of a subject that is not stored, only keyed hashes are written: there are no rows to delete, so
     nothing would remove the plain ids again.
     """
-    now = uow.state.now()
-    deadlines = Deadlines.of(settings, now)
-    request = ForgetRequest(
-        id=new_id("req"),
-        scope=subject.scope,
-        subject=subject if is_stored else None,
-        subject_hashes=pseudonyms.of(subject),
-        requested_by=attribution.requested_by,
-        reason=attribution.reason,
-        reference=attribution.reference,
-        user_hash=None if subject.user_id is None else pseudonyms.user(subject.user_id),
-        status=RequestStatus.SCHEDULED,
-        created_at=now,
-        due_at=deadlines.due_at,
-        exact_due_at=deadlines.exact_due_at,
-        cancellable_until=deadlines.cancellable_until,
-        recovered=None if is_stored else {},
+    request = new_request(
+        pseudonyms, settings, subject, attribution, uow.state.now(), is_stored=is_stored
     )
     uow.requests.add(request)
     uow.suppressions.add(request.subject_hashes, request)
@@ -257,6 +244,40 @@ def record_request(
     uow.outbox.add(Topic.REQUEST, request.id)
     record_accepted(uow, request, request.user_hash if request.scope is Scope.USER_ITEMS else None)
     return request
+
+
+def new_request(
+    pseudonyms: Pseudonyms,
+    settings: Settings,
+    subject: Subject,
+    attribution: Attribution,
+    created_at: datetime,
+    *,
+    is_stored: bool,
+) -> ForgetRequest:
+    """Return the request for a subject, without plain ids if the subject is not stored."""
+    deadlines = Deadlines.of(settings, created_at)
+    subject_hashes = pseudonyms.of(subject)
+    user_hash = None
+    if subject.user_id is not None:
+        is_user = subject.scope is Scope.USER
+        user_hash = subject_hashes[0] if is_user else pseudonyms.user(subject.user_id)
+    return ForgetRequest(
+        id=new_id("req"),
+        scope=subject.scope,
+        subject=subject if is_stored else None,
+        subject_hashes=subject_hashes,
+        requested_by=attribution.requested_by,
+        reason=attribution.reason,
+        reference=attribution.reference,
+        user_hash=user_hash,
+        status=RequestStatus.SCHEDULED,
+        created_at=created_at,
+        due_at=deadlines.due_at,
+        exact_due_at=deadlines.exact_due_at,
+        cancellable_until=deadlines.cancellable_until,
+        recovered=None if is_stored else {},
+    )
 
 
 def _affected_users(uow: UnitOfWork, subject: Subject) -> Sequence[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.domain.errors import UnknownUserError
-from app.services.forget import ForgetCommand, request_forget
-from app.services.validation import id_rule_hint, some_of
+from app.domain.forget_lists import RowOutcome
+from app.domain.requests import UNATTRIBUTED
+from app.services.forget_many import HashedUser, record_users
+from app.services.validation import SUPPRESS_HINT, id_rule_hint, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,8 @@ def forget_users(
     if unknown_ids:
         raise UnknownUserError(
             f"No data is stored for the users {some_of(unknown_ids)}. "
-            f"No deletion was recorded for any user of this call.{id_rule_hint(pseudonyms)}"
+            "No deletion was recorded for any user of this call."
+            f"{id_rule_hint(pseudonyms)}{SUPPRESS_HINT}"
         )
     return requests
 
@@ -53,15 +56,19 @@ def forget_known_users(
 
     With `suppress_unknown`, the users without data get a request too.
     """
-    requests: list[ForgetRequest] = []
-    unknown_ids: list[str] = []
     spellings: dict[str, str] = {}
     for user_id in user_ids:
         spellings.setdefault(pseudonyms.user_id(user_id), user_id)
-    for user_id in spellings.values():
-        command = ForgetCommand(user_id=user_id, suppress_unknown=suppress_unknown)
-        try:
-            requests.append(request_forget(uow, pseudonyms, settings, command)[0])
-        except UnknownUserError:
-            unknown_ids.append(user_id)
-    return requests, unknown_ids
+    users = [HashedUser.of(pseudonyms, spelling) for spelling in spellings.values()]
+    uow.state.lock()
+    results = record_users(
+        uow, pseudonyms, settings, users, UNATTRIBUTED, suppress_unknown=suppress_unknown
+    )
+    request_ids = [result.request_id for result in results if result.request_id is not None]
+    requests = {request.id: request for request in uow.requests.with_ids(set(request_ids))}
+    unknown_ids = [
+        spelling
+        for spelling, result in zip(spellings.values(), results, strict=True)
+        if result.outcome is RowOutcome.NOT_FOUND
+    ]
+    return [requests[request_id] for request_id in request_ids], unknown_ids

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.domain.errors import ForgottenPersonError, UnknownItemError
-from app.services.suppression import forgotten_pairs
-from app.services.validation import normal_interaction
+from app.domain.catalog import EntryOutcome
+from app.domain.errors import UnknownItemError
+from app.services.suppression import forgotten_pairs, refuse_entries
+from app.services.validation import normal_interaction, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from app.domain.catalog import Interaction
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredInteractions:
-    """Numbers of (user, item) pairs of a call."""
-
-    #: Stored with the values of this call.
-    stored: int = 0
-    #: Not stored, because a later rating of the pair is stored or in the same call.
-    older: int = 0
-    #: Not stored, because the user, the item or the pair is forgotten.
-    forgotten: int = 0
 
 
 def add_interactions(
@@ -35,8 +23,8 @@ def add_interactions(
     interactions: Sequence[Interaction],
     *,
     skip_forgotten: bool = False,
-) -> StoredInteractions:
-    """Store the interactions, all or none, and count them.
+) -> list[EntryOutcome]:
+    """Store the interactions, all or none, and return the outcome of each.
 
     Of several ratings of one item by one user the latest wins, whether stored or in this call; of
     two at the same time, the last one. Unknown users are created. Ratings that are stored already
@@ -47,47 +35,51 @@ def add_interactions(
     now = uow.state.now()
     rows = [normal_interaction(pseudonyms, row, now) for row in interactions]
     if not rows:
-        return StoredInteractions()
-    forgotten = forgotten_pairs(
-        uow, pseudonyms, {(row.user_id, row.item_id): None for row in interactions}
-    )
-    if forgotten and not skip_forgotten:
-        raise ForgottenPersonError(ids=", ".join(sorted(set(forgotten.values()))))
-    skipped = {
-        (row.user_id, row.item_id)
-        for given, row in zip(interactions, rows, strict=True)
-        if (given.user_id, given.item_id) in forgotten
-    }
-    latest, older_in_call = _latest(rows)
-    kept = {pair: row for pair, row in latest.items() if pair not in skipped}
-    item_ids = {item_id for _, item_id in kept}
+        return []
+    pairs = [(row.user_id, row.item_id) for row in interactions]
+    forgotten = forgotten_pairs(uow, pseudonyms, dict.fromkeys(pairs))
+    if not skip_forgotten:
+        refuse_entries([pair in forgotten for pair in pairs])
+    # By the normal ids: the pair of another spelling is forgotten as well.
+    skipped = {_pair(row) for pair, row in zip(pairs, rows, strict=True) if pair in forgotten}
+    latest = _latest(row for row in rows if _pair(row) not in skipped)
+    item_ids = {row.item_id for row in latest.values()}
     unknown_ids = item_ids - uow.people.known_items(item_ids)
     if unknown_ids:
-        raise UnknownItemError(item_id=", ".join(sorted(unknown_ids)))
-    changed, older = uow.people.newer(kept.values())
+        raise UnknownItemError(
+            f"The catalog does not have {some_of(sorted(unknown_ids))}. Check the item ids, or add "
+            "the items first. No rating of this call was stored."
+        )
+    changed, older = uow.people.newer(latest.values())
     if changed:
         user_ids = sorted({row.user_id for row in changed})
         version = uow.state.bump("interactions", user_ids)
         uow.people.ensure_users(user_ids, holdout=pseudonyms.drawn_as_holdout(user_ids))
         uow.people.upsert_interactions(changed, version)
-    return StoredInteractions(
-        stored=len(kept) - len(older),
-        older=len(older) + sum(pair in kept for pair in older_in_call),
-        forgotten=len(skipped),
-    )
+    older_pairs = set(map(_pair, older))
+    return [_outcome(row, latest.get(_pair(row)), older_pairs) for row in rows]
 
 
-def _latest(
-    rows: Sequence[Interaction],
-) -> tuple[dict[tuple[str, str], Interaction], list[tuple[str, str]]]:
-    """Return the latest rating of each (user, item) pair, and the pair of each older rating."""
+def _pair(row: Interaction) -> tuple[str, str]:
+    return row.user_id, row.item_id
+
+
+def _latest(rows: Iterable[Interaction]) -> dict[tuple[str, str], Interaction]:
+    """Return the latest rating of each (user, item) pair."""
     latest: dict[tuple[str, str], Interaction] = {}
-    older: list[tuple[str, str]] = []
     for row in rows:
-        pair = row.user_id, row.item_id
-        other = latest.get(pair)
-        if other is not None and other.timestamp != row.timestamp:
-            older.append(pair)
+        other = latest.get(_pair(row))
         if other is None or other.timestamp <= row.timestamp:
-            latest[pair] = row
-    return latest, older
+            latest[_pair(row)] = row
+    return latest
+
+
+def _outcome(
+    row: Interaction, latest: Interaction | None, older_pairs: Container[tuple[str, str]]
+) -> EntryOutcome:
+    """Return the outcome of a rating; `latest` is the latest of its pair, None if forgotten."""
+    if latest is None:
+        return EntryOutcome.FORGOTTEN
+    if row.timestamp < latest.timestamp or _pair(row) in older_pairs:
+        return EntryOutcome.OLDER
+    return EntryOutcome.STORED if row is latest else EntryOutcome.REPLACED

@@ -12,37 +12,47 @@ from app.domain.errors import UnknownItemError
 from app.domain.id_rules import MalformedTextError, check_text
 from app.services.pagination import DEFAULT_LIMIT, Page, check_limit, invalid_cursor
 from app.services.recommendation_inputs import require_items
-from app.services.suppression import refuse_forgotten
+from app.services.suppression import forgotten_ids, outcomes_of, refuse_entries
 from app.services.validation import check_texts, normal_item_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.domain.catalog import Item, NewItem
+    from app.domain.catalog import EntryOutcome, Item, NewItem
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork
 
 
-def store_items(uow: UnitOfWork, pseudonyms: Pseudonyms, items: Sequence[NewItem]) -> int:
-    """Add or change the items, all or none, make them available, and return their number.
+def store_items(
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    items: Sequence[NewItem],
+    *,
+    skip_forgotten: bool = False,
+) -> list[EntryOutcome]:
+    """Add or change the items, all or none, and make them available.
 
-    The last of several entries for one item wins. Raises ForgottenPersonError for suppressed items.
+    Return the outcome of each entry: the last of several entries for one item wins. Raises
+    ForgottenPersonError for suppressed items, unless `skip_forgotten`.
     """
     # With the lock, a concurrent deletion either commits first and is seen, or waits.
     uow.state.lock()
-    latest: dict[str, NewItem] = {}
+    normal: list[NewItem] = []
     ids_by_hash: dict[str, str] = {}
     for spelled_id, title, attributes in items:
         check_texts(title, attributes)
         item_id = normal_item_id(spelled_id)
-        latest[item_id] = (item_id, title, attributes)
+        normal.append((item_id, title, attributes))
         ids_by_hash |= dict.fromkeys(pseudonyms.item_hashes(spelled_id), item_id)
-    refuse_forgotten(uow, ids_by_hash)
+    forgotten = forgotten_ids(uow, ids_by_hash)
+    if not skip_forgotten:
+        refuse_entries([item[0] in forgotten for item in normal])
+    latest = {item[0]: item for item in normal if item[0] not in forgotten}
     if latest:
         uow.people.upsert_items(list(latest.values()))
         uow.people.set_available(latest, available=True)
         uow.state.bump("items")
-    return len(latest)
+    return outcomes_of([item[0] for item in normal], forgotten)
 
 
 def withdraw_items(uow: UnitOfWork, item_ids: Sequence[str]) -> int:

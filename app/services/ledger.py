@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def record_accepted(uow: UnitOfWork, request: ForgetRequest, owner: str | None = None) -> None:
     """Record a new request. `owner` is the keyed hash of the user of a request of pairs."""
-    _record(uow, LedgerEvent.ACCEPTED, request, accepted_facts(request, owner))
+    facts = accepted_facts(request, owner)
+    _record(uow, LedgerEvent.ACCEPTED, request, facts, at=request.created_at)
 
 
 def accepted_facts(request: ForgetRequest, owner: str | None = None) -> dict[str, Any]:

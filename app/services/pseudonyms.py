@@ -43,7 +43,7 @@ class Pseudonyms:
     def _digest(self, *parts: str) -> str:
         # The lengths give ("a", "bc") and ("ab", "c") different messages.
         message = "".join(f"{len(part)}:{part}" for part in parts)
-        return hmac.new(self.key, message.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self.key, message.encode(), "sha256").hex()
 
     def user(self, user_id: str) -> str:
         return self._digest("user", user_id)

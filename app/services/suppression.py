@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from app.domain.catalog import EntryOutcome
 from app.domain.errors import ConflictError, ForgottenPersonError
 from app.domain.requests import OPEN_STATUSES, Scope, Subject
 from app.services import ledger
-from app.services.validation import normal_item_id, unknown_user
+from app.services.validation import normal_item_id, some_of, unknown_user
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork
@@ -22,17 +23,28 @@ def forgotten_ids(uow: UnitOfWork, ids_by_hash: Mapping[str, str]) -> set[str]:
     return {ids_by_hash[subject_hash] for subject_hash in uow.suppressions.matching(ids_by_hash)}
 
 
-def refuse_forgotten(uow: UnitOfWork, ids_by_hash: Mapping[str, str]) -> None:
-    """Raise ForgottenPersonError with all suppressed ids, if there are any."""
-    forgotten = forgotten_ids(uow, ids_by_hash)
-    if forgotten:
-        raise ForgottenPersonError(ids=", ".join(sorted(forgotten)))
+def refuse_entries(is_forgotten: Sequence[bool]) -> None:
+    """Raise ForgottenPersonError with the numbers of the forgotten entries, if there are any."""
+    numbers = [str(number) for number, refused in enumerate(is_forgotten, start=1) if refused]
+    if numbers:
+        raise ForgottenPersonError(entries=some_of(numbers))
+
+
+def outcomes_of(ids: Sequence[str], forgotten: Container[str]) -> list[EntryOutcome]:
+    """Return the outcomes of entries with these ids; the last of several for one id is stored."""
+    last_positions = {entry_id: position for position, entry_id in enumerate(ids)}
+    outcomes = []
+    for position, entry_id in enumerate(ids):
+        is_last = last_positions[entry_id] == position
+        outcome = EntryOutcome.STORED if is_last else EntryOutcome.REPLACED
+        outcomes.append(EntryOutcome.FORGOTTEN if entry_id in forgotten else outcome)
+    return outcomes
 
 
 def forgotten_pairs(
     uow: UnitOfWork, pseudonyms: Pseudonyms, pairs: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], str]:
-    """Return the (user id, item id) pairs that may not be stored, each with the suppressed id.
+) -> set[tuple[str, str]]:
+    """Return the (user id, item id) pairs that may not be stored.
 
     The pairs have the ids of the caller, because a suppression from before the id rule is found by
     the hash of that spelling only.
@@ -46,17 +58,13 @@ def forgotten_pairs(
             (*user_hashes.values(), *item_hashes.values(), *pair_hashes.values()),
         )
     )
-    if not suppressed:
-        return {}
-    forgotten: dict[tuple[str, str], str] = {}
-    for user_id, item_id in pairs:
-        if not suppressed.isdisjoint(user_hashes[user_id]):
-            forgotten[user_id, item_id] = user_id
-        elif not suppressed.isdisjoint(item_hashes[item_id]):
-            forgotten[user_id, item_id] = item_id
-        elif not suppressed.isdisjoint(pair_hashes[user_id, item_id]):
-            forgotten[user_id, item_id] = f"{user_id}/{item_id}"
-    return forgotten
+    return {
+        (user_id, item_id)
+        for user_id, item_id in pairs
+        if not suppressed.isdisjoint(user_hashes[user_id])
+        or not suppressed.isdisjoint(item_hashes[item_id])
+        or not suppressed.isdisjoint(pair_hashes[user_id, item_id])
+    }
 
 
 def record_consent(

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import GoneError
 from app.domain.requests import Assurance
-from app.services.suppression import refuse_forgotten
+from app.services.suppression import forgotten_ids, outcomes_of, refuse_entries
 from app.services.validation import check_texts, unknown_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from app.domain.catalog import User
+    from app.domain.catalog import EntryOutcome, User
     from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
     from app.storage.unit_of_work import UnitOfWork
@@ -42,27 +42,37 @@ class Erasure:
     request: ForgetRequest | None = None
 
 
-def store_users(uow: UnitOfWork, pseudonyms: Pseudonyms, users: Sequence[User]) -> int:
-    """Add the users or replace their attributes, all or none, and return the number of users.
+def store_users(
+    uow: UnitOfWork,
+    pseudonyms: Pseudonyms,
+    users: Sequence[User],
+    *,
+    skip_forgotten: bool = False,
+) -> list[EntryOutcome]:
+    """Add the users or replace their attributes, all or none; return the outcome of each entry.
 
-    The last of several entries for one user wins. Raises ForgottenPersonError for suppressed users.
+    The last of several entries for one user wins. Raises ForgottenPersonError for suppressed users,
+    unless `skip_forgotten`.
     """
     # With the lock, a concurrent deletion either commits first and is seen, or waits.
     uow.state.lock()
-    latest: dict[str, User] = {}
+    normal: list[User] = []
     ids_by_hash: dict[str, str] = {}
     for user in users:
         check_texts("", user.attributes)
         user_id = pseudonyms.user_id(user.id)
-        latest[user_id] = replace(user, id=user_id)
+        normal.append(replace(user, id=user_id))
         ids_by_hash |= dict.fromkeys(pseudonyms.user_hashes(user.id), user_id)
-    refuse_forgotten(uow, ids_by_hash)
+    forgotten = forgotten_ids(uow, ids_by_hash)
+    if not skip_forgotten:
+        refuse_entries([user.id in forgotten for user in normal])
+    latest = {user.id: user for user in normal if user.id not in forgotten}
     if latest:
         holdout = pseudonyms.drawn_as_holdout(latest)
         uow.people.upsert_users(list(latest.values()), holdout=holdout)
         # Replicas drop cached states of these users when they read the change log.
         uow.state.bump("interactions", sorted(latest))
-    return len(latest)
+    return outcomes_of([user.id for user in normal], forgotten)
 
 
 def read_user(uow: UnitOfWork, pseudonyms: Pseudonyms, user_id: str) -> Person:

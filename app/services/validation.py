@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from app.services.pseudonyms import Pseudonyms
 
 MAX_ITEMS_PER_REQUEST: Final = 1000
+#: For the error of a deletion: it must not advise to post the person's data.
+SUPPRESS_HINT: Final = " With `suppress_unknown`, later data about the user is refused."
 _MIN_STARS, _MAX_STARS = 0.5, 5.0
 #: The one bound of future times at every door: clocks differ, but no rating is from tomorrow.
 _MAX_AHEAD: Final = timedelta(days=1)
@@ -61,9 +63,32 @@ def normal_subject(pseudonyms: Pseudonyms, subject: Subject) -> Subject:
 
 def normal_attribution(attribution: Attribution, subject: Subject) -> Attribution:
     """Return the attribution with texts in NFC; raises InvalidInputError for personal data."""
-    requested_by = _reference("requested_by", attribution.requested_by, subject)
-    reference = _reference("reference", attribution.reference, subject)
-    return replace(attribution, requested_by=requested_by, reference=reference)
+    texts = {
+        name: None if text is None else normal_reference_of(name, text)
+        for name, text in _texts(attribution).items()
+    }
+    normal = replace(attribution, requested_by=texts["requested_by"], reference=texts["reference"])
+    check_no_user_id(normal, () if subject.user_id is None else (subject.user_id,))
+    return normal
+
+
+def check_no_user_id(attribution: Attribution, user_ids: Iterable[str]) -> None:
+    """Refuse an attribution with a text that is one of these normal user ids, in any case."""
+    names = {
+        text.casefold(): name for name, text in _texts(attribution).items() if text is not None
+    }
+    if not names:
+        return
+    name = next((names[i.casefold()] for i in user_ids if i.casefold() in names), None)
+    if name is not None:
+        raise InvalidInputError(
+            f"{name} is the user's id, but must not contain personal data. Give a reference such "
+            "as a ticket number, or leave it out."
+        )
+
+
+def _texts(attribution: Attribution) -> dict[str, str | None]:
+    return {"requested_by": attribution.requested_by, "reference": attribution.reference}
 
 
 def normal_reference_of(name: str, text: str) -> str:
@@ -74,21 +99,10 @@ def normal_reference_of(name: str, text: str) -> str:
         raise InvalidInputError(f"{name} {error}.") from error
 
 
-def _reference(name: str, text: str | None, subject: Subject) -> str | None:
-    if text is None:
-        return None
-    text = normal_reference_of(name, text)
-    if subject.user_id is not None and text.casefold() == subject.user_id.casefold():
-        raise InvalidInputError(
-            f"{name} is the user's id, but must not contain personal data. Give a reference such "
-            "as a ticket number, or leave it out."
-        )
-    return text
-
-
-def unknown_user(pseudonyms: Pseudonyms) -> UnknownUserError:
-    """Return the error for a user without data, with a hint at the id rule."""
-    return UnknownUserError(cleandoc(UnknownUserError.__doc__ or "") + id_rule_hint(pseudonyms))
+def unknown_user(pseudonyms: Pseudonyms, hint: str = "") -> UnknownUserError:
+    """Return the error for a user without data, with hints at the id rule and at another call."""
+    message = cleandoc(UnknownUserError.__doc__ or "")
+    return UnknownUserError(f"{message}{id_rule_hint(pseudonyms)}{hint}")
 
 
 def id_rule_hint(pseudonyms: Pseudonyms) -> str:

@@ -42,6 +42,8 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "afs"}
     | {"fuse.rclone", "fuse.davfs", "davfs", "ceph", "glusterfs", "fuse.glusterfs", "ncpfs"}
 )
+#: One encoder for all values: `json.dumps` with an option creates an encoder per call.
+_ENCODER: Final = json.JSONEncoder(allow_nan=False)
 _PRAGMAS: Final = (
     "journal_mode=WAL",  # Readers do not wait for the writer.
     "foreign_keys=ON",
@@ -183,7 +185,7 @@ def _on_sqlite_begin(connection: Connection) -> None:
 
 def _json(value: Any) -> str:
     """Serialize a JSON column. PostgreSQL refuses NaN, which metrics may contain."""
-    return json.dumps(plain(value), allow_nan=False)
+    return _ENCODER.encode(plain(value))
 
 
 def _postgresql(url: URL, pool: dict[str, Any], limits: SessionLimits) -> Engine:

@@ -269,6 +269,35 @@ class IdempotencyRow(Base):
     created_at: Mapped[datetime]
 
 
+class ForgetListRow(Base):
+    """A call of `POST /forget/bulk`. The users are in `requests`, and nowhere in this table."""
+
+    __tablename__ = "forget_lists"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    created_at: Mapped[datetime]
+    #: Number of rows, and of rows that have an outcome.
+    rows: Mapped[int]
+    done: Mapped[int] = mapped_column(default=0)
+    #: The time at which the last row got its outcome.
+    recorded_at: Mapped[datetime | None]
+    #: Keyed hashes of the idempotency key and of the list; cleared after 7 days.
+    key_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    content_hash: Mapped[str | None] = mapped_column(String(64))
+
+
+class ForgetListResultRow(Base):
+    """The outcome of one row of a list, which is named by its number, and never by an id."""
+
+    __tablename__ = "forget_list_results"
+    list_id: Mapped[str] = mapped_column(ForeignKey("forget_lists.id"), primary_key=True)
+    row: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    outcome: Mapped[str] = mapped_column(String(16))
+    #: No foreign key: requests are never deleted, and each check would lock a row.
+    request_id: Mapped[str | None] = mapped_column(String(40))
+    #: Why the row is invalid. No text of the caller.
+    detail: Mapped[str | None] = mapped_column(String(200))
+
+
 class OutboxRow(Base):
     """A wake-up message for the broker, written in the transaction that requires the message."""
 

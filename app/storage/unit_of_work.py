@@ -13,6 +13,7 @@ from app.domain.errors import DatabaseUnavailableError, LedgerAheadError
 from app.domain.ledger import LedgerHead
 from app.storage.engine import UNAVAILABLE
 from app.storage.repositories.certificates import CertificateRepository
+from app.storage.repositories.forget_lists import ForgetListRepository
 from app.storage.repositories.idempotency import IdempotencyRepository
 from app.storage.repositories.identity import IdentityRepository
 from app.storage.repositories.job_claims import JobClaimRepository
@@ -135,6 +136,7 @@ class UnitOfWork:
 
     def _open_repositories(self, connection: Connection) -> None:
         self.requests = RequestRepository(connection)
+        self.forget_lists = ForgetListRepository(connection)
         self.suppressions = SuppressionRepository(connection)
         self.people = PeopleRepository(connection)
         self.jobs = JobRepository(connection)

@@ -11,6 +11,7 @@ from sqlalchemy import event
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from app.storage.engine import Database
     from benchmarks.installations import Installation
 
 
@@ -19,10 +20,16 @@ def statements(
     installation: Installation, *, only_this_thread: bool = False
 ) -> Iterator[list[str]]:
     """Collect the statements of the block, in the order of their execution, by all threads."""
+    with recorded(installation.uow.database, only_this_thread=only_this_thread) as executed:
+        yield executed
+
+
+@contextmanager
+def recorded(database: Database, *, only_this_thread: bool = False) -> Iterator[list[str]]:
+    """Collect the statements of the block on this database."""
     caller = threading.get_ident()
     executed: list[str] = []
     latest: list[Any] = [None]
-    database = installation.uow.database
 
     def record(_connection: Any, cursor: Any, sql: str, *_: Any) -> None:
         if only_this_thread and threading.get_ident() != caller:

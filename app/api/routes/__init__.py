@@ -10,6 +10,7 @@ from app.api.routes import (
     consents,
     forget,
     forget_events,
+    forget_lists,
     health,
     interactions,
     items,
@@ -32,6 +33,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     *(
         module.router
         for module in (
+            # Before `forget`, whose ids of requests would match `bulk`.
+            forget_lists,
             forget,
             forget_events,
             recommend,

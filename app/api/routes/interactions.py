@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body
 
-from app.api.dependencies import TheGateway, Writing
+from app.api.dependencies import Forgotten, TheGateway, Writing
 from app.api.responses import problems
-from app.api.schemas.users import InteractionBody, InteractionsAnswer
+from app.api.schemas.common import StoredAnswer
+from app.api.schemas.users import InteractionBody
 from app.services.interactions import add_interactions
 
 router = APIRouter(tags=["interactions"])
@@ -25,16 +26,10 @@ def add(
     body: Annotated[list[InteractionBody], Body(min_length=1, max_length=10_000)],
     gateway: TheGateway,
     uow: Writing,
-    forgotten: Annotated[
-        Literal["refuse", "skip"],
-        Query(description="`skip` leaves out the ratings of forgotten persons and counts them."),
-    ] = "refuse",
-) -> InteractionsAnswer:
+    forgotten: Forgotten = "refuse",
+) -> StoredAnswer:
     """Add or replace interactions, either all or none. An older rating replaces no later one."""
-    result = add_interactions(
-        uow,
-        gateway.pseudonyms,
-        [entry.interaction() for entry in body],
-        skip_forgotten=forgotten == "skip",
-    )
-    return InteractionsAnswer.model_validate(result)
+    skip = forgotten == "skip"
+    rows = [entry.interaction() for entry in body]
+    outcomes = add_interactions(uow, gateway.pseudonyms, rows, skip_forgotten=skip)
+    return StoredAnswer.of(outcomes, with_outcomes=skip)

@@ -6,7 +6,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Body, status
 
-from app.api.dependencies import DEFAULT_PAGE, Cursor, ItemPath, Limit, Reading, TheGateway, Writing
+from app.api.dependencies import (
+    DEFAULT_PAGE,
+    Cursor,
+    Forgotten,
+    ItemPath,
+    Limit,
+    Reading,
+    TheGateway,
+    Writing,
+)
 from app.api.edge import BY_ID
 from app.api.responses import problems
 from app.api.schemas.common import StoredAnswer
@@ -26,6 +35,7 @@ by_id = APIRouter(prefix=BY_ID, include_in_schema=False)
 
 @router.post(
     "",
+    response_model_exclude_defaults=True,
     responses=problems("forgotten", "invalid-input", "body-too-large", "unsupported-media-type"),
 )
 def store(
@@ -33,11 +43,14 @@ def store(
     gateway: TheGateway,
     uow: Writing,
     tasks: BackgroundTasks,
+    forgotten: Forgotten = "refuse",
 ) -> StoredAnswer:
     """Add or change items, either all or none. A withdrawn item becomes available again."""
-    stored = store_items(uow, gateway.pseudonyms, [entry.new_item() for entry in body])
+    skip = forgotten == "skip"
+    items = [entry.new_item() for entry in body]
+    outcomes = store_items(uow, gateway.pseudonyms, items, skip_forgotten=skip)
     tasks.add_task(gateway.replica.data_changed)
-    return StoredAnswer(stored=stored)
+    return StoredAnswer.of(outcomes, with_outcomes=skip)
 
 
 @router.post(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Body, Query, Response, status
 
-from app.api.dependencies import IdempotencyKey, Reading, TheGateway, UserPath, Writing
+from app.api.dependencies import Forgotten, IdempotencyKey, Reading, TheGateway, UserPath, Writing
 from app.api.edge import BY_ID
 from app.api.responses import problems
 from app.api.routes.forget import record
@@ -23,6 +23,7 @@ by_id = APIRouter(prefix=BY_ID, include_in_schema=False)
 
 @router.post(
     "",
+    response_model_exclude_defaults=True,
     responses=problems("forgotten", "invalid-input", "body-too-large", "unsupported-media-type"),
 )
 def store(
@@ -30,11 +31,14 @@ def store(
     gateway: TheGateway,
     uow: Writing,
     tasks: BackgroundTasks,
+    forgotten: Forgotten = "refuse",
 ) -> StoredAnswer:
     """Add users or replace their attributes, either all or none."""
-    stored = store_users(uow, gateway.pseudonyms, [entry.user() for entry in body])
+    skip = forgotten == "skip"
+    users = [entry.user() for entry in body]
+    outcomes = store_users(uow, gateway.pseudonyms, users, skip_forgotten=skip)
     tasks.add_task(gateway.replica.data_changed)
-    return StoredAnswer(stored=stored)
+    return StoredAnswer.of(outcomes, with_outcomes=skip)
 
 
 @router.post(

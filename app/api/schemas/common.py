@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,7 +15,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from app.domain.catalog import EntryOutcome
 from app.domain.id_rules import MAX_ID_LENGTH, MAX_REFERENCE_LENGTH, normal_id, normal_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def printable(value: str) -> str:
@@ -86,9 +91,28 @@ class Answer(BaseModel):
 
 
 class StoredAnswer(Answer):
-    """Number of entries added or replaced."""
+    """Number of entries that were stored, and of those that were not, by reason.
+
+    `older`: a later rating of the item is stored or in the same call. `replaced`: a later entry of
+    the call has the same id, or the same user, item and time.
+    """
 
     stored: int
+    older: int = 0
+    replaced: int = 0
+    forgotten: int = 0
+    outcomes: list[EntryOutcome] | None = Field(
+        default=None, description="With `forgotten=skip`: one outcome per entry, in their order."
+    )
+
+    @classmethod
+    def of(cls, outcomes: Sequence[EntryOutcome], *, with_outcomes: bool) -> Self:
+        counts = Counter(outcome.value for outcome in outcomes)
+        return cls(
+            stored=counts.pop("stored", 0),
+            outcomes=list(outcomes) if with_outcomes else None,
+            **counts,
+        )
 
 
 class HealthAnswer(Answer):

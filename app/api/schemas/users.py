@@ -39,14 +39,6 @@ class InteractionBody(Body):
         return Interaction(**self.model_dump())
 
 
-class InteractionsAnswer(Answer):
-    """Numbers of ratings: stored, older than a later rating of the item, and forgotten."""
-
-    stored: int
-    older: int = 0
-    forgotten: int = 0
-
-
 class UserBody(Body):
     """User with the known attributes: `{"gender": "F"}`."""
 

@@ -181,6 +181,14 @@ class PeopleRepository(Repository):
             name: self._connection.execute(query).scalar_one() for name, query in queries.items()
         }
 
+    def known_users(self, user_ids: Iterable[str]) -> set[str]:
+        """Return the ids of users with data."""
+        known: set[str] = set()
+        for portion in portions(user_ids):
+            query = select(UserRow.id).where(UserRow.id.in_(portion))
+            known.update(self._connection.execute(query).scalars())
+        return known
+
     def known_items(self, item_ids: Iterable[str]) -> set[str]:
         """Return the ids that are in the catalog and not retired."""
         known: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Double, and_, case, exists, func, insert, or_, select, type_coerce, update
+from sqlalchemy import Double, and_, case, exists, func, or_, select, type_coerce, update
 
 from app.domain.errors import UnknownRequestError
 from app.domain.requests import (
@@ -85,21 +85,13 @@ class RequestRepository(Repository):
     """Deletion requests, stored with plain ids until deletion of the rows or cancellation."""
 
     def add(self, request: ForgetRequest) -> None:
-        subject = request.subject
-        self._connection.execute(
-            insert(RequestRow).values(
-                id=request.id,
-                scope=request.scope.value,
-                user_id=subject.user_id if subject else None,
-                item_ids=list(subject.item_ids) if subject else None,
-                subject_hashes=list(request.subject_hashes),
-                status=request.status.value,
-                reason=request.reason.value,
-                outcome=request.outcome,
-                assurance=request.assurance.value,
-                **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
-            )
-        )
+        self.add_all([request])
+
+    def add_all(self, requests: Sequence[ForgetRequest]) -> None:
+        """Add at least one request. Columns in which no request has a value are left out."""
+        rows = [_values(request) for request in requests]
+        names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        self._insert_all(RequestRow, [{name: row[name] for name in names} for row in rows])
 
     def get(self, request_id: str) -> ForgetRequest:
         rows = self._all(_requests().where(RequestRow.id == request_id))
@@ -477,6 +469,23 @@ class RequestRepository(Repository):
 
     def _all(self, query: Select[Any]) -> list[ForgetRequest]:
         return [_to_domain(row) for row in self._connection.execute(query)]
+
+
+def _values(request: ForgetRequest) -> dict[str, Any]:
+    """Return the column values of a new request."""
+    subject = request.subject
+    return {
+        "id": request.id,
+        "scope": request.scope.value,
+        "user_id": subject.user_id if subject else None,
+        "item_ids": list(subject.item_ids) if subject else None,
+        "subject_hashes": list(request.subject_hashes),
+        "status": request.status.value,
+        "reason": request.reason.value,
+        "outcome": request.outcome,
+        "assurance": request.assurance.value,
+        **{name: getattr(request, name) for name in _PLAIN - {"completed_version"}},
+    }
 
 
 def _requests() -> Select[Any]:

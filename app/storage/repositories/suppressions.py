@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 
+from app.domain.requests import RequestStatus, SuppressedBy
 from app.storage.clock import db_now
 from app.storage.repositories.base import Repository, portions
-from app.storage.tables import SuppressionRow
+from app.storage.tables import RequestRow, SuppressionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,17 +26,36 @@ class SuppressionRepository(Repository):
     """Suppressions of open requests, and tombstones of completed requests."""
 
     def add(self, subject_hashes: Iterable[str], request: ForgetRequest) -> None:
-        rows = [
-            {
-                "subject_hash": subject_hash,
-                "request_id": request.id,
-                "scope": request.scope.value,
-                "created_at": request.created_at,
-            }
-            for subject_hash in dict.fromkeys(subject_hashes)
-        ]
-        if rows:
-            self._connection.execute(insert(SuppressionRow), rows)
+        hashes = dict.fromkeys(subject_hashes)
+        self._insert_all(SuppressionRow, [_values(h, request) for h in hashes])
+
+    def add_all(self, requests: Iterable[ForgetRequest]) -> None:
+        """Suppress the subjects of new requests."""
+        rows = [_values(h, request) for request in requests for h in request.subject_hashes]
+        self._insert_all(SuppressionRow, rows)
+
+    def requests_of(self, subject_hashes: Iterable[str]) -> dict[str, SuppressedBy]:
+        """Return hash → the requests that suppress or have deleted it; only hashes with any."""
+        # Two statements, because users without suppressions need the first one only.
+        columns = (SuppressionRow.subject_hash, SuppressionRow.request_id, SuppressionRow.lifted_at)
+        rows: list[tuple[str, str, datetime | None]] = []
+        for portion in portions(dict.fromkeys(subject_hashes)):
+            query = select(*columns).where(SuppressionRow.subject_hash.in_(portion))
+            rows += [(h, request_id, at) for h, request_id, at in self._connection.execute(query)]
+        completed_ids: set[str] = set()
+        for portion in portions({request_id for _, request_id, _ in rows}):
+            is_completed = RequestRow.status == RequestStatus.COMPLETED.value
+            completed = select(RequestRow.id).where(RequestRow.id.in_(portion), is_completed)
+            completed_ids.update(self._connection.execute(completed).scalars())
+        suppressed_by: dict[str, SuppressedBy] = {}
+        for subject_hash, request_id, lifted_at in sorted(rows, key=itemgetter(1)):
+            known = suppressed_by.get(subject_hash, SuppressedBy())
+            if lifted_at is None and known.active is None:
+                known = replace(known, active=request_id)
+            if request_id in completed_ids:
+                known = replace(known, completed=request_id)
+            suppressed_by[subject_hash] = known
+        return suppressed_by
 
     def lift(self, request_id: str) -> None:
         """Delete the suppressions of a request."""
@@ -112,3 +134,13 @@ class SuppressionRepository(Repository):
         return set(
             self._connection.execute(select(SuppressionRow.subject_hash).where(_ACTIVE)).scalars()
         )
+
+
+def _values(subject_hash: str, request: ForgetRequest) -> dict[str, Any]:
+    """Return the column values of a new suppression."""
+    return {
+        "subject_hash": subject_hash,
+        "request_id": request.id,
+        "scope": request.scope.value,
+        "created_at": request.created_at,
+    }

@@ -60,7 +60,7 @@ def test_posted_item_is_recommended_at_once_and_withdrawn_item_is_not(world: Wor
 def test_items_are_added_changed_and_listed(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         several = [_NEW, {**_NEW, "title": "Newer"}, {"item_id": "z", "title": "Z"}]
-        assert (await client.post("/items", json=several)).json() == {"stored": 2}
+        assert (await client.post("/items", json=several)).json() == {"stored": 2, "replaced": 1}
         assert (await client.get("/items/films/new")).json() == {
             "item_id": "films/new",
             "title": "Newer",

@@ -74,7 +74,9 @@ async def check_doors(world: World, client: httpx.AsyncClient, user_id: str) -> 
     max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    path=st.sampled_from(["/forget", "/users", "/items", "/interactions", "/recommend"]),
+    path=st.sampled_from(
+        ["/forget", "/forget/bulk", "/users", "/items", "/interactions", "/recommend"]
+    ),
     bodies=st.lists(st.binary(max_size=60), min_size=5, max_size=20),
 )
 def test_random_bodies_never_give_a_500(world: World, path: str, bodies: list[bytes]) -> None:

@@ -60,7 +60,7 @@ def test_other_numbers_are_refused_with_advice(world: World, value: Any) -> None
 def test_person_forgotten_in_one_spelling_gets_410_in_every_other(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         stored = await client.post("/users", json=[{"user_id": NFC}, {"user_id": NFD}])
-        assert stored.json() == {"stored": 1}
+        assert stored.json() == {"stored": 1, "replaced": 1}
         answer = await client.get(f"/recommend/%20{NFD}")
         assert answer.json()["user_id"] == NFC
         first = await client.post("/forget", json={"user_id": NFD})

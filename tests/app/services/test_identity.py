@@ -274,7 +274,7 @@ def test_tombstone_from_before_the_rule_is_found(
         assert imported(catalog, pseudonyms, interactions=rows).skipped == {"forgotten": 1}
     with catalog() as uow:
         assert record_consent(uow, pseudonyms, [forgotten, *others][-1]) == 1
-        assert add_interactions(uow, pseudonyms, [rating(forgotten)]).stored == 1
+        assert add_interactions(uow, pseudonyms, [rating(forgotten)]) == ["stored"]
 
 
 def test_tombstone_of_another_spelling_does_not_stand_for_the_deletion_of_stored_data(

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from app.cli.command_group import SETTINGS, CommandGroup
 from app.cli.demo.command import demo
+from app.cli.exit_codes import EPILOG, ExitCode
 from app.cli.forget import consent, forget
 from app.cli.import_data import import_data
 from app.cli.jobs import jobs
@@ -23,6 +26,7 @@ from app.cli.restore_check import restore_check
 from app.cli.train import train
 from app.cli.up import up
 from app.cli.verify import verify
+from app.version import VERSION
 
 SERVICE = "Service"
 DATA = "Data and model"
@@ -31,14 +35,36 @@ STATUS = "Status"
 BENCHMARKS = "Benchmarks"
 
 application = typer.Typer(
+    cls=CommandGroup,
+    context_settings=SETTINGS,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Unlearning as a service for recommenders that are language models.\n\n"
     "Start with [bold]lethe demo[/bold], or with import, train and up. LETHE_HOME is the data "
     "directory; every setting is an environment variable LETHE_… (see docs/settings.md).",
+    epilog=EPILOG,
 )
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"lethe {VERSION}\n")
+        raise typer.Exit(ExitCode.SUCCESS)
+
+
+@application.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Take the options before the command."""
+
+
 for panel, name, function in (
     (SERVICE, "demo", demo),
     (SERVICE, "up", up),

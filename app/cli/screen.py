@@ -1,4 +1,9 @@
-"""Output of the command line: text and tables, or exactly one JSON document with `--json`."""
+"""Output of the command line: text and tables, or exactly one JSON document with `--json`.
+
+In a terminal, tables are aligned. In a pipe or a file, each row is one line whose values are
+separated by tabs, so that ids are whole and `cut -f 1` reads a column. Errors and notes go to
+standard error.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +24,21 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from app.private_files import write_beside
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from rich.console import JustifyMethod, RenderableType
     from rich.progress import ProgressColumn
+
+
+class _Console(Console):
+    """A console that raises BrokenPipeError; Rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 -- Rich calls this where it handles the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +50,7 @@ class Screen:
 
     @classmethod
     def make(cls, *, as_json: bool) -> Screen:
-        return cls(Console(stderr=as_json, highlight=False), as_json)
+        return cls(_Console(stderr=as_json, highlight=False), as_json)
 
     def say(self, *renderables: RenderableType) -> None:
         """Print each value on lines of its own; strings may contain Rich markup."""
@@ -52,8 +67,44 @@ class Screen:
         """Print the command's result: the JSON document, or its rendering as text."""
         if self.as_json:
             self.document(value)
-        else:
-            self.say(*renderables)
+            return
+        for renderable in renderables:
+            if isinstance(renderable, Table):
+                self._print_table(renderable)
+            else:
+                # A terminal wraps long lines by itself; in a pipe they must stay whole.
+                self.console.print(renderable, soft_wrap=not self.console.is_terminal)
+
+    def listing(self, value: Any, rows: Table, *notes: str) -> None:
+        """Print a list as the JSON document or as a table; `notes` are not part of the list.
+
+        In a pipe, the notes go to standard error.
+        """
+        if self.as_json:
+            self.document(value)
+            return
+        if rows.row_count:
+            self._print_table(rows)
+        console = self.console if self.console.is_terminal else _Console(stderr=True)
+        for note in notes:
+            console.print(Text(note), soft_wrap=True, highlight=False)
+
+    def fail(self, code: str, message: str, style: str = "red") -> None:
+        """Print an error to standard error, and with `--json` its document."""
+        # A Text, so that brackets in a message are not read as markup.
+        _Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+        self.document({"error": {"code": code, "message": message}})
+
+    def _print_table(self, rows: Table) -> None:
+        """Print the table, or one line per row where a table would fold or cut values."""
+        is_whole = self.console.measure(rows).minimum <= self.console.width
+        if self.console.is_terminal and is_whole:
+            self.console.print(rows)
+            return
+        for row in zip(*(column.cells for column in rows.columns), strict=True):
+            line = "\t".join(" ".join(str(cell).split()) for cell in row)
+            # Not `console.print`, which writes a tab as blanks.
+            self.console.file.write(line.rstrip("\t") + "\n")
 
     def progress(self, remaining_time: ProgressColumn | None = None) -> Progress:
         """Return a progress display; the remaining time is Rich's estimate or the given column."""
@@ -70,15 +121,24 @@ class Screen:
         )
 
 
-def table(*columns: str, rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> Table:
-    """Return a table without lines; the columns with the indices `numbers` are right-aligned."""
+def table(
+    *columns: str,
+    rows: Iterable[Sequence[Any]],
+    numbers: Sequence[int] = (),
+    whole: Sequence[int] = (),
+) -> Table:
+    """Return a table without lines.
+
+    The columns with the indices `numbers` are right-aligned. Those with the indices `whole` hold
+    ids, which are never folded or cut.
+    """
     result = Table(
         box=None, pad_edge=False, padding=(0, 2), header_style="bold", show_header=any(columns)
     )
     for index, column in enumerate(columns):
         justify: JustifyMethod = "right" if index in numbers else "left"
-        # Long ids and key ids continue on the next line; a truncated id is of no use.
-        result.add_column(column, justify=justify, overflow="fold")
+        # Long values continue on the next line; a truncated value is of no use.
+        result.add_column(column, justify=justify, overflow="fold", no_wrap=index in whole)
     for row in rows:
         # A Text, so that brackets in titles are not read as markup.
         result.add_row(*(Text(str(cell)) for cell in row))
@@ -88,6 +148,16 @@ def table(*columns: str, rows: Iterable[Sequence[Any]], numbers: Sequence[int] =
 def facts(values: dict[str, Any]) -> Table:
     """Return a table of names and values, one per line."""
     return table("", "", rows=[(name, _plain(value)) for name, value in values.items()])
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write the whole text to the file, or leave the file as it is."""
+    temporary = write_beside(path, text.encode())
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 def moment(value: Any) -> str:

@@ -134,7 +134,9 @@ def _error_of(response: httpx.Response) -> ServiceError | BadInputError:
     except (KeyError, TypeError):
         return ServiceError(status, "http", f"The service returned {status}.", document)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        return BadInputError(detail)
+        parts = document.get("errors", ())
+        invalid = [f"{part['location'][-1]}: {part['detail']}" for part in parts]
+        return BadInputError("; ".join(invalid) or detail)
     if status == HTTPStatus.UNAUTHORIZED:
         detail += " Give the key with --key, or set LETHE_KEY."
     return ServiceError(status, code, detail, document)

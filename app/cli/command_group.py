@@ -6,6 +6,7 @@ no effect on this box.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,10 +45,19 @@ class CommandGroup(TyperGroup):
                 windows_expand_args=windows_expand_args,
                 **extra,
             )
+            sys.stdout.flush()
         except typer.TyperException as error:
             if not standalone_mode:
                 raise
             status = _report(error, arguments)
+        except OSError as error:
+            # A help text or the version could not be written. Python would try again at the exit.
+            sys.stdout = io.StringIO()
+            if isinstance(error, BrokenPipeError):
+                status = ExitCode.BROKEN_PIPE
+            else:
+                Screen.make(as_json=False).fail("system", f"{error.strerror or error}")
+                status = ExitCode.FAILURE
         if not standalone_mode:
             return status
         # A command returns None; an exit within it becomes the returned status.

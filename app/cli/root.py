@@ -13,6 +13,7 @@ import typer
 
 from app.cli.command_group import SETTINGS, CommandGroup
 from app.cli.demo.command import demo
+from app.cli.doctor import doctor
 from app.cli.exit_codes import EPILOG, ExitCode
 from app.cli.forget import consent, forget
 from app.cli.import_data import import_data
@@ -21,6 +22,7 @@ from app.cli.keys import keys
 from app.cli.processes import module_environment
 from app.cli.recommend import recommend
 from app.cli.releases import releases
+from app.cli.report import report
 from app.cli.requests import requests
 from app.cli.restore_check import restore_check
 from app.cli.train import train
@@ -35,6 +37,7 @@ STATUS = "Status"
 BENCHMARKS = "Benchmarks"
 
 application = typer.Typer(
+    name="lethe",
     cls=CommandGroup,
     context_settings=SETTINGS,
     no_args_is_help=True,
@@ -75,7 +78,9 @@ for panel, name, function in (
     (USERS, "consent", consent),
     (STATUS, "jobs", jobs),
     (STATUS, "releases", releases),
+    (STATUS, "doctor", doctor),
     (STATUS, "verify", verify),
+    (STATUS, "report", report),
     (STATUS, "keys", keys),
     (STATUS, "restore-check", restore_check),
 ):

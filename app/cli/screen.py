@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     Progress,
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
     from rich.console import JustifyMethod, RenderableType
     from rich.progress import ProgressColumn
+
+
+#: A width that no table reaches; Rich never measures more than the width of the terminal.
+_UNLIMITED: Final = 100_000
 
 
 class _Console(Console):
@@ -96,10 +101,9 @@ class Screen:
         self.document({"error": {"code": code, "message": message}})
 
     def _print_table(self, rows: Table) -> None:
-        """Print the table, or one line per row where a table would fold or cut values."""
-        is_whole = self.console.measure(rows).minimum <= self.console.width
-        if self.console.is_terminal and is_whole:
-            self.console.print(rows)
+        """Print the table; where no terminal shows it, print one line per row."""
+        if self.console.is_terminal:
+            _as_wide_as_needed(self.console, rows).print(rows)
             return
         for row in zip(*(column.cells for column in rows.columns), strict=True):
             line = "\t".join(" ".join(str(cell).split()) for cell in row)
@@ -119,6 +123,20 @@ class Screen:
             # In a file a bar is noise.
             disable=not self.console.is_terminal,
         )
+
+
+def _as_wide_as_needed(console: Console, rows: Table) -> Console:
+    """Return a console in which no id of the table is folded; the terminal wraps its lines."""
+    if not any(column.no_wrap for column in rows.columns):
+        return console
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    return _Console(
+        file=console.file,
+        width=max(console.width, Measurement.get(console, unlimited, rows).maximum),
+        force_terminal=True,
+        color_system=None if console.color_system is None else "auto",
+        highlight=False,
+    )
 
 
 def table(

@@ -31,9 +31,7 @@ def read_user_ids(path: Path) -> list[str]:
     except csv.Error as error:
         raise BadInputError(f"{name} is not valid CSV: {error}.") from error
     if not ids:
-        raise BadInputError(
-            f"{name} has no user id. Write one id per line, or a column user_id."
-        )
+        raise BadInputError(f"{name} has no user id. Write one id per line, or a column user_id.")
     return ids
 
 

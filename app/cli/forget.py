@@ -209,7 +209,7 @@ def _wait_until_completed(
             # The bar ends with the request, not with the job: both end in one transaction.
             return {"status": request["status"], "stage": "done", "progress": 1.0}
         job_id = request["job_id"]
-        return {**source.job(job_id), "status": ""} if job_id else None
+        return {**source.progress_of(job_id), "status": ""} if job_id else None
 
     follow_job(
         screen,

@@ -243,12 +243,13 @@ def _key(service: Service) -> Check:
 
 
 def _broker(url: str) -> Check:
-    # Celery's client is not needed by other commands.
-    from kombu import Connection  # noqa: PLC0415
+    # Other commands do not need Celery.
+    from celery import Celery  # noqa: PLC0415
     from kombu.exceptions import OperationalError  # noqa: PLC0415
 
     try:
-        with Connection(url, connect_timeout=_BROKER_SECONDS) as connection:
+        client = Celery("lethe", broker=url, broker_connection_timeout=_BROKER_SECONDS)
+        with client.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)
     except (OperationalError, OSError, ValueError, KeyError) as error:
         return Check(

@@ -75,6 +75,10 @@ class LocalSource:
             answer = JobDetailAnswer.read(uow, job_id, self.exact)
         return answer.model_dump(mode="json")
 
+    def progress_of(self, job_id: str) -> Document:
+        with self.installation.uow(write=False) as uow:
+            return JobAnswer.of(uow.jobs.get(job_id)).model_dump(mode="json")
+
     def cancel_job(self, job_id: str) -> Document:
         with self.installation.uow() as uow:
             return JobAnswer.of(cancel(uow, job_id)).model_dump(mode="json")

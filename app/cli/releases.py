@@ -27,13 +27,14 @@ def _releases_table(page: dict[str, Any]) -> Table:
     rows = [
         (
             release["id"],
-            release["status"] + (" →" if release["id"] == page["live"] else ""),
+            release["status"],
             release["method"],
             release["outcome"] or "",
             release["parent"] or "",
             moment(release["created_at"]),
+            "live" if release["id"] == page["live"] else "",
         )
         for release in page["items"]
     ]
-    names = ("release", "status", "method", "batch audit", "parent", "created")
+    names = ("release", "status", "method", "batch audit", "parent", "created", "")
     return table(*names, rows=rows, whole=(0, 4))

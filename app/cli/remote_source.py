@@ -83,6 +83,9 @@ class RemoteSource:
     def job(self, job_id: str) -> Document:
         return dict(self._service.get(_path("jobs", job_id)))
 
+    def progress_of(self, job_id: str) -> Document:
+        return self.job(job_id)
+
     def cancel_job(self, job_id: str) -> Document:
         return dict(self._service.call("POST", f"{_path('jobs', job_id)}/cancel"))
 

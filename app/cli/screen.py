@@ -126,7 +126,7 @@ class Screen:
 
 
 def _as_wide_as_needed(console: Console, rows: Table) -> Console:
-    """Return a console in which no id of the table is folded; the terminal wraps its lines."""
+    """Return a console in which no id of the table is wrapped; the terminal wraps its lines."""
     if not any(column.no_wrap for column in rows.columns):
         return console
     unlimited = console.options.update(max_width=_UNLIMITED)
@@ -148,7 +148,7 @@ def table(
     """Return a table without lines.
 
     The columns with the indices `numbers` are right-aligned. Those with the indices `whole` hold
-    ids, which are never folded or cut.
+    ids, which are never wrapped or cut.
     """
     result = Table(
         box=None, pad_edge=False, padding=(0, 2), header_style="bold", show_header=any(columns)

@@ -60,6 +60,9 @@ class Source(Protocol):
     def job(self, job_id: str) -> Document:
         """Return the job with the findings of its requests."""
 
+    def progress_of(self, job_id: str) -> Document:
+        """Return the job, for a display that reads often: findings may be missing."""
+
     def cancel_job(self, job_id: str) -> Document: ...
 
     def waiting(self) -> int:

@@ -80,7 +80,7 @@ def run_training(
         try:
             job = follow_job(
                 screen,
-                lambda: LocalSource(installation).job(job_id),
+                lambda: LocalSource(installation).progress_of(job_id),
                 check=lambda: require_running(started_worker),
             )
         except KeyboardInterrupt:

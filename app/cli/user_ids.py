@@ -11,6 +11,8 @@ from app.cli.failures import BadInputError
 
 COLUMN: Final = "user_id"
 STANDARD_INPUT: Final = Path("-")
+#: About three million ids.
+MOST_BYTES: Final = 64 * 2**20
 
 
 def read_user_ids(path: Path) -> list[str]:
@@ -19,7 +21,11 @@ def read_user_ids(path: Path) -> list[str]:
     A line of a CSV file without an id gives an empty id, which is refused like any other bad id.
     """
     name = "standard input" if path == STANDARD_INPUT else str(path)
-    data = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
+    data = _read(path)
+    if len(data) > MOST_BYTES:
+        raise BadInputError(
+            f"{name} has more than {MOST_BYTES // 2**20} MiB. Give the ids in several files."
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -33,6 +39,14 @@ def read_user_ids(path: Path) -> list[str]:
     if not ids:
         raise BadInputError(f"{name} has no user id. Write one id per line, or a column user_id.")
     return ids
+
+
+def _read(path: Path) -> bytes:
+    """Return at most one byte more than MOST_BYTES: a device or a pipe may never end."""
+    if path == STANDARD_INPUT:
+        return sys.stdin.buffer.read(MOST_BYTES + 1)
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def _delimiter(header: str) -> str | None:

@@ -30,6 +30,8 @@ from app.web.page_values import count, known, moment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jinja2 import Template
+
 #: The element that holds the envelope; `lethe verify` reads it.
 ENVELOPE_ID: Final = "lethe-certificate"
 _WEB: Final = Path(__file__).parent
@@ -106,7 +108,7 @@ def _style() -> str:
 
 
 @cache
-def _template() -> Any:
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(_WEB),
         autoescape=True,

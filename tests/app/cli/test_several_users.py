@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
+from app.cli import user_ids
 from app.cli.deletions import record_all, wait_for_all
 from app.cli.failures import CommandError
 from app.cli.installation import open_installation
@@ -43,11 +44,11 @@ def outcomes(ended: Result) -> list[tuple[str, str, str | None]]:
 
 def test_one_bad_id_does_not_fail_the_others() -> None:
     earlier = document("forget", "bob")["id"]
-    ended = lethe("forget", "ann", "nobody", "bob", "c\x01d", "ann", "cid", "--json")
+    ended = lethe("forget", "ann", "stranger", "bob", "c\x01d", "ann", "cid", "--json")
     assert ended.exit_code == 1
     assert outcomes(ended) == [
         ("ann", "recorded", None),
-        ("nobody", "failed", "unknown-user"),
+        ("stranger", "failed", "unknown-user"),
         ("bob", "covered", None),
         ("c\x01d", "failed", "invalid-input"),
         ("cid", "recorded", None),
@@ -111,6 +112,12 @@ def test_rubbish_file_is_refused_before_anything_is_recorded(
     ended = lethe("forget", "ann", "--file", str(path))
     assert (ended.exit_code, message in ended.stderr) == (status, True), ended.stderr
     assert document("requests", "list")["total"] == 0
+
+
+def test_endless_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_ids, "MOST_BYTES", 2**20)
+    ended = lethe("forget", "--file", "/dev/zero")
+    assert (ended.exit_code, "more than 1 MiB" in ended.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

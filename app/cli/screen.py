@@ -169,7 +169,13 @@ def facts(values: dict[str, Any]) -> Table:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write the whole text to the file, or leave the file as it is."""
+    """Write the whole text to the file, or leave the file as it is.
+
+    A link or a device, such as /dev/stdout, is written to and not replaced.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
     temporary = write_beside(path, text.encode())
     try:
         temporary.replace(path)

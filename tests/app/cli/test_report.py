@@ -127,6 +127,16 @@ def test_pages_are_certificates_for_restore_check(page: Path, request_id: str) -
     assert (status, saved["result"], saved["request_id"]) == (0, "matches", request_id)
 
 
+def test_link_is_followed_and_not_replaced(request_id: str, tmp_path: Path) -> None:
+    """As root, a replaced /dev/stdout would break every other program."""
+    target, link = tmp_path / "target.html", tmp_path / "link.html"
+    target.write_text("")
+    link.symlink_to(target)
+    assert lethe("report", request_id, "--out", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert lethe("verify", str(target)).exit_code == 0
+
+
 def test_errors_leave_an_existing_file_as_it_is(
     request_id: str, on_sqlite: Restorable, tmp_path: Path
 ) -> None:

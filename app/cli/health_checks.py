@@ -54,6 +54,7 @@ def installation_checks(settings: Settings) -> Iterator[Check]:
     yield home
     if home.ok:
         yield _space(settings)
+    if home.ok or settings.database_url:
         yield from _data(settings)
     if settings.broker_url is not None:
         yield _broker(settings.broker_url)
@@ -153,6 +154,8 @@ def _data(settings: Settings) -> Iterator[Check]:
     except LetheError as error:
         # The message says what to do.
         checks.append(Check(name="database", ok=False, text=str(error)))
+    except OSError as error:
+        checks.append(Check(name="database", ok=False, text=f"A file cannot be read: {error}"))
     yield from checks
 
 

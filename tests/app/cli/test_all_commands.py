@@ -122,6 +122,12 @@ def test_full_output_device_is_a_failure_in_one_line(arguments: tuple[str, ...])
     assert "No space left" in ended.stderr
 
 
+def test_closed_streams_are_no_error() -> None:
+    command = f"exec {sys.executable} -m app.cli jobs >&- 2>&-"
+    ended = subprocess.run(["sh", "-c", command], cwd=ROOT, check=False)
+    assert ended.returncode == ExitCode.SUCCESS
+
+
 def test_reader_that_ends_first_stops_the_command_without_a_message(home: Path) -> None:
     del home
     read, write = os.pipe()

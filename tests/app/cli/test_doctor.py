@@ -92,6 +92,15 @@ def test_machine_without_an_installation_creates_none(home: Path) -> None:
     assert not home.exists()
 
 
+def test_database_server_is_checked_without_a_data_directory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LETHE_DATABASE_URL", "postgresql+psycopg://x@127.0.0.1:1/x")
+    monkeypatch.setenv("LETHE_HASH_KEY", "a key of sufficient length")
+    assert set(problems()) == {"home", "database"}
+    assert not home.exists()
+
+
 def test_home_that_is_a_file(home: Path) -> None:
     home.write_text("")
     assert "is not a directory" in problems()["home"]

@@ -14,13 +14,16 @@ from typer.main import get_command
 
 from app.cli.exit_codes import MEANINGS, ExitCode
 from app.cli.root import application
+from app.services.secrets import load_signer
+from app.services.signing_keys import register
 from app.version import VERSION
 from tests.support.command_line import lethe
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from tests.support.restorable import Restorable
 
 #: Commands that start processes or read files on this machine.
 LOCAL = {"demo", "up", "import", "train", "verify", "restore-check"}
@@ -128,13 +131,18 @@ def test_closed_streams_are_no_error() -> None:
     assert ended.returncode == ExitCode.SUCCESS
 
 
-def test_reader_that_ends_first_stops_the_command_without_a_message(home: Path) -> None:
-    del home
+@pytest.mark.parametrize("arguments", [("keys", "--json"), ("keys",), ("requests", "show", "ID")])
+def test_reader_that_ends_first_stops_the_command_without_a_message(
+    on_sqlite: Restorable, arguments: tuple[str, ...]
+) -> None:
+    request_id = on_sqlite.forget("ann")
+    on_sqlite.run(lambda uow, opened: register(uow, load_signer(opened.settings)))
+    arguments = tuple(request_id if each == "ID" else each for each in arguments)
     read, write = os.pipe()
     os.close(read)
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "app.cli", "jobs", "--json"],
+            [sys.executable, "-m", "app.cli", *arguments],
             cwd=ROOT,
             stdout=write,
             stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,6 +115,19 @@ class TestCalls:
         ended = lethe("forget", "u1", "u2", "--key", "wrong", "--json")
         codes = [item["error"]["code"] for item in json.loads(ended.stdout)["items"]]
         assert (ended.exit_code, codes) == (1, ["unauthorised", "not-tried"])
+
+
+def test_wait_ends_with_the_completion(world: World, home: Path) -> None:
+    """The command starts no worker, because the service has its own."""
+    world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
+    request_id = world.forget("u2")
+    with Server(world.app()) as url:
+        worker = threading.Thread(target=world.complete)
+        worker.start()
+        answer = document("forget", "u2", "--wait", "--url", url)
+        worker.join()
+    assert (answer["id"], answer["status"]) == (request_id, "completed")
+    assert not home.exists()
 
 
 def test_certificate_is_saved_and_verified(world: World, tmp_path: Path) -> None:

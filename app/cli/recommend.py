@@ -28,7 +28,7 @@ def recommend(
     screen = Screen.make(as_json=as_json)
     with Service.of(get_settings(), url, key) as service:
         answer = service.recommend(user, n)
-    screen.result(answer, recommendations_table(answer), f"  release {answer['release']}")
+    screen.listing(answer, recommendations_table(answer), f"  release {answer['release']}")
 
 
 def recommendations_table(answer: dict[str, Any]) -> Table:

@@ -75,7 +75,7 @@ class Screen:
             return
         for renderable in renderables:
             if isinstance(renderable, Table):
-                self._print_table(renderable)
+                self._print_table(renderable, with_header=True)
             else:
                 # A terminal wraps long lines by itself; in a pipe they must stay whole.
                 self.console.print(renderable, soft_wrap=not self.console.is_terminal)
@@ -89,7 +89,7 @@ class Screen:
             self.document(value)
             return
         if rows.row_count:
-            self._print_table(rows)
+            self._print_table(rows, with_header=False)
         console = self.console if self.console.is_terminal else _Console(stderr=True)
         for note in notes:
             console.print(Text(note), soft_wrap=True, highlight=False)
@@ -100,12 +100,14 @@ class Screen:
         _Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
         self.document({"error": {"code": code, "message": message}})
 
-    def _print_table(self, rows: Table) -> None:
-        """Print the table; where no terminal shows it, print one line per row."""
+    def _print_table(self, rows: Table, *, with_header: bool) -> None:
+        """Print the table in a terminal, and one line per row in a pipe or a file."""
         if self.console.is_terminal:
             _as_wide_as_needed(self.console, rows).print(rows)
             return
-        for row in zip(*(column.cells for column in rows.columns), strict=True):
+        cells = list(zip(*(column.cells for column in rows.columns), strict=True))
+        header = [tuple(column.header for column in rows.columns)]
+        for row in [*(header if with_header and rows.show_header else ()), *cells]:
             line = "\t".join(" ".join(str(cell).split()) for cell in row)
             # Not `console.print`, which writes a tab as blanks.
             self.console.file.write(line.rstrip("\t") + "\n")
@@ -126,7 +128,7 @@ class Screen:
 
 
 def _as_wide_as_needed(console: Console, rows: Table) -> Console:
-    """Return a console in which no id of the table is wrapped; the terminal wraps its lines."""
+    """Return a console in which no id of the table is wrapped; the terminal wraps long lines."""
     if not any(column.no_wrap for column in rows.columns):
         return console
     unlimited = console.options.update(max_width=_UNLIMITED)

@@ -68,7 +68,7 @@ def printed(width: int, *, is_terminal: bool) -> str:
     output = io.StringIO()
     console = Console(file=output, width=width, force_terminal=is_terminal, color_system=None)
     rows = table("request", "status", "reference", rows=ROWS, whole=(0,))
-    Screen(console, as_json=False).result({}, rows)
+    Screen(console, as_json=False).listing({}, rows)
     return output.getvalue()
 
 
@@ -85,6 +85,14 @@ def test_ids_in_a_terminal_are_whole_also_where_the_terminal_is_narrow(width: in
     header, *rows = printed(width, is_terminal=True).splitlines()
     assert header.split() == ["request", "status", "reference"]
     assert [row.split()[0] for row in rows] == [row[0] for row in ROWS]
+
+
+def test_table_of_figures_in_a_pipe_keeps_its_header() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=20, force_terminal=False)
+    figures = table("test split", "AUC", rows=[("the model", "0.86")], numbers=(1,))
+    Screen(console, as_json=False).result({}, figures)
+    assert output.getvalue() == "test split\tAUC\nthe model\t0.86\n"
 
 
 def test_facts_in_a_pipe_are_not_wrapped() -> None:

@@ -82,9 +82,18 @@ def freeze_startup_objects() -> None:
     gc.freeze()
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, at whose shutdown clients stop to wait for deletions."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer the clients that wait, and then shut down as uvicorn does."""
+        cast("FastAPI", self.config.app).state.gateway.following.stop()
+        await super().shutdown(sockets)
+
+
 def make_server(settings: Settings) -> uvicorn.Server:
     """Return the gateway's server; at shutdown the server answers the requests in progress."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             create_app(settings),
             host=settings.host,

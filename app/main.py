@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
 
-from app.api import problems
+from app.api import openapi, problems
 from app.api.attention import AttentionReader
 from app.api.auth import AccessGuard
 from app.api.edge import Edge
+from app.api.following import Following
 from app.api.metrics import Metrics
 from app.api.middleware import BodyLimit, LedgerRetry, Observer
 from app.api.query_parameters import check_query_parameters
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
+            gateway.following.stop()
             # The recommender stops before the replica ends its lease: no answer may follow.
             await asyncio.to_thread(_stop, gateway, database)
 
@@ -62,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         servers=[{"url": settings.root_path or "/"}],
         dependencies=[Depends(check_query_parameters)],
+        generate_unique_id_function=openapi.operation_id,
         openapi_url=None,  # `app.api.routes.web` has the route, so that it follows the same rules.
         docs_url=None,  # The page would load scripts from other hosts.
         redoc_url=None,
@@ -71,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
+    openapi.install(app)
     # The last one added is the outermost.
     app.add_middleware(LedgerRetry)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -98,6 +102,7 @@ def make_gateway(settings: Settings, database: Database) -> Gateway:
         replica=replica,
         recommender=RecommendService(settings, uow, pseudonyms, replica, first_stage),
         attention=AttentionReader(settings, uow),
+        following=Following(settings, uow),
     )
 
 

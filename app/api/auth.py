@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Health checks, the dashboard's files and the public keys of certificates, which contain no data.
 #: All other paths need a key.
-_PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/web/dashboard.css"}) | frozenset(
+PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/web/dashboard.css"}) | frozenset(
     {"/web/dashboard.js", "/web/icon.svg", "/.well-known/lethe-keys"}
 )
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -74,7 +74,7 @@ class AccessGuard:
         return refusal
 
     def _check_key(self, scope: Scope, headers: Headers) -> ProblemResponse | None:
-        if scope["path"] in _PUBLIC_PATHS and scope["method"] in _SAFE_METHODS:
+        if scope["path"] in PUBLIC_PATHS and scope["method"] in _SAFE_METHODS:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_key(token.strip().encode("latin-1")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import Header, Response, status
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, WithJsonSchema
 
 _MAX_LENGTH: Final = 4096
 #: Only the browser caches, and it revalidates every time: a deletion must take effect at once.
@@ -23,6 +23,8 @@ def _parse_tags(value: object) -> object:
 IfNoneMatch = Annotated[
     frozenset[str] | None,
     BeforeValidator(_parse_tags),
+    # Generators of clients do not know headers that are lists.
+    WithJsonSchema({"type": "string"}),
     Header(alias="If-None-Match", description="The `ETag` of a cached answer."),
 ]
 

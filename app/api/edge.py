@@ -75,9 +75,12 @@ class Edge:
             if message["type"] == "http.response.start" and message["status"] == _NOT_ALLOWED:
                 allowed = self._allowed(inner["path"])
                 MutableHeaders(scope=message)["Allow"] = ", ".join(allowed)
-            if is_head and message["type"] == "http.response.body":
-                message = {**message, "body": b""}
-            await send(message)
+            if not is_head:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await send(message)
+                # The answer ends here. The end of a stream may be far away.
+                await send({"type": "http.response.body", "body": b""})
 
         await self._app(inner, receive, edge_send)
 

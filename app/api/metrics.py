@@ -36,7 +36,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "lethe_http_request_seconds",
-            "Time from request to end of response.",
+            "Time from request to end of response, without waits that the client asked for.",
             ["method", "route"],
             buckets=_BUCKETS,
             registry=self.registry,

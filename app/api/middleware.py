@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("lethe.access")
 _READING_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOO_LARGE: Final = 413
+#: Key of the seconds for which an answer waited for something else, in the scope of a request.
+_WAITED: Final = "lethe.waited"
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -128,7 +130,7 @@ class Observer:
             if status == 0:
                 await problem(HTTP_PROBLEMS[500])(scope, receive, observing_send)
         finally:
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - scope.get(_WAITED, 0.0)
             route = _template(scope)
             self._metrics.request(scope["method"], route, status, seconds)
             _log.info(
@@ -138,6 +140,11 @@ class Observer:
                 status=status,
                 milliseconds=round(seconds * 1000, 2),
             )
+
+
+def add_waited(scope: Scope, seconds: float) -> None:
+    """Exclude the time for which a client chose to wait from the time of the answer."""
+    scope[_WAITED] = scope.get(_WAITED, 0.0) + seconds
 
 
 def _template(scope: Scope) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.api.attention import AttentionReader
+    from app.api.following import Following
     from app.services.pseudonyms import Pseudonyms
     from app.serving.recommend.service import RecommendService
     from app.serving.replica.replica import Replica
@@ -26,3 +27,4 @@ class Gateway:
     replica: Replica
     recommender: RecommendService
     attention: AttentionReader
+    following: Following

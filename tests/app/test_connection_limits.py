@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from app.gateway import make_server
-from tests.support.processes import PATIENCE_SECONDS, wait_until
+from tests.support.gateway_server import gateway_server
+from tests.support.processes import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from tests.support.gateway_world import World
 
 _POST = b"POST /forget HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
-@contextmanager
-def _gateway(world: World, **changes: float) -> Iterator[tuple[str, int]]:
-    """Run a gateway's server in a thread; yield its address."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    server = make_server(world.settings.model_copy(update=changes))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    wait_until(lambda: server.started or not thread.is_alive(), "the gateway does not start")
-    try:
-        yield listener.getsockname()
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+def _gateway(world: World, **changes: float) -> AbstractContextManager[tuple[str, int]]:
+    return gateway_server(world.settings.model_copy(update=changes))
 
 
 def _connect(address: tuple[str, int]) -> socket.socket:

@@ -50,6 +50,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         # The key draws the holdout users, so that every run has the same models and audits. With
         # this key, the demo's audit does not fail, and a renewal follows.
         "LETHE_HASH_KEY": "another key for tests, number 0",
+        # As long as a machine of CI may stand still.
+        "LETHE_REPLICA_TTL": "30",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -199,9 +199,10 @@ def make_installation(
         "LETHE_EXACT": "off",
         # With few users, each deletion would spend the drift budget.
         "LETHE_DRIFT_ROWS": "1",
-        "LETHE_REPLICA_TTL": "1",
+        # As long as a machine of CI may stand still. Tests that wait for an end choose less.
+        "LETHE_REPLICA_TTL": "60",
         "LETHE_REPLICA_MARGIN": "0.2",
-        "LETHE_ROLLOUT_TIMEOUT": "1",
+        "LETHE_ROLLOUT_TIMEOUT": "60",
         "LETHE_HASH_KEY": HASH_KEY,
     } | changes
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")} | values

@@ -12,7 +12,7 @@ from app.domain.jobs import JobKind, Stage
 from app.domain.requests import Outcome, RequestStatus
 from app.services.jobs import start_training
 from app.services.replicas import ReplicaState, register_replica, renew_replica
-from tests.faults.test_roll_out import FakeReplica
+from tests.faults.test_roll_out import SHORT_TTL, FakeReplica, impatient
 from tests.support.file_learner import FileLearner
 from tests.support.processes import PATIENCE_SECONDS
 from worker.errors import UnlearningFailedError
@@ -67,7 +67,7 @@ class ReturningReplica:
 
     def __init__(self, installation: Installation) -> None:
         self._factory = installation.context.uow_factory
-        self._ttl = installation.settings.replica_ttl
+        self._ttl = SHORT_TTL
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)
         self._id = self._register()
@@ -101,9 +101,8 @@ def test_replica_without_release_does_not_block_deletion(installation: Installat
     stop = threading.Event()
     # The pipeline refuses a rollout that no replica can serve, so one replica is good.
     with FakeReplica(installation, "good"), ReturningReplica(installation):
-        work = threading.Thread(
-            target=run_once, args=(installation.context,), kwargs={"stop": stop}
-        )
+        context = impatient(installation)
+        work = threading.Thread(target=run_once, args=(context,), kwargs={"stop": stop})
         work.start()
         work.join(timeout=PATIENCE_SECONDS)
         is_stuck = work.is_alive()

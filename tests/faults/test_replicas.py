@@ -127,10 +127,11 @@ def untrained(sqlite_database: Database, tmp_path: Path) -> Iterator[Installatio
         sqlite_database,
         tmp_path,
         real=True,
-        LETHE_REPLICA_TTL="4",
+        # The healthy replica must keep its lease while the machine stands still.
+        LETHE_REPLICA_TTL="30",
         LETHE_REPLICA_MARGIN="0.5",
         # Longer than a replica's lease, so that dead replicas expire before any replica is fenced.
-        LETHE_ROLLOUT_TIMEOUT="5",
+        LETHE_ROLLOUT_TIMEOUT="35",
     )
     learner = UntrainedLearner(installation.settings)
     installation.context = replace(installation.context, learner=learner)
@@ -174,7 +175,7 @@ class RecommendationQuery(threading.Thread):
     """A query to a replica, in a thread that waits for the answer."""
 
     def __init__(self, replica: Replica) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.answer: httpx.Response | None = None
         self._replica = replica
         self.start()

@@ -17,6 +17,7 @@ from worker.loop import run_once
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Installation
+    from worker.context import WorkerContext
 
 
 #: Seconds of the lease of a replica that is to be fenced, and of one that is to stay live. On a
@@ -76,6 +77,12 @@ class FakeReplica:
                 state = ReplicaState(serving=self._serving, prepared=alias.target)
 
 
+def impatient(installation: Installation) -> WorkerContext:
+    """Return a context whose rollouts soon fence replicas that do not confirm."""
+    settings = installation.settings.model_copy(update={"rollout_timeout": 1.0})
+    return replace(installation.context, settings=settings)
+
+
 def test_job_ends_when_all_replicas_confirm(installation: Installation) -> None:
     request_id = installation.forget()
     with FakeReplica(installation, "good") as replica:
@@ -108,7 +115,7 @@ def test_certificate_names_the_replicas_that_confirmed(installation: Installatio
 def test_certificate_names_the_replicas_that_were_fenced(installation: Installation) -> None:
     request_id = installation.forget()
     with FakeReplica(installation, "unconfirming") as replica:
-        assert run_once(installation.context)
+        assert run_once(impatient(installation))
     content = installation.certificate(request_id)
     assert (content["replicas"], content["fenced_replicas"]) == ([], [replica.id])
 
@@ -126,7 +133,7 @@ def test_slow_replica_is_fenced_before_rows_are_deleted(
             live_replicas[stage] = [replica.id for replica in uow.replicas.live(margin)]
 
     with FakeReplica(installation, behavior) as replica:
-        assert run_once(installation.context, on_stage=record)
+        assert run_once(impatient(installation), on_stage=record)
         assert replica.fenced.is_set()
     assert live_replicas[Stage.ROLL_OUT] == [replica.id]
     assert live_replicas[Stage.DELETE_ROWS] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from models.data.interactions import ItemRecord
 from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from fastapi import FastAPI
@@ -122,6 +123,7 @@ def world(tmp_path: Path, migrated_sqlite: bytes) -> Iterator[World]:
         drain_timeout=5.0,
         candidates=20,
         job_lease=60.0,
+        replica_ttl=60.0,
     )
     database = make_database(settings.sqlalchemy_url)
     pseudonyms = load_pseudonyms(settings)
@@ -152,9 +154,28 @@ def client_of(app: FastAPI, *, client: str = "127.0.0.1", **options: Any) -> htt
     return httpx.AsyncClient(transport=transport, **options)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition is true."""
+
+    async def is_true() -> bool:
+        return condition()
+
+    await until_true(is_true)
+
+
+async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the condition returns true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"timed out: {condition.__name__}")
+        await asyncio.sleep(0.02)
+
+
 async def until_ready(client: httpx.AsyncClient) -> None:
     """Wait until the replica reports that it is ready."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (await client.get("/readyz")).status_code != 200:
-        if time.monotonic() > deadline:
-            pytest.fail("the replica does not become ready")
+
+    async def is_ready() -> bool:
+        return (await client.get("/readyz")).status_code == 200
+
+    await until_true(is_ready)

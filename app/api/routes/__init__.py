@@ -9,6 +9,7 @@ from starlette.routing import Route
 from app.api.routes import (
     consents,
     forget,
+    forget_events,
     health,
     interactions,
     items,
@@ -32,6 +33,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
         module.router
         for module in (
             forget,
+            forget_events,
             recommend,
             # Before `items`, where an item id may contain slashes and would match this path.
             similar,

@@ -19,6 +19,7 @@ from app.api.dependencies import (
     Writing,
     WritingUnlessDryRun,
 )
+from app.api.followed_answers import WaitSeconds, answered_after
 from app.api.request_filters import Matching
 from app.api.responses import problems
 from app.api.schemas.certificates import CertificateAnswer, CertificateList
@@ -62,7 +63,7 @@ router = APIRouter(prefix="/forget", tags=["deletion requests"])
         }
     },
 )
-def forget(
+def forget(  # noqa: PLR0913, PLR0917 -- each is a parameter of the call
     body: ForgetBody,
     gateway: TheGateway,
     uow: WritingUnlessDryRun,
@@ -70,6 +71,7 @@ def forget(
     tasks: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
     dry_run: IsDryRun = False,
+    wait: WaitSeconds = None,
 ) -> ForgetAnswer | Response:
     """Request the deletion of a user, of some of a user's interactions, or of an item.
 
@@ -83,7 +85,8 @@ def forget(
         )
         answer = DryRunAnswer.of(result)
         return Response(answer.model_dump_json(), media_type="application/json")
-    return record(body, gateway, uow, response, tasks, idempotency_key)
+    recorded = record(body, gateway, uow, response, tasks, idempotency_key)
+    return answered_after(gateway.following, recorded, wait, response)
 
 
 def record(
@@ -125,12 +128,18 @@ def list_all(
     return ForgetPage.read(uow, mode, matching, limit, cursor, with_total=total)
 
 
-@router.get("/{request_id}", responses=problems("unknown-request", "invalid-input"))
-def read(request_id: RequestPath, gateway: TheGateway, uow: Reading) -> ForgetAnswer:
+@router.get(
+    "/{request_id}",
+    response_model=ForgetAnswer,
+    responses=problems("unknown-request", "invalid-input"),
+)
+def read(
+    request_id: RequestPath, gateway: TheGateway, uow: Reading, wait: WaitSeconds = None
+) -> ForgetAnswer | Response:
     """Return a deletion request with its status, its progress and what its audit shows."""
     request = uow.requests.get(request_id)
     (answer,) = ForgetAnswer.read(uow, [request], gateway.settings.exact)
-    return answer
+    return answered_after(gateway.following, answer, wait)
 
 
 @router.delete(

@@ -111,6 +111,14 @@ class RequestRepository(Repository):
         rows = self._all(_requests().where(RequestRow.id == request_id))
         return rows[0] if rows else None
 
+    def find_many(self, request_ids: Iterable[str]) -> list[ForgetRequest]:
+        """Return those of the requests that exist, in no particular order."""
+        return [
+            request
+            for portion in portions(request_ids)
+            for request in self._all(_requests().where(RequestRow.id.in_(portion)))
+        ]
+
     def suppressing(self, subject_hashes: Iterable[str]) -> list[ForgetRequest]:
         """Return the requests that currently suppress any of the hashes, oldest first."""
         requests: dict[str, ForgetRequest] = {}

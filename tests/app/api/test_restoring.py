@@ -14,24 +14,12 @@ from app.gateway import check_identity
 from app.main import make_gateway
 from app.services.restore import open_data
 from tests.support.backups import DatabaseBackup
-from tests.support.gateway_world import serving, until_ready
+from tests.support.gateway_world import serving, until_ready, until_true
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     import httpx
 
     from tests.support.gateway_world import World
-
-_OPTIONS = {"replica_ttl": 3.0, "replica_margin": 0.5}
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(600):
-        if await condition():
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("timed out")
 
 
 def start_release(world: World) -> None:
@@ -62,7 +50,7 @@ def test_gateway_follows_a_database_that_is_restored_while_it_runs(world: World)
     world.forget("u3")
 
     async def whole() -> None:
-        async with serving(world.app(**_OPTIONS)) as client:
+        async with serving(world.app()) as client:
             await until_ready(client)
             assert await statuses(world, client) == {200}
             backup.restore(world.uow.database)
@@ -72,7 +60,7 @@ def test_gateway_follows_a_database_that_is_restored_while_it_runs(world: World)
                 answer = await client.get("/recommend/u2")
                 return answer.status_code == 503 and answer.json()["type"].endswith("/restoring")
 
-            await until(is_restoring)
+            await until_true(is_restoring)
             for user_id in ("u1", "u3"):
                 assert (await client.get(f"/recommend/{user_id}")).status_code == 410
                 assert (await client.get(f"/users/{user_id}")).status_code == 410
@@ -96,20 +84,24 @@ def test_gateway_stops_while_its_ledger_is_gone(world: World) -> None:
     saved = ledger.with_name("saved-ledger")
 
     async def whole() -> None:
-        async with serving(world.app(**_OPTIONS)) as client:
+        # The gateway stops when its lease ends.
+        async with serving(world.app(replica_ttl=10.0, replica_margin=0.5)) as client:
             await until_ready(client)
             shutil.move(ledger, saved)
 
             async def is_refused() -> bool:
                 return (await client.get("/recommend/u2")).status_code == 503
 
-            await until(is_refused)
+            await until_true(is_refused)
             (first, *_) = (await client.get("/readyz")).json()["reasons"]
             assert first.startswith("The erasure ledger cannot be trusted")
             shutil.rmtree(ledger, ignore_errors=True)
             shutil.move(saved, ledger)
-            await until_ready(client)
-            assert (await client.get("/recommend/u2")).status_code == 200
+
+            async def is_answered() -> bool:
+                return (await client.get("/recommend/u2")).status_code == 200
+
+            await until_true(is_answered)
 
     asyncio.run(whole())
 

@@ -108,8 +108,8 @@ def texts(
         "engine_url": engine.url,
         "engine_key": KEY,
         "engine_timeout": 5.0,
-        "replica_ttl": 5.0,
-        "replica_margin": 0.5,
+        # A replica whose engine keeps an adapter stops only when its lease has ended.
+        "replica_ttl": 10.0,
     }
     unchanged = world.settings.model_dump(exclude_unset=True)
     world.settings = type(world.settings)(**{**unchanged, **changes})

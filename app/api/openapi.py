@@ -23,6 +23,7 @@ _OPERATION_IDS: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/forget/{request_id}/release"): "release_deletion_request",
     ("GET", "/forget/{request_id}/events"): "follow_deletion_request",
     ("GET", "/forget/{request_id}/certificate"): "get_certificate",
+    ("GET", "/forget/{request_id}/certificate.html"): "get_certificate_page",
     ("GET", "/forget/{request_id}/certificates"): "list_certificates",
     ("GET", "/recommend/{user_id}"): "recommend",
     ("POST", "/recommend"): "rank",

@@ -34,7 +34,7 @@ _SECRETS = Path("/run/secrets")
 
 
 #: Variables of the containers and of programs beside the service.
-_OTHER_VARIABLES: Final = frozenset({"LETHE_BIND", "LETHE_URL", "LETHE_VERSION"})
+_OTHER_VARIABLES: Final = frozenset({"LETHE_BIND", "LETHE_KEY", "LETHE_URL", "LETHE_VERSION"})
 
 
 class Settings(BaseSettings):

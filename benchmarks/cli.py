@@ -16,6 +16,7 @@ import typer
 from rich.progress import ProgressColumn
 from rich.text import Text
 
+from app.cli.command_group import SETTINGS, CommandGroup
 from app.cli.demo.command import SHIPPED_DATA
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
@@ -37,6 +38,8 @@ OutputDirectory = Annotated[
 ]
 
 application = typer.Typer(
+    cls=CommandGroup,
+    context_settings=SETTINGS,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

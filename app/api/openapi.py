@@ -26,6 +26,7 @@ _OPERATION_IDS: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/forget/bulk/{list_id}"): "get_deletion_list",
     ("GET", "/forget/bulk/{list_id}/results"): "list_deletion_results",
     ("GET", "/forget/{request_id}/certificate"): "get_certificate",
+    ("GET", "/forget/{request_id}/certificate.html"): "get_certificate_page",
     ("GET", "/forget/{request_id}/certificates"): "list_certificates",
     ("GET", "/recommend/{user_id}"): "recommend",
     ("POST", "/recommend"): "rank",

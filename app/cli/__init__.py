@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -13,9 +15,18 @@ def main() -> None:
         from app.logs import configure_logging  # noqa: PLC0415
         from app.private_files import use_private_umask  # noqa: PLC0415
 
+        _replace_closed_streams()
         configure_logging("WARNING")
         if sys.argv[1:2] != ["benchmark"]:  # Its reports are for other users too.
             use_private_umask()
         application(prog_name="lethe")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _replace_closed_streams() -> None:
+    """Discard output for which the caller closed the stream (`>&-`); Python has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- until the exit
+            setattr(sys, name, stream)

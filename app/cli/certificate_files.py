@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from app.domain.errors import InvalidCertificateError
 from app.services.saved_certificates import FileProblem, FileResult
 from app.services.signatures import TrustedKey, load_public_key
 from app.services.signing_keys import trusted_keys
+from app.web.certificate_page import ENVELOPE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +42,59 @@ def read_json(path: Path, data: bytes) -> Any:
         return json.loads(data, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path} is not JSON: {error}") from error
+
+
+def read_certificate(path: Path) -> tuple[Any, str | None]:
+    """Return the certificate in the file, and the text of the page that embeds the certificate.
+
+    The text is None for a JSON file. Raises BadInputError.
+    """
+    data = read_file(path)
+    if not is_page(data):
+        return read_json(path, data), None
+    try:
+        text = data.decode()
+        return json.loads(embedded_in(text), object_pairs_hook=_without_repetition), text
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(
+            f"{path} is a page without a certificate of Lethe: {error}. Save the page again."
+        ) from error
+
+
+def is_page(data: bytes) -> bool:
+    """Return whether the bytes begin like an HTML page; JSON never begins so."""
+    return data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def embedded_in(page: str) -> str:
+    """Return the text of the page's element with the envelope; raises ValueError."""
+    parser = _EnvelopeParser()
+    parser.feed(page)
+    if len(parser.texts) != 1:
+        raise ValueError(f"it embeds {len(parser.texts)} certificates")
+    return "".join(parser.texts[0])
+
+
+class _EnvelopeParser(HTMLParser):
+    """Collects the texts of the script elements that hold a certificate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[list[str]] = []
+        self._is_inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._is_inside = tag == "script" and dict(attrs).get("id") == ENVELOPE_ID
+        if self._is_inside:
+            self.texts.append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        del tag
+        self._is_inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._is_inside:
+            self.texts[-1].append(data)
 
 
 def keys_in(path: Path) -> list[TrustedKey]:
@@ -93,7 +148,8 @@ def _value_of(path: Path) -> Any | FileProblem:
     except OSError as error:
         return _unreadable(error.strerror or type(error).__name__)
     try:
-        return json.loads(data, object_pairs_hook=_without_repetition)
+        text = embedded_in(data.decode()) if is_page(data) else data
+        return json.loads(text, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError):
         text = "not JSON" if data.strip() else "empty"
         looks_like_certificate = b'"payload' in data or not data.strip()

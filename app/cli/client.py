@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
@@ -14,25 +15,30 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 _TIMEOUT_SECONDS: Final = 30.0
-_UNPROCESSABLE: Final = 422
 
 
 class ServiceError(CommandError):
-    """The service returned a problem document; `status` is the HTTP status."""
+    """The service returned a problem; `status` is the HTTP status, `document` the JSON if any."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, document: Any = None) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
+        self.document = document
 
 
 class Service:
     """Calls the REST API and raises ServiceError for a problem document."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        parsed = httpx.URL(url)
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL()
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise BadInputError(f"{url} is no address of a service. Use the form http://host:8000")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise BadInputError("The API key has characters that no key has. Check --key.")
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(
@@ -44,35 +50,55 @@ class Service:
         )
 
     @classmethod
-    def of(cls, settings: Settings, url: str | None = None) -> Self:
-        """Return a client for `url`, or for the address in the settings."""
+    def of(cls, settings: Settings, url: str | None = None, key: str | None = None) -> Self:
+        """Return a client for `url` with `key`, or for address and first key of the settings."""
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        keys = settings.api_keys
-        return cls(
-            url or f"http://{host}:{settings.port}", keys[0].get_secret_value() if keys else None
-        )
+        keys = [secret.get_secret_value() for secret in settings.api_keys[:1]]
+        return cls(url or f"http://{host}:{settings.port}", key or next(iter(keys), None))
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the JSON of the response."""
+        return self.answer(method, path, **options)[1]
+
+    def answer(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Send a request and return the status and the JSON of the response."""
         try:
             response = self._http.request(method, path, **options)
         except httpx.ConnectError as error:
             raise CommandError(
-                f"No service answers at {self.url}. Start it with: lethe up"
+                f"No service answers at {self.url}. Start it with: lethe up. If it runs elsewhere,"
+                " give its address with --url"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise CommandError(
+                f"The service at {self.url} did not answer within {_TIMEOUT_SECONDS:.0f} s."
+                " Try again, and check the service with: lethe doctor"
             ) from error
         except httpx.HTTPError as error:
             raise CommandError(f"Invalid response from {self.url}: {error}") from error
         if response.is_error:
             raise _error_of(response)
         try:
-            return response.json()
+            return response.status_code, response.json()
         except ValueError as error:
             raise CommandError(
                 f"The answer from {self.url} is not JSON. Check that Lethe runs at this address."
             ) from error
 
     def get(self, path: str, **parameters: Any) -> Any:
-        return self.call("GET", path, params=parameters)
+        """Call GET; parameters that are None are left out."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return self.call("GET", path, params=given)
+
+    def readiness(self) -> dict[str, Any]:
+        """Return the answer of /readyz, also of a replica that is not ready."""
+        try:
+            document = self.get("/readyz")
+        except ServiceError as error:
+            document = error.document
+            if not isinstance(document, dict) or "reasons" not in document:
+                raise
+        return dict(document)
 
     def recommend(self, user_id: str, n: int) -> Any:
         """Call GET /recommend; the user id may contain any character."""
@@ -96,14 +122,21 @@ class Service:
 
 
 def _error_of(response: httpx.Response) -> ServiceError | BadInputError:
+    """Return the error of a response with a status of 400 or more."""
+    status = response.status_code
     try:
         document = response.json()
+    except ValueError:
+        document = None
+    try:
         detail = str(document["detail"])
         code = str(document["type"]).rsplit(":", 1)[-1].rsplit("/", 1)[-1]
-    except (ValueError, KeyError, TypeError):
-        return ServiceError(
-            response.status_code, "http", f"The service returned {response.status_code}."
-        )
-    if response.status_code == _UNPROCESSABLE:
-        return BadInputError(detail)
-    return ServiceError(response.status_code, code, detail)
+    except (KeyError, TypeError):
+        return ServiceError(status, "http", f"The service returned {status}.", document)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        parts = document.get("errors", ())
+        invalid = [f"{part['location'][-1]}: {part['detail']}" for part in parts]
+        return BadInputError("; ".join(invalid) or detail)
+    if status == HTTPStatus.UNAUTHORIZED:
+        detail += " Give the key with --key, or set LETHE_KEY."
+    return ServiceError(status, code, detail, document)

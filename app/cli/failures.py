@@ -1,8 +1,4 @@
-"""Error handling of the commands: one line per expected error, and the exit status.
-
-The status is 2 for bad input, 4 for a damaged erasure ledger, 130 for an interrupt, and 1 for other
-failures. `restore-check` also ends with 3 if something must be repeated.
-"""
+"""Error handling of the commands: one line per expected error, and the exit status."""
 
 from __future__ import annotations
 
@@ -10,13 +6,12 @@ import functools
 import io
 import signal
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
 from pydantic import ValidationError
-from rich.text import Text
 
+from app.cli.exit_codes import ExitCode
 from app.cli.screen import Screen
 from app.domain.errors import InvalidInputError, LedgerDamagedError, LetheError
 
@@ -25,12 +20,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
 P = ParamSpec("P")
-
-FAILURE: Final = 1
-BAD_INPUT: Final = 2
-REPEAT: Final = 3
-DAMAGED: Final = 4
-INTERRUPTED: Final = 130
 
 
 class CommandError(LetheError):
@@ -54,15 +43,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         try:
             _check_texts(kwargs)
             function(*args, **kwargs)
+            sys.stdout.flush()  # Otherwise Python reports a full disk after the exit status is set.
         except LetheError as error:
             _exit(screen, error.code, str(error), _status_of(error))
         except ValidationError as error:
-            _exit(screen, "invalid-settings", _settings_message(error), BAD_INPUT)
+            _exit(screen, "invalid-settings", _settings_message(error), ExitCode.BAD_INPUT)
+        except BrokenPipeError:
+            sys.stdout = io.StringIO()  # Python would try to write the rest at the exit.
+            raise typer.Exit(ExitCode.BROKEN_PIPE) from None
         except OSError as error:
             prefix = f"{error.filename}: " if error.filename else ""
-            _exit(screen, "system", f"{prefix}{error.strerror or error}", FAILURE)
+            _exit(screen, "system", f"{prefix}{error.strerror or error}", ExitCode.FAILURE)
         except KeyboardInterrupt as interrupt:
-            _exit(screen, "interrupted", str(interrupt) or "Stopped.", INTERRUPTED)
+            _exit(screen, "interrupted", str(interrupt) or "Stopped.", ExitCode.INTERRUPTED)
 
     return guarded
 
@@ -81,22 +74,18 @@ def _check_texts(arguments: dict[str, Any]) -> None:
             ) from error
 
 
-def _status_of(error: LetheError) -> int:
+def _status_of(error: LetheError) -> ExitCode:
     if isinstance(error, LedgerDamagedError):
-        return DAMAGED
-    return BAD_INPUT if isinstance(error, InvalidInputError) else FAILURE
+        return ExitCode.DAMAGED
+    return ExitCode.BAD_INPUT if isinstance(error, InvalidInputError) else ExitCode.FAILURE
 
 
-def _exit(screen: Screen, code: str, message: str, status: int) -> NoReturn:
+def _exit(screen: Screen, code: str, message: str, status: ExitCode) -> NoReturn:
     try:
-        # A Text, so that brackets in a message are not read as markup.
-        screen.say(Text(message, style="red" if status != INTERRUPTED else "yellow"))
-        screen.document({"error": {"code": code, "message": message}})
+        screen.fail(code, message, "yellow" if status is ExitCode.INTERRUPTED else "red")
     except OSError:
         # Standard output is full or closed. Python would try to write the rest at the exit.
         sys.stdout = io.StringIO()
-        with suppress(OSError):
-            sys.stderr.write(f"{message}\n")
     raise typer.Exit(status)
 
 

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from app.api.schemas.jobs import JobAnswer
-from app.cli.failures import CommandError, command
-from app.cli.installation import open_installation
-from app.cli.jobs import follow_job, job_name, read_job
-from app.cli.options import AsJson, Items, RequestedBy, TicketReference, User
+from app.cli.deletions import outcomes_document, outcomes_table, record_all, wait_for_all
+from app.cli.exit_codes import ExitCode
+from app.cli.failures import BadInputError, CommandError, command
+from app.cli.jobs import follow_job, job_name
+from app.cli.options import AsJson, Items, Key, RequestedBy, TicketReference, Url, User
 from app.cli.processes import Children
 from app.cli.renewals import exact_outlook, wait_until_exact
-from app.cli.requests import read_request
 from app.cli.screen import Screen, facts
+from app.cli.source import open_source
 from app.cli.train import ensure_worker, require_running
+from app.cli.user_ids import read_user_ids
 from app.domain.renewal import ExactMode
 from app.domain.requests import Attribution, RequestReason
-from app.services.forget import ForgetCommand, request_forget
-from app.services.pagination import list_jobs
-from app.services.suppression import record_consent
-from app.settings import get_settings
+from app.services.forget import ForgetCommand
 
 if TYPE_CHECKING:
-    from app.cli.installation import Installation
+    from collections.abc import Callable
+
     from app.cli.processes import Child
-    from app.settings import Settings
+    from app.cli.source import Source
+
+Request = dict[str, Any]
 
 #: Statuses of requests that a job has yet to finish; a held request waits for its release.
 UNFINISHED = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolling_out"})
@@ -36,7 +38,18 @@ UNFINISHED = frozenset({"scheduled", "batched", "unlearning", "auditing", "rolli
 
 @command
 def forget(  # noqa: PLR0913, PLR0917 -- each is an option of the command
-    user: User,
+    users: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="USER...", help="Ids of users.", show_default=False),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also the users in this file: one id per line, or a CSV column user_id; - is"
+            " standard input.",
+        ),
+    ] = None,
     item: Items = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the deletion is completed.")
@@ -54,48 +67,84 @@ def forget(  # noqa: PLR0913, PLR0917 -- each is an option of the command
         RequestReason, typer.Option("--reason", help="Why the deletion is requested.")
     ] = RequestReason.USER_REQUEST,
     reference: TicketReference = None,
+    url: Url = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Request the deletion of a user, or of a user's ratings of single items.
+    """Request the deletion of users, or of a user's ratings of single items.
 
-    A repeated call returns the earlier request, so it can wait for a deletion of the past.
+    A repeated call returns the earlier request, so it can wait for a deletion of the past. Several
+    users, or a file, give one line per user; one bad id does not stop the others.
     """
     screen = Screen.make(as_json=as_json)
-    settings = get_settings()
-    with open_installation(settings) as installation:
-        with installation.uow() as uow:
-            request, created = request_forget(
-                uow,
-                installation.pseudonyms,
-                settings,
-                ForgetCommand.of(
-                    user,
-                    item or (),
-                    None,
-                    suppress_unknown=suppress_unknown,
-                    attribution=Attribution(
-                        requested_by=requested_by, reason=reason, reference=reference
-                    ),
-                ),
-            )
-        answer = read_request(installation, request.id)
-        is_open = answer["status"] != "completed"
-        if (is_open and (wait or exact)) or (exact and answer["assurance"] != "exact"):
-            if created:
-                screen.say(f"Recorded as {request.id}; suppressed from now on.")
-            answer = _wait(screen, installation, request.id, until_exact=exact)
+    attribution = Attribution(requested_by=requested_by, reason=reason, reference=reference)
+    commands = [
+        ForgetCommand.of(
+            user, item or (), None, suppress_unknown=suppress_unknown, attribution=attribution
+        )
+        for user in _user_ids(users, file, item)
+    ]
+    with open_source(url, key) as source:
+        wait_for = partial(_wait_for, screen, source, until_exact=exact) if wait or exact else None
+        if file is None and len(commands) == 1:
+            _forget_one(screen, source, commands[0], wait_for)
+        else:
+            _forget_several(screen, source, commands, wait_for)
+
+
+def _user_ids(users: list[str] | None, file: Path | None, items: list[str] | None) -> list[str]:
+    """Return the distinct ids of the arguments and of the file, in their order."""
+    ids = list(dict.fromkeys([*(users or ()), *([] if file is None else read_user_ids(file))]))
+    if not ids:
+        raise BadInputError("Give the id of a user, or a file with ids: lethe forget --file PATH")
+    if items and (len(ids) > 1 or file is not None):
+        raise BadInputError("--item is about ratings of one user. Give one user, and no --file.")
+    return ids
+
+
+def _forget_one(
+    screen: Screen,
+    source: Source,
+    command: ForgetCommand,
+    wait_for: Callable[[Request], Request] | None,
+) -> None:
+    """Record one deletion, and show the request."""
+    answer, created = source.forget(command)
+    if wait_for is not None:
+        if created:
+            screen.say(f"Recorded as {answer['id']}; suppressed from now on.")
+        answer = wait_for(answer)
     note = [] if created else ["An earlier request covers this one."]
-    outlook = _outlook(answer, settings)
+    outlook = _outlook(answer, source.exact)
     finding = [] if answer["finding"] is None else [Text(answer["finding"]["sentence"])]
     screen.result(answer, *note, facts(_summary(answer)), *finding, *outlook)
 
 
+def _forget_several(
+    screen: Screen,
+    source: Source,
+    commands: list[ForgetCommand],
+    wait_for: Callable[[Request], Request] | None,
+) -> None:
+    """Record deletions, and show one line per user; exit with a failure if one failed."""
+    outcomes = record_all(source, commands)
+    if wait_for is not None:
+        outcomes = wait_for_all(outcomes, wait_for)
+    document = outcomes_document(outcomes)
+    counts = "{recorded} recorded, {covered} covered by earlier requests, {failed} failed."
+    screen.listing(document, outcomes_table(outcomes), counts.format(**document))
+    if document["failed"]:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
 @command
-def consent(user: User, item: Items = None, as_json: AsJson = False) -> None:
+def consent(
+    user: User, item: Items = None, url: Url = None, key: Key = None, as_json: AsJson = False
+) -> None:
     """Record a forgotten user's new consent, so that data about the user is accepted again."""
     screen = Screen.make(as_json=as_json)
-    with open_installation(get_settings()) as installation, installation.uow() as uow:
-        lifted = record_consent(uow, installation.pseudonyms, user, item or ())
+    with open_source(url, key) as source:
+        lifted = source.consent(user, item or ())
     screen.result({"lifted": lifted}, f"Consent recorded; {lifted} tombstone(s) lifted.")
 
 
@@ -108,47 +157,50 @@ def _summary(answer: dict[str, Any]) -> dict[str, Any]:
     return values | {"exact due": answer["exact_due_at"]}
 
 
-def _outlook(answer: dict[str, Any], settings: Settings) -> list[str]:
+def _outlook(answer: Request, mode: ExactMode | None) -> list[str]:
     """Return the lines on the exact training of a completed deletion."""
-    outlook = exact_outlook(answer, settings) if answer["status"] == "completed" else None
+    outlook = exact_outlook(answer, mode) if answer["status"] == "completed" else None
     if outlook is None:
         return []
-    if settings.exact is not ExactMode.OFF:
+    if mode is not ExactMode.OFF:
         outlook += " To wait for it, repeat the command with --exact."
     return [outlook]
 
 
-def _wait(
-    screen: Screen, installation: Installation, request_id: str, *, until_exact: bool
-) -> dict[str, Any]:
+def _wait_for(screen: Screen, source: Source, answer: Request, *, until_exact: bool) -> Request:
     """Follow the request until it is completed, or exact; start a worker if none is running."""
-    log = Path(installation.settings.home) / "logs" / "worker.log"
+    if answer["status"] == "completed" and not (until_exact and answer["assurance"] != "exact"):
+        return answer
+    request_id = answer["id"]
     with Children() as children:
-        # The worker must not end when idle: no job is due before the cancel window is over.
-        worker = ensure_worker(installation, children, log=log, until_idle=False)
-        answer = _wait_until_completed(screen, installation, request_id, worker)
-        outlook = exact_outlook(answer, installation.settings)
+        worker = None
+        if source.installation is not None:
+            log = Path(source.installation.settings.home) / "logs" / "worker.log"
+            # The worker must not end when idle: no job is due before the cancel window is over.
+            worker = ensure_worker(source.installation, children, log=log, until_idle=False)
+        answer = _wait_until_completed(screen, source, request_id, worker)
+        outlook = exact_outlook(answer, source.exact)
         if not until_exact or outlook is None:
             return answer
-        if installation.settings.exact is ExactMode.OFF:
+        if source.exact is ExactMode.OFF:
             raise CommandError(f"The request {request_id} is completed. {outlook}")
         screen.say(f"Completed. {outlook} Ctrl-C ends the wait only.")
         return wait_until_exact(
             screen,
-            lambda: read_request(installation, request_id),
-            lambda: _newest_jobs(installation),
+            lambda: source.request(request_id),
+            lambda: source.jobs()["items"],
             check=lambda: require_running(worker),
         )
 
 
 def _wait_until_completed(
-    screen: Screen, installation: Installation, request_id: str, worker: Child | None
-) -> dict[str, Any]:
+    screen: Screen, source: Source, request_id: str, worker: Child | None
+) -> Request:
     """Follow the request to its end, or raise CommandError if `worker` has failed."""
     told: set[str] = set()
 
     def read() -> dict[str, Any] | None:
-        request = read_request(installation, request_id)
+        request = source.request(request_id)
         blocker = request["waits_for"]
         if blocker is not None and blocker["job"] not in told:
             told.add(blocker["job"])
@@ -157,7 +209,7 @@ def _wait_until_completed(
             # The bar ends with the request, not with the job: both end in one transaction.
             return {"status": request["status"], "stage": "done", "progress": 1.0}
         job_id = request["job_id"]
-        return {**read_job(installation, job_id), "status": ""} if job_id else None
+        return {**source.progress_of(job_id), "status": ""} if job_id else None
 
     follow_job(
         screen,
@@ -165,12 +217,7 @@ def _wait_until_completed(
         check=lambda: require_running(worker),
         until=lambda job: bool(job["status"]),
     )
-    answer = read_request(installation, request_id)
+    answer = source.request(request_id)
     if answer["status"] != "completed":
         raise CommandError(f"The request {request_id} is {answer['status']}. See: lethe jobs")
     return answer
-
-
-def _newest_jobs(installation: Installation) -> list[dict[str, Any]]:
-    with installation.uow(write=False) as uow:
-        return [JobAnswer.of(job).model_dump(mode="json") for job in list_jobs(uow).items]

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from app.api.schemas.jobs import JobAnswer, JobDetailAnswer
 from app.cli.failures import BadInputError, CommandError, command
-from app.cli.installation import open_installation
-from app.cli.options import AsJson
+from app.cli.options import AsJson, Key, Url
 from app.cli.screen import Screen, facts, moment, table
+from app.cli.source import open_source
 from app.domain.jobs import JobKind
-from app.services.jobs import cancel
-from app.services.pagination import list_jobs
-from app.settings import get_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rich.table import Table
 
-    from app.cli.installation import Installation
+    from app.cli.source import Source
 
 POLL_SECONDS: Final = 0.25
 #: The text for each stage of a job.
@@ -54,6 +50,8 @@ def jobs(
         typer.Argument(metavar="[ID|cancel]", help="Show this job, or cancel the next."),
     ] = None,
     cancel_id: Annotated[str | None, typer.Argument(metavar="[ID]", hidden=True)] = None,
+    url: Url = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """List training and unlearning jobs, show one job, or cancel a training."""
@@ -61,28 +59,29 @@ def jobs(
     is_cancel = job_id == _CANCEL
     if is_cancel is (cancel_id is None):
         raise BadInputError("Give the id of one job: lethe jobs ID, or lethe jobs cancel ID")
-    with open_installation(get_settings()) as installation:
+    with open_source(url, key) as source:
         if cancel_id is not None:
-            job = cancel_job(installation, cancel_id)
-            screen.result(job, f"The job {cancel_id} is cancelled.")
-            return
-        if job_id is not None:
-            with installation.uow(write=False) as uow:
-                detail = JobDetailAnswer.read(uow, job_id, installation.settings.exact)
-            job = detail.model_dump(mode="json")
+            screen.result(source.cancel_job(cancel_id), f"The job {cancel_id} is cancelled.")
+        elif job_id is not None:
+            job = source.job(job_id)
             screen.result(job, *_job_details(job))
-            return
-        with installation.uow(write=False) as uow:
-            page = list_jobs(uow)
-            open_job = uow.jobs.open_job()
-            waiting = uow.requests.count_waiting()
-    items = [JobAnswer.of(job).model_dump(mode="json") for job in page.items]
-    text = _jobs_table(items) if items else "No job yet. Run: lethe train"
-    notes = []
-    if open_job is not None and open_job.kind is not JobKind.FORGET and waiting:
-        blocker = {"job": open_job.id, "kind": open_job.kind, "reason": open_job.renewal_reason}
-        notes = [f"{waiting} deletion request(s) wait for the end of the {job_name(blocker)}."]
-    screen.result({"items": items, "next_cursor": page.next_cursor}, text, *notes)
+        else:
+            page = source.jobs()
+            screen.listing(page, _jobs_table(page["items"]), *_notes(source, page["items"]))
+
+
+def _notes(source: Source, items: Sequence[Job]) -> list[str]:
+    """Return the notes of the list: the next command, or what delays deletions."""
+    if not items:
+        return ["No job yet. Run: lethe train"]
+    open_job = next((job for job in items if job["status"] not in ENDED), None)
+    if open_job is None or open_job["kind"] == JobKind.FORGET:
+        return []
+    waiting = source.waiting()
+    if not waiting:
+        return []
+    name = job_name(open_job | {"job": open_job["id"]})
+    return [f"{waiting} deletion request(s) wait for the end of the {name}."]
 
 
 def job_name(blocker: dict[str, Any]) -> str:
@@ -90,18 +89,6 @@ def job_name(blocker: dict[str, Any]) -> str:
     kind = "renewal" if blocker["kind"] == JobKind.RENEW else "training"
     reason = f" (reason: {blocker['reason']})" if blocker["reason"] else ""
     return f"{kind} {blocker['job']}{reason}"
-
-
-def cancel_job(installation: Installation, job_id: str) -> Job:
-    """Cancel the job and return the job in the form of the API's JSON."""
-    with installation.uow() as uow:
-        return JobAnswer.of(cancel(uow, job_id)).model_dump(mode="json")
-
-
-def read_job(installation: Installation, job_id: str) -> Job:
-    """Return the job in the form of the API's JSON."""
-    with installation.uow(write=False) as uow:
-        return JobAnswer.of(uow.jobs.get(job_id)).model_dump(mode="json")
 
 
 def follow_job(
@@ -187,7 +174,7 @@ def _jobs_table(items: Sequence[Job]) -> Table:
         for job in items
     ]
     names = ("job", "kind", "status", "stage", "", "reason", "method", "created")
-    return table(*names, rows=rows, numbers=(4,))
+    return table(*names, rows=rows, numbers=(4,), whole=(0,))
 
 
 def _job_details(job: Job) -> list[Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.failures import command
-from app.cli.installation import open_installation
-from app.cli.options import AsJson
+from app.cli.failures import BadInputError, command
+from app.cli.options import AsJson, Key, Url
 from app.cli.screen import Screen, moment, table
+from app.cli.source import open_source
 from app.services import signing_keys
-from app.settings import get_settings
+
+if TYPE_CHECKING:
+    from app.cli.source import Source
 
 
 class KeyAction(StrEnum):
@@ -25,22 +27,34 @@ class KeyAction(StrEnum):
 @command
 def keys(
     action: Annotated[KeyAction, typer.Argument(help="List the keys, or rotate.")] = KeyAction.LIST,
+    url: Url = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """List the public keys of certificates, or replace the signing key by a new one."""
     screen = Screen.make(as_json=as_json)
-    settings = get_settings()
-    with open_installation(settings) as installation, installation.uow() as uow:
+    with open_source(url, key) as source:
         if action is KeyAction.ROTATE:
-            signing_keys.rotate(uow, settings)
-        document = signing_keys.keys_document(uow.signing_keys.all())
+            _rotate(source)
+        document = source.keys()
     rows = [
         (
-            key["key_id"],
-            moment(key["valid_from"]),
-            moment(key["retired_at"]) if key["retired_at"] else "current",
+            each["key_id"],
+            moment(each["valid_from"]),
+            moment(each["retired_at"]) if each["retired_at"] else "current",
         )
-        for key in document["keys"]
+        for each in document["keys"]
     ]
-    no_keys = "No key yet: a worker registers its signing key when it starts."
-    screen.result(document, table("key", "valid from", "retired", rows=rows) if rows else no_keys)
+    notes = [] if rows else ["No key yet: a worker registers its signing key when it starts."]
+    screen.listing(document, table("key", "valid from", "retired", rows=rows, whole=(0,)), *notes)
+
+
+def _rotate(source: Source) -> None:
+    installation = source.installation
+    if installation is None:
+        raise BadInputError(
+            "The signing key is replaced on the machine that has its file. Run the command there,"
+            " without --url."
+        )
+    with installation.uow() as uow:
+        signing_keys.rotate(uow, installation.settings)

@@ -8,7 +8,7 @@ import typer
 
 from app.cli.client import Service
 from app.cli.failures import command
-from app.cli.options import AsJson, User
+from app.cli.options import AsJson, Key, ServiceUrl, User
 from app.cli.screen import Screen, table
 from app.settings import get_settings
 
@@ -20,21 +20,15 @@ if TYPE_CHECKING:
 def recommend(
     user: User,
     n: Annotated[int, typer.Option("-n", min=1, max=100, help="Number of items.")] = 10,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="LETHE_URL",
-            help="The service's address; default: LETHE_HOST and LETHE_PORT.",
-        ),
-    ] = None,
+    url: ServiceUrl = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Get recommendations for a user from the running service."""
     screen = Screen.make(as_json=as_json)
-    with Service.of(get_settings(), url) as service:
+    with Service.of(get_settings(), url, key) as service:
         answer = service.recommend(user, n)
-    screen.result(answer, recommendations_table(answer), f"  release {answer['release']}")
+    screen.listing(answer, recommendations_table(answer), f"  release {answer['release']}")
 
 
 def recommendations_table(answer: dict[str, Any]) -> Table:

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.api.schemas.releases import ReleasePage, ReplicaAnswer
 from app.cli.failures import command
-from app.cli.installation import open_installation
-from app.cli.options import AsJson
+from app.cli.options import AsJson, Key, Url
 from app.cli.screen import Screen, moment, table
-from app.services.pagination import list_releases
-from app.settings import get_settings
+from app.cli.source import open_source
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 @command
-def releases(as_json: AsJson = False) -> None:
+def releases(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """List the releases and mark the live one."""
     screen = Screen.make(as_json=as_json)
-    with open_installation(get_settings()) as installation, installation.uow(write=False) as uow:
-        page = list_releases(uow)
-        now = uow.state.now()
-        replicas = [ReplicaAnswer.of(replica, now) for replica in uow.replicas.all()]
-        answer = ReleasePage.of(page.items, page.next_cursor, uow.releases.alias(), replicas)
-    document = answer.model_dump(mode="json")
-    text = _releases_table(document) if document["items"] else "No release yet. Run: lethe train"
-    screen.result(document, text)
+    with open_source(url, key) as source:
+        page = source.releases()
+    notes = [] if page["items"] else ["No release yet. Run: lethe train"]
+    screen.listing(page, _releases_table(page), *notes)
 
 
 def _releases_table(page: dict[str, Any]) -> Table:
     rows = [
         (
-            "→" if release["id"] == page["live"] else "",
             release["id"],
             release["status"],
             release["method"],
             release["outcome"] or "",
             release["parent"] or "",
             moment(release["created_at"]),
+            "live" if release["id"] == page["live"] else "",
         )
         for release in page["items"]
     ]
-    return table("", "release", "status", "method", "batch audit", "parent", "created", rows=rows)
+    names = ("release", "status", "method", "batch audit", "parent", "created", "")
+    return table(*names, rows=rows, whole=(0, 4))

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.cli.screen import Screen
-    from app.settings import Settings
 
 Job = dict[str, Any]
 Request = dict[str, Any]
@@ -53,11 +52,14 @@ def wait_until_exact(
     return request
 
 
-def exact_outlook(request: Request, settings: Settings) -> str | None:
-    """Return what becomes of a completed deletion; None if the deletion is exact already."""
+def exact_outlook(request: Request, mode: ExactMode | None) -> str | None:
+    """Return what becomes of a completed deletion; None if the deletion is exact already.
+
+    `mode` is LETHE_EXACT, or None if the mode is not known here.
+    """
     if request["assurance"] == "exact":
         return None
-    if settings.exact is ExactMode.OFF:
+    if mode is ExactMode.OFF:
         return (
             "The deletion is approximate and stays so, because LETHE_EXACT is off. An exact"
             " training makes it exact: lethe train"

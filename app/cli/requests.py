@@ -1,40 +1,34 @@
-"""`lethe requests`: list and show deletion requests; cancel, hold and release them."""
+"""`lethe requests`: list, show, cancel, hold and release deletion requests; get certificates."""
 
 from __future__ import annotations
 
+import json
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from app.api.schemas.forget import ForgetAnswer, ForgetPage
 from app.cli.failures import BadInputError, command
-from app.cli.installation import open_installation
 from app.cli.jobs import job_name
-from app.cli.options import AsJson, RequestedBy, TicketReference
-from app.cli.screen import Screen, facts, table
+from app.cli.options import AsJson, CertificateNumber, Key, Out, RequestedBy, TicketReference, Url
+from app.cli.screen import Screen, facts, table, write_file
+from app.cli.source import open_source
 from app.domain.requests import OPEN_STATUSES, Assurance, RequestStatus
-from app.services.forget import cancel_forget, hold_forget, release_forget
 from app.services.pagination import DEFAULT_LIMIT
 from app.services.request_filters import RequestQuery
-from app.settings import get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.table import Table
-
-    from app.cli.installation import Installation
-    from app.domain.requests import ForgetRequest
-    from app.storage.unit_of_work import UnitOfWork
 
 Request = dict[str, Any]
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 Time = Annotated[str | None, typer.Option(metavar="TIME", help="Such as 2026-11-30T12:00:00Z.")]
 
 requests = typer.Typer(
-    no_args_is_help=True, help="List and show deletion requests; cancel, hold and release them."
+    no_args_is_help=True,
+    help="List, show, cancel, hold and release deletion requests, and get their certificates.",
 )
 
 
@@ -59,6 +53,8 @@ def list_all(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     reference: TicketReference = None,
     limit: Annotated[int, typer.Option(help="Requests per page.")] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, typer.Option(help="The cursor of the next page.")] = None,
+    url: Url = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """List the deletion requests that meet all given conditions, newest first."""
@@ -74,20 +70,20 @@ def list_all(  # noqa: PLR0913, PLR0917 -- each is an option of the command
         requested_by=requested_by,
         reference=reference,
     )
-    with open_installation(get_settings()) as installation:
-        page = _read_page(installation, query, limit, cursor)
+    with open_source(url, key) as source:
+        page = source.requests(query, limit, cursor)
     rest = f" The next page: --cursor {page['next_cursor']}" if page["next_cursor"] else ""
     count = f"{len(page['items'])} of {page['total']} requests.{rest}"
-    screen.result(page, *([_requests_table(page["items"])] if page["items"] else []), count)
+    screen.listing(page, _requests_table(page["items"]), count)
 
 
 @requests.command("show")
 @command
-def show(request_id: RequestId, as_json: AsJson = False) -> None:
+def show(request_id: RequestId, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """Show a deletion request, what its audit shows, and what it waits for."""
     screen = Screen.make(as_json=as_json)
-    with open_installation(get_settings()) as installation:
-        request = read_request(installation, request_id)
+    with open_source(url, key) as source:
+        request = source.request(request_id)
     finding = [] if request["finding"] is None else [Text(request["finding"]["sentence"])]
     blocker = request["waits_for"]
     waits = [] if blocker is None else [f"Waits for the end of the {job_name(blocker)}."]
@@ -98,52 +94,58 @@ def show(request_id: RequestId, as_json: AsJson = False) -> None:
 
 @requests.command("cancel")
 @command
-def cancel(request_id: RequestId, as_json: AsJson = False) -> None:
+def cancel(
+    request_id: RequestId, url: Url = None, key: Key = None, as_json: AsJson = False
+) -> None:
     """Cancel a scheduled deletion request and end the suppression of its subject."""
-    _change(cancel_forget, request_id, as_json=as_json)
+    _change("cancel", request_id, url, key, as_json=as_json)
 
 
 @requests.command("hold")
 @command
-def hold(request_id: RequestId, as_json: AsJson = False) -> None:
+def hold(request_id: RequestId, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """Put a scheduled deletion request on hold. Its subject stays suppressed."""
-    _change(hold_forget, request_id, as_json=as_json)
+    _change("hold", request_id, url, key, as_json=as_json)
 
 
 @requests.command("release")
 @command
-def release(request_id: RequestId, as_json: AsJson = False) -> None:
+def release(
+    request_id: RequestId, url: Url = None, key: Key = None, as_json: AsJson = False
+) -> None:
     """Resume a deletion request that is on hold or dead."""
-    _change(release_forget, request_id, as_json=as_json)
+    _change("release", request_id, url, key, as_json=as_json)
 
 
-def read_request(installation: Installation, request_id: str) -> Request:
-    """Return the deletion request in the form of the API's JSON."""
-    with installation.uow(write=False) as uow:
-        request = uow.requests.get(request_id)
-        (answer,) = ForgetAnswer.read(uow, [request], installation.settings.exact)
-    return answer.model_dump(mode="json")
+@requests.command("certificate")
+@command
+def certificate(
+    request_id: RequestId,
+    number: CertificateNumber = None,
+    out: Out = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the newest signed certificate of a completed deletion, for `lethe verify`."""
+    screen = Screen.make(as_json=as_json)
+    with open_source(url, key) as source:
+        envelope = source.certificate(request_id, number)
+    text = json.dumps(envelope, indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)  # JSON in both forms, because the certificate is a JSON document.
+        return
+    write_file(out, text)
+    screen.result({"file": str(out)}, Text(f"The certificate is in {out}"))
 
 
 def _change(
-    change: Callable[[UnitOfWork, str], ForgetRequest], request_id: str, *, as_json: bool
+    change: str, request_id: str, url: str | None, key: str | None, *, as_json: bool
 ) -> None:
     screen = Screen.make(as_json=as_json)
-    with open_installation(get_settings()) as installation:
-        with installation.uow() as uow:
-            change(uow, request_id)
-        request = read_request(installation, request_id)
+    with open_source(url, key) as source:
+        request = source.change_request(change, request_id)
     screen.result(request, f"The request {request_id} is {request['status']}.")
-
-
-def _read_page(
-    installation: Installation, query: RequestQuery, limit: int, cursor: str | None
-) -> dict[str, Any]:
-    """Return a page of the list in the form of the API's JSON."""
-    matching = query.filter(installation.pseudonyms, installation.settings)
-    with installation.uow(write=False) as uow:
-        answer = ForgetPage.read(uow, installation.settings.exact, matching, limit, cursor)
-    return answer.model_dump(mode="json")
 
 
 def _requests_table(items: list[Request]) -> Table:
@@ -158,9 +160,8 @@ def _requests_table(items: list[Request]) -> Table:
         )
         for request in items
     ]
-    result = table("request", "status", "assurance", "created", "due", "reference", rows=rows)
-    result.columns[0].no_wrap = True  # In a narrow output, such as a pipe, ids stay whole.
-    return result
+    names = ("request", "status", "assurance", "created", "due", "reference")
+    return table(*names, rows=rows, whole=(0,))
 
 
 def _due(request: Request) -> str:

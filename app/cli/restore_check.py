@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from app.cli.certificate_files import files_below, keys_in
-from app.cli.failures import DAMAGED, REPEAT, BadInputError, command
+from app.cli.exit_codes import ExitCode
+from app.cli.failures import BadInputError, command
 from app.cli.installation import open_installation
 from app.cli.options import AsJson
 from app.cli.restored_installation import RestoredInstallation, open_unchanged
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     from app.services.signatures import TrustedKey
     from app.settings import Settings
 
-_STATUS: Final = {Severity.OK: 0, Severity.REPEAT: REPEAT, Severity.ACT: REPEAT}
+_STATUS: Final = {
+    Severity.OK: ExitCode.SUCCESS,
+    Severity.REPEAT: ExitCode.REPEAT,
+    Severity.ACT: ExitCode.REPEAT,
+}
 _STYLES: Final = {Severity.OK: "green", Severity.REPEAT: "yellow"}
 #: An entry is written shortly before its transaction commits, so the head is read again.
 _TRIES: Final = 3
@@ -88,7 +93,7 @@ def restore_check(
     document = _document(report, findings, compared)
     extra = {} if recorded is None else {"recorded": recorded}
     screen.result({**document, **extra}, *_lines(findings, compared))
-    status = _STATUS.get(worst(findings), DAMAGED)
+    status = _STATUS.get(worst(findings), ExitCode.DAMAGED)
     if status:
         raise typer.Exit(status)
 

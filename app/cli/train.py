@@ -10,8 +10,9 @@ from rich.text import Text
 
 from app.cli.failures import CommandError, command
 from app.cli.installation import open_installation
-from app.cli.jobs import cancel_job, follow_job, read_job, require_success
+from app.cli.jobs import follow_job, require_success
 from app.cli.launch import worker
+from app.cli.local_source import LocalSource
 from app.cli.options import AsJson
 from app.cli.processes import Child, Children
 from app.cli.screen import Screen, table
@@ -79,7 +80,7 @@ def run_training(
         try:
             job = follow_job(
                 screen,
-                lambda: read_job(installation, job_id),
+                lambda: LocalSource(installation).progress_of(job_id),
                 check=lambda: require_running(started_worker),
             )
         except KeyboardInterrupt:
@@ -95,7 +96,7 @@ def run_training(
 def cancel_interrupted(installation: Installation, job_id: str) -> str:
     """Cancel the job of an interrupted command and return the message for the user."""
     try:
-        cancel_job(installation, job_id)
+        LocalSource(installation).cancel_job(job_id)
     except JobNotCancellableError as error:
         return f"Stopped. {error} See: lethe jobs {job_id}"
     except LetheError as error:

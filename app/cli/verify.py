@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from app.cli.certificate_files import keys_in, read_file, read_json
+from app.cli.certificate_files import keys_in, read_certificate
 from app.cli.failures import BadInputError, CommandError, command
 from app.cli.options import AsJson
 from app.cli.screen import Screen, facts
@@ -21,6 +21,8 @@ from app.services.signing_keys import key_of_this_machine, trusted_key
 from app.settings import get_settings
 from app.storage.engine import make_database
 from app.storage.unit_of_work import UnitOfWorkFactory
+from app.version import VERSION
+from app.web.certificate_page import certificate_page
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -45,13 +47,19 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a deletion certificate offline. Keys are read from files, never fetched."""
+    """Verify a deletion certificate offline, also one in a saved page.
+
+    Keys are read from files, never fetched. The text of a page must be what this version of Lethe
+    writes for the certificate in the page.
+    """
     screen = Screen.make(as_json=as_json)
-    document = read_json(certificate, read_file(certificate))
+    document, page = read_certificate(certificate)
     keys = _own_keys() if key is None else keys_in(key)
     verified = verify_signature(document, keys)
+    if page is not None:
+        _check_page(certificate, page, document)
     if cites is not None:
-        first = read_json(cites, read_file(cites))
+        first, _ = read_certificate(cites)
         verify_signature(first, keys)
         if not is_cited(first, verified.content):
             raise CommandError(f"{certificate} does not cite {cites}.")
@@ -62,6 +70,18 @@ def verify(
         "payload": verified.content,
     }
     screen.result(answer, *certificate_summary(verified))
+
+
+def _check_page(path: Path, page: str, envelope: dict[str, Any]) -> None:
+    """Raise CommandError unless the page is what Lethe writes for the embedded certificate."""
+    # Git and some mail programs change the line ends.
+    if page.removeprefix("\ufeff").replace("\r\n", "\n") != certificate_page(envelope):
+        raise CommandError(
+            f"The signature of the certificate in {path} is valid, but the page around it is not"
+            f" what Lethe {VERSION} writes for this certificate: the page was changed, or written"
+            " by another version. Do not rely on its text. Save the page again, or check the"
+            " embedded certificate alone: the end of the page has the command."
+        )
 
 
 def certificate_summary(verified: VerifiedCertificate) -> list[Any]:

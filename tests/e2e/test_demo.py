@@ -89,6 +89,6 @@ def test_demo_refuses_a_directory_with_other_files(environment: dict[str, str], 
     ended = _demo(environment, "--data", str(tiny))
 
     assert ended.returncode == 2
-    assert "LETHE_HOME" in ended.stdout
+    assert "LETHE_HOME" in ended.stderr
     assert (home / "precious").read_text() == "user data"
     assert not (home / MARKER).exists()

@@ -164,8 +164,8 @@ def test_taken_port_is_reported_with_advice(environment: dict[str, str]) -> None
         port = taken.getsockname()[1]
         ended = _lethe(environment, "up", "--port", str(port))
     assert ended.returncode == 1
-    assert f"Port {port} of 127.0.0.1 is taken" in ended.stdout
-    assert "--port" in ended.stdout
+    assert f"Port {port} of 127.0.0.1 is taken" in ended.stderr
+    assert "--port" in ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
     assert not (Path(environment["LETHE_HOME"]) / "lethe.db").exists()
 

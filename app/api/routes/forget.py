@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response, status
+from fastapi.responses import HTMLResponse
 
 from app.api.dependencies import (
     DEFAULT_PAGE,
@@ -33,6 +34,7 @@ from app.services.forget import (
     request_forget,
 )
 from app.storage.unit_of_work import UnitOfWork
+from app.web.certificate_page import certificate_page, content_security_policy, page_name
 
 #: The certificates of a request are numbered from 1.
 CertificateNumber = Annotated[int | None, Query(ge=1)]
@@ -182,6 +184,32 @@ def certificate(
     With `number`, return that certificate.
     """
     return certificate_of(uow, request_id, number)
+
+
+@router.get(
+    "/{request_id}/certificate.html",
+    response_class=HTMLResponse,
+    responses=problems(
+        "unknown-request", "certificate-not-ready", "unknown-certificate", "invalid-input"
+    ),
+)
+def certificate_html(
+    request_id: RequestPath, uow: Reading, number: CertificateNumber = None
+) -> HTMLResponse:
+    """Return the certificate as a page for people, to read, print and save.
+
+    The page holds the signed certificate, so `lethe verify` checks the saved page. `number` is as
+    in the call for the certificate itself.
+    """
+    envelope = certificate_of(uow, request_id, number)
+    headers = {
+        "Content-Security-Policy": content_security_policy(),
+        "Content-Disposition": f'inline; filename="{page_name(envelope)}"',
+        "Cache-Control": "private, no-cache",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return HTMLResponse(certificate_page(envelope), headers=headers)
 
 
 @router.get("/{request_id}/certificates", responses=problems("unknown-request", "invalid-input"))

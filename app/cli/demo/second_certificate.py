@@ -54,7 +54,7 @@ def state_at_completion(first: CheckedCertificate) -> dict[str, Any]:
 
 def reason_not_to_wait(installation: Installation, request: dict[str, Any]) -> str | None:
     """Return why the demo does not wait for a renewal; None if the renewal starts at once."""
-    outlook = exact_outlook(request, installation.settings)
+    outlook = exact_outlook(request, installation.settings.exact)
     if outlook is None:
         return "No renewal is needed: the deletion was exact when it completed."
     with installation.uow(write=False) as uow:

@@ -80,8 +80,8 @@ def test_benchmark_passes_arguments_and_exit_status_through(
 def test_lists_of_a_new_installation_are_empty_and_name_the_next_command() -> None:
     assert document("jobs") == {"items": [], "next_cursor": None}
     assert document("releases")["live"] is None
-    assert "lethe train" in lethe("jobs").stdout
-    assert "lethe train" in lethe("releases").stdout
+    assert "lethe train" in lethe("jobs").stderr
+    assert "lethe train" in lethe("releases").stderr
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_expected_error_is_one_line_with_a_status(
 ) -> None:
     ended = lethe(*arguments)
     assert ended.exit_code == status
-    assert message in ended.stdout
-    assert len(ended.stdout.strip().splitlines()) == 1
+    assert message in ended.stderr
+    assert (len(ended.stderr.strip().splitlines()), ended.stdout) == (1, "")
     as_json = CliRunner().invoke(application, [*arguments, "--json"])
     assert message in json.loads(as_json.stdout)["error"]["message"]
 
@@ -125,7 +125,7 @@ def test_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LETHE_PORT", "many")
     ended = lethe("jobs")
     assert ended.exit_code == 2
-    assert "LETHE_PORT" in ended.stdout
+    assert "LETHE_PORT" in ended.stderr
 
 
 def test_backbone_setting_is_checked_by_every_command(
@@ -134,7 +134,7 @@ def test_backbone_setting_is_checked_by_every_command(
     monkeypatch.setenv("LETHE_BACKBONE", "llama")
     ended = lethe("jobs")
     assert ended.exit_code == 2
-    assert "LETHE_BACKBONE: There is no backbone 'llama'. Known: compact" in ended.stdout
+    assert "LETHE_BACKBONE: There is no backbone 'llama'. Known: compact" in ended.stderr
 
 
 @pytest.mark.usefixtures("user")
@@ -161,7 +161,7 @@ def test_unsupported_database_url_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LETHE_DATABASE_URL", "mysql://localhost/lethe")
     ended = lethe("jobs")
     assert ended.exit_code == 2
-    assert "LETHE_DATABASE_URL" in ended.stdout
+    assert "LETHE_DATABASE_URL" in ended.stderr
 
 
 def test_import_reports_rejected_lines_with_file_and_line(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_import_without_data_shows_the_importers_message(tmp_path: Path) -> None
     (tmp_path / "notes.md").write_text("nothing")
     ended = lethe("import", str(tmp_path))
     assert ended.exit_code == 2
-    assert "no format that is known" in ended.stdout
+    assert "no format that is known" in ended.stderr
 
 
 def test_repeated_forget_returns_the_first_request(user: str) -> None:
@@ -226,7 +226,7 @@ def test_job_is_cancelled_by_the_command(home: Path) -> None:
     assert document("jobs")["items"][0]["status"] == "cancelled"
     again = lethe("jobs", "cancel", job_id)
     assert again.exit_code == 1
-    assert "has ended already" in again.stdout
+    assert "has ended already" in again.stderr
     for arguments in (("jobs", "cancel"), ("jobs", job_id, "cancel")):
         assert lethe(*arguments).exit_code == 2
 

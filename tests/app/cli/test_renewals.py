@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from app.cli.renewals import exact_outlook, wait_until_exact
 from app.cli.screen import Screen
 from app.domain.renewal import ExactMode
-from app.settings import Settings
 
 if TYPE_CHECKING:
     import pytest
@@ -70,19 +69,19 @@ def test_wait_reports_renewals_that_fail_meanwhile_once(capsys: pytest.CaptureFi
 
 
 def test_outlook_names_the_promised_time() -> None:
-    outlook = exact_outlook(APPROXIMATE, Settings())
+    outlook = exact_outlook(APPROXIMATE, ExactMode.SOON)
     assert outlook is not None
     assert "by 2026-12-29 10:00:00 UTC" in outlook
-    without_time = exact_outlook({**APPROXIMATE, "exact_due_at": None}, Settings())
+    without_time = exact_outlook({**APPROXIMATE, "exact_due_at": None}, ExactMode.SOON)
     assert without_time is not None
     assert " by " not in without_time
 
 
 def test_outlook_tells_that_no_renewal_comes() -> None:
-    outlook = exact_outlook(APPROXIMATE, Settings(exact=ExactMode.OFF))
+    outlook = exact_outlook(APPROXIMATE, ExactMode.OFF)
     assert outlook is not None
     assert "LETHE_EXACT is off" in outlook
 
 
 def test_exact_deletion_has_no_outlook() -> None:
-    assert exact_outlook(EXACT, Settings()) is None
+    assert exact_outlook(EXACT, ExactMode.SOON) is None

@@ -59,9 +59,10 @@ def test_pages_and_total(ids: dict[str, str]) -> None:
     rest = document("requests", "list", "--limit", "2", "--cursor", page["next_cursor"])
     assert [request["id"] for request in rest["items"]] == [ids["ann"]]
     assert rest["next_cursor"] is None
-    text = lethe("requests", "list", "--limit", "2").stdout
-    assert f"2 of 3 requests. The next page: --cursor {page['next_cursor']}" in text
-    assert ids["cid"] in text
+    listed_text = lethe("requests", "list", "--limit", "2")
+    note = f"2 of 3 requests. The next page: --cursor {page['next_cursor']}"
+    assert note in listed_text.stderr
+    assert ids["cid"] in listed_text.stdout
 
 
 def test_request_is_shown_held_released_and_cancelled(ids: dict[str, str]) -> None:
@@ -101,4 +102,4 @@ def test_bad_input_says_what_to_do(arguments: tuple[str, ...], status: int, text
 
 
 def test_list_without_requests() -> None:
-    assert "0 of 0 requests." in lethe("requests", "list").stdout
+    assert "0 of 0 requests." in lethe("requests", "list").stderr

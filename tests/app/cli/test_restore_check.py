@@ -137,7 +137,7 @@ class TestLedger:
         on_sqlite.complete()
         refused = lethe("restore-check", "--new-ledger")
         assert refused.exit_code == 2
-        assert "move what is left" in refused.stdout.replace("\n", " ")
+        assert "move what is left" in refused.stderr.replace("\n", " ")
         on_sqlite.ledger.rename(on_sqlite.ledger.with_name("kept"))
         assert lethe("jobs").exit_code == 4
 
@@ -179,12 +179,12 @@ class TestKeys:
     ) -> None:
         ended = lethe("restore-check")
         assert ended.exit_code == 2
-        assert "There is no hash key" in ended.stdout
+        assert "There is no hash key" in ended.stderr
         assert not home.exists()
         monkeypatch.setenv("LETHE_HASH_KEY", "a key for tests, thirty-two bytes")
         ended = lethe("restore-check")
         assert ended.exit_code == 2
-        assert "There is no database" in ended.stdout
+        assert "There is no database" in ended.stderr
         assert not home.exists()
 
     def test_another_hash_key_is_refused(
@@ -201,5 +201,5 @@ class TestKeys:
                 connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0003'")
             ended = lethe("restore-check")
         assert ended.exit_code == 1
-        assert "another version of Lethe" in ended.stdout
+        assert "another version of Lethe" in ended.stderr
         assert on_sqlite.home.exists()

@@ -204,7 +204,7 @@ class TestCertificates:
         saved = str(on_sqlite.certificates)
         refused = lethe("restore-check", "--certificates", saved)
         assert refused.exit_code == 2
-        assert "--key" in refused.stdout
+        assert "--key" in refused.stderr
         load_signer(get_settings())  # The next start creates another key.
 
         status, answer = check("--certificates", saved, "--apply")
@@ -231,15 +231,15 @@ class TestCertificates:
         load_signer(get_settings())
         ended = lethe("restore-check", *arguments)
         assert ended.exit_code == 2
-        assert message in ended.stdout
-        assert len(ended.stdout.strip().splitlines()) == 1
+        assert message in ended.stderr
+        assert len(ended.stderr.strip().splitlines()) == 1
 
     def test_empty_directory_is_refused(self, on_sqlite: Restorable) -> None:
         load_signer(get_settings())
         on_sqlite.certificates.mkdir()
         ended = lethe("restore-check", "--certificates", str(on_sqlite.certificates))
         assert ended.exit_code == 2
-        assert "holds no file" in ended.stdout
+        assert "holds no file" in ended.stderr
 
     def test_directory_without_access_is_refused_or_reported(
         self, on_sqlite: Restorable, monkeypatch: pytest.MonkeyPatch
@@ -265,4 +265,4 @@ class TestCertificates:
         ]
         ended = lethe("restore-check", "--certificates", str(locked))
         assert ended.exit_code == 2
-        assert "Permission denied" in ended.stdout
+        assert "Permission denied" in ended.stderr

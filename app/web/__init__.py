@@ -1,0 +1,1 @@
+"""Pages for people: the files of the dashboard, and the page of a certificate."""

@@ -20,7 +20,7 @@ from app.main import create_app
 from app.parent_watch import stop_with_parent
 from app.private_files import protect_home, use_private_umask
 from app.services.restore import open_data
-from app.settings import get_settings
+from app.settings import settings_or_exit
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     use_private_umask()
+    settings = settings_or_exit()
     try:
-        settings = get_settings()
         configure_logging(settings.log_level)
         protect_home(settings)
         check_binding(settings)

@@ -7,14 +7,13 @@ so that a check every few seconds is cheap.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from app.domain.errors import LetheError
+from app.domain.errors import InvalidSettingsError, LetheError
 from app.settings import get_settings
 
 if TYPE_CHECKING:
@@ -29,10 +28,13 @@ def main() -> int:
     """Return 0 if the service is healthy; otherwise print the problem and return 1."""
     service = sys.argv[1] if len(sys.argv) > 1 else ""
     problem = f"unknown service {service!r}; use gateway, worker or relay"
-    if service == "gateway":
-        problem = check_gateway(int(os.environ.get("LETHE_PORT") or get_settings().port))
-    elif service in {"worker", "relay"}:
-        problem = _check_database(service)
+    try:
+        if service == "gateway":
+            problem = check_gateway(get_settings().port)
+        elif service in {"worker", "relay"}:
+            problem = _check_database(service)
+    except InvalidSettingsError as error:
+        problem = str(error)
     if problem:
         sys.stderr.write(f"unhealthy: {problem}\n")
     return 1 if problem else 0

@@ -11,21 +11,30 @@ import re
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.backbone_names import KNOWN, check_backbone
-from app.domain.errors import InvalidInputError
+from app.domain.errors import InvalidInputError, InvalidSettingsError
 from app.domain.id_rules import IdRule
 from app.domain.places import absolute, is_inside
 from app.domain.renewal import ExactMode  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pydantic_core import ErrorDetails
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -318,6 +327,11 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
     @field_validator("home", mode="before")
     @classmethod
     def _check_home(cls, value: object) -> object:
@@ -428,13 +442,38 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
 
+def read_settings(**changes: Any) -> Settings:
+    """Return the settings of the environment with these changes; raises InvalidSettingsError."""
+    try:
+        return Settings(**changes)
+    except ValidationError as error:
+        # Without the values, which may be secrets.
+        problems = "; ".join(map(_sentence, error.errors()))
+        raise InvalidSettingsError(problems=problems) from None
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    fields = [str(part).upper().removeprefix("LETHE_") for part in problem["loc"][:1]]
+    name = "".join(f"LETHE_{field}: " for field in fields)
+    return name + problem["msg"].removeprefix("Value error, ")
+
+
 @lru_cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read at the first call."""
-    settings = Settings()
+    """Return the settings of this process, read at the first call; raises InvalidSettingsError."""
+    settings = read_settings()
     for warning in unknown_variables(os.environ):
         sys.stderr.write(f"warning: {warning}\n")
     return settings
+
+
+def settings_or_exit() -> Settings:
+    """Return the settings of this process, or end the process with one sentence and status 2."""
+    try:
+        return get_settings()
+    except InvalidSettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

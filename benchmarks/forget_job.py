@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from app.services.pseudonyms import Pseudonyms
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from models.backbones.packaged import set_cache_directory
 from models.checkpoints import checkpoint as checkpoints
 from models.checkpoints import manifest as manifests
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--users", default="1,4,40")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = Settings()
+    settings = read_settings()
     set_cache_directory(settings.backbones_directory)
     snapshot = _snapshot(arguments.data, settings)
     learner = ModelLearner(settings)

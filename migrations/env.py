@@ -10,7 +10,7 @@ from alembic import context
 from alembic.migration import MigrationContext
 
 from app.domain.errors import NewerSchemaError
-from app.settings import get_settings
+from app.settings import settings_or_exit
 from app.storage.engine import make_database
 from app.storage.migrate import lock_migrations
 from app.storage.tables import Base
@@ -47,7 +47,7 @@ def _main() -> None:
     if connection_of_caller is not None:
         _run(connection_of_caller)
         return
-    url = context.get_x_argument(as_dictionary=True).get("url", get_settings().sqlalchemy_url)
+    url = context.get_x_argument(as_dictionary=True).get("url", settings_or_exit().sqlalchemy_url)
     database = make_database(url)
     try:
         with database.write.begin() as connection:

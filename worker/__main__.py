@@ -15,7 +15,7 @@ from app.domain.errors import InvalidInputError, LetheError
 from app.logs import configure_logging
 from app.parent_watch import stop_with_parent
 from app.private_files import protect_home, use_private_umask
-from app.settings import Settings, get_settings
+from app.settings import Settings, settings_or_exit
 from app.storage.engine import make_database
 from app.storage.session_limits import WORKER
 from app.storage.unit_of_work import UnitOfWorkFactory
@@ -33,7 +33,7 @@ log = structlog.get_logger("worker")
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand and return the exit status."""
     options = _parser().parse_args(arguments)
-    settings = get_settings()
+    settings = settings_or_exit()
     configure_logging(settings.log_level)
     use_private_umask()
     protect_home(settings)

@@ -17,7 +17,7 @@ from celery import Celery, signals
 from app.domain.errors import UnavailableError
 from app.logs import configure_logging
 from app.private_files import protect_home, use_private_umask
-from app.settings import get_settings
+from app.settings import settings_or_exit
 from worker.context import WorkerContext, build_context
 from worker.heartbeat import FileSweeper, WorkerHeartbeat
 from worker.loop import run_once
@@ -79,7 +79,7 @@ class Runtime:
 
     def start(self) -> None:
         """Connect to the database, and start the worker heartbeat and the sweeps of files."""
-        self._context = build_context(get_settings(), self.make_learner)
+        self._context = build_context(settings_or_exit(), self.make_learner)
         self._resources.callback(self._context.close)
         self._resources.enter_context(WorkerHeartbeat(self._context))
         self._resources.enter_context(FileSweeper(self._context))
@@ -95,7 +95,7 @@ class Runtime:
         self._resources.close()
 
 
-celery_app = make_celery(get_settings())
+celery_app = make_celery(settings_or_exit())
 runtime = Runtime()
 
 
@@ -112,7 +112,7 @@ def wake(entity_id: str) -> None:
 
 
 def _start(**_signal: object) -> None:
-    settings = get_settings()
+    settings = settings_or_exit()
     configure_logging(settings.log_level)
     use_private_umask()
     protect_home(settings)

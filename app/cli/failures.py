@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
-from pydantic import ValidationError
 
 from app.cli.exit_codes import ExitCode
 from app.cli.screen import Screen
@@ -46,8 +45,6 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             sys.stdout.flush()  # Otherwise Python reports a full disk after the exit status is set.
         except LetheError as error:
             _exit(screen, error.code, str(error), _status_of(error))
-        except ValidationError as error:
-            _exit(screen, "invalid-settings", _settings_message(error), ExitCode.BAD_INPUT)
         except BrokenPipeError:
             sys.stdout = io.StringIO()  # Python would try to write the rest at the exit.
             raise typer.Exit(ExitCode.BROKEN_PIPE) from None
@@ -87,15 +84,6 @@ def _exit(screen: Screen, code: str, message: str, status: ExitCode) -> NoReturn
         # Standard output is full or closed. Python would try to write the rest at the exit.
         sys.stdout = io.StringIO()
     raise typer.Exit(status)
-
-
-def _settings_message(error: ValidationError) -> str:
-    def line(problem: Any) -> str:
-        fields = [str(part).upper().removeprefix("LETHE_") for part in problem["loc"][:1]]
-        name = "".join(f"LETHE_{field}: " for field in fields)
-        return name + str(problem["msg"]).removeprefix("Value error, ")
-
-    return "The settings are not valid. " + "; ".join(line(problem) for problem in error.errors())
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -20,7 +20,7 @@ from app.cli.launch import listening, service_at, wait_until_up, worker
 from app.cli.processes import ROOT, Children
 from app.domain.json_values import plain
 from app.logs import configure_logging
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from benchmarks.installations import gateway_in_process
 from benchmarks.serving import inprocess, report, scenarios
 from benchmarks.serving.forgets import Forgets
@@ -139,7 +139,7 @@ def environment(home: Path, database: str | None = None) -> Iterator[Settings]:
     if database is not None:
         os.environ["LETHE_DATABASE_URL"] = database
     try:
-        yield Settings()
+        yield read_settings()
     finally:
         os.environ.clear()
         os.environ.update(previous)

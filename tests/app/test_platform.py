@@ -22,7 +22,7 @@ from app.domain.errors import (
 from app.domain.outbox import Topic
 from app.private_files import protect_home
 from app.services.secrets import HASH_KEY_FILE, check_hash_key, load_pseudonyms
-from app.settings import Settings, unknown_variables
+from app.settings import Settings, read_settings, unknown_variables
 from app.storage import engine
 from app.storage.engine import file_system_of, make_database
 from app.storage.migrate import migrate
@@ -54,6 +54,42 @@ def test_process_survives_a_log_that_cannot_be_written(redirection: str) -> None
         check=False,
     )
     assert (process.returncode, process.stdout) == (0, "served\n")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ["app.cli", "jobs"],
+        ["app.gateway"],
+        ["app.probe", "gateway"],
+        ["app.probe", "worker"],
+        ["worker", "run"],
+        ["celery", "--app", "worker.celery_app", "report"],
+        ["alembic", "upgrade", "head"],
+    ],
+    ids=" ".join,
+)
+def test_an_invalid_setting_ends_every_process_with_one_sentence(
+    module: list[str], tmp_path: Path
+) -> None:
+    given = {"LETHE_HOME": str(tmp_path), "LETHE_HASH_KEY": "a secret", "LETHE_PORT": "none"}
+    process = subprocess.run(
+        [sys.executable, "-m", *module],
+        env={**os.environ, **given},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == (1 if module[0] == "app.probe" else 2)
+    assert "The settings are not valid. LETHE_PORT: " in process.stderr
+    assert "Traceback" not in process.stderr
+    assert "secret" not in process.stdout + process.stderr
+
+
+def test_the_log_level_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_LOG_LEVEL", "warning")
+    assert read_settings().log_level == "WARNING"
 
 
 MOUNTS = (
@@ -143,11 +179,13 @@ def test_file_that_is_no_database_is_refused_in_one_sentence(tmp_path: Path) -> 
     database.dispose()
 
 
-@pytest.mark.parametrize("option", ["", "--json"])
-def test_full_standard_output_is_reported_without_a_traceback(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize("arguments", ["doctor", "jobs --json", "--version", "--help"])
+def test_full_standard_output_is_reported_without_a_traceback(
+    tmp_path: Path, arguments: str
+) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LETHE_HOME": str(tmp_path / "home")}
     process = subprocess.run(
-        ["sh", "-c", f'"{sys.executable}" -m app.cli jobs {option} >/dev/full'],
+        ["sh", "-c", f'"{sys.executable}" -m app.cli {arguments} >/dev/full'],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

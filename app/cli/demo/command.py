@@ -19,7 +19,7 @@ from app.cli.processes import ROOT, Children
 from app.cli.screen import Screen
 from app.cli.up import supervise
 from app.services.pseudonyms import Pseudonyms
-from app.settings import Settings
+from app.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,10 +113,10 @@ def demo_settings(home: Path, server: socket) -> Settings:
     os.environ["LETHE_HOME"] = str(home)
     os.environ["LETHE_CANCEL_WINDOW"] = os.environ["LETHE_BATCH_SECONDS"] = "0"
     os.environ["LETHE_POLL_SECONDS"] = "0.1"
-    installation_key = Settings().hash_key
+    installation_key = read_settings().hash_key
     if installation_key is not None:
         # The demo's files have ids beside their keyed hashes. With the key itself, they would show
         # which person of the other installation has which keyed hash.
         key = Pseudonyms(installation_key.get_secret_value().encode()).opaque("demo", "hash-key")
         os.environ["LETHE_HASH_KEY"] = key
-    return Settings(host=_HOST, port=server.getsockname()[1])
+    return read_settings(host=_HOST, port=server.getsockname()[1])

@@ -15,6 +15,7 @@ from app.api.following import Following, parse_wait
 from app.api.middleware import Observer, add_waited
 from app.domain.errors import DatabaseUnavailableError
 from app.services.forget import cancel_forget, hold_forget
+from app.serving.replica.replica import Replica
 from app.storage.repositories.requests import RequestRepository
 from tests.support.gateway_server import gateway_server
 from tests.support.gateway_world import serving, until
@@ -151,6 +152,10 @@ def test_a_waiting_call_returns_the_open_request_after_its_time(world: World, ad
     answer = get(f"{address}/forget/{request_id}", Prefer="wait=1")
     assert (answer.status_code, answer.json()["status"]) == (200, "scheduled")
     assert answer.headers["Preference-Applied"] == "wait=1"
+    # The second of waiting is not part of the measured time.
+    name = 'lethe_http_request_seconds_sum{method="GET",route="/forget/{request_id}"} '
+    (line,) = [line for line in get(f"{address}/metrics").text.splitlines() if name in line]
+    assert float(line.removeprefix(name)) < answer.elapsed.total_seconds() - 0.9
 
 
 def test_a_call_without_preference_does_not_wait(world: World, address: str) -> None:
@@ -200,6 +205,20 @@ def test_a_deletion_that_is_not_completed_in_time_answers_202(address: str) -> N
     answer = httpx.post(f"{address}/forget", json=body, headers=headers, trust_env=False)
     assert (answer.status_code, answer.json()["status"]) == (202, "scheduled")
     assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+def test_the_replica_learns_of_a_deletion_before_the_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch, waits: list[str]
+) -> None:
+    monkeypatch.setattr(Replica, "data_changed", lambda _: waits.append("the replica"))
+
+    async def whole() -> None:
+        async with serving(world.app()) as client:
+            headers = {"Prefer": "wait=1"}
+            answer = await client.post("/forget", json={"user_id": "u1"}, headers=headers)
+            assert waits == ["the replica", answer.json()["id"]]
+
+    asyncio.run(whole())
 
 
 def test_events_report_each_state_and_end_with_the_request(world: World, address: str) -> None:

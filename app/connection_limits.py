@@ -15,6 +15,8 @@ from app.api.problems import HTTP_PROBLEMS, problem
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
     from app.settings import Settings
 
 _BAD_REQUEST: Final = 400
@@ -35,6 +37,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._has_headers = False
         self._header_bytes = 0
+        self._cycles: list[RequestResponseCycle] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -46,6 +49,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timeout()
         super().connection_lost(exc)
+        # Of pipelined requests, uvicorn tells only the last that the client has left.
+        for cycle in self._open_cycles():
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         # uvicorn's keep-alive timeout ends with any received byte, even one that starts no
@@ -65,12 +72,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self._cycles = [*self._open_cycles(), self.cycle]
         self._has_headers = True
         self._header_bytes = 0
 
     def on_message_complete(self) -> None:
         self._stop_timeout()
         super().on_message_complete()
+
+    def _open_cycles(self) -> list[RequestResponseCycle]:
+        return [cycle for cycle in self._cycles if not cycle.response_complete]
 
     def _start_timeout(self) -> None:
         if self._deadline is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import contextmanager
 from hashlib import sha256
@@ -13,11 +14,10 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from app.api.following import Following, has_ended, is_settled, parse_wait
 from app.api.middleware import add_waited
-from app.api.problems import kind_of, problem
 from app.domain.errors import OverloadedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
     from starlette.types import Receive, Scope, Send
 
@@ -75,8 +75,6 @@ def answered_after(
 class _WaitingResponse(Response):
     """The state of a request when it is settled, or when the time is over."""
 
-    media_type = _JSON
-
     def __init__(
         self,
         following: Following,
@@ -88,23 +86,41 @@ class _WaitingResponse(Response):
         self._answer = answer
         self._seconds = seconds
         given = response.status_code if response is not None else status.HTTP_200_OK
-        headers = dict(response.headers) if response is not None else {}
-        super().__init__(answer.model_dump_json(), given or status.HTTP_202_ACCEPTED, headers)
+        self._given_headers = dict(response.headers) if response is not None else {}
+        super().__init__(status_code=given or status.HTTP_202_ACCEPTED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait, unless too many clients follow already, and send the answer."""
         # By then the request is committed. The replica learns of it now, and not after the wait.
         if self.background is not None:
             await self.background()
-        headers: Mapping[str, str] = self.headers
+        headers = self._given_headers
         answer = self._answer
         with self._following.place() as has_place, _waiting(scope):
             if has_place:
                 headers = {**headers, "Preference-Applied": f"wait={self._seconds:.0f}"}
-                answer = await self._following.until_settled(answer, self._seconds)
+                answer = await self._waited(receive)
         code = status.HTTP_200_OK if answer.completed_at is not None else self.status_code
-        final = Response(answer.model_dump_json(), code, _without_length(headers), _JSON)
+        final = Response(answer.model_dump_json(), code, headers, _JSON)
         await final(scope, receive, send)
+
+    async def _waited(self, receive: Receive) -> ForgetAnswer:
+        """Return the state after the wait, which ends early when the client disconnects."""
+        waits = {
+            asyncio.create_task(self._following.until_settled(self._answer, self._seconds)),
+            asyncio.create_task(self._disconnected(receive)),
+        }
+        try:
+            ended, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return ended.pop().result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _disconnected(self, receive: Receive) -> ForgetAnswer:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return self._answer
 
 
 def event_stream(following: Following, answer: ForgetAnswer, last_event_id: str | None) -> Response:
@@ -132,13 +148,9 @@ class _EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._following.place() as has_place, _waiting(scope):
-            if has_place:
-                await super().__call__(scope, receive, send)
-                return
-        refused = OverloadedError(retry_after=_RETRY_AFTER)
-        headers = {"Retry-After": str(_RETRY_AFTER)}
-        answer = problem(kind_of(OverloadedError), str(refused), headers=headers)
-        await answer(scope, receive, send)
+            if not has_place:
+                raise OverloadedError(retry_after=_RETRY_AFTER)
+            await super().__call__(scope, receive, send)
 
 
 async def _events(
@@ -172,12 +184,3 @@ def _waiting(scope: Scope) -> Iterator[None]:
         yield
     finally:
         add_waited(scope, time.perf_counter() - started)
-
-
-def _without_length(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that do not depend on the body."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name.lower() not in {"content-length", "content-type"}
-    }

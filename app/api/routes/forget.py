@@ -59,7 +59,8 @@ router = APIRouter(prefix="/forget", tags=["deletion requests"])
     | {
         status.HTTP_200_OK: {
             "model": ForgetAnswer | DryRunAnswer,
-            "description": "An earlier request covers it, or the result of a dry run",
+            "description": "An earlier request covers it, it is completed after the preferred "
+            "wait, or the result of a dry run",
         }
     },
 )
@@ -76,8 +77,9 @@ def forget(  # noqa: PLR0913, PLR0917 -- each is a parameter of the call
     """Request the deletion of a user, of some of a user's interactions, or of an item.
 
     `202`: the request is committed and its subject is suppressed. `200`: an earlier request already
-    covers this deletion, and is returned. With `dry_run=true`: `200` with the rows, the batch and
-    the expected times; nothing is stored, nor is the `Idempotency-Key`.
+    covers this deletion, and is returned; or the deletion is completed after the wait. With
+    `dry_run=true`: `200` with the rows, the batch and the expected times; nothing is stored, nor is
+    the `Idempotency-Key`.
     """
     if dry_run:
         result = dry_run_forget(

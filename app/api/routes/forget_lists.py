@@ -177,7 +177,8 @@ def results(
     ] = (),
     limit: Annotated[int, Query(ge=1, le=_MAX_RESULTS, description="Rows per page.")] = _RESULTS,
     cursor: Annotated[
-        str | None, Query(max_length=10, description="`next_cursor` of the previous page.")
+        str | None,
+        Query(max_length=len(str(MAX_ROWS)), description="`next_cursor` of the previous page."),
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
 ) -> RowResultPage | Response:

@@ -167,7 +167,14 @@ def test_pages_filters_and_csv_of_results(world: World) -> None:
             path, params={"outcome": "invalid"}, headers={"Accept": "text/csv"}
         )
         assert len(bad_rows.text.splitlines()) == 2
-        for params in ({"limit": 0}, {"limit": 10_001}, {"cursor": "x"}, {"cursor": "²"}):
+        # PostgreSQL refuses a number of a row that needs more than 32 bits.
+        for params in (
+            {"limit": 0},
+            {"limit": 10_001},
+            {"cursor": "x"},
+            {"cursor": "²"},
+            {"cursor": str(2**31)},
+        ):
             assert (await client.get(path, params=params)).status_code == 422, params
         for unknown in ("/forget/bulk/bulk_x", "/forget/bulk/bulk_x/results"):
             missing = await client.get(unknown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from email.message import Message
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -217,15 +218,17 @@ async def _read(request: Request) -> list[Row]:
 
 def _reader(request: Request) -> ListReader:
     """Return the reader for the content type, which the access guard has checked."""
-    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    name, _, charset = parameters.strip().lower().partition("=")
-    if name.strip() == "charset" and charset.strip('" ') not in {"utf-8", "us-ascii"}:
+    content_type = request.headers.get("content-type", "")
+    header = Message()
+    header["Content-Type"] = content_type
+    if header.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
         raise InvalidInputError("The charset of the body must be UTF-8.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidInputError(
             "The body must not be compressed: send it without Content-Encoding."
         )
-    return READERS.get(content_type.strip().lower(), READERS["application/json"])()
+    media_type = content_type.partition(";")[0].strip().lower()
+    return READERS.get(media_type, READERS["application/json"])()
 
 
 def _answer(gateway: Gateway, forget_list: ForgetList) -> ForgetListAnswer:

@@ -96,6 +96,18 @@ def test_csv_and_ndjson_are_lists_too(world: World) -> None:
     run(world, scenario)
 
 
+@pytest.mark.parametrize(
+    "parameters", ['charset="UTF-8"', "charset=utf8", "charset=utf-8; header=present"]
+)
+def test_utf_8_may_be_named_in_any_form(world: World, parameters: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        headers = {"Content-Type": f"text/csv; {parameters}"}
+        answer = await client.post("/forget/bulk", content="user_id\nu1\n", headers=headers)
+        assert answer.status_code == 202
+
+    run(world, scenario)
+
+
 def test_options_apply_to_every_row(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         params = {
@@ -191,6 +203,7 @@ def test_pages_filters_and_csv_of_results(world: World) -> None:
         (CSV, f"{SECRET}\nx\n".encode()),
         (CSV, f"user_id,email\n{SECRET},x\n".encode()),
         (CSV | {"Content-Type": "text/csv; charset=utf-16"}, b"user_id\nu1\n"),
+        (CSV | {"Content-Type": "text/csv; header=present; charset=latin1"}, b"user_id\nu1\n"),
         (CSV | {"Content-Encoding": "gzip"}, b"user_id\nu1\n"),
         (NDJSON, b"\n\n"),
         ({"Content-Type": "application/json"}, f'{{"user_ids": ["{SECRET}"'.encode()),

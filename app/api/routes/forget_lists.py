@@ -90,6 +90,7 @@ ListKey = Annotated[
         "list-too-long",
         "unsupported-media-type",
         "ledger-unavailable",
+        "unavailable",
     )
     | {
         status.HTTP_200_OK: {
@@ -134,6 +135,7 @@ async def forget_many(  # noqa: PLR0913, PLR0917 -- each is a parameter of the c
         pseudonyms=gateway.pseudonyms,
         settings=gateway.settings,
         on_chunk=gateway.replica.data_changed,
+        is_stopping=lambda: gateway.following.is_stopped,
     )
 
     def record() -> tuple[ForgetListAnswer, bool]:

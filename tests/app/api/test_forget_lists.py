@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from app.api.subject_lists import MAX_ROWS
 from tests.app.api.test_routes import run, run_serving
+from tests.support.gateway_server import gateway_server
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    import httpx
-
     from tests.support.gateway_world import World
 
 CSV = {"Content-Type": "text/csv"}
@@ -271,6 +273,28 @@ def test_list_above_the_limit_is_413_and_stores_nothing(world: World) -> None:
         assert (await client.get("/forget")).json()["total"] == 0
 
     run(world, scenario)
+
+
+def test_stopping_gateway_ends_the_recording_with_503(world: World) -> None:
+    # A gateway that waited for the whole list would answer 202.
+    settings = world.settings.model_copy(update={"drain_timeout": 600.0})
+    content = "user_id\n" + "".join(f"unknown{number}\n" for number in range(20_000))
+
+    def call(host: str, port: int) -> httpx.Response:
+        url = f"http://{host}:{port}/forget/bulk?suppress_unknown=true"
+        return httpx.post(
+            url, content=content, headers=CSV, trust_env=False, timeout=PATIENCE_SECONDS
+        )
+
+    def has_requests() -> bool:
+        with world.uow(write=False) as uow:
+            return bool(uow.requests.page(1, None))
+
+    with ThreadPoolExecutor(1) as pool, gateway_server(settings) as (host, port):
+        answer = pool.submit(call, host, port)
+        wait_until(has_requests, "no chunk was recorded")
+    assert answer.result().status_code == 503
+    assert answer.result().json()["type"] == "/problems/unavailable"
 
 
 def test_openapi_describes_every_format_and_answer(world: World) -> None:

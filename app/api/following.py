@@ -88,7 +88,8 @@ class Following:
         self._free = max(1, settings.max_connections // 2)
         self._waiters: set[_Waiter] = set()
         self._reader: asyncio.Task[None] | None = None
-        self._is_stopped = False
+        #: Whether the gateway is stopping.
+        self.is_stopped = False
 
     @contextmanager
     def place(self) -> Iterator[bool]:
@@ -118,7 +119,7 @@ class Following:
 
         None: the request does not exist any more, or the process stops.
         """
-        if self._is_stopped:
+        if self.is_stopped:
             return None
         waiter = _Waiter(known, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)
@@ -133,7 +134,7 @@ class Following:
 
     def stop(self) -> None:
         """End all waits, and every later one at once."""
-        self._is_stopped = True
+        self.is_stopped = True
         for waiter in self._waiters:
             _set(waiter, None)
         if self._reader is not None:

@@ -25,6 +25,19 @@ _COLUMN: Final = "user_id"
 Row = str | InvalidRow
 
 
+def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, without fields if a name is repeated.
+
+    Python takes the last value of a repeated name. The users in the other values would be ignored.
+    """
+    values = dict(fields)
+    return values if len(values) == len(fields) else {}
+
+
+#: Integers are taken as their decimal text, because `int` refuses long ones.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_int=str)
+
+
 class ListReader(ABC):
     """Collects the rows of a list from the parts of a body. The methods raise InvalidInputError.
 
@@ -61,7 +74,7 @@ class JsonReader(ListReader):
     def close(self) -> list[Row]:
         content = b"".join(self._parts)
         try:
-            document = json.loads(content.removeprefix(_BOM).decode())
+            document = _DECODER.decode(content.removeprefix(_BOM).decode())
         except (ValueError, RecursionError) as error:
             raise InvalidInputError("The body is not valid JSON in UTF-8.") from error
         values = document.get("user_ids") if isinstance(document, dict) else None
@@ -129,7 +142,7 @@ class NdjsonReader(LineReader):
 
     def _read_line(self, line: str) -> None:
         try:
-            value = json.loads(line)
+            value = _DECODER.decode(line)
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict) and value.keys() == {_COLUMN}:
@@ -183,7 +196,5 @@ READERS: Final[Mapping[str, type[ListReader]]] = {
 
 
 def _user_id(value: Any) -> Row:
-    """Return the id in a JSON value. Integers are taken as their decimal text."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    """Return the id in a JSON value, in which integers are text already."""
     return value if isinstance(value, str) else InvalidRow("user_id must be a string or an integer")

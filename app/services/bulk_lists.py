@@ -13,7 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import IdempotencyConflictError, InvalidInputError, LedgerAheadError
+from app.domain.errors import (
+    IdempotencyConflictError,
+    InvalidInputError,
+    LedgerAheadError,
+    UnavailableError,
+)
 from app.domain.forget_lists import ForgetList, InvalidRow
 from app.domain.identifiers import new_id
 from app.domain.requests import UNATTRIBUTED, Attribution, Scope, Subject
@@ -49,6 +54,8 @@ class ListRecorder:
     settings: Settings
     #: Called after each chunk.
     on_chunk: Callable[[], object]
+    #: Whether the process is stopping, asked before each chunk.
+    is_stopping: Callable[[], bool]
     rest: Callable[[float], object] = time.sleep
 
     def record(self, command: ListCommand, key: str | None = None) -> tuple[ForgetList, bool]:
@@ -57,7 +64,7 @@ class ListRecorder:
         Return the list, and whether this call recorded rows: a repeated key returns the earlier
         list. Raises InvalidInputError for an empty list and for personal data in the attribution,
         and IdempotencyConflictError for a key that was used with another list; then nothing is
-        recorded.
+        recorded. Raises UnavailableError before the next chunk if the process is stopping.
         """
         if not command.rows:
             raise InvalidInputError("The list has no rows. Give at least one user id.")
@@ -65,6 +72,11 @@ class ListRecorder:
         forget_list = self._open(command, attribution, key)
         recorded_any = forget_list.done < forget_list.rows
         while forget_list.done < forget_list.rows:
+            if self.is_stopping():
+                raise UnavailableError(
+                    "The service is stopping, so the list may be recorded in part. Send the list "
+                    "again with the same Idempotency-Key."
+                )
             started = time.perf_counter()
             try:
                 forget_list = self._record_chunk(forget_list, command, attribution)

@@ -54,6 +54,7 @@ def test_killed_list_continues_with_its_key(installation: Installation, last_ent
         pseudonyms=context.pseudonyms,
         settings=context.settings,
         on_chunk=lambda: None,
+        is_stopping=lambda: False,
     )
     forget_list, recorded_any = recorder.record(ListCommand(rows=USERS), "key")
     assert recorded_any

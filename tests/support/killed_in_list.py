@@ -52,6 +52,7 @@ recorder = ListRecorder(
     pseudonyms=pseudonyms,
     settings=settings,
     on_chunk=lambda: None,
+    is_stopping=lambda: False,
 )
 recorder.record(ListCommand(rows=user_ids), key)
 sys.exit("the process did not die")

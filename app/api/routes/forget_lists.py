@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from email.message import Message
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
@@ -89,6 +90,7 @@ ListKey = Annotated[
         "list-too-long",
         "unsupported-media-type",
         "ledger-unavailable",
+        "unavailable",
     )
     | {
         status.HTTP_200_OK: {
@@ -133,6 +135,7 @@ async def forget_many(  # noqa: PLR0913, PLR0917 -- each is a parameter of the c
         pseudonyms=gateway.pseudonyms,
         settings=gateway.settings,
         on_chunk=gateway.replica.data_changed,
+        is_stopping=lambda: gateway.following.is_stopped,
     )
 
     def record() -> tuple[ForgetListAnswer, bool]:
@@ -177,7 +180,8 @@ def results(
     ] = (),
     limit: Annotated[int, Query(ge=1, le=_MAX_RESULTS, description="Rows per page.")] = _RESULTS,
     cursor: Annotated[
-        str | None, Query(max_length=10, description="`next_cursor` of the previous page.")
+        str | None,
+        Query(max_length=len(str(MAX_ROWS)), description="`next_cursor` of the previous page."),
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
 ) -> RowResultPage | Response:
@@ -216,15 +220,17 @@ async def _read(request: Request) -> list[Row]:
 
 def _reader(request: Request) -> ListReader:
     """Return the reader for the content type, which the access guard has checked."""
-    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    name, _, charset = parameters.strip().lower().partition("=")
-    if name.strip() == "charset" and charset.strip('" ') not in {"utf-8", "us-ascii"}:
+    content_type = request.headers.get("content-type", "")
+    header = Message()
+    header["Content-Type"] = content_type
+    if header.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
         raise InvalidInputError("The charset of the body must be UTF-8.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidInputError(
             "The body must not be compressed: send it without Content-Encoding."
         )
-    return READERS.get(content_type.strip().lower(), READERS["application/json"])()
+    media_type = content_type.partition(";")[0].strip().lower()
+    return READERS.get(media_type, READERS["application/json"])()
 
 
 def _answer(gateway: Gateway, forget_list: ForgetList) -> ForgetListAnswer:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from app.api.subject_lists import MAX_ROWS
 from tests.app.api.test_routes import run, run_serving
+from tests.support.gateway_server import gateway_server
+from tests.support.processes import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
-    import httpx
-
     from tests.support.gateway_world import World
 
 CSV = {"Content-Type": "text/csv"}
@@ -96,6 +98,18 @@ def test_csv_and_ndjson_are_lists_too(world: World) -> None:
     run(world, scenario)
 
 
+@pytest.mark.parametrize(
+    "parameters", ['charset="UTF-8"', "charset=utf8", "charset=utf-8; header=present"]
+)
+def test_utf_8_may_be_named_in_any_form(world: World, parameters: str) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        headers = {"Content-Type": f"text/csv; {parameters}"}
+        answer = await client.post("/forget/bulk", content="user_id\nu1\n", headers=headers)
+        assert answer.status_code == 202
+
+    run(world, scenario)
+
+
 def test_options_apply_to_every_row(world: World) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         params = {
@@ -167,7 +181,14 @@ def test_pages_filters_and_csv_of_results(world: World) -> None:
             path, params={"outcome": "invalid"}, headers={"Accept": "text/csv"}
         )
         assert len(bad_rows.text.splitlines()) == 2
-        for params in ({"limit": 0}, {"limit": 10_001}, {"cursor": "x"}, {"cursor": "²"}):
+        # PostgreSQL refuses a number of a row that needs more than 32 bits.
+        for params in (
+            {"limit": 0},
+            {"limit": 10_001},
+            {"cursor": "x"},
+            {"cursor": "²"},
+            {"cursor": str(2**31)},
+        ):
             assert (await client.get(path, params=params)).status_code == 422, params
         for unknown in ("/forget/bulk/bulk_x", "/forget/bulk/bulk_x/results"):
             missing = await client.get(unknown)
@@ -184,6 +205,7 @@ def test_pages_filters_and_csv_of_results(world: World) -> None:
         (CSV, f"{SECRET}\nx\n".encode()),
         (CSV, f"user_id,email\n{SECRET},x\n".encode()),
         (CSV | {"Content-Type": "text/csv; charset=utf-16"}, b"user_id\nu1\n"),
+        (CSV | {"Content-Type": "text/csv; header=present; charset=latin1"}, b"user_id\nu1\n"),
         (CSV | {"Content-Encoding": "gzip"}, b"user_id\nu1\n"),
         (NDJSON, b"\n\n"),
         ({"Content-Type": "application/json"}, f'{{"user_ids": ["{SECRET}"'.encode()),
@@ -251,6 +273,28 @@ def test_list_above_the_limit_is_413_and_stores_nothing(world: World) -> None:
         assert (await client.get("/forget")).json()["total"] == 0
 
     run(world, scenario)
+
+
+def test_stopping_gateway_ends_the_recording_with_503(world: World) -> None:
+    # A gateway that waited for the whole list would answer 202.
+    settings = world.settings.model_copy(update={"drain_timeout": 600.0})
+    content = "user_id\n" + "".join(f"unknown{number}\n" for number in range(20_000))
+
+    def call(host: str, port: int) -> httpx.Response:
+        url = f"http://{host}:{port}/forget/bulk?suppress_unknown=true"
+        return httpx.post(
+            url, content=content, headers=CSV, trust_env=False, timeout=PATIENCE_SECONDS
+        )
+
+    def has_requests() -> bool:
+        with world.uow(write=False) as uow:
+            return bool(uow.requests.page(1, None))
+
+    with ThreadPoolExecutor(1) as pool, gateway_server(settings) as (host, port):
+        answer = pool.submit(call, host, port)
+        wait_until(has_requests, "no chunk was recorded")
+    assert answer.result().status_code == 503
+    assert answer.result().json()["type"] == "/problems/unavailable"
 
 
 def test_openapi_describes_every_format_and_answer(world: World) -> None:

@@ -86,16 +86,17 @@ def test_lines_of_ndjson() -> None:
         b'"c"',
         b'{"user_id": ',
         b"[" * 3000,
+        b'{"user_id": "d", "user_id": "e"}',
         b"\xff",
         b'{"user_id": "\\u00e9"}',
     ]
-    first, number, boolean, fraction, more, text, broken, deep, encoding, last = read(
+    first, number, boolean, fraction, more, text, broken, deep, repeated, encoding, last = read(
         NDJSON, b"\n".join(lines)
     )
     assert (first, number, last) == ("a", "42", "é")
     for row in (boolean, fraction):
         assert is_invalid(row, "string or an integer")
-    for row in (more, text, broken, deep):
+    for row in (more, text, broken, deep, repeated):
         assert is_invalid(row, "field user_id only")
     assert is_invalid(encoding, "UTF-8")
 
@@ -104,6 +105,12 @@ def test_ids_of_json() -> None:
     first, number, nothing, last = read(JSON, b'{"user_ids": ["a", 42, null, "\\ud800"]}')
     assert (first, number, last) == ("a", "42", "\ud800")
     assert is_invalid(nothing, "string or an integer")
+
+
+def test_long_integer_is_the_text_of_an_id_and_affects_no_other_row() -> None:
+    digits = "1" * 5000  # `int` refuses more than 4300 digits.
+    assert read(JSON, f'{{"user_ids": ["a", {digits}]}}'.encode()) == ["a", digits]
+    assert read(NDJSON, f'{{"user_id": {digits}}}'.encode()) == [digits]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,7 @@ def test_ids_of_json() -> None:
         b'{"user_ids": ["a"], "reference": "T"}',
         b'{"user_ids": ["\xff"]}',
         b"[" * 200_000,
-        b'{"user_ids": [' + b"1" * 5000 + b"]}",
+        b'{"user_ids": ["a"], "user_ids": ["b"]}',
     ],
 )
 def test_malformed_json_is_refused(content: bytes) -> None:

@@ -16,6 +16,7 @@ from app.domain.errors import (
     InvalidInputError,
     LedgerAheadError,
     LedgerUnavailableError,
+    UnavailableError,
 )
 from app.domain.forget_lists import InvalidRow, ListStatus, RowOutcome, RowResult
 from app.domain.ledger import LedgerEvent, LedgerHead
@@ -46,6 +47,7 @@ def recorder(catalog: UnitOfWorkFactory, pseudonyms: Pseudonyms) -> ListRecorder
         pseudonyms=pseudonyms,
         settings=SETTINGS,
         on_chunk=lambda: None,
+        is_stopping=lambda: False,
         rest=lambda _seconds: None,
     )
 
@@ -254,6 +256,20 @@ def test_interrupted_list_continues_after_its_last_chunk(
     assert len({r.request_id for r in results}) == 25
     with catalog(write=False) as uow:
         assert len(uow.requests.page(100, None)) == 25
+
+
+def test_stopping_process_records_no_further_chunk(
+    catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_lists, "CHUNK", 10)
+    command = ListCommand(rows=fill(catalog, 25))
+    stopping = iter([False, True])
+    with pytest.raises(UnavailableError, match="Idempotency-Key"):
+        replace(recorder, is_stopping=lambda: next(stopping)).record(command, "key")
+    with catalog(write=False) as uow:
+        assert len(uow.requests.page(100, None)) == 10
+    forget_list, _ = recorder.record(command, "key")
+    assert outcomes(catalog, forget_list) == [R.ACCEPTED] * 25
 
 
 def test_chunk_is_repeated_once_after_a_reconciled_ledger(

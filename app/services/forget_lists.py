@@ -1,74 +1,157 @@
-"""Record the deletion requests of a list of users."""
+"""Record a list of users to delete, in chunks, with one outcome per row.
+
+A list is recorded by the call that sends it: the ids are stored nowhere but in the requests. Each
+chunk is one transaction with one entry of the erasure ledger, so a list that is interrupted loses
+no request that was recorded, and a repeated call continues after the last chunk.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import UnknownUserError
-from app.domain.forget_lists import RowOutcome
-from app.domain.requests import UNATTRIBUTED
+from app.domain.errors import (
+    IdempotencyConflictError,
+    InvalidInputError,
+    LedgerAheadError,
+    UnavailableError,
+)
+from app.domain.forget_lists import ForgetList, InvalidRow
+from app.domain.identifiers import new_id
+from app.domain.requests import UNATTRIBUTED, Attribution, Scope, Subject
 from app.services.forget_many import HashedUser, record_users
-from app.services.validation import SUPPRESS_HINT, id_rule_hint, some_of
+from app.services.validation import check_no_user_id, normal_attribution
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from app.domain.requests import ForgetRequest
     from app.services.pseudonyms import Pseudonyms
     from app.settings import Settings
-    from app.storage.unit_of_work import UnitOfWork
+    from app.storage.unit_of_work import UnitOfWorkFactory
+
+#: Rows per transaction. Other writers wait for a chunk, see docs/decisions/0027-bulk-lists.md.
+CHUNK: Final = 250
 
 
-def forget_users(
-    uow: UnitOfWork,
-    pseudonyms: Pseudonyms,
-    settings: Settings,
-    user_ids: Sequence[str],
-    *,
-    suppress_unknown: bool = False,
-) -> list[ForgetRequest]:
-    """Record one request per distinct user, in the given order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListCommand:
+    """The caller's input: user ids and invalid rows, and what applies to all rows."""
 
-    A user with an earlier deletion request gets that request. Raises UnknownUserError if any user
-    is unknown; the caller's transaction then rolls back the other requests.
-    """
-    requests, unknown_ids = forget_known_users(
-        uow, pseudonyms, settings, user_ids, suppress_unknown=suppress_unknown
-    )
-    if unknown_ids:
-        raise UnknownUserError(
-            f"No data is stored for the users {some_of(unknown_ids)}. "
-            "No deletion was recorded for any user of this call."
-            f"{id_rule_hint(pseudonyms)}{SUPPRESS_HINT}"
-        )
-    return requests
+    rows: Sequence[str | InvalidRow]
+    suppress_unknown: bool = False
+    attribution: Attribution = UNATTRIBUTED
 
 
-def forget_known_users(
-    uow: UnitOfWork,
-    pseudonyms: Pseudonyms,
-    settings: Settings,
-    user_ids: Sequence[str],
-    *,
-    suppress_unknown: bool = False,
-) -> tuple[list[ForgetRequest], list[str]]:
-    """Record one request per distinct user with data; return the requests and the other ids.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListRecorder:
+    """Records lists through units of work of its own."""
 
-    With `suppress_unknown`, the users without data get a request too.
-    """
-    spellings: dict[str, str] = {}
-    for user_id in user_ids:
-        spellings.setdefault(pseudonyms.user_id(user_id), user_id)
-    users = [HashedUser.of(pseudonyms, spelling) for spelling in spellings.values()]
-    uow.state.lock()
-    results = record_users(
-        uow, pseudonyms, settings, users, UNATTRIBUTED, suppress_unknown=suppress_unknown
-    )
-    request_ids = [result.request_id for result in results if result.request_id is not None]
-    requests = {request.id: request for request in uow.requests.with_ids(set(request_ids))}
-    unknown_ids = [
-        spelling
-        for spelling, result in zip(spellings.values(), results, strict=True)
-        if result.outcome is RowOutcome.NOT_FOUND
-    ]
-    return [requests[request_id] for request_id in request_ids], unknown_ids
+    factory: UnitOfWorkFactory
+    pseudonyms: Pseudonyms
+    settings: Settings
+    #: Called after each chunk.
+    on_chunk: Callable[[], object]
+    #: Whether the process is stopping, asked before each chunk.
+    is_stopping: Callable[[], bool]
+    rest: Callable[[float], object] = time.sleep
+
+    def record(self, command: ListCommand, key: str | None = None) -> tuple[ForgetList, bool]:
+        """Record all rows that have no outcome yet.
+
+        Return the list, and whether this call recorded rows: a repeated key returns the earlier
+        list. Raises InvalidInputError for an empty list and for personal data in the attribution,
+        and IdempotencyConflictError for a key that was used with another list; then nothing is
+        recorded. Raises UnavailableError before the next chunk if the process is stopping.
+        """
+        if not command.rows:
+            raise InvalidInputError("The list has no rows. Give at least one user id.")
+        attribution = self._attribution(command)
+        forget_list = self._open(command, attribution, key)
+        recorded_any = forget_list.done < forget_list.rows
+        while forget_list.done < forget_list.rows:
+            if self.is_stopping():
+                raise UnavailableError(
+                    "The service is stopping, so the list may be recorded in part. Send the list "
+                    "again with the same Idempotency-Key."
+                )
+            started = time.perf_counter()
+            try:
+                forget_list = self._record_chunk(forget_list, command, attribution)
+            except LedgerAheadError:
+                # The unit of work has reconciled the database with the ledger meanwhile.
+                forget_list = self._record_chunk(forget_list, command, attribution)
+            self.on_chunk()
+            if self.factory.database.is_sqlite and forget_list.done < forget_list.rows:
+                # SQLite has no queue of writers: without a rest, others could wait for long.
+                self.rest(time.perf_counter() - started)
+        return forget_list, recorded_any
+
+    def _attribution(self, command: ListCommand) -> Attribution:
+        """Return the attribution with normal texts; no text may be an id of the list."""
+        attribution = normal_attribution(command.attribution, Subject(scope=Scope.USER))
+        check_no_user_id(attribution, self._valid_ids(command))
+        return attribution
+
+    def _valid_ids(self, command: ListCommand) -> Iterator[str]:
+        for row in command.rows:
+            if not isinstance(row, InvalidRow):
+                with suppress(InvalidInputError):
+                    yield self.pseudonyms.user_id(row)
+
+    def _open(self, command: ListCommand, attribution: Attribution, key: str | None) -> ForgetList:
+        """Return the list of this key, or a new list."""
+        content_hash = key_hash = None
+        if key is not None:
+            key_hash = self.pseudonyms.opaque("list-idempotency-key", key)
+            content_hash = self._content_hash(command, attribution)
+        with self.factory() as uow:
+            uow.state.lock()
+            earlier = None if key_hash is None else uow.forget_lists.with_key(key_hash)
+            if earlier is not None:
+                if earlier.content_hash != content_hash:
+                    raise IdempotencyConflictError
+                return earlier
+            forget_list = ForgetList(
+                id=new_id("bulk"),
+                created_at=uow.state.now(),
+                rows=len(command.rows),
+                key_hash=key_hash,
+                content_hash=content_hash,
+            )
+            uow.forget_lists.add(forget_list)
+            return forget_list
+
+    def _record_chunk(
+        self, forget_list: ForgetList, command: ListCommand, attribution: Attribution
+    ) -> ForgetList:
+        """Record the next rows, unless another call with the same key has; return the list."""
+        start = forget_list.done
+        rows = [
+            row if isinstance(row, InvalidRow) else HashedUser.of(self.pseudonyms, row)
+            for row in command.rows[start : start + CHUNK]
+        ]
+        with self.factory() as uow:
+            uow.state.lock()
+            current = uow.forget_lists.get(forget_list.id)
+            if current.done != start:
+                return current
+            results = record_users(
+                uow,
+                self.pseudonyms,
+                self.settings,
+                rows,
+                attribution,
+                suppress_unknown=command.suppress_unknown,
+            )
+            uow.forget_lists.add_results(current.id, start + 1, results, uow.state.now())
+            return uow.forget_lists.get(current.id)
+
+    def _content_hash(self, command: ListCommand, attribution: Attribution) -> str:
+        """Return a keyed hash of the list and its options, in the order of the rows."""
+        rows = [None if isinstance(row, InvalidRow) else row for row in command.rows]
+        texts = [attribution.requested_by, attribution.reason, attribution.reference]
+        content = json.dumps([rows, command.suppress_unknown, *texts])
+        return self.pseudonyms.opaque("list", content)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.forget_lists import ListStatus, RowOutcome
-from app.services.bulk_lists import ListCommand, ListRecorder
+from app.services.forget_lists import ListCommand, ListRecorder
 from app.services.restore import reconciler
 from app.storage.unit_of_work import UnitOfWorkFactory
 from tests.support.processes import PATIENCE_SECONDS

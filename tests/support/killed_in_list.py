@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from app.services import bulk_lists
-from app.services.bulk_lists import ListCommand, ListRecorder
+from app.services import forget_lists
+from app.services.forget_lists import ListCommand, ListRecorder
 from app.services.secrets import load_pseudonyms
 from app.settings import Settings
 from app.storage.engine import make_database
@@ -42,7 +42,7 @@ def append_and_die(
 
 
 Ledger.append = append_and_die  # type: ignore[method-assign] # this process ends in it
-bulk_lists.CHUNK = 10  # type: ignore[misc] # small chunks make the test quick
+forget_lists.CHUNK = 10  # type: ignore[misc] # small chunks make the test quick
 settings = Settings()
 pseudonyms = load_pseudonyms(settings)
 recorder = ListRecorder(

@@ -20,7 +20,7 @@ from app.api.subject_lists import MAX_ROWS, READERS, ListReader, Row
 from app.domain.errors import InvalidInputError
 from app.domain.forget_lists import RowOutcome
 from app.domain.requests import Attribution, RequestReason
-from app.services.bulk_lists import ListCommand, ListRecorder
+from app.services.forget_lists import ListCommand, ListRecorder
 from app.services.pagination import invalid_cursor
 
 if TYPE_CHECKING:

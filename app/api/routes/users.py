@@ -13,7 +13,7 @@ from app.api.routes.forget import record
 from app.api.schemas.common import StoredAnswer
 from app.api.schemas.forget import ForgetAnswer, ForgetBody, ForgetUsersAnswer, ForgetUsersBody
 from app.api.schemas.users import ErasureAnswer, UserAnswer, UserBody
-from app.services.forget_lists import forget_known_users, forget_users
+from app.services.forget_users import forget_known_users, forget_users
 from app.services.users import read_erasure, read_user, store_users
 
 router = APIRouter(prefix="/users", tags=["users"])

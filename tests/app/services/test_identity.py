@@ -19,7 +19,7 @@ from app.domain.id_rules import IdRule
 from app.domain.recommendations import RecommendationQuery, Visitor
 from app.domain.requests import IdempotencyEntry, Scope, Subject
 from app.services.forget import ForgetCommand, record_request, request_forget
-from app.services.forget_lists import forget_users
+from app.services.forget_users import forget_users
 from app.services.imports import import_data, items_to_name
 from app.services.interactions import add_interactions
 from app.services.items import read_item, store_items, withdraw_items

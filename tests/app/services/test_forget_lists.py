@@ -21,9 +21,9 @@ from app.domain.errors import (
 from app.domain.forget_lists import InvalidRow, ListStatus, RowOutcome, RowResult
 from app.domain.ledger import LedgerEvent, LedgerHead
 from app.domain.requests import Attribution, RequestReason, RequestStatus
-from app.services import bulk_lists
-from app.services.bulk_lists import ListCommand, ListRecorder
+from app.services import forget_lists
 from app.services.forget import ForgetCommand, cancel_forget, request_forget
+from app.services.forget_lists import ListCommand, ListRecorder
 from app.services.interactions import add_interactions
 from app.settings import Settings
 from app.storage.ledger import Ledger
@@ -233,7 +233,7 @@ def test_empty_list_is_refused(recorder: ListRecorder) -> None:
 def test_interrupted_list_continues_after_its_last_chunk(
     catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_lists, "CHUNK", 10)
+    monkeypatch.setattr(forget_lists, "CHUNK", 10)
     command = ListCommand(rows=[*fill(catalog, 25), "p0"])
     append, appended = Ledger.append, []
 
@@ -261,7 +261,7 @@ def test_interrupted_list_continues_after_its_last_chunk(
 def test_stopping_process_records_no_further_chunk(
     catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_lists, "CHUNK", 10)
+    monkeypatch.setattr(forget_lists, "CHUNK", 10)
     command = ListCommand(rows=fill(catalog, 25))
     stopping = iter([False, True])
     with pytest.raises(UnavailableError, match="Idempotency-Key"):
@@ -291,7 +291,7 @@ def test_chunk_is_repeated_once_after_a_reconciled_ledger(
 def test_call_that_another_one_overtakes_records_no_row_twice(
     catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_lists, "CHUNK", 5)
+    monkeypatch.setattr(forget_lists, "CHUNK", 5)
     command = ListCommand(rows=fill(catalog, 20))
     overtaking: list[ForgetList] = []
 
@@ -309,7 +309,7 @@ def test_call_that_another_one_overtakes_records_no_row_twice(
 def test_concurrent_calls_with_one_key_are_one_list(
     catalog: UnitOfWorkFactory, recorder: ListRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_lists, "CHUNK", 5)
+    monkeypatch.setattr(forget_lists, "CHUNK", 5)
     command = ListCommand(rows=fill(catalog, 20))
     barrier = Barrier(3)
 
@@ -328,7 +328,7 @@ def test_concurrent_calls_with_one_key_are_one_list(
 def test_number_of_statements_does_not_grow_with_the_chunk(
     catalog: UnitOfWorkFactory, recorder: ListRecorder
 ) -> None:
-    user_ids = fill(catalog, 50 + bulk_lists.CHUNK)
+    user_ids = fill(catalog, 50 + forget_lists.CHUNK)
     numbers = []
     for rows in (user_ids[:50], user_ids[50:]):
         with recorded(catalog.database) as executed:

@@ -112,6 +112,8 @@ def test_page_with_no_or_two_certificates_is_refused(page: Path) -> None:
     assert "embeds 2 certificates" in refused(page)
     page.write_text("<!doctype html><p>Hello")
     assert "embeds 0 certificates" in refused(page)
+    page.write_text("<!doctype html><![odd[x]]>")
+    assert "without a certificate" in refused(page)
     page.write_bytes(b"<\xff\xfe")
     assert "without a certificate" in refused(page)
 
@@ -125,6 +127,9 @@ def test_pages_are_certificates_for_restore_check(page: Path, request_id: str) -
     status, answer = check("--certificates", str(page.parent))
     (saved,) = answer["certificates"]
     assert (status, saved["result"], saved["request_id"]) == (0, "matches", request_id)
+    page.write_text("<![odd[x]]>")
+    _, answer = check("--certificates", str(page.parent))
+    assert [each["result"] for each in answer["certificates"]] == ["no-certificate"]
 
 
 def test_link_is_followed_and_not_replaced(request_id: str, tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from app.services.signatures import Signer
 from app.services.signing_keys import keys_document
+from app.web.certificate_page import certificate_page
+from tests.support.certificates import full_content
 from tests.support.command_line import document, lethe
 from tests.support.restorable import check
 
@@ -121,6 +125,18 @@ def test_page_with_no_or_two_certificates_is_refused(page: Path) -> None:
 def test_line_ends_of_other_systems_are_accepted(page: Path) -> None:
     page.write_bytes(b"\xef\xbb\xbf" + page.read_bytes().replace(b"\n", b"\r\n"))
     assert lethe("verify", str(page)).exit_code == 0
+
+
+def test_line_ends_in_texts_of_the_certificate_are_accepted(tmp_path: Path) -> None:
+    signer = Signer(Ed25519PrivateKey.generate())
+    key, path = tmp_path / "key.pem", tmp_path / "page.html"
+    key.write_bytes(signer.public_pem())
+    content = full_content("one\r\ntwo\rthree\nfour", key_id=signer.key_id)
+    page = certificate_page(signer.sign(content, name="rel", sha256="d" * 64))
+    for text in (page, page.replace("\r\n", "\n"), page.replace("four", "five", 1)):
+        path.write_bytes(text.encode())
+        is_same = "five" not in text
+        assert (lethe("verify", str(path), "--key", str(key)).exit_code == 0) is is_same
 
 
 def test_pages_are_certificates_for_restore_check(page: Path, request_id: str) -> None:

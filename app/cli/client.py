@@ -37,7 +37,7 @@ class Service:
         except (httpx.InvalidURL, UnicodeError):
             parsed = httpx.URL()
         if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise BadInputError(f"{url} is no address of a service. Use the form http://host:8000")
+            raise BadInputError(f"{url!r} is no address of a service. Use the form http://host:8000")
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise BadInputError("The API key has characters that no key has. Check --key.")
         #: The address for messages, without the password that the address may have.
@@ -61,7 +61,8 @@ class Service:
         """Return a client for `url` with `key`, or for address and first key of the settings."""
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         keys = [secret.get_secret_value() for secret in settings.api_keys[:1]]
-        return cls(url or f"http://{host}:{settings.port}", key or next(iter(keys), None))
+        address = f"http://{host}:{settings.port}" if url is None else url
+        return cls(address, key or next(iter(keys), None))
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the JSON of the response."""

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -30,12 +31,12 @@ from app.private_files import write_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
     from rich.console import JustifyMethod, RenderableType
     from rich.progress import ProgressColumn
 
 
+#: The value of --out for standard output.
+STANDARD_OUTPUT: Final = Path("-")
 #: A width that no table reaches; Rich never measures more than the width of the terminal.
 _UNLIMITED: Final = 100_000
 #: Characters that give orders to a terminal or turn the direction of the text around them.

@@ -56,6 +56,10 @@ def test_page_is_written_under_its_name_and_verified(
     assert (answer["valid"], answer["payload"]["request_id"]) == (True, request_id)
     assert lethe("report", request_id, "--out", "-").stdout == path.read_text()
     assert path.stat().st_mode & 0o077 == 0
+    assert "error" in document("report", request_id, "--out", "-")
+    certificate = document("requests", "certificate", request_id)
+    assert document("requests", "certificate", request_id, "--out", "-") == certificate
+    assert not (tmp_path / "-").exists()
 
 
 def test_page_is_verified_with_a_saved_key_on_another_machine(

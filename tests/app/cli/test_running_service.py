@@ -186,6 +186,8 @@ def test_message_of_a_service_gives_no_orders_to_the_terminal(another_service: s
 @pytest.mark.parametrize(
     ("url", "proxy", "status"),
     [
+        # An empty variable: the command must not change the installation on this machine.
+        ("", None, 2),
         ("http://a..b:80", None, 2),
         (f"http://{'a' * 64}.example", None, 2),
         ("http://host.invalid", "socks5://127.0.0.1:1", 2),

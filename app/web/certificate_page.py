@@ -44,8 +44,7 @@ _SCOPES: Final = {
 }
 _KINDS: Final = {
     CertificateKind.DELETION.value: "It is about the deletion.",
-    CertificateKind.EXACT.value: "It states that the deletion became exact, and cites the"
-    " certificate of the deletion.",
+    CertificateKind.EXACT.value: "It states that the deletion became exact.",
     CertificateKind.SCRUB_CLOSED.value: "It repeats the certificate before it, after an erasure"
     " that was open has been carried out.",
 }

@@ -113,14 +113,17 @@ def test_interval_with_no_change_and_full_change_is_said_to_show_nothing() -> No
         ({"rows_deleted": {}}, ["No row was deleted"], ["number of deleted rows"]),
         ({"shredded": {}}, [], ["unlinked"]),
         ({"not_covered": [], "open": []}, ["lists no such place"], ["Still to be erased"]),
-        ({"replicas": None}, ["Not recorded."], []),
+        ({"replicas": None}, ["Not recorded."], ["did not confirm"]),
+        ({"fenced_replicas": ["rep_2"]}, ["did not confirm in time", "rep_2"], []),
         ({"finding": None, "batch": None}, ["no figures of an audit"], ["48%"]),
         ({"returned": {"since": "2026-12-02T00:00:00+00:00"}}, ["consented again"], []),
         (
             {"kind": "exact", "cites": {"number": 1, "sha256": "e" * 64}},
-            ["became exact", "eeee"],
+            ["became exact", "Cites certificate 1", "eeee"],
             [],
         ),
+        # The certificate of the deletion was lost with a database.
+        ({"kind": "exact", "cites": None}, ["became exact"], ["cites", "Cites"]),
         # Earlier versions judged batches only.
         (
             {"outcome": "passed", "finding": None},

@@ -37,7 +37,9 @@ class Service:
         except (httpx.InvalidURL, UnicodeError):
             parsed = httpx.URL()
         if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise BadInputError(f"{url!r} is no address of a service. Use the form http://host:8000")
+            raise BadInputError(
+                f"{url!r} is no address of a service. Use the form http://host:8000"
+            )
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise BadInputError("The API key has characters that no key has. Check --key.")
         #: The address for messages, without the password that the address may have.

@@ -31,6 +31,7 @@ from app.private_files import write_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
     from rich.console import JustifyMethod, RenderableType
     from rich.progress import ProgressColumn
 

@@ -36,7 +36,8 @@ class Service:
             parsed.raw_host.decode().encode("idna")  # As the socket does, for the name's length.
         except (httpx.InvalidURL, UnicodeError):
             parsed = httpx.URL()
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
+        is_address = parsed.host and not parsed.query and not parsed.fragment
+        if parsed.scheme not in {"http", "https"} or not is_address:
             raise BadInputError(
                 f"{url!r} is no address of a service. Use the form http://host:8000"
             )
@@ -53,7 +54,7 @@ class Service:
                 # A proxy from the environment cannot reach the loopback address of this machine.
                 trust_env=not is_loopback(parsed.host),
             )
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise BadInputError(
                 f"The proxy of the environment (HTTP_PROXY, ALL_PROXY) cannot be used: {error}"
             ) from error

@@ -69,7 +69,10 @@ def is_page(data: bytes) -> bool:
 def embedded_in(page: str) -> str:
     """Return the text of the page's element with the envelope; raises ValueError."""
     parser = _EnvelopeParser()
-    parser.feed(page)
+    try:
+        parser.feed(page)
+    except AssertionError as error:  # Python's parser raises it for an unknown `<![name[`.
+        raise ValueError(error) from error
     if len(parser.texts) != 1:
         raise ValueError(f"it embeds {len(parser.texts)} certificates")
     return "".join(parser.texts[0])

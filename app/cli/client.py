@@ -33,28 +33,39 @@ class Service:
     def __init__(self, url: str, api_key: str | None) -> None:
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL:
+            parsed.raw_host.decode().encode("idna")  # As the socket does, for the name's length.
+        except (httpx.InvalidURL, UnicodeError):
             parsed = httpx.URL()
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
-            raise BadInputError(f"{url} is no address of a service. Use the form http://host:8000")
+        is_address = parsed.host and not parsed.query and not parsed.fragment
+        if parsed.scheme not in {"http", "https"} or not is_address:
+            raise BadInputError(
+                f"{url!r} is no address of a service. Use the form http://host:8000"
+            )
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise BadInputError("The API key has characters that no key has. Check --key.")
-        self.url = url.rstrip("/")
+        #: The address for messages, without the password that the address may have.
+        self.url = str(parsed.copy_with(userinfo=b"")).rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=_TIMEOUT_SECONDS,
-            # A proxy from the environment cannot reach the loopback address of this machine.
-            trust_env=not is_loopback(parsed.host),
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=parsed,
+                headers=headers,
+                timeout=_TIMEOUT_SECONDS,
+                # A proxy from the environment cannot reach the loopback address of this machine.
+                trust_env=not is_loopback(parsed.host),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise BadInputError(
+                f"The proxy of the environment (HTTP_PROXY, ALL_PROXY) cannot be used: {error}"
+            ) from error
 
     @classmethod
     def of(cls, settings: Settings, url: str | None = None, key: str | None = None) -> Self:
         """Return a client for `url` with `key`, or for address and first key of the settings."""
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         keys = [secret.get_secret_value() for secret in settings.api_keys[:1]]
-        return cls(url or f"http://{host}:{settings.port}", key or next(iter(keys), None))
+        address = f"http://{host}:{settings.port}" if url is None else url
+        return cls(address, key or next(iter(keys), None))
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the JSON of the response."""
@@ -78,12 +89,18 @@ class Service:
             raise CommandError(f"Invalid response from {self.url}: {error}") from error
         if response.is_error:
             raise _error_of(response)
-        try:
-            return response.status_code, response.json()
-        except ValueError as error:
+        if response.has_redirect_location:
+            address = response.headers["Location"]
             raise CommandError(
-                f"The answer from {self.url} is not JSON. Check that Lethe runs at this address."
-            ) from error
+                f"{self.url} redirects to {address}. Give the address of the service with --url"
+            )
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise self._not_lethe()
+        return response.status_code, document
 
     def get(self, path: str, **parameters: Any) -> Any:
         """Call GET; parameters that are None are left out."""
@@ -98,6 +115,8 @@ class Service:
             document = error.document
             if not isinstance(document, dict) or "reasons" not in document:
                 raise
+        if "reasons" not in document:
+            raise self._not_lethe()
         return dict(document)
 
     def recommend(self, user_id: str, n: int) -> Any:
@@ -113,6 +132,11 @@ class Service:
             return self._http.get("/healthz", timeout=2.0).is_success
         except httpx.HTTPError:
             return False
+
+    def _not_lethe(self) -> CommandError:
+        return CommandError(
+            f"{self.url} does not answer like Lethe. Check that Lethe runs at this address."
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -50,6 +50,11 @@ class CommandGroup(TyperGroup):
             if not standalone_mode:
                 raise
             status = _report(error, arguments)
+        except SystemExit as error:
+            # Rich ends the process with the status 1 where the reader of a help text ended first.
+            if not isinstance(error.__context__, BrokenPipeError):
+                raise
+            status = ExitCode.BROKEN_PIPE
         except OSError as error:
             # A help text or the version could not be written. Python would try again at the exit.
             sys.stdout = io.StringIO()

@@ -254,7 +254,7 @@ def _broker(url: str) -> Check:
         client = Celery("lethe", broker=url, broker_connection_timeout=_BROKER_SECONDS)
         with client.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_SECONDS)
-    except (OperationalError, OSError, ValueError, KeyError) as error:
+    except (OperationalError, OSError, ValueError, KeyError, ImportError) as error:
         return Check(
             name="broker",
             ok=False,

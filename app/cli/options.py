@@ -56,7 +56,8 @@ CertificateNumber = Annotated[
     typer.Option("--number", metavar="N", min=1, help="This certificate; default: the newest."),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to this file.")
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Write to this file; - is standard output."),
 ]
 DataPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="File or directory.", show_default=False)

@@ -13,7 +13,7 @@ from rich.text import Text
 from app.cli.failures import BadInputError, command
 from app.cli.jobs import job_name
 from app.cli.options import AsJson, CertificateNumber, Key, Out, RequestedBy, TicketReference, Url
-from app.cli.screen import Screen, facts, table, write_file
+from app.cli.screen import STANDARD_OUTPUT, Screen, facts, table, write_file
 from app.cli.source import open_source
 from app.domain.requests import OPEN_STATUSES, Assurance, RequestStatus
 from app.services.pagination import DEFAULT_LIMIT
@@ -132,7 +132,7 @@ def certificate(
     with open_source(url, key) as source:
         envelope = source.certificate(request_id, number)
     text = json.dumps(envelope, indent=2, ensure_ascii=False) + "\n"
-    if out is None:
+    if out is None or out == STANDARD_OUTPUT:
         sys.stdout.write(text)  # JSON in both forms, because the certificate is a JSON document.
         return
     write_file(out, text)

@@ -8,8 +8,10 @@ standard error.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -29,14 +31,17 @@ from app.private_files import write_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from rich.console import JustifyMethod, RenderableType
     from rich.progress import ProgressColumn
 
 
+#: The value of --out for standard output.
+STANDARD_OUTPUT: Final = Path("-")
 #: A width that no table reaches; Rich never measures more than the width of the terminal.
 _UNLIMITED: Final = 100_000
+#: Characters that give orders to a terminal or turn the direction of the text around them.
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class _Console(Console):
@@ -96,8 +101,7 @@ class Screen:
 
     def fail(self, code: str, message: str, style: str = "red") -> None:
         """Print an error to standard error, and with `--json` its document."""
-        # A Text, so that brackets in a message are not read as markup.
-        _Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+        _Console(stderr=True).print(_text(message, style), soft_wrap=True)
         self.document({"error": {"code": code, "message": message}})
 
     def _print_table(self, rows: Table, *, with_header: bool) -> None:
@@ -160,8 +164,7 @@ def table(
         # Long values continue on the next line; a truncated value is of no use.
         result.add_column(column, justify=justify, overflow="fold", no_wrap=index in whole)
     for row in rows:
-        # A Text, so that brackets in titles are not read as markup.
-        result.add_row(*(Text(str(cell)) for cell in row))
+        result.add_row(*(_text(str(cell)) for cell in row))
     return result
 
 
@@ -189,6 +192,11 @@ def write_file(path: Path, text: str) -> None:
 def moment(value: Any) -> str:
     """Return an RFC 3339 time for a table, to the second."""
     return str(value)[:19].replace("T", " ")
+
+
+def _text(value: str, style: str = "") -> Text:
+    """Return a text without control characters, in which brackets are not read as markup."""
+    return Text(_CONTROLS.sub(lambda match: ascii(match[0])[1:-1], value), style=style)
 
 
 def _plain(value: Any) -> str:

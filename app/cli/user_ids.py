@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -30,11 +32,12 @@ def read_user_ids(path: Path) -> list[str]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{name} is not UTF-8 text. Save the file as UTF-8.") from error
-    lines = text.splitlines()
-    delimiter = _delimiter(lines[0]) if lines else None
+    # Not `splitlines`, which also splits an id at an invisible character: two other ids.
+    first, *rest = re.split(r"\r\n|\r|\n", text)
+    delimiter = _delimiter(first)
     try:
-        ids = _plain(lines) if delimiter is None else _column(lines, delimiter)
-    except csv.Error as error:
+        ids = _plain([first, *rest]) if delimiter is None else _column(text, delimiter)
+    except (csv.Error, ValueError) as error:
         raise BadInputError(f"{name} is not valid CSV: {error}.") from error
     if not ids:
         raise BadInputError(f"{name} has no user id. Write one id per line, or a column user_id.")
@@ -66,7 +69,19 @@ def _plain(lines: list[str]) -> list[str]:
     return [line for line in map(str.strip, lines) if line]
 
 
-def _column(lines: list[str], delimiter: str) -> list[str]:
-    position = _names(lines[0], delimiter).index(COLUMN)
-    rows = csv.reader(lines[1:], delimiter=delimiter, strict=True)
-    return [row[position] if position < len(row) else "" for row in rows if row]
+def _column(text: str, delimiter: str) -> list[str]:
+    """Return the column; raises BadInputError for a row that is cut where a value has a comma."""
+    # `newline=""` keeps line ends in quotes: without them, two numbers would become another id.
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header = [name.strip().lower() for name in next(rows)]
+    position = header.index(COLUMN)
+    ids = []
+    for row in rows:
+        if len(row) > len(header):
+            raise BadInputError(
+                f"Line {rows.line_num} of the CSV file has {len(row)} values, but the header has"
+                f" {len(header)}. Put each value that contains {delimiter!r} in quotes."
+            )
+        if row:
+            ids.append(row[position] if position < len(row) else "")
+    return ids

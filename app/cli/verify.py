@@ -74,8 +74,9 @@ def verify(
 
 def _check_page(path: Path, page: str, envelope: dict[str, Any]) -> None:
     """Raise CommandError unless the page is what Lethe writes for the embedded certificate."""
-    # Git and some mail programs change the line ends.
-    if page.removeprefix("\ufeff").replace("\r\n", "\n") != certificate_page(envelope):
+    # Git and some mail programs change the line ends. Texts of certificates can have both kinds.
+    read, written = (text.replace("\r\n", "\n") for text in (page, certificate_page(envelope)))
+    if read.removeprefix("\ufeff") != written:
         raise CommandError(
             f"The signature of the certificate in {path} is valid, but the page around it is not"
             f" what Lethe {VERSION} writes for this certificate: the page was changed, or written"

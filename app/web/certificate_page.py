@@ -44,8 +44,7 @@ _SCOPES: Final = {
 }
 _KINDS: Final = {
     CertificateKind.DELETION.value: "It is about the deletion.",
-    CertificateKind.EXACT.value: "It states that the deletion became exact, and cites the"
-    " certificate of the deletion.",
+    CertificateKind.EXACT.value: "It states that the deletion became exact.",
     CertificateKind.SCRUB_CLOSED.value: "It repeats the certificate before it, after an erasure"
     " that was open has been carried out.",
 }
@@ -53,9 +52,8 @@ _ASSURANCES: Final = {
     Assurance.APPROXIMATE.value: (
         "Approximate",
         (
-            "The model was changed by fast unlearning, and an audit compared its answers with those"
-            " that are expected of a model that never had the data. An audit is evidence within its"
-            " intervals, not a mathematical proof."
+            "It is not proved that the weights never saw the erased rows. Fast unlearning is judged"
+            " by an audit, which is evidence within its intervals and not a mathematical proof."
         ),
     ),
     Assurance.EXACT.value: (
@@ -65,13 +63,6 @@ _ASSURANCES: Final = {
             " similar, so exact does not mean that the answers of the model are different."
         ),
     ),
-}
-_OUTCOMES: Final = {
-    "passed": "the audit found the forgetting that it looks for",
-    "inconclusive": "the rows cannot show whether the data is forgotten",
-    "exact": "trained without the erased rows, so no comparison is needed",
-    "not_applicable": "no row trained the weights",
-    "failed": "the audit found that the data is not forgotten",
 }
 
 
@@ -136,7 +127,6 @@ def _values(envelope: Mapping[str, Any]) -> dict[str, Any]:
         "sentence": certified_sentence(content),
         "assurance": assurance,
         "assurance_meaning": meaning,
-        "outcomes": _OUTCOMES,
         "prospect": _prospect(content),
         "rows_deleted": sorted((content.get("rows_deleted") or {}).items()),
         "shredded": sorted((content.get("shredded") or {}).items()),
@@ -180,4 +170,4 @@ def _prospect(content: Mapping[str, Any]) -> str:
     terms = content.get("exact") or {}
     if terms.get("due_at"):
         return f"A training without the erased rows is promised by {moment(terms['due_at'])}."
-    return "No time is promised for a training without the erased rows."
+    return "The certificate promises no time for a training without the erased rows."

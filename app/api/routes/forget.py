@@ -207,9 +207,6 @@ def certificate_html(
     headers = {
         "Content-Security-Policy": content_security_policy(),
         "Content-Disposition": f'inline; filename="{page_name(envelope)}"',
-        "Cache-Control": "private, no-cache",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
     }
     return HTMLResponse(certificate_page(envelope), headers=headers)
 

@@ -47,7 +47,8 @@ def test_page_embeds_the_certificate_and_has_strict_headers(world: World, comple
     assert answer.headers["Content-Security-Policy"] == content_security_policy()
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert f"certificate-{completed}-1.html" in answer.headers["Content-Disposition"]
-    assert "no-cache" in answer.headers["Cache-Control"]
+    # Like the certificate: the page has pseudonyms of a person.
+    assert answer.headers["Cache-Control"] == "no-store"
     assert json.loads(embedded_in(answer.text)) == envelope
     assert answer.text == certificate_page(envelope)
     assert "u2" not in answer.text.replace(completed, "").split("<script")[0].split("</style>")[1]

@@ -131,7 +131,10 @@ def test_closed_streams_are_no_error() -> None:
     assert ended.returncode == ExitCode.SUCCESS
 
 
-@pytest.mark.parametrize("arguments", [("keys", "--json"), ("keys",), ("requests", "show", "ID")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("keys", "--json"), ("keys",), ("requests", "show", "ID"), ("--help",), ("jobs", "-h")],
+)
 def test_reader_that_ends_first_stops_the_command_without_a_message(
     on_sqlite: Restorable, arguments: tuple[str, ...]
 ) -> None:

@@ -185,7 +185,7 @@ def test_broker_that_does_not_answer(
 ) -> None:
     del on_sqlite
     beat()
-    for url in ("redis://127.0.0.1:1/0", "nonsense://x"):
+    for url in ("redis://127.0.0.1:1/0", "nonsense://x", "sqs://"):
         monkeypatch.setenv("LETHE_BROKER_URL", url)
         assert "LETHE_BROKER_URL" in problems()["broker"]
 

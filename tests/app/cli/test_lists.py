@@ -87,6 +87,15 @@ def test_ids_in_a_terminal_are_whole_also_where_the_terminal_is_narrow(width: in
     assert [row.split()[0] for row in rows] == [row[0] for row in ROWS]
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_cells_give_no_orders_to_the_terminal(is_terminal: bool) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=80, force_terminal=is_terminal, color_system=None)
+    rows = table("error", rows=[("a\x1b]0;b\x07\u202ec\x9b2Jd",)])
+    Screen(console, as_json=False).listing({}, rows)
+    assert output.getvalue().split()[-1] == "a\\x1b]0;b\\x07\\u202ec\\x9b2Jd"
+
+
 def test_table_of_figures_in_a_pipe_keeps_its_header() -> None:
     output = io.StringIO()
     console = Console(file=output, width=20, force_terminal=False)

@@ -6,8 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from app.services.signatures import Signer
 from app.services.signing_keys import keys_document
+from app.web.certificate_page import certificate_page
+from tests.support.certificates import full_content
 from tests.support.command_line import document, lethe
 from tests.support.restorable import check
 
@@ -52,6 +56,10 @@ def test_page_is_written_under_its_name_and_verified(
     assert (answer["valid"], answer["payload"]["request_id"]) == (True, request_id)
     assert lethe("report", request_id, "--out", "-").stdout == path.read_text()
     assert path.stat().st_mode & 0o077 == 0
+    assert "error" in document("report", request_id, "--out", "-")
+    certificate = document("requests", "certificate", request_id)
+    assert document("requests", "certificate", request_id, "--out", "-") == certificate
+    assert not (tmp_path / "-").exists()
 
 
 def test_page_is_verified_with_a_saved_key_on_another_machine(
@@ -112,6 +120,8 @@ def test_page_with_no_or_two_certificates_is_refused(page: Path) -> None:
     assert "embeds 2 certificates" in refused(page)
     page.write_text("<!doctype html><p>Hello")
     assert "embeds 0 certificates" in refused(page)
+    page.write_text("<!doctype html><![odd[x]]>")
+    assert "without a certificate" in refused(page)
     page.write_bytes(b"<\xff\xfe")
     assert "without a certificate" in refused(page)
 
@@ -121,10 +131,25 @@ def test_line_ends_of_other_systems_are_accepted(page: Path) -> None:
     assert lethe("verify", str(page)).exit_code == 0
 
 
+def test_line_ends_in_texts_of_the_certificate_are_accepted(tmp_path: Path) -> None:
+    signer = Signer(Ed25519PrivateKey.generate())
+    key, path = tmp_path / "key.pem", tmp_path / "page.html"
+    key.write_bytes(signer.public_pem())
+    content = full_content("one\r\ntwo\rthree\nfour", key_id=signer.key_id)
+    page = certificate_page(signer.sign(content, name="rel", sha256="d" * 64))
+    for text in (page, page.replace("\r\n", "\n"), page.replace("four", "five", 1)):
+        path.write_bytes(text.encode())
+        is_same = "five" not in text
+        assert (lethe("verify", str(path), "--key", str(key)).exit_code == 0) is is_same
+
+
 def test_pages_are_certificates_for_restore_check(page: Path, request_id: str) -> None:
     status, answer = check("--certificates", str(page.parent))
     (saved,) = answer["certificates"]
     assert (status, saved["result"], saved["request_id"]) == (0, "matches", request_id)
+    page.write_text("<![odd[x]]>")
+    _, answer = check("--certificates", str(page.parent))
+    assert [each["result"] for each in answer["certificates"]] == ["no-certificate"]
 
 
 def test_link_is_followed_and_not_replaced(request_id: str, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import SecretStr
 
 from app.domain.catalog import Interaction
@@ -144,3 +146,63 @@ def test_certificate_is_saved_and_verified(world: World, tmp_path: Path) -> None
         assert printed.stdout == saved.read_text()
         keys.write_text(lethe("keys", "--url", url, "--json").stdout)
     assert document("verify", str(saved), "--key", str(keys))["valid"] is True
+
+
+@pytest.fixture(scope="module")
+def another_service() -> Iterator[str]:
+    """Serve a program that is not Lethe."""
+    gateway = FastAPI()
+    gateway.get("/odd/readyz")(lambda: {"status": "ok"})
+    gateway.get("/list/readyz")(lambda: [1])
+    gateway.get("/text/readyz")(lambda: PlainTextResponse("ok"))
+    gateway.get("/moved/readyz")(lambda: RedirectResponse("https://host/readyz"))
+    problem = {"type": "/problems/odd", "detail": "\x1b]0;title\x07 \u202eodd [red]"}
+    gateway.get("/hostile/forget/{request_id}")(lambda: JSONResponse(problem, 404))
+    with Server(gateway) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("odd", "does not answer like Lethe"),
+        ("list", "does not answer like Lethe"),
+        ("text", "does not answer like Lethe"),
+        ("moved", "redirects to https://host/readyz"),
+    ],
+)
+def test_doctor_says_that_another_program_answers(
+    another_service: str, path: str, message: str
+) -> None:
+    (check,) = document("doctor", "--url", f"{another_service}/{path}/")["checks"]
+    assert (check["ok"], message in check["text"]) == (False, True), check
+
+
+def test_message_of_a_service_gives_no_orders_to_the_terminal(another_service: str) -> None:
+    ended = lethe("requests", "show", "req_1", "--url", f"{another_service}/hostile")
+    assert (ended.exit_code, ended.stderr) == (1, "\\x1b]0;title\\x07 \\u202eodd [red]\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "status"),
+    [
+        # An empty variable: the command must not change the installation on this machine.
+        ("", None, 2),
+        ("http://a..b:80", None, 2),
+        (f"http://{'a' * 64}.example", None, 2),
+        ("http://127.0.0.1:1/?page=1", None, 2),
+        ("http://127.0.0.1:1/#part", None, 2),
+        ("http://host.invalid", "http://127.0.0.1:port", 2),
+        ("http://host.invalid", "socks5://127.0.0.1:1", 2),
+        ("http://host.invalid", "odd://name:the-secret@127.0.0.1:1", 2),
+        ("http://name:the-secret@127.0.0.1:1/path", None, 1),
+    ],
+)
+def test_bad_address_or_proxy_is_one_line_without_passwords(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxy: str | None, status: int
+) -> None:
+    if proxy is not None:
+        monkeypatch.setenv("ALL_PROXY", proxy)
+    ended = lethe("requests", "list", "--url", url)
+    assert (ended.exit_code, ended.stdout, len(ended.stderr.splitlines())) == (status, "", 1)
+    assert "the-secret" not in ended.stderr

@@ -76,6 +76,11 @@ def test_success_of_all_is_a_line_per_user_and_status_0() -> None:
         ("x;user_id\n1;ann\n", ["ann"]),
         ("a,b\n", ["a,b"]),
         ("name,user_id\nAnn\nBob,bob\n", ["", "bob"]),
+        ('name,user_id\r\n"B\r\nBob",bob\rx,ann', ["bob", "ann"]),
+        # These texts are not the ids ann, bob and annbob: other people must not be deleted.
+        ("ann\x85bob\n", ["ann\x85bob"]),
+        ("ann\u2028bob\n", ["ann\u2028bob"]),
+        ('user_id\n"ann\nbob"\n', ["ann\nbob"]),
     ],
 )
 def test_file_has_one_id_per_line_or_a_column(tmp_path: Path, text: str, ids: list[str]) -> None:
@@ -102,6 +107,9 @@ def test_file_is_read_from_standard_input_beside_arguments(
         (b"user_id\n", 2, "no user id"),
         (b"\xff\xfe\x00", 2, "is not UTF-8"),
         (b'user_id\n"open\n', 2, "not valid CSV"),
+        (b'"user_id\nann"\nbob\n', 2, "not valid CSV"),
+        # Without quotes, the value of the column would be ` bob`, and the wrong person is deleted.
+        (b"name,user_id\nA, bob,cid\n", 2, "Line 2 of the CSV file has 3 values"),
     ],
 )
 def test_rubbish_file_is_refused_before_anything_is_recorded(

@@ -23,6 +23,10 @@ from tests.support.first_version_certificates import sign_first_version
 SIGNER = Signer(Ed25519PrivateKey.generate())
 CSS = (Path(__file__).parents[3] / "app" / "web" / "certificate.css").read_text()
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "earlier_installation" / "certificate.json"
+NOT_IN_WEIGHTS = {
+    "sentence": "No stored row of this person trained the weights. It is not recorded whether rows"
+    " that an earlier job deleted did."
+}
 
 
 class Read(HTMLParser):
@@ -72,7 +76,7 @@ def test_page_says_first_what_was_removed_since_when_and_what_is_not_covered() -
         "2026-11-30 08:19:19 UTC",
         "Approximate.",
         "promised by 2026-12-15 08:19:24 UTC",
-        "inconclusive: the rows cannot show",
+        "Outcome of the audit inconclusive",
         "What is not covered",
         "backups of the database",
         "Still to be erased",
@@ -95,31 +99,47 @@ def test_interval_with_no_change_and_full_change_is_said_to_show_nothing() -> No
 @pytest.mark.parametrize(
     ("changes", "present", "absent"),
     [
-        ({}, ["Approximate."], ["Exact.", "Exact since", "No time is promised"]),
+        ({}, ["Approximate."], ["Exact.", "Exact since", "promises no time"]),
         (
             {"assurance": "exact", "exact_at": "2026-12-01T00:00:00+00:00", "outcome": "exact"},
             ["Exact.", "Exact since 2026-12-01 00:00:00 UTC"],
             ["Approximate.", "promised"],
         ),
-        ({"exact": {"mode": "off", "due_at": None}}, ["No time is promised"], ["promised by"]),
+        ({"exact": {"mode": "off", "due_at": None}}, ["promises no time"], ["promised by"]),
+        ({"exact": None}, ["The certificate promises no time"], ["promised by"]),
         ({"assurance": None}, ["does not state whether the deletion is exact"], ["Exact."]),
         ({"assurance": "surely"}, ["does not state whether"], ["surely", "Exact."]),
         ({"rows_deleted": None}, ["number of deleted rows is not recorded"], ["150"]),
         ({"rows_deleted": {}}, ["No row was deleted"], ["number of deleted rows"]),
         ({"shredded": {}}, [], ["unlinked"]),
         ({"not_covered": [], "open": []}, ["lists no such place"], ["Still to be erased"]),
-        ({"replicas": None}, ["Not recorded."], []),
+        ({"replicas": None}, ["Not recorded."], ["did not confirm"]),
+        ({"fenced_replicas": ["rep_2"]}, ["did not confirm in time", "rep_2"], []),
         ({"finding": None, "batch": None}, ["no figures of an audit"], ["48%"]),
         ({"returned": {"since": "2026-12-02T00:00:00+00:00"}}, ["consented again"], []),
         (
             {"kind": "exact", "cites": {"number": 1, "sha256": "e" * 64}},
-            ["became exact", "eeee"],
+            ["became exact", "Cites certificate 1", "eeee"],
             [],
         ),
+        # The certificate of the deletion was lost with a database.
+        ({"kind": "exact", "cites": None}, ["became exact"], ["cites", "Cites"]),
+        # Earlier versions judged batches only.
         (
-            {"outcome": "passed"},
-            ["passed: the audit found the"],
-            ["cannot show whether"],
+            {"outcome": "passed", "finding": None},
+            ["which does not show whether this person was forgotten"],
+            ["Audit of this request", "found the forgetting"],
+        ),
+        # Approximate, because earlier rows of the person may be in the weights.
+        (
+            {"outcome": "not_applicable", "finding": NOT_IN_WEIGHTS},
+            ["not proved that the weights never saw"],
+            ["The model was changed", "an audit compared", "no row trained"],
+        ),
+        (
+            {"outcome": "exact", "finding": None},
+            ["not proved that the weights never saw"],
+            ["The model was changed", "an audit compared", "trained without the erased rows, so"],
         ),
     ],
 )
@@ -143,6 +163,8 @@ def test_content_without_fields_is_called_not_recorded() -> None:
 def test_certificates_of_the_first_version_have_a_page() -> None:
     text = Read(certificate_page(json.loads(FIXTURE.read_text()))).text
     assert "does not state whether the deletion is exact" in text
+    assert "DSSE" not in text
+    assert "DSSE" in Read(certificate_page(signed(full_content()))).text
 
 
 def test_texts_of_the_certificate_are_escaped() -> None:

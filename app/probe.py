@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from app.domain.errors import InvalidSettingsError, LetheError
-from app.settings import get_settings
+from app.domain.errors import LetheError
+from app.settings import InvalidSettingsError, get_settings
 
 if TYPE_CHECKING:
     from app.storage.unit_of_work import UnitOfWork

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.backbone_names import KNOWN, check_backbone
-from app.domain.errors import InvalidInputError, InvalidSettingsError
+from app.domain.errors import InvalidInputError
 from app.domain.id_rules import IdRule
 from app.domain.places import absolute, is_inside
 from app.domain.renewal import ExactMode  # noqa: TC001 - pydantic reads the annotation
@@ -44,6 +44,12 @@ _SECRETS = Path("/run/secrets")
 
 #: Variables of the containers and of programs beside the service.
 _OTHER_VARIABLES: Final = frozenset({"LETHE_BIND", "LETHE_KEY", "LETHE_URL", "LETHE_VERSION"})
+
+
+class InvalidSettingsError(InvalidInputError):
+    """The settings are not valid. {problems}."""
+
+    code = "invalid-settings"
 
 
 class Settings(BaseSettings):

@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 from app.domain.catalog import Interaction
 from app.logs import configure_logging
 from app.main import create_app
-from app.services import bulk_lists
+from app.services import forget_lists
 from app.services.interactions import add_interactions
 from app.settings import Settings
 from app.storage.engine import make_database
@@ -187,13 +187,13 @@ def _list(gateway: Gateway, client: TestClient, user_ids: list[str]) -> dict[str
     started = time.perf_counter()
     table = client.get(f"{path}/results", headers={"Accept": "text/csv"}).text
     download_seconds = time.perf_counter() - started
-    chunks = -(-len(rows) // bulk_lists.CHUNK)
+    chunks = -(-len(rows) // forget_lists.CHUNK)
     return {
         "rows": len(rows),
         "bytes": len(content),
         "counts": answer.json()["counts"],
         "rows_of_results": table.count("\n") - 1,
-        "chunk": bulk_lists.CHUNK,
+        "chunk": forget_lists.CHUNK,
         "seconds": seconds,
         "milliseconds_per_row": 1000 * seconds / len(rows),
         "statements": statements.count,

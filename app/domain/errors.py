@@ -177,12 +177,6 @@ class ListTooLongError(LetheError):
     code = "list-too-long"
 
 
-class InvalidSettingsError(InvalidInputError):
-    """The settings are not valid. {problems}."""
-
-    code = "invalid-settings"
-
-
 class NewerSchemaError(InvalidInputError):
     """The database was made by a newer Lethe. Install that version, or restore an older backup."""
 

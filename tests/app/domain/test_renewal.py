@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.domain.renewal import (
@@ -323,7 +323,12 @@ def test_decision_fits_the_state(whole: RenewalState, policy: RenewalPolicy) -> 
         assert whole.batch_due_at is None
 
 
-@given(st.lists(st.floats(1.0, 2_000.0), max_size=30), st.floats(1.0, 300.0), POLICIES)
+@example(gaps=[], seconds=1.25, policy=RenewalPolicy(mode=ExactMode.DEADLINE))
+@given(
+    gaps=st.lists(st.floats(1.0, 2_000.0), max_size=30),
+    seconds=st.floats(1.0, 300.0),
+    policy=POLICIES,
+)
 def test_stream_of_batches_never_delays_an_exact_training_beyond_its_deadline(
     gaps: list[float], seconds: float, policy: RenewalPolicy
 ) -> None:
@@ -361,7 +366,9 @@ def test_stream_of_batches_never_delays_an_exact_training_beyond_its_deadline(
             assert preemptions <= MAX_PREEMPTIONS
             return
         clock += 1.0
-    pytest.fail("the deadline is missed")
+    # A short renewal can end between the last step and the deadline.
+    assert running_since is not None
+    assert running_since + seconds <= due_after
 
 
 def test_margin_starts_a_renewal_earlier_and_lets_a_batch_interrupt_it() -> None:

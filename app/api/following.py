@@ -164,7 +164,7 @@ class Following:
         if not ids:
             return {}
         with self._uow(write=False) as uow:
-            requests = uow.requests.find_many(ids)
+            requests = uow.requests.with_ids(ids)
             return {answer.id: answer for answer in ForgetAnswer.read(uow, requests, self._mode)}
 
 

@@ -74,7 +74,7 @@ def embedded_in(page: str) -> str:
     except AssertionError as error:  # Python's parser raises it for an unknown `<![name[`.
         raise ValueError(error) from error
     if len(parser.texts) != 1:
-        raise ValueError(f"it embeds {len(parser.texts)} certificates")
+        raise ValueError(f"the page embeds {len(parser.texts)} certificates")
     return "".join(parser.texts[0])
 
 
@@ -121,7 +121,9 @@ def files_below(directory: Path) -> Iterator[tuple[str, Any | FileProblem]]:
     Raises BadInputError if the directory cannot be read or holds no file.
     """
     if not directory.is_dir():
-        raise BadInputError(f"{directory} is not a directory. Give the one with the certificates.")
+        raise BadInputError(
+            f"{directory} is not a directory. Give the directory of the certificates."
+        )
     problems: list[OSError] = []
     is_empty = True
     for parent, directories, names in os.walk(directory, onerror=problems.append):

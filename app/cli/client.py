@@ -77,8 +77,8 @@ class Service:
             response = self._http.request(method, path, **options)
         except httpx.ConnectError as error:
             raise CommandError(
-                f"No service answers at {self.url}. Start it with: lethe up. If it runs elsewhere,"
-                " give its address with --url"
+                f"No service answers at {self.url}. Start the service with: lethe up. For a service"
+                " at another address, give --url"
             ) from error
         except httpx.TimeoutException as error:
             raise CommandError(

@@ -148,7 +148,7 @@ def _data(settings: Settings) -> Iterator[Check]:
     checks: list[Check] = []
     try:
         with open_unchanged(settings) as installation:
-            text = "The database answers and has the newest schema; the hash key is its key."
+            text = "The database answers and has the newest schema; the hash key fits."
             checks.append(Check(name="database", ok=True, text=text))
             checks += _opened(installation)
     except LetheError as error:
@@ -187,7 +187,7 @@ def _signing_key(uow: UnitOfWork, settings: Settings) -> Check:
     except LetheError as error:
         return Check(name="signing-key", ok=False, text=str(error))
     if own is None:
-        text = "There is none on this machine: workers have it, and create it at their first start."
+        text = "This machine has no signing key. Workers create the key at their first start."
         return Check(name="signing-key", ok=True, text=text)
     registered = uow.signing_keys.get(own.key_id)
     if registered is not None and registered.retired_at is not None:
@@ -224,7 +224,7 @@ def _workers(number: int) -> Check:
         name="worker",
         ok=False,
         text="No worker runs, so no deletion completes.",
-        advice="Start one: lethe up, or python -m worker run",
+        advice="Start a worker: lethe up, or python -m worker run",
     )
 
 

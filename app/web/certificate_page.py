@@ -43,10 +43,10 @@ _SCOPES: Final = {
     Scope.ITEM.value: "one item, with the interactions of all people with the item",
 }
 _KINDS: Final = {
-    CertificateKind.DELETION.value: "It is about the deletion.",
-    CertificateKind.EXACT.value: "It states that the deletion became exact.",
-    CertificateKind.SCRUB_CLOSED.value: "It repeats the certificate before it, after an erasure"
-    " that was open has been carried out.",
+    CertificateKind.DELETION.value: "This certificate is about the deletion.",
+    CertificateKind.EXACT.value: "This certificate states that the deletion became exact.",
+    CertificateKind.SCRUB_CLOSED.value: "This certificate repeats the certificate before, after an"
+    " erasure that was open has been carried out.",
 }
 _ASSURANCES: Final = {
     Assurance.APPROXIMATE.value: (

@@ -97,6 +97,13 @@ class World(Installation):
             jobs.advance(uow, lease, status=JobStatus.ROLLING_OUT, stage=Stage.ROLL_OUT)
             finish(uow, lease, load_signer(settings), Evidence(outcome=Outcome.PASSED))
 
+    def forget_now(self, user_id: str) -> str:
+        """Complete the deletion of a user; return the request id."""
+        self.settings = self.settings.model_copy(update={"cancel_window": 0.0})
+        request_id = self.forget(user_id)
+        self.complete()
+        return request_id
+
     def app(self, **changes: Any) -> FastAPI:
         """Create an application on this installation."""
         return create_app(self.settings.model_copy(update=changes))

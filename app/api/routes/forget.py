@@ -59,8 +59,8 @@ router = APIRouter(prefix="/forget", tags=["deletion requests"])
     | {
         status.HTTP_200_OK: {
             "model": ForgetAnswer | DryRunAnswer,
-            "description": "An earlier request covers it, it is completed after the preferred "
-            "wait, or the result of a dry run",
+            "description": "An earlier request covers the deletion, the deletion is completed "
+            "after the preferred wait, or the result of a dry run",
         }
     },
 )

@@ -220,17 +220,15 @@ async def _read(request: Request) -> list[Row]:
 
 def _reader(request: Request) -> ListReader:
     """Return the reader for the content type, which the access guard has checked."""
-    content_type = request.headers.get("content-type", "")
     header = Message()
-    header["Content-Type"] = content_type
+    header["Content-Type"] = request.headers.get("content-type", "")
     if header.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
         raise InvalidInputError("The charset of the body must be UTF-8.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise InvalidInputError(
             "The body must not be compressed: send it without Content-Encoding."
         )
-    media_type = content_type.partition(";")[0].strip().lower()
-    return READERS.get(media_type, READERS["application/json"])()
+    return READERS.get(header.get_content_type(), READERS["application/json"])()
 
 
 def _answer(gateway: Gateway, forget_list: ForgetList) -> ForgetListAnswer:

@@ -98,7 +98,12 @@ def read(user_id: UserPath, gateway: TheGateway, uow: Reading) -> UserAnswer:
     "/{user_id:path}",
     status_code=status.HTTP_202_ACCEPTED,
     responses=problems("unknown-user", "idempotency-conflict", "invalid-input")
-    | {status.HTTP_200_OK: {"model": ForgetAnswer, "description": "An earlier request covers it"}},
+    | {
+        status.HTTP_200_OK: {
+            "model": ForgetAnswer,
+            "description": "The deletion has an earlier request",
+        }
+    },
 )
 def remove(
     user_id: UserPath,

@@ -103,14 +103,6 @@ class RequestRepository(Repository):
         rows = self._all(_requests().where(RequestRow.id == request_id))
         return rows[0] if rows else None
 
-    def find_many(self, request_ids: Iterable[str]) -> list[ForgetRequest]:
-        """Return those of the requests that exist, in no particular order."""
-        return [
-            request
-            for portion in portions(request_ids)
-            for request in self._all(_requests().where(RequestRow.id.in_(portion)))
-        ]
-
     def suppressing(self, subject_hashes: Iterable[str]) -> list[ForgetRequest]:
         """Return the requests that currently suppress any of the hashes, oldest first."""
         requests: dict[str, ForgetRequest] = {}
@@ -202,10 +194,10 @@ class RequestRepository(Repository):
         return {item_id for (item_ids,) in rows for item_id in item_ids or ()}
 
     def with_ids(self, request_ids: Iterable[str]) -> list[ForgetRequest]:
-        """Return the requests with these ids, ordered by id."""
+        """Return those of the requests that exist, ordered by id."""
         requests: list[ForgetRequest] = []
         for portion in portions(sorted(request_ids)):
-            query = select(RequestRow.__table__).where(RequestRow.id.in_(portion))
+            query = _requests().where(RequestRow.id.in_(portion))
             requests += self._all(query.order_by(RequestRow.id))
         return requests
 

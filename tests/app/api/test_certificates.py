@@ -33,10 +33,7 @@ def get(world: World, path: str, settings: dict[str, Any] | None = None) -> http
 @pytest.fixture
 def completed(world: World) -> str:
     """Return the id of a completed deletion request."""
-    world.settings = world.settings.model_copy(update={"cancel_window": 0.0})
-    request_id = world.forget("u2")
-    world.complete()
-    return request_id
+    return world.forget_now("u2")
 
 
 def test_newest_certificate_and_all_certificates(world: World, completed: str) -> None:

@@ -353,14 +353,14 @@ def test_a_client_that_leaves_frees_its_place(
 def test_many_followers_share_one_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [world.forget(f"u{number}") for number in range(6)]
     reads: list[int] = []
-    read_many = RequestRepository.find_many
+    read_many = RequestRepository.with_ids
 
     def counting(self: RequestRepository, ids: Any) -> Any:
         found = read_many(self, ids)
         reads.append(len(found))
         return found
 
-    monkeypatch.setattr(RequestRepository, "find_many", counting)
+    monkeypatch.setattr(RequestRepository, "with_ids", counting)
     soon(world)
 
     async def whole() -> None:
@@ -388,7 +388,7 @@ def test_followers_outlast_a_failed_read(
     world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     request_id = world.forget("u1")
-    read_many = RequestRepository.find_many
+    read_many = RequestRepository.with_ids
     failures = 0
 
     def failing(self: RequestRepository, ids: Any) -> Any:
@@ -398,7 +398,7 @@ def test_followers_outlast_a_failed_read(
             raise error
         return read_many(self, ids)
 
-    monkeypatch.setattr(RequestRepository, "find_many", failing)
+    monkeypatch.setattr(RequestRepository, "with_ids", failing)
 
     async def whole() -> None:
         async with serving(world.app()) as client:
@@ -421,7 +421,7 @@ def test_a_request_that_a_restore_removed_ends_the_stream(
 
     async def whole() -> None:
         async with serving(world.app()) as client:
-            monkeypatch.setattr(RequestRepository, "find_many", gone)
+            monkeypatch.setattr(RequestRepository, "with_ids", gone)
             answer = await client.get(f"/forget/{request_id}/events", timeout=None)
             assert answer.text.count("event: request") == 1
             waited = await client.get(f"/forget/{request_id}", headers=_LONG, timeout=None)
